@@ -1,0 +1,25 @@
+# One image for every role: the command says which (api, worker, scheduler, db upgrade).
+
+FROM python:3.13-slim AS build
+WORKDIR /src
+COPY requirements.lock .
+RUN python -m venv /opt/orchestrator \
+    && /opt/orchestrator/bin/pip install --no-cache-dir --no-deps --require-hashes -r requirements.lock
+COPY pyproject.toml LICENSE ./
+COPY orchestrator orchestrator
+COPY workers workers
+COPY migrations migrations
+RUN /opt/orchestrator/bin/pip install --no-cache-dir --no-deps .
+
+FROM python:3.13-slim
+# /srv/volumes belongs to the service, and so does an empty volume that is mounted there first.
+RUN useradd --system --uid 10001 --create-home orchestrator \
+    && install -d -o orchestrator -g orchestrator /srv/volumes
+COPY --from=build /opt/orchestrator /opt/orchestrator
+ENV PATH=/opt/orchestrator/bin:$PATH \
+    PYTHONUNBUFFERED=1
+USER orchestrator
+WORKDIR /home/orchestrator
+EXPOSE 8080
+ENTRYPOINT ["orchestrator"]
+CMD ["--help"]

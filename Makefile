@@ -1,0 +1,60 @@
+# Needs python3 (3.11 or later) and make; everything else lands in .venv.
+# Another interpreter: make install PYTHON=/path/to/python3.12
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-header --upgrade pyproject.toml
+
+# A .venv stays with its interpreter until another one is asked for by name.
+ifneq ($(filter command environment,$(firstword $(origin PYTHON))),)
+VERSION := import sys; print(sys.version)
+ifneq ($(shell $(PYTHON) -c '$(VERSION)' 2>&1),$(shell $(BIN)/python -c '$(VERSION)' 2>&1))
+REPLACE := yes
+.PHONY: $(STAMP)
+endif
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint types lock clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+install: $(STAMP) ## make .venv with the locked dependencies and bin/orchestrator
+
+demo: $(STAMP) ## start everything in a temporary directory and show it at work
+	$(BIN)/python -m examples.demo
+
+test: $(STAMP) ## run the tests; choose with ARGS="-k lease --database sqlite"
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP) ## check style and formatting (ruff)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP) ## check types (mypy)
+	$(BIN)/mypy
+
+lock: $(STAMP) ## renew both lock files after a change to pyproject.toml
+	$(LOCK) --output-file requirements.lock
+	$(LOCK) --extra dev --constraint requirements.lock --output-file requirements-dev.lock
+
+clean: ## remove .venv, caches and build results
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): requirements-dev.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Python 3.11 or later is needed, and $(PYTHON) is not that." \
+	       "Name one: make install PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "$(PYTHON) cannot make virtual environments: ensurepip is missing." \
+	       "On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@if [ -n "$(REPLACE)" ] || ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+	  rm -rf $(VENV) && $(PYTHON) -m venv $(VENV); fi
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@

@@ -1,0 +1,1 @@
+"""Servers that the orchestrator starts itself, so that one machine needs nothing else."""

