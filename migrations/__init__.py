@@ -1,0 +1,1 @@
+"""Schema migrations (alembic), for SQLite and PostgreSQL."""

@@ -1,0 +1,455 @@
+"""Every action, declared once.
+
+An action's declaration says what it needs, who may ask for it, which lanes it holds and
+what a lock forbids. The HTTP routes, the command line, the checks at submission, the
+documentation and the audit text are derived from here, so a new action begins with one
+entry in `ACTIONS`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+from orchestrator.domain.names import VolumeName
+from orchestrator.domain.sizes import Size
+from orchestrator.domain.states import Role
+
+#: How much metadata a volume may carry, as JSON.
+MAX_METADATA = 64
+
+
+class Need(StrEnum):
+    """Whether an action names a thing of this kind."""
+
+    NO = "no"
+    OPTIONAL = "optional"
+    REQUIRED = "required"
+
+
+class Params(BaseModel):
+    """The parameters of an action; one that is not declared is refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _limited(metadata: dict[str, Any]) -> dict[str, Any]:
+    if len(metadata) > MAX_METADATA:
+        raise PydanticCustomError(
+            "invalid_input", "metadata has more than {most} entries", {"most": MAX_METADATA}
+        )
+    return metadata
+
+
+MetadataKey = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[\x20-\x7e]+$")]
+MetadataText = Annotated[str, Field(max_length=1024, pattern=r"^[^\x00-\x08\x0b\x0c\x0e-\x1f]*$")]
+Metadata = Annotated[
+    dict[MetadataKey, MetadataText],
+    AfterValidator(_limited),
+    Field(description="Texts by key, kept with the volume.", examples=[{"owner": "billing"}]),
+]
+
+_size = AliasChoices("size_bytes", "size")
+
+
+class NoParams(Params):
+    """This action takes no parameters."""
+
+
+class CreateParams(Params):
+    """What a new volume shall be."""
+
+    size_bytes: Size = Field(
+        validation_alias=_size, description="Size of the volume; rounded up to the backend's grain."
+    )
+    metadata: Metadata = Field(default_factory=dict)
+
+
+class CloneParams(Params):
+    """What to clone; the job's ``volume`` is the new one, ``snapshot`` one of the source's."""
+
+    source: VolumeName = Field(description="The volume to clone.", examples=["golden"])
+    size_bytes: Size | None = Field(
+        default=None,
+        validation_alias=_size,
+        description="Size of the clone, at least the source's; the source's if absent.",
+    )
+    metadata: Metadata = Field(default_factory=dict)
+
+
+class GrowParams(Params):
+    """The size a volume shall have."""
+
+    size_bytes: Size = Field(
+        validation_alias=_size, description="The new size, never a difference; above the present."
+    )
+
+
+class UpdateParams(Params):
+    """What to change in a volume's metadata."""
+
+    metadata: dict[MetadataKey, MetadataText | None] = Field(
+        min_length=1,
+        max_length=MAX_METADATA,
+        description="Entries to set; null removes an entry.",
+        examples=[{"owner": "billing", "stage": None}],
+    )
+
+
+class SetInfoParams(Params):
+    """The text that another system keeps with a volume."""
+
+    info: MetadataText = Field(
+        description="Kept in the volume's metadata under 'info' (Ganeti: VOL_METADATA).",
+        examples=["originstname+web1"],
+    )
+
+
+class RenameParams(Params):
+    """What a volume shall be called."""
+
+    new_name: VolumeName = Field(description="The name to take, which must be free.")
+
+
+class RollbackParams(Params):
+    """How to treat what is newer than the snapshot."""
+
+    discard_newer: bool = Field(
+        default=False, description="Also delete snapshots newer than the one rolled back to."
+    )
+
+
+class RemoveParams(Params):
+    """How to remove."""
+
+    wipe: bool = Field(default=False, description="Overwrite the data with zeroes first.")
+
+
+class AttachParams(Params):
+    """How to attach."""
+
+    read_only: bool = Field(default=False, description="Refuse writes through this attachment.")
+
+
+class DetachParams(Params):
+    """How to detach."""
+
+    force: bool = Field(
+        default=False,
+        description="Forget the attachment of a host that is dead; needs a reason and 'fenced'.",
+    )
+    fenced: bool = Field(
+        default=False, description="Confirms that the dead host can no longer write."
+    )
+
+
+class OpenParams(Params):
+    """How the host will use the volume."""
+
+    exclusive: bool = Field(
+        default=False, description="No other host may have it open at the same time."
+    )
+
+
+class VerifyBackendParams(Params):
+    """What to do about the identity marker."""
+
+    accept_identity: bool = Field(
+        default=False,
+        description="Take the marker that is found as this backend's own, or write one where "
+        "there is none. Only after you have made sure that it is the right storage.",
+    )
+
+
+class Lane(StrEnum):
+    """Which names an action must have to itself while it runs."""
+
+    VOLUME = "volume"
+    SOURCE = "source"  # params.source
+    NEW_NAME = "new_name"  # params.new_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Action:
+    """One thing that can be done to storage."""
+
+    name: str
+    #: One line for the command line's help and the API's pages.
+    summary: str
+    #: What history says of it once done; formatted with the job's fields.
+    audit: str
+    params: type[Params] = NoParams
+    role: Role = Role.OPERATOR
+    volume: Need = Need.REQUIRED
+    snapshot: Need = Need.NO
+    host: Need = Need.NO
+    #: The names held while the job is unfinished; an action without lanes only reads.
+    lanes: tuple[Lane, ...] = (Lane.VOLUME,)
+    #: What the driver must be able to do; None: the inventory alone is concerned.
+    capability: str | None = None
+    #: Refused while another host holds the volume's lock.
+    respects_lock: bool = False
+    #: Runs only if the unfinished jobs before it in its lane succeed.
+    destructive: bool = False
+    #: Makes something new, which is taken away again if the job fails or is canceled.
+    creates: bool = False
+    #: Must run on the job's host.
+    on_host: bool = False
+    #: May take long even on a quick backend: claimed alone, not in a group.
+    slow: bool = False
+    #: Seconds that one attempt may take.
+    time_limit: float = 3600.0
+    #: Runs whatever the backend's state, on the queue that every worker serves.
+    administrative: bool = False
+    #: Method and path below ``/v1/backends/{backend}``.
+    route: tuple[str, str]
+
+    @property
+    def kind(self) -> str:
+        """``volume``, ``snapshot`` or ``backend``."""
+        return self.name.partition(".")[0]
+
+    @property
+    def verb(self) -> str:
+        """The part after the dot."""
+        return self.name.partition(".")[2]
+
+
+_DECLARED = (
+    Action(
+        name="volume.create",
+        summary="Make a new, empty volume.",
+        audit="created volume {volume}",
+        params=CreateParams,
+        capability="create",
+        creates=True,
+        route=("POST", "/volumes"),
+    ),
+    Action(
+        name="volume.clone",
+        summary="Make a new volume with the contents of another, or of a snapshot of it.",
+        audit="cloned volume {volume}",
+        params=CloneParams,
+        snapshot=Need.OPTIONAL,
+        lanes=(Lane.VOLUME, Lane.SOURCE),
+        capability="clone",
+        creates=True,
+        slow=True,
+        route=("POST", "/volumes/{volume}/clone"),
+    ),
+    Action(
+        name="volume.grow",
+        summary="Make a volume larger.",
+        audit="grew volume {volume}",
+        params=GrowParams,
+        capability="grow",
+        route=("POST", "/volumes/{volume}/grow"),
+    ),
+    Action(
+        name="volume.update",
+        summary="Set or remove entries of a volume's metadata.",
+        audit="changed the metadata of volume {volume}",
+        params=UpdateParams,
+        capability="metadata",
+        route=("POST", "/volumes/{volume}/update"),
+    ),
+    Action(
+        name="volume.set_info",
+        summary="Keep a text with a volume on behalf of another system.",
+        audit="set the info text of volume {volume}",
+        params=SetInfoParams,
+        capability="metadata",
+        route=("POST", "/volumes/{volume}/set_info"),
+    ),
+    Action(
+        name="volume.rename",
+        summary="Give a volume another name.",
+        audit="renamed volume {volume}",
+        params=RenameParams,
+        lanes=(Lane.VOLUME, Lane.NEW_NAME),
+        capability="rename",
+        respects_lock=True,
+        route=("POST", "/volumes/{volume}/rename"),
+    ),
+    Action(
+        name="volume.rollback",
+        summary="Put a volume back to what a snapshot holds.",
+        audit="rolled volume {volume} back to snapshot {snapshot}",
+        params=RollbackParams,
+        snapshot=Need.REQUIRED,
+        capability="rollback",
+        respects_lock=True,
+        destructive=True,
+        slow=True,
+        route=("POST", "/volumes/{volume}/rollback"),
+    ),
+    Action(
+        name="volume.wipe",
+        summary="Overwrite a volume with zeroes.",
+        audit="wiped volume {volume}",
+        capability="wipe",
+        respects_lock=True,
+        destructive=True,
+        slow=True,
+        time_limit=24 * 3600.0,
+        route=("POST", "/volumes/{volume}/wipe"),
+    ),
+    Action(
+        name="volume.restrict",
+        summary="Hide a volume and keep its data.",
+        audit="restricted volume {volume}",
+        respects_lock=True,
+        destructive=True,
+        route=("POST", "/volumes/{volume}/restrict"),
+    ),
+    Action(
+        name="volume.unrestrict",
+        summary="Bring a hidden volume back.",
+        audit="brought volume {volume} back",
+        role=Role.ADMIN,
+        route=("POST", "/volumes/{volume}/unrestrict"),
+    ),
+    Action(
+        name="volume.remove",
+        summary="Remove a volume and its data.",
+        audit="removed volume {volume}",
+        params=RemoveParams,
+        capability="remove",
+        respects_lock=True,
+        destructive=True,
+        time_limit=24 * 3600.0,
+        route=("DELETE", "/volumes/{volume}"),
+    ),
+    Action(
+        name="volume.purge",
+        summary="Remove a restricted volume and its data.",
+        audit="purged volume {volume}",
+        params=RemoveParams,
+        role=Role.ADMIN,
+        capability="remove",
+        respects_lock=True,
+        destructive=True,
+        time_limit=24 * 3600.0,
+        route=("POST", "/volumes/{volume}/purge"),
+    ),
+    Action(
+        name="volume.forget",
+        summary="Strike a volume from the inventory without touching the storage.",
+        audit="forgot volume {volume}",
+        role=Role.ADMIN,
+        respects_lock=True,
+        destructive=True,
+        route=("POST", "/volumes/{volume}/forget"),
+    ),
+    Action(
+        name="volume.verify",
+        summary="Compare a volume's record with what the storage holds.",
+        audit="verified volume {volume}",
+        capability="inspect",
+        route=("POST", "/volumes/{volume}/verify"),
+    ),
+    Action(
+        name="volume.attach",
+        summary="Make a volume usable on a host.",
+        audit="attached volume {volume} to {host}",
+        params=AttachParams,
+        host=Need.REQUIRED,
+        capability="attach",
+        on_host=True,
+        route=("PUT", "/volumes/{volume}/attachments/{host}"),
+    ),
+    Action(
+        name="volume.detach",
+        summary="Take a volume away from a host.",
+        audit="detached volume {volume} from {host}",
+        params=DetachParams,
+        host=Need.REQUIRED,
+        capability="attach",
+        respects_lock=True,
+        on_host=True,
+        route=("DELETE", "/volumes/{volume}/attachments/{host}"),
+    ),
+    Action(
+        name="volume.open",
+        summary="Note that a host uses an attached volume.",
+        audit="opened volume {volume} on {host}",
+        params=OpenParams,
+        host=Need.REQUIRED,
+        capability="attach",
+        on_host=True,
+        route=("POST", "/volumes/{volume}/attachments/{host}/open"),
+    ),
+    Action(
+        name="volume.close",
+        summary="Note that a host no longer uses an attached volume.",
+        audit="closed volume {volume} on {host}",
+        host=Need.REQUIRED,
+        capability="attach",
+        on_host=True,
+        route=("POST", "/volumes/{volume}/attachments/{host}/close"),
+    ),
+    Action(
+        name="snapshot.create",
+        summary="Keep the present contents of a volume under a name.",
+        audit="made snapshot {snapshot} of volume {volume}",
+        snapshot=Need.REQUIRED,
+        capability="snapshot",
+        creates=True,
+        slow=True,
+        route=("POST", "/volumes/{volume}/snapshots"),
+    ),
+    Action(
+        name="snapshot.delete",
+        summary="Delete a snapshot.",
+        audit="deleted snapshot {snapshot} of volume {volume}",
+        snapshot=Need.REQUIRED,
+        capability="snapshot",
+        respects_lock=True,
+        route=("DELETE", "/volumes/{volume}/snapshots/{snapshot}"),
+    ),
+    Action(
+        name="backend.refresh",
+        summary="Read a backend's capacity and the use of its volumes anew.",
+        audit="refreshed backend {backend}",
+        volume=Need.NO,
+        lanes=(),
+        route=("POST", "/refresh"),
+    ),
+    Action(
+        name="backend.verify",
+        summary="Check that a backend is reachable and bears its identity marker.",
+        audit="verified backend {backend}",
+        params=VerifyBackendParams,
+        role=Role.ADMIN,
+        volume=Need.NO,
+        lanes=(),
+        route=("POST", "/verify"),
+    ),
+    Action(
+        name="backend.drain",
+        summary="Let a backend finish what was begun and start nothing more.",
+        audit="set backend {backend} to draining",
+        role=Role.ADMIN,
+        volume=Need.NO,
+        lanes=(),
+        administrative=True,
+        route=("POST", "/drain"),
+    ),
+    Action(
+        name="backend.resume",
+        summary="Let a draining or disabled backend take work again.",
+        audit="resumed backend {backend}",
+        role=Role.ADMIN,
+        volume=Need.NO,
+        lanes=(),
+        administrative=True,
+        route=("POST", "/resume"),
+    ),
+)
+
+#: Every action by name.
+ACTIONS: dict[str, Action] = {action.name: action for action in _DECLARED}

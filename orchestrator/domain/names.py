@@ -1,0 +1,89 @@
+"""Names: what volumes, snapshots, backends and hosts may be called."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
+
+from orchestrator.domain.errors import InvalidName
+
+MAX_NAME = 255
+_VOLUME = re.compile(r"[A-Za-z0-9._:/+][A-Za-z0-9._:/+-]{0,254}", re.ASCII)
+_BACKEND = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}", re.ASCII)
+_HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?", re.ASCII)
+
+
+def check_volume_name(name: str) -> str:
+    """``name`` itself, or `InvalidName` saying what is wrong. Snapshots obey it too."""
+    if not name:
+        raise InvalidName("a name has at least one character")
+    if len(name) > MAX_NAME:
+        raise InvalidName(f"a name has at most {MAX_NAME} characters, this one has {len(name)}")
+    if name.startswith("-"):
+        raise InvalidName(f"{name!r} begins with '-'")
+    if not _VOLUME.fullmatch(name):
+        raise InvalidName(f"{name!r} has characters other than A-Z a-z 0-9 . _ : / + -")
+    if any(part in (".", "..") for part in name.split("/")):
+        raise InvalidName(f"{name!r} has '.' or '..' between slashes")
+    return name
+
+
+def check_backend_name(name: str) -> str:
+    """``name`` itself, or `InvalidName`."""
+    if not _BACKEND.fullmatch(name):
+        raise InvalidName(
+            f"{name[:80]!r} is no backend name: use a-z 0-9 _ -, up to 63, not beginning with - or _"
+        )
+    return name
+
+
+def check_host_name(name: str) -> str:
+    """``name`` itself, or `InvalidName`."""
+    if not _HOST.fullmatch(name):
+        raise InvalidName(f"{name[:80]!r} is no host name: use letters, digits, dots and dashes")
+    return name
+
+
+def _validator(check: Callable[[str], str]) -> AfterValidator:
+    def validate(name: str) -> str:
+        try:
+            return check(name)
+        except InvalidName as problem:
+            raise PydanticCustomError("invalid_name", "{why}", {"why": problem.detail}) from None
+
+    return AfterValidator(validate)
+
+
+VolumeName = Annotated[
+    str,
+    _validator(check_volume_name),
+    Field(
+        json_schema_extra={"pattern": r"^[A-Za-z0-9_:+][A-Za-z0-9._:/+\-]{0,254}$"},
+        examples=["vm1"],
+    ),
+]
+SnapshotName = Annotated[
+    str,
+    _validator(check_volume_name),
+    Field(
+        json_schema_extra={"pattern": r"^[A-Za-z0-9_:+][A-Za-z0-9._:/+\-]{0,254}$"},
+        examples=["before-upgrade"],
+    ),
+]
+BackendName = Annotated[
+    str,
+    _validator(check_backend_name),
+    Field(json_schema_extra={"pattern": r"^[a-z0-9][a-z0-9_\-]{0,62}$"}, examples=["fast"]),
+]
+HostName = Annotated[
+    str,
+    _validator(check_host_name),
+    Field(
+        json_schema_extra={"pattern": r"^[A-Za-z0-9]([A-Za-z0-9.\-]{0,251}[A-Za-z0-9])?$"},
+        examples=["node1.example.com"],
+    ),
+]

@@ -1,0 +1,202 @@
+"""What a submitter sends: one model for each action, derived from its declaration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar, Union
+
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    create_model,
+)
+from pydantic_core import ErrorDetails
+
+from orchestrator.domain.actions import ACTIONS, Action, Need
+from orchestrator.domain.errors import (
+    InvalidInput,
+    InvalidName,
+    InvalidSize,
+    MissingField,
+    Problem,
+    UnknownAction,
+    UnknownField,
+    UnknownParameter,
+)
+from orchestrator.domain.names import BackendName, HostName, SnapshotName, VolumeName
+
+#: The most jobs one batch may hold.
+MAX_BATCH = 100_000
+#: The largest job id a request may name: what a 64-bit column holds.
+MAX_ID = 2**63 - 1
+
+T = TypeVar("T")
+
+JobId = Annotated[int, Field(ge=1, le=MAX_ID)]
+Ref = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._:-]+$")]
+Reason = Annotated[str, Field(max_length=500, pattern=r"^[^\x00-\x08\x0b-\x1f]*$")]
+Priority = Annotated[int, Field(ge=-20, le=19)]
+
+
+class JobOptions(BaseModel):
+    """What may be said of any job, whatever its action."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    priority: Priority = Field(default=0, description="-20 is first, 19 last.")
+    run_at: AwareDatetime | None = Field(
+        default=None, description="Not before this time (RFC 3339, with its zone)."
+    )
+    depends_on: list[JobId | Ref] = Field(
+        default_factory=list,
+        max_length=1000,
+        description="Ids of jobs, or refs of the same batch, that must succeed first.",
+    )
+    max_attempts: Annotated[int, Field(ge=1, le=100)] | None = Field(
+        default=None, description="Attempts before an error that may pass ends the job."
+    )
+    reason: Reason | None = Field(default=None, description="Why; kept in the history.")
+    after: Literal["success", "end"] = Field(
+        default="success",
+        description="Whether a destructive job runs only if the unfinished jobs before it on "
+        "the volume succeed, or in any case once they have ended.",
+    )
+
+
+class JobRequest(JobOptions):
+    """A job to be submitted. The derived models narrow ``action`` and ``params``."""
+
+    action: str
+    backend: BackendName = Field(description="Name of the backend.")
+    volume: VolumeName | None = None
+    snapshot: SnapshotName | None = None
+    host: HostName | None = None
+    params: Any = None
+    ref: Ref | None = Field(
+        default=None, description="A name for this job inside its batch, for depends_on."
+    )
+
+    @property
+    def declaration(self) -> Action:
+        """The declaration of the action."""
+        return ACTIONS[self.action]
+
+    def stored_params(self) -> dict[str, Any]:
+        """The parameters as a job keeps them: sizes in bytes, absent ones left out."""
+        stored: dict[str, Any] = self.params.model_dump(mode="json", exclude_none=False)
+        return {name: value for name, value in stored.items() if value is not None}
+
+
+_TARGETS: dict[str, tuple[Any, str]] = {
+    "volume": (VolumeName, "Name of the volume."),
+    "snapshot": (SnapshotName, "Name of the snapshot."),
+    "host": (HostName, "The host on which, or on whose behalf, it is done."),
+}
+
+
+def _model_of(action: Action) -> type[JobRequest]:
+    fields: dict[str, Any] = {
+        "action": (Literal[action.name], Field(description=action.summary)),
+        "params": (
+            action.params,
+            Field(description=(action.params.__doc__ or "").strip())
+            if _required(action.params)
+            else Field(default_factory=action.params, description=(action.params.__doc__ or "")),
+        ),
+    }
+    for name, (kind, described) in _TARGETS.items():
+        need = getattr(action, name)
+        if need is Need.REQUIRED:
+            fields[name] = (kind, Field(description=described))
+        elif need is Need.OPTIONAL or name == "host":
+            # A host may always be named: a lock that it holds does not stand in its own way.
+            fields[name] = (kind | None, Field(default=None, description=described))
+        else:
+            fields[name] = (None, Field(default=None, description="Not used by this action."))
+    title = "".join(part.capitalize() for part in action.name.replace("_", ".").split("."))
+    model: type[JobRequest] = create_model(
+        f"{title}Job", __base__=JobRequest, __doc__=action.summary, **fields
+    )
+    return model
+
+
+def _required(params: type[BaseModel]) -> bool:
+    return any(field.is_required() for field in params.model_fields.values())
+
+
+#: The request model of each action.
+REQUESTS: dict[str, type[JobRequest]] = {name: _model_of(a) for name, a in ACTIONS.items()}
+
+#: Any job request, told apart by ``action``.
+AnyJobRequest = Annotated[
+    Union[tuple(REQUESTS.values())],  # type: ignore[valid-type]  # noqa: UP007 - made at run time
+    Field(discriminator="action"),
+]
+
+_one: TypeAdapter[JobRequest] = TypeAdapter(AnyJobRequest)
+
+
+def parse_request(written: Any) -> JobRequest:
+    """Read one job request. Raises the `Problem` that names the field at fault."""
+    return validated(_one.validate_python, written)
+
+
+def validated(validate: Any, written: Any) -> Any:
+    """Call a pydantic validator; its first error as one of our own."""
+    try:
+        return validate(written)
+    except ValidationError as error:
+        raise problem_from(error.errors(include_url=False)) from None
+
+
+#: Which of our errors a pydantic error is.
+_KINDS: dict[str, type[Problem]] = {
+    "union_tag_invalid": UnknownAction,
+    "union_tag_not_found": MissingField,
+    "missing": MissingField,
+    "invalid_name": InvalidName,
+    "invalid_size": InvalidSize,
+}
+
+
+def problem_from(errors: list[ErrorDetails] | list[dict[str, Any]]) -> Problem:
+    """The `Problem` for a list of pydantic errors: the first one, and all under ``errors``."""
+    found = [_describe(error) for error in errors[:20]]
+    kind, field, detail = found[0]
+    facts: dict[str, Any] = {}
+    if len(found) > 1:
+        facts["errors"] = [{"field": f, "detail": d, "code": k.code} for k, f, d in found]
+    return kind(detail, field=field, **facts)
+
+
+def _describe(error: Mapping[str, Any]) -> tuple[type[Problem], str, str]:
+    # The tag of the union (the action's name) is in the path; people do not write it.
+    path = [str(part) for part in error["loc"] if part not in ACTIONS and part != "body"]
+    field = ".".join(path)
+    kind = _KINDS.get(error["type"], InvalidInput)
+    detail = str(error["msg"])
+    if error["type"] == "extra_forbidden":
+        kind = UnknownParameter if "params" in path else UnknownField
+        detail = f"{path[-1]!r} is not known here"
+        if kind is UnknownParameter:
+            taken = _params_taken(error["loc"])
+            detail = f"the action takes no parameter {path[-1]!r}; it takes {taken or 'none'}"
+    elif kind is MissingField:
+        missing = "action" if error["type"] == "union_tag_not_found" else path[-1]
+        field = field if path and path[-1] == missing else ".".join([*path, missing])
+        detail = f"{missing!r} is missing"
+    elif kind is UnknownAction:
+        field = ".".join([*path, "action"])
+        detail = f"there is no such action; there are {', '.join(ACTIONS)}"
+    elif field:
+        detail = f"{field}: {detail}"
+    return kind, field, detail
+
+
+def _params_taken(location: tuple[int | str, ...]) -> str:
+    action = next((str(part) for part in location if part in ACTIONS), None)
+    return ", ".join(ACTIONS[action].params.model_fields) if action else ""

@@ -1,0 +1,83 @@
+"""Sizes: bytes inside, binary units for people."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from orchestrator.domain.errors import InvalidSize
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "P": 2**50, "E": 2**60}
+_WRITTEN = re.compile(r"([0-9]{1,20})(?:([KMGTPE])(?:i?B)?|B)?", re.IGNORECASE | re.ASCII)
+
+#: The largest size a volume may have: what a signed 64-bit column holds.
+MAX_SIZE = 2**63 - 1
+
+
+def parse_size(written: int | str) -> int:
+    """Bytes for ``10737418240``, ``"10G"``, ``"512MiB"``; units are binary.
+
+    Raises `InvalidSize` for anything else, for zero and for more than `MAX_SIZE`.
+    """
+    if isinstance(written, bool) or not isinstance(written, int | str):
+        raise InvalidSize(f"a size is a number of bytes or text such as 10G, not {written!r}")
+    if isinstance(written, str):
+        match = _WRITTEN.fullmatch(written.strip())
+        if match is None:
+            raise InvalidSize(
+                f"{written[:40]!r} is no size: write bytes, or a whole number with "
+                "K, M, G, T or P, such as 10G"
+            )
+        size = int(match[1]) * _UNITS[(match[2] or "").upper()]
+    else:
+        size = written
+    if size <= 0:
+        raise InvalidSize(f"a size is at least 1 byte, not {size}")
+    if size > MAX_SIZE:
+        raise InvalidSize(f"{written} is more than the largest size, {MAX_SIZE} bytes")
+    return size
+
+
+def format_size(size: int | None) -> str:
+    """``10G`` for people: exact when a unit divides it, else one decimal."""
+    if size is None:
+        return "-"
+    for unit in ("E", "P", "T", "G", "M", "K"):
+        scale = _UNITS[unit]
+        if size >= scale:
+            whole = size % scale == 0
+            return f"{size // scale}{unit}" if whole else f"{size / scale:.1f}{unit}"
+    return str(size)
+
+
+def round_up(size: int, grain: int) -> int:
+    """``size`` rounded up to a whole number of ``grain`` bytes."""
+    return -(-size // grain) * grain
+
+
+def _validate(value: Any) -> int:
+    try:
+        return parse_size(value)
+    except InvalidSize as problem:
+        raise PydanticCustomError("invalid_size", "{why}", {"why": problem.detail}) from None
+
+
+#: A model field: bytes, or text with a binary unit; always bytes once read.
+Size = Annotated[
+    int,
+    BeforeValidator(_validate),
+    Field(ge=1, le=MAX_SIZE),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 1, "maximum": MAX_SIZE},
+                {"type": "string", "pattern": "^[1-9][0-9]{0,3}[KMGTkmgt]$"},
+            ],
+            "description": "Bytes, or text with a binary unit such as 10G.",
+            "examples": [10737418240],
+        }
+    ),
+]

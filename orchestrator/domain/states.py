@@ -1,0 +1,76 @@
+"""States of jobs and objects, and which may follow which."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class JobState(StrEnum):
+    """Where a job is in its life."""
+
+    WAITING = "waiting"  # not runnable yet: lane, dependency, start time or back-off
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELED = "canceled"
+
+
+UNFINISHED = (JobState.WAITING, JobState.QUEUED, JobState.RUNNING)
+FINISHED = (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELED)
+
+#: Every step a job may take. The store refuses none of these and the engine takes no other.
+JOB_MOVES: dict[JobState, tuple[JobState, ...]] = {
+    JobState.WAITING: (JobState.QUEUED, JobState.CANCELED, JobState.FAILED),
+    JobState.QUEUED: (JobState.RUNNING, JobState.WAITING, JobState.CANCELED, JobState.FAILED),
+    JobState.RUNNING: (
+        JobState.SUCCEEDED,
+        JobState.FAILED,
+        JobState.CANCELED,
+        JobState.WAITING,  # back-off before another attempt
+        JobState.QUEUED,  # handed back at shutdown, or its lease ran out
+    ),
+    JobState.SUCCEEDED: (),
+    JobState.FAILED: (),
+    JobState.CANCELED: (),
+}
+
+
+class VolumeState(StrEnum):
+    """What a volume is. What is being done to it is told by its unfinished jobs."""
+
+    PENDING = "pending"
+    AVAILABLE = "available"
+    RESTRICTED = "restricted"
+    ERROR = "error"
+    REMOVED = "removed"
+
+
+class SnapshotState(StrEnum):
+    """What a snapshot is."""
+
+    PENDING = "pending"
+    AVAILABLE = "available"
+    ERROR = "error"
+    REMOVED = "removed"
+
+
+class BackendState(StrEnum):
+    """Whether a backend takes work: a draining one finishes what was begun, no more."""
+
+    ENABLED = "enabled"
+    DRAINING = "draining"
+    DISABLED = "disabled"
+
+
+class Role(StrEnum):
+    """What a token may do; each role includes the ones before it."""
+
+    READER = "reader"
+    OPERATOR = "operator"
+    ADMIN = "admin"
+
+    def includes(self, other: Role) -> bool:
+        """Whether this role may do what ``other`` may."""
+        order = list(Role)
+        return order.index(self) >= order.index(other)

@@ -1,0 +1,257 @@
+"""Settings: one file, overridden by ORCHESTRATOR_* variables, read in one place."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from orchestrator.domain.drivers import DRIVERS, DriverOptions, DriverSpec
+from orchestrator.domain.errors import InvalidInput
+from orchestrator.domain.names import BackendName, HostName, check_backend_name
+
+CONFIG_VARIABLE = "ORCHESTRATOR_CONFIG"
+
+
+def _resolve_secret(value: Any) -> Any:
+    """Read ``{ env = "NAME" }`` and ``{ file = "PATH" }``; anything else is itself."""
+    if isinstance(value, dict) and len(value) == 1:
+        if isinstance(name := value.get("env"), str):
+            if name not in os.environ:
+                raise ValueError(f"the environment variable {name} is not set")
+            return os.environ[name]
+        if isinstance(path := value.get("file"), str):
+            try:
+                return Path(path).read_text(encoding="utf-8").strip()
+            except OSError as error:
+                raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    return value
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+
+class DatabaseSettings(_Section):
+    """Where the truth is kept."""
+
+    url: str | None = Field(
+        default=None, repr=False, description="Default: SQLite in the data directory."
+    )
+    pool_size: int = Field(default=10, ge=1, le=1000)
+
+    _secret = field_validator("url", mode="before")(_resolve_secret)
+
+
+class BrokerSettings(_Section):
+    """Where wake-ups travel."""
+
+    url: str | None = Field(
+        default=None, repr=False, description="Default: an embedded server, with 'up' only."
+    )
+
+    _secret = field_validator("url", mode="before")(_resolve_secret)
+
+
+class WorkerSettings(_Section):
+    """How a worker process works."""
+
+    threads: int = Field(default=4, ge=1, le=256, description="Jobs it runs at the same time.")
+    lease_seconds: float = Field(
+        default=30.0, gt=0, description="A worker silent for this long has lost its jobs."
+    )
+    heartbeat_seconds: float = Field(default=2.0, gt=0)
+    claim_seconds: float = Field(
+        default=5.0, gt=0, description="It looks for work this often, even if no message came."
+    )
+    shutdown_seconds: float = Field(
+        default=10.0, ge=0, description="Time for running jobs to reach a safe point at shutdown."
+    )
+
+    @model_validator(mode="after")
+    def _beats_within_lease(self) -> WorkerSettings:
+        if self.heartbeat_seconds * 3 > self.lease_seconds:
+            raise ValueError("lease_seconds must be at least three times heartbeat_seconds")
+        return self
+
+
+class RetrySettings(_Section):
+    """Exponential back-off with jitter."""
+
+    first_seconds: float = Field(default=1.0, gt=0)
+    most_seconds: float = Field(default=300.0, gt=0)
+    max_attempts: int = Field(default=5, ge=1, le=100)
+
+
+class SchedulerSettings(_Section):
+    """How often the scheduler looks."""
+
+    tick_seconds: float = Field(default=1.0, gt=0)
+    relay_seconds: float = Field(
+        default=2.0, gt=0, description="A job queued this long has its wake-up sent again."
+    )
+    host_grace_seconds: float = Field(
+        default=30.0, gt=0, description="A host without a live worker for this long is down."
+    )
+
+
+class RetentionSettings(_Section):
+    """How long things are kept."""
+
+    idempotency_days: float = Field(default=7.0, gt=0)
+    jobs_days: float | None = Field(
+        default=None, gt=0, description="Ended jobs are deleted after this; default: never."
+    )
+
+
+class ApiSettings(_Section):
+    """The HTTP service."""
+
+    listen: str = "127.0.0.1:8080"
+    max_body_bytes: int = Field(default=64 * 2**20, ge=1024)
+
+
+class LogSettings(_Section):
+    """What is logged, and how."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text", "json"] = "text"
+
+
+class BackendSettings(BaseModel):
+    """One backend: what every driver has, and the driver's own options beside it."""
+
+    model_config = ConfigDict(extra="allow", hide_input_in_errors=True)
+
+    driver: str
+    hosts: list[HostName] | None = Field(
+        default=None, description="Hosts whose workers may act on it; default: any."
+    )
+    overcommit: float | None = Field(
+        default=None, ge=1.0, description="How many times its capacity may be promised."
+    )
+    enabled: bool = True
+
+    @field_validator("driver")
+    @classmethod
+    def _known(cls, driver: str) -> str:
+        if driver not in DRIVERS:
+            raise ValueError(f"there is no driver {driver!r}; there are {', '.join(DRIVERS)}")
+        return driver
+
+    @model_validator(mode="after")
+    def _check_options(self) -> BackendSettings:
+        _ = self.options
+        return self
+
+    @property
+    def spec(self) -> DriverSpec:
+        """What is known of the driver without importing it."""
+        return DRIVERS[self.driver]
+
+    @property
+    def options(self) -> DriverOptions:
+        """The driver's own options, validated, secrets resolved."""
+        given = {name: _resolve_secret(value) for name, value in (self.model_extra or {}).items()}
+        return self.spec.options.model_validate(given)
+
+
+def _default_data() -> Path:
+    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(base) / "orchestrator"
+
+
+class Settings(BaseSettings):
+    """Everything that can be configured. See ``docs/configuration.md``."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="ORCHESTRATOR_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        hide_input_in_errors=True,
+    )
+
+    data: Path = Field(default_factory=_default_data, description="The data directory.")
+    host: HostName = Field(default_factory=socket.gethostname, description="This machine's name.")
+    database: DatabaseSettings = DatabaseSettings()
+    broker: BrokerSettings = BrokerSettings()
+    backends: dict[BackendName, BackendSettings] = Field(default_factory=dict)
+    api: ApiSettings = ApiSettings()
+    worker: WorkerSettings = WorkerSettings()
+    retry: RetrySettings = RetrySettings()
+    scheduler: SchedulerSettings = SchedulerSettings()
+    retention: RetentionSettings = RetentionSettings()
+    log: LogSettings = LogSettings()
+    # What the client reads; named here so that they are not taken for misspelt settings.
+    url: str | None = None
+    token: str | None = Field(default=None, repr=False)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments before the environment before the file."""
+        sources = [init_settings, env_settings]
+        if path := os.environ.get(CONFIG_VARIABLE):
+            sources.append(TomlConfigSettingsSource(settings_cls, toml_file=path))
+        return tuple(sources)
+
+    @field_validator("backends", mode="before")
+    @classmethod
+    def _names(cls, backends: Any) -> Any:
+        for name in backends if isinstance(backends, dict) else ():
+            check_backend_name(str(name))
+        return backends
+
+    @property
+    def database_url(self) -> str:
+        """The configured database, or SQLite in the data directory."""
+        return self.database.url or f"sqlite:///{self.data.absolute() / 'orchestrator.db'}"
+
+    @property
+    def broker_url(self) -> str:
+        """The configured broker. Raises `InvalidInput` if there is none."""
+        if self.broker.url is None:
+            raise InvalidInput(
+                "no broker is configured: set [broker] url, or ORCHESTRATOR_BROKER__URL, "
+                "to a Redis server such as redis://localhost:6379/0",
+                field="broker.url",
+            )
+        return self.broker.url
+
+    def served_backends(self) -> dict[str, BackendSettings]:
+        """The backends that workers of this host may act on."""
+        return {
+            name: backend
+            for name, backend in self.backends.items()
+            if backend.hosts is None or self.host in backend.hosts
+        }
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the settings. Raises `InvalidInput` naming the setting and what is wrong."""
+    path = os.environ.get(CONFIG_VARIABLE)
+    if path and not Path(path).is_file():
+        raise InvalidInput(f"{CONFIG_VARIABLE} names {path}, which is no file", field="config")
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise InvalidInput(f"setting {field}: {first['msg']}", field=field) from None
+    except ValueError as error:
+        raise InvalidInput(f"the configuration cannot be read: {error}", field="config") from None

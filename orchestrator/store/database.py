@@ -1,0 +1,166 @@
+"""Connections: one engine a process, transactions that are retried as a whole."""
+
+from __future__ import annotations
+
+import json
+import random
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import InterfaceError, OperationalError
+
+from orchestrator.domain.errors import Unavailable
+
+T = TypeVar("T")
+
+#: Attempts at one transaction that the database asks to repeat (deadlock, busy).
+_TRIES = 6
+#: SQLSTATEs that mean "the same transaction may succeed when repeated".
+_REPEATABLE = {"40001", "40P01", "55P03"}
+#: Classes of SQLSTATEs: connection, out of resources, operator intervention, system error.
+_POSTGRESQL_AWAY = {"08", "53", "57", "58"}
+#: What SQLite says when its file cannot be used.
+_SQLITE_AWAY = ("unable to open", "disk I/O", "is full", "readonly", "malformed", "not a database")
+#: Seconds a writer waits for SQLite's one write lock.
+_SQLITE_BUSY = 30.0
+
+
+class Database:
+    """The database that a URL names. Threads share it; processes each make their own."""
+
+    def __init__(self, url: str, *, pool_size: int = 10) -> None:
+        parsed = make_url(url)
+        self.url = url
+        self.dialect = parsed.get_backend_name()
+        if self.dialect == "sqlite":
+            self.engine = _sqlite_engine(url, pool_size)
+        elif self.dialect == "postgresql":
+            self.engine = create_engine(
+                parsed.set(drivername="postgresql+psycopg"),
+                pool_size=pool_size,
+                max_overflow=pool_size,
+                pool_pre_ping=True,
+                pool_timeout=10,
+                json_serializer=_dumps,
+                connect_args={"connect_timeout": 5, "application_name": "orchestrator"},
+            )
+        else:
+            raise ValueError(
+                f"database.url names {self.dialect!r}; use sqlite:///PATH or postgresql://…"
+            )
+
+    @property
+    def is_postgresql(self) -> bool:
+        """Whether rows can be locked and several writers work at once."""
+        return self.dialect == "postgresql"
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A connection that sees one state of the database and changes nothing."""
+        with _reachable(), self.engine.connect() as connection:
+            if self.is_postgresql:
+                connection = connection.execution_options(
+                    isolation_level="REPEATABLE READ", postgresql_readonly=True
+                )
+            with connection.begin():
+                yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """One transaction, committed at the end. SQLite's is the only one that writes."""
+        with _reachable(), self.engine.connect() as connection:
+            if not self.is_postgresql:
+                connection = connection.execution_options(sqlite_begin="IMMEDIATE")
+            with connection.begin():
+                yield connection
+
+    def transact(self, work: Callable[[Connection], T]) -> T:
+        """Run ``work`` in a transaction, again as a whole where the database asks for it.
+
+        ``work`` must have no effect outside the database. Raises `Unavailable` when the
+        database cannot be reached.
+        """
+        for attempt in range(1, _TRIES + 1):
+            try:
+                with self.write() as connection:
+                    return work(connection)
+            except OperationalError as error:
+                if attempt == _TRIES:
+                    raise Unavailable(
+                        "the database is too busy to commit this: try again"
+                    ) from error
+                time.sleep(random.uniform(0.005, 0.02) * 2**attempt)  # noqa: S311 - not a secret
+        raise AssertionError("unreachable")
+
+    def close(self) -> None:
+        """Close every pooled connection."""
+        self.engine.dispose()
+
+
+def _dumps(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _sqlite_engine(url: str, pool_size: int) -> Engine:
+    path = make_url(url).database
+    if not path or path == ":memory:":
+        raise ValueError("database.url: SQLite needs a file, since several processes share it")
+    engine = create_engine(
+        url,
+        json_serializer=_dumps,
+        pool_size=pool_size,
+        max_overflow=2 * pool_size,
+        pool_timeout=_SQLITE_BUSY,
+        connect_args={"timeout": _SQLITE_BUSY, "check_same_thread": False},
+    )
+
+    @event.listens_for(engine, "connect")
+    def configure(raw: sqlite3.Connection, _record: object) -> None:
+        raw.isolation_level = None  # we say BEGIN ourselves, below
+        cursor = raw.cursor()
+        # Write-ahead log: readers never wait for the writer. FULL: a commit survives a
+        # power cut.
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute("PRAGMA synchronous = FULL")
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.execute("PRAGMA cache_size = -65536")
+        cursor.close()
+        Path(path).chmod(0o600)
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        kind = connection.get_execution_options().get("sqlite_begin", "DEFERRED")
+        connection.exec_driver_sql(f"BEGIN {kind}")
+
+    return engine
+
+
+def _repeatable(error: OperationalError) -> bool:
+    state = getattr(error.orig, "sqlstate", None)
+    return state in _REPEATABLE or "database is locked" in str(error.orig)
+
+
+@contextmanager
+def _reachable() -> Iterator[None]:
+    """Tell a database that cannot be reached from one that says no."""
+    try:
+        yield
+    except (OperationalError, InterfaceError) as error:
+        if not _is_away(error):
+            raise
+        raise Unavailable(
+            "the database cannot be reached or cannot write: see its log, and try again"
+        ) from error
+
+
+def _is_away(error: OperationalError | InterfaceError) -> bool:
+    """Whether the database is out of reach, shutting down, or out of room."""
+    if isinstance(error.orig, sqlite3.Error):
+        return any(cause in str(error.orig) for cause in _SQLITE_AWAY)
+    state = getattr(error.orig, "sqlstate", None)
+    return state is None or state[:2] in _POSTGRESQL_AWAY

@@ -1,0 +1,77 @@
+"""The schema's version: upgrade, downgrade, and tell one that is behind."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, insert, inspect, select, text
+
+import migrations
+from orchestrator.store.columns import db_now
+from orchestrator.store.database import Database
+from orchestrator.store.tables import installation
+
+#: One process migrates at a time.
+_MIGRATION_LOCK = 0x6D696772
+
+
+def upgrade(url: str, revision: str = "head") -> None:
+    """Bring the database to a revision; the first time, give the installation its id."""
+
+    def work(connection: Connection) -> None:
+        command.upgrade(_config(connection), revision)
+        if not inspect(connection).has_table(installation.name):
+            return
+        if connection.execute(select(installation.c.id)).first() is None:
+            connection.execute(
+                insert(installation).values(id=1, uuid=uuid.uuid4().hex, created_at=db_now())
+            )
+
+    _alone(url, work)
+
+
+def downgrade(url: str, revision: str) -> None:
+    """Take the database back to a revision; ``base`` removes everything."""
+    _alone(url, lambda connection: command.downgrade(_config(connection), revision))
+
+
+def check(url: str) -> str | None:
+    """None if the schema is the one this version needs, else what to do."""
+    database = Database(url, pool_size=1)
+    try:
+        with database.read() as connection:
+            found = MigrationContext.configure(connection).get_current_revision()
+    finally:
+        database.close()
+    wanted = ScriptDirectory.from_config(_config(None)).get_current_head()
+    if found == wanted:
+        return None
+    if found is None:
+        return "the database has no schema yet: run 'orchestrator db upgrade'"
+    return f"the schema is at {found}, this version needs {wanted}: run 'orchestrator db upgrade'"
+
+
+def _alone(url: str, work: Any) -> None:
+    database = Database(url, pool_size=1)
+    try:
+        with database.write() as connection:
+            if database.is_postgresql:
+                connection.execute(
+                    text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK}
+                )
+            work(connection)
+    finally:
+        database.close()
+
+
+def _config(connection: Connection | None) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    config.attributes["connection"] = connection
+    return config

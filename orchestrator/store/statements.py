@@ -1,0 +1,63 @@
+"""The hand-written statement that claims work, once for each database.
+
+Its invariant: a job goes to ``running`` only from ``queued``, in one step with its new
+fencing number, which is larger than any given before, and with its lease.
+"""
+
+from __future__ import annotations
+
+_HEAD = """
+WITH head AS {materialized} (
+    SELECT j.id, j.priority, j.cost
+    FROM jobs AS j
+    WHERE j.state = 'queued' AND j.queue = :queue
+      AND ({backends})
+      AND (j.begun OR j.queue = :control
+           OR j.backend_id IN (SELECT id FROM backends WHERE state = 'enabled'))
+    ORDER BY j.priority, j.id
+    LIMIT :most
+    {lock}
+), counted AS (
+    SELECT id,
+           sum(cost) OVER (ORDER BY priority, id) - cost AS before,
+           cost,
+           row_number() OVER (ORDER BY priority, id) AS place
+    FROM head
+)
+UPDATE jobs
+SET state = 'running', begun = {true}, attempt = attempt + 1,
+    claims = claims + 1, worker = :worker,
+    fence = {fence}, lease_expires_at = {lease}, started_at = coalesce(started_at, {now}),
+    progress = NULL
+FROM counted
+WHERE jobs.id = counted.id AND (counted.before = 0 OR counted.before + counted.cost <= :budget)
+RETURNING jobs.id, jobs.action, jobs.backend_id, jobs.volume, jobs.snapshot, jobs.host,
+          jobs.params, jobs.volume_id, jobs.snapshot_id, jobs.source_id, jobs.fence,
+          jobs.attempt, jobs.max_attempts, jobs.batch_id, jobs.submitted_by, jobs.reason,
+          jobs.queue, jobs.cancel_requested_at, jobs.claims
+"""
+
+# SKIP LOCKED lets several workers claim side by side. MATERIALIZED keeps the planner from
+# running the limited, locking query once for each row. NO KEY UPDATE does not collide with
+# submissions that hold a job until they have queued behind it (KEY SHARE).
+CLAIM_POSTGRESQL = _HEAD.format(
+    materialized="MATERIALIZED",
+    backends="j.backend_id = ANY(:backends)",
+    lock="FOR NO KEY UPDATE SKIP LOCKED",
+    true="true",
+    fence="nextval('fences_numbers')",
+    lease="clock_timestamp() + make_interval(secs => :lease)",
+    now="clock_timestamp()",
+)
+
+# One transaction writes at a time, and it has raised the counter of fencing numbers by
+# :most before this runs; :fences is the last number given out before.
+CLAIM_SQLITE = _HEAD.format(
+    materialized="",
+    backends="j.backend_id IN (SELECT value FROM json_each(:backends))",
+    lock="",
+    true="1",
+    fence=":fences + counted.place",
+    lease="strftime('%Y-%m-%d %H:%M:%f000', 'now', :lease || ' seconds')",
+    now="strftime('%Y-%m-%d %H:%M:%f000', 'now')",
+)

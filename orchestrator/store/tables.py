@@ -1,0 +1,474 @@
+"""The tables. Invariants are constraints and indexes here, not conventions in code."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Sequence,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    false,
+    text,
+)
+
+from orchestrator.domain.states import (
+    FINISHED,
+    BackendState,
+    JobState,
+    Role,
+    SnapshotState,
+    VolumeState,
+)
+from orchestrator.store.columns import BigId, Json, UtcDateTime
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def _one_of(column: str, words: object) -> str:
+    listed = ", ".join(f"'{word}'" for word in words)  # type: ignore[attr-defined]
+    return f"{column} IN ({listed})"
+
+
+_finished = _one_of("state", FINISHED)
+
+#: Number sources on PostgreSQL. SQLite, with its one writer, counts in `counters`.
+SEQUENCES = {
+    name: Sequence(f"{name}_numbers", metadata=metadata)
+    for name in ("jobs", "batches", "fences", "events")
+}
+
+#: SQLite's number sources: the last number given out, by name.
+counters = Table(
+    "counters",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("value", BigInteger, nullable=False),
+)
+
+#: One row: who we are. Storage is stamped on behalf of this installation.
+installation = Table(
+    "installation",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("uuid", String(32), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    CheckConstraint("id = 1", name="single"),
+)
+
+backends = Table(
+    "backends",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", String(63), nullable=False, unique=True),
+    Column("driver", String(32), nullable=False),
+    Column("state", String(16), nullable=False, server_default=BackendState.ENABLED),
+    #: False once it is no longer in the configuration; its history stays.
+    Column("configured", Boolean, nullable=False, server_default=text("true")),
+    #: What workers found it can do; null until one has looked.
+    Column("capabilities", Json),
+    #: The identity marker: decided here first, then written to the storage.
+    Column("identity", String(32)),
+    Column("identity_written", Boolean, nullable=False, server_default=false()),
+    Column("total_bytes", BigInteger),
+    Column("free_bytes", BigInteger),
+    Column("grain_bytes", BigInteger),
+    #: How many times its capacity may be promised.
+    Column("overcommit", Float, nullable=False, server_default=text("1.0")),
+    #: Hosts whose workers may act on it; null: any.
+    Column("hosts", Json),
+    #: What was wrong when it was last looked at; null: nothing.
+    Column("error", Json),
+    Column("refreshed_at", UtcDateTime),
+    Column("created_at", UtcDateTime, nullable=False),
+    CheckConstraint(_one_of("state", BackendState), name="state"),
+)
+
+policies = Table(
+    "policies",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("backend_id", ForeignKey("backends.id"), nullable=False),
+    Column("name", String(255), nullable=False),
+    #: Ordered list of rules, as written.
+    Column("rules", Json, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    UniqueConstraint("backend_id", "name"),
+)
+
+volumes = Table(
+    "volumes",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("backend_id", ForeignKey("backends.id"), nullable=False),
+    Column("name", String(255), nullable=False),
+    #: What was asked for, and what there is (rounded up to the backend's grain).
+    Column("requested_bytes", BigInteger, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("used_bytes", BigInteger, nullable=False, server_default=text("0")),
+    Column("state", String(16), nullable=False),
+    Column("metadata", Json, nullable=False),
+    Column("policy_id", ForeignKey("policies.id")),
+    Column("parent_volume_id", String(32)),
+    Column("parent_snapshot_id", String(32)),
+    Column("created_by_job", BigInteger),
+    #: Why the state is 'error'.
+    Column("detail", Text),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("changed_at", UtcDateTime, nullable=False),
+    Column("removed_at", UtcDateTime),
+    CheckConstraint(_one_of("state", VolumeState), name="state"),
+    CheckConstraint("size_bytes > 0 AND requested_bytes > 0", name="size"),
+    CheckConstraint("(state = 'removed') = (removed_at IS NOT NULL)", name="removed"),
+    # One live volume per backend and name.
+    Index(
+        "uq_volumes_live_name",
+        "backend_id",
+        "name",
+        unique=True,
+        sqlite_where=text("state <> 'removed'"),
+        postgresql_where=text("state <> 'removed'"),
+    ),
+    # What a backend has promised, summed at each submission that asks for room.
+    Index(
+        "ix_volumes_promised",
+        "backend_id",
+        "size_bytes",
+        sqlite_where=text("state IN ('available', 'restricted', 'error')"),
+        postgresql_where=text("state IN ('available', 'restricted', 'error')"),
+    ),
+)
+
+snapshots = Table(
+    "snapshots",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("volume_id", ForeignKey("volumes.id"), nullable=False),
+    Column("name", String(255), nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("used_bytes", BigInteger, nullable=False, server_default=text("0")),
+    Column("state", String(16), nullable=False),
+    Column("created_by_job", BigInteger),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("removed_at", UtcDateTime),
+    CheckConstraint(_one_of("state", SnapshotState), name="state"),
+    CheckConstraint("(state = 'removed') = (removed_at IS NOT NULL)", name="removed"),
+    Index(
+        "uq_snapshots_live_name",
+        "volume_id",
+        "name",
+        unique=True,
+        sqlite_where=text("state <> 'removed'"),
+        postgresql_where=text("state <> 'removed'"),
+    ),
+)
+
+attachments = Table(
+    "attachments",
+    metadata,
+    Column("volume_id", ForeignKey("volumes.id"), primary_key=True),
+    Column("host", String(253), primary_key=True),
+    Column("device", Text),
+    Column("uris", Json, nullable=False),
+    Column("read_only", Boolean, nullable=False),
+    #: The boot of the host for which the device path means anything.
+    Column("boot_id", String(64)),
+    #: null: attached, not in use; else how the host has it open.
+    Column("opening", String(16)),
+    Column("attached_at", UtcDateTime, nullable=False),
+    CheckConstraint("opening IS NULL OR opening IN ('shared', 'exclusive')", name="opening"),
+    # At most one host has a volume open exclusively.
+    Index(
+        "uq_attachments_exclusive",
+        "volume_id",
+        unique=True,
+        sqlite_where=text("opening = 'exclusive'"),
+        postgresql_where=text("opening = 'exclusive'"),
+    ),
+)
+
+#: The volume is the key: at most one lock per volume.
+locks = Table(
+    "locks",
+    metadata,
+    Column("volume_id", ForeignKey("volumes.id"), primary_key=True),
+    Column("owner", String(253), nullable=False),
+    Column("reason", Text),
+    Column("taken_by", String(64), nullable=False),
+    Column("taken_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime),
+)
+
+batches = Table(
+    "batches",
+    metadata,
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("submitted_by", String(64), nullable=False),
+    Column("reason", Text),
+    Column("total", Integer, nullable=False),
+    Column("succeeded", Integer, nullable=False, server_default=text("0")),
+    Column("failed", Integer, nullable=False, server_default=text("0")),
+    Column("canceled", Integer, nullable=False, server_default=text("0")),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("finished_at", UtcDateTime),
+    CheckConstraint("succeeded + failed + canceled <= total", name="counts"),
+    CheckConstraint(
+        "(finished_at IS NOT NULL) = (succeeded + failed + canceled = total)", name="finished"
+    ),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", BigId, primary_key=True, autoincrement=False),
+    Column("action", String(40), nullable=False),
+    Column("backend_id", ForeignKey("backends.id"), nullable=False),
+    Column("volume", String(255)),
+    Column("snapshot", String(255)),
+    Column("policy", String(255)),
+    Column("host", String(253)),
+    Column("params", Json, nullable=False),
+    #: The very volume (snapshot) meant: a later one of the same name is never touched.
+    Column("volume_id", String(32)),
+    Column("snapshot_id", String(32)),
+    Column("source_id", String(32)),
+    Column("state", String(16), nullable=False),
+    Column("priority", SmallInteger, nullable=False, server_default=text("0")),
+    #: Which workers may take it.
+    Column("queue", String(300), nullable=False),
+    #: Share of a claimed group it fills; the budget of a group is `GROUP_BUDGET`.
+    Column("cost", SmallInteger, nullable=False),
+    #: Room the backend will have to give for it, until it has ended.
+    Column("promised_bytes", BigInteger, nullable=False, server_default=text("0")),
+    #: Claimed at least once: from then on it keeps its lanes until it ends.
+    Column("begun", Boolean, nullable=False, server_default=false()),
+    #: Claims in all. Attempts are fewer where a claim was handed back at shutdown.
+    Column("claims", Integer, nullable=False, server_default=text("0")),
+    Column("attempt", Integer, nullable=False, server_default=text("0")),
+    Column("max_attempts", Integer, nullable=False),
+    #: The number of the latest claim, and of the claim that wrote the outcome.
+    Column("fence", BigInteger),
+    Column("outcome_fence", BigInteger),
+    Column("worker", String(64)),
+    Column("lease_expires_at", UtcDateTime),
+    Column("run_at", UtcDateTime),
+    #: Not claimed before: the start time, or the end of a back-off.
+    Column("not_before", UtcDateTime),
+    Column("cancel_requested_at", UtcDateTime),
+    Column("progress", Json),
+    Column("result", Json),
+    Column("error", Json),
+    Column("submitted_by", String(64), nullable=False),
+    Column("reason", Text),
+    Column("batch_id", ForeignKey("batches.id")),
+    Column("ref", String(64)),
+    Column("retry_of", BigInteger),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("queued_at", UtcDateTime),
+    Column("started_at", UtcDateTime),
+    Column("finished_at", UtcDateTime),
+    CheckConstraint(_one_of("state", JobState), name="state"),
+    CheckConstraint("priority BETWEEN -20 AND 19", name="priority"),
+    CheckConstraint(f"({_finished}) = (finished_at IS NOT NULL)", name="finished"),
+    # No outcome without the number of the latest claim: a late worker's cannot be stored.
+    CheckConstraint(
+        "state NOT IN ('succeeded', 'failed')"
+        " OR (outcome_fence IS NOT NULL AND outcome_fence = fence)",
+        name="fenced",
+    ),
+    CheckConstraint(
+        "state <> 'running' OR (begun AND fence IS NOT NULL AND worker IS NOT NULL"
+        " AND lease_expires_at IS NOT NULL)",
+        name="leased",
+    ),
+    # What a claim reads.
+    Index(
+        "ix_jobs_queued",
+        "queue",
+        "priority",
+        "id",
+        sqlite_where=text("state = 'queued'"),
+        postgresql_where=text("state = 'queued'"),
+    ),
+    # What the scheduler reads: leases that run out, times that come.
+    Index(
+        "ix_jobs_leases",
+        "lease_expires_at",
+        sqlite_where=text("state = 'running'"),
+        postgresql_where=text("state = 'running'"),
+    ),
+    Index(
+        "ix_jobs_due",
+        "not_before",
+        sqlite_where=text("state = 'waiting' AND not_before IS NOT NULL"),
+        postgresql_where=text("state = 'waiting' AND not_before IS NOT NULL"),
+    ),
+    # Unfinished work: the command line's usual question, and promised room.
+    Index(
+        "ix_jobs_unfinished",
+        "id",
+        "backend_id",
+        "promised_bytes",
+        sqlite_where=text("finished_at IS NULL"),
+        postgresql_where=text("finished_at IS NULL"),
+    ),
+    Index("ix_jobs_state", "state", "id"),
+    Index("ix_jobs_target", "backend_id", "volume", "id"),
+    Index(
+        "ix_jobs_batch",
+        "batch_id",
+        "id",
+        sqlite_where=text("batch_id IS NOT NULL"),
+        postgresql_where=text("batch_id IS NOT NULL"),
+    ),
+)
+
+#: The lanes of unfinished jobs; rows go when their job ends.
+job_lanes = Table(
+    "job_lanes",
+    metadata,
+    Column("lane", String(330), primary_key=True),
+    Column("job_id", ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("begun", Boolean, nullable=False, server_default=false()),
+    Index("ix_job_lanes_job_id", "job_id"),
+    # One begun job per lane, whatever the code above believes.
+    Index(
+        "uq_job_lanes_begun",
+        "lane",
+        unique=True,
+        sqlite_where=text("begun"),
+        postgresql_where=text("begun"),
+    ),
+)
+
+job_dependencies = Table(
+    "job_dependencies",
+    metadata,
+    Column("job_id", ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("depends_on", BigInteger, primary_key=True),
+    #: 'asked' by the submitter, or 'order': a destructive job after its lane.
+    Column("kind", String(8), nullable=False),
+    Index("ix_job_dependencies_depends_on", "depends_on"),
+    CheckConstraint("job_id <> depends_on", name="not_itself"),
+)
+
+#: How each attempt ended that did not end the job well.
+job_attempts = Table(
+    "job_attempts",
+    metadata,
+    Column("job_id", ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("fence", BigInteger, primary_key=True, autoincrement=False),
+    Column("attempt", Integer, nullable=False),
+    Column("worker", String(64)),
+    Column("ended_at", UtcDateTime, nullable=False),
+    #: failed, retried, canceled, lost (the lease ran out) or handed_back.
+    Column("outcome", String(16), nullable=False),
+    Column("error", Json),
+)
+
+#: The journal: what was about to be done, committed before it was done.
+job_steps = Table(
+    "job_steps",
+    metadata,
+    Column("job_id", ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("fence", BigInteger, nullable=False),
+    Column("name", String(40), nullable=False),
+    Column("state", String(8), nullable=False),
+    Column("detail", Json),
+    Column("at", UtcDateTime, nullable=False),
+    CheckConstraint("state IN ('intended', 'done')", name="state"),
+)
+
+#: History. ``number`` is given after commit, by one sequencer: readers follow it.
+events = Table(
+    "events",
+    metadata,
+    Column("id", BigId, primary_key=True, autoincrement=False),
+    Column("number", BigInteger, unique=True),
+    Column("at", UtcDateTime, nullable=False),
+    Column("kind", String(40), nullable=False),
+    Column("backend", String(63)),
+    Column("volume", String(255)),
+    Column("volume_id", String(32)),
+    Column("snapshot", String(255)),
+    Column("job_id", BigInteger),
+    Column("actor", String(64), nullable=False),
+    Column("reason", Text),
+    #: What changed: {"before": {…}, "after": {…}} and further facts.
+    Column("data", Json),
+    Index(
+        "ix_events_unnumbered",
+        "id",
+        sqlite_where=text("number IS NULL"),
+        postgresql_where=text("number IS NULL"),
+    ),
+    Index("ix_events_job_id", "job_id"),
+    Index("ix_events_volume", "backend", "volume", "number"),
+)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("owner", String(64), primary_key=True),
+    Column("key", String(255), primary_key=True),
+    Column("request_digest", String(64), nullable=False),
+    Column("job_id", BigInteger),
+    Column("batch_id", BigInteger),
+    Column("created_at", UtcDateTime, nullable=False),
+    CheckConstraint("(job_id IS NULL) <> (batch_id IS NULL)", name="answer"),
+    Index("ix_idempotency_keys_created_at", "created_at"),
+)
+
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("id", String(16), primary_key=True),
+    Column("name", String(64), nullable=False),
+    Column("role", String(16), nullable=False),
+    #: SHA-256 of the secret part; the secret itself is told once and kept nowhere.
+    Column("digest", String(64), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime),
+    Column("revoked_at", UtcDateTime),
+    CheckConstraint(_one_of("role", Role), name="role"),
+    Index(
+        "uq_tokens_live_name",
+        "name",
+        unique=True,
+        sqlite_where=text("revoked_at IS NULL"),
+        postgresql_where=text("revoked_at IS NULL"),
+    ),
+)
+
+#: Worker processes, alive while they are seen.
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("host", String(253), nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("boot_id", String(64)),
+    Column("queues", Json, nullable=False),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("seen_at", UtcDateTime, nullable=False),
+    Index("ix_workers_host", "host"),
+)
