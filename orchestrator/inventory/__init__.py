@@ -1,0 +1,1 @@
+"""What there is: backends, volumes, snapshots, attachments, locks, hosts."""

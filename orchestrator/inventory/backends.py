@@ -1,0 +1,104 @@
+"""Backends in the inventory: taken over from the configuration, and read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Connection, func, insert, select, update
+
+from orchestrator.domain.errors import UnknownBackend
+from orchestrator.domain.states import BackendState, VolumeState
+from orchestrator.settings import BackendSettings
+from orchestrator.store.columns import db_now
+from orchestrator.store.tables import backends, volumes
+
+
+def configure(connection: Connection, configured: Mapping[str, BackendSettings]) -> None:
+    """Make the backends' rows agree with the configuration.
+
+    A backend that is gone from it keeps its row and history, but takes no more work.
+    The driver of a known backend never changes: its volumes would be read by the wrong one.
+    """
+    known = {row.name: row for row in connection.execute(select(backends))}
+    for name, wanted in configured.items():
+        values = {
+            "configured": True,
+            "overcommit": wanted.overcommit
+            or (wanted.spec.overcommit if wanted.spec.thin else 1.0),
+            "hosts": wanted.hosts,
+        }
+        row = known.get(name)
+        if row is None:
+            state = BackendState.ENABLED if wanted.enabled else BackendState.DISABLED
+            connection.execute(
+                insert(backends).values(
+                    name=name, driver=wanted.driver, state=state, created_at=db_now(), **values
+                )
+            )
+            continue
+        if row.driver != wanted.driver:
+            raise ValueError(
+                f"backend {name} was set up with the driver {row.driver!r} and is now configured "
+                f"with {wanted.driver!r}: give the new one another name"
+            )
+        if not wanted.enabled:
+            values["state"] = BackendState.DISABLED
+        if any(getattr(row, column) != value for column, value in values.items()):
+            connection.execute(update(backends).where(backends.c.name == name).values(**values))
+    for name, row in known.items():
+        if name not in configured and row.configured:
+            connection.execute(
+                update(backends).where(backends.c.name == name).values(configured=False)
+            )
+
+
+def ids_of(connection: Connection, names: list[str]) -> dict[str, int]:
+    """The ids of backends by name."""
+    found = connection.execute(
+        select(backends.c.name, backends.c.id).where(backends.c.name.in_(names))
+    )
+    return dict(found.tuples().all())
+
+
+def backend_views(connection: Connection, name: str | None = None) -> list[dict[str, Any]]:
+    """The configured backends by name, or the one named. Raises `UnknownBackend`."""
+    held = (
+        select(
+            volumes.c.backend_id,
+            func.count().label("volumes"),
+            func.sum(volumes.c.size_bytes).label("bytes"),
+        )
+        .where(volumes.c.state.in_([s for s in VolumeState if s is not VolumeState.REMOVED]))
+        .group_by(volumes.c.backend_id)
+        .subquery()
+    )
+    statement = (
+        select(backends, held.c.volumes, held.c.bytes)
+        .outerjoin(held, held.c.backend_id == backends.c.id)
+        .where(backends.c.configured)
+        .order_by(backends.c.name)
+    )
+    if name is not None:
+        statement = statement.where(backends.c.name == name)
+    found = [
+        {
+            "name": row["name"],
+            "driver": row["driver"],
+            "state": row["state"],
+            "capabilities": row["capabilities"],
+            "total_bytes": row["total_bytes"],
+            "free_bytes": row["free_bytes"],
+            "grain_bytes": row["grain_bytes"],
+            "overcommit": row["overcommit"],
+            "promised_bytes": int(row["bytes"] or 0),
+            "volumes": row["volumes"] or 0,
+            "hosts": row["hosts"],
+            "error": row["error"],
+            "refreshed_at": row["refreshed_at"],
+        }
+        for row in connection.execute(statement).mappings()
+    ]
+    if name is not None and not found:
+        raise UnknownBackend(f"there is no backend {name!r}", field="backend")
+    return found

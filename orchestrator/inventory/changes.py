@@ -1,0 +1,182 @@
+"""Changes to the inventory, as values: what a finished job leaves in the database."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Table, and_, delete, or_, update
+
+from orchestrator.domain.states import SnapshotState, VolumeState
+from orchestrator.store.bulk import among, insert_rows, update_rows
+from orchestrator.store.tables import attachments, backends, locks, snapshots, volumes
+
+
+@dataclass(frozen=True)
+class Set:
+    """Set columns of the row with this id in `volumes`, `snapshots` or `backends`."""
+
+    table: Table
+    id: str | int
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class VolumeGone:
+    """The volume no longer exists; its lock, attachments and snapshots go with it."""
+
+    volume_id: str
+
+
+@dataclass(frozen=True)
+class SnapshotGone:
+    """The snapshot no longer exists."""
+
+    snapshot_id: str
+
+
+@dataclass(frozen=True)
+class Attached:
+    """The volume is attached to the host, as verified there."""
+
+    volume_id: str
+    host: str
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Detached:
+    """The volume is no longer attached to the host."""
+
+    volume_id: str
+    host: str
+
+
+@dataclass(frozen=True)
+class Opened:
+    """How the host uses its attachment; None: not at all."""
+
+    volume_id: str
+    host: str
+    opening: str | None
+
+
+Change = Set | VolumeGone | SnapshotGone | Attached | Detached | Opened
+
+
+def set_volume(volume_id: str, **values: Any) -> Set:
+    """Set columns of a volume."""
+    return Set(volumes, volume_id, values)
+
+
+def set_snapshot(snapshot_id: str, **values: Any) -> Set:
+    """Set columns of a snapshot."""
+    return Set(snapshots, snapshot_id, values)
+
+
+def set_backend(backend_id: int, **values: Any) -> Set:
+    """Set columns of a backend."""
+    return Set(backends, backend_id, values)
+
+
+def apply(connection: Connection, changes: Iterable[Change], now: datetime) -> None:
+    """Write changes in few statements. Changes of one kind to one row do not repeat."""
+    sets: dict[tuple[Table, tuple[str, ...]], list[dict[str, Any]]] = defaultdict(list)
+    gone_volumes: list[str] = []
+    gone_snapshots: list[str] = []
+    uses: list[Attached | Detached | Opened] = []
+    for change in changes:
+        match change:
+            case Set(table, id_, values):
+                stamped = dict(values)
+                if table is volumes:
+                    stamped["changed_at"] = now
+                columns = tuple(sorted(stamped))
+                sets[table, columns].append({"id": id_, **stamped})
+            case VolumeGone(volume_id):
+                gone_volumes.append(volume_id)
+            case SnapshotGone(snapshot_id):
+                gone_snapshots.append(snapshot_id)
+            case _:
+                uses.append(change)
+    for (table, _), rows in sets.items():
+        update_rows(connection, table, ["id"], rows)
+    if gone_volumes:
+        _remove_volumes(connection, gone_volumes, now)
+    if gone_snapshots:
+        connection.execute(
+            update(snapshots)
+            .where(among(connection, snapshots.c.id, gone_snapshots))
+            .values(state=SnapshotState.REMOVED, removed_at=now)
+        )
+    if uses:
+        _use(connection, uses, now)
+
+
+def _remove_volumes(connection: Connection, ids: list[str], now: datetime) -> None:
+    for table in (locks, attachments):
+        connection.execute(delete(table).where(among(connection, table.c.volume_id, ids)))
+    connection.execute(
+        update(snapshots)
+        .where(among(connection, snapshots.c.volume_id, ids), snapshots.c.removed_at.is_(None))
+        .values(state=SnapshotState.REMOVED, removed_at=now)
+    )
+    connection.execute(
+        update(volumes)
+        .where(among(connection, volumes.c.id, ids))
+        .values(state=VolumeState.REMOVED, removed_at=now, changed_at=now)
+    )
+
+
+def _use(connection: Connection, uses: list[Attached | Detached | Opened], now: datetime) -> None:
+    for change in uses:
+        if isinstance(change, Opened):
+            connection.execute(
+                update(attachments)
+                .where(
+                    attachments.c.volume_id == change.volume_id, attachments.c.host == change.host
+                )
+                .values(opening=change.opening)
+            )
+    replaced = [change for change in uses if isinstance(change, Detached)]
+    if replaced:
+        connection.execute(
+            delete(attachments).where(
+                or_(
+                    *(
+                        and_(
+                            attachments.c.volume_id == change.volume_id,
+                            attachments.c.host == change.host,
+                        )
+                        for change in replaced
+                    )
+                )
+            )
+        )
+    for change in uses:
+        if isinstance(change, Attached):
+            _attach(connection, change, now)
+
+
+def _attach(connection: Connection, change: Attached, now: datetime) -> None:
+    updated = connection.execute(
+        update(attachments)
+        .where(attachments.c.volume_id == change.volume_id, attachments.c.host == change.host)
+        .values(**change.values)
+    )
+    if updated.rowcount == 0:
+        insert_rows(
+            connection,
+            attachments,
+            [
+                {
+                    "volume_id": change.volume_id,
+                    "host": change.host,
+                    "attached_at": now,
+                    **change.values,
+                }
+            ],
+        )

@@ -1,0 +1,58 @@
+"""Hosts and their workers: who is alive and serves what."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, delete, select, update
+
+from orchestrator.jobs.wakeups import backend_queue
+from orchestrator.store.columns import db_now
+from orchestrator.store.tables import workers
+
+#: A worker not seen for this many seconds does not count as alive.
+ALIVE_SECONDS = 15.0
+
+
+def live_hosts(connection: Connection, backend: str) -> set[str]:
+    """Hosts with a live worker that serves the backend."""
+    rows = connection.execute(
+        select(workers.c.host, workers.c.queues).where(workers.c.seen_at > db_now(-ALIVE_SECONDS))
+    )
+    return {row.host for row in rows if backend_queue(backend) in row.queues}
+
+
+def seen(
+    connection: Connection,
+    worker: str,
+    *,
+    host: str,
+    pid: int,
+    boot_id: str | None,
+    queues: list[str],
+) -> None:
+    """Note that the worker process is alive."""
+    updated = connection.execute(
+        update(workers).where(workers.c.id == worker).values(seen_at=db_now(), queues=queues)
+    )
+    if updated.rowcount == 0:
+        row = {
+            "id": worker,
+            "host": host,
+            "pid": pid,
+            "boot_id": boot_id,
+            "queues": queues,
+            "started_at": db_now(),
+            "seen_at": db_now(),
+        }
+        connection.execute(workers.insert().values(**row))
+
+
+def gone(connection: Connection, worker: str) -> None:
+    """Strike a worker that has stopped."""
+    connection.execute(delete(workers).where(workers.c.id == worker))
+
+
+def forget_dead(connection: Connection, older_than: float) -> int:
+    """Strike workers not seen for this many seconds; returns how many."""
+    return connection.execute(
+        delete(workers).where(workers.c.seen_at < db_now(-older_than))
+    ).rowcount

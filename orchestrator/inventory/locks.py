@@ -1,0 +1,132 @@
+"""Locks: a host's claim on a volume, taken and released at once, never behind jobs."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, delete, select, update
+
+from orchestrator.audit.events import Event, record
+from orchestrator.domain.errors import InvalidInput, Locked, NotAllowed, WrongState
+from orchestrator.domain.states import Role, VolumeState
+from orchestrator.inventory.volumes import lock_of, volume_row
+from orchestrator.jobs.submit import Actor
+from orchestrator.store.bulk import insert_rows
+from orchestrator.store.columns import db_now
+from orchestrator.store.tables import locks, volumes
+
+
+def _held(connection: Connection, backend: str, volume: str) -> tuple[Any, Any, datetime]:
+    """The volume's row, locked, its lock's row if it has a valid one, and the time."""
+    row = volume_row(connection, backend, volume)
+    connection.execute(select(volumes.c.id).where(volumes.c.id == row["id"]).with_for_update())
+    now: datetime = connection.execute(select(db_now())).scalar_one()
+    found = (
+        connection.execute(select(locks).where(locks.c.volume_id == row["id"])).mappings().first()
+    )
+    if found is not None and found["expires_at"] is not None and found["expires_at"] <= now:
+        connection.execute(delete(locks).where(locks.c.volume_id == row["id"]))
+        found = None
+    return row, found, now
+
+
+def take(
+    connection: Connection,
+    backend: str,
+    volume: str,
+    owner: str,
+    actor: Actor,
+    *,
+    reason: str | None,
+    seconds: float | None,
+) -> dict[str, Any]:
+    """Take or renew the lock for host ``owner``; the lock as it then is.
+
+    Taking it again is renewing: the expiry (``seconds`` from now, or none) is set anew.
+    Raises `Locked` if another host holds it.
+    """
+    row, found, now = _held(connection, backend, volume)
+    if row["state"] not in (VolumeState.AVAILABLE, VolumeState.ERROR):
+        raise WrongState(f"volume {volume!r} is {row['state']} and takes no lock", field="volume")
+    if found is not None and found["owner"] != owner:
+        raise Locked(
+            f"host {found['owner']} holds the lock on volume {volume!r}: wait for its release, or "
+            "have an administrator break it",
+            field="owner",
+            lock_owner=found["owner"],
+        )
+    expires = now + timedelta(seconds=seconds) if seconds is not None else None
+    values = {"reason": reason, "taken_by": actor.name, "expires_at": expires}
+    if found is None:
+        new = {"volume_id": row["id"], "owner": owner, "taken_at": now, **values}
+        insert_rows(connection, locks, [new])
+        _record(connection, "lock.taken", row, backend, actor, reason, None, owner, now)
+    else:
+        connection.execute(update(locks).where(locks.c.volume_id == row["id"]).values(**values))
+        _record(connection, "lock.renewed", row, backend, actor, reason, owner, owner, now)
+        new = {**found, **values}
+    return lock_of(new)
+
+
+def release(
+    connection: Connection,
+    backend: str,
+    volume: str,
+    owner: str | None,
+    actor: Actor,
+    *,
+    force: bool,
+    reason: str | None,
+) -> None:
+    """Release the lock of host ``owner``; nothing happens if there is none.
+
+    With ``force`` any host's lock is broken: only an administrator may, and says why.
+    Raises `Locked` if another host holds it and ``force`` is not given.
+    """
+    row, found, now = _held(connection, backend, volume)
+    if force:
+        if not actor.role.includes(Role.ADMIN):
+            raise NotAllowed("breaking a lock needs the role admin", field="force")
+        if not reason:
+            raise InvalidInput("breaking a lock needs a reason", field="reason")
+    elif owner is None:
+        raise InvalidInput("name the host whose lock is to be released", field="owner")
+    if found is None:
+        return
+    if not force and found["owner"] != owner:
+        raise Locked(
+            f"host {found['owner']} holds the lock on volume {volume!r}, not {owner}",
+            field="owner",
+            lock_owner=found["owner"],
+        )
+    connection.execute(delete(locks).where(locks.c.volume_id == row["id"]))
+    kind = "lock.broken" if force else "lock.released"
+    _record(connection, kind, row, backend, actor, reason, found["owner"], None, now)
+
+
+def _record(
+    connection: Connection,
+    kind: str,
+    row: Any,
+    backend: str,
+    actor: Actor,
+    reason: str | None,
+    before: str | None,
+    after: str | None,
+    now: datetime,
+) -> None:
+    data = {
+        "before": {"owner": before} if before else None,
+        "after": {"owner": after} if after else None,
+    }
+    event = Event(
+        kind=kind,
+        actor=actor.name,
+        backend=backend,
+        volume=row["name"],
+        volume_id=row["id"],
+        reason=reason,
+        data=data,
+    )
+    record(connection, [event], now)

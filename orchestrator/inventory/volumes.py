@@ -1,0 +1,232 @@
+"""Volumes, snapshots and attachments as readers see them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, and_, or_, select
+
+from orchestrator.domain.errors import NotAttached, UnknownBackend, UnknownSnapshot, UnknownVolume
+from orchestrator.domain.states import VolumeState
+from orchestrator.store.bulk import among
+from orchestrator.store.columns import db_now
+from orchestrator.store.tables import (
+    attachments,
+    backends,
+    job_lanes,
+    jobs,
+    locks,
+    snapshots,
+    volumes,
+)
+
+View = dict[str, Any]
+
+
+def _backend_id(connection: Connection, backend: str) -> int:
+    found = connection.execute(
+        select(backends.c.id).where(backends.c.name == backend, backends.c.configured)
+    ).scalar()
+    if found is None:
+        raise UnknownBackend(f"there is no backend {backend!r}", field="backend")
+    return int(found)
+
+
+def list_volumes(
+    connection: Connection,
+    backend: str,
+    *,
+    states: Sequence[VolumeState],
+    prefix: str | None,
+    after: str | None,
+    limit: int,
+) -> list[View]:
+    """Live volumes of a backend in the order of their names, above the name ``after``."""
+    conditions = [volumes.c.backend_id == _backend_id(connection, backend)]
+    if states:
+        conditions.append(volumes.c.state.in_(states))
+    conditions.append(volumes.c.state != VolumeState.REMOVED)
+    if after is not None:
+        conditions.append(volumes.c.name > after)
+    if prefix:
+        conditions.append(volumes.c.name.startswith(prefix, autoescape=True))
+    rows = (
+        connection.execute(select(volumes).where(*conditions).order_by(volumes.c.name).limit(limit))
+        .mappings()
+        .all()
+    )
+    return _views(connection, backend, rows)
+
+
+def volume_row(connection: Connection, backend: str, name: str) -> Mapping[str, Any]:
+    """The live volume of this name. Raises `UnknownBackend`, `UnknownVolume`."""
+    row = (
+        connection.execute(
+            select(volumes).where(
+                volumes.c.backend_id == _backend_id(connection, backend),
+                volumes.c.name == name,
+                volumes.c.state != VolumeState.REMOVED,
+            )
+        )
+        .mappings()
+        .first()
+    )
+    if row is None:
+        raise UnknownVolume(f"there is no volume {name!r} on backend {backend}", field="volume")
+    return row
+
+
+def volume_view(connection: Connection, backend: str, name: str) -> View:
+    """One live volume with its snapshots, attachments, lock and unfinished jobs."""
+    return _views(connection, backend, [volume_row(connection, backend, name)])[0]
+
+
+def _views(connection: Connection, backend: str, rows: Sequence[Mapping[str, Any]]) -> list[View]:
+    ids = [row["id"] for row in rows]
+    held: dict[str, View] = {}
+    used: dict[str, list[View]] = defaultdict(list)
+    doing: dict[str, list[int]] = defaultdict(list)
+    parents: dict[str, str] = {}
+    if ids:
+        held = {row["volume_id"]: lock_of(row) for row in _locks(connection, ids)}
+        for row in connection.execute(
+            select(attachments)
+            .where(among(connection, attachments.c.volume_id, ids))
+            .order_by(attachments.c.host)
+        ).mappings():
+            used[row["volume_id"]].append(_attachment(row))
+        lanes = {f"{backend}/{row['name']}": row["id"] for row in rows}
+        for lane, job_id in connection.execute(
+            select(job_lanes.c.lane, job_lanes.c.job_id)
+            .join(jobs, jobs.c.id == job_lanes.c.job_id)
+            .where(among(connection, job_lanes.c.lane, list(lanes)))
+            .order_by(job_lanes.c.job_id)
+        ).tuples():
+            doing[lanes[lane]].append(job_id)
+        wanted = [row["parent_snapshot_id"] for row in rows if row["parent_snapshot_id"]]
+        if wanted:
+            parents = dict(
+                connection.execute(
+                    select(snapshots.c.id, snapshots.c.name).where(
+                        among(connection, snapshots.c.id, wanted)
+                    )
+                )
+                .tuples()
+                .all()
+            )
+    return [
+        {
+            "id": row["id"],
+            "backend": backend,
+            "name": row["name"],
+            "state": row["state"],
+            "size_bytes": row["size_bytes"],
+            "requested_bytes": row["requested_bytes"],
+            "used_bytes": row["used_bytes"],
+            "metadata": row["metadata"],
+            "parent_volume_id": row["parent_volume_id"],
+            "parent_snapshot": parents.get(row["parent_snapshot_id"] or ""),
+            "lock": held.get(row["id"]),
+            "attachments": used.get(row["id"], []),
+            "jobs": doing.get(row["id"], []),
+            "detail": row["detail"],
+            "created_at": row["created_at"],
+            "changed_at": row["changed_at"],
+        }
+        for row in rows
+    ]
+
+
+def _locks(connection: Connection, ids: list[str]) -> Sequence[Mapping[str, Any]]:
+    return (
+        connection.execute(
+            select(locks).where(
+                among(connection, locks.c.volume_id, ids),
+                or_(locks.c.expires_at.is_(None), locks.c.expires_at > db_now()),
+            )
+        )
+        .mappings()
+        .all()
+    )
+
+
+def lock_of(row: Mapping[str, Any]) -> View:
+    """A lock as readers see it."""
+    return {
+        "owner": row["owner"],
+        "reason": row["reason"],
+        "taken_by": row["taken_by"],
+        "taken_at": row["taken_at"],
+        "expires_at": row["expires_at"],
+    }
+
+
+def _attachment(row: Mapping[str, Any]) -> View:
+    names = ("host", "device", "uris", "read_only", "boot_id", "opening", "attached_at")
+    return {name: row[name] for name in names}
+
+
+def list_attachments(connection: Connection, backend: str, volume: str) -> list[View]:
+    """The attachments of a volume, by host."""
+    found: list[View] = volume_view(connection, backend, volume)["attachments"]
+    return found
+
+
+def attachment_view(connection: Connection, backend: str, volume: str, host: str) -> View:
+    """The attachment of a volume to a host. Raises `NotAttached`."""
+    for found in list_attachments(connection, backend, volume):
+        if found["host"] == host:
+            return found
+    raise NotAttached(f"volume {volume!r} is not attached to {host}", field="host")
+
+
+def list_snapshots(
+    connection: Connection, backend: str, volume: str, *, after: str | None, limit: int
+) -> list[View]:
+    """The snapshots of a volume, oldest first, after the one with the id ``after``."""
+    row = volume_row(connection, backend, volume)
+    conditions = [snapshots.c.volume_id == row["id"], snapshots.c.removed_at.is_(None)]
+    if after is not None:
+        last = connection.execute(
+            select(snapshots.c.created_at).where(snapshots.c.id == after)
+        ).scalar()
+        if last is not None:
+            conditions.append(
+                or_(
+                    snapshots.c.created_at > last,
+                    and_(snapshots.c.created_at == last, snapshots.c.id > after),
+                )
+            )
+    found = connection.execute(
+        select(snapshots)
+        .where(*conditions)
+        .order_by(snapshots.c.created_at, snapshots.c.id)
+        .limit(limit)
+    ).mappings()
+    return [_snapshot(backend, volume, snapshot) for snapshot in found]
+
+
+def snapshot_view(connection: Connection, backend: str, volume: str, name: str) -> View:
+    """One snapshot. Raises `UnknownSnapshot`."""
+    row = volume_row(connection, backend, volume)
+    found = (
+        connection.execute(
+            select(snapshots).where(
+                snapshots.c.volume_id == row["id"],
+                snapshots.c.name == name,
+                snapshots.c.removed_at.is_(None),
+            )
+        )
+        .mappings()
+        .first()
+    )
+    if found is None:
+        raise UnknownSnapshot(f"volume {volume!r} has no snapshot {name!r}", field="snapshot")
+    return _snapshot(backend, volume, found)
+
+
+def _snapshot(backend: str, volume: str, row: Mapping[str, Any]) -> View:
+    told = {name: row[name] for name in ("id", "name", "state", "size_bytes", "used_bytes")}
+    return {**told, "backend": backend, "volume": volume, "created_at": row["created_at"]}

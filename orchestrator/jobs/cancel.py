@@ -1,0 +1,124 @@
+"""Cancel, and change of priority: what may be done to a job from outside."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, select, update
+
+from orchestrator.audit.events import Event, record
+from orchestrator.domain.errors import JobEnded, UnknownJob
+from orchestrator.domain.states import JobState
+from orchestrator.jobs.finish import Finished, cancel_unbegun
+from orchestrator.jobs.lanes import promote
+from orchestrator.jobs.views import batch_view
+from orchestrator.store.bulk import among
+from orchestrator.store.columns import db_now
+from orchestrator.store.tables import backends, jobs
+
+
+def _held(connection: Connection, job_id: int) -> Any:
+    """The job's row, locked against its end. Raises `UnknownJob`."""
+    row = (
+        connection.execute(
+            select(jobs, backends.c.name.label("backend"))
+            .join(backends, backends.c.id == jobs.c.backend_id)
+            .where(jobs.c.id == job_id)
+            .with_for_update(of=jobs)
+        )
+        .mappings()
+        .first()
+    )
+    if row is None:
+        raise UnknownJob(f"there is no job {job_id}")
+    return row
+
+
+def cancel(connection: Connection, job_id: int, actor: str) -> Finished:
+    """Cancel a job: at once if it has not begun, else at its next safe point.
+
+    Raises `UnknownJob`, and `JobEnded` if there is nothing left to cancel.
+    """
+    row = _held(connection, job_id)
+    if row["finished_at"] is not None:
+        raise JobEnded(f"job {job_id} has already {_said(row['state'])}", state=row["state"])
+    now: datetime = connection.execute(select(db_now())).scalar_one()
+    if not row["begun"]:
+        return cancel_unbegun(connection, [row], actor, now)
+    if row["cancel_requested_at"] is None:
+        connection.execute(
+            update(jobs)
+            .where(jobs.c.id == job_id)
+            # A begun job in back-off is taken up now, so that a worker can clean up.
+            .values(cancel_requested_at=now, not_before=None)
+        )
+        record(connection, [_event(row, "job.cancel_requested", actor, {})], now)
+    return Finished([], [], promote(connection, [job_id]), [])
+
+
+def cancel_batch(connection: Connection, batch_id: int, actor: str) -> Finished:
+    """Cancel every job of a batch that has not ended. Raises `UnknownJob`.
+
+    The jobs are locked in the order of their ids, and those not begun end together.
+    """
+    batch_view(connection, batch_id)
+    rows = (
+        connection.execute(
+            select(jobs, backends.c.name.label("backend"))
+            .join(backends, backends.c.id == jobs.c.backend_id)
+            .where(jobs.c.batch_id == batch_id, jobs.c.finished_at.is_(None))
+            .order_by(jobs.c.id)
+            .with_for_update(of=jobs)
+        )
+        .mappings()
+        .all()
+    )
+    now: datetime = connection.execute(select(db_now())).scalar_one()
+    begun = [row["id"] for row in rows if row["begun"] and row["cancel_requested_at"] is None]
+    if begun:
+        connection.execute(
+            update(jobs)
+            .where(among(connection, jobs.c.id, begun))
+            .values(cancel_requested_at=now, not_before=None)
+        )
+        asked = set(begun)
+        record(
+            connection,
+            [_event(row, "job.cancel_requested", actor, {}) for row in rows if row["id"] in asked],
+            now,
+        )
+    wake = promote(connection, begun)
+    ended = cancel_unbegun(connection, [row for row in rows if not row["begun"]], actor, now)
+    return replace(ended, wake=sorted({*wake, *ended.wake}))
+
+
+def set_priority(connection: Connection, job_id: int, priority: int, actor: str) -> None:
+    """Change the priority of a job that has not ended. Raises `UnknownJob`, `JobEnded`."""
+    row = _held(connection, job_id)
+    if row["finished_at"] is not None:
+        raise JobEnded(f"job {job_id} has already {_said(row['state'])}", state=row["state"])
+    if row["priority"] == priority:
+        return
+    now: datetime = connection.execute(select(db_now())).scalar_one()
+    connection.execute(update(jobs).where(jobs.c.id == job_id).values(priority=priority))
+    changed = {"before": {"priority": row["priority"]}, "after": {"priority": priority}}
+    record(connection, [_event(row, "job.priority", actor, changed)], now)
+
+
+def _said(state: str) -> str:
+    return {JobState.CANCELED: "been canceled"}.get(JobState(state), state)
+
+
+def _event(row: Any, kind: str, actor: str, data: dict[str, Any]) -> Event:
+    return Event(
+        kind=kind,
+        actor=actor,
+        backend=row["backend"],
+        volume=row["volume"],
+        volume_id=row["volume_id"],
+        snapshot=row["snapshot"],
+        job_id=row["id"],
+        data=data,
+    )

@@ -1,0 +1,355 @@
+"""Finishing: outcomes are written in groups, each checked against its fencing number."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Connection, case, delete, select, update
+
+from orchestrator.audit.events import Event, record
+from orchestrator.domain.errors import Canceled, DependencyFailed, Problem
+from orchestrator.domain.states import JobState
+from orchestrator.inventory import changes as inventory
+from orchestrator.jobs.claim import Claim
+from orchestrator.jobs.lanes import heads, promote
+from orchestrator.store.bulk import among, insert_rows, update_rows
+from orchestrator.store.columns import db_now
+from orchestrator.store.tables import (
+    backends,
+    batches,
+    job_attempts,
+    job_dependencies,
+    job_lanes,
+    jobs,
+)
+
+#: Who acts when nobody asked: the engine itself.
+ENGINE = "orchestrator"
+
+
+class Ending(StrEnum):
+    """How one attempt ended."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELED = "canceled"
+    RETRY = "retried"
+    HANDED_BACK = "handed_back"
+
+
+#: The state a job is in after an attempt that ended so.
+_STATES = {
+    Ending.SUCCEEDED: JobState.SUCCEEDED,
+    Ending.FAILED: JobState.FAILED,
+    Ending.CANCELED: JobState.CANCELED,
+    Ending.RETRY: JobState.WAITING,
+    Ending.HANDED_BACK: JobState.QUEUED,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How an attempt ended, and what it left in the inventory."""
+
+    ending: Ending
+    result: dict[str, Any] | None = None
+    problem: Problem | None = None
+    changes: Sequence[inventory.Change] = ()
+    #: What history keeps of the object: {"before": …, "after": …}.
+    audit: dict[str, Any] = field(default_factory=dict)
+    #: Seconds before the next attempt.
+    delay: float = 0.0
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a group's finishing brought about; told to others after the commit."""
+
+    ended_jobs: list[int]
+    ended_batches: list[int]
+    wake: list[str]
+    #: Jobs whose lease had been lost: nothing of them was written.
+    lost: list[int]
+
+
+def back_off(attempt: int, first: float, most: float) -> float:
+    """Seconds to wait after the given attempt failed: doubling, with half of it random."""
+    whole = min(most, first * 2.0 ** min(attempt - 1, 30))
+    return whole / 2 + random.uniform(0, whole / 2)  # noqa: S311 - spreads load, no secret
+
+
+def finish(connection: Connection, outcomes: Sequence[tuple[Claim, Outcome]]) -> Finished:
+    """Write the outcomes of a group of claims, with their events, in this transaction.
+
+    An outcome counts only if the job still runs under the claim's fencing number; rows
+    are locked in the order of their ids before anything else is touched.
+    """
+    ids = [claim.job_id for claim, _ in outcomes]
+    ours = {
+        (row.id, row.fence)
+        for row in connection.execute(
+            select(jobs.c.id, jobs.c.fence)
+            .where(among(connection, jobs.c.id, ids), jobs.c.state == JobState.RUNNING)
+            .order_by(jobs.c.id)
+            .with_for_update()
+        )
+    }
+    valid = [(c, o) for c, o in outcomes if (c.job_id, c.fence) in ours]
+    lost = [c.job_id for c, _ in outcomes if (c.job_id, c.fence) not in ours]
+    if not valid:
+        return Finished([], [], [], lost)
+    now: datetime = connection.execute(select(db_now())).scalar_one()
+    inventory.apply(connection, (change for _, outcome in valid for change in outcome.changes), now)
+    _write_outcomes(connection, valid, now)
+    _write_attempts(connection, valid, now)
+    record(connection, [event for c, o in valid for event in _events(c, o)], now)
+    ended = [(c.job_id, _STATES[o.ending], c.batch_id) for c, o in valid if _ends(o)]
+    closed = close(connection, ended, now)
+    handed_back = {c.queue for c, o in valid if o.ending is Ending.HANDED_BACK}
+    return Finished(
+        ended_jobs=closed.ended_jobs,
+        ended_batches=closed.ended_batches,
+        wake=sorted(handed_back.union(closed.wake)),
+        lost=lost,
+    )
+
+
+def _ends(outcome: Outcome) -> bool:
+    return outcome.ending not in (Ending.RETRY, Ending.HANDED_BACK)
+
+
+def _write_outcomes(
+    connection: Connection, outcomes: Sequence[tuple[Claim, Outcome]], now: datetime
+) -> None:
+    ended: list[dict[str, Any]] = []
+    resumed: list[dict[str, Any]] = []
+    for claim, outcome in outcomes:
+        key = {"id": claim.job_id, "fence": claim.fence}
+        error = outcome.problem.job_error() if outcome.problem else None
+        if _ends(outcome):
+            ended.append(
+                {
+                    **key,
+                    "state": _STATES[outcome.ending],
+                    "outcome_fence": claim.fence,
+                    "result": outcome.result,
+                    "error": error,
+                    "lease_expires_at": None,
+                    "finished_at": now,
+                }
+            )
+            continue
+        handed_back = outcome.ending is Ending.HANDED_BACK
+        resumed.append(
+            {
+                **key,
+                "state": _STATES[outcome.ending],
+                # Being handed back at shutdown uses up no attempt.
+                "attempt": claim.attempt - 1 if handed_back else claim.attempt,
+                "error": error,
+                "worker": None,
+                "lease_expires_at": None,
+                "not_before": None if handed_back else now + timedelta(seconds=outcome.delay),
+                "queued_at": now if handed_back else None,
+            }
+        )
+    update_rows(connection, jobs, ["id", "fence"], ended)
+    update_rows(connection, jobs, ["id", "fence"], resumed)
+
+
+def _write_attempts(
+    connection: Connection, outcomes: Sequence[tuple[Claim, Outcome]], now: datetime
+) -> None:
+    insert_rows(
+        connection,
+        job_attempts,
+        [
+            {
+                "job_id": claim.job_id,
+                "fence": claim.fence,
+                "attempt": claim.attempt,
+                "worker": None,
+                "ended_at": now,
+                "outcome": outcome.ending,
+                "error": outcome.problem.job_error() if outcome.problem else None,
+            }
+            for claim, outcome in outcomes
+            if outcome.ending is not Ending.SUCCEEDED
+        ],
+    )
+
+
+def _events(claim: Claim, outcome: Outcome) -> Iterable[Event]:
+    intent = claim.intent
+    base: dict[str, Any] = {
+        "actor": claim.submitted_by,
+        "backend": intent.backend,
+        "volume": intent.volume,
+        "volume_id": intent.volume_id,
+        "snapshot": intent.snapshot,
+        "job_id": claim.job_id,
+        "reason": intent.reason,
+    }
+    if outcome.ending is Ending.SUCCEEDED:
+        text = claim.action.audit.format(
+            backend=intent.backend,
+            volume=intent.volume,
+            snapshot=intent.snapshot,
+            host=intent.host,
+        )
+        yield Event(kind=claim.action.name, **base, data={"text": text, **outcome.audit})
+    data: dict[str, Any] = {"attempt": claim.attempt}
+    if outcome.problem is not None:
+        data["error"] = outcome.problem.job_error()
+    yield Event(kind=f"job.{outcome.ending}", **base, data=data)
+
+
+# -- what the end of a job sets off -------------------------------------------------------
+
+
+def close(
+    connection: Connection,
+    ended: Sequence[tuple[int, JobState, int | None]],
+    now: datetime,
+) -> Finished:
+    """Let go what waited for jobs that have ended, given as (id, state, batch).
+
+    Their lanes are freed, the dependents of those that did not succeed are canceled (and
+    theirs in turn), batches are counted, and whatever may run now is queued.
+    """
+    everything = list(ended)
+    freed: set[str] = set()
+    candidates: set[int] = set()
+    level = everything
+    while level:
+        ids = [job_id for job_id, _, _ in level]
+        freed.update(
+            connection.execute(
+                delete(job_lanes)
+                .where(among(connection, job_lanes.c.job_id, ids))
+                .returning(job_lanes.c.lane)
+            ).scalars()
+        )
+        dependents = connection.execute(
+            select(job_dependencies.c.job_id, job_dependencies.c.depends_on).where(
+                among(connection, job_dependencies.c.depends_on, ids)
+            )
+        ).all()
+        if not dependents:
+            break
+        candidates.update(row.job_id for row in dependents)
+        bad = {job_id for job_id, state, _ in level if state is not JobState.SUCCEEDED}
+        because = {row.job_id: row.depends_on for row in dependents if row.depends_on in bad}
+        level = _cancel_dependents(connection, because, now)
+        everything += level
+    ended_ids = {job_id for job_id, _, _ in everything}
+    candidates.update(heads(connection, freed))
+    wake = promote(connection, candidates - ended_ids)
+    return Finished(
+        ended_jobs=sorted(ended_ids),
+        ended_batches=_count_batches(connection, everything, now),
+        wake=wake,
+        lost=[],
+    )
+
+
+def _cancel_dependents(
+    connection: Connection, because: dict[int, int], now: datetime
+) -> list[tuple[int, JobState, int | None]]:
+    if not because:
+        return []
+    rows = (
+        connection.execute(
+            select(jobs, backends.c.name.label("backend"))
+            .join(backends, backends.c.id == jobs.c.backend_id)
+            .where(among(connection, jobs.c.id, sorted(because)), jobs.c.finished_at.is_(None))
+            .order_by(jobs.c.id)
+            .with_for_update(of=jobs)
+        )
+        .mappings()
+        .all()
+    )
+    canceled: list[dict[str, Any]] = []
+    events: list[Event] = []
+    for row in rows:
+        needed = because[row["id"]]
+        problem = DependencyFailed(
+            f"job {needed}, which this one needs, did not succeed", job=needed
+        )
+        canceled.append(_cancellation(row["id"], problem, now))
+        events.append(cancel_event(row, ENGINE, problem))
+    update_rows(connection, jobs, ["id"], canceled)
+    record(connection, events, now)
+    return [(row["id"], JobState.CANCELED, row["batch_id"]) for row in rows]
+
+
+def _cancellation(job_id: int, problem: Problem, now: datetime) -> dict[str, Any]:
+    return {
+        "id": job_id,
+        "state": JobState.CANCELED,
+        "error": problem.job_error(),
+        "finished_at": now,
+        "not_before": None,
+    }
+
+
+def cancel_event(row: Any, actor: str, problem: Problem) -> Event:
+    """The event of a job that was canceled before it had begun; ``row`` has its backend."""
+    return Event(
+        kind="job.canceled",
+        actor=actor,
+        backend=row["backend"],
+        volume=row["volume"],
+        volume_id=row["volume_id"],
+        snapshot=row["snapshot"],
+        job_id=row["id"],
+        reason=row["reason"],
+        data={"error": problem.job_error()},
+    )
+
+
+def cancel_unbegun(
+    connection: Connection, rows: Sequence[Any], actor: str, now: datetime
+) -> Finished:
+    """End jobs that no worker has ever begun, and what depends on them."""
+    problem = Canceled(f"canceled by {actor} before it began")
+    update_rows(connection, jobs, ["id"], [_cancellation(row["id"], problem, now) for row in rows])
+    record(connection, [cancel_event(row, actor, problem) for row in rows], now)
+    ended = [(row["id"], JobState.CANCELED, row["batch_id"]) for row in rows]
+    return close(connection, ended, now)
+
+
+def _count_batches(
+    connection: Connection, ended: Sequence[tuple[int, JobState, int | None]], now: datetime
+) -> list[int]:
+    """Count ended jobs in their batches; returns the batches that have ended."""
+    counts: dict[int, Counter[JobState]] = defaultdict(Counter)
+    for _, state, batch_id in ended:
+        if batch_id is not None:
+            counts[batch_id][state] += 1
+    finished: list[int] = []
+    for batch_id in sorted(counts):
+        count = counts[batch_id]
+        succeeded = batches.c.succeeded + count[JobState.SUCCEEDED]
+        failed = batches.c.failed + count[JobState.FAILED]
+        canceled = batches.c.canceled + count[JobState.CANCELED]
+        row = connection.execute(
+            update(batches)
+            .where(batches.c.id == batch_id)
+            .values(
+                succeeded=succeeded,
+                failed=failed,
+                canceled=canceled,
+                finished_at=case((succeeded + failed + canceled == batches.c.total, now)),
+            )
+            .returning(batches.c.finished_at)
+        ).one()
+        if row.finished_at is not None:
+            finished.append(batch_id)
+    return finished

@@ -1,0 +1,183 @@
+"""Lanes: who waits for whom. One begun job per name at a time, in the order of submission."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sqlalchemy import Connection, Select, and_, exists, or_, select, text, update
+from sqlalchemy.sql.expression import ColumnElement
+
+from orchestrator.domain.actions import Action, Lane
+from orchestrator.domain.states import JobState
+from orchestrator.store.bulk import among, listed
+from orchestrator.store.columns import db_now
+from orchestrator.store.tables import job_dependencies, job_lanes, jobs
+
+#: Lanes share this many locks, so that a batch of any size needs a bounded number.
+_STRIPES = 1024
+#: The class of our advisory locks that guard submission to lanes.
+_LANE_LOCKS = 0x6C616E65
+
+
+def lanes_of(
+    action: Action, backend: str, volume: str | None, params: Mapping[str, Any]
+) -> list[str]:
+    """The keys of the lanes a job holds, sorted. A backend's name has no slash."""
+    names = {
+        Lane.VOLUME: lambda: volume,
+        Lane.SOURCE: lambda: params["source"],
+        Lane.NEW_NAME: lambda: params["new_name"],
+    }
+    return sorted({f"{backend}/{names[lane]()}" for lane in action.lanes})
+
+
+def lock_for_submission(connection: Connection, keys: Iterable[str]) -> None:
+    """Wait until no other submission works on these keys; held until the transaction ends.
+
+    Taken before job ids are drawn: within a lane, order of ids is order of commit. SQLite
+    needs nothing here, its writing transactions are one at a time.
+    """
+    if connection.dialect.name != "postgresql":
+        return
+    stripes = sorted({zlib.crc32(key.encode()) % _STRIPES for key in keys})
+    connection.execute(
+        text(
+            "SELECT pg_advisory_xact_lock(:kind, stripe)"
+            " FROM unnest(CAST(:stripes AS integer[])) AS stripe"
+        ),
+        {"kind": _LANE_LOCKS, "stripes": stripes},
+    )
+
+
+def hold_unfinished(connection: Connection, job_ids: Iterable[int]) -> set[int]:
+    """Keep those of these jobs that have not ended from ending before this transaction.
+
+    A job that ends lets those go that wait for it. Holding the jobs a new one will wait
+    for makes sure that their end sees the new one. Claims and heartbeats are not held up.
+    """
+    wanted = sorted(set(job_ids))
+    if not wanted:
+        return set()
+    statement = (
+        select(jobs.c.id)
+        .where(among(connection, jobs.c.id, wanted), jobs.c.finished_at.is_(None))
+        .order_by(jobs.c.id)
+        .with_for_update(read=True, key_share=True)
+    )
+    return set(connection.execute(statement).scalars())
+
+
+def hold_tails(connection: Connection, lanes: Iterable[str]) -> None:
+    """`hold_unfinished` for the last job of each lane that others wait for."""
+    keys = sorted(lanes)
+    if connection.dialect.name != "postgresql" or not keys:
+        return
+    while True:
+        last = _first_of_lane(connection, keys, newest=True)
+        tails = {found for found in connection.execute(last).scalars() if found is not None}
+        if hold_unfinished(connection, tails) == tails:
+            return
+
+
+def promote(connection: Connection, candidates: Iterable[int]) -> list[str]:
+    """Queue those of these waiting jobs that nothing stands in the way of any more.
+
+    Returns the queues that have got work. The candidates are locked first and judged in a
+    statement of its own, which then sees what any concurrent ending has committed.
+    """
+    wanted = sorted(set(candidates))
+    if not wanted:
+        return []
+    locked = list(
+        connection.execute(
+            select(jobs.c.id)
+            .where(among(connection, jobs.c.id, wanted), jobs.c.state == JobState.WAITING)
+            .order_by(jobs.c.id)
+            .with_for_update(key_share=True)
+        ).scalars()
+    )
+    if not locked:
+        return []
+    statement = (
+        update(jobs)
+        .where(
+            among(connection, jobs.c.id, locked),
+            jobs.c.state == JobState.WAITING,
+            due(jobs.c.not_before),
+            ~_dependency_unfinished(),
+            or_(jobs.c.begun, ~lane_taken()),
+        )
+        .values(state=JobState.QUEUED, queued_at=db_now(), not_before=None)
+        .returning(jobs.c.queue)
+    )
+    return sorted(set(connection.execute(statement).scalars()))
+
+
+def heads(connection: Connection, lanes: Iterable[str]) -> list[int]:
+    """The first job of each lane whose time has come."""
+    keys = sorted(set(lanes))
+    if not keys:
+        return []
+    found = connection.execute(_first_of_lane(connection, keys, newest=False)).scalars()
+    return [job_id for job_id in found if job_id is not None]
+
+
+def due(not_before: ColumnElement[Any]) -> ColumnElement[bool]:
+    """That the time has come, or none was set."""
+    return or_(not_before.is_(None), not_before <= db_now())
+
+
+def _blocks(lane_row: Any, job_row: Any) -> ColumnElement[bool]:
+    return or_(lane_row.c.begun, due(job_row.c.not_before))
+
+
+def _first_of_lane(connection: Connection, keys: list[str], *, newest: bool) -> Select[Any]:
+    """For each key, the first (or newest) job of the lane that blocks others, or NULL.
+
+    One short index walk a lane: a lane with ten thousand waiting jobs costs no more.
+    """
+    wanted = listed(connection, keys)
+    lane_row, job_row = job_lanes.alias("l"), jobs.alias("j")
+    order = lane_row.c.job_id.desc() if newest else lane_row.c.job_id
+    first = (
+        select(lane_row.c.job_id)
+        .join(job_row, job_row.c.id == lane_row.c.job_id)
+        .where(lane_row.c.lane == wanted.c.value, _blocks(lane_row, job_row))
+        .order_by(order)
+        .limit(1)
+        .scalar_subquery()
+    )
+    return select(first).select_from(wanted)
+
+
+def lane_taken() -> ColumnElement[bool]:
+    """That a begun job, or an earlier one whose time has come, is in a lane of `jobs`' row."""
+    mine, other = job_lanes.alias("mine"), job_lanes.alias("other")
+    earlier, earlier_job = job_lanes.alias("earlier"), jobs.alias("earlier_job")
+    begun = exists().where(
+        mine.c.job_id == jobs.c.id,
+        other.c.lane == mine.c.lane,
+        other.c.job_id != mine.c.job_id,
+        other.c.begun,
+    )
+    before = exists().where(
+        mine.c.job_id == jobs.c.id,
+        earlier.c.lane == mine.c.lane,
+        earlier.c.job_id < mine.c.job_id,
+        earlier_job.c.id == earlier.c.job_id,
+        due(earlier_job.c.not_before),
+    )
+    return or_(begun, before)
+
+
+def _dependency_unfinished() -> ColumnElement[bool]:
+    needed = jobs.alias("needed")
+    return exists().where(
+        and_(
+            job_dependencies.c.job_id == jobs.c.id,
+            needed.c.id == job_dependencies.c.depends_on,
+            needed.c.finished_at.is_(None),
+        )
+    )

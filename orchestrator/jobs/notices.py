@@ -1,0 +1,57 @@
+"""Notices: what has ended or got its number, published for those who wait. A hint, too."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+
+import redis
+import structlog
+from redis.exceptions import RedisError
+
+from orchestrator.embedded.broker import redis_client_url
+
+log = structlog.get_logger(__name__)
+
+#: The channel of all notices.
+CHANNEL = "orchestrator.notices"
+#: Seconds without notices after one could not be sent.
+_QUIET_SECONDS = 1.0
+
+
+class Notices:
+    """Publishes notices. One that cannot be sent is dropped: waiters also look by themselves."""
+
+    def __init__(self, broker_url: str) -> None:
+        self._quiet_until = 0.0
+        self._redis = redis.Redis.from_url(
+            redis_client_url(broker_url), socket_timeout=1.0, socket_connect_timeout=1.0
+        )
+
+    def ended(self, jobs: Sequence[int], batches: Sequence[int]) -> None:
+        """Tell that these jobs and batches have ended."""
+        if jobs or batches:
+            self._publish({"jobs": list(jobs), "batches": list(batches)})
+
+    def numbered(self, latest: int) -> None:
+        """Tell that events up to ``latest`` have their numbers."""
+        self._publish({"events": latest})
+
+    def ping(self) -> None:
+        """Raise `RedisError` or `OSError` if the broker does not answer."""
+        self._redis.ping()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._redis.close()
+
+    def _publish(self, notice: dict[str, object]) -> None:
+        if time.monotonic() < self._quiet_until:
+            return
+        try:
+            self._redis.publish(CHANNEL, json.dumps(notice, separators=(",", ":")))
+        except (RedisError, OSError) as error:
+            # A broker that hangs must not hold up the work: leave it alone for a moment.
+            self._quiet_until = time.monotonic() + _QUIET_SECONDS
+            log.warning("notices.not_sent", error=str(error))

@@ -1,0 +1,509 @@
+"""What each action needs and what it leaves behind: a table of checks and effects.
+
+A check raises the `Problem` that names the field at fault and the remedy; it runs at
+submission against the outlook, and again at execution against what is there. An effect
+plays a successful job forward on the outlook.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from orchestrator.domain.drivers import DRIVERS
+from orchestrator.domain.errors import (
+    AlreadyExists,
+    BackendDisabled,
+    InsufficientCapacity,
+    InUse,
+    InvalidInput,
+    Locked,
+    NewerSnapshots,
+    NotAttached,
+    ShrinkRefused,
+    UnknownSnapshot,
+    UnknownVolume,
+    Unsupported,
+    VolumeReplaced,
+    WrongState,
+)
+from orchestrator.domain.sizes import format_size, round_up
+from orchestrator.domain.states import BackendState, VolumeState
+from orchestrator.jobs.outlook import (
+    AttachmentOutlook,
+    Intent,
+    Outlook,
+    SnapshotOutlook,
+    VolumeOutlook,
+)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What one action needs, what it leaves, and how much room it will take."""
+
+    check: Callable[[Outlook, Intent], None]
+    effect: Callable[[Outlook, Intent], None]
+    room: Callable[[Outlook, Intent], int] = lambda _outlook, _intent: 0
+
+
+def check(outlook: Outlook, intent: Intent) -> None:
+    """Raise the `Problem` that forbids this, if one does."""
+    backend = outlook.backend(intent.backend)
+    action = intent.action
+    if backend.state == BackendState.DISABLED and not action.administrative:
+        raise BackendDisabled(
+            f"backend {backend.name} is disabled: an administrator can resume it",
+            field="backend",
+        )
+    known = backend.capabilities
+    if known is None:
+        known = DRIVERS[backend.driver].capabilities
+    if action.capability is not None and action.capability not in known:
+        raise Unsupported(
+            f"backend {backend.name} (driver {backend.driver}) cannot {action.verb} here",
+            field="action",
+        )
+    if action.respects_lock:
+        _check_lock(outlook, intent)
+    RULES[action.name].check(outlook, intent)
+
+
+def check_room(outlook: Outlook, intent: Intent) -> int:
+    """Bytes the intent will take up. Raises `InsufficientCapacity`."""
+    wanted = RULES[intent.action.name].room(outlook, intent)
+    if wanted <= 0:
+        return 0
+    backend = outlook.backend(intent.backend)
+    if backend.total_bytes is not None:
+        asked = int(intent.params.get("size_bytes") or wanted)
+        if asked > backend.total_bytes:
+            raise InsufficientCapacity(
+                f"backend {backend.name} holds {format_size(backend.total_bytes)} in all, "
+                f"less than the {format_size(asked)} asked for",
+                field="params.size_bytes",
+                total_bytes=backend.total_bytes,
+            )
+        limit = int(backend.total_bytes * backend.overcommit)
+        promised = outlook.promised(backend)
+        if promised + wanted > limit:
+            raise InsufficientCapacity(
+                f"backend {backend.name} may promise {format_size(limit)} "
+                f"(overcommit {backend.overcommit:g}) and has promised {format_size(promised)}; "
+                f"{format_size(wanted)} more do not fit",
+                field="params.size_bytes",
+                limit_bytes=limit,
+                promised_bytes=promised,
+            )
+        backend.promised_bytes = promised + wanted
+    return wanted
+
+
+def play(outlook: Outlook, intent: Intent) -> None:
+    """Change the outlook as the intent will; one that is bound to fail changes nothing."""
+    RULES[intent.action.name].effect(outlook, intent)
+
+
+# -- what checks have in common -----------------------------------------------------------
+
+
+def _named(intent: Intent) -> str:
+    assert intent.volume is not None  # noqa: S101 - the request model requires it
+    return intent.volume
+
+
+def _there(outlook: Outlook, intent: Intent, *states: VolumeState) -> VolumeOutlook:
+    """The volume the intent means, in one of ``states`` (available if none are given)."""
+    name = _named(intent)
+    found = outlook.volume(intent.backend, name)
+    states = states or (VolumeState.AVAILABLE,)
+    if found is None or found.state is VolumeState.REMOVED:
+        raise UnknownVolume(
+            f"there is no volume {name!r} on backend {intent.backend}, or there will be none "
+            "by then",
+            field="volume",
+        )
+    if intent.volume_id is not None and found.id != intent.volume_id:
+        raise VolumeReplaced(
+            f"volume {name!r} is not the one that was there when this was submitted",
+            field="volume",
+        )
+    if found.state not in states:
+        raise WrongState(
+            f"volume {name!r} is {found.state}; {intent.action.verb} needs one that is "
+            f"{' or '.join(states)}",
+            field="volume",
+            state=found.state,
+        )
+    return found
+
+
+def _free(outlook: Outlook, backend: str, name: str, field: str) -> None:
+    found = outlook.volume(backend, name)
+    if found is not None:
+        raise AlreadyExists(
+            f"backend {backend} has a volume {name!r} already, or will have by then: "
+            "choose another name",
+            field=field,
+            volume_id=found.id,
+        )
+
+
+def _check_lock(outlook: Outlook, intent: Intent) -> None:
+    found = outlook.volume(intent.backend, _named(intent))
+    if found and found.lock_owner is not None and found.lock_owner != intent.host:
+        raise Locked(
+            f"host {found.lock_owner} holds the lock on volume {intent.volume!r}: "
+            f"{intent.action.verb} waits for its release, or name that host",
+            field="volume",
+            lock_owner=found.lock_owner,
+        )
+
+
+def _not_attached(volume: VolumeOutlook) -> None:
+    if volume.attachments:
+        hosts = ", ".join(sorted(volume.attachments))
+        raise InUse(
+            f"volume {volume.name!r} is attached to {hosts}: detach it first",
+            field="volume",
+            hosts=sorted(volume.attachments),
+        )
+
+
+def _snapshot(volume: VolumeOutlook, intent: Intent) -> SnapshotOutlook:
+    found = volume.snapshots.get(intent.snapshot or "")
+    if found is None or (intent.snapshot_id is not None and found.id != intent.snapshot_id):
+        raise UnknownSnapshot(
+            f"volume {volume.name!r} has no snapshot {intent.snapshot!r}, or will have none "
+            "by then",
+            field="snapshot",
+        )
+    return found
+
+
+def _nothing(_outlook: Outlook, _intent: Intent) -> None:
+    """For actions that need nothing more, or leave nothing behind."""
+
+
+def _size(outlook: Outlook, intent: Intent) -> int:
+    return round_up(int(intent.params["size_bytes"]), outlook.backend(intent.backend).grain_bytes)
+
+
+def _target(outlook: Outlook, intent: Intent) -> VolumeOutlook | None:
+    return outlook.volume(intent.backend, _named(intent))
+
+
+# -- create and clone ---------------------------------------------------------------------
+
+
+def _check_create(outlook: Outlook, intent: Intent) -> None:
+    _free(outlook, intent.backend, _named(intent), "volume")
+
+
+def _play_create(outlook: Outlook, intent: Intent) -> None:
+    _add(outlook, intent, _size(outlook, intent))
+
+
+def _add(outlook: Outlook, intent: Intent, size: int) -> None:
+    name = _named(intent)
+    outlook.volumes[intent.backend, name] = VolumeOutlook(
+        id=intent.volume_id or "",
+        name=name,
+        state=VolumeState.AVAILABLE,
+        size_bytes=size,
+        metadata=dict(intent.params.get("metadata") or {}),
+    )
+
+
+def _clone_source(outlook: Outlook, intent: Intent) -> tuple[VolumeOutlook, int]:
+    """The source of a clone, and the size of what is cloned."""
+    name = intent.params["source"]
+    source = outlook.volume(intent.backend, name)
+    if source is None:
+        raise UnknownVolume(
+            f"there is no volume {name!r} to clone on backend {intent.backend}",
+            field="params.source",
+        )
+    if intent.source_id is not None and source.id != intent.source_id:
+        raise VolumeReplaced(
+            f"volume {name!r} is not the one that was there when this was submitted",
+            field="params.source",
+        )
+    if source.state is not VolumeState.AVAILABLE:
+        raise WrongState(
+            f"volume {name!r} is {source.state} and cannot be cloned", field="params.source"
+        )
+    if intent.snapshot is None:
+        return source, source.size_bytes
+    return source, _snapshot(source, intent).size_bytes
+
+
+def _check_clone(outlook: Outlook, intent: Intent) -> None:
+    _free(outlook, intent.backend, _named(intent), "volume")
+    _, least = _clone_source(outlook, intent)
+    asked = intent.params.get("size_bytes")
+    if asked is not None and asked < least:
+        raise ShrinkRefused(
+            f"what is cloned has {least} bytes: a clone cannot be smaller",
+            field="params.size_bytes",
+        )
+
+
+def _clone_size(outlook: Outlook, intent: Intent) -> int:
+    _, least = _clone_source(outlook, intent)
+    asked = int(intent.params.get("size_bytes") or least)
+    return round_up(asked, outlook.backend(intent.backend).grain_bytes)
+
+
+def _play_clone(outlook: Outlook, intent: Intent) -> None:
+    source = outlook.volume(intent.backend, intent.params["source"])
+    if source is not None and (intent.snapshot is None or intent.snapshot in source.snapshots):
+        _add(outlook, intent, _clone_size(outlook, intent))
+
+
+# -- changes of one volume ----------------------------------------------------------------
+
+
+def _check_grow(outlook: Outlook, intent: Intent) -> None:
+    volume = _there(outlook, intent)
+    if int(intent.params["size_bytes"]) <= volume.size_bytes:
+        raise ShrinkRefused(
+            f"volume {volume.name!r} has {volume.size_bytes} bytes, or will have by then: ask for "
+            "a larger size",
+            field="params.size_bytes",
+            size_bytes=volume.size_bytes,
+        )
+
+
+def _grow_room(outlook: Outlook, intent: Intent) -> int:
+    volume = _target(outlook, intent)
+    return _size(outlook, intent) - (volume.size_bytes if volume else 0)
+
+
+def _play_grow(outlook: Outlook, intent: Intent) -> None:
+    if volume := _target(outlook, intent):
+        volume.size_bytes = max(volume.size_bytes, _size(outlook, intent))
+
+
+def _check_there(outlook: Outlook, intent: Intent) -> None:
+    _there(outlook, intent)
+
+
+def _check_rename(outlook: Outlook, intent: Intent) -> None:
+    volume = _there(outlook, intent)
+    _not_attached(volume)
+    _free(outlook, intent.backend, intent.params["new_name"], "params.new_name")
+
+
+def _play_rename(outlook: Outlook, intent: Intent) -> None:
+    volume = outlook.volumes.pop((intent.backend, _named(intent)), None)
+    if volume is not None:
+        volume.name = intent.params["new_name"]
+        outlook.volumes[intent.backend, volume.name] = volume
+
+
+def newer_snapshots(volume: VolumeOutlook, snapshot: str) -> list[SnapshotOutlook]:
+    """The snapshots taken after the one named, oldest first."""
+    names = list(volume.snapshots)
+    return [volume.snapshots[name] for name in names[names.index(snapshot) + 1 :]]
+
+
+def _check_rollback(outlook: Outlook, intent: Intent) -> None:
+    volume = _there(outlook, intent)
+    _not_attached(volume)
+    snapshot = _snapshot(volume, intent)
+    newer = [found.name for found in newer_snapshots(volume, snapshot.name)]
+    if newer and not intent.params.get("discard_newer"):
+        raise NewerSnapshots(
+            f"rolling back to {snapshot.name!r} would lose the newer snapshots "
+            f"{', '.join(newer)}: delete them, or say discard_newer",
+            field="snapshot",
+            snapshots=newer,
+        )
+
+
+def _play_rollback(outlook: Outlook, intent: Intent) -> None:
+    volume = _target(outlook, intent)
+    if volume is not None and intent.snapshot in volume.snapshots:
+        for newer in newer_snapshots(volume, intent.snapshot):
+            del volume.snapshots[newer.name]
+        volume.size_bytes = volume.snapshots[intent.snapshot].size_bytes
+
+
+def _check_idle(outlook: Outlook, intent: Intent) -> None:
+    _not_attached(_there(outlook, intent))
+
+
+def _check_unrestrict(outlook: Outlook, intent: Intent) -> None:
+    _there(outlook, intent, VolumeState.RESTRICTED)
+
+
+def _becomes(state: VolumeState) -> Callable[[Outlook, Intent], None]:
+    def effect(outlook: Outlook, intent: Intent) -> None:
+        if volume := _target(outlook, intent):
+            volume.state = state
+
+    return effect
+
+
+def _check_remove(outlook: Outlook, intent: Intent) -> None:
+    purge = intent.action.verb == "purge"
+    volume = (
+        _there(outlook, intent, VolumeState.RESTRICTED)
+        if purge
+        else _there(outlook, intent, VolumeState.AVAILABLE, VolumeState.ERROR)
+    )
+    _not_attached(volume)
+    if volume.snapshots:
+        raise InUse(
+            f"volume {volume.name!r} has snapshots ({', '.join(volume.snapshots)}): "
+            "delete them first",
+            field="volume",
+            snapshots=list(volume.snapshots),
+        )
+
+
+def _play_remove(outlook: Outlook, intent: Intent) -> None:
+    outlook.volumes.pop((intent.backend, _named(intent)), None)
+
+
+def _check_any_state(outlook: Outlook, intent: Intent) -> None:
+    _there(outlook, intent, VolumeState.AVAILABLE, VolumeState.RESTRICTED, VolumeState.ERROR)
+
+
+# -- snapshots ----------------------------------------------------------------------------
+
+
+def _check_snapshot(outlook: Outlook, intent: Intent) -> None:
+    volume = _there(outlook, intent)
+    if intent.snapshot in volume.snapshots:
+        raise AlreadyExists(
+            f"volume {volume.name!r} has a snapshot {intent.snapshot!r} already, or will have by "
+            "then: choose another name",
+            field="snapshot",
+        )
+
+
+def _play_snapshot(outlook: Outlook, intent: Intent) -> None:
+    volume = _target(outlook, intent)
+    if volume is not None and intent.snapshot is not None:
+        volume.snapshots[intent.snapshot] = SnapshotOutlook(
+            id=intent.snapshot_id or "", name=intent.snapshot, size_bytes=volume.size_bytes
+        )
+
+
+def _check_delete_snapshot(outlook: Outlook, intent: Intent) -> None:
+    _snapshot(_there(outlook, intent, VolumeState.AVAILABLE, VolumeState.RESTRICTED), intent)
+
+
+def _play_delete_snapshot(outlook: Outlook, intent: Intent) -> None:
+    if volume := _target(outlook, intent):
+        volume.snapshots.pop(intent.snapshot or "", None)
+
+
+# -- use by hosts -------------------------------------------------------------------------
+
+
+def _play_attach(outlook: Outlook, intent: Intent) -> None:
+    volume = _target(outlook, intent)
+    if volume is not None and intent.host is not None:
+        volume.attachments.setdefault(
+            intent.host,
+            AttachmentOutlook(
+                device=None,
+                boot_id=None,
+                read_only=bool(intent.params.get("read_only")),
+                opening=None,
+            ),
+        )
+
+
+def _check_attach(outlook: Outlook, intent: Intent) -> None:
+    volume = _there(outlook, intent)
+    held = volume.attachments.get(intent.host or "")
+    if held is not None and held.read_only != bool(intent.params.get("read_only")):
+        raise InUse(
+            f"volume {volume.name!r} is attached to {intent.host} "
+            f"{'read-only' if held.read_only else 'for writing'}: detach it first",
+            field="params.read_only",
+        )
+
+
+def _check_detach(outlook: Outlook, intent: Intent) -> None:
+    _there(outlook, intent, VolumeState.AVAILABLE, VolumeState.ERROR)
+    if intent.params.get("force"):
+        if not intent.params.get("fenced"):
+            raise InvalidInput(
+                "forced detach leaves a host's device behind: confirm with fenced=true that the "
+                "host can no longer write",
+                field="params.fenced",
+            )
+        if not intent.reason:
+            raise InvalidInput("forced detach needs a reason", field="reason")
+
+
+def _play_detach(outlook: Outlook, intent: Intent) -> None:
+    if volume := _target(outlook, intent):
+        volume.attachments.pop(intent.host or "", None)
+
+
+def _check_open(outlook: Outlook, intent: Intent) -> None:
+    volume = _there(outlook, intent)
+    if intent.host not in volume.attachments:
+        raise NotAttached(
+            f"volume {volume.name!r} is not attached to {intent.host}: attach it first",
+            field="host",
+        )
+    exclusive = bool(intent.params.get("exclusive"))
+    for host, other in volume.attachments.items():
+        if host == intent.host or other.opening is None:
+            continue
+        if exclusive or other.opening == "exclusive":
+            raise InUse(
+                f"volume {volume.name!r} is open on {host} ({other.opening}): close it there first",
+                field="host",
+                hosts=[host],
+            )
+
+
+def _play_open(outlook: Outlook, intent: Intent) -> None:
+    volume = _target(outlook, intent)
+    held = volume.attachments.get(intent.host or "") if volume else None
+    if held is not None:
+        held.opening = "exclusive" if intent.params.get("exclusive") else "shared"
+
+
+def _play_close(outlook: Outlook, intent: Intent) -> None:
+    volume = _target(outlook, intent)
+    held = volume.attachments.get(intent.host or "") if volume else None
+    if held is not None:
+        held.opening = None
+
+
+#: Every action's rule.
+RULES: dict[str, Rule] = {
+    "volume.create": Rule(_check_create, _play_create, _size),
+    "volume.clone": Rule(_check_clone, _play_clone, _clone_size),
+    "volume.grow": Rule(_check_grow, _play_grow, _grow_room),
+    "volume.update": Rule(_check_there, _nothing),
+    "volume.set_info": Rule(_check_there, _nothing),
+    "volume.rename": Rule(_check_rename, _play_rename),
+    "volume.rollback": Rule(_check_rollback, _play_rollback),
+    "volume.wipe": Rule(_check_idle, _nothing),
+    "volume.restrict": Rule(_check_idle, _becomes(VolumeState.RESTRICTED)),
+    "volume.unrestrict": Rule(_check_unrestrict, _becomes(VolumeState.AVAILABLE)),
+    "volume.remove": Rule(_check_remove, _play_remove),
+    "volume.purge": Rule(_check_remove, _play_remove),
+    "volume.forget": Rule(_check_any_state, _play_remove),
+    "volume.verify": Rule(_check_any_state, _nothing),
+    "volume.attach": Rule(_check_attach, _play_attach),
+    "volume.detach": Rule(_check_detach, _play_detach),
+    "volume.open": Rule(_check_open, _play_open),
+    "volume.close": Rule(_check_there, _play_close),
+    "snapshot.create": Rule(_check_snapshot, _play_snapshot),
+    "snapshot.delete": Rule(_check_delete_snapshot, _play_delete_snapshot),
+    "backend.refresh": Rule(_nothing, _nothing),
+    "backend.verify": Rule(_nothing, _nothing),
+    "backend.drain": Rule(_nothing, _nothing),
+    "backend.resume": Rule(_nothing, _nothing),
+}

@@ -1,0 +1,349 @@
+"""What time brings: start times, back-off, leases that run out, lost wake-ups, retention.
+
+Each function is one transaction's work, does a bounded amount of it, and does no harm when
+several schedulers run it at once: rows another one holds are skipped.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, delete, exists, func, select, update
+
+from orchestrator.audit.events import Event, record
+from orchestrator.domain.actions import ACTIONS
+from orchestrator.domain.errors import HostUnavailable, OutcomeUnknown, Problem
+from orchestrator.domain.states import FINISHED, JobState, SnapshotState, VolumeState
+from orchestrator.inventory.changes import Change, apply, set_snapshot, set_volume
+from orchestrator.inventory.hosts import ALIVE_SECONDS, forget_dead
+from orchestrator.jobs.finish import ENGINE, Finished, close
+from orchestrator.jobs.lanes import due, promote
+from orchestrator.store.bulk import among, draw, insert_rows, update_rows
+from orchestrator.store.columns import db_now
+from orchestrator.store.tables import (
+    backends,
+    idempotency_keys,
+    job_attempts,
+    job_lanes,
+    jobs,
+    locks,
+    volumes,
+    workers,
+)
+
+#: Jobs dealt with in one transaction.
+_AT_ONCE = 500
+
+
+def queue_due(connection: Connection) -> list[str]:
+    """Queue jobs whose start time or back-off has come; returns the queues."""
+    found = connection.execute(
+        select(jobs.c.id)
+        .where(
+            jobs.c.state == JobState.WAITING,
+            jobs.c.not_before.is_not(None),
+            due(jobs.c.not_before),
+        )
+        .order_by(jobs.c.not_before)
+        .limit(_AT_ONCE)
+    ).scalars()
+    ids = list(found)
+    queues = promote(connection, ids)
+    # What could not be queued waits for a lane or a dependency from now on, not for a time.
+    if ids:
+        connection.execute(
+            update(jobs)
+            .where(among(connection, jobs.c.id, ids), jobs.c.state == JobState.WAITING)
+            .values(not_before=None)
+        )
+    return queues
+
+
+def queue_overlooked(connection: Connection) -> list[str]:
+    """A safety net: queue lane heads and freed dependents that no ending has queued."""
+    first = select(func.min(job_lanes.c.job_id).label("id")).group_by(job_lanes.c.lane).subquery()
+    of_lanes = (
+        select(jobs.c.id)
+        .join(first, first.c.id == jobs.c.id)
+        .where(jobs.c.state == JobState.WAITING)
+        .limit(_AT_ONCE)
+    )
+    without_lane = (
+        select(jobs.c.id)
+        .where(
+            jobs.c.state == JobState.WAITING,
+            ~exists().where(job_lanes.c.job_id == jobs.c.id),
+        )
+        .limit(_AT_ONCE)
+    )
+    ids = set(connection.execute(of_lanes).scalars())
+    ids.update(connection.execute(without_lane).scalars())
+    return promote(connection, ids)
+
+
+@dataclass(frozen=True)
+class Reclaimed:
+    """What became of jobs whose worker fell silent."""
+
+    queues: list[str]
+    finished: Finished
+
+
+def reclaim_expired(connection: Connection) -> Reclaimed:
+    """Queue the jobs of workers that fell silent, for another to look and finish.
+
+    A job that has used up its attempts ends as failed, its outcome unknown; what it was
+    making is marked as being in error, so that it can be looked at and removed.
+    """
+    rows = (
+        connection.execute(
+            select(jobs, backends.c.name.label("backend"))
+            .join(backends, backends.c.id == jobs.c.backend_id)
+            .where(jobs.c.state == JobState.RUNNING, jobs.c.lease_expires_at < db_now())
+            .order_by(jobs.c.id)
+            .limit(_AT_ONCE)
+            .with_for_update(skip_locked=True, of=jobs)
+        )
+        .mappings()
+        .all()
+    )
+    if not rows:
+        return Reclaimed([], Finished([], [], [], []))
+    now: datetime = connection.execute(select(db_now())).scalar_one()
+    insert_rows(
+        connection,
+        job_attempts,
+        [
+            {
+                "job_id": row["id"],
+                "fence": row["fence"],
+                "attempt": row["attempt"],
+                "worker": row["worker"],
+                "ended_at": now,
+                "outcome": "lost",
+                "error": None,
+            }
+            for row in rows
+        ],
+    )
+    again = [row for row in rows if row["attempt"] < row["max_attempts"]]
+    update_rows(
+        connection,
+        jobs,
+        ["id"],
+        [
+            {
+                "id": row["id"],
+                "state": JobState.QUEUED,
+                "worker": None,
+                "lease_expires_at": None,
+                "queued_at": now,
+            }
+            for row in again
+        ],
+    )
+    record(
+        connection, [_event(row, "job.lease_lost", {"worker": row["worker"]}) for row in again], now
+    )
+    given_up = [row for row in rows if row["attempt"] >= row["max_attempts"]]
+    finished = _fail(
+        connection,
+        [
+            (
+                row,
+                OutcomeUnknown(
+                    f"{row['attempt']} workers fell silent while doing this: look at what is "
+                    "there before doing it again"
+                ),
+            )
+            for row in given_up
+        ],
+        now,
+    )
+    return Reclaimed(sorted({row["queue"] for row in again}), finished)
+
+
+def fail_for_dead_hosts(connection: Connection, grace: float) -> Finished:
+    """End jobs that wait for a host without a live worker for longer than ``grace``."""
+    alive = exists().where(
+        workers.c.host == jobs.c.host,
+        workers.c.seen_at > db_now(-max(grace, ALIVE_SECONDS)),
+    )
+    rows = (
+        connection.execute(
+            select(jobs, backends.c.name.label("backend"))
+            .join(backends, backends.c.id == jobs.c.backend_id)
+            .where(
+                jobs.c.state == JobState.QUEUED,
+                jobs.c.queue.like("host.%"),
+                jobs.c.queued_at < db_now(-grace),
+                ~alive,
+            )
+            .order_by(jobs.c.id)
+            .limit(_AT_ONCE)
+            .with_for_update(skip_locked=True, of=jobs)
+        )
+        .mappings()
+        .all()
+    )
+    if not rows:
+        return Finished([], [], [], [])
+    now: datetime = connection.execute(select(db_now())).scalar_one()
+    return _fail(
+        connection,
+        [(row, HostUnavailable(f"no worker is alive on host {row['host']}")) for row in rows],
+        now,
+    )
+
+
+def _fail(connection: Connection, failed: list[tuple[Any, Problem]], now: datetime) -> Finished:
+    """End jobs in the engine's own name, under a fencing number of its own."""
+    if not failed:
+        return Finished([], [], [], [])
+    fences = draw(connection, "fences", len(failed))
+    update_rows(
+        connection,
+        jobs,
+        ["id"],
+        [
+            {
+                "id": row["id"],
+                "state": JobState.FAILED,
+                "fence": fence,
+                "outcome_fence": fence,
+                "error": problem.job_error(),
+                "lease_expires_at": None,
+                "not_before": None,
+                "finished_at": now,
+            }
+            for (row, problem), fence in zip(failed, fences, strict=True)
+        ],
+    )
+    apply(connection, _in_error(connection, failed), now)
+    record(
+        connection,
+        [_event(row, "job.failed", {"error": problem.job_error()}) for row, problem in failed],
+        now,
+    )
+    return close(
+        connection, [(row["id"], JobState.FAILED, row["batch_id"]) for row, _ in failed], now
+    )
+
+
+def _in_error(connection: Connection, failed: list[tuple[Any, Problem]]) -> list[Change]:
+    """What unfinished makers leave pending is marked as being in error."""
+    changes: list[Change] = []
+    for row, problem in failed:
+        if not row["begun"] or not ACTIONS[row["action"]].creates:
+            continue
+        if row["snapshot_id"] and ACTIONS[row["action"]].kind == "snapshot":
+            changes.append(set_snapshot(row["snapshot_id"], state=SnapshotState.ERROR))
+        else:
+            changes.append(
+                set_volume(row["volume_id"], state=VolumeState.ERROR, detail=problem.detail)
+            )
+    return changes
+
+
+def _event(row: Any, kind: str, data: dict[str, Any]) -> Event:
+    return Event(
+        kind=kind,
+        actor=ENGINE,
+        backend=row["backend"],
+        volume=row["volume"],
+        volume_id=row["volume_id"],
+        snapshot=row["snapshot"],
+        job_id=row["id"],
+        data=data,
+    )
+
+
+def overdue_queues(connection: Connection, older_than: float) -> Counter[str]:
+    """Queues with jobs that no worker has taken for ``older_than`` seconds, and how many.
+
+    The queued rows are the outbox of wake-ups: these have been lost, or nobody listens.
+    """
+    rows = connection.execute(
+        select(jobs.c.queue, func.count())
+        .where(jobs.c.state == JobState.QUEUED, jobs.c.queued_at < db_now(-older_than))
+        .group_by(jobs.c.queue)
+    ).tuples()
+    return Counter(dict(rows.all()))
+
+
+def expire_locks(connection: Connection) -> int:
+    """Release locks whose time is over; returns how many."""
+    gone = connection.execute(
+        delete(locks)
+        .where(locks.c.expires_at < db_now())
+        .returning(locks.c.volume_id, locks.c.owner)
+    ).all()
+    if gone:
+        now: datetime = connection.execute(select(db_now())).scalar_one()
+        names = {
+            row.id: row
+            for row in connection.execute(
+                select(volumes.c.id, volumes.c.name, backends.c.name.label("backend"))
+                .join(backends, backends.c.id == volumes.c.backend_id)
+                .where(among(connection, volumes.c.id, [row.volume_id for row in gone]))
+            )
+        }
+        record(
+            connection,
+            [
+                Event(
+                    kind="lock.expired",
+                    actor=ENGINE,
+                    backend=names[row.volume_id].backend,
+                    volume=names[row.volume_id].name,
+                    volume_id=row.volume_id,
+                    data={"before": {"owner": row.owner}, "after": None},
+                )
+                for row in gone
+            ],
+            now,
+        )
+    return len(gone)
+
+
+def retain(
+    connection: Connection, *, idempotency_days: float, jobs_days: float | None
+) -> dict[str, int]:
+    """Delete what retention says is old; returns how much of what."""
+    day = 86400.0
+    deleted = {
+        "idempotency_keys": connection.execute(
+            delete(idempotency_keys).where(
+                idempotency_keys.c.created_at < db_now(-idempotency_days * day)
+            )
+        ).rowcount,
+        "workers": forget_dead(connection, older_than=day),
+        "jobs": 0,
+    }
+    if jobs_days is not None:
+        old = (
+            select(jobs.c.id)
+            .where(
+                jobs.c.state.in_(FINISHED),
+                jobs.c.finished_at < db_now(-jobs_days * day),
+            )
+            .order_by(jobs.c.id)
+            .limit(_AT_ONCE)
+        )
+        ids = list(connection.execute(old).scalars())
+        if ids:
+            deleted["jobs"] = connection.execute(
+                delete(jobs).where(among(connection, jobs.c.id, ids))
+            ).rowcount
+            now: datetime = connection.execute(select(db_now())).scalar_one()
+            told = {
+                "jobs": len(ids),
+                "first": ids[0],
+                "last": ids[-1],
+                "older_than_days": jobs_days,
+            }
+            record(connection, [Event(kind="jobs.deleted", actor=ENGINE, data=told)], now)
+    return deleted

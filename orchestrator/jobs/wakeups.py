@@ -1,0 +1,152 @@
+"""Wake-ups: messages that tell workers to look into the database. They carry no job.
+
+A wake-up that is lost, doubled or late harms nothing: the rows in state ``queued`` are the
+outbox, the scheduler sends wake-ups for those that stay, and workers look by themselves
+from time to time.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import structlog
+from celery import Celery
+from kombu import Exchange, Queue
+
+from orchestrator.domain.drivers import DRIVERS
+
+log = structlog.get_logger(__name__)
+
+#: The task that every worker has, and the queue of work that any worker can do.
+WAKE_TASK = "orchestrator.wake"
+CONTROL_QUEUE = "control"
+
+#: Wake-ups sent at once for one queue; workers call for more while there is work.
+_MOST_AT_ONCE = 4
+#: Messages that may wait in the broker for one queue: more would tell nothing new.
+_MOST_WAITING = 16
+#: Seconds a broker may take to accept a connection or a message.
+_CONNECT_TIMEOUT = 2
+_SOCKET_TIMEOUT = 5
+
+
+def celery_app(broker_url: str) -> Celery:
+    """The Celery application, with the settings that a broker which is only a hint needs."""
+    app = Celery("orchestrator", broker=broker_url, set_as_current=False)
+    app.conf.update(
+        # A message is a hint: done late or twice it does no harm, so acknowledge late.
+        task_acks_late=True,
+        task_reject_on_worker_lost=False,
+        # Results, times and retries live in the database.
+        task_ignore_result=True,
+        result_backend=None,
+        worker_prefetch_multiplier=1,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_pool_limit=4,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_send_task_events=False,
+        worker_hijack_root_logger=False,
+        worker_enable_remote_control=False,
+        task_default_queue=CONTROL_QUEUE,
+        broker_transport_options={
+            "visibility_timeout": 3600,
+            "socket_timeout": _SOCKET_TIMEOUT,
+            "socket_connect_timeout": _CONNECT_TIMEOUT,
+            "socket_keepalive": True,
+            "unacked_restore_interval": 10,
+            "unacked_restore_throttle": 1,
+        },
+    )
+    return app
+
+
+def queue(name: str) -> Queue:
+    """The Celery queue of this name."""
+    return Queue(name, Exchange(name, type="direct"), routing_key=name)
+
+
+def queue_for(
+    driver: str, backend: str, host: str | None, *, on_host: bool, administrative: bool
+) -> str:
+    """The name of the queue a job travels on: any worker's, a backend's or a host's."""
+    if administrative:
+        return CONTROL_QUEUE
+    if on_host and host is not None and DRIVERS[driver].attaches_locally:
+        return host_queue(host)
+    return backend_queue(backend)
+
+
+def backend_queue(backend: str) -> str:
+    """The queue of the workers that serve a backend."""
+    return f"backend.{backend}"
+
+
+def host_queue(host: str) -> str:
+    """The queue of the workers on a host."""
+    return f"host.{host}"
+
+
+class Wakeups:
+    """Sends wake-ups from a thread of its own, so that no request waits for the broker.
+
+    Requests for the same queue that come together are sent as one. What cannot be sent is
+    dropped: the scheduler sees the queued rows.
+    """
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+        self._wanted: dict[str, int] = {}
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="wakeups", daemon=True)
+        self._thread.start()
+
+    def send(self, queues: Mapping[str, int] | Iterable[str]) -> None:
+        """Ask for wake-ups: a number of jobs by queue, or queues with one each."""
+        counts = queues if isinstance(queues, Mapping) else dict.fromkeys(queues, 1)
+        if not counts:
+            return
+        with self._changed:
+            for name, count in counts.items():
+                wanted = self._wanted.get(name, 0) + count
+                self._wanted[name] = min(wanted, _MOST_AT_ONCE)
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Send what is wanted, if the broker answers, and stop."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        self._thread.join(timeout=_CONNECT_TIMEOUT + _SOCKET_TIMEOUT)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._wanted and not self._stopping:
+                    self._changed.wait()
+                wanted, self._wanted = self._wanted, {}
+                if not wanted and self._stopping:
+                    return
+            try:
+                publish(self._app, wanted)
+            except Exception as error:
+                log.warning("wakeups.not_sent", queues=sorted(wanted), error=str(error))
+
+
+def publish(app: Celery, wanted: Mapping[str, int]) -> None:
+    """Send wake-ups now. Raises what the broker's library raises."""
+    with app.producer_or_acquire() as producer:
+        redis: Any = producer.connection.default_channel.client
+        for name, count in wanted.items():
+            for _ in range(min(count, _MOST_WAITING - int(redis.llen(name)))):
+                app.send_task(
+                    WAKE_TASK,
+                    args=(name,),
+                    queue=queue(name),
+                    producer=producer,
+                    retry=False,
+                    ignore_result=True,
+                )

@@ -1,0 +1,110 @@
+"""Bearer tokens: made, told once, kept as a digest, checked in constant time."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, or_, select, update
+
+from orchestrator.audit.events import Event, record
+from orchestrator.domain.errors import AlreadyExists, NotAuthenticated, NotFound
+from orchestrator.domain.states import Role
+from orchestrator.jobs.submit import Actor
+from orchestrator.store.bulk import insert_rows
+from orchestrator.store.columns import db_now
+from orchestrator.store.tables import tokens
+
+#: Every token begins so, which lets secret scanners find one that was leaked.
+_PREFIX = "orc"
+
+
+def digest_of(secret: str) -> str:
+    """What is kept of a secret. It has 256 random bits, so one round of SHA-256 is enough."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def create(
+    connection: Connection, name: str, role: Role, actor: str, *, days: float | None = None
+) -> tuple[dict[str, Any], str]:
+    """Make a token; its description, and the token itself, which is told only now.
+
+    Raises `AlreadyExists` if a valid token has this name.
+    """
+    taken = connection.execute(
+        select(tokens.c.id).where(tokens.c.name == name, tokens.c.revoked_at.is_(None))
+    ).first()
+    if taken is not None:
+        raise AlreadyExists(
+            f"there is a token named {name!r} already: revoke it first", field="name"
+        )
+    now: datetime = connection.execute(select(db_now())).scalar_one()
+    id_, secret = secrets.token_hex(8), secrets.token_urlsafe(32)
+    row = {
+        "id": id_,
+        "name": name,
+        "role": role,
+        "digest": digest_of(secret),
+        "created_at": now,
+        "expires_at": now + timedelta(days=days) if days is not None else None,
+    }
+    insert_rows(connection, tokens, [row])
+    record(connection, [Event(kind="token.created", actor=actor, data=_told(row))], now)
+    return describe(row), f"{_PREFIX}_{id_}_{secret}"
+
+
+def revoke(connection: Connection, id_: str, actor: str) -> None:
+    """Make a token invalid. Raises `NotFound`."""
+    now: datetime = connection.execute(select(db_now())).scalar_one()
+    row = (
+        connection.execute(
+            update(tokens)
+            .where(tokens.c.id == id_, tokens.c.revoked_at.is_(None))
+            .values(revoked_at=now)
+            .returning(tokens)
+        )
+        .mappings()
+        .first()
+    )
+    if row is None:
+        raise NotFound(f"there is no valid token {id_!r}", field="token")
+    record(connection, [Event(kind="token.revoked", actor=actor, data=_told(row))], now)
+
+
+def valid_tokens(connection: Connection) -> list[dict[str, Any]]:
+    """Tokens that are not revoked, by name; never their secrets."""
+    rows = connection.execute(
+        select(tokens).where(tokens.c.revoked_at.is_(None)).order_by(tokens.c.name)
+    ).mappings()
+    return [describe(row) for row in rows]
+
+
+def authenticate(connection: Connection, token: str) -> Actor:
+    """Whose token this is. Raises `NotAuthenticated`, which does not tell what was wrong."""
+    prefix, _, rest = token.partition("_")
+    id_, _, secret = rest.partition("_")
+    row = connection.execute(
+        select(tokens.c.name, tokens.c.role, tokens.c.digest).where(
+            tokens.c.id == id_,
+            tokens.c.revoked_at.is_(None),
+            or_(tokens.c.expires_at.is_(None), tokens.c.expires_at > db_now()),
+        )
+    ).first()
+    # Compared even where there is no such token, so that timing tells nothing.
+    expected = row.digest if row is not None else digest_of("")
+    matches = hmac.compare_digest(expected, digest_of(secret))
+    if row is None or not matches or prefix != _PREFIX:
+        raise NotAuthenticated("the token is not valid: it may have been revoked or expired")
+    return Actor(name=row.name, role=Role(row.role))
+
+
+def describe(row: Any) -> dict[str, Any]:
+    """A token as it may be shown."""
+    return {name: row[name] for name in ("id", "name", "role", "created_at", "expires_at")}
+
+
+def _told(row: Any) -> dict[str, Any]:
+    return {"token": row["id"], "name": row["name"], "role": str(row["role"])}
