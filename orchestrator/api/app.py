@@ -1,0 +1,157 @@
+"""The application: routes, errors, and what a request may be like."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio.to_thread
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from orchestrator import __version__
+from orchestrator.api import models, problems
+from orchestrator.api.requesting import Trusted
+from orchestrator.api.routes import batches, events, health, inventory, jobs, tokens, verbs
+from orchestrator.api.service import Service
+from orchestrator.domain.errors import BodyTooLarge
+from orchestrator.domain.requests import MAX_BATCH
+
+_DESCRIPTION = f"""\
+Actions on storage become durable jobs; workers execute them, and the database tells what
+there is and what happened.
+
+Submit with `POST /v1/jobs`, or up to {MAX_BATCH:,} at once with `POST /v1/batches`. Everything
+that submits takes `Idempotency-Key`, `Prefer: wait=30` and `?plan=true`. Errors are problem
+documents (RFC 9457) with a stable `code`.
+"""
+
+#: Any route may answer with one of these.
+_ERRORS = {
+    400: "The body could not be read.",
+    401: "A valid token is needed.",
+    403: "The token's role does not allow this.",
+    404: "There is no such thing.",
+    409: "What is there does not allow this.",
+    410: "This has been archived.",
+    413: "The body is too large.",
+    422: "The request is not valid.",
+    503: "The service cannot do this now.",
+}
+
+
+def create_app(service: Service) -> FastAPI:
+    """The ASGI application of one process."""
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        # Threads that wait for a connection would only be in the way.
+        limiter = anyio.to_thread.current_default_thread_limiter()
+        limiter.total_tokens = 2 * service.settings.database.pool_size
+        await service.waiters.start()
+        try:
+            yield
+        finally:
+            await service.waiters.stop()
+            service.close()
+
+    app = FastAPI(
+        title="Storage orchestrator",
+        version=__version__,
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        responses={
+            status: {
+                "description": text,
+                "content": {
+                    problems.MEDIA_TYPE: {
+                        "schema": {"$ref": "#/components/schemas/ProblemDocument"}
+                    }
+                },
+            }
+            for status, text in _ERRORS.items()
+        },
+    )
+    app.state.service = service
+    app.state.trusted = Trusted()
+    problems.install(app)
+    for router in (
+        health.router,
+        jobs.router,
+        batches.router,
+        inventory.router,
+        verbs.router(),
+        events.router,
+        tokens.router,
+    ):
+        app.include_router(router)
+    _name_schemas(app)
+    app.add_middleware(RawPaths)
+    app.add_middleware(LimitedBodies, most=service.settings.api.max_body_bytes)
+    return app
+
+
+def _name_schemas(app: FastAPI) -> None:
+    """Put the models that only references name among the components."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, object]:
+        document = generate()
+        schemas = document["components"]["schemas"]
+        for model in (models.ProblemDocument, batches.BatchRequest):
+            if model.__name__ not in schemas:
+                schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+                for name, definition in schema.pop("$defs", {}).items():
+                    schemas.setdefault(name, definition)
+                schemas[model.__name__] = schema
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+class RawPaths:
+    """Routes by the path as it was sent, so that ``a%2Fb`` stays one segment.
+
+    Names in paths are decoded where they are validated.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Replace the decoded path by the raw one."""
+        if scope["type"] == "http" and scope.get("raw_path"):
+            raw = scope["raw_path"].partition(b"?")[0]
+            scope = {**scope, "path": raw.decode("latin-1")}
+        await self.app(scope, receive, send)
+
+
+class LimitedBodies:
+    """Refuses bodies above a size, announced or not, before they fill the memory."""
+
+    def __init__(self, app: ASGIApp, most: int) -> None:
+        self.app = app
+        self.most = most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Count what is received."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        announced = dict(scope["headers"]).get(b"content-length", b"0")
+        if announced.isdigit() and int(announced) > self.most:
+            problem = BodyTooLarge(f"the body has more than {self.most} bytes: split the batch")
+            await problems.respond(problem)(scope, receive, send)
+            return
+        received = 0
+
+        async def counted() -> Message:
+            nonlocal received
+            message = await receive()
+            if message["type"] == "http.request":
+                received += len(message.get("body", b""))
+                if received > self.most:
+                    raise BodyTooLarge(f"the body has more than {self.most} bytes: split the batch")
+            return message
+
+        await self.app(scope, counted, send)

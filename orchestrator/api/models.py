@@ -1,0 +1,311 @@
+"""What the service answers: models with descriptions, from which OpenAPI is made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from orchestrator.domain.states import BackendState, JobState, Role, SnapshotState, VolumeState
+
+T = TypeVar("T")
+
+
+class Answer(BaseModel):
+    """Base of all answers."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class Page(Answer, Generic[T]):
+    """One page of a list."""
+
+    items: list[T]
+    cursor: str | None = Field(
+        description="Send as `cursor` to get the next page; null: this is the last."
+    )
+
+
+class ProblemDocument(BaseModel):
+    """An error (RFC 9457), with a stable code and a sentence that says what to do."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(examples=["about:blank"])
+    title: str = Field(examples=["The size is not allowed."])
+    status: int = Field(examples=[422])
+    code: str = Field(description="Stable; programs act on this.", examples=["invalid_size"])
+    detail: str = Field(description="What happened and what to do.")
+    field: str | None = Field(default=None, description="The part of the request at fault.")
+
+
+class JobError(Answer):
+    """Why a job or an attempt did not succeed."""
+
+    model_config = ConfigDict(extra="allow")
+
+    code: str = Field(examples=["no_space"])
+    detail: str = Field(description="What happened and what to do.")
+    retryable: bool = Field(description="Whether the same thing may work later.")
+
+
+class WaitingOn(Answer):
+    """What a job waits for."""
+
+    kind: str = Field(
+        description="earlier_job, dependency, start_time, back_off, draining_backend, host_down.",
+        examples=["earlier_job"],
+    )
+    detail: str = Field(description="The same in words.")
+    job: int | None = None
+    lane: str | None = None
+    until: datetime | None = None
+    host: str | None = None
+
+
+class Progress(Answer):
+    """How far a running job has come."""
+
+    done: int
+    total: int
+    unit: str = Field(examples=["bytes"])
+    message: str | None = None
+
+
+class Step(Answer):
+    """A line of the job's journal: what was about to be done, written before it was."""
+
+    name: str
+    state: str = Field(description="intended or done.")
+    at: datetime
+    detail: dict[str, Any] | None = None
+
+
+class Attempt(Answer):
+    """How an attempt ended that did not end the job well."""
+
+    attempt: int
+    outcome: str = Field(description="failed, retried, canceled, lost or handed_back.")
+    ended_at: datetime
+    error: JobError | None = None
+
+
+class Job(Answer):
+    """One action on one target."""
+
+    id: int = Field(examples=[17])
+    action: str = Field(examples=["volume.create"])
+    backend: str = Field(examples=["fast"])
+    volume: str | None = Field(default=None, examples=["vm1"])
+    snapshot: str | None = None
+    policy: str | None = None
+    host: str | None = None
+    params: dict[str, Any] = Field(examples=[{"size_bytes": 10737418240}])
+    state: JobState
+    waiting_on: WaitingOn | None = Field(default=None, description="Why it does not run yet.")
+    priority: int = 0
+    attempt: int = Field(description="Attempts begun.")
+    max_attempts: int
+    progress: Progress | None = None
+    steps: list[Step] = Field(default_factory=list)
+    attempts: list[Attempt] = Field(default_factory=list)
+    result: dict[str, Any] | None = None
+    error: JobError | None = None
+    submitted_by: str = Field(description="The name of the token.")
+    reason: str | None = None
+    batch_id: int | None = None
+    ref: str | None = None
+    retry_of: int | None = Field(default=None, description="The job this repeats.")
+    volume_id: str | None = Field(default=None, description="The very volume that is meant.")
+    depends_on: list[int] = Field(default_factory=list)
+    cancel_requested: bool = False
+    run_at: datetime | None = None
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    worker: str | None = None
+
+
+class Batch(Answer):
+    """Jobs that were accepted together."""
+
+    id: int
+    state: JobState = Field(description="running; then succeeded if every job did, else failed.")
+    total: int
+    succeeded: int
+    failed: int
+    canceled: int
+    unfinished: int
+    submitted_by: str
+    reason: str | None = None
+    created_at: datetime
+    finished_at: datetime | None = None
+    job_ids: list[int] | None = Field(
+        default=None, description="Told when the batch is accepted, in the order of submission."
+    )
+
+
+class PlannedJob(Answer):
+    """What one job would do."""
+
+    action: str
+    backend: str
+    volume: str | None = None
+    snapshot: str | None = None
+    host: str | None = None
+    ref: str | None = None
+    params: dict[str, Any]
+    would: str = Field(description="In words.")
+    waits_for: list[str] = Field(description="What it would wait for.")
+
+
+class Plan(Answer):
+    """What a submission would do. Nothing was changed."""
+
+    jobs: list[PlannedJob]
+
+
+class Backend(Answer):
+    """A configured storage system."""
+
+    name: str
+    driver: str
+    state: BackendState
+    capabilities: list[str] | None = Field(
+        default=None, description="Null until a worker has looked."
+    )
+    total_bytes: int | None = None
+    free_bytes: int | None = None
+    grain_bytes: int | None = None
+    promised_bytes: int = Field(description="Sum of the sizes of its volumes.")
+    overcommit: float = Field(description="How many times its capacity may be promised.")
+    volumes: int
+    hosts: list[str] | None = None
+    error: JobError | None = Field(default=None, description="What was wrong at the last look.")
+    refreshed_at: datetime | None = None
+
+
+class Lock(Answer):
+    """A host's claim on a volume."""
+
+    owner: str
+    reason: str | None = None
+    taken_by: str
+    taken_at: datetime
+    expires_at: datetime | None = None
+
+
+class Attachment(Answer):
+    """A volume made usable on a host."""
+
+    host: str
+    device: str | None = None
+    uris: list[str] = Field(default_factory=list)
+    read_only: bool
+    boot_id: str | None = None
+    opening: str | None = Field(default=None, description="shared, exclusive, or null.")
+    attached_at: datetime
+
+
+class Volume(Answer):
+    """A volume as the inventory has it."""
+
+    id: str
+    backend: str
+    name: str
+    state: VolumeState
+    size_bytes: int
+    requested_bytes: int
+    used_bytes: int
+    metadata: dict[str, str]
+    parent_volume_id: str | None = None
+    parent_snapshot: str | None = None
+    lock: Lock | None = None
+    attachments: list[Attachment] = Field(default_factory=list)
+    jobs: list[int] = Field(
+        default_factory=list, description="Unfinished jobs that change it, in their order."
+    )
+    detail: str | None = Field(default=None, description="Why the state is error.")
+    created_at: datetime
+    changed_at: datetime
+
+
+class Snapshot(Answer):
+    """The contents of a volume, kept under a name."""
+
+    id: str
+    backend: str
+    volume: str
+    name: str
+    state: SnapshotState
+    size_bytes: int
+    used_bytes: int
+    created_at: datetime
+
+
+class Event(Answer):
+    """One line of history."""
+
+    number: int | None = Field(description="Grows without gaps; null until it is numbered.")
+    at: datetime
+    kind: str = Field(examples=["volume.grow"])
+    backend: str | None = None
+    volume: str | None = None
+    volume_id: str | None = None
+    snapshot: str | None = None
+    job_id: int | None = None
+    actor: str
+    reason: str | None = None
+    data: dict[str, Any] | None = None
+
+
+class EventPage(Answer):
+    """Events in their order."""
+
+    items: list[Event]
+    next_after: int = Field(description="Send as `after` to go on from here.")
+
+
+class Token(Answer):
+    """A token, without its secret."""
+
+    id: str
+    name: str
+    role: Role
+    created_at: datetime
+    expires_at: datetime | None = None
+
+
+class NewToken(Token):
+    """A token that was just made."""
+
+    token: str = Field(description="The token itself. It is not shown again.")
+
+
+class Ready(Answer):
+    """Whether the parts the service needs are there."""
+
+    database: str
+    broker: str
+
+
+class ActionDescription(Answer):
+    """An action, as declared."""
+
+    name: str
+    summary: str
+    role: Role
+    capability: str | None
+    destructive: bool
+    params: dict[str, Any] = Field(description="JSON schema of its parameters.")
+
+
+#: The model that tells each kind of thing one can wait for.
+MODELS: dict[str, type[Answer]] = {"job": Job, "batch": Batch}
+
+
+def render(model: type[Answer], view: Mapping[str, Any]) -> bytes:
+    """The JSON that tells a view."""
+    return model.model_validate(view).model_dump_json().encode()

@@ -1,0 +1,83 @@
+"""Errors at the edge: every one a problem document; what was not foreseen is redacted."""
+
+from __future__ import annotations
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from orchestrator.domain.errors import (
+    InternalError,
+    InvalidInput,
+    MalformedBody,
+    NotAuthenticated,
+    NotFound,
+    Problem,
+)
+from orchestrator.domain.requests import problem_from
+
+log = structlog.get_logger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+
+
+def respond(problem: Problem, instance: str | None = None) -> JSONResponse:
+    """The response that tells a problem."""
+    document = problem.document()
+    if instance is not None:
+        document["instance"] = instance
+    headers = {"WWW-Authenticate": "Bearer"} if isinstance(problem, NotAuthenticated) else None
+    return JSONResponse(
+        document, status_code=problem.status, media_type=MEDIA_TYPE, headers=headers
+    )
+
+
+class _Other(Problem):
+    """The request could not be served."""
+
+    code = "http_error"
+
+
+def install(app: FastAPI) -> None:
+    """Make the application answer every error as a problem document."""
+
+    @app.exception_handler(Problem)
+    async def _problem(request: Request, problem: Problem) -> JSONResponse:
+        return respond(problem, request.url.path)
+
+    @app.exception_handler(RequestValidationError)
+    async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        errors = list(error.errors())
+        if errors and errors[0].get("type") == "json_invalid":
+            return respond(
+                MalformedBody(f"the body is no JSON: {errors[0]['ctx']['error']}", field="body"),
+                request.url.path,
+            )
+        for found in errors:
+            # Pydantic may put the exception itself here, which is no JSON.
+            found.pop("ctx", None)
+        return respond(problem_from(errors), request.url.path)
+
+    @app.exception_handler(HTTPException)
+    async def _http(request: Request, error: HTTPException) -> JSONResponse:
+        if error.status_code == NotFound.status:
+            problem: Problem = NotFound(f"there is nothing at {request.url.path}")
+        elif error.status_code == MalformedBody.status:
+            problem = MalformedBody(str(error.detail))
+        else:
+            problem = _Other(str(error.detail))
+            problem.status = error.status_code  # type: ignore[misc]
+        response = respond(problem, request.url.path)
+        response.headers.update(error.headers or {})
+        return response
+
+    @app.exception_handler(UnicodeError)
+    async def _undecodable(request: Request, error: UnicodeError) -> JSONResponse:
+        return respond(InvalidInput("the request holds text that is not UTF-8"), request.url.path)
+
+    @app.exception_handler(Exception)
+    async def _unforeseen(request: Request, error: Exception) -> JSONResponse:
+        log.error("api.unforeseen_error", path=request.url.path, exc_info=error)
+        return respond(InternalError(), request.url.path)

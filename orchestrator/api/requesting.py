@@ -1,0 +1,163 @@
+"""What routes read from a request: who asks, names in paths, preferences, pages."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import json
+import re
+import time
+from collections.abc import Callable
+from typing import Annotated, Any
+from urllib.parse import unquote
+
+from fastapi import Depends, Header, Path, Query, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import BeforeValidator
+
+from orchestrator.api.service import Service
+from orchestrator.domain.errors import InvalidInput, NotAllowed, NotAuthenticated
+from orchestrator.domain.names import BackendName, HostName, SnapshotName, VolumeName
+from orchestrator.domain.requests import MAX_ID
+from orchestrator.domain.states import Role
+from orchestrator.jobs.submit import Actor
+from orchestrator.tokens import authenticate
+
+#: Seconds for which a token once checked is not checked again: a revoked one stays valid
+#: for at most this long.
+_TRUST_SECONDS = 5.0
+_MOST_TRUSTED = 1000
+#: The longest a request may wait for a job.
+MAX_WAIT = 3600.0
+_PREFERENCE = re.compile(r"\bwait=(\d{1,9})\b")
+
+
+def service_of(request: Request) -> Service:
+    """The process's service."""
+    service: Service = request.app.state.service
+    return service
+
+
+ServiceHere = Annotated[Service, Depends(service_of)]
+
+_bearer = HTTPBearer(auto_error=False, description="A token made with `orchestrator token create`.")
+
+
+class Trusted:
+    """Tokens that were checked a moment ago, by digest."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[float, Actor]] = {}
+
+    async def check(self, service: Service, token: str) -> Actor:
+        """Whose token this is. Raises `NotAuthenticated`."""
+        key = hashlib.sha256(token.encode(errors="replace")).hexdigest()
+        known = self._known.get(key)
+        now = time.monotonic()
+        if known is not None and known[0] > now:
+            return known[1]
+        actor = await asyncio.to_thread(
+            service.read, lambda connection: authenticate(connection, token)
+        )
+        if len(self._known) >= _MOST_TRUSTED:
+            self._known.clear()
+        self._known[key] = (now + _TRUST_SECONDS, actor)
+        return actor
+
+
+async def actor_of(
+    request: Request,
+    service: ServiceHere,
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+) -> Actor:
+    """Who asks. Raises `NotAuthenticated`."""
+    if credentials is None:
+        raise NotAuthenticated()
+    trusted: Trusted = request.app.state.trusted
+    return await trusted.check(service, credentials.credentials)
+
+
+def _needs(role: Role) -> Callable[..., Actor]:
+    def check(actor: Annotated[Actor, Depends(actor_of)]) -> Actor:
+        if not actor.role.includes(role):
+            raise NotAllowed(f"this needs the role {role}; the token has the role {actor.role}")
+        return actor
+
+    return check
+
+
+Reader = Annotated[Actor, Depends(_needs(Role.READER))]
+Operator = Annotated[Actor, Depends(_needs(Role.OPERATOR))]
+Admin = Annotated[Actor, Depends(_needs(Role.ADMIN))]
+
+# Paths are matched as they were sent, so a name arrives percent-encoded (see `app`).
+_decoded = BeforeValidator(lambda value: unquote(value, errors="strict"))
+BackendInPath = Annotated[BackendName, _decoded, Path(description="Name of the backend.")]
+VolumeInPath = Annotated[
+    VolumeName, _decoded, Path(description="Name of the volume, percent-encoded.")
+]
+SnapshotInPath = Annotated[
+    SnapshotName, _decoded, Path(description="Name of the snapshot, percent-encoded.")
+]
+HostInPath = Annotated[HostName, _decoded, Path(description="Name of the host.")]
+IdInPath = Annotated[int, Path(ge=1, le=MAX_ID)]
+
+Limit = Annotated[int, Query(ge=1, le=1000, description="The most items to answer.")]
+Cursor = Annotated[
+    str | None, Query(max_length=1000, description="From the previous page's `cursor`.")
+]
+
+
+def cursor_for(position: Any) -> str:
+    """An opaque cursor for a position in a list."""
+    return base64.urlsafe_b64encode(json.dumps(position).encode()).decode().rstrip("=")
+
+
+def position_of(cursor: str | None, kind: type[int] | type[str]) -> Any:
+    """The position a cursor stands for. Raises `InvalidInput`."""
+    if cursor is None:
+        return None
+    try:
+        padded = cursor + "=" * (-len(cursor) % 4)
+        position = json.loads(base64.urlsafe_b64decode(padded.encode()))
+    except ValueError:
+        position = None
+    valid = type(position) is kind and (kind is str or 0 <= position <= MAX_ID)
+    if not valid:
+        raise InvalidInput("the cursor is not one this service gave out", field="cursor")
+    return position
+
+
+def preferred_wait(
+    prefer: Annotated[
+        str | None,
+        Header(description="`wait=30` holds the answer for up to 30 s, until the job has ended."),
+    ] = None,
+) -> float:
+    """Seconds the client wants to wait; 0 if it does not."""
+    found = _PREFERENCE.search(prefer or "")
+    return min(float(found[1]), MAX_WAIT) if found else 0.0
+
+
+PreferredWait = Annotated[float, Depends(preferred_wait)]
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\x21-\x7e]+$",
+        description="The same key with the same body is answered with the first job.",
+    ),
+]
+ReasonHeader = Annotated[
+    str | None,
+    Header(
+        alias="Reason",
+        max_length=500,
+        pattern=r"^[\x20-\x7e]*$",
+        description="Why; kept in the history.",
+    ),
+]

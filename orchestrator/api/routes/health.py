@@ -1,0 +1,115 @@
+"""Health, readiness, metrics, and the list of actions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from fastapi import APIRouter, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from redis.exceptions import RedisError
+from sqlalchemy import Connection, func, select
+
+from orchestrator.api import models
+from orchestrator.api.requesting import Reader, ServiceHere
+from orchestrator.domain.actions import ACTIONS
+from orchestrator.domain.errors import Problem
+from orchestrator.jobs.wakeups import backend_queue
+from orchestrator.store.columns import db_now
+from orchestrator.store.tables import backends, jobs, workers
+
+router = APIRouter(tags=["service"])
+
+_OK = "ok"
+
+
+@router.get("/healthz")
+def healthz() -> dict[str, str]:
+    """Whether the process answers."""
+    return {"status": _OK}
+
+
+@router.get("/readyz", response_model=models.Ready, responses={503: {"model": models.Ready}})
+def readyz(service: ServiceHere) -> Response:
+    """Whether the database and the broker answer. Jobs are accepted without the broker, too."""
+    ready = {"database": _OK, "broker": _OK}
+    try:
+        service.read(lambda connection: connection.execute(select(1)).scalar_one())
+    except Problem as problem:
+        ready["database"] = problem.detail
+    try:
+        service.notices.ping()
+    except (RedisError, OSError):
+        ready["broker"] = "the broker does not answer; jobs are accepted and will run once it does"
+    status = 200 if set(ready.values()) == {_OK} else 503
+    return JSONResponse(ready, status_code=status)
+
+
+class _Figures(Collector):
+    """Gauges read from the database when asked for."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def collect(self) -> Iterable[Metric]:
+        """Unfinished jobs by state and backend, live workers, and room."""
+        unfinished = GaugeMetricFamily(
+            "orchestrator_jobs_unfinished", "Jobs that have not ended.", labels=["backend", "state"]
+        )
+        query = (
+            select(backends.c.name, jobs.c.state, func.count())
+            .join(backends, backends.c.id == jobs.c.backend_id)
+            .where(jobs.c.finished_at.is_(None))
+            .group_by(backends.c.name, jobs.c.state)
+        )
+        for name, state, count in self._connection.execute(query).tuples():
+            unfinished.add_metric([name, state], count)
+        yield unfinished
+        alive = GaugeMetricFamily(
+            "orchestrator_workers_alive", "Live worker processes by backend.", labels=["backend"]
+        )
+        room = GaugeMetricFamily(
+            "orchestrator_backend_bytes", "Room of a backend.", labels=["backend", "kind"]
+        )
+        queues = list(
+            self._connection.execute(
+                select(workers.c.queues).where(workers.c.seen_at > db_now(-15.0))
+            ).scalars()
+        )
+        for row in self._connection.execute(select(backends).where(backends.c.configured)):
+            alive.add_metric([row.name], sum(backend_queue(row.name) in q for q in queues))
+            for kind, size in (("total", row.total_bytes), ("free", row.free_bytes)):
+                if size is not None:
+                    room.add_metric([row.name, kind], size)
+        yield alive
+        yield room
+
+
+@router.get("/metrics", response_class=Response)
+def metrics(service: ServiceHere) -> Response:
+    """Figures for Prometheus."""
+    registry = CollectorRegistry()
+    with service.database.read() as connection:
+        registry.register(_Figures(connection))
+        told = generate_latest(registry)
+    return Response(told, media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/v1/actions", response_model=models.Page[models.ActionDescription])
+def actions(_actor: Reader) -> dict[str, Any]:
+    """List the actions there are, with their parameters."""
+    described = [
+        {
+            "name": action.name,
+            "summary": action.summary,
+            "role": action.role,
+            "capability": action.capability,
+            "destructive": action.destructive,
+            "params": action.params.model_json_schema(),
+        }
+        for action in ACTIONS.values()
+    ]
+    return {"items": described, "cursor": None}

@@ -1,0 +1,224 @@
+"""Jobs: submit, read, wait, cancel, retry, prioritise."""
+
+from __future__ import annotations
+
+import asyncio
+from enum import StrEnum
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Body, Query, Response
+from pydantic import BaseModel, ConfigDict
+
+from orchestrator.api import models
+from orchestrator.api.requesting import (
+    MAX_WAIT,
+    Cursor,
+    IdempotencyKey,
+    IdInPath,
+    Limit,
+    Operator,
+    PreferredWait,
+    Reader,
+    ReasonHeader,
+    ServiceHere,
+    cursor_for,
+    position_of,
+)
+from orchestrator.api.submitting import answer, single, wait_for
+from orchestrator.audit.events import of_job
+from orchestrator.domain.actions import ACTIONS
+from orchestrator.domain.errors import InvalidInput
+from orchestrator.domain.names import BackendName, HostName, SnapshotName, VolumeName
+from orchestrator.domain.requests import MAX_ID, AnyJobRequest, Priority
+from orchestrator.domain.states import JobState
+from orchestrator.jobs import cancel as canceling
+from orchestrator.jobs.retry import retry_request
+from orchestrator.jobs.submit import Submission
+from orchestrator.jobs.views import job_view, list_jobs
+
+T = TypeVar("T", bound=StrEnum)
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+Plan = Annotated[bool, Query(description="Tell what would happen, and change nothing.")]
+Timeout = Annotated[float, Query(ge=0, le=MAX_WAIT, description="Seconds.")]
+
+#: Documentation of the two successes of everything that submits.
+SUBMITTED: dict[int | str, dict[str, Any]] = {
+    200: {"model": models.Job | models.Plan, "description": "Ended in time, or the plan."},
+    202: {"model": models.Job, "description": "Accepted; `Location` tells where to look."},
+}
+
+
+@router.post("", responses=SUBMITTED, status_code=202, response_model=models.Job)
+async def submit(
+    service: ServiceHere,
+    actor: Operator,
+    request: Annotated[
+        AnyJobRequest,
+        Body(
+            openapi_examples={
+                "create": {
+                    "value": {
+                        "action": "volume.create",
+                        "backend": "fast",
+                        "volume": "vm1",
+                        "params": {"size_bytes": 10737418240},
+                    }
+                },
+                "grow": {
+                    "value": {
+                        "action": "volume.grow",
+                        "backend": "fast",
+                        "volume": "vm1",
+                        "params": {"size_bytes": 21474836480},
+                    }
+                },
+            }
+        ),
+    ],
+    wait: PreferredWait,
+    key: IdempotencyKey = None,
+    reason: ReasonHeader = None,
+    plan: Plan = False,
+) -> Response:
+    """Submit a job."""
+    submission = single(request, actor, reason=reason, key=key)
+    return await answer(service, submission, wait=wait, plan=plan)
+
+
+def states_of(words: str | None, kind: type[T]) -> list[T]:
+    """The states listed in a query. Raises `InvalidInput`."""
+    try:
+        return [kind(word) for word in (words or "").split(",") if word]
+    except ValueError:
+        raise InvalidInput(
+            f"state takes one or more of {', '.join(kind)}, separated by commas", field="state"
+        ) from None
+
+
+@router.get("", response_model=models.Page[models.Job])
+def list_(
+    service: ServiceHere,
+    _actor: Reader,
+    state: Annotated[
+        str | None, Query(description="One or more states, separated by commas.", max_length=200)
+    ] = None,
+    action: Annotated[str | None, Query(max_length=40)] = None,
+    backend: BackendName | None = None,
+    volume: VolumeName | None = None,
+    snapshot: SnapshotName | None = None,
+    host: HostName | None = None,
+    submitted_by: Annotated[str | None, Query(max_length=64)] = None,
+    batch_id: Annotated[int | None, Query(ge=1, le=MAX_ID)] = None,
+    limit: Limit = 100,
+    cursor: Cursor = None,
+) -> dict[str, Any]:
+    """List jobs, newest first."""
+    before = position_of(cursor, int)
+    if action is not None and action not in ACTIONS:
+        raise InvalidInput(f"there is no action {action!r}", field="action")
+    filters = {
+        "action": action,
+        "volume": volume,
+        "snapshot": snapshot,
+        "host": host,
+        "submitted_by": submitted_by,
+        "batch_id": batch_id,
+    }
+    found = service.read(
+        lambda connection: list_jobs(
+            connection,
+            states=states_of(state, JobState),
+            backend=backend,
+            filters={name: value for name, value in filters.items() if value is not None},
+            before=before,
+            limit=limit,
+        )
+    )
+    more = cursor_for(found[-1]["id"]) if len(found) == limit else None
+    return {"items": found, "cursor": more}
+
+
+@router.get("/{job_id}", response_model=models.Job)
+def show(service: ServiceHere, _actor: Reader, job_id: IdInPath) -> dict[str, Any]:
+    """Read a job."""
+    return service.read(lambda connection: job_view(connection, job_id))
+
+
+@router.get("/{job_id}/wait", response_model=models.Job)
+async def wait(
+    service: ServiceHere, _actor: Reader, job_id: IdInPath, timeout: Timeout = 60.0
+) -> Response:
+    """Wait for a job's end: 200 with the job as it is once ended, or when the time is over.
+
+    Its `state` tells which of the two it was.
+    """
+    return await wait_for(service, "job", job_id, timeout)
+
+
+@router.get("/{job_id}/events", response_model=models.Page[models.Event])
+def events(
+    service: ServiceHere,
+    _actor: Reader,
+    job_id: IdInPath,
+    limit: Limit = 100,
+    cursor: Cursor = None,
+) -> dict[str, Any]:
+    """Read the history of a job."""
+    after = position_of(cursor, int) or 0
+
+    def read(connection: Any) -> dict[str, Any]:
+        job_view(connection, job_id)
+        found = of_job(connection, job_id, after, limit)
+        more = cursor_for(found[-1].id) if len(found) == limit else None
+        return {"items": [row._mapping for row in found], "cursor": more}
+
+    return service.read(read)
+
+
+@router.post("/{job_id}/cancel", status_code=202, response_model=models.Job)
+def cancel(service: ServiceHere, actor: Operator, job_id: IdInPath) -> dict[str, Any]:
+    """Cancel a job: at once if it has not begun, else at its next safe point."""
+    service.finished(
+        service.write(lambda connection: canceling.cancel(connection, job_id, actor.name))
+    )
+    return service.read(lambda connection: job_view(connection, job_id))
+
+
+@router.post("/{job_id}/retry", responses=SUBMITTED, status_code=202, response_model=models.Job)
+async def retry(
+    service: ServiceHere,
+    actor: Operator,
+    job_id: IdInPath,
+    wait: PreferredWait,
+    key: IdempotencyKey = None,
+    reason: ReasonHeader = None,
+) -> Response:
+    """Submit a failed or canceled job again, as a new job that is checked anew."""
+    request, bound = await asyncio.to_thread(
+        service.read, lambda connection: retry_request(connection, job_id)
+    )
+    submission = Submission(
+        requests=[request], actor=actor, reason=reason, idempotency_key=key, bound={0: bound}
+    )
+    return await answer(service, submission, wait=wait)
+
+
+class JobChange(BaseModel):
+    """What may be changed in a job that has not ended."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    priority: Priority
+
+
+@router.patch("/{job_id}", response_model=models.Job)
+def change(
+    service: ServiceHere, actor: Operator, job_id: IdInPath, changed: JobChange
+) -> dict[str, Any]:
+    """Change a job's priority."""
+    service.write(
+        lambda connection: canceling.set_priority(connection, job_id, changed.priority, actor.name)
+    )
+    return service.read(lambda connection: job_view(connection, job_id))

@@ -1,0 +1,55 @@
+"""Tokens: made, listed and revoked by administrators."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from orchestrator import tokens
+from orchestrator.api import models
+from orchestrator.api.requesting import Admin, ServiceHere
+from orchestrator.domain.states import Role
+
+router = APIRouter(prefix="/v1/tokens", tags=["tokens"])
+
+
+class TokenRequest(BaseModel):
+    """What the token shall be."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._@-]+$")]
+    role: Role = Role.OPERATOR
+    days: Annotated[float, Field(gt=0, le=36500)] | None = Field(
+        default=None, description="It expires after this; never, if absent."
+    )
+
+
+@router.post("", status_code=201, response_model=models.NewToken)
+def create(service: ServiceHere, actor: Admin, wanted: TokenRequest) -> dict[str, Any]:
+    """Make a token. The answer is the only place where it is shown."""
+    described, token = service.write(
+        lambda connection: tokens.create(
+            connection, wanted.name, wanted.role, actor.name, days=wanted.days
+        )
+    )
+    return {**described, "token": token}
+
+
+@router.get("", response_model=models.Page[models.Token])
+def list_(service: ServiceHere, _actor: Admin) -> dict[str, Any]:
+    """List the valid tokens."""
+    return {"items": service.read(tokens.valid_tokens), "cursor": None}
+
+
+@router.delete("/{token}", status_code=204)
+def revoke(
+    service: ServiceHere,
+    actor: Admin,
+    token: Annotated[str, Path(max_length=16, pattern=r"^[0-9a-f]+$", description="Its id.")],
+) -> Response:
+    """Make a token invalid; within seconds no process takes it any more."""
+    service.write(lambda connection: tokens.revoke(connection, token, actor.name))
+    return Response(status_code=204)

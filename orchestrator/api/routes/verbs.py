@@ -1,0 +1,203 @@
+"""The actions as verbs on resources: one route for each, derived from its declaration."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from inspect import Parameter, Signature
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Query, Response
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, create_model
+
+from orchestrator.api import models
+from orchestrator.api.requesting import (
+    BackendInPath,
+    HostInPath,
+    IdempotencyKey,
+    PreferredWait,
+    Reader,
+    ReasonHeader,
+    ServiceHere,
+    SnapshotInPath,
+    VolumeInPath,
+)
+from orchestrator.api.routes.jobs import SUBMITTED, Plan
+from orchestrator.api.submitting import answer, single
+from orchestrator.domain.actions import ACTIONS, Action, Metadata, Need
+from orchestrator.domain.errors import InvalidInput
+from orchestrator.domain.names import HostName, SnapshotName, VolumeName
+from orchestrator.domain.requests import JobOptions, JobRequest, parse_request
+from orchestrator.domain.sizes import Size
+
+_IN_PATH: dict[str, Any] = {
+    "backend": BackendInPath,
+    "volume": VolumeInPath,
+    "snapshot": SnapshotInPath,
+    "host": HostInPath,
+}
+_IN_BODY: dict[str, Any] = {"volume": VolumeName, "snapshot": SnapshotName, "host": HostName}
+_PLACES = re.compile(r"\{(\w+)\}")
+
+
+def router() -> APIRouter:
+    """The routes of all actions, and ``PATCH`` of a volume."""
+    made = APIRouter(prefix="/v1/backends/{backend}", tags=["verbs"])
+    for action in ACTIONS.values():
+        method, path = action.route
+        made.add_api_route(
+            path,
+            _endpoint(action),
+            methods=[method],
+            summary=action.summary,
+            description=f"Submits a `{action.name}` job. {action.summary}",
+            operation_id=action.name.replace(".", "_"),
+            status_code=202,
+            response_model=models.Job,
+            responses=SUBMITTED,
+        )
+    made.add_api_route(
+        "/volumes/{volume}",
+        change_volume,
+        methods=["PATCH"],
+        summary="Change a volume.",
+        status_code=202,
+        response_model=models.Job,
+        responses=SUBMITTED,
+    )
+    return made
+
+
+def _body_model(action: Action, in_path: set[str]) -> type[BaseModel]:
+    """Targets that the path does not name, the parameters, and the options of any job."""
+    fields: dict[str, Any] = {}
+    for name, kind in _IN_BODY.items():
+        need = getattr(action, name)
+        if name in in_path or (need is Need.NO and name != "host"):
+            continue
+        # The thing a collection is asked to make may also be given as plain "name".
+        makes = action.creates and name == action.kind
+        alias = AliasChoices(name, "name") if makes else None
+        if need is Need.REQUIRED:
+            fields[name] = (kind, Field(validation_alias=alias))
+        else:
+            fields[name] = (kind | None, Field(default=None, validation_alias=alias))
+    title = "".join(part.capitalize() for part in re.split(r"[._]", action.name))
+    model: type[BaseModel] = create_model(
+        f"{title}Body",
+        __base__=(action.params, JobOptions),
+        __doc__=action.params.__doc__,
+        **fields,
+    )
+    model.model_config["frozen"] = False
+    return model
+
+
+def _endpoint(action: Action) -> Callable[..., Any]:
+    """A route function whose signature FastAPI reads like one written by hand."""
+    method, path = action.route
+    in_path = {"backend", *_PLACES.findall(path)}
+    body = _body_model(action, in_path)
+    optional = not any(field.is_required() for field in body.model_fields.values())
+    # A DELETE has no body: its parameters are in the query.
+    place = Query() if method == "DELETE" else Body()
+
+    async def endpoint(**given: Any) -> Response:
+        written = given["body"]
+        fields = written.model_dump(exclude_unset=True) if written is not None else {}
+        options = {name: fields.pop(name) for name in JobOptions.model_fields if name in fields}
+        targets = {name: fields.pop(name) for name in _IN_BODY if name in fields}
+        targets |= {name: given[name] for name in in_path}
+        request = parse_request({"action": action.name, **targets, **options, "params": fields})
+        submission = single(request, given["actor"], reason=given["reason"], key=given["key"])
+        return await answer(given["service"], submission, wait=given["wait"], plan=given["plan"])
+
+    parameters = [
+        Parameter(name, Parameter.KEYWORD_ONLY, annotation=_IN_PATH[name])
+        for name in sorted(in_path)
+    ]
+    # Who may do what is checked with the submission, from the action's declaration.
+    for name, kind in (("service", ServiceHere), ("actor", Reader), ("wait", PreferredWait)):
+        parameters.append(Parameter(name, Parameter.KEYWORD_ONLY, annotation=kind))
+    for name, kind, default in (
+        ("key", IdempotencyKey, None),
+        ("reason", ReasonHeader, None),
+        ("plan", Plan, False),
+    ):
+        parameters.append(Parameter(name, Parameter.KEYWORD_ONLY, annotation=kind, default=default))
+    if method == "DELETE":
+        parameters.append(
+            Parameter("body", Parameter.KEYWORD_ONLY, annotation=Annotated[body, place])
+        )
+    elif optional:
+        parameters.append(
+            Parameter(
+                "body",
+                Parameter.KEYWORD_ONLY,
+                annotation=Annotated[body | None, place],
+                default=None,
+            )
+        )
+    else:
+        parameters.append(
+            Parameter("body", Parameter.KEYWORD_ONLY, annotation=Annotated[body, place])
+        )
+    endpoint.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    endpoint.__name__ = action.name.replace(".", "_")
+    return endpoint
+
+
+class VolumeChange(JobOptions):
+    """What to change in a volume: one of its size, its metadata, or its name."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    size_bytes: Size | None = Field(
+        default=None,
+        validation_alias=AliasChoices("size_bytes", "size"),
+        description="The new size; above the present one.",
+    )
+    metadata: Metadata | None = Field(default=None, description="Entries to set.")
+    name: VolumeName | None = Field(default=None, description="The new name.")
+
+
+#: What each changeable field asks for: the action, and the parameter it becomes.
+_CHANGES = {
+    "size_bytes": ("volume.grow", "size_bytes"),
+    "metadata": ("volume.update", "metadata"),
+    "name": ("volume.rename", "new_name"),
+}
+
+
+async def change_volume(
+    service: ServiceHere,
+    actor: Reader,
+    backend: BackendInPath,
+    volume: VolumeInPath,
+    body: VolumeChange,
+    wait: PreferredWait,
+    key: IdempotencyKey = None,
+    reason: ReasonHeader = None,
+    plan: Plan = False,
+) -> Response:
+    """Change one thing of a volume; submits `volume.grow`, `volume.update` or `volume.rename`."""
+    fields = body.model_dump(exclude_unset=True, exclude_none=True)
+    asked = [name for name in _CHANGES if name in fields]
+    if len(asked) != 1:
+        raise InvalidInput(
+            f"give exactly one of {', '.join(_CHANGES)}: each is a job of its own",
+            field=asked[1] if asked else "size_bytes",
+        )
+    action, parameter = _CHANGES[asked[0]]
+    options = {name: fields[name] for name in JobOptions.model_fields if name in fields}
+    request: JobRequest = parse_request(
+        {
+            "action": action,
+            "backend": backend,
+            "volume": volume,
+            "params": {parameter: fields[asked[0]]},
+            **options,
+        }
+    )
+    submission = single(request, actor, reason=reason, key=key)
+    return await answer(service, submission, wait=wait, plan=plan)

@@ -1,0 +1,40 @@
+"""Serves the application with uvicorn."""
+
+from __future__ import annotations
+
+import uvicorn
+
+from orchestrator.api.app import create_app
+from orchestrator.api.service import Service
+from orchestrator.domain.errors import InvalidInput
+from orchestrator.inventory.backends import configure
+from orchestrator.settings import Settings
+
+
+def address_of(listen: str) -> tuple[str, int]:
+    """Host and port of ``127.0.0.1:8080`` or ``[::1]:8080``. Raises `InvalidInput`."""
+    host, _, port = listen.rpartition(":")
+    host = host.strip("[]")
+    if not host or not port.isdecimal() or not 0 <= int(port) <= 65535:
+        raise InvalidInput(
+            f"{listen!r} is no address to listen on: write HOST:PORT, such as 127.0.0.1:8080",
+            field="listen",
+        )
+    return host, int(port)
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGINT or SIGTERM."""
+    host, port = address_of(settings.api.listen)
+    service = Service(settings)
+    service.write(lambda connection: configure(connection, settings.backends))
+    config = uvicorn.Config(
+        create_app(service),
+        host=host,
+        port=port,
+        access_log=False,
+        log_config=None,
+        timeout_graceful_shutdown=5,
+        server_header=False,
+    )
+    uvicorn.Server(config).run()

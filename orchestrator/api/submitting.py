@@ -1,0 +1,85 @@
+"""How a route submits: idempotency, plan, waiting, and the answer's status."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from fastapi import Response
+from fastapi.encoders import jsonable_encoder
+from fastapi.responses import JSONResponse
+
+from orchestrator.api import models
+from orchestrator.api.service import Receipt, Service
+from orchestrator.domain.requests import JobRequest
+from orchestrator.jobs.submit import Actor, PlannedJob, Submission
+from orchestrator.jobs.views import batch_view, job_view
+
+_PATHS = {"job": "/v1/jobs", "batch": "/v1/batches"}
+
+
+async def answer(
+    service: Service, submission: Submission, *, wait: float, plan: bool = False
+) -> Response:
+    """Submit (or plan) and wait if wanted: 200 once ended, else 202 with its `Location`."""
+    if plan:
+        planned = await asyncio.to_thread(service.plan, submission)
+        return JSONResponse(jsonable_encoder(_plan(planned)))
+    receipt = await asyncio.to_thread(service.submit, submission)
+    return await told(service, receipt, wait)
+
+
+async def told(service: Service, receipt: Receipt, wait: float) -> Response:
+    """The answer to an accepted submission."""
+    view, status = receipt.view, 202
+    model = models.MODELS[receipt.kind]
+    headers = {"Location": f"{_PATHS[receipt.kind]}/{receipt.id}"}
+    if receipt.repeated:
+        headers["Idempotent-Replay"] = "true"
+    if view["finished_at"] is not None:
+        status = 200 if wait else 202
+    elif wait:
+        ended = await service.waiters.wait(receipt.kind, receipt.id, wait)
+        if ended is not None:
+            # What only the acceptance tells (a batch's job ids) stays.
+            view, status = {**view, **ended.view}, 200
+        headers["Preference-Applied"] = f"wait={wait:.0f}"
+    body = await asyncio.to_thread(models.render, model, view)
+    return Response(body, status_code=status, headers=headers, media_type="application/json")
+
+
+async def wait_for(service: Service, kind: str, id_: int, seconds: float) -> Response:
+    """The job or batch once it has ended, or as it is when the time is over."""
+    read = {"job": job_view, "batch": batch_view}[kind]
+    view = await asyncio.to_thread(service.read, lambda connection: read(connection, id_))
+    if view["finished_at"] is None and seconds > 0:
+        ended = await service.waiters.wait(kind, id_, seconds)
+        if ended is not None:
+            return Response(ended.body, media_type="application/json")
+        view = await asyncio.to_thread(service.read, lambda connection: read(connection, id_))
+    body = models.render(models.MODELS[kind], view)
+    return Response(body, media_type="application/json")
+
+
+def single(request: JobRequest, actor: Actor, *, reason: str | None, key: str | None) -> Submission:
+    """A submission of one job."""
+    return Submission(requests=[request], actor=actor, reason=reason, idempotency_key=key)
+
+
+def _plan(planned: Sequence[PlannedJob]) -> models.Plan:
+    return models.Plan(
+        jobs=[
+            models.PlannedJob(
+                action=job.request.action,
+                backend=job.request.backend,
+                volume=job.request.volume,
+                snapshot=job.request.snapshot,
+                host=job.request.host,
+                ref=job.request.ref,
+                params=job.request.stored_params(),
+                would=job.would,
+                waits_for=job.waits_for,
+            )
+            for job in planned
+        ]
+    )

@@ -1,0 +1,195 @@
+"""Waiters: many requests wait for few jobs, with one subscription and one query a second."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import redis.asyncio as aioredis
+import structlog
+from redis.exceptions import RedisError
+from sqlalchemy import select
+
+from orchestrator.audit.events import latest_number
+from orchestrator.embedded.broker import redis_client_url
+from orchestrator.jobs.notices import CHANNEL
+from orchestrator.jobs.views import View, batch_views, job_views
+from orchestrator.store.bulk import among
+from orchestrator.store.database import Database
+from orchestrator.store.tables import batches, jobs
+
+log = structlog.get_logger(__name__)
+
+#: Ends heard of lately, for requests that begin to wait just after.
+_REMEMBERED = 50_000
+#: Seconds between looks at the database, in case a notice was lost.
+_POLL_SECONDS = 1.0
+#: Seconds before trying the broker again.
+_RECONNECT_SECONDS = 1.0
+
+Key = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A job or batch that has ended, and the answer that tells it, made once for all."""
+
+    view: View
+    body: bytes
+
+
+class Waiters:
+    """Futures by job and batch, resolved with what the database says of it once it has ended.
+
+    ``render`` makes the body of the answer from the kind and the view.
+    """
+
+    def __init__(
+        self, database: Database, broker_url: str, render: Callable[[str, View], bytes]
+    ) -> None:
+        self._database = database
+        self._render = render
+        self._broker_url = broker_url
+        self._waiting: dict[Key, set[asyncio.Future[Ended]]] = defaultdict(set)
+        self._ended: OrderedDict[Key, None] = OrderedDict()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._number = 0
+        self._events_changed = asyncio.Condition()
+        self._event_readers = 0
+
+    async def start(self) -> None:
+        """Begin to listen."""
+        self._tasks = [
+            asyncio.create_task(self._listen(), name="waiters-listen"),
+            asyncio.create_task(self._poll(), name="waiters-poll"),
+        ]
+
+    async def stop(self) -> None:
+        """Stop listening, and let every waiter go with what it has."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for futures in self._waiting.values():
+            for future in futures:
+                future.cancel()
+
+    async def wait(self, kind: str, id_: int, seconds: float) -> Ended | None:
+        """The ended job or batch (``kind``), or None when the time is over."""
+        key = (kind, id_)
+        future: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
+        self._waiting[key].add(future)
+        try:
+            if key in self._ended:
+                await self._tell([key])
+            return await asyncio.wait_for(future, seconds)
+        except TimeoutError:
+            return None
+        finally:
+            self._waiting[key].discard(future)
+            if not self._waiting[key]:
+                del self._waiting[key]
+
+    async def events_after(self, number: int, seconds: float) -> int:
+        """The latest number once it is above ``number``; ``number`` when the time is over."""
+        self._event_readers += 1
+        try:
+            async with asyncio.timeout(seconds), self._events_changed:
+                await self._events_changed.wait_for(lambda: self._number > number)
+                return self._number
+        except TimeoutError:
+            return number
+        finally:
+            self._event_readers -= 1
+
+    # -- hearing ---------------------------------------------------------------------------
+
+    async def _listen(self) -> None:
+        while True:
+            try:
+                client = aioredis.Redis.from_url(
+                    redis_client_url(self._broker_url), socket_timeout=None
+                )
+                async with client, client.pubsub() as pubsub:
+                    await pubsub.subscribe(CHANNEL)
+                    async for message in pubsub.listen():
+                        if message["type"] == "message":
+                            await self._heard(json.loads(message["data"]))
+            except (RedisError, OSError, ValueError) as error:
+                log.warning("waiters.no_notices", error=str(error))
+            await asyncio.sleep(_RECONNECT_SECONDS)
+
+    async def _heard(self, notice: dict[str, Any]) -> None:
+        keys = [("job", int(id_)) for id_ in notice.get("jobs", ())]
+        keys += [("batch", int(id_)) for id_ in notice.get("batches", ())]
+        for key in keys:
+            self._ended[key] = None
+        while len(self._ended) > _REMEMBERED:
+            self._ended.popitem(last=False)
+        wanted = [key for key in keys if key in self._waiting]
+        if wanted:
+            await self._tell(wanted)
+        if "events" in notice:
+            await self._numbered(int(notice["events"]))
+
+    async def _numbered(self, number: int) -> None:
+        if number > self._number:
+            async with self._events_changed:
+                self._number = number
+                self._events_changed.notify_all()
+
+    async def _poll(self) -> None:
+        while True:
+            await asyncio.sleep(_POLL_SECONDS)
+            try:
+                if self._waiting:
+                    ended = await asyncio.to_thread(self._find_ended, list(self._waiting))
+                    if ended:
+                        await self._tell(ended)
+                if self._event_readers:
+                    await self._numbered(await asyncio.to_thread(self._latest))
+            except Exception as error:
+                log.warning("waiters.poll_failed", error=str(error))
+
+    # -- looking ---------------------------------------------------------------------------
+
+    async def _tell(self, keys: Iterable[Key]) -> None:
+        """Read these once and give them to everyone who waits for them."""
+        found = await asyncio.to_thread(self._read, list(keys))
+        for key, ended in found.items():
+            for future in list(self._waiting.get(key, ())):
+                if not future.done():
+                    future.set_result(ended)
+
+    def _read(self, keys: list[Key]) -> dict[Key, Ended]:
+        readers: dict[str, Callable[..., dict[int, View]]] = {
+            "job": job_views,
+            "batch": batch_views,
+        }
+        found: dict[Key, Ended] = {}
+        with self._database.read() as connection:
+            for kind, read in readers.items():
+                ids = [id_ for key_kind, id_ in keys if key_kind == kind]
+                for id_, view in (read(connection, ids) if ids else {}).items():
+                    if view["finished_at"] is not None:
+                        found[kind, id_] = Ended(view, self._render(kind, view))
+        return found
+
+    def _find_ended(self, keys: list[Key]) -> list[Key]:
+        ended: list[Key] = []
+        with self._database.read() as connection:
+            for kind, table in (("job", jobs), ("batch", batches)):
+                ids = [id_ for key_kind, id_ in keys if key_kind == kind]
+                if ids:
+                    query = select(table.c.id).where(
+                        among(connection, table.c.id, ids), table.c.finished_at.is_not(None)
+                    )
+                    ended += [(kind, id_) for id_ in connection.execute(query).scalars()]
+        return ended
+
+    def _latest(self) -> int:
+        with self._database.read() as connection:
+            return latest_number(connection)

@@ -1,0 +1,314 @@
+"""Everything on one machine: migrate, broker, workers, scheduler, API; and down again."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import IO
+
+import httpx
+import structlog
+from sqlalchemy import Connection, select
+
+from orchestrator import tokens
+from orchestrator.api.server import address_of
+from orchestrator.client import local
+from orchestrator.domain.errors import InvalidInput, Unavailable
+from orchestrator.domain.states import Role
+from orchestrator.embedded.broker import BrokerStartError, EmbeddedBroker
+from orchestrator.embedded.process import die_with_parent
+from orchestrator.inventory.backends import backend_views
+from orchestrator.jobs.finish import ENGINE
+from orchestrator.logs import configure_logs
+from orchestrator.settings import Settings
+from orchestrator.store import migrate
+from orchestrator.store.database import Database
+from orchestrator.store.tables import tokens as token_rows
+
+log = structlog.get_logger(__name__)
+
+#: The token that `up` makes for the command line on this machine.
+LOCAL_TOKEN = "local"  # noqa: S105 - its name, not a secret
+
+#: Seconds for parts to begin, for backends to be looked at, and for parts to stop.
+_START_SECONDS = 60.0
+_LOOK_SECONDS = 15.0
+_STOP_SECONDS = 30.0
+#: A part that keeps dying is started again ever more slowly.
+_FIRST_PAUSE = 0.5
+_LONGEST_PAUSE = 30.0
+
+
+class _Stop(BaseException):
+    """SIGINT or SIGTERM has come."""
+
+
+@dataclass
+class _Part:
+    """A child process that is kept running."""
+
+    name: str
+    arguments: list[str]
+    environment: dict[str, str]
+    process: subprocess.Popen[bytes] | None = None
+    pause: float = _FIRST_PAUSE
+    started: float = 0.0
+    due: float = field(default=0.0)
+
+    def start(self) -> None:
+        """Start it in a session of its own: a Ctrl-C reaches only us, and we stop it in order."""
+        self.started = time.monotonic()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "orchestrator", *self.arguments],
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=die_with_parent if sys.platform == "linux" else None,
+        )
+
+    def look(self) -> None:
+        """Start it again if it has died, after a pause that grows while it keeps dying."""
+        if self.process is None:
+            if time.monotonic() >= self.due:
+                self.start()
+            return
+        status = self.process.poll()
+        if status is None:
+            return
+        lived = time.monotonic() - self.started
+        self.pause = _FIRST_PAUSE if lived > _LONGEST_PAUSE else min(self.pause * 2, _LONGEST_PAUSE)
+        log.warning("up.part_died", part=self.name, status=status, again_in=self.pause)
+        self.process, self.due = None, time.monotonic() + self.pause
+
+    def stop(self) -> None:
+        """Ask it to stop."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+
+    def wait(self, until: float) -> None:
+        """Wait for its end; after ``until`` it is killed."""
+        if self.process is None:
+            return
+        try:
+            self.process.wait(max(0.1, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            log.warning("up.part_killed", part=self.name)
+            self.process.kill()
+            self.process.wait()
+
+
+def run(settings: Settings, workers: int) -> int:
+    """Bring everything up, keep it up, and take it down at SIGINT or SIGTERM.
+
+    Raises the `Problem` that keeps it from starting.
+    """
+    configure_logs(settings.log, "up")
+
+    def stop(*_: object) -> None:
+        # Further signals find us already stopping.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        raise _Stop
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    product = _Product(settings, workers)
+    try:
+        product.start()
+        product.watch()
+    except _Stop:
+        return 0
+    finally:
+        product.stop()
+
+
+class _Product:
+    """All parts of one data directory."""
+
+    def __init__(self, settings: Settings, workers: int) -> None:
+        self._settings = settings
+        self._workers = workers
+        self._data = settings.data.absolute()
+        self._lock: IO[str] | None = None
+        self._broker: EmbeddedBroker | None = None
+        self._parts: list[_Part] = []
+        self._url: str | None = None
+
+    def start(self) -> None:
+        """Start every part; return when requests are served."""
+        self._claim_directory()
+        listen = _free_address(self._settings.api.listen)
+        broker_url = self._settings.broker.url or self._start_broker()
+        environment = self._environment(listen, broker_url)
+        migrate.upgrade(self._settings.database_url)
+        token = self._local_token()
+        self._parts = [
+            _Part("scheduler", ["scheduler"], environment),
+            *(_Part(f"worker-{n}", ["worker"], environment) for n in range(1, self._workers + 1)),
+        ]
+        for part in self._parts:
+            part.start()
+        self._wait_for_backends()
+        api = _Part("api", ["api"], environment)
+        self._parts.append(api)
+        api.start()
+        url = f"http://{listen}"
+        _wait_until_ready(url, api)
+        local.write(self._data, url, token)
+        self._url = url
+        print(f"orchestrator is ready at {url} (data in {self._data})", file=sys.stderr, flush=True)
+
+    def watch(self) -> None:
+        """Keep every part running, for ever."""
+        while True:
+            time.sleep(0.2)
+            for part in self._parts:
+                part.look()
+            if self._broker is not None and not self._broker.running:
+                log.warning("up.broker_died")
+                self._broker.stop()
+                try:
+                    self._broker.start()
+                except BrokerStartError as error:
+                    log.error("up.broker_not_started", why=str(error))
+                    time.sleep(_FIRST_PAUSE)
+
+    def stop(self) -> None:
+        """Stop every part; workers hand back what they are doing."""
+        if self._url is not None:
+            local.remove(self._data, self._url)
+        for part in self._parts:
+            part.stop()
+        until = time.monotonic() + _STOP_SECONDS
+        for part in self._parts:
+            part.wait(until)
+        if self._broker is not None:
+            self._broker.stop()
+        if self._lock is not None:
+            self._lock.close()
+
+    def _claim_directory(self) -> None:
+        try:
+            self._data.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = (self._data / "up.lock").open("w")
+        except OSError as error:
+            raise InvalidInput(
+                f"the data directory {self._data} cannot be used: {error.strerror}", field="data"
+            ) from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InvalidInput(
+                f"another 'orchestrator up' is using {self._data}: stop it, or give another --data",
+                field="data",
+            ) from None
+
+    def _start_broker(self) -> str:
+        self._broker = EmbeddedBroker(self._data / "broker")
+        try:
+            self._broker.start()
+        except BrokerStartError as error:
+            raise Unavailable(str(error)) from None
+        return self._broker.url
+
+    def _environment(self, listen: str, broker_url: str) -> dict[str, str]:
+        environment = {
+            **os.environ,
+            "ORCHESTRATOR_DATA": str(self._data),
+            "ORCHESTRATOR_DATABASE__URL": self._settings.database_url,
+            "ORCHESTRATOR_BROKER__URL": broker_url,
+            "ORCHESTRATOR_API__LISTEN": listen,
+        }
+        if not self._settings.backends:
+            path = self._data / "volumes"
+            path.mkdir(mode=0o700, exist_ok=True)
+            environment["ORCHESTRATOR_BACKENDS"] = json.dumps(
+                {"local": {"driver": "file", "path": str(path)}}
+            )
+        return environment
+
+    def _local_token(self) -> str:
+        """A fresh token for this machine; the one of the last start is revoked."""
+
+        def renew(connection: Connection) -> str:
+            old = connection.execute(
+                select(token_rows.c.id).where(
+                    token_rows.c.name == LOCAL_TOKEN, token_rows.c.revoked_at.is_(None)
+                )
+            ).scalar()
+            if old is not None:
+                tokens.revoke(connection, old, ENGINE)
+            return tokens.create(connection, LOCAL_TOKEN, Role.ADMIN, ENGINE)[1]
+
+        database = Database(self._settings.database_url, pool_size=1)
+        try:
+            return database.transact(renew)
+        finally:
+            database.close()
+
+    def _wait_for_backends(self) -> None:
+        """Let the workers look first, so that the first submission is checked against facts."""
+        database = Database(self._settings.database_url, pool_size=1)
+        wanted = set(self._settings.served_backends()) or {"local"}
+        until = time.monotonic() + _LOOK_SECONDS
+        try:
+            while time.monotonic() < until:
+                with database.read() as connection:
+                    views = backend_views(connection)
+                looked = {view["name"] for view in views if view["refreshed_at"] is not None}
+                if wanted <= looked:
+                    return
+                self._look_for_early_death()
+                time.sleep(0.05)
+        finally:
+            database.close()
+        log.warning("up.backends_not_looked_at", backends=sorted(wanted))
+
+    def _look_for_early_death(self) -> None:
+        for part in self._parts:
+            if part.process is not None and part.process.poll() is not None:
+                raise Unavailable(
+                    f"{part.name} ended with status {part.process.returncode} while starting; "
+                    "its messages are above"
+                )
+
+
+def _free_address(listen: str) -> str:
+    """The address with its port, a free one if it says 0. Raises `InvalidInput` if taken."""
+    host, port = address_of(listen)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise InvalidInput(
+                f"cannot listen on {listen}: {error.strerror}; give another --listen HOST:PORT",
+                field="listen",
+            ) from None
+        port = probe.getsockname()[1]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _wait_until_ready(url: str, api: _Part) -> None:
+    until = time.monotonic() + _START_SECONDS
+    while time.monotonic() < until:
+        assert api.process is not None  # noqa: S101 - it was started just now
+        if api.process.poll() is not None:
+            raise Unavailable(
+                f"the API ended with status {api.process.returncode}; its messages are above"
+            )
+        try:
+            if httpx.get(f"{url}/readyz", timeout=5).status_code == 200:
+                return
+        except httpx.HTTPError:
+            pass
+        time.sleep(0.05)
+    raise Unavailable(f"the API did not become ready within {_START_SECONDS:.0f} s")

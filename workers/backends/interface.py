@@ -1,0 +1,269 @@
+"""The driver interface: what every kind of storage must be able to answer and do.
+
+A driver knows its storage system and `orchestrator.domain`, nothing else: no jobs, no
+database, no queue. Calls block. Each changing call is idempotent: creating what exists as
+asked and bears our stamp succeeds, removing what is gone succeeds, and what differs from
+what was asked raises `Conflict`. Every object is stamped with the immutable id the
+inventory gave it, and calls act on that id: a name is only what people see.
+
+A changing call receives a `Call`. Drivers call ``call.checkpoint()`` between their own
+steps and while copying, directly before each irreversible step above all; it raises when
+the worker has lost its lease, when the time is over, or when the job was canceled and
+stopping is still safe. An exception from it leaves only unpublished objects behind, which
+`discard` or the next attempt takes away.
+
+Errors raised are those of `orchestrator.domain.errors`: `BackendUnavailable`,
+`BackendBusy` and `TimedOut` are tried again; `NoSpace`, `Conflict`, `InUse`, `NotFound`,
+`IdentityMismatch`, `BackendError` are not.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from orchestrator.domain.drivers import DriverOptions
+from orchestrator.domain.errors import InvalidInput, Unsupported
+
+_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
+
+
+def check_id(written: str) -> str:
+    """``written`` itself; ids become parts of native names, so anything else is refused.
+
+    Drivers check ids, and names with `orchestrator.domain.names`, once more themselves.
+    """
+    if not _ID.fullmatch(written):
+        raise InvalidInput(f"{written[:40]!r} is no id: 32 hexadecimal digits")
+    return written
+
+
+@dataclass(frozen=True)
+class VolumeRef:
+    """Which volume is meant: ``id`` is 32 hexadecimal digits, given once and never reused."""
+
+    id: str
+    name: str
+
+
+@dataclass(frozen=True)
+class SnapshotRef:
+    """Which snapshot of which volume is meant."""
+
+    id: str
+    name: str
+    volume: VolumeRef
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """How a volume can be reached on this host."""
+
+    #: Block device path; None where there are only URIs.
+    path: str | None
+    #: ``<hypervisor>:<uri>`` lines, e.g. ``kvm:file:/srv/volumes/x.img``.
+    uris: tuple[str, ...] = ()
+    read_only: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class VolumeFacts:
+    """What the storage really holds of one volume. Sizes are bytes."""
+
+    #: The stamp; None: this object is not ours.
+    id: str | None
+    name: str
+    size_bytes: int
+    used_bytes: int
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    #: The id of the job whose rollback made the present contents, if any.
+    restored_by: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SnapshotFacts:
+    """What the storage really holds of one snapshot. Sizes are bytes."""
+
+    id: str | None
+    name: str
+    size_bytes: int
+    used_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capacity:
+    """Room of a backend, in bytes. Sizes of volumes are multiples of ``grain``."""
+
+    total_bytes: int
+    free_bytes: int
+    grain_bytes: int
+
+
+class Call(Protocol):
+    """What a driver may know of the work it is part of."""
+
+    @property
+    def job_id(self) -> int:
+        """The job on whose behalf this is done."""
+
+    @property
+    def fence(self) -> int:
+        """Grows with every claim of any job: of two callers the larger one is later."""
+
+    def checkpoint(self) -> None:
+        """Raise if the work must stop here."""
+
+    def progress(self, done: int, total: int, unit: str = "bytes") -> None:
+        """Tell how far a long call has come; cheap enough to be called for each chunk."""
+
+    def seconds_left(self) -> float:
+        """Time until the deadline, for the timeouts of what the driver itself calls."""
+
+
+class Driver(ABC):
+    """One configured storage system. Instances are shared by the threads of a worker."""
+
+    def __init__(self, backend: str, options: DriverOptions, installation: str) -> None:
+        """Remember the configuration; touch nothing yet.
+
+        ``installation`` is the id of the database this worker belongs to; storage that is
+        private to one installation (RAM) is named after it.
+        """
+        self.backend = backend
+        self.installation = installation
+
+    # -- the system as a whole ------------------------------------------------------------
+
+    @abstractmethod
+    def capabilities(self) -> frozenset[str]:
+        """What can be done here and now: the driver's own, less what this host lacks."""
+
+    @abstractmethod
+    def read_identity(self) -> str | None:
+        """The identity marker, or None if the storage bears none.
+
+        Raises `BackendUnavailable` if the storage is not there at all.
+        """
+
+    @abstractmethod
+    def write_identity(self, identity: str, *, replace: bool = False) -> None:
+        """Write the marker where there is none; `Conflict` if there is another one.
+
+        With ``replace`` a marker that is there is overwritten.
+        """
+
+    @abstractmethod
+    def capacity(self) -> Capacity:
+        """Room in all, room that is left, and the grain of sizes."""
+
+    # -- reading --------------------------------------------------------------------------
+
+    @abstractmethod
+    def list_volumes(self) -> Iterator[VolumeFacts]:
+        """Everything that looks like a volume, ours or not, in bounded memory."""
+
+    @abstractmethod
+    def inspect(self, volume: VolumeRef) -> VolumeFacts | None:
+        """What there is of the volume with this id, under whatever name; None if nothing."""
+
+    @abstractmethod
+    def list_snapshots(self, volume: VolumeRef) -> list[SnapshotFacts]:
+        """The volume's snapshots, oldest first."""
+
+    @abstractmethod
+    def devices(self, volume: VolumeRef) -> list[Device]:
+        """Where the volume is in use on this host, whoever attached it."""
+
+    # -- making ---------------------------------------------------------------------------
+
+    @abstractmethod
+    def create(
+        self, volume: VolumeRef, size_bytes: int, metadata: Mapping[str, str], call: Call
+    ) -> VolumeFacts:
+        """Make an empty volume that reads as zeroes; its size rounded up to the grain."""
+
+    def clone(
+        self,
+        volume: VolumeRef,
+        source: VolumeRef | SnapshotRef,
+        size_bytes: int,
+        metadata: Mapping[str, str],
+        call: Call,
+    ) -> VolumeFacts:
+        """Make a volume with the contents of ``source``, independent of it afterwards."""
+        raise Unsupported(f"backend {self.backend} cannot clone")
+
+    def create_snapshot(self, snapshot: SnapshotRef, call: Call) -> SnapshotFacts:
+        """Keep the present contents. `InUse` where they cannot be read in one piece."""
+        raise Unsupported(f"backend {self.backend} cannot take snapshots")
+
+    @abstractmethod
+    def discard(self, made: VolumeRef | SnapshotRef, call: Call) -> None:
+        """Take away what an unfinished create, clone or snapshot with this id left.
+
+        Published or not; only what bears this very id; nothing else is ever touched.
+        """
+
+    # -- changing -------------------------------------------------------------------------
+
+    def grow(self, volume: VolumeRef, size_bytes: int, call: Call) -> VolumeFacts:
+        """Make the volume at least this large, and its devices on this host too.
+
+        Never shrinks, however late it is called.
+        """
+        raise Unsupported(f"backend {self.backend} cannot grow volumes")
+
+    def set_metadata(
+        self, volume: VolumeRef, metadata: Mapping[str, str], call: Call
+    ) -> VolumeFacts:
+        """Replace the metadata kept with the volume by this."""
+        raise Unsupported(f"backend {self.backend} keeps no metadata")
+
+    def rename(self, volume: VolumeRef, new_name: str, call: Call) -> VolumeFacts:
+        """Give the volume with this id another name; never overwrites (`Conflict`)."""
+        raise Unsupported(f"backend {self.backend} cannot rename volumes")
+
+    def rollback(self, volume: VolumeRef, snapshot: SnapshotRef, call: Call) -> VolumeFacts:
+        """Put the volume's contents back to the snapshot's, in one atomic step.
+
+        Afterwards ``inspect(volume).restored_by`` is ``call.job_id``: that proves it was
+        done, and a second call with the same job then changes nothing. The size becomes
+        the snapshot's. `InUse` while the volume is attached on this host.
+        """
+        raise Unsupported(f"backend {self.backend} cannot roll back")
+
+    def wipe(self, volume: VolumeRef, call: Call) -> VolumeFacts:
+        """Overwrite all of the volume with zeroes. `InUse` while attached on this host."""
+        raise Unsupported(f"backend {self.backend} cannot wipe")
+
+    # -- removing -------------------------------------------------------------------------
+
+    @abstractmethod
+    def remove(self, volume: VolumeRef, call: Call, *, wipe: bool = False) -> None:
+        """Remove the volume with this id; nothing if it is gone.
+
+        `InUse` while attached on this host, recorded or not, or while it has snapshots.
+        """
+
+    def delete_snapshot(self, snapshot: SnapshotRef, call: Call) -> None:
+        """Delete the snapshot with this id; nothing if it is gone."""
+        raise Unsupported(f"backend {self.backend} cannot take snapshots")
+
+    # -- using ----------------------------------------------------------------------------
+
+    def attach(self, volume: VolumeRef, call: Call, *, read_only: bool = False) -> Device:
+        """Make the volume usable on this host; the device it already has, if it has one.
+
+        What is returned was verified on this host just now.
+        """
+        raise Unsupported(f"backend {self.backend} cannot attach volumes")
+
+    def detach(self, volume: VolumeRef, call: Call) -> None:
+        """Take the volume away from this host; nothing if it is not attached.
+
+        `InUse` while somebody holds the device open.
+        """
+        raise Unsupported(f"backend {self.backend} cannot attach volumes")

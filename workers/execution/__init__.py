@@ -1,0 +1,1 @@
+"""Executing jobs: what a driver is asked to do for each action, and what that leaves."""

@@ -1,0 +1,426 @@
+"""What is done for each action: a table of handlers, each a few calls of the driver.
+
+Every handler may run again after a crash at any point: driver calls are idempotent and act
+on immutable ids, and the inventory changes only when the outcome is written.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orchestrator.domain.errors import BackendError, HostUnavailable, IdentityMismatch, InUse
+from orchestrator.domain.states import BackendState, SnapshotState, VolumeState
+from orchestrator.inventory.changes import (
+    Attached,
+    Change,
+    Detached,
+    Opened,
+    SnapshotGone,
+    VolumeGone,
+    set_backend,
+    set_snapshot,
+    set_volume,
+)
+from orchestrator.jobs.claim import size_wanted
+from orchestrator.jobs.outlook import VolumeOutlook
+from orchestrator.jobs.rules import newer_snapshots
+from orchestrator.machine import boot_id
+from workers.backends.interface import Device, SnapshotRef, VolumeFacts
+from workers.execution.refresh import look_at
+from workers.execution.work import Done, Handler, Work
+
+
+def _told(facts: VolumeFacts) -> dict[str, Any]:
+    return {"size_bytes": facts.size_bytes, "used_bytes": facts.used_bytes}
+
+
+def _record(work: Work) -> VolumeOutlook:
+    """The target as the inventory has it; the rules made sure that there is one."""
+    assert work.claim.volume is not None  # noqa: S101
+    return work.claim.volume
+
+
+def _made(work: Work, facts: VolumeFacts) -> Done:
+    told = {"id": work.volume.id, **_told(facts)}
+    return Done(
+        result=told,
+        changes=[set_volume(work.volume.id, state=VolumeState.AVAILABLE, **_told(facts))],
+        after={"state": VolumeState.AVAILABLE, **told},
+    )
+
+
+def create(work: Work) -> Done:
+    """Make an empty volume."""
+    metadata = work.intent.params.get("metadata") or {}
+    facts = work.driver.create(work.volume, size_wanted(work.claim), metadata, work)
+    return _made(work, facts)
+
+
+def clone(work: Work) -> Done:
+    """Make a volume with the contents of another or of a snapshot."""
+    source = work.source if work.intent.snapshot is None else work.snapshot
+    size = size_wanted(work.claim)
+    metadata = work.intent.params.get("metadata") or {}
+    return _made(work, work.driver.clone(work.volume, source, size, metadata, work))
+
+
+def grow(work: Work) -> Done:
+    """Make a volume larger."""
+    wanted = int(work.intent.params["size_bytes"])
+    facts = work.driver.grow(work.volume, wanted, work)
+    if facts.size_bytes < wanted:
+        raise BackendError(
+            f"after growing to {wanted} bytes the volume has {facts.size_bytes}: "
+            "the backend did not do what it said"
+        )
+    return Done(
+        result=_told(facts),
+        changes=[set_volume(work.volume.id, requested_bytes=wanted, **_told(facts))],
+        before={"size_bytes": _record(work).size_bytes},
+        after=_told(facts),
+    )
+
+
+def update(work: Work) -> Done:
+    """Change entries of the metadata."""
+    changed: dict[str, str | None] = work.intent.params["metadata"]
+    return _set_metadata(work, changed)
+
+
+def set_info(work: Work) -> Done:
+    """Keep another system's text with the volume."""
+    return _set_metadata(work, {"info": work.intent.params["info"]})
+
+
+def _set_metadata(work: Work, changed: dict[str, str | None]) -> Done:
+    before = _record(work).metadata
+    merged = {**before, **changed}
+    after = {key: text for key, text in merged.items() if text is not None}
+    work.driver.set_metadata(work.volume, after, work)
+    return Done(
+        result={"metadata": after},
+        changes=[set_volume(work.volume.id, metadata=after)],
+        before={"metadata": before},
+        after={"metadata": after},
+    )
+
+
+def rename(work: Work) -> Done:
+    """Give a volume another name."""
+    new_name = work.intent.params["new_name"]
+    _refuse_while_used(work)
+    work.intend("rename", new_name=new_name)
+    work.driver.rename(work.volume, new_name, work)
+    return Done(
+        result={"name": new_name},
+        changes=[set_volume(work.volume.id, name=new_name)],
+        before={"name": work.volume.name},
+        after={"name": new_name},
+    )
+
+
+def rollback(work: Work) -> Done:
+    """Put a volume back to a snapshot; newer snapshots go first, if that was asked for."""
+    volume = _record(work)
+    _refuse_while_used(work)
+    work.intend("rollback", snapshot=work.snapshot.id)
+    changes: list[Change] = []
+    if work.intent.snapshot in volume.snapshots:
+        for newer in reversed(newer_snapshots(volume, work.intent.snapshot)):
+            work.driver.delete_snapshot(SnapshotRef(newer.id, newer.name, work.volume), work)
+            changes.append(SnapshotGone(newer.id))
+    facts = work.driver.rollback(work.volume, work.snapshot, work)
+    changes.append(set_volume(work.volume.id, **_told(facts)))
+    return Done(
+        result=_told(facts),
+        changes=changes,
+        before={"size_bytes": volume.size_bytes},
+        after={"restored": work.intent.snapshot, **_told(facts)},
+    )
+
+
+def wipe(work: Work) -> Done:
+    """Overwrite a volume with zeroes."""
+    _refuse_while_used(work)
+    work.intend("wipe")
+    facts = work.driver.wipe(work.volume, work)
+    return Done(
+        result=_told(facts),
+        changes=[set_volume(work.volume.id, **_told(facts))],
+        after={"wiped": True},
+    )
+
+
+def restrict(work: Work) -> Done:
+    """Hide a volume; its data stays."""
+    _refuse_while_used(work)
+    return _state(work, VolumeState.RESTRICTED)
+
+
+def unrestrict(work: Work) -> Done:
+    """Bring a hidden volume back, if its data is still there."""
+    if work.driver.inspect(work.volume) is None:
+        raise BackendError(f"the storage of volume {work.volume.name!r} is gone")
+    return _state(work, VolumeState.AVAILABLE)
+
+
+def _state(work: Work, state: VolumeState) -> Done:
+    return Done(
+        result={"state": state},
+        changes=[set_volume(work.volume.id, state=state)],
+        before={"state": _record(work).state},
+        after={"state": state},
+    )
+
+
+def remove(work: Work) -> Done:
+    """Remove a volume and its data."""
+    wiped = bool(work.intent.params.get("wipe"))
+    _refuse_while_used(work)
+    work.intend("remove", wipe=wiped)
+    work.driver.remove(work.volume, work, wipe=wiped)
+    before = _record(work)
+    return Done(
+        result={"wiped": wiped},
+        changes=[VolumeGone(work.volume.id)],
+        before={"state": before.state, "size_bytes": before.size_bytes},
+        after={"state": VolumeState.REMOVED},
+    )
+
+
+def _refuse_while_used(work: Work) -> None:
+    """Refuse what is in use on this host, also where nobody recorded it."""
+    devices = [device.path or ", ".join(device.uris) for device in work.driver.devices(work.volume)]
+    if devices:
+        raise InUse(
+            f"volume {work.volume.name!r} is in use on {work.host} as {'; '.join(devices)}: "
+            "detach it first"
+        )
+
+
+def forget(work: Work) -> Done:
+    """Strike a volume from the inventory; the storage is not touched."""
+    return Done(
+        changes=[VolumeGone(work.volume.id)],
+        before={"state": _record(work).state},
+        after={"state": VolumeState.REMOVED, "forgotten": True},
+    )
+
+
+def verify(work: Work) -> Done:
+    """Compare a volume's record with the storage."""
+    record = _record(work)
+    facts = work.driver.inspect(work.volume)
+    if facts is None:
+        return Done(result={"agrees": False, "differences": {"storage": "there is none"}})
+    differences: dict[str, Any] = {}
+    for name, recorded, found in (
+        ("size_bytes", record.size_bytes, facts.size_bytes),
+        ("name", record.name, facts.name),
+        ("metadata", record.metadata, dict(facts.metadata)),
+    ):
+        if recorded != found:
+            differences[name] = {"recorded": recorded, "found": found}
+    recorded_names = sorted(record.snapshots)
+    found_names = sorted(found.name for found in work.driver.list_snapshots(work.volume))
+    if recorded_names != found_names:
+        differences["snapshots"] = {"recorded": recorded_names, "found": found_names}
+    return Done(
+        result={
+            "agrees": not differences,
+            "differences": differences,
+            "size_bytes": facts.size_bytes,
+            "used_bytes": facts.used_bytes,
+        },
+    )
+
+
+# -- use by hosts -------------------------------------------------------------------------
+
+
+def _host(work: Work) -> str:
+    assert work.intent.host is not None  # noqa: S101 - the request model requires it
+    return work.intent.host
+
+
+def _here(work: Work) -> None:
+    """Refuse to touch devices of a host that this is not."""
+    if work.claim.queue.startswith("host.") and _host(work) != work.host:
+        raise HostUnavailable(f"this worker runs on {work.host}, not on {_host(work)}")
+
+
+def _attached(work: Work, device: Device) -> Attached:
+    return Attached(
+        work.volume.id,
+        _host(work),
+        {
+            "device": device.path,
+            "uris": list(device.uris),
+            "read_only": device.read_only,
+            "boot_id": boot_id(),
+        },
+    )
+
+
+def attach(work: Work) -> Done:
+    """Make a volume usable on the host, and verify that it is."""
+    _here(work)
+    read_only = bool(work.intent.params.get("read_only"))
+    device = work.driver.attach(work.volume, work, read_only=read_only)
+    told = {"device": device.path, "uris": list(device.uris), "host": _host(work)}
+    return Done(result=told, changes=[_attached(work, device)], after=told)
+
+
+def detach(work: Work) -> Done:
+    """Take a volume away from the host; by force, only strike the record of a dead one."""
+    forced = bool(work.intent.params.get("force"))
+    if not forced:
+        _here(work)
+        work.driver.detach(work.volume, work)
+    return Done(
+        result={"forced": forced},
+        changes=[Detached(work.volume.id, _host(work))],
+        after={"host": _host(work), "forced": forced},
+    )
+
+
+def open_(work: Work) -> Done:
+    """Note that the host uses the volume."""
+    opening = "exclusive" if work.intent.params.get("exclusive") else "shared"
+    return _opened(work, opening)
+
+
+def close(work: Work) -> Done:
+    """Note that the host no longer uses the volume."""
+    return _opened(work, None)
+
+
+def _opened(work: Work, opening: str | None) -> Done:
+    return Done(
+        result={"opening": opening},
+        changes=[Opened(work.volume.id, _host(work), opening)],
+        after={"host": _host(work), "opening": opening},
+    )
+
+
+# -- snapshots ----------------------------------------------------------------------------
+
+
+def create_snapshot(work: Work) -> Done:
+    """Keep the present contents under a name."""
+    facts = work.driver.create_snapshot(work.snapshot, work)
+    told = {"size_bytes": facts.size_bytes, "used_bytes": facts.used_bytes}
+    return Done(
+        result={"id": work.snapshot.id, **told},
+        changes=[set_snapshot(work.snapshot.id, state=SnapshotState.AVAILABLE, **told)],
+        after={"state": SnapshotState.AVAILABLE, **told},
+    )
+
+
+def delete_snapshot(work: Work) -> Done:
+    """Delete a snapshot."""
+    work.intend("delete_snapshot", snapshot=work.snapshot.id)
+    work.driver.delete_snapshot(work.snapshot, work)
+    return Done(changes=[SnapshotGone(work.snapshot.id)], after={"state": SnapshotState.REMOVED})
+
+
+# -- backends -----------------------------------------------------------------------------
+
+
+def refresh(work: Work) -> Done:
+    """Read capacity and use anew."""
+    work.check_identity()
+    return _looked(work)
+
+
+def verify_backend(work: Work) -> Done:
+    """Check the marker; with ``accept_identity``, make it agree."""
+    found = work.driver.read_identity()
+    wanted = work.claim.identity
+    assert wanted is not None  # noqa: S101 - workers decide it before they serve a backend
+    changes: list[Change] = []
+    if found != wanted:
+        if not work.intent.params.get("accept_identity"):
+            what = "no identity marker" if found is None else "another marker"
+            raise IdentityMismatch(
+                f"the storage bears {what}. Make sure that it is the right storage; then "
+                "'accept_identity' takes it as this backend's own"
+            )
+        if found is None:
+            work.driver.write_identity(wanted)
+            found = wanted
+    changes.append(
+        set_backend(work.claim.backend_id, identity=found, identity_written=True, error=None)
+    )
+    looked = _looked(work)
+    return Done(
+        result={"identity": found, **looked.result},
+        changes=[*changes, *looked.changes],
+        before={"identity": wanted},
+        after={"identity": found},
+    )
+
+
+def _looked(work: Work) -> Done:
+    facts, changes = look_at(work.driver, work.database, work.claim.backend_id, work)
+    return Done(result=facts, changes=changes)
+
+
+def drain(work: Work) -> Done:
+    """Start nothing more on the backend."""
+    return _backend_state(work, BackendState.DRAINING)
+
+
+def resume(work: Work) -> Done:
+    """Let the backend take work again."""
+    return _backend_state(work, BackendState.ENABLED)
+
+
+def _backend_state(work: Work, state: BackendState) -> Done:
+    return Done(
+        result={"state": state},
+        changes=[set_backend(work.claim.backend_id, state=state)],
+        after={"state": state},
+    )
+
+
+#: Every action's handler.
+HANDLERS: dict[str, Handler] = {
+    "volume.create": create,
+    "volume.clone": clone,
+    "volume.grow": grow,
+    "volume.update": update,
+    "volume.set_info": set_info,
+    "volume.rename": rename,
+    "volume.rollback": rollback,
+    "volume.wipe": wipe,
+    "volume.restrict": restrict,
+    "volume.unrestrict": unrestrict,
+    "volume.remove": remove,
+    "volume.purge": remove,
+    "volume.forget": forget,
+    "volume.verify": verify,
+    "volume.attach": attach,
+    "volume.detach": detach,
+    "volume.open": open_,
+    "volume.close": close,
+    "snapshot.create": create_snapshot,
+    "snapshot.delete": delete_snapshot,
+    "backend.refresh": refresh,
+    "backend.verify": verify_backend,
+    "backend.drain": drain,
+    "backend.resume": resume,
+}
+
+#: Actions that concern the inventory alone, or check the marker in their own way.
+WITHOUT_STORAGE = frozenset(
+    {
+        "volume.forget",
+        "volume.open",
+        "volume.close",
+        "backend.refresh",
+        "backend.verify",
+        "backend.drain",
+        "backend.resume",
+    }
+)

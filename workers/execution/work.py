@@ -1,0 +1,292 @@
+"""One attempt at one job: what handlers may use, and how the attempt ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from orchestrator.domain.errors import (
+    Canceled,
+    IdentityMismatch,
+    InternalError,
+    Problem,
+    problem_for,
+)
+from orchestrator.domain.states import SnapshotState, VolumeState
+from orchestrator.inventory.changes import (
+    Change,
+    SnapshotGone,
+    VolumeGone,
+    set_snapshot,
+    set_volume,
+)
+from orchestrator.jobs.claim import Claim, Step, write_step
+from orchestrator.jobs.finish import Ending, Outcome, back_off
+from orchestrator.settings import RetrySettings
+from orchestrator.store.database import Database
+from workers.backends.interface import Driver, SnapshotRef, VolumeRef
+from workers.leases import HandBack, Held, LeaseLost, Leases
+
+log = structlog.get_logger(__name__)
+
+#: The journal's name for taking away what a failed job has made.
+UNDO = "undo"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """What a handler achieved."""
+
+    result: dict[str, Any] = field(default_factory=dict)
+    changes: Sequence[Change] = ()
+    before: dict[str, Any] | None = None
+    after: dict[str, Any] | None = None
+
+
+class Work:
+    """One attempt. Also the `Call` that drivers receive."""
+
+    def __init__(
+        self, held: Held, driver: Driver, database: Database, leases: Leases, host: str
+    ) -> None:
+        self.claim: Claim = held.claim
+        self.intent = held.claim.intent
+        self.driver = driver
+        self.database = database
+        self.host = host
+        self._held = held
+        self._leases = leases
+        self._steps = list(held.claim.steps)
+        #: Whether the storage may have been touched on behalf of this job, ever.
+        self.touched = not held.claim.first
+
+    # -- what drivers see -----------------------------------------------------------------
+
+    @property
+    def job_id(self) -> int:
+        """The job."""
+        return self.claim.job_id
+
+    @property
+    def fence(self) -> int:
+        """The claim's fencing number."""
+        return self.claim.fence
+
+    def checkpoint(self) -> None:
+        """Raise if the work must stop here."""
+        self._leases.check(self._held)
+
+    def progress(self, done: int, total: int, unit: str = "bytes") -> None:
+        """Note how far it has come; the next heartbeat tells it."""
+        self._held.progress = {"done": done, "total": total, "unit": unit}
+
+    def seconds_left(self) -> float:
+        """Time until the deadline."""
+        return max(0.0, self._held.deadline - time.monotonic())
+
+    # -- the journal ----------------------------------------------------------------------
+
+    def intend(self, name: str, **detail: Any) -> Step:
+        """Commit that this is about to be done; the step of an earlier attempt if it was."""
+        for step in self._steps:
+            if step.name == name:
+                return step
+        step = Step(len(self._steps) + 1, name, "intended", detail)
+        self._write(step)
+        self._steps.append(step)
+        return step
+
+    def intended(self, name: str) -> Step | None:
+        """The step of this name, if it was ever intended."""
+        return next((step for step in self._steps if step.name == name), None)
+
+    def _write(self, step: Step) -> None:
+        if not self.database.transact(lambda connection: write_step(connection, self.claim, step)):
+            raise LeaseLost
+
+    # -- what the job is about ------------------------------------------------------------
+
+    @property
+    def volume(self) -> VolumeRef:
+        """The target volume."""
+        assert self.intent.volume is not None and self.intent.volume_id is not None  # noqa: S101
+        return VolumeRef(self.intent.volume_id, self.intent.volume)
+
+    @property
+    def snapshot(self) -> SnapshotRef:
+        """The snapshot of the target, or for a clone of its source."""
+        assert self.intent.snapshot is not None and self.intent.snapshot_id is not None  # noqa: S101
+        of = self.source if "source" in self.intent.params else self.volume
+        return SnapshotRef(self.intent.snapshot_id, self.intent.snapshot, of)
+
+    @property
+    def source(self) -> VolumeRef:
+        """The source of a clone."""
+        assert self.intent.source_id is not None  # noqa: S101
+        return VolumeRef(self.intent.source_id, self.intent.params["source"])
+
+    def check_identity(self) -> None:
+        """Raise `IdentityMismatch` unless the storage bears this backend's marker."""
+        found = self.driver.read_identity()
+        wanted = self.claim.identity
+        if wanted is None or not self.claim.identity_written:
+            raise IdentityMismatch(
+                f"backend {self.intent.backend} has not been set up yet: its identity marker is "
+                "not known to be written; see 'orchestrator backend show'"
+            )
+        if found != wanted:
+            what = "no identity marker" if found is None else "the marker of another backend"
+            raise IdentityMismatch(
+                f"the storage of backend {self.intent.backend} bears {what}: is it mounted? "
+                "Nothing was changed. If it is the right storage, an administrator can say so "
+                "with 'orchestrator backend verify'"
+            )
+
+
+Handler = Callable[[Work], Done]
+
+
+def attempt(work: Work, handler: Handler, retry: RetrySettings, *, storage: bool) -> Outcome | None:
+    """Make one attempt; how it ended, or None if the lease was lost and nothing may be said.
+
+    ``storage``: the action touches the backend, so its marker is checked first.
+    """
+    claim = work.claim
+    try:
+        if claim.refused is not None:
+            raise claim.refused
+        if undo := work.intended(UNDO):
+            return _resume_undo(work, undo, retry)
+        work.checkpoint()
+        if storage:
+            work.check_identity()
+        work.touched = True
+        done = handler(work)
+    except LeaseLost:
+        return None
+    except HandBack:
+        return Outcome(ending=Ending.HANDED_BACK)
+    except Problem as problem:
+        return _ended_badly(work, problem, retry)
+    except Exception as error:
+        log.exception("work.unforeseen_error", job=claim.job_id, action=claim.action.name)
+        return _ended_badly(work, _unforeseen(error), retry)
+    return Outcome(
+        ending=Ending.SUCCEEDED,
+        result=done.result,
+        changes=done.changes,
+        audit={"before": done.before, "after": done.after},
+    )
+
+
+class _Unforeseen(InternalError):
+    """The worker failed in a way it did not foresee; its log has the details."""
+
+    retryable = True
+
+
+def _unforeseen(error: Exception) -> Problem:
+    return _Unforeseen(f"the worker failed unexpectedly ({type(error).__name__}); see its log")
+
+
+def _ended_badly(work: Work, problem: Problem, retry: RetrySettings) -> Outcome | None:
+    claim = work.claim
+    if problem.retryable and claim.attempt < claim.max_attempts and claim.refused is None:
+        delay = back_off(claim.attempt, retry.first_seconds, retry.most_seconds)
+        return Outcome(ending=Ending.RETRY, problem=problem, delay=delay)
+    ending = Ending.CANCELED if isinstance(problem, Canceled) else Ending.FAILED
+    if claim.action.creates and claim.refused is None:
+        return _undo(work, ending, problem, retry)
+    return Outcome(ending=ending, problem=problem, changes=_truth(work))
+
+
+def _truth(work: Work) -> list[Change]:
+    """What a change that failed left of an existing volume, as far as one can see."""
+    claim = work.claim
+    if claim.refused is not None or claim.action.kind != "volume" or claim.volume is None:
+        return []
+    if claim.action.capability is None:
+        return []
+    try:
+        facts = work.driver.inspect(work.volume)
+    except Problem:
+        return []
+    if facts is None:
+        return []
+    return [set_volume(work.volume.id, size_bytes=facts.size_bytes, used_bytes=facts.used_bytes)]
+
+
+def _undo(work: Work, ending: Ending, problem: Problem, retry: RetrySettings) -> Outcome | None:
+    """Take away what this very job has made, and only that; then it ends as ``problem`` says."""
+    claim = work.claim
+    try:
+        if work.touched:
+            error = {"code": problem.code, "detail": problem.detail}
+            work.intend(UNDO, ending=ending, error=error)
+    except LeaseLost:
+        return None
+    return _take_away(work, ending, problem, retry)
+
+
+def _resume_undo(work: Work, step: Step, retry: RetrySettings) -> Outcome | None:
+    """Go on with an undo that an earlier attempt had begun."""
+    error = step.detail["error"]
+    problem = problem_for(error["code"])(error["detail"])
+    return _take_away(work, Ending(step.detail["ending"]), problem, retry)
+
+
+def _take_away(
+    work: Work, ending: Ending, problem: Problem, retry: RetrySettings
+) -> Outcome | None:
+    claim = work.claim
+    is_snapshot = claim.action.kind == "snapshot"
+    made: VolumeRef | SnapshotRef = work.snapshot if is_snapshot else work.volume
+    try:
+        if work.touched:
+            work.check_identity()
+            work.driver.discard(made, _Undoing(work))
+    except LeaseLost:
+        return None
+    except Exception as error:
+        obstacle = error if isinstance(error, Problem) else _unforeseen(error)
+        log.warning("work.undo_failed", job=claim.job_id, exc_info=error)
+        if obstacle.retryable and claim.attempt < claim.max_attempts:
+            delay = back_off(claim.attempt, retry.first_seconds, retry.most_seconds)
+            return Outcome(ending=Ending.RETRY, problem=obstacle, delay=delay)
+        kept = type(problem)(
+            f"{problem.detail}; and what it had begun to make could not be taken away: "
+            f"{obstacle.detail}"
+        )
+        in_error: Change = (
+            set_snapshot(made.id, state=SnapshotState.ERROR)
+            if is_snapshot
+            else set_volume(made.id, state=VolumeState.ERROR, detail=kept.detail)
+        )
+        return Outcome(ending=ending, problem=kept, changes=[in_error])
+    gone: Change = SnapshotGone(made.id) if is_snapshot else VolumeGone(made.id)
+    return Outcome(ending=ending, problem=problem, changes=[gone])
+
+
+class _Undoing:
+    """The `Call` of an undo: only the loss of the lease stops it."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self.job_id = work.job_id
+        self.fence = work.fence
+
+    def checkpoint(self) -> None:
+        try:
+            self._work.checkpoint()
+        except (Problem, HandBack):
+            return
+
+    def progress(self, done: int, total: int, unit: str = "bytes") -> None:
+        """Undoing tells no progress."""
+
+    def seconds_left(self) -> float:
+        return max(30.0, self._work.seconds_left())

@@ -1,0 +1,153 @@
+"""A worker process: a Celery worker whose one task is to look for work, and its own clock."""
+
+from __future__ import annotations
+
+import os
+import threading
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from celery import Celery, signals
+
+from orchestrator.domain.errors import Problem
+from orchestrator.inventory.hosts import gone, seen
+from orchestrator.jobs.wakeups import WAKE_TASK, Wakeups, celery_app, queue
+from orchestrator.machine import boot_id
+from orchestrator.settings import Settings
+from orchestrator.store.database import Database
+from workers.leases import Leases
+from workers.runner import Runner
+from workers.serving import Serving
+
+log = structlog.get_logger(__name__)
+
+#: Seconds between signs of life, and between looks at the backends.
+_SEEN_SECONDS = 4.0
+_LOOK_SECONDS = 60.0
+#: Beyond the time for safe points, how long Celery may take to come to an end.
+_EXIT_SECONDS = 5.0
+
+
+def run(settings: Settings) -> None:
+    """Work until SIGTERM or SIGINT; then hand back what is running and leave."""
+    worker = f"{settings.host[:40]}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    database = Database(
+        settings.database_url,
+        pool_size=max(settings.database.pool_size, settings.worker.threads + 4),
+    )
+    serving = Serving(settings, database)
+    leases = Leases(
+        database,
+        lease_seconds=settings.worker.lease_seconds,
+        beat_seconds=settings.worker.heartbeat_seconds,
+    )
+    app = celery_app(settings.broker_url)
+    wakeups = Wakeups(app)
+    runner = Runner(settings, database, serving, leases, wakeups, worker=worker)
+
+    def sign_of_life() -> None:
+        database.transact(
+            lambda connection: seen(
+                connection,
+                worker,
+                host=settings.host,
+                pid=os.getpid(),
+                boot_id=boot_id(),
+                queues=runner.queues,
+            )
+        )
+
+    def look_for_work() -> None:
+        for name in runner.queues:
+            runner.drain(name)
+
+    serving.look_at_all()
+    sign_of_life()
+    clocks = [
+        _Clock("seen", _SEEN_SECONDS, sign_of_life),
+        _Clock("look", _LOOK_SECONDS, serving.look_at_all),
+        # Beside the messages: work is found even if the broker is gone or has forgotten us.
+        _Clock("claim", settings.worker.claim_seconds, look_for_work),
+    ]
+    log.info("worker.started", worker=worker, queues=runner.queues)
+    try:
+        _celery(app, runner, settings, _stopper(leases, settings), worker)
+    finally:
+        leases.stopping.set()
+        for clock in clocks:
+            clock.stop()
+        wakeups.close()
+        runner.close()
+        leases.close()
+        try:
+            database.transact(lambda connection: gone(connection, worker))
+        except Problem as problem:
+            log.warning("worker.not_struck", why=problem.detail)
+        database.close()
+        log.info("worker.stopped", worker=worker)
+
+
+class _Clock:
+    """Does something every so often, in a thread of its own, until stopped."""
+
+    def __init__(self, name: str, seconds: float, work: Callable[[], None]) -> None:
+        self._name, self._seconds, self._work = name, seconds, work
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop; wait a moment for what is being done."""
+        self._stopped.set()
+        self._thread.join(timeout=_EXIT_SECONDS)
+
+    def _run(self) -> None:
+        while not self._stopped.wait(self._seconds):
+            try:
+                self._work()
+            except Exception as error:
+                log.warning(f"worker.{self._name}_failed", error=str(error))
+
+
+def _stopper(leases: Leases, settings: Settings) -> Callable[..., None]:
+    """What a shutdown sets off: safe points hand back, and a hung driver holds up nobody."""
+
+    def stop(**_: Any) -> None:
+        leases.stopping.set()
+        limit = threading.Timer(settings.worker.shutdown_seconds + _EXIT_SECONDS, _give_up)
+        limit.daemon = True
+        limit.start()
+
+    return stop
+
+
+def _give_up() -> None:
+    # What still runs has not reached a safe point. Its lease runs out, and another worker
+    # asks the backend what is there.
+    log.error("worker.left_jobs_behind")
+    os._exit(1)
+
+
+def _celery(
+    app: Celery, runner: Runner, settings: Settings, stop: Callable[..., None], worker: str
+) -> None:
+    @app.task(name=WAKE_TASK)  # type: ignore[untyped-decorator]
+    def wake(name: str) -> None:
+        if name in runner.queues:
+            runner.drain(name)
+
+    signals.worker_shutting_down.connect(stop, weak=False)
+    app.conf.task_queues = [queue(name) for name in runner.queues]
+    celery_worker = app.Worker(
+        pool="threads",
+        concurrency=settings.worker.threads,
+        hostname=worker,
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+        quiet=True,
+        loglevel=settings.log.level.upper(),
+    )
+    celery_worker.start()

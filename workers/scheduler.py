@@ -1,0 +1,140 @@
+"""The scheduler: what time brings. Several may run; each step is safe to be done twice."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from orchestrator.audit.events import NUMBERED_AT_ONCE, latest_number, number_committed
+from orchestrator.jobs import schedule
+from orchestrator.jobs.claim import put_back_blocked
+from orchestrator.jobs.finish import Finished
+from orchestrator.jobs.notices import Notices
+from orchestrator.jobs.wakeups import Wakeups, celery_app
+from orchestrator.settings import Settings
+from orchestrator.store.database import Database
+
+log = structlog.get_logger(__name__)
+
+#: Seconds between looks at what hardly ever happens.
+_SELDOM_SECONDS = 10.0
+_RETENTION_SECONDS = 600.0
+
+
+class Scheduler:
+    """Everything one scheduler does, as steps with their intervals."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._database = Database(settings.database_url, pool_size=2)
+        self._wakeups = Wakeups(celery_app(settings.broker_url))
+        self._notices = Notices(settings.broker_url)
+        tick = settings.scheduler.tick_seconds
+        #: (seconds between, what is done, when it is due next)
+        self._steps: list[tuple[float, Callable[[], None]]] = [
+            (tick, self._queue_due),
+            (tick, self._reclaim),
+            (tick, self._number_events),
+            (settings.scheduler.relay_seconds, self._relay),
+            (_SELDOM_SECONDS, self._overlooked),
+            (_SELDOM_SECONDS, self._dead_hosts),
+            (_SELDOM_SECONDS, self._expire_locks),
+            (_RETENTION_SECONDS, self._retain),
+        ]
+        self._due = [0.0] * len(self._steps)
+
+    def tick(self) -> None:
+        """Do every step that is due; one that fails does not keep the others from being done."""
+        for place, (seconds, step) in enumerate(self._steps):
+            if time.monotonic() < self._due[place]:
+                continue
+            try:
+                step()
+            except Exception as error:
+                log.warning("scheduler.step_failed", step=step.__name__, error=str(error))
+            self._due[place] = time.monotonic() + seconds
+
+    def close(self) -> None:
+        """Let go of the database and the broker."""
+        self._wakeups.close()
+        self._notices.close()
+        self._database.close()
+
+    def _tell(self, finished: Finished) -> None:
+        self._notices.ended(finished.ended_jobs, finished.ended_batches)
+        self._wakeups.send(finished.wake)
+
+    def _queue_due(self) -> None:
+        self._wakeups.send(self._database.transact(schedule.queue_due))
+
+    def _reclaim(self) -> None:
+        reclaimed = self._database.transact(schedule.reclaim_expired)
+        if reclaimed.queues:
+            log.warning("scheduler.leases_lost", queues=reclaimed.queues)
+        self._wakeups.send(reclaimed.queues)
+        self._tell(reclaimed.finished)
+
+    def _number_events(self) -> None:
+        while count := self._database.transact(number_committed):
+            with self._database.read() as connection:
+                self._notices.numbered(latest_number(connection))
+            if count < NUMBERED_AT_ONCE:
+                return
+
+    def _relay(self) -> None:
+        older_than = self._settings.scheduler.relay_seconds
+        with self._database.read() as connection:
+            overdue = schedule.overdue_queues(connection, older_than)
+        self._wakeups.send(overdue)
+
+    def _overlooked(self) -> None:
+        self._wakeups.send(self._database.transact(schedule.queue_overlooked))
+        self._database.transact(put_back_blocked)
+
+    def _dead_hosts(self) -> None:
+        grace = self._settings.scheduler.host_grace_seconds
+        self._tell(
+            self._database.transact(
+                lambda connection: schedule.fail_for_dead_hosts(connection, grace)
+            )
+        )
+
+    def _expire_locks(self) -> None:
+        self._database.transact(schedule.expire_locks)
+
+    def _retain(self) -> None:
+        retention = self._settings.retention
+        deleted = self._database.transact(
+            lambda connection: schedule.retain(
+                connection,
+                idempotency_days=retention.idempotency_days,
+                jobs_days=retention.jobs_days,
+            )
+        )
+        if any(deleted.values()):
+            log.info("scheduler.retention", **deleted)
+
+
+def run(settings: Settings) -> None:
+    """Schedule until SIGTERM or SIGINT."""
+    stopped = threading.Event()
+
+    def stop(*_: Any) -> None:
+        stopped.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    scheduler = Scheduler(settings)
+    log.info("scheduler.started")
+    try:
+        while not stopped.is_set():
+            scheduler.tick()
+            stopped.wait(settings.scheduler.tick_seconds)
+    finally:
+        scheduler.close()
+        log.info("scheduler.stopped")
