@@ -124,9 +124,10 @@ def run(settings: Settings, workers: int) -> int:
         product.start()
         product.watch()
     except _Stop:
-        return 0
+        pass
     finally:
         product.stop()
+    return 0
 
 
 class _Product:

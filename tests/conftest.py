@@ -1,13 +1,20 @@
 """Fixtures that hand each test a broker and an empty database, both real."""
 
 import itertools
+import shutil
+import sqlite3
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import redis
+from sqlalchemy import update
 
 from orchestrator.embedded.broker import EmbeddedBroker, redis_client_url
+from orchestrator.store import migrate
+from orchestrator.store.database import Database
+from orchestrator.store.tables import installation
 from tests.rigs.postgres import Postgres
 
 _database_numbers = itertools.count(1)
@@ -30,7 +37,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     dropped: list[pytest.Item] = []
     for item in items:
         callspec = getattr(item, "callspec", None)
-        kind = callspec.params.get("database_url", wanted) if callspec else wanted
+        kind = callspec.params.get("database_kind", wanted) if callspec else wanted
         (kept if kind == wanted else dropped).append(item)
     if dropped:
         config.hook.pytest_deselected(items=dropped)
@@ -47,13 +54,22 @@ def postgres_server() -> Iterator[Postgres]:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The URL of an empty database of this test's own, once for each kind.
+def database_kind(request: pytest.FixtureRequest) -> str:
+    """Runs a test once for each kind of database.
 
-    A test for one kind only: ``@pytest.mark.parametrize("database_url", ["postgresql"],
+    For one kind only: ``@pytest.mark.parametrize("database_kind", ["postgresql"],
     indirect=True)``.
     """
-    if request.param == "sqlite":
+    kind: str = request.param
+    return kind
+
+
+@pytest.fixture
+def database_url(
+    request: pytest.FixtureRequest, database_kind: str, tmp_path: Path
+) -> Iterator[str]:
+    """The URL of an empty database of this test's own."""
+    if database_kind == "sqlite":
         yield f"sqlite:///{tmp_path / 'orchestrator.sqlite'}"
         return
     server: Postgres = request.getfixturevalue("postgres_server")
@@ -78,3 +94,47 @@ def broker_url(broker_server: EmbeddedBroker) -> str:
     with redis.Redis.from_url(redis_client_url(broker_server.url)) as client:
         client.flushall()
     return broker_server.url
+
+
+@pytest.fixture(scope="session")
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite database with the schema in it, to be copied."""
+    path = tmp_path_factory.mktemp("schema") / "migrated.sqlite"
+    migrate.upgrade(f"sqlite:///{path}")
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA journal_mode = DELETE")
+    return path
+
+
+@pytest.fixture(scope="session")
+def migrated_postgres(postgres_server: Postgres) -> str:
+    """The name of a PostgreSQL database with the schema in it, to be copied."""
+    postgres_server.create_database("migrated")
+    migrate.upgrade(postgres_server.url("migrated"))
+    return "migrated"
+
+
+@pytest.fixture
+def migrated_url(
+    request: pytest.FixtureRequest, database_kind: str, tmp_path: Path
+) -> Iterator[str]:
+    """The URL of a database of this test's own with the schema in it, once for each kind."""
+    if database_kind == "sqlite":
+        copy = tmp_path / "orchestrator.sqlite"
+        shutil.copy(request.getfixturevalue("migrated_sqlite"), copy)
+        yield _own_installation(f"sqlite:///{copy}")
+        return
+    server: Postgres = request.getfixturevalue("postgres_server")
+    name = f"test_{next(_database_numbers)}"
+    server.create_database(name, template=request.getfixturevalue("migrated_postgres"))
+    yield _own_installation(server.url(name))
+    server.drop_database(name)
+
+
+def _own_installation(url: str) -> str:
+    """Tell a copied schema from its template: storage in RAM is named after the installation."""
+    database = Database(url, pool_size=1)
+    with database.write() as connection:
+        connection.execute(update(installation).values(uuid=uuid.uuid4().hex))
+    database.close()
+    return url

@@ -38,6 +38,9 @@ class Held:
     lease_until: float
     #: When the attempt has had its time.
     deadline: float
+    #: An earlier attempt may have changed what is not newly made: then the job is finished,
+    #: because only that leaves a state that can be told.
+    cancelable: bool
     lost: bool = False
     canceled: bool = False
     progress: dict[str, Any] | None = None
@@ -67,7 +70,16 @@ class Leases:
     def hold(self, claims: Sequence[Claim], claimed_at: float) -> list[Held]:
         """Begin to renew these; ``claimed_at``: monotonic time before they were claimed."""
         until = claimed_at + self._lease_seconds
-        held = [Held(claim, until, time.monotonic() + claim.action.time_limit) for claim in claims]
+        held = [
+            Held(
+                claim,
+                lease_until=until,
+                deadline=time.monotonic() + claim.action.time_limit,
+                cancelable=claim.first or claim.action.creates,
+                canceled=claim.cancel_requested,
+            )
+            for claim in claims
+        ]
         with self._guard:
             self._held.update({one.claim.job_id: one for one in held})
         return held
@@ -96,7 +108,7 @@ class Leases:
         if held.lost or now >= held.lease_until:
             held.lost = True
             raise LeaseLost
-        if held.canceled:
+        if held.canceled and held.cancelable:
             raise Canceled("canceled while it was running")
         if now >= held.deadline:
             limit = held.claim.action.time_limit

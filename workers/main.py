@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import threading
 import uuid
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import structlog
 from celery import Celery, signals
+from celery.exceptions import SecurityWarning
 
 from orchestrator.domain.errors import Problem
 from orchestrator.inventory.hosts import gone, seen
@@ -133,11 +135,14 @@ def _give_up() -> None:
 def _celery(
     app: Celery, runner: Runner, settings: Settings, stop: Callable[..., None], worker: str
 ) -> None:
-    @app.task(name=WAKE_TASK)  # type: ignore[untyped-decorator]
+    @app.task(name=WAKE_TASK)
     def wake(name: str) -> None:
         if name in runner.queues:
             runner.drain(name)
 
+    # Attaching needs root. Messages are JSON, so what Celery warns root of cannot happen.
+    app.conf.accept_content = ["json"]
+    warnings.simplefilter("ignore", SecurityWarning)
     signals.worker_shutting_down.connect(stop, weak=False)
     app.conf.task_queues = [queue(name) for name in runner.queues]
     celery_worker = app.Worker(

@@ -55,6 +55,15 @@ def install(app: FastAPI) -> None:
                 MalformedBody(f"the body is no JSON: {errors[0]['ctx']['error']}", field="body"),
                 request.url.path,
             )
+        if errors and isinstance(errors[0].get("input"), bytes):
+            return respond(
+                MalformedBody(
+                    "the body was not read as JSON: send JSON with 'Content-Type: "
+                    "application/json'",
+                    field="body",
+                ),
+                request.url.path,
+            )
         for found in errors:
             # Pydantic may put the exception itself here, which is no JSON.
             found.pop("ctx", None)

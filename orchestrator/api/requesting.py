@@ -123,8 +123,8 @@ def position_of(cursor: str | None, kind: type[int] | type[str]) -> Any:
         position = json.loads(base64.urlsafe_b64decode(padded.encode()))
     except ValueError:
         position = None
-    valid = type(position) is kind and (kind is str or 0 <= position <= MAX_ID)
-    if not valid:
+    in_range = not isinstance(position, int) or 0 <= position <= MAX_ID
+    if type(position) is not kind or not in_range:
         raise InvalidInput("the cursor is not one this service gave out", field="cursor")
     return position
 

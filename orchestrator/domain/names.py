@@ -36,7 +36,8 @@ def check_backend_name(name: str) -> str:
     """``name`` itself, or `InvalidName`."""
     if not _BACKEND.fullmatch(name):
         raise InvalidName(
-            f"{name[:80]!r} is no backend name: use a-z 0-9 _ -, up to 63, not beginning with - or _"
+            f"{name[:80]!r} is no backend name: use up to 63 of a-z 0-9 _ -, beginning with a "
+            "letter or digit"
         )
     return name
 

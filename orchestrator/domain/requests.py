@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar, Union
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     AwareDatetime,
@@ -33,8 +35,6 @@ from orchestrator.domain.names import BackendName, HostName, SnapshotName, Volum
 MAX_BATCH = 100_000
 #: The largest job id a request may name: what a 64-bit column holds.
 MAX_ID = 2**63 - 1
-
-T = TypeVar("T")
 
 JobId = Annotated[int, Field(ge=1, le=MAX_ID)]
 Ref = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._:-]+$")]
@@ -131,18 +131,19 @@ def _required(params: type[BaseModel]) -> bool:
 #: The request model of each action.
 REQUESTS: dict[str, type[JobRequest]] = {name: _model_of(a) for name, a in ACTIONS.items()}
 
-#: Any job request, told apart by ``action``.
-AnyJobRequest = Annotated[
-    Union[tuple(REQUESTS.values())],  # type: ignore[valid-type]  # noqa: UP007 - made at run time
-    Field(discriminator="action"),
-]
+if TYPE_CHECKING:
+    AnyJobRequest = JobRequest
+else:
+    #: Any job request, told apart by ``action``.
+    AnyJobRequest = Annotated[reduce(or_, REQUESTS.values()), Field(discriminator="action")]
 
 _one: TypeAdapter[JobRequest] = TypeAdapter(AnyJobRequest)
 
 
 def parse_request(written: Any) -> JobRequest:
     """Read one job request. Raises the `Problem` that names the field at fault."""
-    return validated(_one.validate_python, written)
+    request: JobRequest = validated(_one.validate_python, written)
+    return request
 
 
 def validated(validate: Any, written: Any) -> Any:

@@ -22,7 +22,7 @@ def configure(connection: Connection, configured: Mapping[str, BackendSettings])
     """
     known = {row.name: row for row in connection.execute(select(backends))}
     for name, wanted in configured.items():
-        values = {
+        values: dict[str, Any] = {
             "configured": True,
             "overcommit": wanted.overcommit
             or (wanted.spec.overcommit if wanted.spec.thin else 1.0),
@@ -58,7 +58,7 @@ def ids_of(connection: Connection, names: list[str]) -> dict[str, int]:
     found = connection.execute(
         select(backends.c.name, backends.c.id).where(backends.c.name.in_(names))
     )
-    return dict(found.tuples().all())
+    return dict(found.all())
 
 
 def backend_views(connection: Connection, name: str | None = None) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, and_, or_, select
+from sqlalchemy import Connection, RowMapping, and_, or_, select
 
 from orchestrator.domain.errors import NotAttached, UnknownBackend, UnknownSnapshot, UnknownVolume
 from orchestrator.domain.states import VolumeState
@@ -60,7 +60,7 @@ def list_volumes(
     return _views(connection, backend, rows)
 
 
-def volume_row(connection: Connection, backend: str, name: str) -> Mapping[str, Any]:
+def volume_row(connection: Connection, backend: str, name: str) -> RowMapping:
     """The live volume of this name. Raises `UnknownBackend`, `UnknownVolume`."""
     row = (
         connection.execute(
@@ -83,7 +83,7 @@ def volume_view(connection: Connection, backend: str, name: str) -> View:
     return _views(connection, backend, [volume_row(connection, backend, name)])[0]
 
 
-def _views(connection: Connection, backend: str, rows: Sequence[Mapping[str, Any]]) -> list[View]:
+def _views(connection: Connection, backend: str, rows: Sequence[RowMapping]) -> list[View]:
     ids = [row["id"] for row in rows]
     held: dict[str, View] = {}
     used: dict[str, list[View]] = defaultdict(list)
@@ -103,7 +103,7 @@ def _views(connection: Connection, backend: str, rows: Sequence[Mapping[str, Any
             .join(jobs, jobs.c.id == job_lanes.c.job_id)
             .where(among(connection, job_lanes.c.lane, list(lanes)))
             .order_by(job_lanes.c.job_id)
-        ).tuples():
+        ):
             doing[lanes[lane]].append(job_id)
         wanted = [row["parent_snapshot_id"] for row in rows if row["parent_snapshot_id"]]
         if wanted:
@@ -112,9 +112,7 @@ def _views(connection: Connection, backend: str, rows: Sequence[Mapping[str, Any
                     select(snapshots.c.id, snapshots.c.name).where(
                         among(connection, snapshots.c.id, wanted)
                     )
-                )
-                .tuples()
-                .all()
+                ).all()
             )
     return [
         {
@@ -139,7 +137,7 @@ def _views(connection: Connection, backend: str, rows: Sequence[Mapping[str, Any
     ]
 
 
-def _locks(connection: Connection, ids: list[str]) -> Sequence[Mapping[str, Any]]:
+def _locks(connection: Connection, ids: list[str]) -> Sequence[RowMapping]:
     return (
         connection.execute(
             select(locks).where(
@@ -152,7 +150,7 @@ def _locks(connection: Connection, ids: list[str]) -> Sequence[Mapping[str, Any]
     )
 
 
-def lock_of(row: Mapping[str, Any]) -> View:
+def lock_of(row: RowMapping | Mapping[str, Any]) -> View:
     """A lock as readers see it."""
     return {
         "owner": row["owner"],
@@ -163,7 +161,7 @@ def lock_of(row: Mapping[str, Any]) -> View:
     }
 
 
-def _attachment(row: Mapping[str, Any]) -> View:
+def _attachment(row: RowMapping) -> View:
     names = ("host", "device", "uris", "read_only", "boot_id", "opening", "attached_at")
     return {name: row[name] for name in names}
 
@@ -227,6 +225,6 @@ def snapshot_view(connection: Connection, backend: str, volume: str, name: str) 
     return _snapshot(backend, volume, found)
 
 
-def _snapshot(backend: str, volume: str, row: Mapping[str, Any]) -> View:
+def _snapshot(backend: str, volume: str, row: RowMapping) -> View:
     told = {name: row[name] for name in ("id", "name", "state", "size_bytes", "used_bytes")}
     return {**told, "backend": backend, "volume": volume, "created_at": row["created_at"]}

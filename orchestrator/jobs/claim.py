@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, select, text, update
+from sqlalchemy import Connection, RowMapping, bindparam, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from orchestrator.audit.events import Event, record
@@ -135,7 +135,7 @@ def _claim(
 
 def _take(
     connection: Connection, worker: str, queue: str, backends: Sequence[int], lease: float
-) -> list[Mapping[str, Any]]:
+) -> list[RowMapping]:
     values: dict[str, Any] = {
         "worker": worker,
         "queue": queue,
@@ -161,7 +161,7 @@ def _take(
     return sorted(found, key=lambda row: row["fence"])
 
 
-def _look(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> Outlook:
+def _look(connection: Connection, rows: Sequence[RowMapping]) -> Outlook:
     outlook = Outlook(connection)
     outlook.load_backends_by_id({row["backend_id"] for row in rows})
     names = {backend.id: backend.name for backend in outlook.backends.values()}
@@ -175,9 +175,7 @@ def _look(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> Outlook:
     return outlook
 
 
-def _claim_of(
-    row: Mapping[str, Any], outlook: Outlook, backend_name: str, steps: list[Step]
-) -> Claim:
+def _claim_of(row: RowMapping, outlook: Outlook, backend_name: str, steps: list[Step]) -> Claim:
     intent = intent_of(row, backend_name)
     backend = outlook.backends[backend_name]
     refused: Problem | None = None

@@ -26,6 +26,7 @@ from orchestrator.store.tables import (
     job_attempts,
     job_dependencies,
     job_lanes,
+    job_steps,
     jobs,
 )
 
@@ -65,6 +66,8 @@ class Outcome:
     audit: dict[str, Any] = field(default_factory=dict)
     #: Seconds before the next attempt.
     delay: float = 0.0
+    #: The job has a journal, whose steps are done once it has succeeded.
+    journaled: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,7 @@ def finish(connection: Connection, outcomes: Sequence[tuple[Claim, Outcome]]) ->
     inventory.apply(connection, (change for _, outcome in valid for change in outcome.changes), now)
     _write_outcomes(connection, valid, now)
     _write_attempts(connection, valid, now)
+    _close_journals(connection, valid)
     record(connection, [event for c, o in valid for event in _events(c, o)], now)
     ended = [(c.job_id, _STATES[o.ending], c.batch_id) for c, o in valid if _ends(o)]
     closed = close(connection, ended, now)
@@ -183,6 +187,16 @@ def _write_attempts(
             if outcome.ending is not Ending.SUCCEEDED
         ],
     )
+
+
+def _close_journals(connection: Connection, outcomes: Sequence[tuple[Claim, Outcome]]) -> None:
+    done = [c.job_id for c, o in outcomes if o.journaled and o.ending is Ending.SUCCEEDED]
+    if done:
+        connection.execute(
+            update(job_steps)
+            .where(among(connection, job_steps.c.job_id, done))
+            .values(state="done")
+        )
 
 
 def _events(claim: Claim, outcome: Outcome) -> Iterable[Event]:

@@ -26,11 +26,17 @@ def lanes_of(
 ) -> list[str]:
     """The keys of the lanes a job holds, sorted. A backend's name has no slash."""
     names = {
-        Lane.VOLUME: lambda: volume,
-        Lane.SOURCE: lambda: params["source"],
-        Lane.NEW_NAME: lambda: params["new_name"],
+        Lane.VOLUME: volume,
+        Lane.SOURCE: params.get("source"),
+        Lane.NEW_NAME: params.get("new_name"),
     }
-    return sorted({f"{backend}/{names[lane]()}" for lane in action.lanes})
+    return sorted({f"{backend}/{names[lane]}" for lane in action.lanes})
+
+
+def target_of(lane: str) -> tuple[str, str]:
+    """The backend and the name that a lane stands for."""
+    backend, _, name = lane.partition("/")
+    return backend, name
 
 
 def lock_for_submission(connection: Connection, keys: Iterable[str]) -> None:

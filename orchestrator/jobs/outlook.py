@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, func, or_, select
+from sqlalchemy import ColumnElement, Connection, RowMapping, func, or_, select
 
 from orchestrator.domain.actions import ACTIONS, Action
 from orchestrator.domain.errors import UnknownBackend
@@ -178,8 +178,8 @@ class Outlook:
         Volumes and snapshots that ``own_jobs`` are about to make do not count as there.
         """
         names: dict[str, set[str]] = defaultdict(set)
-        for backend, name in targets:
-            names[backend].add(name)
+        for in_backend, name in targets:
+            names[in_backend].add(name)
         by_id: dict[str, VolumeOutlook] = {}
         for backend_name, wanted in names.items():
             backend = self.backends.get(backend_name)
@@ -292,7 +292,7 @@ class Outlook:
         ]
 
 
-def intent_of(row: Mapping[str, Any], backend: str) -> Intent:
+def intent_of(row: RowMapping, backend: str) -> Intent:
     """The intent of a stored job; ``row`` has the columns of `jobs`."""
     return Intent(
         action=ACTIONS[row["action"]],

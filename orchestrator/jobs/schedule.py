@@ -270,7 +270,7 @@ def overdue_queues(connection: Connection, older_than: float) -> Counter[str]:
         select(jobs.c.queue, func.count())
         .where(jobs.c.state == JobState.QUEUED, jobs.c.queued_at < db_now(-older_than))
         .group_by(jobs.c.queue)
-    ).tuples()
+    )
     return Counter(dict(rows.all()))
 
 

@@ -30,7 +30,13 @@ from orchestrator.domain.requests import MAX_BATCH, JobRequest
 from orchestrator.domain.states import JobState, Role
 from orchestrator.inventory.hosts import live_hosts
 from orchestrator.jobs import rules
-from orchestrator.jobs.lanes import hold_tails, hold_unfinished, lanes_of, lock_for_submission
+from orchestrator.jobs.lanes import (
+    hold_tails,
+    hold_unfinished,
+    lanes_of,
+    lock_for_submission,
+    target_of,
+)
 from orchestrator.jobs.outlook import Intent, Outlook
 from orchestrator.jobs.wakeups import queue_for
 from orchestrator.store.bulk import among, draw, insert_rows
@@ -231,7 +237,7 @@ class _Drafts:
         states: dict[int, str] = {}
         if wanted:
             query = select(jobs.c.id, jobs.c.state).where(among(self.connection, jobs.c.id, wanted))
-            states = dict(self.connection.execute(query).tuples())
+            states = dict(self.connection.execute(query).all())
         for place, stored in enumerate(self.stored_deps):
             for job_id in sorted(stored):
                 field = self._field(place, "depends_on")
@@ -250,15 +256,15 @@ class _Drafts:
 
     def _load(self, every_lane: set[str]) -> None:
         ahead = self.outlook.load_ahead(every_lane)
-        targets = {tuple(lane.split("/", 1)) for lane in every_lane}
+        targets = {target_of(lane) for lane in every_lane}
         for request in self.requests:
             if request.volume is not None:
                 targets.add((request.backend, request.volume))
         for _, intent in ahead:
             for lane in lanes_of(intent.action, intent.backend, intent.volume, intent.params):
-                targets.add(tuple(lane.split("/", 1)))
+                targets.add(target_of(lane))
         self.outlook.load_volumes(
-            targets,  # type: ignore[arg-type]  # pairs
+            targets,
             own_jobs=frozenset(job_id for job_id, _ in ahead),
         )
         for _, intent in ahead:
@@ -329,18 +335,18 @@ class _Drafts:
         lanes = self.lanes[place]
         before = self.outlook.due_by(lanes, run_at)
         touched = {
-            tuple(lane.split("/", 1))
+            target_of(lane)
             for one in (intent, *before)
             for lane in lanes_of(one.action, one.backend, one.volume, one.params)
         }
-        kept = {key: deepcopy(self.outlook.volumes.get(key)) for key in touched}  # type: ignore[call-overload]
+        kept = {key: deepcopy(self.outlook.volumes.get(key)) for key in touched}
         for earlier in before:
             rules.play(self.outlook, earlier)
         try:
             rules.check(self.outlook, intent)
             self.rooms.append(rules.check_room(self.outlook, intent))
         finally:
-            self.outlook.restore(kept)  # type: ignore[arg-type]
+            self.outlook.restore(kept)
         self.outlook.add_later(lanes, run_at, intent)
 
     def _check_host(self, place: int, intent: Intent) -> None:

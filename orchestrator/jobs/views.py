@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, RowMapping, select
 
 from orchestrator.domain.errors import UnknownJob
 from orchestrator.domain.states import JobState
@@ -93,7 +93,7 @@ def list_batch_jobs(
     return _views(connection, rows)
 
 
-def _select(connection: Connection, condition: Any) -> Sequence[Mapping[str, Any]]:
+def _select(connection: Connection, condition: Any) -> Sequence[RowMapping]:
     return (
         connection.execute(
             select(jobs, backends.c.name.label("backend"))
@@ -106,7 +106,7 @@ def _select(connection: Connection, condition: Any) -> Sequence[Mapping[str, Any
     )
 
 
-def _views(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> list[View]:
+def _views(connection: Connection, rows: Sequence[RowMapping]) -> list[View]:
     ids = [row["id"] for row in rows]
     if not ids:
         return []
@@ -116,7 +116,7 @@ def _views(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> list[Vi
         select(job_dependencies.c.job_id, job_dependencies.c.depends_on)
         .where(among(connection, job_dependencies.c.job_id, ids))
         .order_by(job_dependencies.c.depends_on)
-    ).tuples():
+    ):
         depends[job_id].append(other)
     steps: dict[int, list[View]] = defaultdict(list)
     for step in connection.execute(
@@ -171,7 +171,7 @@ def batch_views(connection: Connection, ids: Iterable[int]) -> dict[int, View]:
     return {row["id"]: _batch(row) for row in rows}
 
 
-def _batch(row: Mapping[str, Any]) -> View:
+def _batch(row: RowMapping) -> View:
     ended = row["succeeded"] + row["failed"] + row["canceled"]
     if ended < row["total"]:
         state = JobState.RUNNING

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, RowMapping, func, select
 
 from orchestrator.domain.states import BackendState, JobState
 from orchestrator.inventory.hosts import ALIVE_SECONDS
@@ -18,7 +18,7 @@ from orchestrator.store.tables import backends, job_dependencies, job_lanes, job
 Waiting = dict[str, Any]
 
 
-def waiting_on(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> dict[int, Waiting]:
+def waiting_on(connection: Connection, rows: Sequence[RowMapping]) -> dict[int, Waiting]:
     """For each job of a page that does not run yet, what it waits for, if anything."""
     still = [row for row in rows if row["state"] in (JobState.WAITING, JobState.QUEUED)]
     if not still:
@@ -77,9 +77,7 @@ def _dependencies(connection: Connection, ids: list[int]) -> dict[int, int]:
                 among(connection, job_dependencies.c.job_id, ids), needed.c.finished_at.is_(None)
             )
             .group_by(job_dependencies.c.job_id)
-        )
-        .tuples()
-        .all()
+        ).all()
     )
 
 
@@ -100,7 +98,7 @@ def _ahead(connection: Connection, ids: list[int]) -> dict[int, tuple[int, str]]
     )
     found: dict[int, tuple[int, str]] = {}
     for statement in (earlier, begun):
-        for job_id, ahead, lane in connection.execute(statement).tuples():
+        for job_id, ahead, lane in connection.execute(statement):
             found[job_id] = (ahead, lane)
     return found
 
@@ -109,9 +107,7 @@ def _not_enabled(connection: Connection) -> dict[int, str]:
     return dict(
         connection.execute(
             select(backends.c.id, backends.c.state).where(backends.c.state != BackendState.ENABLED)
-        )
-        .tuples()
-        .all()
+        ).all()
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 from celery import Celery
-from kombu import Exchange, Queue
+from kombu.entity import Exchange, Queue
 
 from orchestrator.domain.drivers import DRIVERS
 
@@ -65,7 +65,8 @@ def celery_app(broker_url: str) -> Celery:
 
 def queue(name: str) -> Queue:
     """The Celery queue of this name."""
-    return Queue(name, Exchange(name, type="direct"), routing_key=name)
+    exchange = Exchange(name, type="direct")  # type: ignore[no-untyped-call]
+    return Queue(name, exchange, routing_key=name)  # type: ignore[no-untyped-call]
 
 
 def queue_for(

@@ -36,8 +36,8 @@ Row = dict[str, Any]
 def draw(connection: Connection, name: str, count: int) -> list[int]:
     """``count`` new numbers, growing, never given out before (`SEQUENCES` names them)."""
     if connection.dialect.name == "postgresql":
-        statement = f"SELECT nextval('{SEQUENCES[name].name}') FROM generate_series(1, :count)"
-        return list(connection.execute(text(statement), {"count": count}).scalars())
+        statement = select(SEQUENCES[name].next_value()).select_from(func.generate_series(1, count))
+        return list(connection.execute(statement).scalars())
     last: int = connection.execute(
         text(
             "INSERT INTO counters (name, value) VALUES (:name, :count)"
@@ -122,7 +122,8 @@ def _casts(table: Table, columns: tuple[str, ...]) -> str:
 
 
 def _type(table: Table, column: str) -> str:
-    return table.c[column].type.compile(dialect=postgresql.dialect()).partition("(")[0]
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+    return table.c[column].type.compile(dialect=dialect).partition("(")[0]
 
 
 def _arrays(table: Table, rows: Sequence[Row]) -> dict[str, list[Any]]:

@@ -41,7 +41,7 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-class db_now(FunctionElement[datetime]):  # noqa: N801 - reads like the SQL function it is
+class db_now(FunctionElement[datetime]):
     """The database's clock, or ``db_now(seconds)`` ahead of it: the engine's one clock.
 
     Leases, start times and back-off are compared with it, so the clocks of workers and

@@ -79,10 +79,11 @@ class Postgres:
         """The SQLAlchemy URL of one of its databases."""
         return f"postgresql+psycopg://postgres@/{quote(dbname)}?host={quote(str(self._home))}"
 
-    def create_database(self, name: str) -> None:
+    def create_database(self, name: str, template: str = "template1") -> None:
+        """Make a database, empty or as a copy of ``template``, to which nobody is connected."""
         # Copying files takes half the time of the default, which writes them through the log.
-        statement = sql.SQL("CREATE DATABASE {} STRATEGY file_copy")
-        self._execute(statement.format(sql.Identifier(name)))
+        statement = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy")
+        self._execute(statement.format(sql.Identifier(name), sql.Identifier(template)))
 
     def drop_database(self, name: str) -> None:
         """Drop it whoever is still connected; harmless when it is gone."""

@@ -30,9 +30,7 @@ def look_at(
                     volumes.c.backend_id == backend_id,
                     volumes.c.state.in_((VolumeState.AVAILABLE, VolumeState.RESTRICTED)),
                 )
-            )
-            .tuples()
-            .all()
+            ).all()
         )
     changes: list[Change] = [
         set_backend(

@@ -100,6 +100,11 @@ class Work:
         self._steps.append(step)
         return step
 
+    @property
+    def journaled(self) -> bool:
+        """Whether anything was written down for this job."""
+        return bool(self._steps)
+
     def intended(self, name: str) -> Step | None:
         """The step of this name, if it was ever intended."""
         return next((step for step in self._steps if step.name == name), None)
@@ -180,6 +185,7 @@ def attempt(work: Work, handler: Handler, retry: RetrySettings, *, storage: bool
         result=done.result,
         changes=done.changes,
         audit={"before": done.before, "after": done.after},
+        journaled=work.journaled,
     )
 
 
@@ -222,7 +228,6 @@ def _truth(work: Work) -> list[Change]:
 
 def _undo(work: Work, ending: Ending, problem: Problem, retry: RetrySettings) -> Outcome | None:
     """Take away what this very job has made, and only that; then it ends as ``problem`` says."""
-    claim = work.claim
     try:
         if work.touched:
             error = {"code": problem.code, "detail": problem.detail}

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import StreamingResponse
+from sqlalchemy import Row
 
 from orchestrator.api import models
 from orchestrator.api.requesting import Limit, Reader, ServiceHere
@@ -78,16 +79,19 @@ async def _read(service: Service, after: int, limit: int, filters: dict[str, Any
     )
 
 
+def _message(row: Row[Any]) -> str:
+    event = models.Event.model_validate(dict(row._mapping))
+    return f"id: {row.number}\nevent: {row.kind}\ndata: {event.model_dump_json()}\n\n"
+
+
 async def _stream(
     request: Request, service: Service, after: int, filters: dict[str, Any]
 ) -> AsyncIterator[str]:
     heard = after
     while not await request.is_disconnected():
         rows = await _read(service, after, _CHUNK, filters)
-        for row in rows:
-            event = models.Event.model_validate(dict(row._mapping))
-            yield f"id: {row.number}\nevent: {row.kind}\ndata: {event.model_dump_json()}\n\n"
         if rows:
+            yield "".join(map(_message, rows))
             after = heard = rows[-1].number
         if len(rows) < _CHUNK:
             told = await service.waiters.events_after(heard, _KEEP_ALIVE)

@@ -65,7 +65,7 @@ class _Figures(Collector):
             .where(jobs.c.finished_at.is_(None))
             .group_by(backends.c.name, jobs.c.state)
         )
-        for name, state, count in self._connection.execute(query).tuples():
+        for name, state, count in self._connection.execute(query):
             unfinished.add_metric([name, state], count)
         yield unfinished
         alive = GaugeMetricFamily(

@@ -100,7 +100,10 @@ def _endpoint(action: Action) -> Callable[..., Any]:
     body = _body_model(action, in_path)
     optional = not any(field.is_required() for field in body.model_fields.values())
     # A DELETE has no body: its parameters are in the query.
-    place = Query() if method == "DELETE" else Body()
+    in_query = method == "DELETE"
+    may_lack = optional and not in_query
+    body_kind: Any = body | None if may_lack else body
+    body_place = Query() if in_query else Body()
 
     async def endpoint(**given: Any) -> Response:
         written = given["body"]
@@ -112,37 +115,25 @@ def _endpoint(action: Action) -> Callable[..., Any]:
         submission = single(request, given["actor"], reason=given["reason"], key=given["key"])
         return await answer(given["service"], submission, wait=given["wait"], plan=given["plan"])
 
-    parameters = [
-        Parameter(name, Parameter.KEYWORD_ONLY, annotation=_IN_PATH[name])
-        for name in sorted(in_path)
-    ]
+    kinds: dict[str, Any] = {name: _IN_PATH[name] for name in sorted(in_path)}
     # Who may do what is checked with the submission, from the action's declaration.
-    for name, kind in (("service", ServiceHere), ("actor", Reader), ("wait", PreferredWait)):
-        parameters.append(Parameter(name, Parameter.KEYWORD_ONLY, annotation=kind))
-    for name, kind, default in (
-        ("key", IdempotencyKey, None),
-        ("reason", ReasonHeader, None),
-        ("plan", Plan, False),
-    ):
-        parameters.append(Parameter(name, Parameter.KEYWORD_ONLY, annotation=kind, default=default))
-    if method == "DELETE":
-        parameters.append(
-            Parameter("body", Parameter.KEYWORD_ONLY, annotation=Annotated[body, place])
-        )
-    elif optional:
-        parameters.append(
+    kinds |= {"service": ServiceHere, "actor": Reader, "wait": PreferredWait}
+    kinds |= {"key": IdempotencyKey, "reason": ReasonHeader, "plan": Plan}
+    kinds["body"] = Annotated[body_kind, body_place]
+    defaults: dict[str, Any] = {"key": None, "reason": None, "plan": False}
+    if may_lack:
+        defaults["body"] = None
+    endpoint.__signature__ = Signature(  # type: ignore[attr-defined]
+        [
             Parameter(
-                "body",
+                name,
                 Parameter.KEYWORD_ONLY,
-                annotation=Annotated[body | None, place],
-                default=None,
+                annotation=kind,
+                default=defaults.get(name, Parameter.empty),
             )
-        )
-    else:
-        parameters.append(
-            Parameter("body", Parameter.KEYWORD_ONLY, annotation=Annotated[body, place])
-        )
-    endpoint.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+            for name, kind in kinds.items()
+        ]
+    )
     endpoint.__name__ = action.name.replace(".", "_")
     return endpoint
 

@@ -1,0 +1,51 @@
+"""Hands each conformance test every storage system in turn, empty and marked."""
+
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conformance.systems import SYSTEMS, System
+from workers.backends.interface import Driver
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(params=sorted(SYSTEMS))
+def system(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[System]:
+    """A storage system of this test's own."""
+    system = SYSTEMS[request.param]()
+    try:
+        system.start(tmp_path, f"conformance-{os.getpid()}-{next(_numbers)}")
+    except pytest.skip.Exception:
+        raise
+    except BaseException:
+        system.stop()
+        raise
+    yield system
+    system.stop()
+
+
+@pytest.fixture
+def driver(system: System) -> Driver:
+    """The driver of the storage system."""
+    return system.driver
+
+
+@pytest.fixture
+def needs(driver: Driver) -> "Needs":
+    return Needs(driver)
+
+
+class Needs:
+    """Skips a test of what this driver cannot do here, saying so."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+
+    def __call__(self, *capabilities: str) -> None:
+        missing = sorted(set(capabilities) - self._driver.capabilities())
+        if missing:
+            pytest.skip(f"{type(self._driver).__name__} cannot do here: {', '.join(missing)}")

@@ -1,0 +1,237 @@
+"""The storage systems that the conformance suite runs on.
+
+Each is a driver on a real system, and what a host or a stranger would do to the storage
+behind the driver's back. A new driver adds a subclass here and its name to ``SYSTEMS``.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from orchestrator.domain.drivers import DRIVERS, DriverOptions, FileOptions, MemoryOptions
+from workers.backends.file import FileDriver
+from workers.backends.interface import Driver, VolumeRef
+from workers.backends.memory import MemoryDriver, erase
+
+INSTALLATION = "conformance"
+
+
+class System(ABC):
+    """One storage system, empty and marked."""
+
+    #: The driver's name in the configuration.
+    kind: ClassVar[str]
+    driver: Driver
+
+    @abstractmethod
+    def start(self, room: Path, backend: str) -> None:
+        """Begin; skip the test with the reason where it cannot run."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End, whatever state the test left."""
+
+    @abstractmethod
+    def options(self) -> DriverOptions:
+        """The options of the driver, for a second process."""
+
+    @abstractmethod
+    def unmarked(self) -> Driver:
+        """A driver on storage that bears no marker yet."""
+
+    @abstractmethod
+    def absent(self) -> Driver | None:
+        """A driver whose storage is not there; None where that cannot be."""
+
+    @abstractmethod
+    def write(self, volume: VolumeRef, data: bytes, offset: int = 0) -> None:
+        """Write into a volume as its user would."""
+
+    @abstractmethod
+    def read(self, volume: VolumeRef, length: int, offset: int = 0) -> bytes:
+        """Read from a volume as its user would."""
+
+    @abstractmethod
+    def plant_foreign(self, label: str) -> str:
+        """Put an object there that is not ours; the name it will be reported under."""
+
+    @abstractmethod
+    def leftovers(self) -> list[str]:
+        """Objects that were begun and never published."""
+
+
+class Memory(System):
+    kind = "memory"
+
+    def start(self, room: Path, backend: str) -> None:
+        self._backends = [backend, f"{backend}-unmarked"]
+        self.driver = MemoryDriver(backend, self.options(), INSTALLATION)
+        self.driver.write_identity("conformance-marker")
+
+    def stop(self) -> None:
+        for backend in self._backends:
+            erase(backend, INSTALLATION)
+
+    def options(self) -> MemoryOptions:
+        return MemoryOptions(capacity=2**40)
+
+    def unmarked(self) -> Driver:
+        return MemoryDriver(self._backends[1], self.options(), INSTALLATION)
+
+    def absent(self) -> Driver | None:
+        return None
+
+    def write(self, volume: VolumeRef, data: bytes, offset: int = 0) -> None:
+        self.driver.write(volume.id, data, offset)
+
+    def read(self, volume: VolumeRef, length: int, offset: int = 0) -> bytes:
+        return self.driver.read(volume.id, length, offset)
+
+    def plant_foreign(self, label: str) -> str:
+        with self.driver._store.change() as db:
+            db.execute("INSERT INTO volumes (name, size) VALUES (?, 4096)", (label,))
+        return label
+
+    def leftovers(self) -> list[str]:
+        return []
+
+    driver: MemoryDriver
+
+
+class Files(System):
+    """On the file system of the temporary directory."""
+
+    kind = "file"
+    driver: FileDriver
+
+    def start(self, room: Path, backend: str) -> None:
+        self.room = room
+        self.path = self.prepare(room) / "volumes of it"
+        self.driver = FileDriver(backend, self.options(), INSTALLATION)
+        self.driver.write_identity("conformance-marker")
+
+    def prepare(self, room: Path) -> Path:
+        return room
+
+    def stop(self) -> None:
+        _release_loops(self.path)
+
+    def options(self) -> FileOptions:
+        return FileOptions(path=self.path)
+
+    def unmarked(self) -> Driver:
+        (self.path.parent / "unmarked").mkdir()
+        return FileDriver("unmarked", FileOptions(path=self.path.parent / "unmarked"), INSTALLATION)
+
+    def absent(self) -> Driver | None:
+        return FileDriver(
+            "absent", FileOptions(path=self.path.parent / "not" / "there"), INSTALLATION
+        )
+
+    def image(self, volume: VolumeRef) -> Path:
+        (path,) = self.path.glob(f"volumes/**/*~{volume.id}.img")
+        return path
+
+    def write(self, volume: VolumeRef, data: bytes, offset: int = 0) -> None:
+        with self.image(volume).open("r+b") as file:
+            file.seek(offset)
+            file.write(data)
+
+    def read(self, volume: VolumeRef, length: int, offset: int = 0) -> bytes:
+        with self.image(volume).open("rb") as file:
+            file.seek(offset)
+            return file.read(length)
+
+    def plant_foreign(self, label: str) -> str:
+        lane = next(iter((self.path / "volumes").iterdir()), None)
+        if lane is None:
+            lane = self.path / "volumes" / "00"
+            lane.mkdir()
+        (lane / f"{label}.img").write_bytes(b"not ours")
+        return f"{lane.name}/{label}.img"
+
+    def leftovers(self) -> list[str]:
+        return [path.name for path in (self.path / ".orchestrator" / "tmp").iterdir()]
+
+
+class MountedFiles(Files):
+    """On a file system of its own."""
+
+    def prepare(self, room: Path) -> Path:
+        if os.geteuid() != 0:
+            pytest.skip("mounting a file system needs root")
+        self.mount = room / "mnt"
+        self.mount.mkdir()
+        self.mount_at(room)
+        return self.mount
+
+    def mount_at(self, room: Path) -> None:
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        try:
+            super().stop()
+        finally:
+            if self.mount.is_mount():
+                try:
+                    # Busy: a driver left something open there, which is a fault of its own.
+                    _run("umount", str(self.mount))
+                except AssertionError:
+                    _run("umount", "--lazy", str(self.mount))
+                    raise
+
+
+class XfsFiles(MountedFiles):
+    """On XFS, which shares blocks between files."""
+
+    def mount_at(self, room: Path) -> None:
+        if shutil.which("mkfs.xfs") is None:
+            pytest.skip("mkfs.xfs is not installed: apt install xfsprogs")
+        if not Path("/dev/loop-control").exists():
+            pytest.skip("this kernel has no loop devices")
+        image = room / "xfs.img"
+        with image.open("wb") as file:
+            file.truncate(2**30)
+        _run("mkfs.xfs", "-q", "-m", "reflink=1", str(image))
+        try:
+            _run("mount", "-o", "loop", str(image), str(self.mount))
+        except AssertionError as error:
+            pytest.skip(f"XFS cannot be mounted here: {error}")
+
+
+class PlainFiles(MountedFiles):
+    """On ramfs, which has neither extended attributes nor holes."""
+
+    def mount_at(self, room: Path) -> None:
+        try:
+            _run("mount", "-t", "ramfs", "none", str(self.mount))
+        except AssertionError as error:
+            pytest.skip(f"ramfs cannot be mounted here: {error}")
+
+
+SYSTEMS: dict[str, type[System]] = {
+    "memory": Memory,
+    "file": Files,
+    "file-xfs": XfsFiles,
+    "file-without-attributes": PlainFiles,
+}
+
+assert {system.kind for system in SYSTEMS.values()} == set(DRIVERS), "every driver is tested"
+
+
+def _release_loops(path: Path) -> None:
+    for entry in Path("/sys/block").glob("loop*/loop/backing_file"):
+        if entry.read_text().startswith(f"{path}/"):
+            _run("losetup", "-d", f"/dev/{entry.parent.parent.name}")
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr.strip()}"

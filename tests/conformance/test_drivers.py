@@ -1,0 +1,886 @@
+"""What every driver promises, checked against the real system behind each."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+
+from orchestrator.domain.drivers import DRIVERS
+from orchestrator.domain.errors import (
+    BackendBusy,
+    BackendUnavailable,
+    Conflict,
+    InUse,
+    InvalidInput,
+    InvalidName,
+    InvalidSize,
+    NotFound,
+)
+from tests.conformance.calls import (
+    Claim,
+    LeaseLost,
+    new_snapshot,
+    new_volume,
+    overtaken,
+    stopped,
+)
+from tests.conformance.conftest import Needs
+from tests.conformance.systems import INSTALLATION, System
+from workers.backends.interface import Driver, SnapshotRef, VolumeFacts, VolumeRef
+
+MIB = 2**20
+#: More than a driver copies between two checkpoints.
+LARGE = 20 * MIB
+#: More checkpoints than any call on ``LARGE`` has.
+MANY = 40
+
+
+def made(
+    driver: Driver,
+    name: str = "vm1",
+    size: int = MIB,
+    metadata: Mapping[str, str] | None = None,
+) -> VolumeRef:
+    volume = new_volume(name)
+    driver.create(volume, size, metadata or {}, Claim())
+    return volume
+
+
+def snapped(driver: Driver, volume: VolumeRef, name: str = "s1") -> SnapshotRef:
+    snapshot = new_snapshot(volume, name)
+    driver.create_snapshot(snapshot, Claim())
+    return snapshot
+
+
+def present(driver: Driver, volume: VolumeRef) -> VolumeFacts:
+    facts = driver.inspect(volume)
+    assert facts is not None
+    return facts
+
+
+def names(driver: Driver) -> list[str]:
+    return sorted(facts.name for facts in driver.list_volumes())
+
+
+# -- the system as a whole ----------------------------------------------------------------
+
+
+def test_nothing_is_offered_that_was_not_announced(system: System, driver: Driver) -> None:
+    assert driver.capabilities() <= DRIVERS[system.kind].capabilities
+
+
+def test_the_marker_is_written_once_and_replaced_only_when_asked(
+    system: System, driver: Driver
+) -> None:
+    fresh = system.unmarked()
+    assert fresh.read_identity() is None
+    fresh.write_identity("one")
+    fresh.write_identity("one")
+    with pytest.raises(Conflict):
+        fresh.write_identity("two")
+    assert fresh.read_identity() == "one"
+    fresh.write_identity("two", replace=True)
+    assert fresh.read_identity() == "two"
+    assert driver.read_identity() == "conformance-marker"
+
+
+def test_storage_that_is_not_there_is_unavailable_and_not_empty(system: System) -> None:
+    absent = system.absent()
+    if absent is None:
+        pytest.skip("this storage is always there")
+    for ask in (
+        absent.read_identity,
+        absent.capacity,
+        lambda: list(absent.list_volumes()),
+        lambda: absent.inspect(new_volume()),
+        lambda: absent.create(new_volume(), MIB, {}, Claim()),
+        lambda: absent.write_identity("x"),
+    ):
+        with pytest.raises(BackendUnavailable):
+            ask()
+
+
+def test_capacity_and_grain_are_told(driver: Driver) -> None:
+    capacity = driver.capacity()
+    assert 0 <= capacity.free_bytes <= capacity.total_bytes
+    assert capacity.grain_bytes >= 1
+
+
+# -- making and looking -------------------------------------------------------------------
+
+
+def test_a_volume_is_what_was_asked_and_reads_as_zeroes(system: System, driver: Driver) -> None:
+    volume = new_volume("vm1")
+    facts = driver.create(volume, 4 * MIB, {"owner": "billing"}, Claim())
+    assert (facts.id, facts.name, facts.size_bytes) == (volume.id, "vm1", 4 * MIB)
+    assert facts.metadata == {"owner": "billing"}
+    assert facts.restored_by is None
+    assert present(driver, volume) == facts
+    assert list(driver.list_volumes()) == [facts]
+    assert system.read(volume, 4 * MIB) == bytes(4 * MIB)
+    assert system.leftovers() == []
+
+
+def test_sizes_are_rounded_up_to_the_grain_and_told(driver: Driver) -> None:
+    grain = driver.capacity().grain_bytes
+    volume = new_volume()
+    assert driver.create(volume, 10 * grain + 1, {}, Claim()).size_bytes == 11 * grain
+    assert present(driver, volume).size_bytes == 11 * grain
+    assert driver.create(volume, 10 * grain + 1, {}, Claim()).size_bytes == 11 * grain
+
+
+def test_what_exists_as_asked_is_done_and_anything_else_a_conflict(
+    system: System, driver: Driver
+) -> None:
+    volume = made(driver, metadata={"owner": "a"})
+    system.write(volume, b"kept")
+    again = driver.create(volume, MIB, {"owner": "a"}, Claim())
+    assert again.size_bytes == MIB
+    with pytest.raises(Conflict):
+        driver.create(volume, 2 * MIB, {"owner": "a"}, Claim())
+    with pytest.raises(Conflict):
+        driver.create(volume, MIB, {"owner": "b"}, Claim())
+    with pytest.raises(Conflict):
+        driver.create(new_volume(volume.name), MIB, {}, Claim())
+    assert len(list(driver.list_volumes())) == 1
+    assert system.read(volume, 4) == b"kept"
+
+
+def test_what_is_not_there_is_none_or_not_found(driver: Driver) -> None:
+    nobody = new_volume("nobody")
+    assert driver.inspect(nobody) is None
+    assert driver.list_snapshots(nobody) == []
+    assert driver.devices(nobody) == []
+    driver.remove(nobody, Claim())
+    driver.discard(nobody, Claim())
+    capabilities = driver.capabilities()
+    calls: dict[str, Callable[[], object]] = {
+        "grow": lambda: driver.grow(nobody, MIB, Claim()),
+        "metadata": lambda: driver.set_metadata(nobody, {}, Claim()),
+        "rename": lambda: driver.rename(nobody, "other", Claim()),
+        "clone": lambda: driver.clone(new_volume("c"), nobody, MIB, {}, Claim()),
+        "snapshot": lambda: driver.create_snapshot(new_snapshot(nobody), Claim()),
+        "rollback": lambda: driver.rollback(nobody, new_snapshot(nobody), Claim()),
+        "wipe": lambda: driver.wipe(nobody, Claim()),
+        "attach": lambda: driver.attach(nobody, Claim()),
+    }
+    for capability, call in calls.items():
+        if capability in capabilities:
+            with pytest.raises(NotFound):
+                call()
+    assert names(driver) == []
+
+
+def test_a_volume_is_found_by_id_whatever_name_it_is_asked_for_by(driver: Driver) -> None:
+    volume = made(driver, "vm1")
+    assert present(driver, VolumeRef(volume.id, "something-else")).name == "vm1"
+
+
+# -- names --------------------------------------------------------------------------------
+
+NAMES = [
+    "x" * 255,
+    "y/" * 127 + "z",
+    "/" * 255,
+    ":" * 255,
+    ".hidden",
+    "...",
+    "a",
+    "A",
+    "a/b",
+    "a/b/snapshots",
+    "a%2Fb".replace("%", "+"),
+    "2F",
+    "a.img",
+    "a:b",
+    "a::b",
+    "a+b-c_d",
+    "a/",
+    "/a",
+    "volumes",
+    "snapshots",
+    "con",
+    ".orchestrator/tmp/x",
+]
+
+
+def test_every_allowed_name_is_a_volume_of_its_own(system: System, driver: Driver) -> None:
+    volumes = {name: made(driver, name) for name in NAMES}
+    for name, volume in volumes.items():
+        system.write(volume, name.encode())
+    assert names(driver) == sorted(NAMES)
+    for name, volume in volumes.items():
+        assert present(driver, volume).name == name
+        assert system.read(volume, len(name)) == name.encode()
+    if "snapshot" in driver.capabilities():
+        for volume in volumes.values():
+            for name in NAMES:
+                snapped(driver, volume, name)
+            assert [facts.name for facts in driver.list_snapshots(volume)] == NAMES
+            for facts in driver.list_snapshots(volume):
+                assert facts.id is not None
+                driver.delete_snapshot(SnapshotRef(facts.id, facts.name, volume), Claim())
+    for volume in volumes.values():
+        driver.remove(volume, Claim())
+    assert names(driver) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "-x", "a b", "vöm", "a\0b", "a\nb", "..", "a/../b", "./a", "x" * 256, "a%2Fb", "a~b"],
+)
+def test_names_are_refused_again_by_the_driver(driver: Driver, name: str) -> None:
+    volume = new_volume(name)
+    with pytest.raises(InvalidName):
+        driver.create(volume, MIB, {}, Claim())
+    good = made(driver, "good")
+    if "rename" in driver.capabilities():
+        with pytest.raises(InvalidName):
+            driver.rename(good, name, Claim())
+    if "snapshot" in driver.capabilities():
+        with pytest.raises(InvalidName):
+            driver.create_snapshot(new_snapshot(good, name), Claim())
+    assert names(driver) == ["good"]
+
+
+@pytest.mark.parametrize("written", ["", "../../x", "A" * 32, "0" * 31, "0" * 33, "0" * 31 + "/"])
+def test_ids_are_hexadecimal_digits_only(driver: Driver, written: str) -> None:
+    volume = VolumeRef(written, "vm1")
+    with pytest.raises(InvalidInput):
+        driver.create(volume, MIB, {}, Claim())
+    with pytest.raises(InvalidInput):
+        driver.discard(volume, Claim())
+    assert names(driver) == []
+
+
+# -- what is not ours ---------------------------------------------------------------------
+
+
+def test_foreign_objects_are_told_and_never_touched(system: System, driver: Driver) -> None:
+    ours = made(driver, "ours")
+    foreign = system.plant_foreign("theirs")
+    before = {facts.name: facts for facts in driver.list_volumes()}
+    assert before[foreign].id is None
+    assert before["ours"].id == ours.id
+    stranger = new_volume("theirs")
+    assert driver.inspect(stranger) is None
+    driver.remove(stranger, Claim())
+    driver.discard(stranger, Claim())
+    driver.remove(ours, Claim())
+    assert {facts.name: facts for facts in driver.list_volumes()} == {foreign: before[foreign]}
+
+
+# -- changing -----------------------------------------------------------------------------
+
+
+def test_grow_keeps_the_contents_and_never_shrinks(
+    system: System, driver: Driver, needs: Needs
+) -> None:
+    needs("grow")
+    volume = made(driver, size=MIB)
+    system.write(volume, b"data")
+    assert driver.grow(volume, 3 * MIB, Claim()).size_bytes == 3 * MIB
+    assert driver.grow(volume, 3 * MIB, Claim()).size_bytes == 3 * MIB
+    assert driver.grow(volume, 2 * MIB, Claim()).size_bytes == 3 * MIB
+    grain = driver.capacity().grain_bytes
+    assert driver.grow(volume, 3 * MIB + 1, Claim()).size_bytes == 3 * MIB + grain
+    assert present(driver, volume).size_bytes == 3 * MIB + grain
+    assert system.read(volume, 4) == b"data"
+    assert system.read(volume, 2 * MIB, MIB) == bytes(2 * MIB)
+
+
+def test_metadata_is_replaced_however_large_it_is(driver: Driver, needs: Needs) -> None:
+    needs("metadata")
+    volume = made(driver, metadata={"old": "x"})
+    large = {f"key-{number}": "é" * 1024 for number in range(64)}
+    for metadata in ({"new": "y"}, large, {"new": "z"}, {}):
+        assert driver.set_metadata(volume, metadata, Claim()).metadata == metadata
+        assert present(driver, volume).metadata == metadata
+        assert driver.set_metadata(volume, metadata, Claim()).metadata == metadata
+    rich = made(driver, "rich", metadata=large)
+    assert present(driver, rich).metadata == large
+    driver.remove(rich, Claim())
+
+
+def test_rename_keeps_everything_and_overwrites_nothing(
+    system: System, driver: Driver, needs: Needs
+) -> None:
+    needs("rename")
+    volume, other = made(driver, "old", metadata={"owner": "a"}), made(driver, "taken")
+    system.write(volume, b"data")
+    if "snapshot" in driver.capabilities():
+        snapped(driver, volume)
+    with pytest.raises(Conflict):
+        driver.rename(volume, "taken", Claim())
+    assert names(driver) == ["old", "taken"]
+    long = "n/" * 120
+    for name in ("new", long, "new"):
+        renamed = driver.rename(volume, name, Claim())
+        assert (renamed.id, renamed.name) == (volume.id, name)
+        assert driver.rename(volume, name, Claim()) == renamed
+        assert driver.rename(VolumeRef(volume.id, name), name, Claim()) == renamed
+        assert present(driver, VolumeRef(volume.id, name)) == renamed
+        assert renamed.metadata == {"owner": "a"}
+        assert names(driver) == sorted([name, "taken"])
+        assert system.read(volume, 4) == b"data"
+    if "snapshot" in driver.capabilities():
+        assert [facts.name for facts in driver.list_snapshots(volume)] == ["s1"]
+    made(driver, "old")
+    driver.remove(other, Claim())
+
+
+def test_a_clone_is_independent_of_its_source(system: System, driver: Driver, needs: Needs) -> None:
+    needs("clone")
+    source = made(driver, "source", LARGE)
+    system.write(source, b"begin")
+    system.write(source, b"end", LARGE - 3)
+    clone, call = new_volume("clone"), Claim()
+    facts = driver.clone(clone, source, LARGE + 1, {"k": "v"}, call)
+    assert facts.size_bytes == LARGE + driver.capacity().grain_bytes
+    assert facts.metadata == {"k": "v"}
+    assert present(driver, clone).size_bytes == facts.size_bytes
+    assert system.read(clone, 5) == b"begin"
+    assert system.read(clone, 6, LARGE - 3) == b"end\0\0\0"
+    assert all(0 <= done <= total for done, total in call.reported)
+    system.write(source, b"other")
+    assert driver.clone(clone, source, LARGE + 1, {"k": "v"}, Claim()).id == clone.id
+    assert system.read(clone, 5) == b"begin"
+    with pytest.raises(Conflict):
+        driver.clone(clone, source, 2 * LARGE, {"k": "v"}, Claim())
+    with pytest.raises(InvalidSize):
+        driver.clone(new_volume("small"), source, LARGE // 2, {}, Claim())
+    driver.remove(source, Claim())
+    assert system.read(clone, 5) == b"begin"
+    assert names(driver) == ["clone"]
+    assert system.leftovers() == []
+
+
+def test_snapshots_keep_the_contents_in_order(system: System, driver: Driver, needs: Needs) -> None:
+    needs("snapshot", "clone")
+    volume = made(driver)
+    kept = []
+    for name in ("zz", "aa", "mm"):
+        system.write(volume, name.encode())
+        kept.append(snapped(driver, volume, name))
+    driver.create_snapshot(kept[0], Claim())
+    with pytest.raises(Conflict):
+        driver.create_snapshot(new_snapshot(volume, "aa"), Claim())
+    found = driver.list_snapshots(volume)
+    assert [(facts.id, facts.name) for facts in found] == [
+        (snapshot.id, snapshot.name) for snapshot in kept
+    ]
+    assert {facts.size_bytes for facts in found} == {MIB}
+    clone = new_volume("from-snapshot")
+    driver.clone(clone, kept[1], MIB, {}, Claim())
+    assert system.read(clone, 2) == b"aa"
+    with pytest.raises(InUse):
+        driver.remove(volume, Claim())
+    assert system.read(volume, 2) == b"mm"
+    for snapshot in kept:
+        driver.delete_snapshot(snapshot, Claim())
+        driver.delete_snapshot(snapshot, Claim())
+    assert driver.list_snapshots(volume) == []
+    driver.remove(volume, Claim())
+    assert system.read(clone, 2) == b"aa"
+
+
+def test_snapshots_of_two_volumes_may_share_a_name(driver: Driver, needs: Needs) -> None:
+    needs("snapshot")
+    one, two = made(driver, "a"), made(driver, "a/b")
+    first, second = snapped(driver, one), snapped(driver, two)
+    driver.delete_snapshot(first, Claim())
+    assert [facts.id for facts in driver.list_snapshots(two)] == [second.id]
+
+
+def test_rollback_puts_contents_and_size_back_once_for_each_job(
+    system: System, driver: Driver, needs: Needs
+) -> None:
+    needs("snapshot", "rollback", "grow")
+    volume = made(driver, metadata={"owner": "a"})
+    system.write(volume, b"before")
+    snapshot = snapped(driver, volume)
+    system.write(volume, b"after!")
+    driver.grow(volume, 2 * MIB, Claim())
+    call = Claim()
+    facts = driver.rollback(volume, snapshot, call)
+    assert (facts.size_bytes, facts.restored_by) == (MIB, call.job_id)
+    assert facts.metadata == {"owner": "a"}
+    assert present(driver, volume) == facts
+    assert system.read(volume, 6) == b"before"
+    system.write(volume, b"newest")
+    assert driver.rollback(volume, snapshot, call.again()).restored_by == call.job_id
+    assert system.read(volume, 6) == b"newest"
+    other = Claim()
+    assert driver.rollback(volume, snapshot, other).restored_by == other.job_id
+    assert system.read(volume, 6) == b"before"
+    driver.set_metadata(volume, {"owner": "b"}, Claim())
+    assert present(driver, volume).restored_by == other.job_id
+    with pytest.raises(NotFound):
+        driver.rollback(volume, new_snapshot(volume, "none"), Claim())
+    assert system.leftovers() == []
+
+
+def test_wipe_leaves_nothing_but_zeroes(system: System, driver: Driver, needs: Needs) -> None:
+    needs("wipe")
+    volume = made(driver, size=LARGE)
+    for offset in (0, LARGE // 2, LARGE - 6):
+        system.write(volume, b"secret", offset)
+    call = Claim()
+    assert driver.wipe(volume, call).size_bytes == LARGE
+    assert system.read(volume, LARGE) == bytes(LARGE)
+    assert call.reported[-1] == (LARGE, LARGE)
+    assert call.checkpoints >= 1
+    driver.wipe(volume, Claim())
+
+
+# -- removing -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wipe", [False, True])
+def test_remove_takes_this_volume_and_no_newer_one_of_its_name(
+    system: System, driver: Driver, wipe: bool
+) -> None:
+    old = made(driver, "vm1")
+    system.write(old, b"old")
+    driver.remove(old, Claim(), wipe=wipe)
+    assert driver.inspect(old) is None
+    driver.remove(old, Claim(), wipe=wipe)
+    new = made(driver, "vm1")
+    system.write(new, b"new")
+    driver.remove(old, Claim(), wipe=wipe)
+    driver.discard(old, Claim())
+    assert [facts.id for facts in driver.list_volumes()] == [new.id]
+    assert system.read(new, 3) == b"new"
+
+
+def test_discard_takes_away_what_has_this_id_published_or_not(driver: Driver, needs: Needs) -> None:
+    volume, other = made(driver, "vm1"), made(driver, "vm2")
+    driver.discard(volume, Claim())
+    driver.discard(volume, Claim())
+    assert [facts.id for facts in driver.list_volumes()] == [other.id]
+    needs("snapshot")
+    keep, drop = snapped(driver, other, "keep"), snapped(driver, other, "drop")
+    driver.discard(drop, Claim())
+    driver.discard(drop, Claim())
+    assert [facts.id for facts in driver.list_snapshots(other)] == [keep.id]
+
+
+# -- attempts that stop in the middle -------------------------------------------------------
+
+
+def attempts(
+    system: System, source: VolumeRef, snapshot: SnapshotRef
+) -> dict[str, tuple[Any, ...]]:
+    """The calls that make something, by method: what is made, and the other arguments."""
+    return {
+        "create": (new_volume("new"), LARGE, {}),
+        "clone": (new_volume("new"), source, LARGE, {}),
+        "create_snapshot": (new_snapshot(source, "new"),),
+    }
+
+
+@pytest.mark.parametrize("method", ["create", "clone", "create_snapshot"])
+def test_a_canceled_call_publishes_nothing(
+    system: System, driver: Driver, needs: Needs, method: str
+) -> None:
+    needs("snapshot", "clone")
+    source = made(driver, "source", LARGE)
+    system.write(source, b"x" * LARGE)
+    snapshot = snapped(driver, source)
+    for at in range(1, MANY):
+        arguments = attempts(system, source, snapshot)[method]
+        try:
+            getattr(driver, method)(*arguments, stopped(at))
+        except LeaseLost:
+            assert names(driver) == ["source"]
+            assert [facts.id for facts in driver.list_snapshots(source)] == [snapshot.id]
+            driver.discard(arguments[0], Claim())
+            assert system.leftovers() == []
+            continue
+        assert at > 1, "a call that makes something has a checkpoint before it does"
+        return
+    raise AssertionError("more checkpoints than expected")
+
+
+def test_every_change_can_be_stopped_before_it_is_made(
+    system: System, driver: Driver, needs: Needs
+) -> None:
+    needs("grow", "metadata", "rename", "snapshot", "rollback", "wipe")
+    volume = made(driver, metadata={"k": "v"})
+    system.write(volume, b"before")
+    snapshot = snapped(driver, volume)
+    system.write(volume, b"after!")
+    before = present(driver, volume)
+    changes: list[Callable[[Claim], object]] = [
+        lambda call: driver.grow(volume, 2 * MIB, call),
+        lambda call: driver.set_metadata(volume, {}, call),
+        lambda call: driver.rename(volume, "other", call),
+        lambda call: driver.rollback(volume, snapshot, call),
+        lambda call: driver.wipe(volume, call),
+        lambda call: driver.delete_snapshot(snapshot, call),
+    ]
+    if "attach" in driver.capabilities():
+        changes.append(lambda call: driver.attach(volume, call))
+    for change in changes:
+        with pytest.raises(LeaseLost):
+            change(stopped(1))
+        assert present(driver, volume) == before
+        assert system.read(volume, 6) == b"after!"
+        assert [facts.id for facts in driver.list_snapshots(volume)] == [snapshot.id]
+        assert driver.devices(volume) == []
+        assert system.leftovers() == []
+    driver.delete_snapshot(snapshot, Claim())
+    for wipe in (False, True):
+        with pytest.raises(LeaseLost):
+            driver.remove(volume, stopped(1), wipe=wipe)
+        assert present(driver, volume) == before
+
+
+@pytest.mark.parametrize("method", ["create", "clone", "create_snapshot"])
+@pytest.mark.parametrize("then", ["repeat", "discard"])
+def test_what_a_dead_worker_left_is_taken_up_or_away(
+    system: System, driver: Driver, needs: Needs, method: str, then: str
+) -> None:
+    needs("snapshot", "clone")
+    source = made(driver, "source", LARGE)
+    system.write(source, b"x" * LARGE)
+    snapshot = snapped(driver, source)
+    arguments = attempts(system, source, snapshot)[method]
+    target = arguments[0]
+    probe = Claim()
+    getattr(driver, method)(*attempts(system, source, snapshot)[method], probe)
+    for facts in list(driver.list_volumes()):
+        if facts.name == "new":
+            driver.remove(VolumeRef(str(facts.id), "new"), Claim())
+    for kept in driver.list_snapshots(source):
+        if kept.name == "new":
+            driver.delete_snapshot(SnapshotRef(str(kept.id), "new", source), Claim())
+    claim = Claim()
+    die_in_call(system, driver, method, arguments, claim, at=probe.checkpoints)
+    assert names(driver) == ["source"]
+    if then == "repeat":
+        getattr(driver, method)(*arguments, claim.again())
+        seen = driver.list_snapshots(source) if method == "create_snapshot" else ()
+        ids = {facts.id for facts in (*driver.list_volumes(), *seen)}
+        assert target.id in ids
+    else:
+        driver.discard(target, claim.again())
+        assert names(driver) == ["source"]
+        assert [facts.id for facts in driver.list_snapshots(source)] == [snapshot.id]
+    assert system.leftovers() == []
+
+
+def die_in_call(
+    system: System,
+    driver: Driver,
+    method: str,
+    arguments: tuple[Any, ...],
+    claim: Claim,
+    at: int,
+) -> None:
+    call = {
+        "method": method,
+        "arguments": [
+            asdict(one) if isinstance(one, VolumeRef | SnapshotRef) else one for one in arguments
+        ],
+        "job_id": claim.job_id,
+        "fence": claim.fence,
+    }
+    worker = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "tests.conformance.attempt",
+            system.kind,
+            driver.backend,
+            INSTALLATION,
+            system.options().model_dump_json(),
+            json.dumps(call),
+            str(at),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert worker.returncode == -signal.SIGKILL, worker.stderr
+
+
+# -- late callers -------------------------------------------------------------------------
+
+#: What a call that came too late may end with.
+LATE = (Conflict, LeaseLost, BackendBusy)
+
+
+def overtake(
+    late: Callable[[Claim], object], timely: Callable[[Claim], object], job: int | None = None
+) -> Callable[[int], tuple[Claim, int]]:
+    """Holds ``late`` up at its n-th checkpoint while ``timely`` is done by a later claim."""
+
+    def run(at: int) -> tuple[Claim, int]:
+        job_id = Claim().job_id if job is None else job
+        refused: list[BackendBusy] = []
+        done: list[Claim] = []
+
+        def successor() -> None:
+            claim = Claim(job_id=job_id)
+            try:
+                timely(claim)
+                done.append(claim)
+            except BackendBusy as error:
+                # The late call is inside the backend's own lock: tried again later.
+                refused.append(error)
+
+        first = overtaken(at, successor, job_id=job_id)
+        with suppress(*LATE):
+            late(first)
+        if refused:
+            timely(Claim(job_id=job_id))
+        return first, len(done)
+
+    return run
+
+
+@pytest.mark.parametrize("method", ["create", "clone", "create_snapshot"])
+def test_a_late_maker_disturbs_neither_its_successor_nor_what_came_after(
+    system: System, driver: Driver, needs: Needs, method: str
+) -> None:
+    needs("snapshot", "clone", "metadata")
+    source = made(driver, "source", LARGE)
+    system.write(source, b"x" * LARGE)
+    for at in range(1, MANY):
+        arguments = attempts(system, source, new_snapshot(source))[method]
+        target = arguments[0]
+
+        def make(call: Claim, arguments: tuple[Any, ...] = arguments) -> None:
+            getattr(driver, method)(*arguments, call)
+
+        def make_and_use(call: Claim, target: Any = target, make: Any = make) -> None:
+            make(call)
+            if isinstance(target, VolumeRef):
+                driver.set_metadata(target, {"later": "job"}, Claim())
+                system.write(target, b"written later")
+
+        first, _ = overtake(make, make_and_use)(at)
+        if isinstance(target, VolumeRef):
+            if first.checkpoints >= at:
+                assert present(driver, target).metadata == {"later": "job"}
+                assert system.read(target, 13) == b"written later"
+            assert names(driver) == ["new", "source"]
+            driver.remove(target, Claim())
+        else:
+            assert [facts.id for facts in driver.list_snapshots(source)] == [target.id]
+            driver.delete_snapshot(target, Claim())
+        assert system.leftovers() == []
+        if first.checkpoints < at:
+            return
+    raise AssertionError("more checkpoints than expected")
+
+
+@pytest.mark.parametrize("method", ["create", "clone"])
+def test_a_late_maker_does_not_bring_back_what_was_discarded(
+    system: System, driver: Driver, needs: Needs, method: str
+) -> None:
+    needs("snapshot", "clone")
+    source = made(driver, "source", LARGE)
+    for at in range(1, MANY):
+        arguments = attempts(system, source, new_snapshot(source))[method]
+        target = arguments[0]
+
+        def make(call: Claim, arguments: tuple[Any, ...] = arguments) -> None:
+            getattr(driver, method)(*arguments, call)
+
+        def discard(call: Claim, target: VolumeRef = target) -> None:
+            driver.discard(target, call)
+
+        first, _ = overtake(make, discard)(at)
+        if first.checkpoints < at:
+            return
+        assert names(driver) == ["source"]
+        assert system.leftovers() == []
+    raise AssertionError("more checkpoints than expected")
+
+
+def test_a_late_rollback_leaves_what_was_written_after_its_successor(
+    system: System, driver: Driver, needs: Needs
+) -> None:
+    needs("snapshot", "rollback")
+    volume = made(driver, size=LARGE)
+    system.write(volume, b"x" * LARGE)
+    snapshot = snapped(driver, volume)
+    for at in range(1, MANY):
+
+        def roll_back(call: Claim) -> None:
+            driver.rollback(volume, snapshot, call)
+
+        def roll_back_and_write(call: Claim) -> None:
+            driver.rollback(volume, snapshot, call)
+            system.write(volume, b"written later")
+
+        first, _ = overtake(roll_back, roll_back_and_write)(at)
+        assert present(driver, volume).restored_by == first.job_id
+        assert system.leftovers() == []
+        if first.checkpoints < at:
+            return
+        assert system.read(volume, 13) == b"written later"
+    raise AssertionError("more checkpoints than expected")
+
+
+def test_a_late_wipe_leaves_what_was_written_after_its_successor(
+    system: System, driver: Driver, needs: Needs
+) -> None:
+    needs("wipe")
+    volume = made(driver, size=LARGE)
+    for at in range(1, MANY):
+        system.write(volume, b"x" * LARGE)
+
+        def wipe_and_write(call: Claim) -> None:
+            driver.wipe(volume, call)
+            system.write(volume, b"written later", LARGE - 13)
+
+        first, _ = overtake(lambda call: driver.wipe(volume, call), wipe_and_write)(at)
+        if first.checkpoints < at:
+            return
+        assert system.read(volume, 13, LARGE - 13) == b"written later"
+    raise AssertionError("more checkpoints than expected")
+
+
+def test_late_changes_do_not_undo_later_ones(driver: Driver, needs: Needs) -> None:
+    needs("grow", "metadata", "rename")
+    volume = made(driver)
+    early = [Claim() for _ in range(4)]
+    driver.grow(volume, 4 * MIB, Claim())
+    driver.set_metadata(volume, {"later": "job"}, Claim())
+    for call, late in zip(
+        early,
+        (
+            lambda call: driver.grow(volume, 2 * MIB, call),
+            lambda call: driver.set_metadata(volume, {"earlier": "job"}, call),
+            lambda call: driver.rename(volume, "earlier", call),
+            lambda call: driver.remove(volume, call),
+        ),
+        strict=True,
+    ):
+        with suppress(Conflict):
+            late(call)
+    facts = present(driver, volume)
+    assert (facts.size_bytes, facts.metadata, facts.name) == (4 * MIB, {"later": "job"}, "vm1")
+
+
+def test_a_late_grow_never_shrinks(driver: Driver, needs: Needs) -> None:
+    needs("grow")
+    volume = made(driver)
+    for at in range(1, MANY):
+        larger = (at + 1) * 10 * MIB
+        first, _ = overtake(
+            lambda call, size=larger - MIB: driver.grow(volume, size, call),  # type: ignore[misc]
+            lambda call, size=larger: driver.grow(volume, size, call),  # type: ignore[misc]
+        )(at)
+        if first.checkpoints < at:
+            return
+        assert present(driver, volume).size_bytes == larger
+    raise AssertionError("more checkpoints than expected")
+
+
+def test_a_late_remove_spares_a_newer_volume_of_the_name(system: System, driver: Driver) -> None:
+    for at in range(1, MANY):
+        old = made(driver, "vm1")
+        new = new_volume("vm1")
+
+        def remove_and_make(call: Claim, old: VolumeRef = old, new: VolumeRef = new) -> None:
+            driver.remove(old, call)
+            driver.create(new, MIB, {}, Claim())
+            system.write(new, b"new")
+
+        def remove(call: Claim, old: VolumeRef = old) -> None:
+            driver.remove(old, call)
+
+        first, _ = overtake(remove, remove_and_make)(at)
+        if first.checkpoints < at:
+            return
+        assert [facts.id for facts in driver.list_volumes()] == [new.id]
+        assert system.read(new, 3) == b"new"
+        driver.remove(new, Claim())
+    raise AssertionError("more checkpoints than expected")
+
+
+# -- using --------------------------------------------------------------------------------
+
+
+def test_attach_tells_the_device_it_has_and_detach_takes_it_away(
+    system: System, driver: Driver, needs: Needs
+) -> None:
+    needs("attach")
+    volume = made(driver)
+    assert driver.devices(volume) == []
+    device = driver.attach(volume, Claim())
+    assert device.path is not None or device.uris
+    assert not device.read_only
+    assert driver.attach(volume, Claim()) == device
+    assert driver.devices(volume) == [device]
+    with pytest.raises(Conflict):
+        driver.attach(volume, Claim(), read_only=True)
+    driver.detach(volume, Claim())
+    assert driver.devices(volume) == []
+    driver.detach(volume, Claim())
+    driver.detach(new_volume("nobody"), Claim())
+    watched = driver.attach(volume, Claim(), read_only=True)
+    assert watched.read_only
+    assert driver.devices(volume) == [watched]
+    with pytest.raises(Conflict):
+        driver.attach(volume, Claim())
+    driver.detach(volume, Claim())
+
+
+def test_an_attached_volume_is_neither_removed_nor_wiped_nor_rolled_back(
+    system: System, driver: Driver, needs: Needs
+) -> None:
+    needs("attach", "snapshot", "rollback", "wipe")
+    volume = made(driver)
+    system.write(volume, b"data")
+    snapshot = snapped(driver, volume)
+    driver.attach(volume, Claim())
+    for refused in (
+        lambda: driver.rollback(volume, snapshot, Claim()),
+        lambda: driver.wipe(volume, Claim()),
+    ):
+        with pytest.raises(InUse):
+            refused()
+    driver.delete_snapshot(snapshot, Claim())
+    for removal in (
+        lambda: driver.remove(volume, Claim()),
+        lambda: driver.remove(volume, Claim(), wipe=True),
+        lambda: driver.discard(volume, Claim()),
+    ):
+        with pytest.raises(InUse):
+            removal()
+    assert system.read(volume, 4) == b"data"
+    assert system.leftovers() == []
+    driver.detach(volume, Claim())
+    driver.remove(volume, Claim())
+
+
+def test_an_attached_volume_can_grow(driver: Driver, needs: Needs) -> None:
+    needs("attach", "grow")
+    volume = made(driver)
+    device = driver.attach(volume, Claim())
+    assert driver.grow(volume, 3 * MIB, Claim()).size_bytes == 3 * MIB
+    assert driver.attach(volume, Claim()) == device
+    driver.detach(volume, Claim())
+
+
+def test_a_late_attach_does_not_bring_a_device_back(driver: Driver, needs: Needs) -> None:
+    needs("attach")
+    volume, late = made(driver), Claim()
+    driver.attach(volume, Claim())
+    driver.detach(volume, Claim())
+    with pytest.raises(Conflict):
+        driver.attach(volume, late)
+    assert driver.devices(volume) == []

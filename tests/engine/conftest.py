@@ -1,0 +1,175 @@
+"""The engine in one process: real database, real broker, real drivers, stepped by the test."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from orchestrator.domain.requests import parse_request
+from orchestrator.domain.states import Role
+from orchestrator.inventory.volumes import list_volumes
+from orchestrator.jobs import schedule
+from orchestrator.jobs.cancel import cancel
+from orchestrator.jobs.finish import Finished
+from orchestrator.jobs.submit import Accepted, Actor, Submission, submit
+from orchestrator.jobs.views import View, batch_view, job_view
+from orchestrator.jobs.wakeups import Wakeups, celery_app
+from orchestrator.settings import Settings
+from orchestrator.store.columns import db_now
+from orchestrator.store.database import Database
+from orchestrator.store.tables import jobs
+from workers.leases import Leases
+from workers.runner import Runner
+from workers.serving import Serving
+
+ADMIN = Actor("tests", Role.ADMIN)
+
+
+class Worker:
+    """A worker process's inside, without the process."""
+
+    def __init__(self, settings: Settings, database: Database, name: str) -> None:
+        self.serving = Serving(settings, database)
+        self.serving.look_at_all()
+        self.leases = Leases(
+            database, lease_seconds=settings.worker.lease_seconds, beat_seconds=3600.0
+        )
+        self.wakeups = Wakeups(celery_app(settings.broker_url))
+        self.runner = Runner(
+            settings, database, self.serving, self.leases, self.wakeups, worker=name
+        )
+
+    def work(self) -> None:
+        """Take from every queue until all are empty."""
+        for queue in self.runner.queues:
+            self.runner.drain(queue)
+
+    def close(self) -> None:
+        self.wakeups.close()
+        self.runner.close()
+
+
+class Engine:
+    """What tests do with the engine. ``ram`` is a memory backend, ``fast`` a file backend."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self.settings = settings
+        self.database = database
+        self.worker = Worker(settings, database, "worker-1")
+        self._others: list[Worker] = []
+
+    def another_worker(self, name: str = "worker-2") -> Worker:
+        worker = Worker(self.settings, self.database, name)
+        self._others.append(worker)
+        return worker
+
+    def submit(
+        self,
+        *requests: dict[str, Any],
+        batch: bool | None = None,
+        actor: Actor = ADMIN,
+        **options: Any,
+    ) -> Accepted:
+        submission = Submission(
+            requests=[parse_request(request) for request in requests],
+            actor=actor,
+            batch=len(requests) > 1 if batch is None else batch,
+            **options,
+        )
+        return self.database.transact(
+            lambda connection: submit(connection, submission, max_attempts=5)
+        )
+
+    def job(self, job_id: int) -> View:
+        with self.database.read() as connection:
+            return job_view(connection, job_id)
+
+    def batch(self, batch_id: int) -> View:
+        with self.database.read() as connection:
+            return batch_view(connection, batch_id)
+
+    def states(self, job_ids: Sequence[int]) -> list[str]:
+        return [str(self.job(job_id)["state"]) for job_id in job_ids]
+
+    def volumes(self, backend: str = "ram") -> dict[str, View]:
+        with self.database.read() as connection:
+            found = list_volumes(
+                connection, backend, states=[], prefix=None, after=None, limit=1000
+            )
+        return {view["name"]: view for view in found}
+
+    def cancel(self, job_id: int) -> Finished:
+        return self.database.transact(lambda connection: cancel(connection, job_id, "tests"))
+
+    def work(self) -> None:
+        """Let the one worker do everything that is queued."""
+        self.worker.work()
+
+    def time_passes(self) -> None:
+        """Let every start time and back-off come, and every lease of a running job run out."""
+        with self.database.write() as connection:
+            connection.execute(
+                update(jobs).where(jobs.c.not_before.is_not(None)).values(not_before=db_now(-1.0))
+            )
+            connection.execute(
+                update(jobs).where(jobs.c.state == "running").values(lease_expires_at=db_now(-1.0))
+            )
+        self.database.transact(schedule.queue_due)
+        self.database.transact(schedule.reclaim_expired)
+
+    def close(self) -> None:
+        for worker in (self.worker, *self._others):
+            worker.close()
+        self.database.close()
+
+
+@pytest.fixture
+def settings(tmp_path: Path, migrated_url: str, broker_url: str) -> Settings:
+    path = tmp_path / "volumes"
+    path.mkdir()
+    return Settings(
+        data=tmp_path,
+        host="here",
+        database={"url": migrated_url},
+        broker={"url": broker_url},
+        backends={
+            "ram": {"driver": "memory", "capacity": "1T"},
+            "fast": {"driver": "file", "path": str(path)},
+        },
+    )
+
+
+@pytest.fixture
+def engine(settings: Settings) -> Iterator[Engine]:
+    made = Engine(settings, Database(settings.database_url))
+    yield made
+    made.close()
+    shutil.rmtree(settings.data / "volumes", ignore_errors=True)
+
+
+def create(
+    volume: str, size: int | str = "1M", backend: str = "ram", **more: Any
+) -> dict[str, Any]:
+    """A request to create a volume."""
+    return {
+        "action": "volume.create",
+        "backend": backend,
+        "volume": volume,
+        "params": {"size_bytes": size},
+        **more,
+    }
+
+
+def act(action: str, volume: str, backend: str = "ram", **more: Any) -> dict[str, Any]:
+    """A request for any other action."""
+    return {"action": action, "backend": backend, "volume": volume, **more}
+
+
+def grow(volume: str, size: int | str, backend: str = "ram", **more: Any) -> dict[str, Any]:
+    """A request to grow a volume."""
+    return act("volume.grow", volume, backend, params={"size_bytes": size}, **more)

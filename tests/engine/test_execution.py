@@ -1,0 +1,404 @@
+"""Execution: order, retries, cancel, crashes; from the database and the backend."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any
+
+import pytest
+from sqlalchemy import select, update
+from sqlalchemy.exc import IntegrityError
+
+from orchestrator.domain.errors import DependencyFailed, JobEnded, UnknownJob, WrongState
+from orchestrator.domain.states import JobState
+from orchestrator.jobs import schedule
+from orchestrator.jobs.cancel import cancel_batch, set_priority
+from orchestrator.jobs.claim import claim, renew
+from orchestrator.jobs.finish import Ending, Outcome, finish
+from orchestrator.jobs.retry import retry_request
+from orchestrator.jobs.submit import Submission, submit
+from orchestrator.store.bulk import draw
+from orchestrator.store.tables import events, job_lanes, jobs
+from tests.engine.conftest import ADMIN, Engine, act, create, grow
+from workers.backends.interface import VolumeRef
+from workers.backends.memory import Faults
+
+
+def _faults(engine: Engine) -> Faults:
+    driver = next(
+        driver for driver in engine.worker.serving.drivers.values() if driver.backend == "ram"
+    )
+    return Faults("ram", driver.installation)
+
+
+def _driver(engine: Engine, backend: str = "ram") -> Any:
+    return next(d for d in engine.worker.serving.drivers.values() if d.backend == backend)
+
+
+def _claim(engine: Engine, queue: str = "backend.ram", worker: str = "w") -> Any:
+    return claim(
+        engine.database,
+        worker=worker,
+        queue=queue,
+        backends=list(engine.worker.serving.drivers),
+        lease_seconds=30.0,
+    )
+
+
+def test_jobs_of_one_volume_run_one_at_a_time_in_order(engine: Engine) -> None:
+    ids = engine.submit(create("a"), grow("a", "2M"), grow("a", "3M"), create("b")).job_ids
+    taken = [one.job_id for one in _claim(engine)]
+    assert taken == [ids[0], ids[3]]
+    assert _claim(engine, worker="other") == []
+    assert engine.job(ids[1])["waiting_on"]["job"] == ids[0]
+    assert engine.job(ids[2])["waiting_on"]["kind"] == "earlier_job"
+
+
+def test_the_database_refuses_a_second_begun_job_in_a_lane(engine: Engine) -> None:
+    _, second = engine.submit(create("a"), grow("a", "2M")).job_ids
+    _claim(engine)
+    with pytest.raises(IntegrityError), engine.database.write() as connection:
+        connection.execute(update(job_lanes).where(job_lanes.c.job_id == second).values(begun=True))
+
+
+def test_the_database_refuses_an_outcome_without_the_latest_fence(engine: Engine) -> None:
+    [job_id] = engine.submit(create("a")).job_ids
+    [one] = _claim(engine)
+    with pytest.raises(IntegrityError), engine.database.write() as connection:
+        connection.execute(
+            update(jobs)
+            .where(jobs.c.id == job_id)
+            .values(state="succeeded", outcome_fence=one.fence - 1)
+        )
+
+
+def test_a_late_worker_cannot_overwrite_a_newer_attempt(engine: Engine) -> None:
+    [job_id] = engine.submit(create("a")).job_ids
+    [late] = _claim(engine, worker="late")
+    engine.time_passes()
+    [newer] = _claim(engine, worker="newer")
+    assert newer.fence > late.fence
+    done = Outcome(ending=Ending.SUCCEEDED, result={"by": "late"})
+    finished = engine.database.transact(lambda c: finish(c, [(late, done)]))
+    assert finished.lost == [job_id]
+    assert engine.job(job_id)["state"] == "running"
+    held = engine.database.transact(lambda c: renew(c, {job_id: late.fence}, 30.0, {}))
+    assert not held.held
+
+
+def test_a_job_whose_worker_died_is_finished_by_another_once(engine: Engine) -> None:
+    [job_id] = engine.submit(create("a", "3M")).job_ids
+    [dead] = _claim(engine, worker="dead")
+    # It did the work and died before it could say so.
+    work = VolumeRef(dead.intent.volume_id or "", "a")
+    engine.time_passes()
+    engine.another_worker().work()
+    view = engine.job(job_id)
+    assert view["state"] == "succeeded"
+    assert view["attempt"] == 2
+    assert [entry["outcome"] for entry in view["attempts"]] == ["lost"]
+    assert _driver(engine).inspect(work).size_bytes == 3 * 2**20
+    assert len(list(_driver(engine).list_volumes())) == 1
+
+
+def test_work_done_by_a_dead_worker_is_found_not_repeated(engine: Engine) -> None:
+    engine.submit(create("a", "1M"), act("snapshot.create", "a", snapshot="s"))
+    engine.work()
+    for request in (
+        grow("a", "2M"),
+        act("volume.rollback", "a", snapshot="s"),
+        act("snapshot.delete", "a", snapshot="s"),
+        act("volume.rename", "a", params={"new_name": "b"}),
+        act("volume.remove", "b"),
+    ):
+        _faults(engine).set(operation="*", kind="lost reply", times=1)
+        [job_id] = engine.submit(request).job_ids
+        engine.work()
+        assert engine.job(job_id)["state"] == "waiting", request["action"]
+        assert engine.job(job_id)["error"]["code"] == "timed_out"
+        engine.time_passes()
+        engine.work()
+        assert engine.job(job_id)["state"] == "succeeded", request["action"]
+    assert engine.volumes() == {}
+    assert list(_driver(engine).list_volumes()) == []
+
+
+def test_an_error_that_may_pass_is_tried_again_after_a_while(engine: Engine) -> None:
+    _faults(engine).set(operation="create", kind="unavailable", times=2)
+    [job_id] = engine.submit(create("a")).job_ids
+    engine.work()
+    view = engine.job(job_id)
+    assert (view["state"], view["waiting_on"]["kind"]) == ("waiting", "back_off")
+    for _ in range(2):
+        engine.time_passes()
+        engine.work()
+    view = engine.job(job_id)
+    assert (view["state"], view["attempt"]) == ("succeeded", 3)
+    assert [entry["error"]["code"] for entry in view["attempts"]] == ["backend_unavailable"] * 2
+
+
+def test_a_begun_job_keeps_its_lane_through_back_off(engine: Engine) -> None:
+    _faults(engine).set(operation="create", kind="unavailable", times=1)
+    first, second = engine.submit(create("a"), grow("a", "2M")).job_ids
+    engine.work()
+    assert engine.states([first, second]) == ["waiting", "waiting"]
+    assert engine.job(second)["waiting_on"]["job"] == first
+    engine.time_passes()
+    engine.work()
+    assert engine.states([first, second]) == ["succeeded", "succeeded"]
+
+
+def test_a_failed_create_leaves_nothing(engine: Engine) -> None:
+    for backend in ("ram", "fast"):
+        job_ids = engine.submit(
+            create("a", backend=backend, max_attempts=1),
+            grow("a", "2M", backend=backend),
+            act("volume.remove", "a", backend=backend),
+        ).job_ids
+        if backend == "ram":
+            _faults(engine).set(operation="create", kind="lost reply", times=1)
+            engine.work()
+            assert engine.states(job_ids) == ["failed", "failed", "canceled"]
+            assert engine.job(job_ids[1])["error"]["code"] == "unknown_volume"
+            assert engine.job(job_ids[2])["error"]["code"] == "dependency_failed"
+            assert engine.volumes(backend) == {}
+            assert list(_driver(engine, backend).list_volumes()) == []
+            # The name is free again.
+            [again] = engine.submit(create("a", backend=backend)).job_ids
+            engine.work()
+            assert engine.states([again]) == ["succeeded"]
+
+
+def test_what_cannot_be_undone_is_marked_and_can_be_removed(engine: Engine) -> None:
+    faults = _faults(engine)
+    faults.set(operation="create", kind="lost reply", times=1)
+    faults.set(operation="discard", kind="fail", times=1)
+    [job_id] = engine.submit(create("a", max_attempts=1)).job_ids
+    engine.work()
+    assert engine.job(job_id)["state"] == "failed"
+    assert engine.volumes()["a"]["state"] == "error"
+    [removal] = engine.submit(act("volume.remove", "a")).job_ids
+    engine.work()
+    assert engine.states([removal]) == ["succeeded"]
+    assert engine.volumes() == {}
+
+
+def test_a_failed_grow_leaves_the_volume_and_tells_the_truth(engine: Engine) -> None:
+    engine.submit(create("a", "1M"))
+    engine.work()
+    _faults(engine).set(operation="grow", kind="fail", times=1)
+    [job_id] = engine.submit(grow("a", "2M")).job_ids
+    engine.work()
+    assert engine.job(job_id)["state"] == "failed"
+    volume = engine.volumes()["a"]
+    assert (volume["state"], volume["size_bytes"]) == ("available", 2**20)
+
+
+def test_a_destructive_job_runs_in_any_case_if_that_was_asked_for(engine: Engine) -> None:
+    engine.submit(create("a"))
+    engine.work()
+    _faults(engine).set(operation="grow", kind="fail", times=2)
+    bad, removal = engine.submit(grow("a", "2M"), act("volume.remove", "a", after="end")).job_ids
+    engine.work()
+    assert engine.states([bad, removal]) == ["failed", "succeeded"]
+
+
+def test_attempts_come_to_an_end_when_workers_keep_dying(engine: Engine) -> None:
+    [job_id] = engine.submit(create("a", max_attempts=2)).job_ids
+    for _ in range(2):
+        _claim(engine)
+        engine.time_passes()
+    view = engine.job(job_id)
+    assert (view["state"], view["error"]["code"]) == ("failed", "outcome_unknown")
+    assert engine.volumes()["a"]["state"] == "error"
+    [removal] = engine.submit(act("volume.remove", "a")).job_ids
+    engine.work()
+    assert engine.states([removal]) == ["succeeded"]
+
+
+def test_shutdown_hands_running_jobs_back_without_using_up_an_attempt(engine: Engine) -> None:
+    [job_id] = engine.submit(create("a", max_attempts=1)).job_ids
+    claims = _claim(engine)
+    engine.worker.leases.stopping.set()
+    engine.worker.runner._work_on(engine.worker.leases.hold(claims, time.monotonic()))
+    view = engine.job(job_id)
+    assert (view["state"], view["attempt"]) == ("queued", 0)
+    engine.another_worker().work()
+    assert engine.states([job_id]) == ["succeeded"]
+
+
+# -- cancel ------------------------------------------------------------------------------
+
+
+def test_a_waiting_job_is_canceled_at_once_and_lets_others_go(engine: Engine) -> None:
+    first, second, third = engine.submit(
+        create("a"), grow("a", "2M"), grow("a", "3M", depends_on=[])
+    ).job_ids
+    engine.cancel(second)
+    assert engine.job(second)["state"] == "canceled"
+    engine.work()
+    assert engine.states([first, second, third]) == ["succeeded", "canceled", "succeeded"]
+    with pytest.raises(JobEnded):
+        engine.cancel(second)
+    with pytest.raises(UnknownJob):
+        engine.cancel(10**6)
+
+
+def test_dependents_of_a_canceled_job_are_canceled_and_say_so(engine: Engine) -> None:
+    accepted = engine.submit(
+        create("a", ref="a"),
+        create("b", ref="b", depends_on=["a"]),
+        create("c", depends_on=["b"]),
+        create("d"),
+    )
+    a, b, c, d = accepted.job_ids
+    engine.cancel(a)
+    assert engine.states([a, b, c, d]) == ["canceled", "canceled", "canceled", "queued"]
+    assert engine.job(c)["error"] == {
+        "code": DependencyFailed.code,
+        "detail": f"job {b}, which this one needs, did not succeed",
+        "retryable": False,
+        "job": b,
+    }
+    engine.work()
+    batch = engine.batch(accepted.batch_id or 0)
+    assert (batch["state"], batch["succeeded"], batch["canceled"]) == ("failed", 1, 3)
+
+
+def test_a_begun_job_in_back_off_is_canceled_and_cleaned_up(engine: Engine) -> None:
+    _faults(engine).set(operation="create", kind="lost reply", times=1)
+    [job_id] = engine.submit(create("a")).job_ids
+    engine.work()
+    engine.cancel(job_id)
+    assert engine.job(job_id)["state"] == "queued"
+    engine.work()
+    assert engine.job(job_id)["state"] == "canceled"
+    assert engine.volumes() == {}
+    assert list(_driver(engine).list_volumes()) == []
+
+
+def test_a_batch_is_canceled_whole(engine: Engine) -> None:
+    accepted = engine.submit(*[create(f"v{n}") for n in range(10)])
+    engine.database.transact(lambda c: cancel_batch(c, accepted.batch_id or 0, "tests"))
+    batch = engine.batch(accepted.batch_id or 0)
+    assert (batch["state"], batch["canceled"]) == ("failed", 10)
+    engine.work()
+    assert engine.volumes() == {}
+
+
+# -- priorities, times, retry by hand -------------------------------------------------------
+
+
+def test_priority_decides_between_volumes_and_can_be_changed(engine: Engine) -> None:
+    low, high, changed = (
+        engine.submit(create(name, backend="fast", priority=priority)).job_ids[0]
+        for name, priority in (("low", 5), ("high", -5), ("changed", 10))
+    )
+    engine.database.transact(lambda c: set_priority(c, changed, -10, "tests"))
+    assert [one.job_id for one in _claim(engine, "backend.fast")] == [changed, high, low]
+
+
+def test_a_start_time_ahead_holds_nobody_up_until_it_has_come(engine: Engine) -> None:
+    engine.submit(create("a", "1M"))
+    engine.work()
+    [later] = engine.submit(grow("a", "8M", run_at="2999-01-01T00:00:00Z")).job_ids
+    [now] = engine.submit(grow("a", "2M")).job_ids
+    engine.work()
+    assert engine.states([later, now]) == ["waiting", "succeeded"]
+    assert engine.job(later)["waiting_on"]["kind"] == "start_time"
+    engine.time_passes()
+    engine.work()
+    assert engine.states([later]) == ["succeeded"]
+    assert engine.volumes()["a"]["size_bytes"] == 8 * 2**20
+
+
+def test_retry_makes_a_new_job_bound_to_the_same_volume(engine: Engine) -> None:
+    engine.submit(create("a", "1M"))
+    engine.work()
+    _faults(engine).set(operation="grow", kind="fail", times=1)
+    [failed] = engine.submit(grow("a", "2M")).job_ids
+    engine.work()
+
+    def retry() -> int:
+        def work(connection: Any) -> int:
+            request, bound = retry_request(connection, failed)
+            submission = Submission(requests=[request], actor=ADMIN, bound={0: bound})
+            return submit(connection, submission, max_attempts=5).job_ids[0]
+
+        return engine.database.transact(work)
+
+    again = retry()
+    assert again != failed
+    engine.work()
+    view = engine.job(again)
+    assert (view["state"], view["retry_of"]) == ("succeeded", failed)
+    engine.submit(act("volume.remove", "a"), create("a", "1M"))
+    engine.work()
+    with pytest.raises(Exception, match="is not the one that was there"):
+        retry()
+    with pytest.raises(WrongState):
+        engine.database.transact(lambda c: retry_request(c, again))
+
+
+def test_a_job_never_touches_a_later_volume_of_the_same_name(engine: Engine) -> None:
+    engine.submit(create("a", "1M"))
+    engine.work()
+    [removal] = engine.submit(act("volume.remove", "a", run_at="2999-01-01T00:00:00Z")).job_ids
+    engine.submit(act("volume.remove", "a"), create("a", "4M"))
+    engine.work()
+    engine.time_passes()
+    engine.work()
+    assert engine.job(removal)["error"]["code"] == "volume_replaced"
+    assert engine.volumes()["a"]["size_bytes"] == 4 * 2**20
+
+
+# -- history and numbers --------------------------------------------------------------------
+
+
+def test_every_change_is_told_in_history_with_before_and_after(engine: Engine) -> None:
+    engine.submit(create("a", "1M"), grow("a", "2M", reason="it is full"))
+    engine.work()
+    with engine.database.read() as connection:
+        rows = connection.execute(
+            select(events).where(events.c.volume == "a").order_by(events.c.id)
+        ).all()
+    assert [row.kind for row in rows] == [
+        "job.submitted",
+        "job.submitted",
+        "job.started",
+        "volume.create",
+        "job.succeeded",
+        "job.started",
+        "volume.grow",
+        "job.succeeded",
+    ]
+    grown = rows[6]
+    assert grown.data["before"] == {"size_bytes": 2**20}
+    assert grown.data["after"]["size_bytes"] == 2 * 2**20
+    assert (grown.reason, grown.actor) == ("it is full", "tests")
+    assert re.fullmatch("grew volume a", grown.data["text"])
+
+
+def test_fencing_numbers_only_grow(engine: Engine) -> None:
+    engine.submit(*[create(f"v{n}") for n in range(5)])
+    fences = [one.fence for one in _claim(engine)]
+    assert fences == sorted(set(fences))
+    with engine.database.write() as connection:
+        assert draw(connection, "fences", 1)[0] > max(fences)
+
+
+def test_retention_deletes_old_ended_jobs_only(engine: Engine) -> None:
+    ended, waiting = (
+        engine.submit(create("a")).job_ids[0],
+        engine.submit(create("b", run_at="2999-01-01T00:00:00Z")).job_ids[0],
+    )
+    engine.work()
+    day = 86400.0
+    deleted = engine.database.transact(
+        lambda c: schedule.retain(c, idempotency_days=7, jobs_days=1e-9 / day)
+    )
+    assert deleted["jobs"] == 1
+    with pytest.raises(UnknownJob):
+        engine.job(ended)
+    assert engine.job(waiting)["state"] == JobState.WAITING

@@ -1,0 +1,308 @@
+"""The `file` driver's calls, put together from images, stamps and loop devices."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+
+from orchestrator.domain.drivers import DRIVERS, DriverOptions, FileOptions
+from orchestrator.domain.errors import Conflict, UnknownVolume
+from orchestrator.domain.sizes import round_up
+from workers.backends.file import copying, layout, loops
+from workers.backends.file.building import Built, building, clear, exchange
+from workers.backends.file.contents import overwrite, refuse_attached, refuse_kept, take, take_away
+from workers.backends.file.facts import present_facts, snapshot_facts, volume_facts
+from workers.backends.file.failures import translated
+from workers.backends.file.images import (
+    Image,
+    changing,
+    drop_empty,
+    found,
+    needed,
+    refuse_taken,
+    snapshots_of,
+    walk,
+)
+from workers.backends.file.making import make_snapshot, make_volume
+from workers.backends.file.marker import read_marker, write_marker
+from workers.backends.file.stamps import drop_stamp, write_stamp
+from workers.backends.file.tree import Tree, rename_without_replacing
+from workers.backends.interface import (
+    Call,
+    Capacity,
+    Device,
+    Driver,
+    SnapshotFacts,
+    SnapshotRef,
+    VolumeFacts,
+    VolumeRef,
+    check_id,
+)
+
+#: A page, and the largest sector a guest may ask for. Loop devices show whole sectors only,
+#: so a size in between would lose its end.
+GRAIN = 4096
+
+
+class FileDriver(Driver):
+    """Volumes as sparse image files in one directory, used through loop devices.
+
+    A late call is made harmless so. An image's path carries its immutable id: a call on an
+    old id never meets a newer volume of the same name. What is new is built under a name
+    with the caller's fence; a later caller first removes what earlier ones were building,
+    and their publishing then finds nothing to publish. Whatever changes a published image
+    holds a lock on the file, and under it compares its fence with the one in the stamp: a
+    smaller one is refused with `Conflict`. Wiping does so for each chunk, rolling back
+    before it exchanges the file.
+
+    What it cannot fence: a create that looks at its lease for the last time, is then held
+    up in the single system call that publishes, and is let go after the volume was made,
+    renamed or removed by others; it leaves an image with an id that nobody uses, which an
+    audit finds. A device that another host has attached over a network file system is not
+    seen. Locks reach as far as the file system carries them: all hosts for NFS, one host
+    otherwise.
+    """
+
+    def __init__(self, backend: str, options: DriverOptions, installation: str) -> None:
+        super().__init__(backend, options, installation)
+        if not isinstance(options, FileOptions):
+            raise TypeError(f"the file driver takes FileOptions, not {type(options).__name__}")
+        self.path = options.path
+
+    # -- the system as a whole ------------------------------------------------------------
+
+    def capabilities(self) -> frozenset[str]:
+        everything = DRIVERS["file"].capabilities
+        return everything if loops.available() else everything - {"attach"}
+
+    def read_identity(self) -> str | None:
+        with translated(self.backend), self._directory() as tree:
+            return read_marker(tree)
+
+    def write_identity(self, identity: str, *, replace: bool = False) -> None:
+        with translated(self.backend):
+            if not self.path.exists() and self.path.parent.is_dir():
+                self.path.mkdir(mode=0o700)
+            with self._directory() as tree:
+                write_marker(tree, identity, replace=replace)
+
+    def capacity(self) -> Capacity:
+        with translated(self.backend), self._tree() as tree:
+            there = os.statvfs(tree.root)
+        return Capacity(
+            total_bytes=there.f_frsize * there.f_blocks,
+            free_bytes=there.f_frsize * there.f_bavail,
+            grain_bytes=GRAIN,
+        )
+
+    # -- reading --------------------------------------------------------------------------
+
+    def list_volumes(self) -> Iterator[VolumeFacts]:
+        with translated(self.backend), self._tree() as tree:
+            for image in walk(tree, layout.VOLUMES):
+                yield volume_facts(image)
+
+    def inspect(self, volume: VolumeRef) -> VolumeFacts | None:
+        with translated(self.backend), self._tree() as tree, found(tree, volume) as image:
+            return None if image is None or image.stamp is None else volume_facts(image)
+
+    def list_snapshots(self, volume: VolumeRef) -> list[SnapshotFacts]:
+        with translated(self.backend), self._tree() as tree:
+            there = [
+                (image.stamp.order if image.stamp else 0, snapshot_facts(image))
+                for image in walk(tree, snapshots_of(volume))
+            ]
+        return [facts for _, facts in sorted(there, key=lambda found: found[0])]
+
+    def devices(self, volume: VolumeRef) -> list[Device]:
+        with translated(self.backend), self._tree() as tree, found(tree, volume) as image:
+            if image is None or image.stamp is None:
+                return []
+            return [self._device(image, loop) for loop in loops.loops_of(image.status)]
+
+    # -- making ---------------------------------------------------------------------------
+
+    def create(
+        self, volume: VolumeRef, size_bytes: int, metadata: Mapping[str, str], call: Call
+    ) -> VolumeFacts:
+        size = round_up(size_bytes, GRAIN)
+
+        def fill(built: Built) -> None:
+            os.ftruncate(built.descriptor, size)
+
+        with translated(self.backend), self._tree() as tree:
+            return make_volume(tree, volume, size, metadata, fill, call)
+
+    def clone(
+        self,
+        volume: VolumeRef,
+        source: VolumeRef | SnapshotRef,
+        size_bytes: int,
+        metadata: Mapping[str, str],
+        call: Call,
+    ) -> VolumeFacts:
+        size = round_up(size_bytes, GRAIN)
+        with translated(self.backend), self._tree() as tree:
+
+            def fill(built: Built) -> None:
+                take(tree, source, built, call, size=size)
+
+            return make_volume(tree, volume, size, metadata, fill, call)
+
+    def create_snapshot(self, snapshot: SnapshotRef, call: Call) -> SnapshotFacts:
+        with translated(self.backend), self._tree() as tree:
+            return make_snapshot(tree, snapshot, call)
+
+    def discard(self, made: VolumeRef | SnapshotRef, call: Call) -> None:
+        with translated(self.backend), self._tree() as tree:
+            clear(tree, check_id(made.id), call)
+            take_away(tree, made, call)
+            drop_stamp(tree, made.id)
+
+    # -- changing -------------------------------------------------------------------------
+
+    def grow(self, volume: VolumeRef, size_bytes: int, call: Call) -> VolumeFacts:
+        size = round_up(size_bytes, GRAIN)
+        with (
+            translated(self.backend),
+            self._tree() as tree,
+            changing(tree, volume, call) as image,
+        ):
+            call.checkpoint()
+            copying.grow(image.descriptor, size)
+            os.fsync(image.descriptor)
+            for loop in loops.loops_of(image.status):
+                loops.refresh(loop)
+            return present_facts(image)
+
+    def set_metadata(
+        self, volume: VolumeRef, metadata: Mapping[str, str], call: Call
+    ) -> VolumeFacts:
+        with (
+            translated(self.backend),
+            self._tree() as tree,
+            changing(tree, volume, call) as image,
+        ):
+            call.checkpoint()
+            stamp = replace(image.ours(), metadata=dict(metadata))
+            write_stamp(tree, image.descriptor, stamp)
+            return present_facts(image, stamp)
+
+    def rename(self, volume: VolumeRef, new_name: str, call: Call) -> VolumeFacts:
+        place = layout.volume_place(new_name, volume.id)
+        with (
+            translated(self.backend),
+            self._tree() as tree,
+            changing(tree, volume, call) as image,
+        ):
+            stamp = replace(image.ours(), name=new_name)
+            if image.name == new_name:
+                write_stamp(tree, image.descriptor, stamp)
+                return present_facts(image, stamp)
+            call.checkpoint()
+            old = tree.directory(*image.directory)
+            with tree.names_locked(layout.lane_of_directory(place.directory)):
+                new = tree.make_directory(*place.directory)
+                refuse_taken(tree, place)
+                write_stamp(tree, image.descriptor, stamp)
+                rename_without_replacing(old, image.file, new, place.file)
+            os.fsync(new)
+            os.fsync(old)
+            drop_empty(tree, image.directory)
+            return present_facts(replace(image, name=new_name), stamp)
+
+    def rollback(self, volume: VolumeRef, snapshot: SnapshotRef, call: Call) -> VolumeFacts:
+        with translated(self.backend), self._tree() as tree:
+            with changing(tree, volume, call) as image:
+                if image.ours().restored_by == call.job_id:
+                    return present_facts(image)
+                refuse_attached(image)
+            with building(tree, volume.id, call) as built:
+                take(tree, snapshot, built, call)
+                call.checkpoint()
+                with changing(tree, volume, call) as image:
+                    refuse_attached(image)
+                    stamp = replace(image.ours(), restored_by=call.job_id)
+                    exchange(tree, built, image, stamp)
+            with found(tree, volume) as there:
+                return volume_facts(needed(tree, there, volume))
+
+    def wipe(self, volume: VolumeRef, call: Call) -> VolumeFacts:
+        with translated(self.backend), self._tree() as tree:
+            overwrite(tree, volume, call)
+            with found(tree, volume) as image:
+                return volume_facts(needed(tree, image, volume))
+
+    # -- removing -------------------------------------------------------------------------
+
+    def remove(self, volume: VolumeRef, call: Call, *, wipe: bool = False) -> None:
+        with translated(self.backend), self._tree() as tree:
+            clear(tree, check_id(volume.id), call)
+            if wipe:
+                refuse_kept(tree, volume)
+                with suppress(UnknownVolume):
+                    overwrite(tree, volume, call)
+            take_away(tree, volume, call)
+            drop_stamp(tree, volume.id)
+
+    def delete_snapshot(self, snapshot: SnapshotRef, call: Call) -> None:
+        self.discard(snapshot, call)
+
+    # -- using ----------------------------------------------------------------------------
+
+    def attach(self, volume: VolumeRef, call: Call, *, read_only: bool = False) -> Device:
+        with (
+            translated(self.backend),
+            self._tree() as tree,
+            changing(tree, volume, call) as image,
+        ):
+            call.checkpoint()
+            for loop in loops.loops_of(image.status):
+                if loop.read_only != read_only or not loop.whole:
+                    part = "" if loop.whole else "in part "
+                    raise Conflict(
+                        f"{volume.name} is attached {part}read-"
+                        f"{'only' if loop.read_only else 'write'} as {loop.path}: detach it first"
+                    )
+                loops.keep(loop)
+                loops.refresh(loop)
+                loops.verify(loop, image.status.st_size)
+                return self._device(image, loop)
+            descriptor = os.open(
+                image.file,
+                (os.O_RDONLY if read_only else os.O_RDWR) | os.O_NOFOLLOW | os.O_CLOEXEC,
+                dir_fd=tree.directory(*image.directory),
+            )
+            try:
+                loop = loops.attach(descriptor, image.path, read_only=read_only)
+            finally:
+                os.close(descriptor)
+            return self._device(image, loop)
+
+    def detach(self, volume: VolumeRef, call: Call) -> None:
+        with (
+            translated(self.backend),
+            self._tree() as tree,
+            suppress(UnknownVolume),
+            changing(tree, volume, call) as image,
+        ):
+            call.checkpoint()
+            for loop in loops.loops_of(image.status):
+                loops.detach(loop, image.status)
+
+    # -- inside -----------------------------------------------------------------------------
+
+    def _directory(self) -> Tree:
+        return Tree(self.backend, self.path, self.installation)
+
+    @contextmanager
+    def _tree(self) -> Iterator[Tree]:
+        with self._directory() as tree:
+            tree.require_marked()
+            yield tree
+
+    def _device(self, image: Image, loop: loops.Loop) -> Device:
+        uri = f"kvm:file:{self.path / image.path}"
+        return Device(path=loop.path, uris=(uri,), read_only=loop.read_only)

@@ -1,0 +1,277 @@
+"""Loop devices: block devices of this host whose contents are an image.
+
+Which device belongs to an image is asked of the kernel by the image's device and inode
+number; paths may have changed since, or mean another file in another namespace.
+Structures and numbers: <linux/loop.h>. Device numbers begin with 0, which is a number too.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.domain.errors import BackendBusy, BackendError, InUse
+
+_CONTROL = Path("/dev/loop-control")
+_BLOCK = Path("/sys/block")
+
+_LOOP_CLR_FD = 0x4C01
+_LOOP_SET_STATUS64 = 0x4C04
+_LOOP_GET_STATUS64 = 0x4C05
+_LOOP_SET_CAPACITY = 0x4C07
+_LOOP_CONFIGURE = 0x4C0A
+_LOOP_CTL_GET_FREE = 0x4C82
+_READ_ONLY = 1
+_AUTOCLEAR = 4
+
+#: device, inode, rdevice, offset, sizelimit; number, encryption type and key size, flags;
+#: file name, encryption name, key; two words more.
+_STATUS = struct.Struct("=5Q4I64s64s32s2Q")
+#: file descriptor, block size, status, eight words reserved.
+_CONFIGURE_HEAD = struct.Struct("=2I")
+_CONFIGURE_TAIL = bytes(64)
+
+#: Others may take the device that was free a moment ago.
+_TRIES = 20
+#: Whoever looks at devices opens them for a moment; a holder keeps one for longer than this.
+_LET_GO = 1.0
+_LOOK_AGAIN = 0.01
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A loop device that holds an image."""
+
+    number: int
+    read_only: bool
+    #: Goes by itself when its last user closes it: a mount's, or one half detached.
+    autoclear: bool
+    #: It shows the image from its beginning to its end, not a part.
+    whole: bool
+
+    @property
+    def path(self) -> str:
+        return f"/dev/loop{self.number}"
+
+
+def available() -> bool:
+    """Whether this process can make loop devices on this host."""
+    return os.geteuid() == 0 and os.access(_CONTROL, os.R_OK | os.W_OK)
+
+
+def loops_of(image: os.stat_result) -> list[Loop]:
+    """The devices that hold this image, whoever made them."""
+    found = []
+    for entry in _BLOCK.glob("loop*"):
+        number = int(entry.name.removeprefix("loop"))
+        loop = _look(number, entry, image)
+        if loop is not None:
+            found.append(loop)
+    return sorted(found, key=lambda loop: loop.number)
+
+
+def attach(image: int, path: str, *, read_only: bool) -> Loop:
+    """A new device that holds the image, verified.
+
+    ``image`` is a descriptor used for this alone: the device keeps it, and would keep any
+    lock taken through it. ``path`` is only what tools show.
+    """
+    status = os.fstat(image)
+    flags = _READ_ONLY if read_only else 0
+    told = path.encode(errors="replace")[:63]
+    configured = (
+        _CONFIGURE_HEAD.pack(image, 0)
+        + _STATUS.pack(0, 0, 0, 0, 0, 0, 0, 0, flags, told, b"", b"", 0, 0)
+        + _CONFIGURE_TAIL
+    )
+    for _ in range(_TRIES):
+        number = _free_number()
+        try:
+            device = _open_device(number, os.O_RDONLY if read_only else os.O_RDWR)
+        except FileNotFoundError:
+            raise BackendError(
+                f"the kernel offers /dev/loop{number}, which this host has no device node for: "
+                "run the worker where /dev is complete"
+            ) from None
+        try:
+            fcntl.ioctl(device, _LOOP_CONFIGURE, configured)
+        except OSError as error:
+            if error.errno == errno.EBUSY:
+                continue
+            raise
+        finally:
+            os.close(device)
+        loop = _look(number, _BLOCK / f"loop{number}", status)
+        if loop is None:
+            raise BackendError(f"/dev/loop{number} was set up and does not hold {path}")
+        verify(loop, status.st_size)
+        return loop
+    raise BackendBusy("others take the free loop devices of this host faster than we do")
+
+
+def verify(loop: Loop, size: int) -> None:
+    """Raise `BackendError` unless the device is there and as large as the image."""
+    if not Path(loop.path).is_block_device():
+        raise BackendError(f"{loop.path} holds the image, and is no block device on this host")
+    there = int((_BLOCK / f"loop{loop.number}" / "size").read_text()) * 512
+    if there != size:
+        raise BackendError(f"{loop.path} has {there} bytes, its image {size}")
+
+
+def keep(loop: Loop) -> None:
+    """Let the device stay when its last user closes it."""
+    _set_flags(loop, clear=_AUTOCLEAR)
+
+
+def refresh(loop: Loop) -> None:
+    """Make the device as large as its image has become."""
+    device = _open_device(loop.number, os.O_RDONLY)
+    try:
+        fcntl.ioctl(device, _LOOP_SET_CAPACITY)
+    finally:
+        os.close(device)
+
+
+def flush(loop: Loop) -> None:
+    """Write what the device still has in memory to its image."""
+    device = _open_device(loop.number, os.O_RDONLY)
+    try:
+        os.fsync(device)
+    finally:
+        os.close(device)
+
+
+def detach(loop: Loop, image: os.stat_result) -> None:
+    """Take the device away; `InUse` if somebody uses it, which then goes on unharmed."""
+    refuse_used(loop)
+    device = _open_device(loop.number, os.O_RDONLY)
+    try:
+        fcntl.ioctl(device, _LOOP_CLR_FD)
+    except OSError as error:
+        if error.errno != errno.ENXIO:  # gone already
+            raise
+    finally:
+        os.close(device)
+    # With others having it open the kernel does not refuse: it waits for the last to close.
+    end = time.monotonic() + _LET_GO
+    while (left := _look(loop.number, _BLOCK / f"loop{loop.number}", image)) is not None:
+        if time.monotonic() >= end:
+            keep(left)
+            raise InUse(f"{loop.path} is held open: stop what uses it, then detach")
+        time.sleep(_LOOK_AGAIN)
+
+
+def refuse_used(loop: Loop) -> None:
+    """`InUse` if the device is mounted, swapped to, or part of another device."""
+    numbers = _numbers_of(loop.number)
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        parts = line.split(" ")
+        if parts[2] in numbers:
+            raise InUse(f"{loop.path} is mounted on {parts[4]}: unmount it, then detach")
+    for line in Path("/proc/swaps").read_text().splitlines()[1:]:
+        if line.split()[0].startswith(loop.path):
+            raise InUse(f"{loop.path} is swapped to: swapoff it, then detach")
+    entry = _BLOCK / f"loop{loop.number}"
+    holders = [
+        holder.name
+        for pattern in ("holders/*", f"loop{loop.number}p*/holders/*")
+        for holder in entry.glob(pattern)
+    ]
+    if holders:
+        raise InUse(f"{loop.path} is part of {', '.join(holders)}: stop that, then detach")
+
+
+def _look(number: int, entry: Path, image: os.stat_result) -> Loop | None:
+    backing = entry / "loop" / "backing_file"
+    if not backing.exists():
+        return None
+    try:
+        device = _open_device(number, os.O_RDONLY)
+    except (PermissionError, FileNotFoundError):
+        return _look_from_afar(number, entry, image)
+    except OSError as error:
+        if error.errno in (errno.ENXIO, errno.EBUSY):  # being taken away just now
+            return None
+        raise
+    try:
+        status = _status(device)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return None
+        raise
+    finally:
+        os.close(device)
+    flags = status[8]
+    if (status[0], status[1]) != (_kernel_number(image.st_dev), image.st_ino):
+        return None
+    return Loop(
+        number=number,
+        read_only=bool(flags & _READ_ONLY),
+        autoclear=bool(flags & _AUTOCLEAR),
+        whole=status[3] == 0 and status[4] == 0,
+    )
+
+
+def _look_from_afar(number: int, entry: Path, image: os.stat_result) -> Loop | None:
+    """What a user who may not open devices can know: enough to refuse what would do harm."""
+    try:
+        backing = (entry / "loop" / "backing_file").read_text().rstrip("\n")
+        if not os.path.samestat(Path(backing).stat(), image):
+            return None
+        return Loop(
+            number=number,
+            read_only=(entry / "ro").read_text().strip() == "1",
+            autoclear=(entry / "loop" / "autoclear").read_text().strip() == "1",
+            whole=(entry / "loop" / "offset").read_text().strip() == "0",
+        )
+    except (FileNotFoundError, PermissionError):
+        return None
+
+
+def _free_number() -> int:
+    control = os.open(_CONTROL, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        return fcntl.ioctl(control, _LOOP_CTL_GET_FREE)
+    finally:
+        os.close(control)
+
+
+def _open_device(number: int, flags: int) -> int:
+    return os.open(f"/dev/loop{number}", flags | os.O_CLOEXEC | os.O_NONBLOCK)
+
+
+def _status(device: int) -> tuple[int, ...]:
+    buffer = bytearray(_STATUS.size)
+    fcntl.ioctl(device, _LOOP_GET_STATUS64, buffer)
+    return _STATUS.unpack(buffer)
+
+
+def _set_flags(loop: Loop, *, clear: int) -> None:
+    device = _open_device(loop.number, os.O_RDONLY)
+    try:
+        status = list(_status(device))
+        status[8] &= ~clear
+        fcntl.ioctl(device, _LOOP_SET_STATUS64, _STATUS.pack(*status))
+    finally:
+        os.close(device)
+
+
+def _kernel_number(device: int) -> int:
+    """A device number as the loop driver reports it (<linux/kdev_t.h>: new_encode_dev)."""
+    major, minor = os.major(device), os.minor(device)
+    return (minor & 0xFF) | (major << 8) | ((minor & ~0xFF) << 12)
+
+
+def _numbers_of(number: int) -> set[str]:
+    """``major:minor`` of the device and its partitions."""
+    entry = _BLOCK / f"loop{number}"
+    return {
+        path.read_text().strip()
+        for path in [entry / "dev", *entry.glob(f"loop{number}p*/dev")]
+        if path.exists()
+    }

@@ -1,0 +1,201 @@
+"""Opening, locking and publishing files below one directory, without ever leaving it.
+
+Everything is opened step by step from a descriptor of the backend's directory, and no step
+follows a symbolic link. The descriptors live for one call: a longer life would keep a file
+system from being unmounted, or go on writing to one that is no longer there.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from orchestrator.domain.errors import BackendBusy, BackendUnavailable, IdentityMismatch
+from workers.backends.file import layout
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+#: O_NONBLOCK: a pipe that somebody put there must not hold us up.
+_FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_RENAME_NOREPLACE = 1
+_NO_SUCH_RENAME = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
+#: Seconds to wait for a lock: others hold one for the time of a few system calls.
+LOCK_WAIT = 0.5
+_LOCK_LOOK = 0.005
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_renameat2 = getattr(_libc, "renameat2", None)
+
+
+class Tree:
+    """The backend's directory during one call."""
+
+    def __init__(self, backend: str, path: Path, installation: str) -> None:
+        self.backend = backend
+        self.path = path
+        self.installation = installation
+        self._open: dict[tuple[str, ...], int] = {}
+        try:
+            # The directory itself may be reached through links: its path is the administrator's.
+            self.root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise BackendUnavailable(
+                f"backend {backend}: there is no directory {path}: mount or create it"
+            ) from error
+        self._open[()] = self.root
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for descriptor in self._open.values():
+            os.close(descriptor)
+        self._open.clear()
+
+    def require_marked(self) -> None:
+        """Raise `IdentityMismatch` where nothing was ever set up: perhaps nothing is mounted."""
+        try:
+            self.directory(layout.OWN)
+        except FileNotFoundError:
+            raise IdentityMismatch(
+                f"backend {self.backend}: {self.path} bears no identity marker: make sure that "
+                "the right file system is mounted there; if it is new, verify the backend with "
+                "accept_identity"
+            ) from None
+
+    def directory(self, *parts: str) -> int:
+        """A descriptor of the directory, closed with the tree; `FileNotFoundError` if absent."""
+        if (known := self._open.get(parts)) is not None:
+            return known
+        above = self.directory(*parts[:-1])
+        found = self._open[parts] = open_directory(above, parts[-1])
+        return found
+
+    def make_directory(self, *parts: str) -> int:
+        """The same, made durably where it is absent."""
+        try:
+            return self.directory(*parts)
+        except FileNotFoundError:
+            above = self.make_directory(*parts[:-1])
+            with suppress(FileExistsError):
+                os.mkdir(parts[-1], 0o700, dir_fd=above)
+            os.fsync(above)
+            return self.directory(*parts)
+
+    def drop_directories(self, parts: tuple[str, ...], keep: int) -> None:
+        """Remove a directory and those above it as far as they are empty, but ``keep``."""
+        while len(parts) > keep:
+            descriptor = self._open.pop(parts, None)
+            if descriptor is not None:
+                os.close(descriptor)
+            try:
+                os.rmdir(parts[-1], dir_fd=self.directory(*parts[:-1]))
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+                    raise
+                return
+            parts = parts[:-1]
+
+    def list_names(self, *parts: str) -> list[str]:
+        """What a directory holds; nothing if it is absent."""
+        try:
+            return os.listdir(self.directory(*parts))  # noqa: PTH208 - a Path would follow links
+        except FileNotFoundError:
+            return []
+
+    def read_text(self, directory: tuple[str, ...], name: str) -> str | None:
+        """The text of a small file; None if it is absent or no regular file."""
+        try:
+            descriptor = open_file(self.directory(*directory), name, os.O_RDONLY)
+        except FileNotFoundError:
+            return None
+        if descriptor is None:
+            return None
+        with os.fdopen(descriptor, encoding="utf-8") as file:
+            return file.read()
+
+    @contextmanager
+    def names_locked(self, lane: str) -> Iterator[None]:
+        """Nobody else gives or takes a name of this lane meanwhile."""
+        lock = os.open(
+            lane, _FILE | os.O_RDWR | os.O_CREAT, 0o600, dir_fd=self.directory(*layout.LOCKS)
+        )
+        try:
+            lock_file(lock, f"backend {self.backend}: another call is giving names just now")
+            yield
+        finally:
+            os.close(lock)
+
+
+def open_directory(above: int, name: str) -> int:
+    """A descriptor of a directory that is no link; `FileNotFoundError` if absent."""
+    return os.open(name, _DIRECTORY, dir_fd=above)
+
+
+def open_file(directory: int, name: str, flags: int) -> int | None:
+    """A descriptor of a regular file; None if something else bears the name.
+
+    Raises `FileNotFoundError`.
+    """
+    try:
+        descriptor = os.open(name, _FILE | flags, dir_fd=directory)
+    except OSError as error:
+        # A link (ELOOP), a directory (EISDIR), a socket or a pipe without reader (ENXIO).
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            return None
+        raise
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def lock_file(descriptor: int, busy: str, *, shared: bool = False) -> None:
+    """Take the advisory lock of an open file, or raise `BackendBusy` with the text."""
+    end = time.monotonic() + LOCK_WAIT
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    while True:
+        try:
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                raise BackendBusy(busy) from None
+        time.sleep(_LOCK_LOOK)
+
+
+def rename_without_replacing(from_directory: int, old: str, to_directory: int, new: str) -> None:
+    """Rename in one step; `FileExistsError` if the new name is taken, `FileNotFoundError`
+    if the old one is gone."""
+    if _renameat2 is not None:
+        if not _renameat2(
+            from_directory, os.fsencode(old), to_directory, os.fsencode(new), _RENAME_NOREPLACE
+        ):
+            return
+        code = ctypes.get_errno()
+        if code not in _NO_SUCH_RENAME:
+            raise OSError(code, os.strerror(code), new)
+    # Network file systems: a link replaces nothing either.
+    try:
+        os.link(old, new, src_dir_fd=from_directory, dst_dir_fd=to_directory, follow_symlinks=False)
+    except FileExistsError:
+        # The answer to a link that did happen may have been lost, and asked for again.
+        there = os.stat(new, dir_fd=to_directory, follow_symlinks=False)
+        mine = os.stat(old, dir_fd=from_directory, follow_symlinks=False)
+        if not os.path.samestat(there, mine):
+            raise
+    with suppress(FileNotFoundError):
+        os.unlink(old, dir_fd=from_directory)
