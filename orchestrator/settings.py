@@ -95,7 +95,7 @@ class RetrySettings(_Section):
 class SchedulerSettings(_Section):
     """How often the scheduler looks."""
 
-    tick_seconds: float = Field(default=1.0, gt=0)
+    tick_seconds: float = Field(default=0.5, gt=0)
     relay_seconds: float = Field(
         default=2.0, gt=0, description="A job queued this long has its wake-up sent again."
     )

@@ -43,7 +43,7 @@ def upgrade() -> None:
         sa.Column("refreshed_at", UtcDateTime, nullable=True),
         sa.Column("created_at", UtcDateTime, nullable=False),
         sa.CheckConstraint(
-            "state IN ('enabled', 'draining', 'disabled')", name="ck_backends_state"
+            "state IN ('enabled', 'draining', 'disabled')", name=op.f("ck_backends_state")
         ),
         sa.PrimaryKeyConstraint("id", name="pk_backends"),
         sa.UniqueConstraint("name", name="uq_backends_name"),
@@ -61,9 +61,11 @@ def upgrade() -> None:
         sa.Column("finished_at", UtcDateTime, nullable=True),
         sa.CheckConstraint(
             "(finished_at IS NOT NULL) = (succeeded + failed + canceled = total)",
-            name="ck_batches_finished",
+            name=op.f("ck_batches_finished"),
         ),
-        sa.CheckConstraint("succeeded + failed + canceled <= total", name="ck_batches_counts"),
+        sa.CheckConstraint(
+            "succeeded + failed + canceled <= total", name=op.f("ck_batches_counts")
+        ),
         sa.PrimaryKeyConstraint("id", name="pk_batches"),
     )
     op.create_table(
@@ -108,7 +110,7 @@ def upgrade() -> None:
         sa.Column("batch_id", sa.BigInteger(), nullable=True),
         sa.Column("created_at", UtcDateTime, nullable=False),
         sa.CheckConstraint(
-            "(job_id IS NULL) <> (batch_id IS NULL)", name="ck_idempotency_keys_answer"
+            "(job_id IS NULL) <> (batch_id IS NULL)", name=op.f("ck_idempotency_keys_answer")
         ),
         sa.PrimaryKeyConstraint("owner", "key", name="pk_idempotency_keys"),
     )
@@ -120,7 +122,7 @@ def upgrade() -> None:
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("uuid", sa.String(length=32), nullable=False),
         sa.Column("created_at", UtcDateTime, nullable=False),
-        sa.CheckConstraint("id = 1", name="ck_installation_single"),
+        sa.CheckConstraint("id = 1", name=op.f("ck_installation_single")),
         sa.PrimaryKeyConstraint("id", name="pk_installation"),
     )
     op.create_table(
@@ -132,7 +134,7 @@ def upgrade() -> None:
         sa.Column("created_at", UtcDateTime, nullable=False),
         sa.Column("expires_at", UtcDateTime, nullable=True),
         sa.Column("revoked_at", UtcDateTime, nullable=True),
-        sa.CheckConstraint("role IN ('reader', 'operator', 'admin')", name="ck_tokens_role"),
+        sa.CheckConstraint("role IN ('reader', 'operator', 'admin')", name=op.f("ck_tokens_role")),
         sa.PrimaryKeyConstraint("id", name="pk_tokens"),
     )
     op.create_index(
@@ -198,21 +200,21 @@ def upgrade() -> None:
         sa.Column("finished_at", UtcDateTime, nullable=True),
         sa.CheckConstraint(
             "(state IN ('succeeded', 'failed', 'canceled')) = (finished_at IS NOT NULL)",
-            name="ck_jobs_finished",
+            name=op.f("ck_jobs_finished"),
         ),
         sa.CheckConstraint(
             "state <> 'running' OR (begun AND fence IS NOT NULL AND worker IS NOT NULL AND lease_expires_at IS NOT NULL)",
-            name="ck_jobs_leased",
+            name=op.f("ck_jobs_leased"),
         ),
         sa.CheckConstraint(
             "state IN ('waiting', 'queued', 'running', 'succeeded', 'failed', 'canceled')",
-            name="ck_jobs_state",
+            name=op.f("ck_jobs_state"),
         ),
         sa.CheckConstraint(
             "state NOT IN ('succeeded', 'failed') OR (outcome_fence IS NOT NULL AND outcome_fence = fence)",
-            name="ck_jobs_fenced",
+            name=op.f("ck_jobs_fenced"),
         ),
-        sa.CheckConstraint("priority BETWEEN -20 AND 19", name="ck_jobs_priority"),
+        sa.CheckConstraint("priority BETWEEN -20 AND 19", name=op.f("ck_jobs_priority")),
         sa.ForeignKeyConstraint(
             ["backend_id"], ["backends.id"], name="fk_jobs_backend_id_backends"
         ),
@@ -293,7 +295,7 @@ def upgrade() -> None:
         sa.Column("job_id", BigId, nullable=False),
         sa.Column("depends_on", sa.BigInteger(), nullable=False),
         sa.Column("kind", sa.String(length=8), nullable=False),
-        sa.CheckConstraint("job_id <> depends_on", name="ck_job_dependencies_not_itself"),
+        sa.CheckConstraint("job_id <> depends_on", name=op.f("ck_job_dependencies_not_itself")),
         sa.ForeignKeyConstraint(
             ["job_id"], ["jobs.id"], name="fk_job_dependencies_job_id_jobs", ondelete="CASCADE"
         ),
@@ -330,7 +332,7 @@ def upgrade() -> None:
         sa.Column("state", sa.String(length=8), nullable=False),
         sa.Column("detail", Json, nullable=True),
         sa.Column("at", UtcDateTime, nullable=False),
-        sa.CheckConstraint("state IN ('intended', 'done')", name="ck_job_steps_state"),
+        sa.CheckConstraint("state IN ('intended', 'done')", name=op.f("ck_job_steps_state")),
         sa.ForeignKeyConstraint(
             ["job_id"], ["jobs.id"], name="fk_job_steps_job_id_jobs", ondelete="CASCADE"
         ),
@@ -355,13 +357,13 @@ def upgrade() -> None:
         sa.Column("changed_at", UtcDateTime, nullable=False),
         sa.Column("removed_at", UtcDateTime, nullable=True),
         sa.CheckConstraint(
-            "(state = 'removed') = (removed_at IS NOT NULL)", name="ck_volumes_removed"
+            "(state = 'removed') = (removed_at IS NOT NULL)", name=op.f("ck_volumes_removed")
         ),
         sa.CheckConstraint(
             "state IN ('pending', 'available', 'restricted', 'error', 'removed')",
-            name="ck_volumes_state",
+            name=op.f("ck_volumes_state"),
         ),
-        sa.CheckConstraint("size_bytes > 0 AND requested_bytes > 0", name="ck_volumes_size"),
+        sa.CheckConstraint("size_bytes > 0 AND requested_bytes > 0", name=op.f("ck_volumes_size")),
         sa.ForeignKeyConstraint(
             ["backend_id"], ["backends.id"], name="fk_volumes_backend_id_backends"
         ),
@@ -397,7 +399,8 @@ def upgrade() -> None:
         sa.Column("opening", sa.String(length=16), nullable=True),
         sa.Column("attached_at", UtcDateTime, nullable=False),
         sa.CheckConstraint(
-            "opening IS NULL OR opening IN ('shared', 'exclusive')", name="ck_attachments_opening"
+            "opening IS NULL OR opening IN ('shared', 'exclusive')",
+            name=op.f("ck_attachments_opening"),
         ),
         sa.ForeignKeyConstraint(
             ["volume_id"], ["volumes.id"], name="fk_attachments_volume_id_volumes"
@@ -435,10 +438,10 @@ def upgrade() -> None:
         sa.Column("created_at", UtcDateTime, nullable=False),
         sa.Column("removed_at", UtcDateTime, nullable=True),
         sa.CheckConstraint(
-            "(state = 'removed') = (removed_at IS NOT NULL)", name="ck_snapshots_removed"
+            "(state = 'removed') = (removed_at IS NOT NULL)", name=op.f("ck_snapshots_removed")
         ),
         sa.CheckConstraint(
-            "state IN ('pending', 'available', 'error', 'removed')", name="ck_snapshots_state"
+            "state IN ('pending', 'available', 'error', 'removed')", name=op.f("ck_snapshots_state")
         ),
         sa.ForeignKeyConstraint(
             ["volume_id"], ["volumes.id"], name="fk_snapshots_volume_id_volumes"

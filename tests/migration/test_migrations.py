@@ -1,0 +1,71 @@
+"""Migrations: upgrade and downgrade on both databases, and a schema that is behind is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import CheckConstraint, inspect, select
+
+from orchestrator.store import migrate
+from orchestrator.store.database import Database
+from orchestrator.store.tables import installation, metadata
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    made = Database(database_url, pool_size=1)
+    yield made
+    made.close()
+
+
+def test_the_migrated_schema_is_the_one_the_code_uses(database: Database) -> None:
+    migrate.upgrade(database.url)
+    with database.read() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, metadata) == []
+
+
+def test_constraints_are_the_same_in_migrations_and_code(
+    database: Database, database_kind: str
+) -> None:
+    """Autogeneration does not compare checks; they hold the invariants."""
+    migrate.upgrade(database.url)
+    with database.read() as connection:
+        inspector = inspect(connection)
+        for table in metadata.sorted_tables:
+            migrated = {found["name"] for found in inspector.get_check_constraints(table.name)}
+            wanted = {
+                str(constraint.name)
+                for constraint in table.constraints
+                if isinstance(constraint, CheckConstraint)
+            }
+            assert migrated == wanted, table.name
+            migrated_indexes = {found["name"] for found in inspector.get_indexes(table.name)}
+            assert {str(index.name) for index in table.indexes} <= migrated_indexes
+
+
+def test_downgrade_removes_everything_and_upgrade_brings_it_back(database: Database) -> None:
+    migrate.upgrade(database.url)
+    migrate.downgrade(database.url, "base")
+    with database.read() as connection:
+        assert set(inspect(connection).get_table_names()) <= {"alembic_version"}
+    migrate.upgrade(database.url)
+    assert migrate.check(database.url) is None
+
+
+def test_a_schema_that_is_behind_is_told_with_the_remedy(database: Database) -> None:
+    assert "orchestrator db upgrade" in (migrate.check(database.url) or "")
+    migrate.upgrade(database.url)
+    assert migrate.check(database.url) is None
+
+
+def test_upgrading_twice_keeps_the_installation(database: Database) -> None:
+    migrate.upgrade(database.url)
+    with database.read() as connection:
+        first = connection.execute(select(installation.c.uuid)).scalar_one()
+    migrate.upgrade(database.url)
+    with database.read() as connection:
+        assert connection.execute(select(installation.c.uuid)).scalar_one() == first
