@@ -16,6 +16,7 @@ from celery.exceptions import SecurityWarning
 from orchestrator.domain.errors import Problem
 from orchestrator.inventory.hosts import gone, seen
 from orchestrator.jobs.wakeups import WAKE_TASK, Wakeups, celery_app, queue
+from orchestrator.logs import configure_logs
 from orchestrator.machine import boot_id
 from orchestrator.settings import Settings
 from orchestrator.store.database import Database
@@ -34,6 +35,9 @@ _EXIT_SECONDS = 5.0
 
 def run(settings: Settings) -> None:
     """Work until SIGTERM or SIGINT; then hand back what is running and leave."""
+    configure_logs(settings.log, "worker")
+    # Celery would set up logging of its own, and send our lines through it.
+    signals.setup_logging.connect(_keep_logs, weak=False)
     worker = f"{settings.host[:40]}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     database = Database(
         settings.database_url,
@@ -123,6 +127,10 @@ def _stopper(leases: Leases, settings: Settings) -> Callable[..., None]:
         limit.start()
 
     return stop
+
+
+def _keep_logs(**_: Any) -> None:
+    """Logging is set up already."""
 
 
 def _give_up() -> None:

@@ -16,6 +16,7 @@ from orchestrator.jobs.claim import put_back_blocked
 from orchestrator.jobs.finish import Finished
 from orchestrator.jobs.notices import Notices
 from orchestrator.jobs.wakeups import Wakeups, celery_app
+from orchestrator.logs import configure_logs
 from orchestrator.settings import Settings
 from orchestrator.store.database import Database
 
@@ -122,6 +123,7 @@ class Scheduler:
 
 def run(settings: Settings) -> None:
     """Schedule until SIGTERM or SIGINT."""
+    configure_logs(settings.log, "scheduler")
     stopped = threading.Event()
 
     def stop(*_: Any) -> None:

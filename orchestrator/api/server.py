@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import resource
+
 import uvicorn
 
 from orchestrator.api.app import create_app
 from orchestrator.api.service import Service
 from orchestrator.domain.errors import InvalidInput
 from orchestrator.inventory.backends import configure
+from orchestrator.logs import configure_logs
 from orchestrator.settings import Settings
 
 
@@ -25,7 +28,9 @@ def address_of(listen: str) -> tuple[str, int]:
 
 def serve(settings: Settings) -> None:
     """Serve until SIGINT or SIGTERM."""
+    configure_logs(settings.log, "api")
     host, port = address_of(settings.api.listen)
+    _allow_many_connections()
     service = Service(settings)
     service.write(lambda connection: configure(connection, settings.backends))
     config = uvicorn.Config(
@@ -38,3 +43,9 @@ def serve(settings: Settings) -> None:
         server_header=False,
     )
     uvicorn.Server(config).run()
+
+
+def _allow_many_connections() -> None:
+    """Raise the limit of open files to what the system allows: each waiter is a connection."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -77,6 +77,11 @@ class Waiters:
             for future in futures:
                 future.cancel()
 
+    @property
+    def count(self) -> int:
+        """How many requests wait for the end of something."""
+        return sum(len(futures) for futures in self._waiting.values())
+
     async def wait(self, kind: str, id_: int, seconds: float) -> Ended | None:
         """The ended job or batch (``kind``), or None when the time is over."""
         key = (kind, id_)

@@ -18,6 +18,10 @@ import pytest
 START_SECONDS = 60.0
 
 _CONFIG = """\
+[worker]
+lease_seconds = 6
+heartbeat_seconds = 1
+
 [backends.fast]
 driver = "file"
 path = "{volumes}"
@@ -31,7 +35,9 @@ capacity = "1T"
 class Product:
     """One ``orchestrator up``, with the backends ``fast`` (file) and ``ram`` (memory)."""
 
-    def __init__(self, directory: Path, database_url: str | None = None) -> None:
+    def __init__(
+        self, directory: Path, database_url: str | None = None, broker_url: str | None = None
+    ) -> None:
         self.data = directory / "data"
         self.volumes = directory / "volumes"
         self.volumes.mkdir(parents=True)
@@ -52,6 +58,10 @@ class Product:
         self._up_env = dict(self.env)
         if database_url is not None:
             self._up_env["ORCHESTRATOR_DATABASE__URL"] = database_url
+        if broker_url is not None:
+            self._up_env["ORCHESTRATOR_BROKER__URL"] = broker_url
+        #: For tests that look into the database, or tell the memory driver to fail.
+        self.database_url = database_url or f"sqlite:///{self.data / 'orchestrator.db'}"
         self.process: subprocess.Popen[bytes] | None = None
 
     @property

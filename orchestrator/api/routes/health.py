@@ -17,6 +17,7 @@ from orchestrator.api import models
 from orchestrator.api.requesting import Reader, ServiceHere
 from orchestrator.domain.actions import ACTIONS
 from orchestrator.domain.errors import Problem
+from orchestrator.inventory.hosts import ALIVE_SECONDS
 from orchestrator.jobs.wakeups import backend_queue
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import backends, jobs, workers
@@ -49,13 +50,19 @@ def readyz(service: ServiceHere) -> Response:
 
 
 class _Figures(Collector):
-    """Gauges read from the database when asked for."""
+    """Gauges read from the database when asked for, and this process's waiters."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, waiters: int) -> None:
         self._connection = connection
+        self._waiters = waiters
 
     def collect(self) -> Iterable[Metric]:
-        """Unfinished jobs by state and backend, live workers, and room."""
+        """Unfinished jobs by state and backend, live workers, room, and waiters."""
+        yield GaugeMetricFamily(
+            "orchestrator_waiters",
+            "Requests to this process that wait for the end of a job or batch.",
+            value=self._waiters,
+        )
         unfinished = GaugeMetricFamily(
             "orchestrator_jobs_unfinished", "Jobs that have not ended.", labels=["backend", "state"]
         )
@@ -76,7 +83,7 @@ class _Figures(Collector):
         )
         queues = list(
             self._connection.execute(
-                select(workers.c.queues).where(workers.c.seen_at > db_now(-15.0))
+                select(workers.c.queues).where(workers.c.seen_at > db_now(-ALIVE_SECONDS))
             ).scalars()
         )
         for row in self._connection.execute(select(backends).where(backends.c.configured)):
@@ -93,7 +100,7 @@ def metrics(service: ServiceHere) -> Response:
     """Figures for Prometheus."""
     registry = CollectorRegistry()
     with service.database.read() as connection:
-        registry.register(_Figures(connection))
+        registry.register(_Figures(connection, service.waiters.count))
         told = generate_latest(registry)
     return Response(told, media_type=CONTENT_TYPE_LATEST)
 

@@ -1,0 +1,187 @@
+"""The product when parts of it die: nothing accepted is lost, nothing is done twice."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import select
+
+from orchestrator.embedded.broker import EmbeddedBroker
+from orchestrator.store.database import Database
+from orchestrator.store.tables import installation
+from tests.acceptance.conftest import Product
+from workers.backends.memory import Faults
+
+WAITERS = 1000
+
+
+def _until(condition: Callable[[], Any], what: str) -> Any:
+    """Wait for something to become true, however slow the machine is."""
+    until = time.monotonic() + 100
+    while time.monotonic() < until:
+        if found := condition():
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"never happened: {what}")
+
+
+def _faults(product: Product) -> Faults:
+    database = Database(product.database_url, pool_size=1)
+    with database.read() as connection:
+        uuid = connection.execute(select(installation.c.uuid)).scalar_one()
+    database.close()
+    return Faults("ram", uuid)
+
+
+def _create(volume: str, backend: str = "ram", **more: Any) -> dict[str, Any]:
+    return {
+        "action": "volume.create",
+        "backend": backend,
+        "volume": volume,
+        "params": {"size_bytes": "1M"},
+        **more,
+    }
+
+
+def _ended(http: httpx.Client, job_id: int) -> Any:
+    return http.get(f"/v1/jobs/{job_id}/wait", params={"timeout": 80}).json()
+
+
+def test_a_job_whose_worker_is_killed_in_mid_work_ends_right_and_once(
+    own_product: Product,
+) -> None:
+    with own_product.client() as http:
+        _faults(own_product).set(operation="create", kind="slow", seconds=600.0, times=1)
+        job_id = http.post("/v1/jobs", json=_create("vm1")).json()["id"]
+        follower = http.post("/v1/jobs", json=_create("vm2")).json()["id"]
+        _until(lambda: http.get(f"/v1/jobs/{job_id}").json()["state"] == "running", "it runs")
+        for pid in own_product.children()["worker"]:
+            os.kill(pid, signal.SIGKILL)
+        job = _ended(http, job_id)
+        assert (job["state"], job["attempt"]) == ("succeeded", 2)
+        assert [attempt["outcome"] for attempt in job["attempts"]] == ["lost"]
+        assert _ended(http, follower)["state"] == "succeeded"
+        volumes = http.get("/v1/backends/ram/volumes").json()["items"]
+        assert [volume["name"] for volume in volumes] == ["vm1", "vm2"]
+        checked = http.post("/v1/backends/ram/volumes/vm1/verify", headers={"Prefer": "wait=60"})
+        assert checked.json()["result"]["agrees"] is True
+
+
+def test_going_down_hands_back_what_runs_and_coming_up_goes_on(own_product: Product) -> None:
+    with own_product.client() as http:
+        _faults(own_product).set(operation="create", kind="slow", seconds=600.0, times=1)
+        job_id = http.post("/v1/jobs", json=_create("vm1")).json()["id"]
+        _until(lambda: http.get(f"/v1/jobs/{job_id}").json()["state"] == "running", "it runs")
+    assert own_product.stop() == 0
+    own_product.start()
+    with own_product.client() as http:
+        assert _ended(http, job_id)["state"] == "succeeded"
+
+
+def test_down_leaves_no_process_behind(own_product: Product) -> None:
+    parts = own_product.children()
+    assert {"api", "worker", "scheduler", "broker"} <= set(parts)
+    assert own_product.stop() == 0
+    left = [pid for pids in parts.values() for pid in pids if Path(f"/proc/{pid}").exists()]
+    assert left == []
+    own_product.start()
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[EmbeddedBroker]:
+    made = EmbeddedBroker(tmp_path / "outside-broker")
+    made.start()
+    yield made
+    made.stop()
+
+
+def test_jobs_are_accepted_and_run_while_the_broker_is_down_and_after(
+    tmp_path: Path, broker: EmbeddedBroker
+) -> None:
+    product = Product(tmp_path, broker_url=broker.url)
+    product.start()
+    try:
+        with product.client() as http:
+            assert http.post("/v1/jobs", json=_create("before")).status_code == 202
+            broker.stop()
+            accepted = http.post("/v1/jobs", json=_create("during"))
+            assert accepted.status_code == 202
+            assert http.get("/readyz").json()["broker"] != "ok"
+            # Workers look into the database by themselves.
+            assert _ended(http, accepted.json()["id"])["state"] == "succeeded"
+            held = http.post("/v1/jobs", json=_create("held")).json()["id"]
+            broker.start()
+            _until(lambda: http.get("/readyz").status_code == 200, "the broker is back")
+            assert _ended(http, held)["state"] == "succeeded"
+            again = http.post("/v1/jobs", json=_create("after"), headers={"Prefer": "wait=60"})
+            assert again.json()["state"] == "succeeded"
+    finally:
+        product.stop()
+
+
+def test_the_embedded_broker_is_started_again_when_it_dies(own_product: Product) -> None:
+    with own_product.client() as http:
+        [pid] = own_product.children()["broker"]
+        os.kill(pid, signal.SIGKILL)
+        job_id = http.post("/v1/jobs", json=_create("vm1")).json()["id"]
+        assert _ended(http, job_id)["state"] == "succeeded"
+        _until(lambda: own_product.children().get("broker", [pid]) != [pid], "a new broker")
+        _until(lambda: http.get("/readyz").status_code == 200, "ready again")
+
+
+def test_an_unmounted_directory_is_an_error_and_never_an_empty_backend(
+    own_product: Product,
+) -> None:
+    with own_product.client() as http:
+        wait = {"Prefer": "wait=60"}
+        http.post("/v1/jobs", json=_create("vm1", "fast"), headers=wait)
+        aside = own_product.volumes.with_name("unmounted")
+        own_product.volumes.rename(aside)
+        own_product.volumes.mkdir()
+        refused = http.post("/v1/jobs", json=_create("vm2", "fast"), headers=wait).json()
+        assert (refused["state"], refused["error"]["code"]) == ("failed", "identity_mismatch")
+        removal = http.delete("/v1/backends/fast/volumes/vm1", headers=wait).json()
+        assert (removal["state"], removal["error"]["code"]) == ("failed", "identity_mismatch")
+        assert list(own_product.volumes.iterdir()) == []
+        own_product.volumes.rmdir()
+        aside.rename(own_product.volumes)
+        assert http.get("/v1/backends/fast/volumes/vm1").status_code == 200
+        assert http.get("/v1/backends/fast/volumes/vm2").status_code == 404
+        again = http.post("/v1/jobs", json=_create("vm2", "fast"), headers=wait).json()
+        assert again["state"] == "succeeded"
+
+
+def test_a_thousand_waiters_are_told_of_one_job_by_one_process(product: Product) -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+    async def wait_all(job_id: int) -> list[str]:
+        limits = httpx.Limits(max_connections=WAITERS + 10, max_keepalive_connections=0)
+        headers = {"Authorization": f"Bearer {product.token}"}
+        async with httpx.AsyncClient(
+            base_url=product.url, headers=headers, timeout=120, limits=limits
+        ) as http:
+            path = f"/v1/jobs/{job_id}/wait"
+            waiting = [
+                asyncio.create_task(http.get(path, params={"timeout": 100})) for _ in range(WAITERS)
+            ]
+            while f"orchestrator_waiters {WAITERS}" not in (await http.get("/metrics")).text:
+                await asyncio.sleep(0.1)
+            begun = time.monotonic()
+            assert (await http.post(f"/v1/jobs/{job_id}/cancel")).status_code == 202
+            answers = await asyncio.gather(*waiting)
+            print(f"{WAITERS} waiters were answered in {time.monotonic() - begun:.2f} s")
+            return [answer.json()["state"] for answer in answers]
+
+    with product.client() as http:
+        job = http.post("/v1/jobs", json=_create("waited", run_at="2999-01-01T00:00:00Z")).json()
+    assert asyncio.run(wait_all(job["id"])) == ["canceled"] * WAITERS
