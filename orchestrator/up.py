@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -20,7 +21,7 @@ from sqlalchemy import Connection, select
 from orchestrator import tokens
 from orchestrator.api.server import address_of
 from orchestrator.client import local
-from orchestrator.domain.errors import InvalidInput, Unavailable
+from orchestrator.domain.errors import InvalidInput, NotAuthenticated, Unavailable
 from orchestrator.domain.states import Role
 from orchestrator.embedded.broker import BrokerStartError, EmbeddedBroker
 from orchestrator.embedded.process import die_with_parent
@@ -236,9 +237,14 @@ class _Product:
         return environment
 
     def _local_token(self) -> str:
-        """A fresh token for this machine; the one of the last start is revoked."""
+        """The token for this machine: the last start's while it is valid, else a new one."""
+        kept = local.token_in(self._data)
 
         def renew(connection: Connection) -> str:
+            if kept is not None:
+                with contextlib.suppress(NotAuthenticated):
+                    tokens.authenticate(connection, kept)
+                    return kept
             old = connection.execute(
                 select(token_rows.c.id).where(
                     token_rows.c.name == LOCAL_TOKEN, token_rows.c.revoked_at.is_(None)

@@ -19,22 +19,6 @@ class JobState(StrEnum):
 UNFINISHED = (JobState.WAITING, JobState.QUEUED, JobState.RUNNING)
 FINISHED = (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELED)
 
-#: Every step a job may take. The store refuses none of these and the engine takes no other.
-JOB_MOVES: dict[JobState, tuple[JobState, ...]] = {
-    JobState.WAITING: (JobState.QUEUED, JobState.CANCELED, JobState.FAILED),
-    JobState.QUEUED: (JobState.RUNNING, JobState.WAITING, JobState.CANCELED, JobState.FAILED),
-    JobState.RUNNING: (
-        JobState.SUCCEEDED,
-        JobState.FAILED,
-        JobState.CANCELED,
-        JobState.WAITING,  # back-off before another attempt
-        JobState.QUEUED,  # handed back at shutdown, or its lease ran out
-    ),
-    JobState.SUCCEEDED: (),
-    JobState.FAILED: (),
-    JobState.CANCELED: (),
-}
-
 
 class VolumeState(StrEnum):
     """What a volume is. What is being done to it is told by its unfinished jobs."""

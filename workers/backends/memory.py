@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -322,22 +322,28 @@ class MemoryDriver(Driver):
 
     @contextmanager
     def _changing(self, operation: str, name: str, call: Call) -> Iterator[sqlite3.Connection]:
-        with self._faults(operation, name):
-            end = time.monotonic() + self.options.delay
+
+        def pause(seconds: float) -> None:
+            end = time.monotonic() + seconds
             while (left := end - time.monotonic()) > 0:
                 call.checkpoint()
                 time.sleep(min(left, NAP))
+
+        with self._faults(operation, name, pause):
+            pause(self.options.delay)
             call.checkpoint()
             with self._store.change() as db:
                 yield db
 
     @contextmanager
-    def _faults(self, operation: str, name: str) -> Iterator[None]:
+    def _faults(
+        self, operation: str, name: str, pause: Callable[[float], None] = time.sleep
+    ) -> Iterator[None]:
         with translated():
             if self._store.has_faults():
-                self._store.suffer(operation, name, BEFORE)
+                self._store.suffer(operation, name, BEFORE, pause)
                 yield
-                self._store.suffer(operation, name, AFTER)
+                self._store.suffer(operation, name, AFTER, pause)
             else:
                 yield
 

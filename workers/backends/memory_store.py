@@ -14,7 +14,7 @@ import stat
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,8 +132,10 @@ class Store:
         """Whether anything is set at all; all that calls pay where nothing is."""
         return self._opened().execute("SELECT 1 FROM faults LIMIT 1").fetchone() is not None
 
-    def suffer(self, operation: str, name: str, phase: Phase) -> None:
-        """Do what was set for this call, outside any transaction."""
+    def suffer(
+        self, operation: str, name: str, phase: Phase, pause: Callable[[float], None]
+    ) -> None:
+        """Do what was set for this call, outside any transaction; ``pause`` is how to be slow."""
         fault = self._take(operation, name, phase)
         if fault is None:
             return
@@ -141,7 +143,7 @@ class Store:
         if fault.kind == "crash":
             os.kill(os.getpid(), signal.SIGKILL)
         elif fault.kind == "slow":
-            time.sleep(fault.seconds)
+            pause(fault.seconds)
         elif fault.kind == "hang":
             self._hang(fault)
         elif fault.kind == "unavailable":
