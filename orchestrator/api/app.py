@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 import anyio.to_thread
@@ -26,6 +28,9 @@ that submits takes `Idempotency-Key`, `Prefer: wait=30` and `?plan=true`. Errors
 documents (RFC 9457) with a stable `code`.
 """
 
+#: Requests that may be submitting, or reading, at the same time.
+_THREADS = 64
+
 #: Any route may answer with one of these.
 _ERRORS = {
     400: "The body could not be read.",
@@ -45,9 +50,12 @@ def create_app(service: Service) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        # Threads that wait for a connection would only be in the way.
+        # Threads that read wait for a connection of the pool; those that submit wait for the
+        # committer, and the more of them there are, the more it commits together.
         limiter = anyio.to_thread.current_default_thread_limiter()
         limiter.total_tokens = 2 * service.settings.database.pool_size
+        threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="request")
+        asyncio.get_running_loop().set_default_executor(threads)
         await service.waiters.start()
         try:
             yield

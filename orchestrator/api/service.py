@@ -17,7 +17,7 @@ from orchestrator.domain.errors import Problem
 from orchestrator.jobs.finish import Finished
 from orchestrator.jobs.notices import Notices
 from orchestrator.jobs.submit import Accepted, PlannedJob, Submission, plan, submit
-from orchestrator.jobs.views import View, batch_view, job_views
+from orchestrator.jobs.views import View, accepted_view, batch_view, job_view
 from orchestrator.jobs.wakeups import Wakeups, celery_app
 from orchestrator.settings import Settings
 from orchestrator.store.database import Database
@@ -189,5 +189,10 @@ def _receipt(connection: Connection, accepted: Accepted) -> Receipt:
         }
         return Receipt("batch", accepted.batch_id, view, accepted.repeated)
     [job_id] = accepted.job_ids
-    view = job_views(connection, [job_id])[job_id]
+    if accepted.repeated:
+        view = job_view(connection, job_id)
+    else:
+        [row] = accepted.rows
+        backend = accepted.backends[row["backend_id"]]
+        view = accepted_view(connection, row, backend, accepted.depends_on.get(job_id, []))
     return Receipt("job", job_id, view, accepted.repeated)

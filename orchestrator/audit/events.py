@@ -14,7 +14,7 @@ from orchestrator.store.bulk import draw, insert_rows, update_rows
 from orchestrator.store.tables import events
 
 #: At most this many events get their number in one transaction.
-NUMBERED_AT_ONCE = 20_000
+NUMBERED_AT_ONCE = 5_000
 #: The advisory lock of the one sequencer.
 _SEQUENCER_LOCK = 0x73657175
 

@@ -92,6 +92,8 @@ class Accepted:
     #: Rows as inserted; empty when the key had been used before.
     rows: list[dict[str, Any]]
     depends_on: dict[int, list[int]]
+    #: Names of the backends in ``rows``, by id.
+    backends: dict[int, str]
     wake: dict[str, int]
     repeated: bool = False
 
@@ -477,7 +479,12 @@ class _Drafts:
             if row["state"] == JobState.QUEUED:
                 wake[row["queue"]] += 1
         return Accepted(
-            job_ids=ids, batch_id=batch_id, rows=rows, depends_on=depends_on, wake=dict(wake)
+            job_ids=ids,
+            batch_id=batch_id,
+            rows=rows,
+            depends_on=depends_on,
+            backends={backend.id: backend.name for backend in self.outlook.backends.values()},
+            wake=dict(wake),
         )
 
     def _store_batch(self) -> int:
@@ -605,4 +612,12 @@ def _answered_before(connection: Connection, submission: Submission) -> Accepted
     if batch_id is not None:
         query = select(jobs.c.id).where(jobs.c.batch_id == batch_id).order_by(jobs.c.id)
         ids = list(connection.execute(query).scalars())
-    return Accepted(job_ids=ids, batch_id=batch_id, rows=[], depends_on={}, wake={}, repeated=True)
+    return Accepted(
+        job_ids=ids,
+        batch_id=batch_id,
+        rows=[],
+        depends_on={},
+        backends={},
+        wake={},
+        repeated=True,
+    )
