@@ -26,8 +26,11 @@ def name() -> str:
     return f"t-{uuid.uuid4().hex[:12]}"
 
 
-def _submit(http: httpx.Client, body: dict[str, Any], wait: int = 60, **headers: str) -> Any:
-    return http.post("/v1/jobs", json=body, headers={"Prefer": f"wait={wait}", **headers})
+def _submit(
+    http: httpx.Client, body: dict[str, Any], wait: int = 60, key: str | None = None
+) -> Any:
+    headers = {"Prefer": f"wait={wait}"} | ({"Idempotency-Key": key} if key else {})
+    return http.post("/v1/jobs", json=body, headers=headers)
 
 
 def _create(name: str, backend: str = "fast", size: int | str = MIB) -> dict[str, Any]:
@@ -140,12 +143,12 @@ def test_a_body_that_is_no_json_is_refused(http: httpx.Client) -> None:
 
 
 def test_the_same_key_makes_no_second_job(http: httpx.Client, name: str) -> None:
-    key = {"Idempotency-Key": uuid.uuid4().hex}
-    first = _submit(http, _create(name), **key)
-    again = _submit(http, _create(name), **key)
+    key = uuid.uuid4().hex
+    first = _submit(http, _create(name), key=key)
+    again = _submit(http, _create(name), key=key)
     assert again.json()["id"] == first.json()["id"]
     assert again.headers["Idempotent-Replay"] == "true"
-    other = _submit(http, _create(name + "x"), **key)
+    other = _submit(http, _create(name + "x"), key=key)
     assert (other.status_code, other.json()["code"]) == (409, "idempotency_mismatch")
 
 

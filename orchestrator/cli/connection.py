@@ -1,0 +1,34 @@
+"""The client that commands use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+from orchestrator.client import Client, Listing
+
+T = TypeVar("T")
+
+#: The most items the service gives at once.
+_MOST = 1000
+
+
+def connect(timeout: float = 60.0) -> Client:
+    """A client for the configured service; use it with ``with``."""
+    return Client(timeout=timeout)
+
+
+def collect(listing: Listing[T], limit: int, cursor: str | None = None) -> dict[str, Any]:
+    """Up to ``limit`` items of a list, and the cursor that goes on after them."""
+    items: list[T] = []
+    while True:
+        page = listing.page(limit=min(limit - len(items), _MOST), cursor=cursor)
+        items += page["items"]
+        cursor = page["cursor"]
+        if cursor is None or len(items) >= limit:
+            return {"items": items, "cursor": cursor}
+
+
+def whole(items: Iterable[Any]) -> dict[str, Any]:
+    """A list that was read to its end, as the service would answer it."""
+    return {"items": list(items), "cursor": None}

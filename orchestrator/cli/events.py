@@ -1,0 +1,90 @@
+"""``event``: the history, as far as it goes or as it happens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from orchestrator.cli import options
+from orchestrator.cli.connection import connect
+from orchestrator.cli.output import Columns, print_json, print_json_line, print_table, text, when
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+
+AfterNumber = Annotated[
+    int | None,
+    typer.Option(
+        "--after", min=0, help="Events with numbers above this; from the oldest, if absent."
+    ),
+]
+Kind = Annotated[str | None, typer.Option("--kind", help="A kind, such as volume.grow.")]
+JobIfAny = Annotated[int | None, typer.Option("--job", min=1, help="Id of a job.")]
+
+
+def _what(event: Mapping[str, Any]) -> str | None:
+    if not event["backend"]:
+        return None
+    volume = f"/{event['volume']}" if event["volume"] else ""
+    snapshot = f"@{event['snapshot']}" if event["snapshot"] else ""
+    return f"{event['backend']}{volume}{snapshot}"
+
+
+_EVENTS: Columns = {
+    "number": lambda event: event["number"],
+    "at (UTC)": lambda event: when(event["at"]),
+    "kind": lambda event: event["kind"],
+    "object": _what,
+    "job": lambda event: event["job_id"],
+    "by": lambda event: event["actor"],
+    "reason": lambda event: event["reason"],
+}
+
+
+@app.callback()
+def events() -> None:
+    """Events: numbered lines of history, without gaps."""
+
+
+@app.command("list")
+def list_events(
+    after: AfterNumber = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="The most events.")] = 100,
+    kind: Kind = None,
+    backend: options.BackendIfAny = None,
+    volume: options.VolumeIfAny = None,
+    job: JobIfAny = None,
+    as_json: options.Json = False,
+) -> None:
+    """List events in their order; the JSON has 'next_after' for --after."""
+    with connect() as client:
+        page = client.event_page(
+            after, limit=limit, kind=kind, backend=backend, volume=volume, job=job
+        )
+    if as_json:
+        print_json(page)
+    else:
+        print_table(page["items"], _EVENTS)
+
+
+@app.command()
+def follow(
+    after: AfterNumber = None,
+    kind: Kind = None,
+    backend: options.BackendIfAny = None,
+    volume: options.VolumeIfAny = None,
+    job: JobIfAny = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document a line, one for each event.")
+    ] = False,
+) -> None:
+    """Print events as they happen, until interrupted; none is missed or told twice."""
+    with connect() as client:
+        for event in client.follow_events(
+            after, kind=kind, backend=backend, volume=volume, job=job
+        ):
+            if as_json:
+                print_json_line(event)
+            else:
+                print("  ".join(text(tell(event)) for tell in _EVENTS.values()), flush=True)

@@ -1,0 +1,88 @@
+"""How failures are told: a sentence on standard error, a document for programs, an exit status."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Any, TextIO
+
+import typer
+
+from orchestrator.cli.output import clean, print_json
+from orchestrator.domain.errors import (
+    EXIT_INVALID,
+    EXIT_JOB_FAILED,
+    EXIT_UNREACHABLE,
+    InternalError,
+    InvalidInput,
+    Problem,
+)
+
+#: What shells report for a command that was interrupted.
+INTERRUPTED = 130
+#: What shells report for a command whose reader went away.
+_READER_GONE = 141
+
+
+def tell(problem: Problem, *, as_json: bool) -> int:
+    """Tell a refusal; the exit status of its class."""
+    if as_json:
+        print_json(problem.document())
+    say(f"error: {problem.detail} ({problem.code})")
+    others = problem.facts.get("errors")
+    if isinstance(others, list):
+        for other in others[1:]:
+            say(f"  also: {other.get('detail')}")
+    # A class that describes how jobs end has status 1, which would say: it was accepted.
+    status = problem.exit_status
+    return EXIT_UNREACHABLE if status == EXIT_JOB_FAILED else status
+
+
+def tell_usage(wrong: typer.TyperException, *, as_json: bool) -> int:
+    """Tell what is wrong with the command line."""
+    message = wrong.format_message()
+    context: Any = getattr(wrong, "ctx", None)
+    if not message or type(wrong).__name__ == "NoArgsIsHelpError":
+        # A group without a command: its help is the answer.
+        print(message, file=sys.stderr)
+        return EXIT_INVALID
+    if as_json:
+        print_json(InvalidInput(message).document())
+    say(f"error: {message}")
+    if context is not None:
+        say(f"Try '{context.command_path} --help'.")
+    return EXIT_INVALID
+
+
+def tell_unforeseen(error: Exception, *, as_json: bool) -> int:
+    """Tell a fault of our own, with what is needed to report it."""
+    traceback.print_exception(error)
+    if as_json:
+        print_json(InternalError(f"{type(error).__name__}: {error}").document())
+    say("error: this command failed in a way it did not foresee; please report the lines above")
+    return EXIT_UNREACHABLE
+
+
+def reader_gone() -> int:
+    """Whoever read the output has had enough, as with ``| head``: nothing to complain about."""
+    # What is left in the buffer must not be written at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return _READER_GONE
+
+
+def say(message: str) -> None:
+    """A line for people."""
+    print(clean(message), file=sys.stderr)
+
+
+def show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Show a warning as a line for people, without the place in the code it came from."""
+    say(f"warning: {message}")

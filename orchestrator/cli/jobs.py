@@ -1,0 +1,179 @@
+"""``job``: list, show, wait for, cancel, retry and reorder jobs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from orchestrator.cli import options, tables
+from orchestrator.cli.connection import collect, connect
+from orchestrator.cli.failures import say
+from orchestrator.cli.output import print_json, text
+from orchestrator.cli.waiting import exit_as_batch, exit_as_job, wait_for_batch, wait_for_job
+from orchestrator.client import Client
+from orchestrator.domain.errors import InvalidInput
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+
+JobId = Annotated[int, typer.Argument(metavar="JOB", min=1, help="Id of the job.")]
+JobIdIfAny = Annotated[int | None, typer.Argument(metavar="[JOB]", min=1, help="Id of the job.")]
+BatchIfAny = Annotated[
+    int | None, typer.Option("--batch", min=1, help="Id of a batch, instead of a job.")
+]
+
+
+@app.callback()
+def jobs() -> None:
+    """Jobs: what was asked for, what became of it, and why it waits."""
+
+
+@app.command("list")
+def list_jobs(
+    state: options.State = None,
+    action: Annotated[str | None, typer.Option("--action", help="An action's name.")] = None,
+    backend: options.BackendIfAny = None,
+    volume: options.VolumeIfAny = None,
+    snapshot: options.SnapshotIfAny = None,
+    host: options.HostIfAny = None,
+    submitted_by: Annotated[
+        str | None, typer.Option("--submitted-by", help="Name of a token.")
+    ] = None,
+    batch: Annotated[int | None, typer.Option("--batch", min=1, help="Id of a batch.")] = None,
+    limit: options.Limit = 100,
+    cursor: options.Cursor = None,
+    as_json: options.Json = False,
+) -> None:
+    """List jobs, newest first."""
+    with connect() as client:
+        found = collect(
+            client.jobs(
+                state=state or (),
+                action=action,
+                backend=backend,
+                volume=volume,
+                snapshot=snapshot,
+                host=host,
+                submitted_by=submitted_by,
+                batch=batch,
+            ),
+            limit,
+            cursor,
+        )
+    if as_json:
+        print_json(found)
+    else:
+        tables.show_jobs(found["items"])
+
+
+@app.command()
+def show(job: JobId, as_json: options.Json = False) -> None:
+    """Show a job with its attempts and steps."""
+    with connect() as client:
+        tables.show_job(client.job(job), as_json=as_json)
+
+
+@app.command()
+def wait(
+    job: JobIdIfAny = None,
+    batch: BatchIfAny = None,
+    timeout: options.Timeout = 60.0,
+    as_json: options.Json = False,
+) -> None:
+    """Wait for the end of a job or a batch.
+
+    The exit status tells how it ended, or 6 if the time was over before.
+    """
+    with connect() as client:
+        if _one_of(job, batch):
+            found = wait_for_job(client, job or 0, timeout)
+            tables.show_job(found, as_json=as_json)
+            exit_as_job(found)
+        else:
+            found = wait_for_batch(client, batch or 0, timeout)
+            tables.show_batch(found, as_json=as_json)
+            exit_as_batch(found)
+
+
+@app.command()
+def watch(job: JobId, as_json: options.Json = False) -> None:
+    """Tell each change of a job until it has ended.
+
+    However long that takes; its exit status tells how it ended.
+    """
+    with connect() as client:
+        found = _watched(client, job)
+    tables.show_job(found, as_json=as_json)
+    exit_as_job(found)
+
+
+def _watched(client: Client, job: int) -> Any:
+    told: list[str] = []
+
+    def seen(found: Any) -> None:
+        steps = [f"step {text(step['name'])} {step['state']}" for step in found["steps"]]
+        remark = tables.remark(found)
+        for line in (*steps, f"{found['state']}{f': {remark}' if remark else ''}"):
+            if line not in told:
+                told.append(line)
+                say(f"job {job} {line}")
+
+    try:
+        return client.wait(job, seen=seen)
+    except KeyboardInterrupt:
+        say(f"\njob {job} goes on; watch it again with: orchestrator job watch {job}")
+        raise
+
+
+@app.command()
+def cancel(job: JobIdIfAny = None, batch: BatchIfAny = None, as_json: options.Json = False) -> None:
+    """Cancel a job, or what has not ended of a batch.
+
+    One that has not begun is canceled at once, a running one at its next safe point.
+    """
+    with connect() as client:
+        if _one_of(job, batch):
+            tables.show_job(client.cancel(job or 0), as_json=as_json)
+        else:
+            tables.show_batch(client.cancel_batch(batch or 0), as_json=as_json)
+
+
+@app.command()
+def retry(
+    job: JobId,
+    wait: options.Wait = False,
+    timeout: options.Timeout = 60.0,
+    idempotency_key: options.IdempotencyKey = None,
+    reason: options.Reason = None,
+    as_json: options.Json = False,
+) -> None:
+    """Submit a failed or canceled job again.
+
+    The new job is checked anew, and means the very volume that the old one meant.
+    """
+    with connect() as client:
+        found: Any = client.retry(job, idempotency_key=idempotency_key, reason=reason)
+        if wait:
+            found = wait_for_job(client, found["id"], timeout)
+    tables.show_job(found, as_json=as_json)
+    if wait:
+        exit_as_job(found)
+
+
+# A negative priority looks like an option.
+@app.command(context_settings={"ignore_unknown_options": True})
+def priority(
+    job: JobId,
+    priority: Annotated[int, typer.Argument(metavar="PRIORITY", help="-20 is first, 19 last.")],
+    as_json: options.Json = False,
+) -> None:
+    """Change the priority of an unfinished job."""
+    with connect() as client:
+        tables.show_job(client.set_priority(job, priority), as_json=as_json)
+
+
+def _one_of(job: int | None, batch: int | None) -> bool:
+    """Whether a job is named, and not a batch."""
+    if (job is None) == (batch is None):
+        raise InvalidInput("name a job, or a batch with --batch: one of the two")
+    return job is not None

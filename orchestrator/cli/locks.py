@@ -1,0 +1,116 @@
+"""``lock``: a host's claim on a volume, shown, taken, renewed, released, broken."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from orchestrator.cli import options
+from orchestrator.cli.connection import connect
+from orchestrator.cli.output import print_details, print_json, when
+from orchestrator.domain.errors import Locked
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+
+Volume = Annotated[str, typer.Argument(metavar="VOLUME", help="Name of the volume.")]
+Owner = Annotated[str, typer.Option("--owner", help="The host that holds it.")]
+Seconds = Annotated[
+    float | None, typer.Option("--seconds", help="It expires after this; never, if absent.")
+]
+
+
+@app.callback()
+def locks() -> None:
+    """Locks: taken and released at once, never queued behind jobs."""
+
+
+@app.command()
+def show(volume: Volume, backend: options.Backend, as_json: options.Json = False) -> None:
+    """Show who holds the lock on a volume; exit status 3 if nobody does."""
+    with connect() as client:
+        _show(volume, client.lock(backend, volume), as_json=as_json)
+
+
+@app.command()
+def take(
+    volume: Volume,
+    backend: options.Backend,
+    owner: Owner,
+    seconds: Seconds = None,
+    reason: options.Reason = None,
+    as_json: options.Json = False,
+) -> None:
+    """Take the lock on a volume for a host; exit status 4 if another host has it."""
+    with connect() as client:
+        lock = client.take_lock(backend, volume, owner, seconds=seconds, reason=reason)
+    _show(volume, lock, as_json=as_json)
+
+
+@app.command()
+def renew(
+    volume: Volume,
+    backend: options.Backend,
+    owner: Owner,
+    seconds: Seconds = None,
+    reason: options.Reason = None,
+    as_json: options.Json = False,
+) -> None:
+    """Set the expiry of a lock anew; exit status 3 if it expired or was broken meanwhile."""
+    with connect() as client:
+        held = client.lock(backend, volume)
+        if held["owner"] != owner:
+            raise Locked(
+                f"host {held['owner']} holds the lock on volume {volume!r}, not {owner}",
+                field="owner",
+                lock_owner=held["owner"],
+            )
+        kept = reason if reason is not None else held["reason"]
+        lock = client.take_lock(backend, volume, owner, seconds=seconds, reason=kept)
+    _show(volume, lock, as_json=as_json)
+
+
+@app.command()
+def release(
+    volume: Volume, backend: options.Backend, owner: Owner, as_json: options.Json = False
+) -> None:
+    """Release a host's lock; done, too, if there is none."""
+    with connect() as client:
+        client.release_lock(backend, volume, owner)
+    _show_free(backend, volume, as_json=as_json)
+
+
+@app.command("break")
+def break_lock(
+    volume: Volume,
+    backend: options.Backend,
+    reason: Annotated[str, typer.Option("--reason", help="Why; kept in the history.")],
+    as_json: options.Json = False,
+) -> None:
+    """Break the lock on a volume, whoever holds it: for administrators."""
+    with connect() as client:
+        client.break_lock(backend, volume, reason)
+    _show_free(backend, volume, as_json=as_json)
+
+
+def _show(volume: str, lock: Any, *, as_json: bool) -> None:
+    if as_json:
+        print_json(lock)
+        return
+    print_details(
+        {
+            "volume": volume,
+            "held by": lock["owner"],
+            "reason": lock["reason"],
+            "taken by": lock["taken_by"],
+            "taken": when(lock["taken_at"]),
+            "expires": when(lock["expires_at"]) or "never",
+        }
+    )
+
+
+def _show_free(backend: str, volume: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"backend": backend, "volume": volume, "lock": None})
+    else:
+        print(f"nobody holds a lock on {backend}/{volume}")

@@ -1,0 +1,123 @@
+"""The root command: which commands there are, each loaded only when it is used."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from collections.abc import Iterator, MutableMapping, Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from orchestrator.cli import failures
+from orchestrator.domain.errors import Problem
+
+#: Where each command is: a module, and in it a function or a Typer application.
+_COMMANDS = {
+    "up": ("servers", "up"),
+    "api": ("servers", "api"),
+    "worker": ("servers", "worker"),
+    "scheduler": ("servers", "scheduler"),
+    "db": ("database", "app"),
+    "submit": ("submit", "submit"),
+    "batch": ("batch", "batch"),
+    "plan": ("submit", "plan"),
+    "job": ("jobs", "app"),
+    "volume": ("volumes", "app"),
+    "snapshot": ("snapshots", "app"),
+    "lock": ("locks", "app"),
+    "backend": ("backends", "app"),
+    "event": ("events", "app"),
+    "token": ("tokens", "app"),
+    "action": ("actions", "app"),
+}
+
+
+class _Lazy(MutableMapping[str, Any]):
+    """Commands by name; one is imported when it is asked for, since imports are what costs."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._loaded:
+            module, attribute = _COMMANDS[name]
+            found = getattr(importlib.import_module(f"orchestrator.cli.{module}"), attribute)
+            if not isinstance(found, typer.Typer):
+                function = found
+                found = typer.Typer(add_completion=False, rich_markup_mode=None)
+                found.command(name)(function)
+            command: Any = typer.main.get_command(found)
+            command.name = name
+            self._loaded[name] = command
+        return self._loaded[name]
+
+    def __setitem__(self, name: str, command: Any) -> None:
+        self._loaded[name] = command
+
+    def __delitem__(self, name: str) -> None:
+        del self._loaded[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_COMMANDS)
+
+    def __len__(self) -> int:
+        return len(_COMMANDS)
+
+
+class _Root(TyperGroup):
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = _Lazy()
+
+
+app = typer.Typer(cls=_Root, no_args_is_help=True, rich_markup_mode=None)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from orchestrator import __version__  # asks the installed packages, which takes a while
+
+        typer.echo(f"orchestrator {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Durable jobs on storage: submit, wait, look, audit.
+
+    The service is found through ORCHESTRATOR_URL and ORCHESTRATOR_TOKEN, or, on the machine
+    and for the user that runs `orchestrator up`, without them.
+
+    Exit status: 0 done; 1 the job was accepted and failed or was canceled; 2 wrong usage or
+    invalid input; 3 not found; 4 conflict; 5 not allowed; 6 still running when the time to
+    wait was over; 7 the service cannot be reached.
+    """
+
+
+def run(words: Sequence[str]) -> int:
+    """Run a command line; its exit status."""
+    as_json = "--json" in words
+    warnings.showwarning = failures.show_warning
+    try:
+        command = typer.main.get_command(app)
+        status = command.main(list(words), prog_name="orchestrator", standalone_mode=False)
+        sys.stdout.flush()
+    except Problem as problem:
+        return failures.tell(problem, as_json=as_json)
+    except typer.TyperException as wrong:
+        return failures.tell_usage(wrong, as_json=as_json)
+    except typer.Abort:
+        return failures.INTERRUPTED
+    except BrokenPipeError:
+        return failures.reader_gone()
+    except Exception as error:
+        return failures.tell_unforeseen(error, as_json=as_json)
+    return status if isinstance(status, int) else 0

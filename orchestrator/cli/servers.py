@@ -1,0 +1,87 @@
+"""``up``, ``api``, ``worker`` and ``scheduler``: the processes of the service.
+
+What they run is imported when they run: the other commands do without.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from orchestrator.settings import Settings
+
+Data = Annotated[Path | None, typer.Option("--data", metavar="DIR", help="The data directory.")]
+Listen = Annotated[
+    str | None,
+    typer.Option("--listen", metavar="HOST:PORT", help="Where to serve; 127.0.0.1:8080."),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="The settings; else ORCHESTRATOR_CONFIG."),
+]
+
+
+def settings_from(
+    *, data: Path | None = None, listen: str | None = None, config: Path | None = None
+) -> Settings:
+    """The settings, with what the command line says before all else. Raises `InvalidInput`."""
+    from orchestrator.settings import CONFIG_VARIABLE, load_settings
+
+    if config is not None:
+        # Processes that are started from here read the same file.
+        os.environ[CONFIG_VARIABLE] = str(config.absolute())
+    overrides: dict[str, Any] = {}
+    if data is not None:
+        overrides["data"] = data.absolute()
+    if listen is not None:
+        overrides["api"] = {"listen": listen}
+    return load_settings(**overrides)
+
+
+def up(
+    data: Data = None,
+    listen: Listen = None,
+    config: Config = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers", min=1, max=256, help="Worker processes; one a processor, up to 4."
+        ),
+    ] = None,
+) -> None:
+    """Run the whole service on this machine.
+
+    Database, broker, API, workers and scheduler. Interrupt it to stop it cleanly.
+    """
+    settings = settings_from(data=data, listen=listen, config=config)
+    from orchestrator.up import run
+
+    raise typer.Exit(run(settings, workers or min(4, os.cpu_count() or 1)))
+
+
+def api(data: Data = None, listen: Listen = None, config: Config = None) -> None:
+    """Run the HTTP service; several may run side by side."""
+    settings = settings_from(data=data, listen=listen, config=config)
+    from orchestrator.api.server import serve
+
+    serve(settings)
+
+
+def worker(data: Data = None, config: Config = None) -> None:
+    """Run a worker; several may run, on many hosts."""
+    settings = settings_from(data=data, config=config)
+    from workers.main import run
+
+    run(settings)
+
+
+def scheduler(data: Data = None, config: Config = None) -> None:
+    """Run a scheduler; a second one stands by."""
+    settings = settings_from(data=data, config=config)
+    from workers.scheduler import run
+
+    run(settings)

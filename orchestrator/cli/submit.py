@@ -1,0 +1,118 @@
+"""``submit`` and ``plan``: one job from the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from orchestrator.cli import options, tables
+from orchestrator.cli.connection import connect
+from orchestrator.cli.key_values import read_words
+from orchestrator.cli.output import print_json
+from orchestrator.cli.waiting import exit_as_job, wait_for_job
+from orchestrator.domain.errors import InvalidInput
+
+
+def submit(
+    action: options.ActionName,
+    values: options.KeyValues = None,
+    backend: options.BackendIfAny = None,
+    volume: options.VolumeIfAny = None,
+    snapshot: options.SnapshotIfAny = None,
+    host: options.HostIfAny = None,
+    wait: options.Wait = False,
+    timeout: options.Timeout = 60.0,
+    idempotency_key: options.IdempotencyKey = None,
+    priority: options.Priority = None,
+    run_at: options.RunAt = None,
+    depends_on: options.DependsOn = None,
+    reason: options.Reason = None,
+    max_attempts: options.MaxAttempts = None,
+    after: options.AfterWhat = None,
+    as_json: options.Json = False,
+) -> None:
+    """Submit a job.
+
+    orchestrator submit volume.create --backend fast --volume vm1 size=10G --wait
+
+    Prints the job as accepted, or with --wait as it ended.
+    """
+    params = read_words(action, values or ())
+    with connect() as client:
+        # Accepted first and waited for then, so that an interrupted wait can name the job.
+        job: Any = client.submit(
+            action,
+            backend,
+            volume=volume,
+            snapshot=snapshot,
+            host=host,
+            params=params,
+            idempotency_key=idempotency_key,
+            reason=reason,
+            priority=priority,
+            run_at=run_at,
+            depends_on=depends_on or (),
+            max_attempts=max_attempts,
+            after=after.value if after else None,
+        )
+        if wait:
+            job = wait_for_job(client, job["id"], timeout)
+    tables.show_job(job, as_json=as_json)
+    if wait:
+        exit_as_job(job)
+
+
+def plan(
+    action: Annotated[
+        str | None, typer.Argument(metavar="[ACTION]", help="As with submit.")
+    ] = None,
+    values: options.KeyValues = None,
+    backend: options.BackendIfAny = None,
+    volume: options.VolumeIfAny = None,
+    snapshot: options.SnapshotIfAny = None,
+    host: options.HostIfAny = None,
+    priority: options.Priority = None,
+    run_at: options.RunAt = None,
+    depends_on: options.DependsOn = None,
+    reason: options.Reason = None,
+    max_attempts: options.MaxAttempts = None,
+    after: options.AfterWhat = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", help="A file as for 'batch', instead of an action.")
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Tell what a job or a batch would do.
+
+    All checks are made, nothing is changed.
+    """
+    if (action is None) == (file is None):
+        raise InvalidInput("give an action, or --file with a batch: one of the two")
+    with connect() as client:
+        if action is None:
+            from orchestrator.cli.batch_files import read_batch
+
+            batch = read_batch(file or Path("-"))
+            with batch.naming_places():
+                planned = client.plan_batch(batch.jobs)
+        else:
+            planned = client.plan(
+                action,
+                backend,
+                volume=volume,
+                snapshot=snapshot,
+                host=host,
+                params=read_words(action, values or ()),
+                reason=reason,
+                priority=priority,
+                run_at=run_at,
+                depends_on=depends_on or (),
+                max_attempts=max_attempts,
+                after=after.value if after else None,
+            )
+    if as_json:
+        print_json(planned)
+    else:
+        tables.show_plan(planned)

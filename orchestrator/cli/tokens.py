@@ -1,0 +1,128 @@
+"""``token``: make, list and revoke tokens."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from orchestrator.cli import options, servers
+from orchestrator.cli.connection import connect, whole
+from orchestrator.cli.failures import say
+from orchestrator.cli.output import Columns, print_json, print_table, when
+from orchestrator.domain.errors import InvalidInput, InvalidName, WrongState
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+
+_NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}", re.ASCII)
+#: Who is noted as the maker of a token that was made without a token.
+_DIRECT_ACTOR = "command-line"
+
+
+class Role(StrEnum):
+    """What a token may do."""
+
+    READER = "reader"
+    OPERATOR = "operator"
+    ADMIN = "admin"
+
+
+_TOKENS: Columns = {
+    "token": lambda token: token["id"],
+    "name": lambda token: token["name"],
+    "role": lambda token: token["role"],
+    "created (UTC)": lambda token: when(token["created_at"]),
+    "expires (UTC)": lambda token: when(token["expires_at"]) or "never",
+}
+
+
+@app.callback()
+def tokens() -> None:
+    """Tokens: who may ask the service for what."""
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name; told with what it does.")],
+    role: Annotated[Role, typer.Option("--role", help="What it may do.")] = Role.OPERATOR,
+    days: Annotated[
+        float | None, typer.Option("--days", help="It expires after this; never, if absent.")
+    ] = None,
+    direct: Annotated[
+        bool,
+        typer.Option(
+            "--direct",
+            help="Write to the configured database itself: for an installation's first token.",
+        ),
+    ] = False,
+    data: servers.Data = None,
+    config: servers.Config = None,
+    as_json: options.Json = False,
+) -> None:
+    """Make a token. It is shown this once; only a digest of it is kept."""
+    if direct:
+        made = _create_directly(name, role, days, servers.settings_from(data=data, config=config))
+    elif data is not None or config is not None:
+        raise InvalidInput("--data and --config belong to --direct")
+    else:
+        with connect() as client:
+            made = client.create_token(name, role.value, days=days)
+    if as_json:
+        print_json(made)
+    else:
+        say(f"token {made['id']} with the role {made['role']}; it is not shown again:")
+        print(made["token"])
+
+
+def _create_directly(name: str, role: Role, days: float | None, settings: Any) -> Any:
+    # What the service needs; commands that call the service do without.
+    from orchestrator.domain.states import Role as DomainRole
+    from orchestrator.store import migrate
+    from orchestrator.store.database import Database
+    from orchestrator.tokens import create as create_token
+
+    if not _NAME.fullmatch(name):
+        raise InvalidName("a token's name is 1 to 64 of A-Z a-z 0-9 . _ @ -", field="name")
+    if days is not None and not 0 < days <= 36500:
+        raise InvalidInput("days is above 0 and at most 36500", field="days")
+    if behind := migrate.check(settings.database_url):
+        raise WrongState(behind, field="database")
+    database = Database(settings.database_url, pool_size=1)
+    try:
+        described, secret = database.transact(
+            lambda connection: create_token(
+                connection, name, DomainRole(role.value), _DIRECT_ACTOR, days=days
+            )
+        )
+    finally:
+        database.close()
+    times = ("created_at", "expires_at")
+    told = {t: described[t] and described[t].isoformat() for t in times}
+    return {**described, "role": role.value, **told, "token": secret}
+
+
+@app.command("list")
+def list_tokens(as_json: options.Json = False) -> None:
+    """List the valid tokens, without their secrets."""
+    with connect() as client:
+        found = whole(client.tokens())
+    if as_json:
+        print_json(found)
+    else:
+        print_table(found["items"], _TOKENS)
+
+
+@app.command()
+def revoke(
+    token: Annotated[str, typer.Argument(metavar="TOKEN", help="Its id, as in 'token list'.")],
+    as_json: options.Json = False,
+) -> None:
+    """Make a token invalid, within seconds."""
+    with connect() as client:
+        client.revoke_token(token)
+    if as_json:
+        print_json({"id": token, "revoked": True})
+    else:
+        print(f"token {token} is no longer valid")

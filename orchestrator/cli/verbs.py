@@ -1,0 +1,68 @@
+"""Commands derived from actions: ``volume grow vm1 --backend fast size=20G``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from inspect import Parameter, Signature, signature
+from typing import Annotated, Any
+
+import typer
+
+from orchestrator.cli import options
+from orchestrator.cli.key_values import written_names
+from orchestrator.cli.submit import submit
+from orchestrator.domain.actions import ACTIONS, Action, Need
+
+_TARGETS = ("backend", "volume", "snapshot", "host")
+_REQUIRED: dict[str, Any] = {
+    "backend": options.Backend,
+    "volume": options.Volume,
+    "snapshot": Annotated[str, typer.Option("--snapshot", help="Name of the snapshot.")],
+    "host": Annotated[str, typer.Option("--host", help="The host on which it is done.")],
+}
+
+
+def add_actions(app: typer.Typer, kind: str) -> None:
+    """Add a command for each action of a kind: ``volume``, ``snapshot`` or ``backend``."""
+    for action in ACTIONS.values():
+        if action.kind == kind:
+            app.command(action.verb.replace("_", "-"), help=_help(action))(_command(action))
+
+
+def _command(action: Action) -> Callable[..., None]:
+    """A function like ``submit``, with the action given and its target as the argument."""
+
+    def command(**given: Any) -> None:
+        submit(action.name, given.pop("values", None), **given)
+
+    of_submit = signature(submit, eval_str=True).parameters
+    named = Annotated[
+        str, typer.Argument(metavar=action.kind.upper(), help=f"Name of the {action.kind}.")
+    ]
+    parameters = [Parameter(action.kind, Parameter.KEYWORD_ONLY, annotation=named)]
+    for name, parameter in of_submit.items():
+        if name in ("action", action.kind):
+            continue
+        if name == "values" and not action.params.model_fields:
+            continue
+        if name in _TARGETS:
+            need = Need.REQUIRED if name == "backend" else getattr(action, name)
+            if need is Need.REQUIRED:
+                parameter = Parameter(name, Parameter.KEYWORD_ONLY, annotation=_REQUIRED[name])
+            elif need is Need.NO and name != "host":
+                continue
+        parameters.append(parameter.replace(kind=Parameter.KEYWORD_ONLY))
+    command.__name__ = action.verb
+    command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    return command
+
+
+def _help(action: Action) -> str:
+    lines = [action.summary, ""]
+    for own_name, info in action.params.model_fields.items():
+        names = " or ".join(f"{name}=" for name in written_names(info, own_name))
+        needed = " (required)" if info.is_required() else ""
+        described = info.description or f"{own_name.capitalize()}."
+        lines += [f"{names}{needed}: {described}", ""]
+    return "\n".join(lines).strip()

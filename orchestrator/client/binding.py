@@ -1,0 +1,88 @@
+"""Turns methods written once into blocking ones of `Client` and awaitable ones of `AsyncClient`.
+
+The three decorators are descriptors: what an attribute is depends on the client it is read
+from, and type checkers follow that through the overloads of ``__get__``.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from types import MethodType
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
+
+from orchestrator.client.steps import Steps, StreamSteps
+
+if TYPE_CHECKING:
+    from orchestrator.client.drivers import AsyncClient, Client
+    from orchestrator.client.listings import AsyncListing, Listing, Query
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class _Bound:
+    """A descriptor that binds ``run(client, what the method returned)``."""
+
+    def __init__(self, method: Callable[..., Any], run: str) -> None:
+        @functools.wraps(method)
+        def call(client: Any, *args: Any, **kwargs: Any) -> Any:
+            return getattr(client, run)(method(client, *args, **kwargs))
+
+        self._call = call
+        self.__doc__ = method.__doc__
+        self.__wrapped__ = method
+
+    def _bind(self, client: object) -> Any:
+        return MethodType(self._call, client)
+
+
+class operation(_Bound, Generic[P, T]):
+    """A method that returns once: ``client.job(17)``, ``await client.job(17)``."""
+
+    def __init__(self, method: Callable[Concatenate[Any, P], Steps[T]]) -> None:
+        super().__init__(method, "_run")
+
+    @overload
+    def __get__(self, client: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, client: Client, owner: type) -> Callable[P, T]: ...
+    @overload
+    def __get__(self, client: AsyncClient, owner: type) -> Callable[P, Coroutine[Any, Any, T]]: ...
+    def __get__(self, client: object, owner: type) -> Any:
+        """The method bound to a client."""
+        return self if client is None else self._bind(client)
+
+
+class listing(_Bound, Generic[P, T]):
+    """A method whose pages are fetched as they are iterated, with ``for`` or ``async for``."""
+
+    def __init__(self, method: Callable[Concatenate[Any, P], Query[T]]) -> None:
+        super().__init__(method, "_list")
+
+    @overload
+    def __get__(self, client: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, client: Client, owner: type) -> Callable[P, Listing[T]]: ...
+    @overload
+    def __get__(self, client: AsyncClient, owner: type) -> Callable[P, AsyncListing[T]]: ...
+    def __get__(self, client: object, owner: type) -> Any:
+        """The method bound to a client."""
+        return self if client is None else self._bind(client)
+
+
+class stream(_Bound, Generic[P, T]):
+    """A method that goes on giving results, iterated with ``for`` or ``async for``."""
+
+    def __init__(self, method: Callable[Concatenate[Any, P], StreamSteps[T]]) -> None:
+        super().__init__(method, "_stream")
+
+    @overload
+    def __get__(self, client: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, client: Client, owner: type) -> Callable[P, Generator[T, None, None]]: ...
+    @overload
+    def __get__(self, client: AsyncClient, owner: type) -> Callable[P, AsyncGenerator[T, None]]: ...
+    def __get__(self, client: object, owner: type) -> Any:
+        """The method bound to a client."""
+        return self if client is None else self._bind(client)

@@ -1,0 +1,167 @@
+"""The client's methods for events, tokens and the list of actions."""
+
+from __future__ import annotations
+
+import json
+from typing import cast
+
+from orchestrator.client.binding import listing, operation, stream
+from orchestrator.client.listings import PAGE, Query
+from orchestrator.client.resending import back_off
+from orchestrator.client.shapes import ActionDescription, Event, EventPage, NewToken, Token
+from orchestrator.client.steps import (
+    Call,
+    Item,
+    NextLine,
+    Open,
+    Pause,
+    Steps,
+    StreamSteps,
+    given,
+    path_to,
+)
+from orchestrator.domain.errors import Gone, Unavailable
+
+#: A stream this silent, in seconds, is broken: the service sends a sign of life each 15.
+_SILENCE = 45.0
+
+
+class HistoryMethods:
+    """Events are numbered without gaps: who follows the numbers misses nothing."""
+
+    @operation
+    def event_page(
+        self,
+        after: int | None = None,
+        *,
+        limit: int | None = None,
+        kind: str | None = None,
+        backend: str | None = None,
+        volume: str | None = None,
+        job: int | None = None,
+    ) -> Steps[EventPage]:
+        """Up to ``limit`` events (100 if absent, 1000 at most) with numbers above ``after``.
+
+        Without ``after`` it begins with the oldest that is left; with one, `Gone` is raised
+        if later events have been archived.
+        """
+        filters = given(limit=limit, kind=kind, backend=backend, volume=volume, job_id=job)
+        try:
+            answer = yield _events(after or 0, filters)
+        except Gone as gone:
+            if after is not None or "oldest" not in gone.facts:
+                raise
+            answer = yield _events(gone.facts["oldest"] - 1, filters)
+        return cast(EventPage, answer.body)
+
+    @stream
+    def events(
+        self,
+        after: int | None = None,
+        *,
+        kind: str | None = None,
+        backend: str | None = None,
+        volume: str | None = None,
+        job: int | None = None,
+    ) -> StreamSteps[Event]:
+        """All events up to now, from the one after number ``after``; otherwise as `event_page`."""
+        filters = given(limit=PAGE, kind=kind, backend=backend, volume=volume, job_id=job)
+        while True:
+            try:
+                answer = yield _events(after or 0, filters)
+            except Gone as gone:
+                if after is not None or "oldest" not in gone.facts:
+                    raise
+                after = int(gone.facts["oldest"]) - 1
+                continue
+            page = cast(EventPage, answer.body)
+            for event in page["items"]:
+                yield Item(event)
+            if len(page["items"]) < PAGE:
+                return
+            after = page["next_after"]
+
+    @stream
+    def follow_events(
+        self,
+        after: int | None = None,
+        *,
+        kind: str | None = None,
+        backend: str | None = None,
+        volume: str | None = None,
+        job: int | None = None,
+    ) -> StreamSteps[Event]:
+        """Events as they happen, without end, from the one after number ``after``.
+
+        A connection that breaks is taken up again where it was left. Raises `Gone` if
+        events after that have been archived, `Unavailable` if the service was never there.
+        """
+        filters = given(kind=kind, backend=backend, volume=volume, job_id=job)
+        failures, opened = 0, False
+        while True:
+            try:
+                yield Open(_stream_call(after, filters))
+                opened = True
+                data: list[str] = []
+                while (line := (yield NextLine())) is not None:
+                    failures = 0
+                    if line.startswith("data:"):
+                        data.append(line[5:].removeprefix(" "))
+                    elif not line and data:
+                        event: Event = json.loads("\n".join(data))
+                        after, data = event["number"], []
+                        yield Item(event)
+            except Gone as gone:
+                if after is not None or "oldest" not in gone.facts:
+                    raise
+                after = int(gone.facts["oldest"]) - 1
+                continue
+            except Unavailable:
+                if not opened:
+                    raise
+            failures += 1
+            yield Pause(back_off(failures))
+
+    @listing
+    def tokens(self) -> Query[Token]:
+        """The valid tokens, without their secrets. Needs the role admin."""
+        return Query("/v1/tokens", paged=False)
+
+    @operation
+    def create_token(
+        self, name: str, role: str = "operator", *, days: float | None = None
+    ) -> Steps[NewToken]:
+        """Make a token for ``days`` days, or for ever. Only this answer tells it.
+
+        Needs the role admin. Raises `AlreadyExists` if a valid token has this name.
+        """
+        wanted = {"name": name, "role": role, "days": days}
+        answer = yield Call(
+            method="POST",
+            path="/v1/tokens",
+            json={field: value for field, value in wanted.items() if value is not None},
+        )
+        return cast(NewToken, answer.body)
+
+    @operation
+    def revoke_token(self, token: str) -> Steps[None]:
+        """Make the token with this id invalid. Needs the role admin."""
+        yield Call(method="DELETE", path=path_to("tokens", token))
+
+    @listing
+    def actions(self) -> Query[ActionDescription]:
+        """The actions the service knows, with their parameters."""
+        return Query("/v1/actions", paged=False)
+
+
+def _events(after: int, filters: dict[str, str]) -> Call:
+    return Call(
+        method="GET", path="/v1/events", params={**filters, **given(after=after)}, repeatable=True
+    )
+
+
+def _stream_call(after: int | None, filters: dict[str, str]) -> Call:
+    headers = {"Accept": "text/event-stream"}
+    if after is not None:
+        headers["Last-Event-ID"] = str(after)
+    return Call(method="GET", path="/v1/events", params=filters, headers=headers, held=_SILENCE)

@@ -1,0 +1,123 @@
+"""The client's methods for what there is: backends, volumes, snapshots, attachments, locks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+from orchestrator.client.binding import listing, operation
+from orchestrator.client.listings import Query
+from orchestrator.client.shapes import Attachment, Backend, Lock, Snapshot, Volume
+from orchestrator.client.steps import Call, Steps, given, path_to
+
+
+class InventoryMethods:
+    """Read from the database of the service, never from the storage itself."""
+
+    @listing
+    def backends(self) -> Query[Backend]:
+        """The configured backends."""
+        return Query("/v1/backends", paged=False)
+
+    @operation
+    def backend(self, backend: str) -> Steps[Backend]:
+        """Read a backend. Raises `UnknownBackend`."""
+        answer = yield _get(path_to("backends", backend))
+        return cast(Backend, answer.body)
+
+    @listing
+    def volumes(
+        self, backend: str, *, state: str | Sequence[str] = (), prefix: str | None = None
+    ) -> Query[Volume]:
+        """A backend's volumes by name; ``prefix``: those whose names begin so."""
+        return Query(
+            path_to("backends", backend, "volumes"), given(state=state or None, prefix=prefix)
+        )
+
+    @operation
+    def volume(self, backend: str, volume: str) -> Steps[Volume]:
+        """Read a volume. Raises `UnknownVolume`."""
+        answer = yield _get(_volume(backend, volume))
+        return cast(Volume, answer.body)
+
+    @listing
+    def snapshots(self, backend: str, volume: str) -> Query[Snapshot]:
+        """A volume's snapshots, oldest first."""
+        return Query(_volume(backend, volume, "snapshots"))
+
+    @operation
+    def snapshot(self, backend: str, volume: str, snapshot: str) -> Steps[Snapshot]:
+        """Read a snapshot. Raises `UnknownSnapshot`."""
+        answer = yield _get(_volume(backend, volume, "snapshots", snapshot))
+        return cast(Snapshot, answer.body)
+
+    @listing
+    def attachments(self, backend: str, volume: str) -> Query[Attachment]:
+        """The hosts a volume is attached to."""
+        return Query(_volume(backend, volume, "attachments"), paged=False)
+
+    @operation
+    def attachment(self, backend: str, volume: str, host: str) -> Steps[Attachment]:
+        """How a volume is attached to a host. Raises `NotAttached`."""
+        answer = yield _get(_volume(backend, volume, "attachments", host))
+        return cast(Attachment, answer.body)
+
+    @operation
+    def lock(self, backend: str, volume: str) -> Steps[Lock]:
+        """The lock on a volume. Raises `NotFound` if there is none."""
+        answer = yield _get(_volume(backend, volume, "lock"))
+        return cast(Lock, answer.body)
+
+    @operation
+    def take_lock(
+        self,
+        backend: str,
+        volume: str,
+        owner: str,
+        *,
+        seconds: float | None = None,
+        reason: str | None = None,
+    ) -> Steps[Lock]:
+        """Take the lock on a volume for host ``owner``, or renew it; at once.
+
+        It expires after ``seconds``; without, never. Raises `Locked` if another host has it.
+        """
+        wanted = {"owner": owner, "seconds": seconds, "reason": reason}
+        answer = yield Call(
+            method="PUT",
+            path=_volume(backend, volume, "lock"),
+            json={name: value for name, value in wanted.items() if value is not None},
+            repeatable=True,
+        )
+        return cast(Lock, answer.body)
+
+    @operation
+    def release_lock(self, backend: str, volume: str, owner: str) -> Steps[None]:
+        """Release the lock of host ``owner``, at once; nothing happens if there is none.
+
+        Raises `Locked` if another host has it.
+        """
+        yield Call(
+            method="DELETE",
+            path=_volume(backend, volume, "lock"),
+            params=given(owner=owner),
+            repeatable=True,
+        )
+
+    @operation
+    def break_lock(self, backend: str, volume: str, reason: str) -> Steps[None]:
+        """Break the lock on a volume, whoever has it. Needs the role admin."""
+        yield Call(
+            method="DELETE",
+            path=_volume(backend, volume, "lock"),
+            params=given(force=True, reason=reason),
+            repeatable=True,
+        )
+
+
+def _volume(backend: str, volume: str, *further: str) -> str:
+    return path_to("backends", backend, "volumes", volume, *further)
+
+
+def _get(path: str) -> Call:
+    return Call(method="GET", path=path, repeatable=True)

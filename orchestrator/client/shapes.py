@@ -1,0 +1,265 @@
+"""The documents the service answers with, as types: plain dictionaries at run time.
+
+Times are RFC 3339 text in UTC, sizes are bytes. ``/docs`` of a service describes each field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Generic, Literal, TypedDict, TypeVar
+
+T = TypeVar("T")
+
+JobState = Literal["waiting", "queued", "running", "succeeded", "failed", "canceled"]
+#: A job to submit: ``action``, ``backend``, ``volume``, ``params`` … as in ``POST /v1/jobs``.
+JobRequest = Mapping[str, Any]
+
+
+class Page(TypedDict, Generic[T]):
+    """One page of a list; ``cursor`` is None on the last."""
+
+    items: list[T]
+    cursor: str | None
+
+
+class JobError(TypedDict):
+    """Why a job or an attempt did not succeed; further facts may stand beside these."""
+
+    code: str
+    detail: str
+    retryable: bool
+
+
+class WaitingOn(TypedDict):
+    """What a job waits for."""
+
+    kind: str
+    detail: str
+    job: int | None
+    lane: str | None
+    until: str | None
+    host: str | None
+
+
+class Progress(TypedDict):
+    """How far a running job has come."""
+
+    done: int
+    total: int
+    unit: str
+    message: str | None
+
+
+class Step(TypedDict):
+    """A line of a job's journal."""
+
+    name: str
+    state: str
+    at: str
+    detail: dict[str, Any] | None
+
+
+class Attempt(TypedDict):
+    """How an attempt ended that did not end the job well."""
+
+    attempt: int
+    outcome: str
+    ended_at: str
+    error: JobError | None
+
+
+class Job(TypedDict):
+    """One action on one target."""
+
+    id: int
+    action: str
+    backend: str
+    volume: str | None
+    snapshot: str | None
+    policy: str | None
+    host: str | None
+    params: dict[str, Any]
+    state: JobState
+    waiting_on: WaitingOn | None
+    priority: int
+    attempt: int
+    max_attempts: int
+    progress: Progress | None
+    steps: list[Step]
+    attempts: list[Attempt]
+    result: dict[str, Any] | None
+    error: JobError | None
+    submitted_by: str
+    reason: str | None
+    batch_id: int | None
+    ref: str | None
+    retry_of: int | None
+    volume_id: str | None
+    depends_on: list[int]
+    cancel_requested: bool
+    run_at: str | None
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+    worker: str | None
+
+
+class Batch(TypedDict):
+    """Jobs that were accepted together."""
+
+    id: int
+    state: JobState
+    total: int
+    succeeded: int
+    failed: int
+    canceled: int
+    unfinished: int
+    submitted_by: str
+    reason: str | None
+    created_at: str
+    finished_at: str | None
+    job_ids: list[int] | None
+
+
+class PlannedJob(TypedDict):
+    """What one job would do."""
+
+    action: str
+    backend: str
+    volume: str | None
+    snapshot: str | None
+    host: str | None
+    ref: str | None
+    params: dict[str, Any]
+    would: str
+    waits_for: list[str]
+
+
+class Plan(TypedDict):
+    """What a submission would do."""
+
+    jobs: list[PlannedJob]
+
+
+class Backend(TypedDict):
+    """A configured storage system."""
+
+    name: str
+    driver: str
+    state: Literal["enabled", "draining", "disabled"]
+    capabilities: list[str] | None
+    total_bytes: int | None
+    free_bytes: int | None
+    grain_bytes: int | None
+    promised_bytes: int
+    overcommit: float
+    volumes: int
+    hosts: list[str] | None
+    error: JobError | None
+    refreshed_at: str | None
+
+
+class Lock(TypedDict):
+    """A host's claim on a volume."""
+
+    owner: str
+    reason: str | None
+    taken_by: str
+    taken_at: str
+    expires_at: str | None
+
+
+class Attachment(TypedDict):
+    """A volume made usable on a host."""
+
+    host: str
+    device: str | None
+    uris: list[str]
+    read_only: bool
+    boot_id: str | None
+    opening: str | None
+    attached_at: str
+
+
+class Volume(TypedDict):
+    """A volume as the inventory has it."""
+
+    id: str
+    backend: str
+    name: str
+    state: Literal["pending", "available", "restricted", "error", "removed"]
+    size_bytes: int
+    requested_bytes: int
+    used_bytes: int
+    metadata: dict[str, str]
+    parent_volume_id: str | None
+    parent_snapshot: str | None
+    lock: Lock | None
+    attachments: list[Attachment]
+    jobs: list[int]
+    detail: str | None
+    created_at: str
+    changed_at: str
+
+
+class Snapshot(TypedDict):
+    """The contents of a volume, kept under a name."""
+
+    id: str
+    backend: str
+    volume: str
+    name: str
+    state: Literal["pending", "available", "error", "removed"]
+    size_bytes: int
+    used_bytes: int
+    created_at: str
+
+
+class Event(TypedDict):
+    """One line of history."""
+
+    number: int | None
+    at: str
+    kind: str
+    backend: str | None
+    volume: str | None
+    volume_id: str | None
+    snapshot: str | None
+    job_id: int | None
+    actor: str
+    reason: str | None
+    data: dict[str, Any] | None
+
+
+class EventPage(TypedDict):
+    """Events in their order; ``next_after`` goes on from here."""
+
+    items: list[Event]
+    next_after: int
+
+
+class Token(TypedDict):
+    """A token, without its secret."""
+
+    id: str
+    name: str
+    role: Literal["reader", "operator", "admin"]
+    created_at: str
+    expires_at: str | None
+
+
+class NewToken(Token):
+    """A token that was just made; ``token`` is not shown again."""
+
+    token: str
+
+
+class ActionDescription(TypedDict):
+    """An action, as declared."""
+
+    name: str
+    summary: str
+    role: Literal["reader", "operator", "admin"]
+    capability: str | None
+    destructive: bool
+    params: dict[str, Any]

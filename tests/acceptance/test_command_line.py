@@ -1,0 +1,491 @@
+"""The command line as scripts use it: forms, exit statuses, and one JSON document each."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FAR = "2099-01-01T00:00:00Z"
+
+
+class Shell:
+    """Runs commands against the product, as a script would."""
+
+    def __init__(self, product: Any) -> None:
+        # The product's own environment finds the service without URL and token, too.
+        self.env = {
+            **product.env,
+            "ORCHESTRATOR_URL": product.url,
+            "ORCHESTRATOR_TOKEN": product.token,
+        }
+
+    def start(self, *words: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "orchestrator", *words],
+            env={**self.env, **(env or {})},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(
+        self, *words: str, env: dict[str, str] | None = None, stdin: str = ""
+    ) -> subprocess.CompletedProcess[str]:
+        with self.start(*words, env=env) as process:
+            out, err = process.communicate(stdin, timeout=90)
+        return subprocess.CompletedProcess(words, process.returncode, out, err)
+
+    def ok(self, *words: str) -> str:
+        """The output of a command that must be done."""
+        done = self.run(*words)
+        assert done.returncode == 0, (words, done.stdout, done.stderr)
+        return done.stdout
+
+    def json(self, *words: str, status: int = 0, stdin: str = "") -> Any:
+        """The one document that a command prints with ``--json``."""
+        done = self.run(*words, "--json", stdin=stdin)
+        assert done.returncode == status, (words, done.stdout, done.stderr)
+        return json.loads(done.stdout)
+
+
+@pytest.fixture
+def shell(product: Any) -> Shell:
+    return Shell(product)
+
+
+@pytest.fixture
+def name() -> str:
+    """A volume name of the test's own."""
+    return f"t-{uuid.uuid4().hex[:12]}"
+
+
+def create(shell: Shell, name: str, *further: str, backend: str = "fast") -> Any:
+    target = ("--backend", backend, "--volume", name)
+    return shell.json("submit", "volume.create", *target, "size=1M", "--wait", *further)
+
+
+# -- the forms that scripts rely on -------------------------------------------------------
+
+
+def test_submit_without_waiting_tells_the_accepted_job(shell: Shell, name: str) -> None:
+    form = ("submit", "volume.create", "--backend", "fast", "--volume", name, "size=10G")
+    job = shell.json(*form)
+    assert (job["action"], job["backend"], job["volume"]) == ("volume.create", "fast", name)
+    assert job["params"]["size_bytes"] == 10 * 2**30
+    assert shell.json("job", "show", str(job["id"]))["id"] == job["id"]
+
+
+def test_submit_and_wait_tells_the_ended_job(shell: Shell, name: str) -> None:
+    job = create(shell, name, "--timeout", "60", "--idempotency-key", uuid.uuid4().hex)
+    assert job["state"] == "succeeded"
+    job = shell.json(
+        "submit", "snapshot.create", "--backend", "fast", "--volume", name, "--snapshot", "s1",
+        "--wait",
+    )  # fmt: skip
+    assert (job["state"], job["snapshot"]) == ("succeeded", "s1")
+
+
+def test_the_same_key_submits_once(shell: Shell, name: str) -> None:
+    key = uuid.uuid4().hex
+    first = create(shell, name, "--idempotency-key", key)
+    assert create(shell, name, "--idempotency-key", key)["id"] == first["id"]
+    problem = shell.json(
+        "submit", "volume.create", "--backend", "fast", "--volume", f"{name}-b", "size=1M",
+        "--idempotency-key", key, status=4,
+    )  # fmt: skip
+    assert problem["code"] == "idempotency_mismatch"
+
+
+FLEET = """\
+ref,action,backend,volume,snapshot,depends_on,priority,size,metadata.owner
+a,volume.create,fast,{0}-1,,,5,10M,billing
+b,volume.grow,fast,{0}-1,,a,,20M,
+c,snapshot.create,fast,{0}-1,monday,b,,,
+,volume.create,ram,{0}-2,,,,1G,
+"""
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, name: str) -> Path:
+    file = tmp_path / "fleet.csv"
+    file.write_text(FLEET.format(name))
+    return file
+
+
+def test_a_batch_file_sent_twice_with_a_key_is_done_once(
+    shell: Shell, name: str, fleet: Path
+) -> None:
+    form = ("batch", str(fleet), "--wait", "--idempotency-key", uuid.uuid4().hex)
+    first = shell.json(*form)
+    assert (first["state"], first["total"], first["succeeded"]) == ("succeeded", 4, 4)
+    second = shell.json(*form)
+    assert (second["id"], second["job_ids"]) == (first["id"], first["job_ids"])
+    volume = shell.json("volume", "show", f"{name}-1", "--backend", "fast")
+    assert (volume["size_bytes"], volume["metadata"]) == (20 * 2**20, {"owner": "billing"})
+    jobs = shell.json("job", "list", "--batch", str(first["id"]))["items"]
+    assert sorted(job["id"] for job in jobs) == sorted(first["job_ids"])
+
+
+def test_a_batch_comes_from_standard_input_too(shell: Shell, name: str) -> None:
+    job = {"action": "volume.create", "backend": "ram", "volume": name, "params": {"size": "1M"}}
+    batch = shell.json("batch", "-", "--wait", stdin=json.dumps(job) + "\n")
+    assert batch["state"] == "succeeded"
+
+
+def test_a_batch_is_accepted_whole_or_not_at_all(shell: Shell, name: str, tmp_path: Path) -> None:
+    file = tmp_path / "fleet.csv"
+    file.write_text(
+        f"action,backend,volume,size\nvolume.create,fast,{name},1M\nvolume.grow,fast,{name}-x,2M\n"
+    )
+    problem = shell.json("batch", str(file), status=3)
+    assert problem["code"] == "unknown_volume"
+    assert problem["detail"].startswith("row 3: ")
+    shell.json("volume", "show", name, "--backend", "fast", status=3)
+
+
+def test_a_batch_file_with_a_fault_names_row_and_column(
+    shell: Shell, name: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "fleet.csv"
+    file.write_text(f"action,backend,volume,size\nvolume.create,fast,{name},10Q\n")
+    problem = shell.json("batch", str(file), status=2)
+    assert (problem["code"], problem["row"], problem["column"]) == ("invalid_size", 2, "size")
+
+
+def test_lists_are_one_document_with_a_cursor(shell: Shell, name: str) -> None:
+    create(shell, f"{name}-1", backend="ram")
+    create(shell, f"{name}-2", backend="ram")
+    jobs = shell.json("job", "list", "--state", "waiting,queued,running", "--limit", "1000")
+    assert {"items", "cursor"} == set(jobs)
+    volumes = shell.json("volume", "list", "--backend", "ram")
+    assert {f"{name}-1", f"{name}-2"} <= {volume["name"] for volume in volumes["items"]}
+    first = shell.json("job", "list", "--limit", "1")
+    assert len(first["items"]) == 1
+    second = shell.json("job", "list", "--limit", "1", "--cursor", first["cursor"])
+    assert second["items"][0]["id"] < first["items"][0]["id"]
+
+
+# -- exit statuses ------------------------------------------------------------------------
+
+
+def test_a_job_that_was_canceled_is_status_1(shell: Shell, name: str) -> None:
+    job = shell.json(
+        "submit", "volume.create", "--backend", "ram", "--volume", name, "size=1M",
+        "--run-at", FAR,
+    )  # fmt: skip
+    canceled = shell.json("job", "cancel", str(job["id"]))
+    assert canceled["state"] == "canceled"
+    assert shell.json("job", "wait", str(job["id"]), status=1)["state"] == "canceled"
+
+
+def test_a_job_that_failed_is_status_1_whatever_its_code(shell: Shell, name: str) -> None:
+    create(shell, name, backend="ram")
+    soon = (datetime.now(UTC) + timedelta(seconds=3)).isoformat()
+    target = ("--backend", "ram", "--volume", name)
+    grow = shell.json("submit", "volume.grow", *target, "size=2M", "--run-at", soon)
+    shell.ok("submit", "volume.remove", *target, "--wait")
+    done = shell.run("job", "wait", str(grow["id"]), "--json")
+    job = json.loads(done.stdout)
+    assert (done.returncode, job["state"]) == (1, "failed")
+    # As a refusal this code would be status 3.
+    assert job["error"]["code"] == "unknown_volume"
+    assert "unknown_volume" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("submit volume.create --backend fast --volume x size=10Q", "invalid_size"),
+        ("submit volume.create --backend fast --volume x size=0", "invalid_size"),
+        ("submit volume.create --backend fast --volume x", "missing_field"),
+        ("submit volume.create --volume x size=1M", "missing_field"),
+        ("submit volume.create --backend fast --volume ../x size=1M", "invalid_name"),
+        ("submit volume.create --backend fast --volume x size=1M colour=red", "unknown_parameter"),
+        ("submit volume.explode --backend fast --volume x", "unknown_action"),
+        ("submit volume.create size", "invalid_input"),
+        ("submit", "invalid_input"),
+        ("submit volume.create --colour", "invalid_input"),
+        ("job wait 1 --timeout -1", "invalid_input"),
+        ("job wait", "invalid_input"),
+        ("explode", "invalid_input"),
+        ("batch does-not-exist.csv", "invalid_input"),
+        ("plan", "invalid_input"),
+    ],
+)
+def test_wrong_usage_and_invalid_input_are_status_2(shell: Shell, words: str, code: str) -> None:
+    assert shell.json(*words.split(), status=2)["code"] == code
+
+
+def test_shrinking_is_refused_with_status_2(shell: Shell, name: str) -> None:
+    create(shell, name)
+    problem = shell.json(
+        "submit", "volume.grow", "--backend", "fast", "--volume", name, "size=4K", status=2
+    )
+    assert problem["code"] == "shrink_refused"
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("submit volume.create --backend nope --volume x size=1M", "unknown_backend"),
+        ("submit volume.wipe --backend fast --volume none", "unknown_volume"),
+        ("volume show none --backend fast", "unknown_volume"),
+        ("backend show nope", "unknown_backend"),
+        ("job show 999999999", "unknown_job"),
+        ("job wait 999999999", "unknown_job"),
+        ("job wait --batch 999999999", "unknown_job"),
+    ],
+)
+def test_what_is_not_there_is_status_3(shell: Shell, words: str, code: str) -> None:
+    assert shell.json(*words.split(), status=3)["code"] == code
+
+
+def test_a_taken_name_and_an_ended_job_are_status_4(shell: Shell, name: str) -> None:
+    job = create(shell, name)
+    target = ("--backend", "fast", "--volume", name)
+    problem = shell.json("submit", "volume.create", *target, "size=1M", status=4)
+    assert problem["code"] == "already_exists"
+    assert shell.json("job", "cancel", str(job["id"]), status=4)["code"] == "job_ended"
+
+
+def test_a_wrong_token_and_a_small_role_are_status_5(shell: Shell, name: str) -> None:
+    wrong = shell.run("job", "list", "--json", env={"ORCHESTRATOR_TOKEN": "wrong"})
+    assert (wrong.returncode, json.loads(wrong.stdout)["code"]) == (5, "not_authenticated")
+    token = shell.json("token", "create", name, "--role", "reader")["token"]
+    env = {"ORCHESTRATOR_TOKEN": token}
+    form = ("submit", "volume.create", "--backend", "fast", "--volume", name, "size=1M", "--json")
+    small = shell.run(*form, env=env)
+    assert (small.returncode, json.loads(small.stdout)["code"]) == (5, "not_allowed")
+    assert shell.run("volume", "list", "--backend", "fast", env=env).returncode == 0
+
+
+def test_a_job_that_goes_on_is_status_6(shell: Shell, name: str) -> None:
+    form = ("submit", "volume.create", "--backend", "ram", "--volume", name, "size=1M")
+    done = shell.run(*form, "--run-at", FAR, "--wait", "--timeout", "0.5", "--json")
+    job = json.loads(done.stdout)
+    assert (done.returncode, job["state"]) == (6, "waiting")
+    assert f"orchestrator job wait {job['id']}" in done.stderr
+    assert shell.json("job", "wait", str(job["id"]), "--timeout", "0", status=6)["id"] == job["id"]
+    shell.ok("job", "cancel", str(job["id"]))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("job", "list"),
+        ("job", "wait", "1"),
+        ("submit", "volume.create", "--backend", "fast", "--volume", "x", "size=1M", "--wait"),
+        ("event", "follow"),
+    ],
+)
+def test_an_unreachable_service_is_status_7(shell: Shell, words: Sequence[str]) -> None:
+    env = {"ORCHESTRATOR_URL": "http://127.0.0.1:1"}
+    done = shell.run(*words, "--json", env=env)
+    assert (done.returncode, json.loads(done.stdout)["code"]) == (7, "unavailable")
+    assert "http://127.0.0.1:1" in done.stderr
+    assert "ORCHESTRATOR_URL" in done.stderr
+
+
+def test_an_interrupted_wait_leaves_the_job_and_names_it(shell: Shell, name: str) -> None:
+    form = ("submit", "volume.create", "--backend", "ram", "--volume", name, "size=1M")
+    # The job appears before the command waits for it: an interrupt from then on finds it waiting.
+    with shell.start(*form, "--run-at", FAR, "--wait", "--timeout", "inf") as process:
+        found: list[Any] = []
+        while not found:
+            assert process.poll() is None
+            found = shell.json("job", "list", "--volume", name)["items"]
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    job = str(found[0]["id"])
+    assert f"job {job} goes on" in err
+    assert shell.json("job", "show", job)["state"] == "waiting"
+    shell.ok("job", "cancel", job)
+
+
+# -- the other commands -------------------------------------------------------------------
+
+
+def test_a_plan_tells_and_changes_nothing(shell: Shell, name: str, fleet: Path) -> None:
+    plan = shell.json("plan", "volume.create", "--backend", "fast", "--volume", name, "size=1M")
+    assert [job["volume"] for job in plan["jobs"]] == [name]
+    plan = shell.json("plan", "--file", str(fleet))
+    assert [job["ref"] for job in plan["jobs"]] == ["a", "b", "c", None]
+    assert shell.json("job", "list", "--volume", name)["items"] == []
+    shell.json("volume", "show", f"{name}-1", "--backend", "fast", status=3)
+
+
+def test_each_action_on_a_volume_has_its_command(shell: Shell, name: str) -> None:
+    target = ("--backend", "fast", "--wait")
+    shell.json("volume", "create", name, *target, "size=1M")
+    shell.json("volume", "grow", name, *target, "size=2M")
+    shell.json("volume", "update", name, *target, 'metadata={"a": "b"}')
+    shell.json("volume", "set-info", name, *target, "info=originstname+web1")
+    shell.json("snapshot", "create", "s1", "--volume", name, *target)
+    shell.json("volume", "clone", f"{name}-c", *target, f"source={name}", "--snapshot", "s1")
+    shell.json("volume", "rollback", name, *target, "--snapshot", "s1")
+    shell.json("snapshot", "delete", "s1", "--volume", name, *target)
+    shell.json("volume", "rename", f"{name}-c", *target, f"new_name={name}-d")
+    job = shell.json("volume", "remove", f"{name}-d", *target, "wipe=true", "--reason", "old")
+    assert (job["state"], job["params"], job["reason"]) == ("succeeded", {"wipe": True}, "old")
+
+
+def test_locks_are_taken_renewed_released_and_broken(shell: Shell, name: str) -> None:
+    create(shell, name)
+    target = (name, "--backend", "fast")
+    assert shell.json("lock", "show", *target, status=3)["code"] == "not_found"
+    assert shell.json("lock", "renew", *target, "--owner", "n1", status=3)["code"] == "not_found"
+    lock = shell.json("lock", "take", *target, "--owner", "n1", "--seconds", "60")
+    assert lock["owner"] == "n1"
+    assert shell.json("lock", "take", *target, "--owner", "n2", status=4)["code"] == "locked"
+    assert shell.json("lock", "renew", *target, "--owner", "n2", status=4)["code"] == "locked"
+    renewed = shell.json("lock", "renew", *target, "--owner", "n1", "--seconds", "600")
+    assert renewed["expires_at"] > lock["expires_at"]
+    assert shell.json("lock", "show", *target)["owner"] == "n1"
+    assert shell.json("lock", "release", *target, "--owner", "n1")["lock"] is None
+    shell.json("lock", "take", *target, "--owner", "n1")
+    assert shell.json("lock", "break", *target, "--reason", "n1 is dead")["lock"] is None
+
+
+def test_jobs_are_reordered_retried_and_watched(shell: Shell, name: str) -> None:
+    form = ("submit", "volume.create", "--backend", "ram", "--volume", name, "size=1M")
+    job = str(shell.json(*form, "--run-at", FAR)["id"])
+    assert shell.json("job", "priority", job, "-5")["priority"] == -5
+    shell.json("job", "cancel", job)
+    again = shell.json("job", "retry", job, "--wait")
+    assert (again["retry_of"], again["state"]) == (int(job), "succeeded")
+    assert shell.json("job", "watch", str(again["id"]))["state"] == "succeeded"
+
+
+def test_a_batch_is_waited_for_and_canceled(shell: Shell, name: str) -> None:
+    table = f"action,backend,volume,size,run_at\nvolume.create,ram,{name},1M,{FAR}\n"
+    batch = str(shell.json("batch", "-", stdin=table)["id"])
+    assert shell.json("job", "wait", "--batch", batch, "--timeout", "0", status=6)
+    assert shell.json("job", "cancel", "--batch", batch)["canceled"] == 1
+    assert shell.json("job", "wait", "--batch", batch, status=1)["state"] == "failed"
+
+
+def test_tokens_are_made_listed_and_revoked(shell: Shell, name: str) -> None:
+    made = shell.json("token", "create", name, "--role", "reader", "--days", "1")
+    assert made["id"] in {token["id"] for token in shell.json("token", "list")["items"]}
+    assert made["token"] not in shell.ok("token", "list")
+    assert shell.json("token", "revoke", made["id"])["revoked"] is True
+    assert shell.json("token", "revoke", made["id"], status=3)["code"] == "not_found"
+
+
+def test_events_are_listed_and_followed(shell: Shell, name: str) -> None:
+    create(shell, name)
+    page = shell.json("event", "list", "--volume", name)
+    assert {"items", "next_after"} == set(page)
+    with shell.start("event", "follow", "--volume", name, "--json") as process:
+        assert process.stdout is not None
+        first = json.loads(process.stdout.readline())
+        assert (first["volume"], first["kind"]) == (name, "job.submitted")
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+    assert process.returncode == 130
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("job", "list"),
+        ("volume", "list"),
+        ("volume", "list", "--backend", "fast"),
+        ("backend", "list"),
+        ("backend", "show", "fast"),
+        ("backend", "refresh", "fast", "--wait"),
+        ("event", "list"),
+        ("token", "list"),
+        ("action", "list"),
+    ],
+)
+def test_people_get_a_table_and_programs_a_document(shell: Shell, words: Sequence[str]) -> None:
+    assert isinstance(shell.json(*words), dict)
+    table = shell.ok(*words)
+    assert table.strip()
+    with pytest.raises(ValueError):
+        json.loads(table)
+
+
+def test_the_service_of_this_machine_is_found_without_being_told(product: Any) -> None:
+    env = {
+        name: value
+        for name, value in product.env.items()
+        if name not in ("ORCHESTRATOR_URL", "ORCHESTRATOR_TOKEN")
+    }
+    env["ORCHESTRATOR_DATA"] = str(product.data)
+    command = [sys.executable, "-m", "orchestrator", "backend", "list", "--json"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    names = {backend["name"] for backend in json.loads(done.stdout)["items"]}
+    assert {"fast", "ram"} <= names
+
+
+def test_an_open_token_file_is_refused_with_a_warning(product: Any, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "endpoint.json").write_text(json.dumps({"url": product.url}))
+    (data / "endpoint.json").chmod(0o600)
+    (data / "token").write_text(product.token)
+    (data / "token").chmod(0o644)
+    env = {
+        **product.env,
+        "ORCHESTRATOR_URL": product.url,
+        "ORCHESTRATOR_DATA": str(data),
+        "XDG_STATE_HOME": str(tmp_path),
+    }
+    env.pop("ORCHESTRATOR_TOKEN", None)
+    command = [sys.executable, "-m", "orchestrator", "job", "list"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 5
+    assert f"warning: {data / 'token'} is not used" in done.stderr
+
+
+HEAVY = ("fastapi", "starlette", "uvicorn", "sqlalchemy", "alembic", "celery", "redis", "structlog")
+
+
+@pytest.mark.parametrize("words", [("--help",), ("submit", "volume.create", "size=1M")])
+def test_commands_of_the_client_do_without_what_servers_need(words: Sequence[str]) -> None:
+    code = (
+        "import sys\n"
+        "from orchestrator.cli.root import run\n"
+        f"run({list(words)!r})\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules])\n"
+    )
+    env = {**os.environ, "ORCHESTRATOR_URL": "http://127.0.0.1:1"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+def test_a_reader_that_has_had_enough_is_no_error(shell: Shell) -> None:
+    command = f"{sys.executable} -m orchestrator action list | head -n 1"
+    done = subprocess.run(
+        ["/bin/sh", "-c", command], env=shell.env, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.startswith("action")
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr
+
+
+def test_help_and_version_need_no_service(shell: Shell) -> None:
+    assert "Exit status" in shell.ok("--help")
+    assert shell.ok("--version").startswith("orchestrator ")
+    assert "size=" in shell.ok("volume", "grow", "--help")
+    assert "volume.create" in complete(shell, "orchestrator submit volume.cr")
+
+
+def complete(shell: Shell, line: str) -> str:
+    """What bash would be offered at the end of a line."""
+    env = {"_ORCHESTRATOR_COMPLETE": "complete_bash", "COMP_WORDS": line}
+    return shell.run(env={**env, "COMP_CWORD": str(len(line.split()) - 1)}).stdout

@@ -1,0 +1,453 @@
+"""The client's two drivers against a real HTTP server that drops, refuses and streams."""
+
+import asyncio
+import inspect
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, get_type_hints
+
+import pytest
+
+from orchestrator.api import models
+from orchestrator.client import AsyncClient, Client, shapes
+from orchestrator.domain.errors import (
+    Conflict,
+    Gone,
+    IdempotencyMismatch,
+    InvalidInput,
+    InvalidName,
+    NotAuthenticated,
+    Problem,
+    Unavailable,
+    UnknownVolume,
+)
+
+Reply = Callable[[BaseHTTPRequestHandler], None]
+
+
+def answer(body: Any, status: int = 200, kind: str = "application/json") -> Reply:
+    def reply(handler: BaseHTTPRequestHandler) -> None:
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        handler.send_response(status)
+        handler.send_header("Content-Type", kind)
+        handler.send_header("Content-Length", str(len(content)))
+        handler.end_headers()
+        handler.wfile.write(content)
+
+    return reply
+
+
+def refuse(status: int, code: str, **members: Any) -> Reply:
+    document = {"type": "about:blank", "status": status, "code": code, "detail": "why", **members}
+    return answer(document, status, "application/problem+json")
+
+
+def drop(handler: BaseHTTPRequestHandler) -> None:
+    """Close the connection without an answer: the request has arrived, its fate is unknown."""
+    handler.close_connection = True
+
+
+def stream(*chunks: str) -> Reply:
+    """Send the chunks as a stream that then breaks off."""
+
+    def reply(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Type", "text/event-stream")
+        handler.send_header("Connection", "close")
+        handler.end_headers()
+        for chunk in chunks:
+            handler.wfile.write(chunk.encode())
+            handler.wfile.flush()
+        handler.close_connection = True
+
+    return reply
+
+
+class Service:
+    """A server that gives the replies of a script in turn and notes what it was asked."""
+
+    def __init__(self) -> None:
+        self.script: list[Reply] = []
+        self.requests: list[dict[str, Any]] = []
+        service = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def handle_any(self) -> None:
+                length = int(self.headers.get("Content-Length", 0))
+                service.requests.append(
+                    {
+                        "method": self.command,
+                        "path": self.path,
+                        "headers": dict(self.headers.items()),
+                        "body": self.rfile.read(length),
+                    }
+                )
+                service.script.pop(0)(self)
+
+            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_any
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
+        self._thread.start()
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    service = Service()
+    yield service
+    service.close()
+
+
+Use = Callable[[Callable[[Any], Any]], Any]
+
+
+@pytest.fixture(params=["blocking", "awaited"])
+def use(request: pytest.FixtureRequest, service: Service) -> Use:
+    """Runs ``lambda client: client.job(1)`` on a client of either kind; lists become lists."""
+
+    def blocking(work: Callable[[Any], Any]) -> Any:
+        with Client(service.url, "secret") as client:
+            found = work(client)
+            return list(found) if isinstance(found, Iterator) else found
+
+    async def awaited(work: Callable[[Any], Any]) -> Any:
+        async with AsyncClient(service.url, "secret") as client:
+            found = work(client)
+            return await found if inspect.isawaitable(found) else [one async for one in found]
+
+    if request.param == "blocking":
+        return blocking
+    return lambda work: asyncio.run(awaited(work))
+
+
+def job(**fields: Any) -> dict[str, Any]:
+    return {"id": 7, "state": "queued", "finished_at": None, **fields}
+
+
+ENDED = job(state="succeeded", finished_at="2026-01-01T00:00:00Z")
+
+
+def test_a_submission_is_sent_as_the_service_reads_it(service: Service, use: Use) -> None:
+    service.script = [answer(job(), 202)]
+    found = use(lambda c: c.submit("volume.create", "fast", volume="a/b", size="10G", priority=-3))
+    [request] = service.requests
+    assert found == job()
+    assert (request["method"], request["path"]) == ("POST", "/v1/jobs")
+    assert request["headers"]["Authorization"] == "Bearer secret"
+    assert json.loads(request["body"]) == {
+        "action": "volume.create",
+        "backend": "fast",
+        "volume": "a/b",
+        "params": {"size": "10G"},
+        "priority": -3,
+    }
+
+
+def test_a_submission_whose_connection_broke_is_sent_again_with_its_key(
+    service: Service, use: Use
+) -> None:
+    service.script = [drop, drop, answer(job(), 202)]
+    assert use(lambda c: c.submit("volume.create", "fast"))["id"] == 7
+    keys = {request["headers"]["Idempotency-Key"] for request in service.requests}
+    bodies = {request["body"] for request in service.requests}
+    assert len(service.requests) == 3
+    assert len(keys) == len(bodies) == 1
+
+
+def test_every_submission_has_a_key_of_its_own(service: Service, use: Use) -> None:
+    service.script = [answer(job(), 202), answer(job(), 202)]
+    use(lambda c: c.submit("volume.create", "fast"))
+    use(lambda c: c.submit("volume.create", "fast"))
+    first, second = (request["headers"]["Idempotency-Key"] for request in service.requests)
+    assert first != second
+
+
+def test_a_call_that_may_not_be_repeated_is_not_sent_again(service: Service, use: Use) -> None:
+    service.script = [drop]
+    with pytest.raises(Unavailable) as caught:
+        use(lambda c: c.cancel(7))
+    assert len(service.requests) == 1
+    assert caught.value.facts["may_have_arrived"] is True
+
+
+def test_a_broken_connection_is_told_after_some_tries(service: Service, use: Use) -> None:
+    service.script = [drop] * 5
+    with pytest.raises(Unavailable):
+        use(lambda c: c.job(7))
+    assert len(service.requests) == 5
+
+
+def test_a_service_that_is_not_there_is_told_at_once() -> None:
+    gone = Service()
+    gone.close()
+    with (
+        Client(gone.url, "secret") as client,
+        pytest.raises(Unavailable, match="ORCHESTRATOR_URL") as caught,
+    ):
+        client.wait(7, timeout=60)
+    assert gone.url in caught.value.detail
+    assert caught.value.exit_status == 7
+    assert caught.value.facts["may_have_arrived"] is False
+
+
+def test_a_problem_document_becomes_its_class(service: Service, use: Use) -> None:
+    service.script = [refuse(404, "unknown_volume", field="volume", backend="fast")]
+    with pytest.raises(UnknownVolume) as caught:
+        use(lambda c: c.volume("fast", "vm1"))
+    problem = caught.value
+    assert (problem.detail, problem.field, problem.facts) == ("why", "volume", {"backend": "fast"})
+    assert problem.document()["status"] == 404
+
+
+def test_a_code_of_a_newer_service_is_judged_by_its_status(service: Service, use: Use) -> None:
+    service.script = [refuse(409, "frozen_solid")]
+    with pytest.raises(Conflict) as caught:
+        use(lambda c: c.submit("volume.create", "fast"))
+    assert caught.value.exit_status == 4
+    assert caught.value.document()["code"] == "frozen_solid"
+    assert Conflict.code == "conflict"
+
+
+def test_an_idempotency_mismatch_is_a_conflict_of_its_own(service: Service, use: Use) -> None:
+    service.script = [refuse(409, "idempotency_mismatch")]
+    with pytest.raises(IdempotencyMismatch):
+        use(lambda c: c.submit("volume.create", "fast", idempotency_key="k"))
+    assert service.requests[0]["headers"]["Idempotency-Key"] == "k"
+
+
+@pytest.mark.parametrize("status", [502, 504])
+def test_what_a_proxy_says_is_no_fault_of_the_request(
+    service: Service, use: Use, status: int
+) -> None:
+    service.script = [answer(b"<html>", status, "text/html")]
+    with pytest.raises(Unavailable):
+        use(lambda c: c.job(7))
+
+
+def test_another_service_at_the_address_is_told_apart(service: Service, use: Use) -> None:
+    service.script = [answer(b"<html>hello</html>", 200, "text/html")]
+    with pytest.raises(Unavailable, match="is not the storage orchestrator"):
+        use(lambda c: c.job(7))
+
+
+def test_a_missing_token_is_named(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ORCHESTRATOR_TOKEN", "ORCHESTRATOR_DATA", "ORCHESTRATOR_URL"):
+        monkeypatch.delenv(name, raising=False)
+    service.script = [refuse(401, "not_authenticated")]
+    with (
+        Client(service.url) as client,
+        pytest.raises(NotAuthenticated, match="ORCHESTRATOR_TOKEN"),
+    ):
+        client.job(7)
+    assert "Authorization" not in service.requests[0]["headers"]
+
+
+@pytest.mark.parametrize(
+    ("volume", "path"),
+    [("a/b", "a%2Fb"), ("..", "%2E%2E"), (".", "%2E"), ("a+b:c", "a%2Bb%3Ac"), ("é?", "%C3%A9%3F")],
+)
+def test_a_name_is_one_segment_of_the_path(
+    service: Service, use: Use, volume: str, path: str
+) -> None:
+    service.script = [answer({})]
+    use(lambda c: c.volume("fast", volume))
+    assert service.requests[0]["path"] == f"/v1/backends/fast/volumes/{path}"
+
+
+def test_an_empty_name_is_refused_before_it_names_a_list(use: Use) -> None:
+    with pytest.raises(InvalidName):
+        use(lambda c: c.volume("fast", ""))
+
+
+def test_waiting_outlives_a_restart(service: Service, use: Use) -> None:
+    service.script = [
+        answer(job(), 202),
+        drop,
+        refuse(503, "unavailable"),
+        answer(job(state="running")),
+        answer(ENDED),
+    ]
+    assert use(lambda c: c.submit("volume.create", "fast", wait=0.9)) == ENDED
+
+
+def test_waiting_begins_in_the_request_that_submits(service: Service, use: Use) -> None:
+    service.script = [answer(ENDED)]
+    assert use(lambda c: c.submit("volume.create", "fast", wait=20)) == ENDED
+    assert service.requests[0]["headers"]["Prefer"] in ("wait=20", "wait=19")
+
+
+def test_a_wait_that_is_over_returns_the_job_as_it_is(service: Service, use: Use) -> None:
+    service.script = [answer(job(state="running"))] * 9
+    assert use(lambda c: c.wait(7, timeout=0.2))["state"] == "running"
+
+
+def test_a_wait_for_nothing_looks_once(service: Service, use: Use) -> None:
+    service.script = [answer(job())]
+    use(lambda c: c.wait(7, timeout=0))
+    assert len(service.requests) == 1
+
+
+def test_a_watcher_sees_every_look(service: Service, use: Use) -> None:
+    service.script = [answer(job(state="running")), answer(ENDED)]
+    seen: list[str] = []
+    use(lambda c: c.wait(7, seen=lambda found: seen.append(found["state"])))
+    assert seen == ["running", "succeeded"]
+
+
+@pytest.mark.parametrize("timeout", [-1.0, float("nan")])
+def test_a_time_that_is_none_is_refused(use: Use, timeout: float) -> None:
+    with pytest.raises(InvalidInput):
+        use(lambda c: c.wait(7, timeout=timeout))
+
+
+def test_a_refusal_ends_the_wait(service: Service, use: Use) -> None:
+    service.script = [refuse(404, "unknown_job")]
+    with pytest.raises(Problem):
+        use(lambda c: c.wait(7, timeout=60))
+    assert len(service.requests) == 1
+
+
+def test_a_long_batch_is_sent_line_by_line(service: Service, use: Use) -> None:
+    service.script = [answer(job(job_ids=[1]), 202)]
+    jobs = [{"action": "volume.create", "ref": f"r{n}"} for n in range(1500)]
+    use(lambda c: c.batch(jobs, reason="spring"))
+    [request] = service.requests
+    assert request["headers"]["Content-Type"] == "application/x-ndjson"
+    assert request["headers"]["Reason"] == "spring"
+    assert [json.loads(line) for line in request["body"].splitlines()] == jobs
+
+
+def test_a_short_batch_is_one_document(service: Service, use: Use) -> None:
+    service.script = [answer(job(job_ids=[1]), 202)]
+    use(lambda c: c.batch([{"action": "volume.create"}], reason="frühling"))
+    assert json.loads(service.requests[0]["body"]) == {
+        "jobs": [{"action": "volume.create"}],
+        "reason": "frühling",
+    }
+
+
+def test_the_job_ids_of_a_batch_outlive_the_wait(service: Service, use: Use) -> None:
+    ended = {**ENDED, "job_ids": None}
+    service.script = [answer(job(job_ids=[1, 2]), 202), answer(ended)]
+    assert use(lambda c: c.batch([{}], wait=5))["job_ids"] == [1, 2]
+
+
+def test_a_list_is_read_page_by_page(service: Service, use: Use) -> None:
+    service.script = [
+        answer({"items": [{"id": 3}, {"id": 2}], "cursor": "c1"}),
+        answer({"items": [{"id": 1}], "cursor": None}),
+    ]
+    wanted: dict[str, Any] = {"state": ("waiting", "queued"), "batch": 4}
+    found = use(lambda c: iter(c.jobs(**wanted)) if isinstance(c, Client) else c.jobs(**wanted))
+    assert [item["id"] for item in found] == [3, 2, 1]
+    first, second = (request["path"] for request in service.requests)
+    assert first == "/v1/jobs?state=waiting%2Cqueued&batch_id=4&limit=1000"
+    assert second.endswith("cursor=c1")
+
+
+def event(number: int, text: str = "") -> str:
+    return f"id: {number}\ndata: {json.dumps({'number': number, 'reason': text})}\n\n"
+
+
+def followed(client: Any, count: int) -> Any:
+    """The first ``count`` events of a stream without end."""
+    if isinstance(client, Client):
+        feed = client.follow_events(4)
+        found = [next(feed) for _ in range(count)]
+        feed.close()
+        return found
+
+    async def read() -> list[Any]:
+        feed = client.follow_events(4)
+        found = [await anext(feed) for _ in range(count)]
+        await feed.aclose()
+        return found
+
+    return read()
+
+
+def test_a_stream_that_breaks_is_taken_up_where_it_was_left(service: Service, use: Use) -> None:
+    service.script = [
+        stream(event(5), ": still here\n\n", event(6)[:-9]),
+        drop,
+        stream(event(6) + event(7)),
+    ]
+    assert [found["number"] for found in use(lambda c: followed(c, 3))] == [5, 6, 7]
+    assert [r["headers"]["Last-Event-ID"] for r in service.requests] == ["4", "5", "5"]
+    assert service.requests[0]["headers"]["Accept"] == "text/event-stream"
+
+
+def test_an_event_may_hold_what_unicode_calls_the_end_of_a_line(service: Service, use: Use) -> None:
+    text = "one\u2028two\x0bthree"
+    line = json.dumps({"number": 5, "reason": text}, ensure_ascii=False)
+    service.script = [stream(f"id: 5\ndata: {line}\n\n")]
+    assert use(lambda c: followed(c, 1))[0]["reason"] == text
+
+
+def test_archived_events_are_told_to_who_asks_for_them(service: Service, use: Use) -> None:
+    service.script = [refuse(410, "gone", oldest=100)]
+    with pytest.raises(Gone):
+        use(lambda c: followed(c, 1))
+
+
+def test_events_begin_with_the_oldest_that_is_left(service: Service, use: Use) -> None:
+    service.script = [
+        refuse(410, "gone", oldest=100),
+        answer({"items": [{"number": 100}], "next_after": 100}),
+    ]
+    assert use(lambda c: c.events()) == [{"number": 100}]
+    assert "after=99" in service.requests[1]["path"]
+
+
+def test_an_address_that_is_none_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="is no URL"):
+        Client("http://host:port", "secret")
+
+
+@pytest.mark.parametrize("url", ["ftp://127.0.0.1", "mailto://x"])
+def test_an_address_that_cannot_be_called_is_told(url: str) -> None:
+    with Client(url, "secret") as client, pytest.raises(Unavailable, match="cannot be called"):
+        client.job(7)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Attempt",
+        "ActionDescription",
+        "Attachment",
+        "Backend",
+        "Batch",
+        "Event",
+        "EventPage",
+        "Job",
+        "JobError",
+        "Lock",
+        "NewToken",
+        "Plan",
+        "PlannedJob",
+        "Progress",
+        "Snapshot",
+        "Step",
+        "Token",
+        "Volume",
+        "WaitingOn",
+    ],
+)
+def test_the_client_knows_every_field_the_service_answers(name: str) -> None:
+    shape, model = getattr(shapes, name), getattr(models, name)
+    assert set(get_type_hints(shape)) == set(model.model_fields)
