@@ -6,6 +6,7 @@ import os
 import socket
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
@@ -37,6 +38,18 @@ def _resolve_secret(value: Any) -> Any:
     return value
 
 
+def _check_url(url: str | None) -> str | None:
+    """Refuse what is no URL without repeating it: it may hold a password."""
+    try:
+        if url is not None:
+            _ = urlsplit(url).port
+    except ValueError:
+        raise ValueError(
+            "this is no URL; special characters in its password must be percent-encoded"
+        ) from None
+    return url
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
@@ -50,6 +63,7 @@ class DatabaseSettings(_Section):
     pool_size: int = Field(default=10, ge=1, le=1000)
 
     _secret = field_validator("url", mode="before")(_resolve_secret)
+    _url = field_validator("url")(_check_url)
 
 
 class BrokerSettings(_Section):
@@ -60,6 +74,7 @@ class BrokerSettings(_Section):
     )
 
     _secret = field_validator("url", mode="before")(_resolve_secret)
+    _url = field_validator("url")(_check_url)
 
 
 class WorkerSettings(_Section):

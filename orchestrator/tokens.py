@@ -35,9 +35,13 @@ def create(
     Raises `AlreadyExists` if a valid token has this name.
     """
     taken = connection.execute(
-        select(tokens.c.id).where(tokens.c.name == name, tokens.c.revoked_at.is_(None))
+        select(tokens.c.id, (tokens.c.expires_at <= db_now()).label("expired")).where(
+            tokens.c.name == name, tokens.c.revoked_at.is_(None)
+        )
     ).first()
-    if taken is not None:
+    if taken is not None and taken.expired:
+        revoke(connection, taken.id, actor)
+    elif taken is not None:
         raise AlreadyExists(
             f"there is a token named {name!r} already: revoke it first", field="name"
         )
@@ -75,9 +79,14 @@ def revoke(connection: Connection, id_: str, actor: str) -> None:
 
 
 def valid_tokens(connection: Connection) -> list[dict[str, Any]]:
-    """Tokens that are not revoked, by name; never their secrets."""
+    """Tokens that are neither revoked nor expired, by name; never their secrets."""
     rows = connection.execute(
-        select(tokens).where(tokens.c.revoked_at.is_(None)).order_by(tokens.c.name)
+        select(tokens)
+        .where(
+            tokens.c.revoked_at.is_(None),
+            or_(tokens.c.expires_at.is_(None), tokens.c.expires_at > db_now()),
+        )
+        .order_by(tokens.c.name)
     ).mappings()
     return [describe(row) for row in rows]
 

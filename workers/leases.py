@@ -38,7 +38,7 @@ class Held:
     lease_until: float
     #: When the attempt has had its time.
     deadline: float
-    #: An earlier attempt may have changed what is not newly made: then the job is finished,
+    #: False once what is not newly made may have been changed: then the job is finished,
     #: because only that leaves a state that can be told.
     cancelable: bool
     lost: bool = False
@@ -75,7 +75,7 @@ class Leases:
                 claim,
                 lease_until=until,
                 deadline=time.monotonic() + claim.action.time_limit,
-                cancelable=claim.first or claim.action.creates,
+                cancelable=claim.action.creates or not claim.touched,
                 canceled=claim.cancel_requested,
             )
             for claim in claims

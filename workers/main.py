@@ -29,6 +29,8 @@ log = structlog.get_logger(__name__)
 #: Seconds between signs of life, and between looks at the backends.
 _SEEN_SECONDS = 4.0
 _LOOK_SECONDS = 60.0
+#: Seconds that an outcome may wait to be written with others.
+_WRITE_SECONDS = 0.25
 #: Beyond the time for safe points, how long Celery may take to come to an end.
 _EXIT_SECONDS = 5.0
 
@@ -65,6 +67,10 @@ def run(settings: Settings) -> None:
             )
         )
 
+    def keep_moving() -> None:
+        runner.hand_back_held_up()
+        runner.write_ready()
+
     def look_for_work() -> None:
         for name in runner.queues:
             runner.drain(name)
@@ -74,6 +80,8 @@ def run(settings: Settings) -> None:
     clocks = [
         _Clock("seen", _SEEN_SECONDS, sign_of_life),
         _Clock("look", _LOOK_SECONDS, serving.look_at_all),
+        # Outcomes do not wait for the end of their group.
+        _Clock("write", _WRITE_SECONDS, keep_moving),
         # Beside the messages: work is found even if the broker is gone or has forgotten us.
         _Clock("claim", settings.worker.claim_seconds, look_for_work),
     ]

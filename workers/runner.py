@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections import deque
 
 import structlog
 
-from orchestrator.domain.errors import Problem
+from orchestrator.domain.errors import InternalError, Problem
 from orchestrator.jobs.claim import MOST_CLAIMED, Claim, claim
-from orchestrator.jobs.finish import Finished, Outcome, finish
+from orchestrator.jobs.finish import Ending, Finished, Outcome, finish
 from orchestrator.jobs.notices import Notices
 from orchestrator.jobs.wakeups import CONTROL_QUEUE, Wakeups, backend_queue, host_queue
 from orchestrator.settings import Settings
@@ -20,10 +22,37 @@ from workers.serving import Serving
 
 log = structlog.get_logger(__name__)
 
-#: Outcomes are written at least this often while a group is being worked on.
-_WRITE_SECONDS = 0.25
+#: A job may wait this long in a group behind another that takes its time.
+_PATIENCE_SECONDS = 5.0
 #: Seconds between tries to write outcomes while the database is away.
 _AGAIN_SECONDS = 1.0
+
+
+class _NotStored(InternalError):
+    """What the job achieved could not be recorded: look at the storage, and at the log."""
+
+
+class _Group:
+    """Claimed jobs that one thread does, one after the other."""
+
+    def __init__(self, held: list[Held]) -> None:
+        self._left = deque(held)
+        self._guard = threading.Lock()
+        #: When the job that is being done was begun.
+        self.taken_at = time.monotonic()
+
+    def take(self) -> Held | None:
+        """The next job; None when there is none left."""
+        with self._guard:
+            self.taken_at = time.monotonic()
+            return self._left.popleft() if self._left else None
+
+    def give_up(self) -> list[Held]:
+        """The jobs that were not begun; they are no longer the group's."""
+        with self._guard:
+            left = list(self._left)
+            self._left.clear()
+            return left
 
 
 class Runner:
@@ -46,6 +75,9 @@ class Runner:
         self._wakeups = wakeups
         self._notices = Notices(settings.broker_url)
         self._worker = worker
+        self._guard = threading.Lock()
+        self._groups: list[_Group] = []
+        self._ready: list[tuple[Held, Outcome]] = []
         self.queues = [
             CONTROL_QUEUE,
             *(backend_queue(name) for name in serving.names.values()),
@@ -75,19 +107,39 @@ class Runner:
         self._notices.close()
 
     def _work_on(self, held: list[Held]) -> None:
-        ready: list[tuple[Held, Outcome]] = []
-        written = time.monotonic()
+        group = _Group(held)
+        with self._guard:
+            self._groups.append(group)
         try:
-            for one in held:
+            while (one := group.take()) is not None:
                 outcome = self._attempt(one)
-                if outcome is not None:
-                    ready.append((one, outcome))
-                if time.monotonic() - written >= _WRITE_SECONDS:
-                    self._write(ready)
-                    ready, written = [], time.monotonic()
-            self._write(ready)
+                if outcome is None:
+                    self._leases.drop([one])
+                else:
+                    self._keep([(one, outcome)])
         finally:
-            self._leases.drop(held)
+            with self._guard:
+                self._groups.remove(group)
+            self.write_ready()
+
+    def write_ready(self) -> None:
+        """Write the outcomes there are; called at the end of a group and from time to time."""
+        with self._guard:
+            ready, self._ready = self._ready, []
+        self._write(ready)
+
+    def hand_back_held_up(self) -> None:
+        """Give jobs back that wait in a group behind one that takes long: others can do them."""
+        now = time.monotonic()
+        with self._guard:
+            slow = [group for group in self._groups if now - group.taken_at > _PATIENCE_SECONDS]
+        for group in slow:
+            left = group.give_up()
+            self._keep([(one, Outcome(ending=Ending.HANDED_BACK)) for one in left])
+
+    def _keep(self, outcomes: list[tuple[Held, Outcome]]) -> None:
+        with self._guard:
+            self._ready += outcomes
 
     def _attempt(self, held: Held) -> Outcome | None:
         one = held.claim
@@ -104,6 +156,10 @@ class Runner:
             )
             self._log(one, outcome)
             return outcome
+        except Exception:
+            # Not the job's own failure, which `attempt` has told: its lease runs out.
+            log.exception("job.attempt_broke")
+            return None
         finally:
             structlog.contextvars.clear_contextvars()
 
@@ -129,10 +185,27 @@ class Runner:
                 if not problem.retryable or time.monotonic() >= until:
                     # Whoever takes these up asks the backend what is there.
                     log.error("outcomes.not_written", jobs=len(ready), why=problem.detail)
+                    self._leases.drop([one for one, _ in ready])
                     return
                 time.sleep(_AGAIN_SECONDS)
+            except Exception as error:
+                self._write_each(ready, error)
+                return
         self._leases.drop([one for one, _ in ready])
         self._tell(finished)
+
+    def _write_each(self, ready: list[tuple[Held, Outcome]], error: Exception) -> None:
+        """One outcome of a group cannot be stored: the others can, and that one fails."""
+        if len(ready) > 1:
+            for entry in ready:
+                self._write([entry])
+            return
+        [(one, outcome)] = ready
+        log.error("outcomes.refused", job=one.claim.job_id, exc_info=error)
+        if isinstance(outcome.problem, _NotStored):
+            self._leases.drop([one])
+            return
+        self._write([(one, Outcome(ending=Ending.FAILED, problem=_NotStored()))])
 
     def _tell(self, finished: Finished) -> None:
         if finished.lost:

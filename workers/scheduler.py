@@ -95,6 +95,7 @@ class Scheduler:
 
     def _overlooked(self) -> None:
         self._wakeups.send(self._database.transact(schedule.queue_overlooked))
+        self._tell(self._database.transact(schedule.cancel_overlooked))
         self._database.transact(put_back_blocked)
 
     def _dead_hosts(self) -> None:
@@ -110,15 +111,18 @@ class Scheduler:
 
     def _retain(self) -> None:
         retention = self._settings.retention
-        deleted = self._database.transact(
-            lambda connection: schedule.retain(
-                connection,
-                idempotency_days=retention.idempotency_days,
-                jobs_days=retention.jobs_days,
+        while True:
+            deleted = self._database.transact(
+                lambda connection: schedule.retain(
+                    connection,
+                    idempotency_days=retention.idempotency_days,
+                    jobs_days=retention.jobs_days,
+                )
             )
-        )
-        if any(deleted.values()):
-            log.info("scheduler.retention", **deleted)
+            if any(deleted.values()):
+                log.info("scheduler.retention", **deleted)
+            if not deleted["jobs"]:
+                return
 
 
 def run(settings: Settings) -> None:

@@ -82,6 +82,9 @@ class Serving:
         noted as written: from then on a missing one means that the storage is not there.
         """
 
+        # Asked before the transaction: storage that hangs must not hold up the database.
+        there = driver.read_identity()
+
         def decide(connection: Connection) -> Any:
             row = connection.execute(
                 select(backends.c.identity, backends.c.identity_written)
@@ -89,8 +92,7 @@ class Serving:
                 .with_for_update()
             ).one()
             if row.identity is None:
-                found = driver.read_identity()
-                if found is not None:
+                if there is not None:
                     raise IdentityMismatch(
                         "the storage bears the marker of another backend or installation. If it "
                         "is to be taken over, an administrator can say so with 'orchestrator "

@@ -173,6 +173,7 @@ def upgrade() -> None:
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("priority", sa.SmallInteger(), server_default=sa.text("0"), nullable=False),
         sa.Column("queue", sa.String(length=300), nullable=False),
+        sa.Column("after", sa.String(length=8), server_default="success", nullable=False),
         sa.Column("cost", sa.SmallInteger(), nullable=False),
         sa.Column("promised_bytes", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
         sa.Column("begun", sa.Boolean(), server_default=sa.text("false"), nullable=False),
@@ -203,7 +204,8 @@ def upgrade() -> None:
             name=op.f("ck_jobs_finished"),
         ),
         sa.CheckConstraint(
-            "state <> 'running' OR (begun AND fence IS NOT NULL AND worker IS NOT NULL AND lease_expires_at IS NOT NULL)",
+            "state <> 'running' OR (begun AND fence IS NOT NULL AND worker IS NOT NULL"
+            " AND lease_expires_at IS NOT NULL)",
             name=op.f("ck_jobs_leased"),
         ),
         sa.CheckConstraint(
@@ -211,7 +213,8 @@ def upgrade() -> None:
             name=op.f("ck_jobs_state"),
         ),
         sa.CheckConstraint(
-            "state NOT IN ('succeeded', 'failed') OR (outcome_fence IS NOT NULL AND outcome_fence = fence)",
+            "state NOT IN ('succeeded', 'failed')"
+            " OR (outcome_fence IS NOT NULL AND outcome_fence = fence)",
             name=op.f("ck_jobs_fenced"),
         ),
         sa.CheckConstraint("priority BETWEEN -20 AND 19", name=op.f("ck_jobs_priority")),

@@ -12,6 +12,9 @@ from orchestrator.domain.states import BackendState, JobState, Role, SnapshotSta
 
 T = TypeVar("T")
 
+#: What a token may be called.
+TOKEN_NAME = r"^[A-Za-z0-9._@-]+$"
+
 
 class Answer(BaseModel):
     """Base of all answers."""
@@ -55,7 +58,7 @@ class WaitingOn(Answer):
     """What a job waits for."""
 
     kind: str = Field(
-        description="earlier_job, dependency, start_time, back_off, draining_backend, host_down.",
+        description="earlier_job, dependency, start_time, back_off, draining_backend, host_down, no_worker.",
         examples=["earlier_job"],
     )
     detail: str = Field(description="The same in words.")

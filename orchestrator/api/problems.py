@@ -71,8 +71,10 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> JSONResponse:
-        if error.status_code == NotFound.status:
-            problem: Problem = NotFound(f"there is nothing at {request.url.path}")
+        if isinstance(error.__cause__, Problem):
+            problem: Problem = error.__cause__  # raised while the body was received
+        elif error.status_code == NotFound.status:
+            problem = NotFound(f"there is nothing at {request.url.path}")
         elif error.status_code == MalformedBody.status:
             problem = MalformedBody(str(error.detail))
         else:

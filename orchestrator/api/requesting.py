@@ -124,7 +124,7 @@ def position_of(cursor: str | None, kind: type[int] | type[str]) -> Any:
     except ValueError:
         position = None
     in_range = not isinstance(position, int) or 0 <= position <= MAX_ID
-    if type(position) is not kind or not in_range:
+    if type(position) is not kind or not in_range or "\0" in str(position):
         raise InvalidInput("the cursor is not one this service gave out", field="cursor")
     return position
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -13,7 +14,7 @@ from sqlalchemy import Connection
 
 from orchestrator.api import models
 from orchestrator.api.waiters import Waiters
-from orchestrator.domain.errors import Problem
+from orchestrator.domain.errors import Gone, Problem, UnknownJob
 from orchestrator.jobs.finish import Finished
 from orchestrator.jobs.notices import Notices
 from orchestrator.jobs.submit import Accepted, PlannedJob, Submission, plan, submit
@@ -59,10 +60,7 @@ class Service:
 
     def plan(self, submission: Submission) -> list[PlannedJob]:
         """What the submission would do; nothing is kept."""
-        with self.database.write() as connection:
-            planned = plan(connection, submission)
-            connection.rollback()
-        return planned
+        return self.database.transact(lambda connection: plan(connection, submission))
 
     def read(self, work: Callable[[Connection], T]) -> T:
         """Run a reading function on one state of the database."""
@@ -90,7 +88,7 @@ class _Committer:
     """Commits submissions that arrive together in one transaction.
 
     Each is accepted or refused by itself: a refused one has changed nothing yet when its
-    checks raise. If the transaction as a whole fails, each is tried alone.
+    checks raise. If the transaction as a whole is refused, each is tried alone.
     """
 
     def __init__(self, database: Database, max_attempts: int, wakeups: Wakeups) -> None:
@@ -136,8 +134,11 @@ class _Committer:
         try:
             fates = self._commit([submission for submission, _ in group])
         except Exception as error:
-            if len(group) == 1:
-                group[0][1].set_exception(error)
+            if len(group) == 1 or isinstance(error, Problem):
+                # The commit may have taken effect although its answer was lost: to submit
+                # again is for the client to decide, which has a key for that.
+                for _, future in group:
+                    future.set_exception(error)
                 return
             for entry in group:
                 self._settle([entry])
@@ -181,6 +182,18 @@ def _raiser(problem: Problem) -> Callable[[], Receipt]:
     return fate
 
 
+@contextmanager
+def naming_archived() -> Iterator[None]:
+    """A key may outlive its job, where retention says so."""
+    try:
+        yield
+    except UnknownJob as problem:
+        raise Gone(
+            "the job that this key was first used for has been deleted by retention: use a new key",
+            field="Idempotency-Key",
+        ) from problem
+
+
 def _receipt(connection: Connection, accepted: Accepted) -> Receipt:
     if accepted.batch_id is not None:
         view: dict[str, Any] = {
@@ -190,7 +203,8 @@ def _receipt(connection: Connection, accepted: Accepted) -> Receipt:
         return Receipt("batch", accepted.batch_id, view, accepted.repeated)
     [job_id] = accepted.job_ids
     if accepted.repeated:
-        view = job_view(connection, job_id)
+        with naming_archived():
+            view = job_view(connection, job_id)
     else:
         [row] = accepted.rows
         backend = accepted.backends[row["backend_id"]]

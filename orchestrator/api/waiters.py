@@ -11,7 +11,6 @@ from typing import Any
 
 import redis.asyncio as aioredis
 import structlog
-from redis.exceptions import RedisError
 from sqlalchemy import select
 
 from orchestrator.audit.events import latest_number
@@ -69,7 +68,7 @@ class Waiters:
         ]
 
     async def stop(self) -> None:
-        """Stop listening, and let every waiter go with what it has."""
+        """Stop listening; requests that still wait are broken off."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -123,7 +122,7 @@ class Waiters:
                     async for message in pubsub.listen():
                         if message["type"] == "message":
                             await self._heard(json.loads(message["data"]))
-            except (RedisError, OSError, ValueError) as error:
+            except Exception as error:
                 log.warning("waiters.no_notices", error=str(error))
             await asyncio.sleep(_RECONNECT_SECONDS)
 

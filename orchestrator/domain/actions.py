@@ -171,6 +171,7 @@ class Lane(StrEnum):
     VOLUME = "volume"
     SOURCE = "source"  # params.source
     NEW_NAME = "new_name"  # params.new_name
+    BACKEND = "backend"  # the backend's own state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -435,7 +436,7 @@ _DECLARED = (
         audit="set backend {backend} to draining",
         role=Role.ADMIN,
         volume=Need.NO,
-        lanes=(),
+        lanes=(Lane.BACKEND,),
         administrative=True,
         route=("POST", "/drain"),
     ),
@@ -445,7 +446,7 @@ _DECLARED = (
         audit="resumed backend {backend}",
         role=Role.ADMIN,
         volume=Need.NO,
-        lanes=(),
+        lanes=(Lane.BACKEND,),
         administrative=True,
         route=("POST", "/resume"),
     ),

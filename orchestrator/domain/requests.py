@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     AwareDatetime,
     BaseModel,
     ConfigDict,
@@ -16,7 +18,7 @@ from pydantic import (
     ValidationError,
     create_model,
 )
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from orchestrator.domain.actions import ACTIONS, Action, Need
 from orchestrator.domain.errors import (
@@ -39,6 +41,16 @@ MAX_ID = 2**63 - 1
 JobId = Annotated[int, Field(ge=1, le=MAX_ID)]
 Ref = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._:-]+$")]
 Reason = Annotated[str, Field(max_length=500, pattern=r"^[^\x00-\x08\x0b-\x1f]*$")]
+
+
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise PydanticCustomError("invalid_input", "this time cannot be told in UTC") from None
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 Priority = Annotated[int, Field(ge=-20, le=19)]
 
 
@@ -48,7 +60,7 @@ class JobOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     priority: Priority = Field(default=0, description="-20 is first, 19 last.")
-    run_at: AwareDatetime | None = Field(
+    run_at: Moment | None = Field(
         default=None, description="Not before this time (RFC 3339, with its zone)."
     )
     depends_on: list[JobId | Ref] = Field(

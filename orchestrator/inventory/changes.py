@@ -83,27 +83,22 @@ def set_backend(backend_id: int, **values: Any) -> Set:
 
 
 def apply(connection: Connection, changes: Iterable[Change], now: datetime) -> None:
-    """Write changes in few statements. Changes of one kind to one row do not repeat."""
-    sets: dict[tuple[Table, tuple[str, ...]], list[dict[str, Any]]] = defaultdict(list)
+    """Write changes in few statements; of two that set one column of a row the last holds."""
+    merged: dict[tuple[Table, str | int], dict[str, Any]] = defaultdict(dict)
     gone_volumes: list[str] = []
     gone_snapshots: list[str] = []
     uses: list[Attached | Detached | Opened] = []
     for change in changes:
         match change:
             case Set(table, id_, values):
-                stamped = dict(values)
-                if table is volumes:
-                    stamped["changed_at"] = now
-                columns = tuple(sorted(stamped))
-                sets[table, columns].append({"id": id_, **stamped})
+                merged[table, id_].update(values)
             case VolumeGone(volume_id):
                 gone_volumes.append(volume_id)
             case SnapshotGone(snapshot_id):
                 gone_snapshots.append(snapshot_id)
             case _:
                 uses.append(change)
-    for (table, _), rows in sets.items():
-        update_rows(connection, table, ["id"], rows)
+    _set(connection, merged, now)
     if gone_volumes:
         _remove_volumes(connection, gone_volumes, now)
     if gone_snapshots:
@@ -114,6 +109,18 @@ def apply(connection: Connection, changes: Iterable[Change], now: datetime) -> N
         )
     if uses:
         _use(connection, uses, now)
+
+
+def _set(
+    connection: Connection, merged: dict[tuple[Table, str | int], dict[str, Any]], now: datetime
+) -> None:
+    """One statement for all rows of a table that set the same columns."""
+    alike: dict[tuple[Table, tuple[str, ...]], list[dict[str, Any]]] = defaultdict(list)
+    for (table, id_), values in merged.items():
+        stamped = {**values, "changed_at": now} if table is volumes else values
+        alike[table, tuple(sorted(stamped))].append({"id": id_, **stamped})
+    for (table, _), rows in alike.items():
+        update_rows(connection, table, ["id"], rows)
 
 
 def _remove_volumes(connection: Connection, ids: list[str], now: datetime) -> None:

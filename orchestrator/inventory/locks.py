@@ -5,22 +5,33 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, delete, or_, select, update
 
 from orchestrator.audit.events import Event, record
-from orchestrator.domain.errors import InvalidInput, Locked, NotAllowed, WrongState
+from orchestrator.domain.actions import ACTIONS
+from orchestrator.domain.errors import (
+    InUse,
+    InvalidInput,
+    Locked,
+    NotAllowed,
+    VolumeReplaced,
+    WrongState,
+)
 from orchestrator.domain.states import Role, VolumeState
 from orchestrator.inventory.volumes import lock_of, volume_row
 from orchestrator.jobs.submit import Actor
 from orchestrator.store.bulk import insert_rows
 from orchestrator.store.columns import db_now
-from orchestrator.store.tables import locks, volumes
+from orchestrator.store.tables import job_steps, jobs, locks, volumes
 
 
 def _held(connection: Connection, backend: str, volume: str) -> tuple[Any, Any, datetime]:
     """The volume's row, locked, its lock's row if it has a valid one, and the time."""
+    seen = volume_row(connection, backend, volume)
+    connection.execute(select(volumes.c.id).where(volumes.c.id == seen["id"]).with_for_update())
     row = volume_row(connection, backend, volume)
-    connection.execute(select(volumes.c.id).where(volumes.c.id == row["id"]).with_for_update())
+    if row["id"] != seen["id"]:
+        raise VolumeReplaced(f"volume {volume!r} was replaced just now: try again", field="volume")
     now: datetime = connection.execute(select(db_now())).scalar_one()
     found = (
         connection.execute(select(locks).where(locks.c.volume_id == row["id"])).mappings().first()
@@ -56,6 +67,7 @@ def take(
             field="owner",
             lock_owner=found["owner"],
         )
+    _refuse_during_change(connection, row["id"], volume, owner)
     expires = now + timedelta(seconds=seconds) if seconds is not None else None
     values = {"reason": reason, "taken_by": actor.name, "expires_at": expires}
     if found is None:
@@ -67,6 +79,29 @@ def take(
         _record(connection, "lock.renewed", row, backend, actor, reason, owner, owner, now)
         new = {**found, **values}
     return lock_of(new)
+
+
+def _refuse_during_change(connection: Connection, volume_id: str, volume: str, owner: str) -> None:
+    """Refuse a lock while a job that it would have forbidden is already at work."""
+    forbidden = [action.name for action in ACTIONS.values() if action.respects_lock]
+    at_work = connection.execute(
+        select(jobs.c.id)
+        .join(job_steps, job_steps.c.job_id == jobs.c.id)
+        .where(
+            jobs.c.volume_id == volume_id,
+            jobs.c.finished_at.is_(None),
+            jobs.c.begun,
+            jobs.c.action.in_(forbidden),
+            or_(jobs.c.host.is_(None), jobs.c.host != owner),
+        )
+        .limit(1)
+    ).scalar()
+    if at_work is not None:
+        raise InUse(
+            f"job {at_work} is changing volume {volume!r} already: wait for its end",
+            field="volume",
+            job=at_work,
+        )
 
 
 def release(

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, and_, or_, select
+from sqlalchemy import Connection, RowMapping, and_, func, or_, select
 
 from orchestrator.domain.errors import NotAttached, UnknownBackend, UnknownSnapshot, UnknownVolume
 from orchestrator.domain.states import VolumeState
@@ -51,7 +51,7 @@ def list_volumes(
     if after is not None:
         conditions.append(volumes.c.name > after)
     if prefix:
-        conditions.append(volumes.c.name.startswith(prefix, autoescape=True))
+        conditions.append(func.substr(volumes.c.name, 1, len(prefix)) == prefix)
     rows = (
         connection.execute(select(volumes).where(*conditions).order_by(volumes.c.name).limit(limit))
         .mappings()

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, select, update
 
 from orchestrator.audit.events import Event, record
+from orchestrator.domain.actions import ACTIONS
 from orchestrator.domain.errors import JobEnded, UnknownJob
 from orchestrator.domain.states import JobState
 from orchestrator.jobs.finish import Finished, cancel_unbegun
@@ -16,7 +17,7 @@ from orchestrator.jobs.lanes import promote
 from orchestrator.jobs.views import batch_view
 from orchestrator.store.bulk import among
 from orchestrator.store.columns import db_now
-from orchestrator.store.tables import backends, jobs
+from orchestrator.store.tables import backends, job_steps, jobs
 
 
 def _held(connection: Connection, job_id: int) -> Any:
@@ -36,8 +37,20 @@ def _held(connection: Connection, job_id: int) -> Any:
     return row
 
 
+def _untouched(connection: Connection, row: Any) -> bool:
+    """Whether a job that does not run has changed nothing yet, so that it can simply end."""
+    if row["state"] == JobState.RUNNING:
+        return False
+    if not row["begun"]:
+        return True
+    if ACTIONS[row["action"]].creates:
+        return False  # a worker takes away what it may have made
+    steps = select(job_steps.c.seq).where(job_steps.c.job_id == row["id"]).limit(1)
+    return connection.execute(steps).first() is None
+
+
 def cancel(connection: Connection, job_id: int, actor: str) -> Finished:
-    """Cancel a job: at once if it has not begun, else at its next safe point.
+    """Cancel a job: at once if it has changed nothing, else at its next safe point.
 
     Raises `UnknownJob`, and `JobEnded` if there is nothing left to cancel.
     """
@@ -45,7 +58,7 @@ def cancel(connection: Connection, job_id: int, actor: str) -> Finished:
     if row["finished_at"] is not None:
         raise JobEnded(f"job {job_id} has already {_said(row['state'])}", state=row["state"])
     now: datetime = connection.execute(select(db_now())).scalar_one()
-    if not row["begun"]:
+    if _untouched(connection, row):
         return cancel_unbegun(connection, [row], actor, now)
     if row["cancel_requested_at"] is None:
         connection.execute(
@@ -76,7 +89,11 @@ def cancel_batch(connection: Connection, batch_id: int, actor: str) -> Finished:
         .all()
     )
     now: datetime = connection.execute(select(db_now())).scalar_one()
-    begun = [row["id"] for row in rows if row["begun"] and row["cancel_requested_at"] is None]
+    untouched = [row for row in rows if _untouched(connection, row)]
+    ending = {row["id"] for row in untouched}
+    begun = [
+        row["id"] for row in rows if row["id"] not in ending and row["cancel_requested_at"] is None
+    ]
     if begun:
         connection.execute(
             update(jobs)
@@ -90,7 +107,7 @@ def cancel_batch(connection: Connection, batch_id: int, actor: str) -> Finished:
             now,
         )
     wake = promote(connection, begun)
-    ended = cancel_unbegun(connection, [row for row in rows if not row["begun"]], actor, now)
+    ended = cancel_unbegun(connection, untouched, actor, now)
     return replace(ended, wake=sorted({*wake, *ended.wake}))
 
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, bindparam, select, text, update
+from sqlalchemy import Connection, RowMapping, bindparam, or_, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from orchestrator.audit.events import Event, record
 from orchestrator.domain.actions import Action
-from orchestrator.domain.errors import Problem
+from orchestrator.domain.errors import Locked, Problem
 from orchestrator.domain.states import JobState, SnapshotState, VolumeState
 from orchestrator.jobs import rules
 from orchestrator.jobs.lanes import lane_taken
@@ -24,7 +24,7 @@ from orchestrator.store.bulk import among, draw, insert_rows
 from orchestrator.store.columns import Json, UtcDateTime, db_now
 from orchestrator.store.database import Database
 from orchestrator.store.statements import CLAIM_POSTGRESQL, CLAIM_SQLITE
-from orchestrator.store.tables import job_lanes, job_steps, jobs, snapshots, volumes
+from orchestrator.store.tables import job_lanes, job_steps, jobs, locks, snapshots, volumes
 
 #: At most this many jobs are claimed at once, however cheap they are.
 MOST_CLAIMED = 200
@@ -58,8 +58,9 @@ class Claim:
     submitted_by: str
     queue: str
     cancel_requested: bool
-    #: No worker has had this job before.
-    first: bool
+    #: An earlier attempt may have changed the storage: it has written a step, or the row of
+    #: what it makes. Until then the job is checked again each time it is claimed.
+    touched: bool
     #: The target (for a clone, the source) as the inventory has it, before the job.
     volume: VolumeOutlook | None
     source: VolumeOutlook | None
@@ -124,9 +125,18 @@ def _claim(
     )
     outlook = _look(connection, rows)
     names = {backend.id: backend.name for backend in outlook.backends.values()}
-    steps = _steps(connection, [row["id"] for row in rows if row["claims"] > 1])
+    again = [row for row in rows if row["claims"] > 1]
+    steps = _steps(connection, [row["id"] for row in again])
+    born = _born(connection, again)
     claims = [
-        _claim_of(row, outlook, names[row["backend_id"]], steps.get(row["id"], [])) for row in rows
+        _claim_of(
+            row,
+            outlook,
+            names[row["backend_id"]],
+            steps.get(row["id"], []),
+            touched=row["id"] in steps or row["id"] in born,
+        )
+        for row in rows
     ]
     _give_birth(connection, claims, now)
     record(connection, [_started(claim) for claim in claims], now)
@@ -175,11 +185,13 @@ def _look(connection: Connection, rows: Sequence[RowMapping]) -> Outlook:
     return outlook
 
 
-def _claim_of(row: RowMapping, outlook: Outlook, backend_name: str, steps: list[Step]) -> Claim:
+def _claim_of(
+    row: RowMapping, outlook: Outlook, backend_name: str, steps: list[Step], *, touched: bool
+) -> Claim:
     intent = intent_of(row, backend_name)
     backend = outlook.backends[backend_name]
     refused: Problem | None = None
-    if row["claims"] == 1:
+    if not touched:
         try:
             rules.check(outlook, intent)
         except Problem as problem:
@@ -199,12 +211,23 @@ def _claim_of(row: RowMapping, outlook: Outlook, backend_name: str, steps: list[
         submitted_by=row["submitted_by"],
         queue=row["queue"],
         cancel_requested=row["cancel_requested_at"] is not None,
-        first=row["claims"] == 1,
+        touched=touched,
         volume=outlook.volume(backend_name, intent.volume) if intent.volume else None,
         source=outlook.volume(backend_name, source) if source else None,
         steps=steps,
         refused=refused,
     )
+
+
+def _born(connection: Connection, rows: Sequence[RowMapping]) -> set[int]:
+    """Those of these jobs that have inserted the row of what they make."""
+    found: set[int] = set()
+    for table, column in ((volumes, "volume_id"), (snapshots, "snapshot_id")):
+        ids = [row[column] for row in rows if row[column] is not None]
+        if ids:
+            query = select(table.c.created_by_job).where(among(connection, table.c.id, ids))
+            found.update(connection.execute(query).scalars())
+    return found & {row["id"] for row in rows}
 
 
 def _steps(connection: Connection, ids: list[int]) -> dict[int, list[Step]]:
@@ -227,7 +250,7 @@ def _give_birth(connection: Connection, claims: Iterable[Claim], now: datetime) 
     new_snapshots: list[dict[str, Any]] = []
     for claim in claims:
         intent = claim.intent
-        if not claim.action.creates or claim.refused or not claim.first:
+        if not claim.action.creates or claim.refused or claim.touched:
             continue
         if claim.action.kind == "snapshot":
             assert claim.volume is not None  # noqa: S101 - the rule has checked it
@@ -360,6 +383,8 @@ def write_step(connection: Connection, claim: Claim, step: Step) -> bool:
     ).first()
     if still is None:
         return False
+    if claim.action.respects_lock:
+        _refuse_locked(connection, claim)
     values = {
         "fence": claim.fence,
         "name": step.name,
@@ -375,3 +400,25 @@ def write_step(connection: Connection, claim: Claim, step: Step) -> bool:
     if changed.rowcount == 0:
         connection.execute(job_steps.insert().values(job_id=claim.job_id, seq=step.seq, **values))
     return True
+
+
+def _refuse_locked(connection: Connection, claim: Claim) -> None:
+    """Refuse to begin under another host's lock; once begun, no lock is given out.
+
+    Whoever takes a lock holds the volume's row, too (`orchestrator.inventory.locks`).
+    """
+    volume_id, host = claim.intent.volume_id, claim.intent.host
+    connection.execute(
+        select(volumes.c.id).where(volumes.c.id == volume_id).with_for_update(read=True)
+    )
+    owner = connection.execute(
+        select(locks.c.owner).where(
+            locks.c.volume_id == volume_id,
+            or_(locks.c.expires_at.is_(None), locks.c.expires_at > db_now()),
+        )
+    ).scalar()
+    if owner is not None and owner != host:
+        raise Locked(
+            f"host {owner} has taken the lock on volume {claim.intent.volume!r} meanwhile",
+            lock_owner=owner,
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -44,13 +44,11 @@ class Ending(StrEnum):
     HANDED_BACK = "handed_back"
 
 
-#: The state a job is in after an attempt that ended so.
+#: The state of a job that an attempt has ended so.
 _STATES = {
     Ending.SUCCEEDED: JobState.SUCCEEDED,
     Ending.FAILED: JobState.FAILED,
     Ending.CANCELED: JobState.CANCELED,
-    Ending.RETRY: JobState.WAITING,
-    Ending.HANDED_BACK: JobState.QUEUED,
 }
 
 
@@ -94,28 +92,33 @@ def finish(connection: Connection, outcomes: Sequence[tuple[Claim, Outcome]]) ->
     are locked in the order of their ids before anything else is touched.
     """
     ids = [claim.job_id for claim, _ in outcomes]
-    ours = {
-        (row.id, row.fence)
+    held = {
+        (row.id, row.fence): row
         for row in connection.execute(
-            select(jobs.c.id, jobs.c.fence)
+            select(jobs.c.id, jobs.c.fence, jobs.c.cancel_requested_at, jobs.c.worker)
             .where(among(connection, jobs.c.id, ids), jobs.c.state == JobState.RUNNING)
             .order_by(jobs.c.id)
             .with_for_update()
         )
     }
-    valid = [(c, o) for c, o in outcomes if (c.job_id, c.fence) in ours]
-    lost = [c.job_id for c, _ in outcomes if (c.job_id, c.fence) not in ours]
+    valid = [
+        (c, _without_delay(o) if held[c.job_id, c.fence].cancel_requested_at else o)
+        for c, o in outcomes
+        if (c.job_id, c.fence) in held
+    ]
+    lost = [c.job_id for c, _ in outcomes if (c.job_id, c.fence) not in held]
     if not valid:
         return Finished([], [], [], lost)
     now: datetime = connection.execute(select(db_now())).scalar_one()
     inventory.apply(connection, (change for _, outcome in valid for change in outcome.changes), now)
     _write_outcomes(connection, valid, now)
-    _write_attempts(connection, valid, now)
+    workers = {c.job_id: held[c.job_id, c.fence].worker for c, _ in valid}
+    _write_attempts(connection, valid, workers, now)
     _close_journals(connection, valid)
     record(connection, [event for c, o in valid for event in _events(c, o)], now)
     ended = [(c.job_id, _STATES[o.ending], c.batch_id) for c, o in valid if _ends(o)]
     closed = close(connection, ended, now)
-    handed_back = {c.queue for c, o in valid if o.ending is Ending.HANDED_BACK}
+    handed_back = {c.queue for c, o in valid if _is_queued(o)}
     return Finished(
         ended_jobs=closed.ended_jobs,
         ended_batches=closed.ended_batches,
@@ -126,6 +129,18 @@ def finish(connection: Connection, outcomes: Sequence[tuple[Claim, Outcome]]) ->
 
 def _ends(outcome: Outcome) -> bool:
     return outcome.ending not in (Ending.RETRY, Ending.HANDED_BACK)
+
+
+def _without_delay(outcome: Outcome) -> Outcome:
+    """Whoever has canceled the job need not wait out its back-off."""
+    return replace(outcome, delay=0.0)
+
+
+def _is_queued(outcome: Outcome) -> bool:
+    """Whether another worker may take the job up at once."""
+    if outcome.ending is Ending.RETRY:
+        return outcome.delay <= 0
+    return outcome.ending is Ending.HANDED_BACK
 
 
 def _write_outcomes(
@@ -149,18 +164,18 @@ def _write_outcomes(
                 }
             )
             continue
-        handed_back = outcome.ending is Ending.HANDED_BACK
+        handed_back, queued = outcome.ending is Ending.HANDED_BACK, _is_queued(outcome)
         resumed.append(
             {
                 **key,
-                "state": _STATES[outcome.ending],
+                "state": JobState.QUEUED if queued else JobState.WAITING,
                 # Being handed back at shutdown uses up no attempt.
                 "attempt": claim.attempt - 1 if handed_back else claim.attempt,
                 "error": error,
                 "worker": None,
                 "lease_expires_at": None,
-                "not_before": None if handed_back else now + timedelta(seconds=outcome.delay),
-                "queued_at": now if handed_back else None,
+                "not_before": None if queued else now + timedelta(seconds=outcome.delay),
+                "queued_at": now if queued else None,
             }
         )
     update_rows(connection, jobs, ["id", "fence"], ended)
@@ -168,7 +183,10 @@ def _write_outcomes(
 
 
 def _write_attempts(
-    connection: Connection, outcomes: Sequence[tuple[Claim, Outcome]], now: datetime
+    connection: Connection,
+    outcomes: Sequence[tuple[Claim, Outcome]],
+    workers: dict[int, str | None],
+    now: datetime,
 ) -> None:
     insert_rows(
         connection,
@@ -178,7 +196,7 @@ def _write_attempts(
                 "job_id": claim.job_id,
                 "fence": claim.fence,
                 "attempt": claim.attempt,
-                "worker": None,
+                "worker": workers[claim.job_id],
                 "ended_at": now,
                 "outcome": outcome.ending,
                 "error": outcome.problem.job_error() if outcome.problem else None,
@@ -260,22 +278,30 @@ def close(
         candidates.update(row.job_id for row in dependents)
         bad = {job_id for job_id, state, _ in level if state is not JobState.SUCCEEDED}
         because = {row.job_id: row.depends_on for row in dependents if row.depends_on in bad}
-        level = _cancel_dependents(connection, because, now)
+        level = cancel_dependents(connection, because, now)
         everything += level
     ended_ids = {job_id for job_id, _, _ in everything}
+    wake: set[str] = set()
+    looked_at: set[int] = set(ended_ids)
     candidates.update(heads(connection, freed))
-    wake = promote(connection, candidates - ended_ids)
+    while candidates - looked_at:
+        wake.update(promote(connection, candidates - looked_at))
+        looked_at |= candidates
+        # A candidate may have been canceled meanwhile by another, which has found nothing to
+        # queue because this job had not ended yet: then the next of the lane is ours to queue.
+        candidates = set(heads(connection, freed))
     return Finished(
         ended_jobs=sorted(ended_ids),
         ended_batches=_count_batches(connection, everything, now),
-        wake=wake,
+        wake=sorted(wake),
         lost=[],
     )
 
 
-def _cancel_dependents(
+def cancel_dependents(
     connection: Connection, because: dict[int, int], now: datetime
 ) -> list[tuple[int, JobState, int | None]]:
+    """Cancel jobs, each because of the job it needed; what was canceled, to be closed."""
     if not because:
         return []
     rows = (
@@ -314,7 +340,7 @@ def _cancellation(job_id: int, problem: Problem, now: datetime) -> dict[str, Any
 
 
 def cancel_event(row: Any, actor: str, problem: Problem) -> Event:
-    """The event of a job that was canceled before it had begun; ``row`` has its backend."""
+    """The event of a job that was canceled by the engine; ``row`` has its backend."""
     return Event(
         kind="job.canceled",
         actor=actor,
@@ -331,8 +357,8 @@ def cancel_event(row: Any, actor: str, problem: Problem) -> Event:
 def cancel_unbegun(
     connection: Connection, rows: Sequence[Any], actor: str, now: datetime
 ) -> Finished:
-    """End jobs that no worker has ever begun, and what depends on them."""
-    problem = Canceled(f"canceled by {actor} before it began")
+    """End jobs that have changed nothing yet, and what depends on them."""
+    problem = Canceled(f"canceled by {actor} before it changed anything")
     update_rows(connection, jobs, ["id"], [_cancellation(row["id"], problem, now) for row in rows])
     record(connection, [cancel_event(row, actor, problem) for row in rows], now)
     ended = [(row["id"], JobState.CANCELED, row["batch_id"]) for row in rows]

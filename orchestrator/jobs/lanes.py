@@ -29,6 +29,7 @@ def lanes_of(
         Lane.VOLUME: volume,
         Lane.SOURCE: params.get("source"),
         Lane.NEW_NAME: params.get("new_name"),
+        Lane.BACKEND: "",  # no volume has this name
     }
     return sorted({f"{backend}/{names[lane]}" for lane in action.lanes})
 
@@ -111,9 +112,7 @@ def promote(connection: Connection, candidates: Iterable[int]) -> list[str]:
         .where(
             among(connection, jobs.c.id, locked),
             jobs.c.state == JobState.WAITING,
-            due(jobs.c.not_before),
-            ~_dependency_unfinished(),
-            or_(jobs.c.begun, ~lane_taken()),
+            runnable(),
         )
         .values(state=JobState.QUEUED, queued_at=db_now(), not_before=None)
         .returning(jobs.c.queue)
@@ -178,12 +177,15 @@ def lane_taken() -> ColumnElement[bool]:
     return or_(begun, before)
 
 
-def _dependency_unfinished() -> ColumnElement[bool]:
+def runnable() -> ColumnElement[bool]:
+    """That nothing stands in the way of the waiting job in `jobs`' row: time, dependency, lane.
+
+    A dependency that did not succeed stands in the way too: the job will be canceled.
+    """
     needed = jobs.alias("needed")
-    return exists().where(
-        and_(
-            job_dependencies.c.job_id == jobs.c.id,
-            needed.c.id == job_dependencies.c.depends_on,
-            needed.c.finished_at.is_(None),
-        )
+    dependency = exists().where(
+        job_dependencies.c.job_id == jobs.c.id,
+        needed.c.id == job_dependencies.c.depends_on,
+        needed.c.state != JobState.SUCCEEDED,
     )
+    return and_(due(jobs.c.not_before), ~dependency, or_(jobs.c.begun, ~lane_taken()))

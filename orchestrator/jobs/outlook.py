@@ -13,7 +13,8 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, func, or_, select
 from orchestrator.domain.actions import ACTIONS, Action
 from orchestrator.domain.errors import UnknownBackend
 from orchestrator.domain.requests import MAX_ID
-from orchestrator.domain.states import VolumeState
+from orchestrator.domain.states import SnapshotState, VolumeState
+from orchestrator.jobs.lanes import lanes_of, lock_for_submission
 from orchestrator.store.bulk import among
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import (
@@ -50,6 +51,7 @@ class SnapshotOutlook:
     id: str
     name: str
     size_bytes: int
+    state: SnapshotState = SnapshotState.AVAILABLE
 
 
 @dataclass
@@ -94,6 +96,8 @@ class BackendOutlook:
     identity_written: bool
     #: Sum of live sizes and of what unfinished jobs will add; read when first needed.
     promised_bytes: int | None = None
+    #: What the present submission itself has promised, not stored yet.
+    promised_here: int = 0
 
 
 class Outlook:
@@ -103,8 +107,12 @@ class Outlook:
         self._connection = connection
         self.backends: dict[str, BackendOutlook] = {}
         self.volumes: dict[tuple[str, str], VolumeOutlook] = {}
-        #: Unfinished jobs that block their lane, by lane, in order: (id, intent).
+        #: Ids of unfinished jobs that block their lane, by lane, in order.
         self.ahead: dict[str, list[int]] = defaultdict(list)
+        #: The last of them that itself runs only if all before it succeed.
+        self.gates: dict[str, int] = {}
+        #: Backends on which only this submission may promise room at the moment.
+        self._alone: set[str] = set()
         #: Jobs with a start time ahead, by lane.
         self._later: dict[str, list[tuple[datetime, int, Intent]]] = defaultdict(list)
 
@@ -140,6 +148,15 @@ class Outlook:
                 self._connection.execute(coming).scalar_one()
             )
         return backend.promised_bytes
+
+    def promised_alone(self, backend: BackendOutlook) -> int:
+        """The same, once no other submission can promise anything on the backend any more."""
+        if backend.name not in self._alone:
+            lock_for_submission(self._connection, [f"room {backend.name}"])
+            self._alone.add(backend.name)
+            own, backend.promised_bytes = backend.promised_here, None
+            backend.promised_bytes = self.promised(backend) + own
+        return self.promised(backend)
 
     # -- loading --------------------------------------------------------------------------
 
@@ -217,7 +234,10 @@ class Outlook:
             if row["state"] == "pending" and row["created_by_job"] in own_jobs:
                 continue
             by_id[row["volume_id"]].snapshots[row["name"]] = SnapshotOutlook(
-                id=row["id"], name=row["name"], size_bytes=row["size_bytes"]
+                id=row["id"],
+                name=row["name"],
+                size_bytes=row["size_bytes"],
+                state=SnapshotState(row["state"]),
             )
         for row in here.execute(
             select(attachments).where(among(here, attachments.c.volume_id, ids))
@@ -239,13 +259,35 @@ class Outlook:
     def load_ahead(self, lanes: Iterable[str]) -> list[tuple[int, Intent]]:
         """The unfinished jobs of these lanes in the order they will run.
 
-        Those that block nobody (not begun, start time ahead) are kept for `due_by`.
+        Also those of the lanes that these jobs hold besides, and so on: what comes of a clone
+        or a rename depends on them. Jobs that block nobody (not begun, start time ahead) are
+        kept for `due_by`.
         """
-        ordered = sorted(lanes)
-        here = self._connection
-        names = {backend.id: backend.name for backend in self.backends.values()}
         found: dict[int, Intent] = {}
         late: set[int] = set()
+        loaded: set[str] = set()
+        wanted = set(lanes)
+        while wanted:
+            intents = self._load_lanes(sorted(wanted), found, late)
+            loaded |= wanted
+            wanted = {
+                lane
+                for one in intents
+                for lane in lanes_of(one.action, one.backend, one.volume, one.params)
+            } - loaded
+        return [(job_id, found[job_id]) for job_id in sorted(found) if job_id not in late]
+
+    def forget_ahead(self) -> None:
+        """Drop what `load_ahead` has read, to read it again."""
+        self.ahead.clear()
+        self.gates.clear()
+        self._later.clear()
+
+    def _load_lanes(
+        self, lanes: list[str], found: dict[int, Intent], late: set[int]
+    ) -> list[Intent]:
+        """Read the jobs of some lanes; those that were not known before."""
+        here = self._connection
         rows = here.execute(
             select(
                 job_lanes.c.lane,
@@ -255,19 +297,24 @@ class Outlook:
                 ),
             )
             .join(jobs, jobs.c.id == job_lanes.c.job_id)
-            .where(among(here, job_lanes.c.lane, ordered))
+            .where(among(here, job_lanes.c.lane, lanes))
             .order_by(jobs.c.id)
         ).mappings()
+        names = {backend.id: backend.name for backend in self.backends.values()}
+        new: list[Intent] = []
         for row in rows:
             job_id = row["id"]
             if job_id not in found:
                 found[job_id] = intent_of(row, names.get(row["backend_id"], ""))
+                new.append(found[job_id])
             if row["blocks"]:
                 self.ahead[row["lane"]].append(job_id)
+                if row["after"] == "success" and found[job_id].action.destructive:
+                    self.gates[row["lane"]] = job_id
             else:
                 late.add(job_id)
                 self._later[row["lane"]].append((row["not_before"], job_id, found[job_id]))
-        return [(job_id, intent) for job_id, intent in found.items() if job_id not in late]
+        return new
 
     def add_later(self, lanes: Iterable[str], moment: datetime, intent: Intent) -> None:
         """Note a job of the present submission that will begin at ``moment``."""

@@ -46,6 +46,7 @@ def retry_request(connection: Connection, job_id: int) -> tuple[JobRequest, dict
         "priority": row["priority"],
         "max_attempts": row["max_attempts"],
         "reason": row["reason"],
+        "after": row["after"],
     }
     bound: dict[str, Any] = {"retry_of": job_id}
     if not action.creates:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from orchestrator.domain.actions import MAX_METADATA
 from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import (
     AlreadyExists,
@@ -28,7 +29,7 @@ from orchestrator.domain.errors import (
     WrongState,
 )
 from orchestrator.domain.sizes import format_size, round_up
-from orchestrator.domain.states import BackendState, VolumeState
+from orchestrator.domain.states import BackendState, SnapshotState, VolumeState
 from orchestrator.jobs.outlook import (
     AttachmentOutlook,
     Intent,
@@ -86,6 +87,9 @@ def check_room(outlook: Outlook, intent: Intent) -> int:
             )
         limit = int(backend.total_bytes * backend.overcommit)
         promised = outlook.promised(backend)
+        if promised + wanted > limit // 2:
+            # Two submissions that do not see each other must not promise the same room.
+            promised = outlook.promised_alone(backend)
         if promised + wanted > limit:
             raise InsufficientCapacity(
                 f"backend {backend.name} may promise {format_size(limit)} "
@@ -96,6 +100,7 @@ def check_room(outlook: Outlook, intent: Intent) -> int:
                 promised_bytes=promised,
             )
         backend.promised_bytes = promised + wanted
+        backend.promised_here += wanted
     return wanted
 
 
@@ -181,6 +186,17 @@ def _snapshot(volume: VolumeOutlook, intent: Intent) -> SnapshotOutlook:
     return found
 
 
+def _usable_snapshot(volume: VolumeOutlook, intent: Intent) -> SnapshotOutlook:
+    found = _snapshot(volume, intent)
+    if found.state is not SnapshotState.AVAILABLE:
+        raise WrongState(
+            f"snapshot {found.name!r} of volume {volume.name!r} is {found.state}: it can only be "
+            "deleted",
+            field="snapshot",
+        )
+    return found
+
+
 def _nothing(_outlook: Outlook, _intent: Intent) -> None:
     """For actions that need nothing more, or leave nothing behind."""
 
@@ -235,7 +251,7 @@ def _clone_source(outlook: Outlook, intent: Intent) -> tuple[VolumeOutlook, int]
         )
     if intent.snapshot is None:
         return source, source.size_bytes
-    return source, _snapshot(source, intent).size_bytes
+    return source, _usable_snapshot(source, intent).size_bytes
 
 
 def _check_clone(outlook: Outlook, intent: Intent) -> None:
@@ -289,6 +305,23 @@ def _check_there(outlook: Outlook, intent: Intent) -> None:
     _there(outlook, intent)
 
 
+def _check_update(outlook: Outlook, intent: Intent) -> None:
+    volume = _there(outlook, intent)
+    merged = {**volume.metadata, **intent.params["metadata"]}
+    if sum(text is not None for text in merged.values()) > MAX_METADATA:
+        raise InvalidInput(
+            f"volume {volume.name!r} would have more than {MAX_METADATA} metadata entries: "
+            "remove some with null",
+            field="params.metadata",
+        )
+
+
+def _play_update(outlook: Outlook, intent: Intent) -> None:
+    if volume := _target(outlook, intent):
+        merged = {**volume.metadata, **intent.params["metadata"]}
+        volume.metadata = {key: text for key, text in merged.items() if text is not None}
+
+
 def _check_rename(outlook: Outlook, intent: Intent) -> None:
     volume = _there(outlook, intent)
     _not_attached(volume)
@@ -311,7 +344,7 @@ def newer_snapshots(volume: VolumeOutlook, snapshot: str) -> list[SnapshotOutloo
 def _check_rollback(outlook: Outlook, intent: Intent) -> None:
     volume = _there(outlook, intent)
     _not_attached(volume)
-    snapshot = _snapshot(volume, intent)
+    snapshot = _usable_snapshot(volume, intent)
     newer = [found.name for found in newer_snapshots(volume, snapshot.name)]
     if newer and not intent.params.get("discard_newer"):
         raise NewerSnapshots(
@@ -485,7 +518,7 @@ RULES: dict[str, Rule] = {
     "volume.create": Rule(_check_create, _play_create, _size),
     "volume.clone": Rule(_check_clone, _play_clone, _clone_size),
     "volume.grow": Rule(_check_grow, _play_grow, _grow_room),
-    "volume.update": Rule(_check_there, _nothing),
+    "volume.update": Rule(_check_update, _play_update),
     "volume.set_info": Rule(_check_there, _nothing),
     "volume.rename": Rule(_check_rename, _play_rename),
     "volume.rollback": Rule(_check_rollback, _play_rollback),

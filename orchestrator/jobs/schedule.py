@@ -19,15 +19,15 @@ from orchestrator.domain.errors import HostUnavailable, OutcomeUnknown, Problem
 from orchestrator.domain.states import FINISHED, JobState, SnapshotState, VolumeState
 from orchestrator.inventory.changes import Change, apply, set_snapshot, set_volume
 from orchestrator.inventory.hosts import ALIVE_SECONDS, forget_dead
-from orchestrator.jobs.finish import ENGINE, Finished, close
-from orchestrator.jobs.lanes import due, promote
+from orchestrator.jobs.finish import ENGINE, Finished, cancel_dependents, close
+from orchestrator.jobs.lanes import due, promote, runnable
 from orchestrator.store.bulk import among, draw, insert_rows, update_rows
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import (
     backends,
     idempotency_keys,
     job_attempts,
-    job_lanes,
+    job_dependencies,
     jobs,
     locks,
     volumes,
@@ -56,32 +56,39 @@ def queue_due(connection: Connection) -> list[str]:
     if ids:
         connection.execute(
             update(jobs)
-            .where(among(connection, jobs.c.id, ids), jobs.c.state == JobState.WAITING)
+            .where(
+                among(connection, jobs.c.id, ids),
+                jobs.c.state == JobState.WAITING,
+                due(jobs.c.not_before),
+            )
             .values(not_before=None)
         )
     return queues
 
 
 def queue_overlooked(connection: Connection) -> list[str]:
-    """A safety net: queue lane heads and freed dependents that no ending has queued."""
-    first = select(func.min(job_lanes.c.job_id).label("id")).group_by(job_lanes.c.lane).subquery()
-    of_lanes = (
-        select(jobs.c.id)
-        .join(first, first.c.id == jobs.c.id)
-        .where(jobs.c.state == JobState.WAITING)
-        .limit(_AT_ONCE)
-    )
-    without_lane = (
-        select(jobs.c.id)
+    """A safety net: queue jobs that nothing stands in the way of, though no ending has."""
+    free = select(jobs.c.id).where(jobs.c.state == JobState.WAITING, runnable()).limit(_AT_ONCE)
+    return promote(connection, list(connection.execute(free).scalars()))
+
+
+def cancel_overlooked(connection: Connection) -> Finished:
+    """A safety net: cancel jobs whose dependency has ended badly, though its ending has not."""
+    needed = jobs.alias("needed")
+    rows = connection.execute(
+        select(job_dependencies.c.job_id, func.min(needed.c.id))
+        .join(jobs, jobs.c.id == job_dependencies.c.job_id)
+        .join(needed, needed.c.id == job_dependencies.c.depends_on)
         .where(
             jobs.c.state == JobState.WAITING,
-            ~exists().where(job_lanes.c.job_id == jobs.c.id),
+            needed.c.state.in_((JobState.FAILED, JobState.CANCELED)),
         )
+        .group_by(job_dependencies.c.job_id)
         .limit(_AT_ONCE)
-    )
-    ids = set(connection.execute(of_lanes).scalars())
-    ids.update(connection.execute(without_lane).scalars())
-    return promote(connection, ids)
+    ).all()
+    now: datetime = connection.execute(select(db_now())).scalar_one()
+    canceled = cancel_dependents(connection, {row[0]: row[1] for row in rows}, now)
+    return close(connection, canceled, now)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from orchestrator.domain.errors import (
     Problem,
     UnknownJob,
 )
-from orchestrator.domain.requests import MAX_BATCH, JobRequest
+from orchestrator.domain.requests import MAX_BATCH, MAX_ID, JobRequest
 from orchestrator.domain.states import JobState, Role
 from orchestrator.inventory.hosts import live_hosts
 from orchestrator.jobs import rules
@@ -79,7 +79,8 @@ class Submission:
     def digest(self) -> str:
         """What the idempotency key stands for."""
         body = [request.model_dump(mode="json") for request in self.requests]
-        text = json.dumps([self.batch, self.reason, body], sort_keys=True)
+        retries = [bound.get("retry_of") for bound in self.bound.values()]
+        text = json.dumps([self.batch, self.reason, body, retries], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -153,6 +154,8 @@ class _Drafts:
         self.order_batch: list[set[int]] = []
         self.blocked: list[bool] = []
         self.rooms: list[int] = []
+        #: By lane, the last job of this submission that needs the success of all before it.
+        self._batch_gates: dict[str, int] = {}
         self.now: datetime = connection.execute(select(db_now())).scalar_one()
 
     # -- checks ---------------------------------------------------------------------------
@@ -221,7 +224,7 @@ class _Drafts:
             for named in request.depends_on:
                 if isinstance(named, str) and named in places:
                     inside.add(places[named])
-                elif isinstance(named, int) or named.isdecimal():
+                elif isinstance(named, int) or (named.isdecimal() and int(named) <= MAX_ID):
                     stored.add(int(named))
                 else:
                     raise InvalidInput(
@@ -257,7 +260,7 @@ class _Drafts:
         return f"{_ROW.format(place)}.{name}" if self.submission.batch else name
 
     def _load(self, every_lane: set[str]) -> None:
-        ahead = self.outlook.load_ahead(every_lane)
+        ahead = self._ahead(every_lane)
         targets = {target_of(lane) for lane in every_lane}
         for request in self.requests:
             if request.volume is not None:
@@ -272,18 +275,30 @@ class _Drafts:
         for _, intent in ahead:
             rules.play(self.outlook, intent)
 
+    def _ahead(self, every_lane: set[str]) -> list[tuple[int, Intent]]:
+        """The unfinished jobs before these; held, where a destructive job needs their success."""
+        while True:
+            ahead = self.outlook.load_ahead(every_lane)
+            needed = {
+                job_id
+                for place, request in enumerate(self.requests)
+                if request.declaration.destructive and request.after == "success"
+                for lane in self.lanes[place]
+                for job_id in self.outlook.ahead.get(lane, ())
+            }
+            if hold_unfinished(self.connection, needed) == needed:
+                return ahead
+            # One has ended between the look and the hold: look again.
+            self.outlook.forget_ahead()
+
     def _check_each(self) -> None:
         last_in_lane: dict[str, list[int]] = defaultdict(list)
         for place, request in enumerate(self.requests):
-            intent = self._intent(place)
-            self._check_host(place, intent)
             try:
                 if request.run_at is not None and request.run_at > self.now:
-                    self._check_later(place, intent)
+                    self._check_later(place, request.run_at)
                 else:
-                    rules.check(self.outlook, intent)
-                    self.rooms.append(rules.check_room(self.outlook, intent))
-                    rules.play(self.outlook, intent)
+                    rules.play(self.outlook, self._check_one(place))
             except Problem as problem:
                 if self.submission.batch:
                     where = _ROW.format(place)
@@ -291,6 +306,15 @@ class _Drafts:
                     problem.facts.update(self._at(place))
                 raise
             self._order(place, last_in_lane)
+
+    def _check_one(self, place: int) -> Intent:
+        """Check a job against the outlook as it is now; what it was found to mean."""
+        intent = self._intent(place)
+        self._check_host(place, intent)
+        rules.check(self.outlook, intent)
+        self.rooms.append(rules.check_room(self.outlook, intent))
+        self.intents.append(intent)
+        return intent
 
     def _intent(self, place: int) -> Intent:
         request = self.requests[place]
@@ -315,7 +339,7 @@ class _Drafts:
         elif snapshot_id is None and origin is not None and request.snapshot is not None:
             found = origin.snapshots.get(request.snapshot)
             snapshot_id = found.id if found else None
-        intent = Intent(
+        return Intent(
             action=action,
             backend=request.backend,
             volume=request.volume,
@@ -327,26 +351,20 @@ class _Drafts:
             snapshot_id=snapshot_id,
             source_id=source_id,
         )
-        self.intents.append(intent)
-        return intent
 
-    def _check_later(self, place: int, intent: Intent) -> None:
+    def _check_later(self, place: int, run_at: datetime) -> None:
         """Check a job with a start time ahead against what will be there then."""
-        run_at = self.requests[place].run_at
-        assert run_at is not None  # noqa: S101 - the caller looked
         lanes = self.lanes[place]
         before = self.outlook.due_by(lanes, run_at)
-        touched = {
-            target_of(lane)
-            for one in (intent, *before)
-            for lane in lanes_of(one.action, one.backend, one.volume, one.params)
-        }
+        touched = {target_of(lane) for lane in lanes}
+        for one in before:
+            others = lanes_of(one.action, one.backend, one.volume, one.params)
+            touched.update(target_of(lane) for lane in others)
         kept = {key: deepcopy(self.outlook.volumes.get(key)) for key in touched}
         for earlier in before:
             rules.play(self.outlook, earlier)
         try:
-            rules.check(self.outlook, intent)
-            self.rooms.append(rules.check_room(self.outlook, intent))
+            intent = self._check_one(place)
         finally:
             self.outlook.restore(kept)
         self.outlook.add_later(lanes, run_at, intent)
@@ -368,14 +386,18 @@ class _Drafts:
         request = self.requests[place]
         order_stored: set[int] = set()
         order_batch: set[int] = set()
+        batch_gates = self._batch_gates
         later = request.run_at is not None and request.run_at > self.now
         for lane in self.lanes[place]:
             ahead, before = self.outlook.ahead.get(lane, []), last_in_lane[lane]
             if (ahead or before) and not later:
                 self.blocked[place] = True
             if request.declaration.destructive and request.after == "success":
-                order_stored.update(ahead)
-                order_batch.update(before)
+                # The last gate has all before it for its own condition.
+                gate = self.outlook.gates.get(lane, 0)
+                order_stored.update(() if lane in batch_gates else (n for n in ahead if n >= gate))
+                order_batch.update(n for n in before if n >= batch_gates.get(lane, 0))
+                batch_gates[lane] = place
             if not later:
                 before.append(place)
         if later:
@@ -527,6 +549,7 @@ class _Drafts:
             "priority": request.priority,
             "queue": _queue(intent, driver),
             "cost": _cost(intent, driver),
+            "after": request.after,
             "promised_bytes": self.rooms[place],
             "begun": False,
             "attempt": 0,

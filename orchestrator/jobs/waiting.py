@@ -28,7 +28,7 @@ def waiting_on(connection: Connection, rows: Sequence[RowMapping]) -> dict[int, 
     needed = _dependencies(connection, waiting)
     ahead = _ahead(connection, waiting)
     drained = _not_enabled(connection)
-    alive = _live_hosts(connection)
+    alive, served = _live_workers(connection)
     found: dict[int, Waiting] = {}
     for row in still:
         job_id, later = row["id"], row["not_before"]
@@ -44,6 +44,11 @@ def waiting_on(connection: Connection, rows: Sequence[RowMapping]) -> dict[int, 
                     "kind": "host_down",
                     "host": row["host"],
                     "detail": f"no worker is alive on host {row['host']}",
+                }
+            elif row["queue"] not in served:
+                found[job_id] = {
+                    "kind": "no_worker",
+                    "detail": f"no live worker serves {row['queue']}: start one",
                 }
         elif later is not None and later > now:
             kind = "back_off" if row["attempt"] else "start_time"
@@ -111,9 +116,9 @@ def _not_enabled(connection: Connection) -> dict[int, str]:
     )
 
 
-def _live_hosts(connection: Connection) -> set[str]:
-    return set(
-        connection.execute(
-            select(workers.c.host).where(workers.c.seen_at > db_now(-ALIVE_SECONDS))
-        ).scalars()
-    )
+def _live_workers(connection: Connection) -> tuple[set[str], set[str]]:
+    """The hosts with live workers, and the queues that these serve."""
+    rows = connection.execute(
+        select(workers.c.host, workers.c.queues).where(workers.c.seen_at > db_now(-ALIVE_SECONDS))
+    ).all()
+    return {row.host for row in rows}, {queue for row in rows for queue in row.queues}

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import random
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,10 +37,8 @@ class Database:
         parsed = make_url(url)
         self.url = url
         self.dialect = parsed.get_backend_name()
-        self._turn: _Turn | None = None
         if self.dialect == "sqlite":
             self.engine = _sqlite_engine(url, pool_size)
-            self._turn = _Turn(Path(f"{parsed.database}.turn"))
         elif self.dialect == "postgresql":
             self.engine = create_engine(
                 parsed.set(drivername="postgresql+psycopg"),
@@ -52,6 +47,7 @@ class Database:
                 pool_pre_ping=True,
                 pool_timeout=10,
                 json_serializer=_dumps,
+                hide_parameters=True,  # they may hold what must be in no log
                 connect_args={"connect_timeout": 5, "application_name": "orchestrator"},
             )
         else:
@@ -78,7 +74,7 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """One transaction, committed at the end. SQLite's is the only one that writes."""
-        with _reachable(), self._turn or nullcontext(), self.engine.connect() as connection:
+        with _reachable(), self.engine.connect() as connection:
             if not self.is_postgresql:
                 connection = connection.execution_options(sqlite_begin="IMMEDIATE")
             with connection.begin():
@@ -95,6 +91,8 @@ class Database:
                 with self.write() as connection:
                     return work(connection)
             except OperationalError as error:
+                if not _repeatable(error):
+                    raise
                 if attempt == _TRIES:
                     raise Unavailable(
                         "the database is too busy to commit this: try again"
@@ -105,45 +103,6 @@ class Database:
     def close(self) -> None:
         """Close every pooled connection."""
         self.engine.dispose()
-        if self._turn is not None:
-            self._turn.close()
-
-
-class _Turn:
-    """Whose turn it is to write to SQLite, among the threads and processes of this machine.
-
-    SQLite alone lets writers poll for its lock, sleeping up to 100 ms between looks; waiting
-    in the kernel wakes the next one at once. The lock of SQLite itself is what protects the
-    data: without this file everything works, only more slowly.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._threads = threading.Lock()
-        self._file: int | None = None
-
-    def __enter__(self) -> None:
-        """Wait for the turn."""
-        self._threads.acquire()
-        try:
-            if self._file is None:
-                self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._file, fcntl.LOCK_EX)
-        except OSError:
-            # Then they poll.
-            return
-
-    def __exit__(self, *_: object) -> None:
-        """Let the next one write."""
-        if self._file is not None:
-            fcntl.flock(self._file, fcntl.LOCK_UN)
-        self._threads.release()
-
-    def close(self) -> None:
-        """Close the file."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
 
 
 def _dumps(value: Any) -> str:
@@ -157,6 +116,7 @@ def _sqlite_engine(url: str, pool_size: int) -> Engine:
     engine = create_engine(
         url,
         json_serializer=_dumps,
+        hide_parameters=True,
         pool_size=pool_size,
         max_overflow=2 * pool_size,
         pool_timeout=_SQLITE_BUSY,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 _HEAD = """
 WITH head AS {materialized} (
-    SELECT j.id, j.priority, j.cost
+    SELECT j.id, j.priority, CASE WHEN j.claims > 0 THEN :budget ELSE j.cost END AS cost
     FROM jobs AS j
     WHERE j.state = 'queued' AND j.queue = :queue
       AND ({backends})
@@ -37,6 +37,8 @@ RETURNING jobs.id, jobs.action, jobs.backend_id, jobs.volume, jobs.snapshot, job
           jobs.queue, jobs.cancel_requested_at, jobs.claims
 """
 
+# A job that was claimed before is claimed alone: if it is what kills workers, it takes no
+# others of a group with it.
 # SKIP LOCKED lets several workers claim side by side. MATERIALIZED keeps the planner from
 # running the limited, locking query once for each row. NO KEY UPDATE does not collide with
 # submissions that hold a job until they have queued behind it (KEY SHARE).

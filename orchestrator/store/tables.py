@@ -254,6 +254,8 @@ jobs = Table(
     Column("priority", SmallInteger, nullable=False, server_default=text("0")),
     #: Which workers may take it.
     Column("queue", String(300), nullable=False),
+    #: Whether a destructive job needs the 'success' or only the 'end' of those before it.
+    Column("after", String(8), nullable=False, server_default="success"),
     #: Share of a claimed group it fills; the budget of a group is `GROUP_BUDGET`.
     Column("cost", SmallInteger, nullable=False),
     #: Room the backend will have to give for it, until it has ended.

@@ -67,6 +67,7 @@ def clone(work: Work) -> Done:
 def grow(work: Work) -> Done:
     """Make a volume larger."""
     wanted = int(work.intent.params["size_bytes"])
+    work.intend("grow", size_bytes=wanted)
     facts = work.driver.grow(work.volume, wanted, work)
     if facts.size_bytes < wanted:
         raise BackendError(
@@ -96,6 +97,7 @@ def _set_metadata(work: Work, changed: dict[str, str | None]) -> Done:
     before = _record(work).metadata
     merged = {**before, **changed}
     after = {key: text for key, text in merged.items() if text is not None}
+    work.intend("set_metadata")
     work.driver.set_metadata(work.volume, after, work)
     return Done(
         result={"metadata": after},
@@ -120,17 +122,16 @@ def rename(work: Work) -> Done:
 
 
 def rollback(work: Work) -> Done:
-    """Put a volume back to a snapshot; newer snapshots go first, if that was asked for."""
+    """Put a volume back to a snapshot; then newer ones go, if that was asked for."""
     volume = _record(work)
     _refuse_while_used(work)
     work.intend("rollback", snapshot=work.snapshot.id)
-    changes: list[Change] = []
+    facts = work.driver.rollback(work.volume, work.snapshot, work)
+    changes: list[Change] = [set_volume(work.volume.id, **_told(facts))]
     if work.intent.snapshot in volume.snapshots:
         for newer in reversed(newer_snapshots(volume, work.intent.snapshot)):
             work.driver.delete_snapshot(SnapshotRef(newer.id, newer.name, work.volume), work)
             changes.append(SnapshotGone(newer.id))
-    facts = work.driver.rollback(work.volume, work.snapshot, work)
-    changes.append(set_volume(work.volume.id, **_told(facts)))
     return Done(
         result=_told(facts),
         changes=changes,
@@ -265,6 +266,7 @@ def _attached(work: Work, device: Device) -> Attached:
 def attach(work: Work) -> Done:
     """Make a volume usable on the host, and verify that it is."""
     _here(work)
+    work.intend("attach")
     read_only = bool(work.intent.params.get("read_only"))
     device = work.driver.attach(work.volume, work, read_only=read_only)
     told = {"device": device.path, "uris": list(device.uris), "host": _host(work)}
@@ -276,6 +278,7 @@ def detach(work: Work) -> Done:
     forced = bool(work.intent.params.get("force"))
     if not forced:
         _here(work)
+        work.intend("detach")
         work.driver.detach(work.volume, work)
     return Done(
         result={"forced": forced},

@@ -62,7 +62,7 @@ class Work:
         self._leases = leases
         self._steps = list(held.claim.steps)
         #: Whether the storage may have been touched on behalf of this job, ever.
-        self.touched = not held.claim.first
+        self.touched = held.claim.touched
 
     # -- what drivers see -----------------------------------------------------------------
 
@@ -91,13 +91,24 @@ class Work:
     # -- the journal ----------------------------------------------------------------------
 
     def intend(self, name: str, **detail: Any) -> Step:
-        """Commit that this is about to be done; the step of an earlier attempt if it was."""
+        """Commit that this is about to be done; the step of an earlier attempt if it was.
+
+        The last safe point of a change of what exists: from here on it is finished. Raises
+        `Locked` if another host has taken the volume's lock meanwhile.
+        """
+        self.checkpoint()
+        return self.note(name, **detail)
+
+    def note(self, name: str, **detail: Any) -> Step:
+        """Commit a line of the journal, unless it was written before."""
         for step in self._steps:
             if step.name == name:
                 return step
         step = Step(len(self._steps) + 1, name, "intended", detail)
         self._write(step)
         self._steps.append(step)
+        self.touched = True
+        self._held.cancelable = self.claim.action.creates
         return step
 
     @property
@@ -169,7 +180,8 @@ def attempt(work: Work, handler: Handler, retry: RetrySettings, *, storage: bool
         work.checkpoint()
         if storage:
             work.check_identity()
-        work.touched = True
+        # What changes an existing volume says so itself, with `intend`.
+        work.touched = work.touched or claim.action.creates
         done = handler(work)
     except LeaseLost:
         return None
@@ -212,18 +224,31 @@ def _ended_badly(work: Work, problem: Problem, retry: RetrySettings) -> Outcome 
 
 def _truth(work: Work) -> list[Change]:
     """What a change that failed left of an existing volume, as far as one can see."""
-    claim = work.claim
-    if claim.refused is not None or claim.action.kind != "volume" or claim.volume is None:
-        return []
-    if claim.action.capability is None:
+    recorded = work.claim.volume
+    if not work.touched or recorded is None:
         return []
     try:
         facts = work.driver.inspect(work.volume)
-    except Problem:
+        kept = {snapshot.id for snapshot in work.driver.list_snapshots(work.volume)}
+    except Exception as error:
+        log.warning("work.not_inspected", job=work.job_id, why=str(error))
         return []
+    if facts is None and work.intended("remove"):
+        return [VolumeGone(recorded.id)]
     if facts is None:
-        return []
-    return [set_volume(work.volume.id, size_bytes=facts.size_bytes, used_bytes=facts.used_bytes)]
+        lost = f"its storage was not found after job {work.job_id} had failed"
+        return [set_volume(recorded.id, state=VolumeState.ERROR, detail=lost)]
+    return [
+        set_volume(
+            recorded.id,
+            # Only a rename may have changed the name; its lanes hold both.
+            name=facts.name if work.intended("rename") else recorded.name,
+            size_bytes=facts.size_bytes,
+            used_bytes=facts.used_bytes,
+            metadata=dict(facts.metadata),
+        ),
+        *(SnapshotGone(one.id) for one in recorded.snapshots.values() if one.id not in kept),
+    ]
 
 
 def _undo(work: Work, ending: Ending, problem: Problem, retry: RetrySettings) -> Outcome | None:
@@ -231,9 +256,12 @@ def _undo(work: Work, ending: Ending, problem: Problem, retry: RetrySettings) ->
     try:
         if work.touched:
             error = {"code": problem.code, "detail": problem.detail}
-            work.intend(UNDO, ending=ending, error=error)
+            work.note(UNDO, ending=ending, error=error)
     except LeaseLost:
         return None
+    except Problem as obstacle:
+        # The database is away: whoever takes the job up decides again.
+        return Outcome(ending=Ending.RETRY, problem=obstacle, delay=retry.first_seconds)
     return _take_away(work, ending, problem, retry)
 
 

@@ -40,7 +40,9 @@ async def feed(
         int, Query(ge=0, le=MAX_ID, description="Events with numbers above this.")
     ] = 0,
     limit: Limit = 100,
-    kind: Annotated[str | None, Query(max_length=40, examples=["volume.grow"])] = None,
+    kind: Annotated[
+        str | None, Query(max_length=40, pattern=r"^[a-z_.]+$", examples=["volume.grow"])
+    ] = None,
     backend: BackendName | None = None,
     volume: VolumeName | None = None,
     job_id: Annotated[int | None, Query(ge=1, le=MAX_ID)] = None,
@@ -62,7 +64,8 @@ async def feed(
             "next_after": rows[-1].number if rows else after,
         }
     if last_event_id:
-        if not (last_event_id.isascii() and last_event_id.isdigit()):
+        number = last_event_id if last_event_id.isascii() and last_event_id.isdigit() else "-1"
+        if not 0 <= int(number) <= MAX_ID:
             raise InvalidInput("Last-Event-ID is the number of an event", field="Last-Event-ID")
         after = int(last_event_id)
     await _read(service, after, 1, filters)  # say 410 now, while there is a status to say it with

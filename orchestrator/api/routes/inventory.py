@@ -51,7 +51,10 @@ def list_volumes(
     state: Annotated[
         str | None, Query(description="One or more states, separated by commas.", max_length=200)
     ] = None,
-    prefix: Annotated[str | None, Query(max_length=255, description="Names that begin so.")] = None,
+    prefix: Annotated[
+        str | None,
+        Query(max_length=255, pattern=r"^[A-Za-z0-9._:/+-]*$", description="Names that begin so."),
+    ] = None,
     limit: Limit = 100,
     cursor: Cursor = None,
 ) -> dict[str, Any]:

@@ -82,6 +82,9 @@ def _body_model(action: Action, in_path: set[str]) -> type[BaseModel]:
             fields[name] = (kind, Field(validation_alias=alias))
         else:
             fields[name] = (kind | None, Field(default=None, validation_alias=alias))
+    if action.route[0] == "DELETE":
+        # A model of all query parameters refuses those it does not have.
+        fields["plan"] = (Plan, False)
     title = "".join(part.capitalize() for part in re.split(r"[._]", action.name))
     model: type[BaseModel] = create_model(
         f"{title}Body",
@@ -111,14 +114,17 @@ def _endpoint(action: Action) -> Callable[..., Any]:
         options = {name: fields.pop(name) for name in JobOptions.model_fields if name in fields}
         targets = {name: fields.pop(name) for name in _IN_BODY if name in fields}
         targets |= {name: given[name] for name in in_path}
+        planned = fields.pop("plan", given.get("plan", False))
         request = parse_request({"action": action.name, **targets, **options, "params": fields})
         submission = single(request, given["actor"], reason=given["reason"], key=given["key"])
-        return await answer(given["service"], submission, wait=given["wait"], plan=given["plan"])
+        return await answer(given["service"], submission, wait=given["wait"], plan=planned)
 
     kinds: dict[str, Any] = {name: _IN_PATH[name] for name in sorted(in_path)}
     # Who may do what is checked with the submission, from the action's declaration.
     kinds |= {"service": ServiceHere, "actor": Reader, "wait": PreferredWait}
-    kinds |= {"key": IdempotencyKey, "reason": ReasonHeader, "plan": Plan}
+    kinds |= {"key": IdempotencyKey, "reason": ReasonHeader}
+    if not in_query:
+        kinds["plan"] = Plan
     kinds["body"] = Annotated[body_kind, body_place]
     defaults: dict[str, Any] = {"key": None, "reason": None, "plan": False}
     if may_lack:
