@@ -13,7 +13,7 @@ from orchestrator.domain.states import BackendState, JobState, Role, SnapshotSta
 T = TypeVar("T")
 
 #: What a token may be called.
-TOKEN_NAME = r"^[A-Za-z0-9._@-]+$"
+NAME_OF_TOKENS = r"^[A-Za-z0-9._@-]+$"
 
 
 class Answer(BaseModel):

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Body, Query, Response
 from pydantic import BaseModel, ConfigDict
 
 from orchestrator.api import models
-from orchestrator.api.models import TOKEN_NAME
+from orchestrator.api.models import NAME_OF_TOKENS
 from orchestrator.api.requesting import (
     MAX_WAIT,
     Cursor,
@@ -110,7 +110,7 @@ def list_(
     volume: VolumeName | None = None,
     snapshot: SnapshotName | None = None,
     host: HostName | None = None,
-    submitted_by: Annotated[str | None, Query(max_length=64, pattern=TOKEN_NAME)] = None,
+    submitted_by: Annotated[str | None, Query(max_length=64, pattern=NAME_OF_TOKENS)] = None,
     batch_id: Annotated[int | None, Query(ge=1, le=MAX_ID)] = None,
     limit: Limit = 100,
     cursor: Cursor = None,

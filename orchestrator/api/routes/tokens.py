@@ -20,7 +20,7 @@ class TokenRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: Annotated[str, Field(min_length=1, max_length=64, pattern=models.TOKEN_NAME)]
+    name: Annotated[str, Field(min_length=1, max_length=64, pattern=models.NAME_OF_TOKENS)]
     role: Role = Role.OPERATOR
     days: Annotated[float, Field(gt=0, le=36500)] | None = Field(
         default=None, description="It expires after this; never, if absent."
