@@ -195,18 +195,15 @@ def test_jobs_held_up_in_a_group_are_handed_back_and_outcomes_are_written(
     thread = threading.Thread(target=engine.work)
     thread.start()
     runner = engine.worker.runner
-    # The clock of a worker process does these two from time to time.
-    _eventually(lambda: [runner.write_ready(), engine.job(first)["state"]][1] == "succeeded")
-    _eventually(
-        lambda: (
-            [
-                runner.hand_back_held_up(),
-                runner.write_ready(),
-                engine.job(third)["state"],
-            ][2]
-            == "queued"
-        )
-    )
+
+    def becomes(job_id: int, state: str) -> bool:
+        # What the clock of a worker process does from time to time.
+        runner.hand_back_held_up()
+        runner.write_ready()
+        return bool(engine.job(job_id)["state"] == state)
+
+    _eventually(lambda: becomes(first, "succeeded"))
+    _eventually(lambda: becomes(third, "queued"))
     assert engine.job(slow)["state"] == "running"
     faults.clear()
     thread.join()
