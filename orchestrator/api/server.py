@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import resource
+import socket
 
 import uvicorn
 
 from orchestrator.api.app import create_app
 from orchestrator.api.service import Service
+from orchestrator.api.waiters import Waiters
 from orchestrator.domain.errors import InvalidInput
 from orchestrator.inventory.backends import configure
 from orchestrator.logs import configure_logs
@@ -42,7 +44,20 @@ def serve(settings: Settings) -> None:
         timeout_graceful_shutdown=5,
         server_header=False,
     )
-    uvicorn.Server(config).run()
+    _Server(config, service.waiters).run()
+
+
+class _Server(uvicorn.Server):
+    """Lets waiting requests go at shutdown, rather than have them waited for."""
+
+    def __init__(self, config: uvicorn.Config, waiters: Waiters) -> None:
+        super().__init__(config)
+        self._waiters = waiters
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer those who wait as if their time were over; then close as usual."""
+        self._waiters.release()
+        await super().shutdown(sockets)
 
 
 def _allow_many_connections() -> None:

@@ -53,12 +53,14 @@ class Waiters:
         self._database = database
         self._render = render
         self._broker_url = broker_url
-        self._waiting: dict[Key, set[asyncio.Future[Ended]]] = defaultdict(set)
+        self._waiting: dict[Key, set[asyncio.Future[Ended | None]]] = defaultdict(set)
         self._ended: OrderedDict[Key, None] = OrderedDict()
         self._tasks: list[asyncio.Task[None]] = []
+        #: Whether the process is shutting down.
+        self.closing = False
         self._number = 0
-        self._events_changed = asyncio.Condition()
-        self._event_readers = 0
+        #: Streams that wait for the next event.
+        self._sleepers: set[asyncio.Event] = set()
 
     async def start(self) -> None:
         """Begin to listen."""
@@ -66,6 +68,16 @@ class Waiters:
             asyncio.create_task(self._listen(), name="waiters-listen"),
             asyncio.create_task(self._poll(), name="waiters-poll"),
         ]
+
+    def release(self) -> None:
+        """Let every request go, as if its time were over; for a shutdown that waits for them."""
+        self.closing = True
+        for futures in list(self._waiting.values()):
+            for future in futures:
+                if not future.done():
+                    future.set_result(None)
+        for sleeper in list(self._sleepers):
+            sleeper.set()
 
     async def stop(self) -> None:
         """Stop listening; requests that still wait are broken off."""
@@ -83,8 +95,10 @@ class Waiters:
 
     async def wait(self, kind: str, id_: int, seconds: float) -> Ended | None:
         """The ended job or batch (``kind``), or None when the time is over."""
+        if self.closing:
+            return None
         key = (kind, id_)
-        future: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Ended | None] = asyncio.get_running_loop().create_future()
         self._waiting[key].add(future)
         try:
             if key in self._ended:
@@ -99,15 +113,18 @@ class Waiters:
 
     async def events_after(self, number: int, seconds: float) -> int:
         """The latest number once it is above ``number``; ``number`` when the time is over."""
-        self._event_readers += 1
+        if self._number > number or self.closing:
+            return max(self._number, number)
+        woken = asyncio.Event()
+        self._sleepers.add(woken)
         try:
-            async with asyncio.timeout(seconds), self._events_changed:
-                await self._events_changed.wait_for(lambda: self._number > number)
-                return self._number
+            async with asyncio.timeout(seconds):
+                await woken.wait()
         except TimeoutError:
             return number
         finally:
-            self._event_readers -= 1
+            self._sleepers.discard(woken)
+        return max(self._number, number)
 
     # -- hearing ---------------------------------------------------------------------------
 
@@ -137,13 +154,13 @@ class Waiters:
         if wanted:
             await self._tell(wanted)
         if "events" in notice:
-            await self._numbered(int(notice["events"]))
+            self._numbered(int(notice["events"]))
 
-    async def _numbered(self, number: int) -> None:
+    def _numbered(self, number: int) -> None:
         if number > self._number:
-            async with self._events_changed:
-                self._number = number
-                self._events_changed.notify_all()
+            self._number = number
+            for sleeper in list(self._sleepers):
+                sleeper.set()
 
     async def _poll(self) -> None:
         while True:
@@ -153,8 +170,8 @@ class Waiters:
                     ended = await asyncio.to_thread(self._find_ended, list(self._waiting))
                     if ended:
                         await self._tell(ended)
-                if self._event_readers:
-                    await self._numbered(await asyncio.to_thread(self._latest))
+                if self._sleepers:
+                    self._numbered(await asyncio.to_thread(self._latest))
             except Exception as error:
                 log.warning("waiters.poll_failed", error=str(error))
 

@@ -17,6 +17,7 @@ from pydantic import (
     TypeAdapter,
     ValidationError,
     create_model,
+    model_validator,
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
@@ -91,6 +92,14 @@ class JobRequest(JobOptions):
     ref: Ref | None = Field(
         default=None, description="A name for this job inside its batch, for depends_on."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _params_may_be_absent(cls, written: Any) -> Any:
+        # Then what is said to be missing is the parameter itself.
+        if isinstance(written, dict) and "params" not in written:
+            return {**written, "params": {}}
+        return written
 
     @property
     def declaration(self) -> Action:

@@ -10,7 +10,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, insert, inspect, select, text
+from sqlalchemy import Connection, insert, inspect, make_url, select, text
 
 import migrations
 from orchestrator.store.columns import db_now
@@ -43,6 +43,9 @@ def downgrade(url: str, revision: str) -> None:
 
 def check(url: str) -> str | None:
     """None if the schema is the one this version needs, else what to do."""
+    path = _file_of(url)
+    if path is not None and not path.exists():
+        return f"there is no database at {path} yet: run 'orchestrator db upgrade'"
     database = Database(url, pool_size=1)
     try:
         with database.read() as connection:
@@ -57,7 +60,16 @@ def check(url: str) -> str | None:
     return f"the schema is at {found}, this version needs {wanted}: run 'orchestrator db upgrade'"
 
 
+def _file_of(url: str) -> Path | None:
+    """The file of a SQLite database."""
+    parsed = make_url(url)
+    is_sqlite = parsed.get_backend_name() == "sqlite"
+    return Path(parsed.database) if is_sqlite and parsed.database else None
+
+
 def _alone(url: str, work: Any) -> None:
+    if (path := _file_of(url)) is not None:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     database = Database(url, pool_size=1)
     try:
         with database.write() as connection:

@@ -188,6 +188,50 @@ def test_a_batch_with_one_bad_row_is_refused_whole(http: httpx.Client, name: str
     assert http.get(f"/v1/backends/fast/volumes/{name}-0").status_code == 404
 
 
+def test_a_bad_row_of_a_json_batch_is_named(http: httpx.Client, name: str) -> None:
+    answer = http.post("/v1/batches", json={"jobs": [_create(name), _create(name, size="10X")]})
+    document = answer.json()
+    assert (answer.status_code, document["code"]) == (422, "invalid_size")
+    assert (document["index"], document["field"]) == (1, "jobs.1.params.size_bytes")
+
+
+BAD_VALUES: list[tuple[str, str, dict[str, Any]]] = [
+    ("post", "/v1/jobs", {"json": _create("t") | {"run_at": "9999-12-31T23:59:59-23:00"}}),
+    ("post", "/v1/jobs", {"json": _create("t") | {"run_at": "0001-01-01T00:00:00+23:00"}}),
+    ("post", "/v1/jobs", {"json": _create("t") | {"depends_on": ["9" * 40]}}),
+    ("post", "/v1/jobs", {"json": _create("t") | {"reason": "a\0b"}}),
+    ("get", "/v1/jobs", {"params": {"submitted_by": "\0"}}),
+    ("get", "/v1/backends/fast/volumes", {"params": {"prefix": "\0"}}),
+    ("get", "/v1/backends/fast/volumes", {"params": {"cursor": "ImFcdTAwMDBiIg"}}),
+    ("get", "/v1/backends/fast/volumes/%00", {}),
+    ("get", "/v1/backends/fast/volumes/%ff", {}),
+    ("get", "/v1/backends/fast/volumes/%2e%2e%2fx", {}),
+    ("get", "/v1/events", {"params": {"kind": "\0"}}),
+    (
+        "get",
+        "/v1/events",
+        {"headers": {"Accept": "text/event-stream", "Last-Event-ID": "9" * 20}},
+    ),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "more"), BAD_VALUES)
+def test_no_value_makes_the_service_fail(
+    http: httpx.Client, method: str, path: str, more: dict[str, Any]
+) -> None:
+    answer = http.request(method, path, **more)
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["code"] in ("invalid_input", "invalid_name")
+
+
+def test_a_removal_can_be_planned(http: httpx.Client, name: str) -> None:
+    _submit(http, _create(name))
+    path = f"/v1/backends/fast/volumes/{name}"
+    planned = http.delete(path, params={"plan": True, "wipe": True})
+    assert planned.json()["jobs"][0]["params"] == {"wipe": True}
+    assert http.get(path).status_code == 200
+
+
 def test_a_plan_tells_what_would_happen_and_changes_nothing(http: httpx.Client, name: str) -> None:
     body = {
         "jobs": [

@@ -6,6 +6,7 @@ import asyncio
 import os
 import resource
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -85,6 +86,25 @@ def test_going_down_hands_back_what_runs_and_coming_up_goes_on(own_product: Prod
     own_product.start()
     with own_product.client() as http:
         assert _ended(http, job_id)["state"] == "succeeded"
+
+
+def test_going_down_answers_those_who_wait(own_product: Product) -> None:
+    answers: list[httpx.Response] = []
+
+    def wait() -> None:
+        with own_product.client() as http:
+            body = _create("vm1", run_at="2999-01-01T00:00:00Z")
+            answers.append(http.post("/v1/jobs", json=body, headers={"Prefer": "wait=80"}))
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    with own_product.client() as http:
+        _until(lambda: "orchestrator_waiters 1.0" in http.get("/metrics").text, "it waits")
+    assert own_product.stop() == 0
+    waiting.join()
+    assert [answer.status_code for answer in answers] == [202]
+    assert "Traceback" not in own_product.log.read_text()
+    own_product.start()
 
 
 def test_down_leaves_no_process_behind(own_product: Product) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
@@ -46,6 +47,8 @@ class BatchRequest(BaseModel):
 _whole = TypeAdapter(BatchRequest)
 _line: TypeAdapter[JobRequest] = TypeAdapter(AnyJobRequest)
 
+_ROW_OF_FIELD = re.compile(r"jobs\.(\d+)")
+
 NDJSON = "application/x-ndjson"
 
 
@@ -59,13 +62,19 @@ def _read_batch(kind: str, body: bytes) -> tuple[list[JobRequest], str | None]:
         raise MalformedBody(f"the body is no JSON: {error}", field="body") from None
     if isinstance(written, list):
         written = {"jobs": written}
-    batch: BatchRequest = validated(_whole.validate_python, written)
+    try:
+        batch: BatchRequest = validated(_whole.validate_python, written)
+    except Problem as problem:
+        row = _ROW_OF_FIELD.match(problem.field or "")
+        if row is not None:
+            problem.facts["index"] = int(row[1])
+        raise
     return list(batch.jobs), batch.reason
 
 
 def _read_lines(body: bytes) -> list[JobRequest]:
     requests: list[JobRequest] = []
-    for number, line in enumerate(body.splitlines(), start=1):
+    for number, line in enumerate(body.split(b"\n"), start=1):
         if not line.strip():
             continue
         if len(requests) == MAX_BATCH:

@@ -91,7 +91,7 @@ async def _stream(
     request: Request, service: Service, after: int, filters: dict[str, Any]
 ) -> AsyncIterator[str]:
     heard = after
-    while not await request.is_disconnected():
+    while not (service.waiters.closing or await request.is_disconnected()):
         rows = await _read(service, after, _CHUNK, filters)
         if rows:
             yield "".join(map(_message, rows))
