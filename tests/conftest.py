@@ -2,6 +2,7 @@
 
 import itertools
 import shutil
+import signal
 import sqlite3
 import uuid
 from collections.abc import Iterator
@@ -27,6 +28,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="both",
         help="on which database the tests that use one run (default: both)",
     )
+
+
+def pytest_configure() -> None:
+    """Let children be interrupted, even where this run was started in the background.
+
+    A shell makes its background jobs ignore SIGINT, and programs they start inherit that.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
