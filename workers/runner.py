@@ -126,7 +126,11 @@ class Runner:
         """Write the outcomes there are; called at the end of a group and from time to time."""
         with self._guard:
             ready, self._ready = self._ready, []
-        self._write(ready)
+        try:
+            self._write(ready)
+        finally:
+            # Whatever became of them: what is not written is no longer ours to keep alive.
+            self._leases.drop([one for one, _ in ready])
 
     def hand_back_held_up(self) -> None:
         """Give jobs back that wait in a group behind one that takes long: others can do them."""
@@ -185,13 +189,11 @@ class Runner:
                 if not problem.retryable or time.monotonic() >= until:
                     # Whoever takes these up asks the backend what is there.
                     log.error("outcomes.not_written", jobs=len(ready), why=problem.detail)
-                    self._leases.drop([one for one, _ in ready])
                     return
                 time.sleep(_AGAIN_SECONDS)
             except Exception as error:
                 self._write_each(ready, error)
                 return
-        self._leases.drop([one for one, _ in ready])
         self._tell(finished)
 
     def _write_each(self, ready: list[tuple[Held, Outcome]], error: Exception) -> None:
@@ -202,10 +204,8 @@ class Runner:
             return
         [(one, outcome)] = ready
         log.error("outcomes.refused", job=one.claim.job_id, exc_info=error)
-        if isinstance(outcome.problem, _NotStored):
-            self._leases.drop([one])
-            return
-        self._write([(one, Outcome(ending=Ending.FAILED, problem=_NotStored()))])
+        if not isinstance(outcome.problem, _NotStored):
+            self._write([(one, Outcome(ending=Ending.FAILED, problem=_NotStored()))])
 
     def _tell(self, finished: Finished) -> None:
         if finished.lost:

@@ -158,7 +158,7 @@ def test_200_creates_on_files_leave_200_files_once(
     body = {"jobs": [_create(f"{name}/{n}", size=MIB + 4096 * n) for n in range(200)]}
     headers = {"Idempotency-Key": uuid.uuid4().hex, "Prefer": "wait=90"}
     first = http.post("/v1/batches", json=body, headers=headers).json()
-    assert (first["state"], first["succeeded"]) == ("succeeded", 200)
+    assert (first["state"], first["succeeded"]) == ("succeeded", 200), product.log.read_text()
     again = http.post("/v1/batches", json=body, headers=headers).json()
     assert (again["id"], again["job_ids"]) == (first["id"], first["job_ids"])
     images = [path for path in product.volumes.rglob("*.img") if path.name.startswith(name)]
