@@ -13,7 +13,7 @@ from sqlalchemy import Connection, or_, select, update
 from orchestrator.audit.events import Event, record
 from orchestrator.domain.errors import AlreadyExists, NotAuthenticated, NotFound
 from orchestrator.domain.states import Role
-from orchestrator.jobs.submit import Actor
+from orchestrator.jobs.submission import Actor
 from orchestrator.store.bulk import insert_rows
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import tokens

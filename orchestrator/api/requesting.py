@@ -21,7 +21,7 @@ from orchestrator.domain.errors import InvalidInput, NotAllowed, NotAuthenticate
 from orchestrator.domain.names import BackendName, HostName, SnapshotName, VolumeName
 from orchestrator.domain.requests import MAX_ID
 from orchestrator.domain.states import Role
-from orchestrator.jobs.submit import Actor
+from orchestrator.jobs.submission import Actor
 from orchestrator.tokens import authenticate
 
 #: Seconds for which a token once checked is not checked again: a revoked one stays valid

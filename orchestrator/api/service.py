@@ -17,7 +17,8 @@ from orchestrator.api.waiters import Waiters
 from orchestrator.domain.errors import Gone, Problem, UnknownJob
 from orchestrator.jobs.finish import Finished
 from orchestrator.jobs.notices import Notices
-from orchestrator.jobs.submit import Accepted, PlannedJob, Submission, plan, submit
+from orchestrator.jobs.submission import Accepted, PlannedJob, Submission
+from orchestrator.jobs.submit import plan, submit
 from orchestrator.jobs.views import View, accepted_view, batch_view, job_view
 from orchestrator.jobs.wakeups import Wakeups, celery_app
 from orchestrator.settings import Settings

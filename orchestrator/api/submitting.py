@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from orchestrator.api import models
 from orchestrator.api.service import Receipt, Service
 from orchestrator.domain.requests import JobRequest
-from orchestrator.jobs.submit import Actor, PlannedJob, Submission
+from orchestrator.jobs.submission import Actor, PlannedJob, Submission
 from orchestrator.jobs.views import batch_view, job_view
 
 _PATHS = {"job": "/v1/jobs", "batch": "/v1/batches"}

@@ -19,7 +19,7 @@ from orchestrator.domain.errors import (
 )
 from orchestrator.domain.states import Role, VolumeState
 from orchestrator.inventory.volumes import lock_of, volume_row
-from orchestrator.jobs.submit import Actor
+from orchestrator.jobs.submission import Actor
 from orchestrator.store.bulk import insert_rows
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import job_steps, jobs, locks, volumes

@@ -18,7 +18,7 @@ from orchestrator.domain.states import JobState, SnapshotState, VolumeState
 from orchestrator.jobs import rules
 from orchestrator.jobs.lanes import lane_taken
 from orchestrator.jobs.outlook import Intent, Outlook, VolumeOutlook, intent_of
-from orchestrator.jobs.submit import GROUP_BUDGET
+from orchestrator.jobs.submission import GROUP_BUDGET
 from orchestrator.jobs.wakeups import CONTROL_QUEUE
 from orchestrator.store.bulk import among, draw, insert_rows
 from orchestrator.store.columns import Json, UtcDateTime, db_now

@@ -16,7 +16,8 @@ from orchestrator.inventory.volumes import list_volumes
 from orchestrator.jobs import schedule
 from orchestrator.jobs.cancel import cancel
 from orchestrator.jobs.finish import Finished
-from orchestrator.jobs.submit import Accepted, Actor, Submission, submit
+from orchestrator.jobs.submission import Accepted, Actor, Submission
+from orchestrator.jobs.submit import submit
 from orchestrator.jobs.views import View, batch_view, job_view
 from orchestrator.jobs.wakeups import Wakeups, celery_app
 from orchestrator.settings import Settings

@@ -17,7 +17,8 @@ from orchestrator.jobs.cancel import cancel_batch, set_priority
 from orchestrator.jobs.claim import claim, renew
 from orchestrator.jobs.finish import Ending, Outcome, finish
 from orchestrator.jobs.retry import retry_request
-from orchestrator.jobs.submit import Submission, submit
+from orchestrator.jobs.submission import Submission
+from orchestrator.jobs.submit import submit
 from orchestrator.store.bulk import draw
 from orchestrator.store.tables import events, job_lanes, jobs
 from tests.engine.conftest import ADMIN, Engine, act, create, grow

@@ -18,7 +18,8 @@ from orchestrator.inventory import locks
 from orchestrator.jobs import schedule
 from orchestrator.jobs.claim import Claim, Step, write_step
 from orchestrator.jobs.finish import Ending, Outcome, finish
-from orchestrator.jobs.submit import Submission, submit
+from orchestrator.jobs.submission import Submission
+from orchestrator.jobs.submit import submit
 from orchestrator.logs import configure_logs
 from orchestrator.settings import LogSettings
 from orchestrator.store.tables import job_dependencies, jobs

@@ -35,7 +35,7 @@ from orchestrator.domain.errors import (
 )
 from orchestrator.domain.states import Role
 from orchestrator.inventory import locks
-from orchestrator.jobs.submit import Actor
+from orchestrator.jobs.submission import Actor
 from orchestrator.store.tables import events, idempotency_keys, job_lanes, jobs
 from tests.engine.conftest import ADMIN, Engine, act, create, grow
 

@@ -29,7 +29,7 @@ from orchestrator.api.submitting import answer, wait_for
 from orchestrator.domain.errors import BodyTooLarge, MalformedBody, Problem
 from orchestrator.domain.requests import MAX_BATCH, AnyJobRequest, JobRequest, Reason, validated
 from orchestrator.jobs import cancel as canceling
-from orchestrator.jobs.submit import Submission
+from orchestrator.jobs.submission import Submission
 from orchestrator.jobs.views import batch_view, list_batch_jobs
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"])

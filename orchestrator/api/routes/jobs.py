@@ -34,7 +34,7 @@ from orchestrator.domain.requests import MAX_ID, AnyJobRequest, Priority
 from orchestrator.domain.states import JobState
 from orchestrator.jobs import cancel as canceling
 from orchestrator.jobs.retry import retry_request
-from orchestrator.jobs.submit import Submission
+from orchestrator.jobs.submission import Submission
 from orchestrator.jobs.views import job_view, list_jobs
 
 T = TypeVar("T", bound=StrEnum)

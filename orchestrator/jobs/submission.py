@@ -1,0 +1,67 @@
+"""What is submitted, by whom, and what becomes of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from orchestrator.domain.requests import JobRequest
+from orchestrator.domain.states import Role
+
+#: What a claimed group may cost in all; a slow job fills it alone.
+GROUP_BUDGET = 1000
+
+
+@dataclass(frozen=True)
+class Actor:
+    """Who submits: a token's name and role."""
+
+    name: str
+    role: Role
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """Jobs that are accepted together or not at all."""
+
+    requests: Sequence[JobRequest]
+    actor: Actor
+    batch: bool = False
+    reason: str | None = None
+    idempotency_key: str | None = None
+    #: Volumes that hand-made retries are bound to, by place in ``requests``.
+    bound: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    def digest(self) -> str:
+        """What the idempotency key stands for."""
+        body = [request.model_dump(mode="json") for request in self.requests]
+        retries = [bound.get("retry_of") for bound in self.bound.values()]
+        text = json.dumps([self.batch, self.reason, body, retries], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accepted:
+    """What became of a submission: the stored jobs, in order, and whom to wake."""
+
+    job_ids: list[int]
+    batch_id: int | None
+    #: Rows as inserted; empty when the key had been used before.
+    rows: list[dict[str, Any]]
+    depends_on: dict[int, list[int]]
+    #: Names of the backends in ``rows``, by id.
+    backends: dict[int, str]
+    wake: dict[str, int]
+    repeated: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedJob:
+    """What one job of a plan would do, and what it would wait for."""
+
+    request: JobRequest
+    would: str
+    waits_for: list[str]
