@@ -1,6 +1,7 @@
 """Fixtures that hand each test a broker and an empty database, both real."""
 
 import itertools
+import os
 import shutil
 import signal
 import sqlite3
@@ -31,12 +32,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    """Let children be interrupted, even where this run was started in the background.
+    """Let children be interrupted where this run is in the background, and find programs.
 
     A shell makes its background jobs ignore SIGINT, and programs they start inherit that.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Where the programs are that make file systems; not on everyone's path.
+    os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

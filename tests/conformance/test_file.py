@@ -57,6 +57,11 @@ def attachable(files: Files) -> FileDriver:
 # -- the directory ------------------------------------------------------------------------
 
 
+def _needs(program: str) -> None:
+    if shutil.which(program) is None:
+        pytest.skip(f"{program} is not installed")
+
+
 def test_images_and_directories_are_private_and_sparse(files: Files) -> None:
     volume = made(files, size=2**34)
     image = files.image(volume)
@@ -357,6 +362,7 @@ def test_a_device_that_is_held_open_is_in_use_and_goes_on_working(files: Files) 
 
 
 def test_a_mounted_device_is_in_use(files: Files, tmp_path: Path) -> None:
+    _needs("mkfs.ext4")
     driver = attachable(files)
     volume = made(files, size=16 * MIB)
     device = driver.attach(volume, Claim())
@@ -373,6 +379,7 @@ def test_a_mounted_device_is_in_use(files: Files, tmp_path: Path) -> None:
 
 
 def test_a_device_made_behind_our_back_is_seen(files: Files) -> None:
+    _needs("losetup")
     driver = attachable(files)
     volume = made(files)
     image = files.image(volume)
