@@ -39,6 +39,9 @@ log = structlog.get_logger(__name__)
 #: The token that `up` makes for the command line on this machine.
 LOCAL_TOKEN = "local"  # noqa: S105 - its name, not a secret
 
+#: The backend there is where none is configured: files in the data directory.
+_DEFAULT_BACKEND = "fast"
+
 #: Seconds for parts to begin, for backends to be looked at, and for parts to stop.
 _START_SECONDS = 60.0
 _LOOK_SECONDS = 15.0
@@ -233,7 +236,7 @@ class _Product:
             path = self._data / "volumes"
             path.mkdir(mode=0o700, exist_ok=True)
             environment["ORCHESTRATOR_BACKENDS"] = json.dumps(
-                {"local": {"driver": "file", "path": str(path)}}
+                {_DEFAULT_BACKEND: {"driver": "file", "path": str(path)}}
             )
         return environment
 
@@ -264,7 +267,7 @@ class _Product:
     def _wait_for_backends(self) -> None:
         """Let the workers look first, so that the first submission is checked against facts."""
         database = Database(self._settings.database_url, pool_size=1)
-        wanted = set(self._settings.served_backends()) or {"local"}
+        wanted = set(self._settings.served_backends()) or {_DEFAULT_BACKEND}
         begun = datetime.now(UTC)
         until = time.monotonic() + _LOOK_SECONDS
         try:

@@ -51,6 +51,7 @@ class Serving:
             return ids, connection.execute(select(installation.c.uuid)).scalar_one()
 
         ids, installation_id = database.transact(register)
+        self._unusable: set[int] = set()
         self.names = {ids[name]: name for name in served}
         self.drivers: dict[int, Driver] = {
             ids[name]: _make(name, backend.spec.target, backend.options, installation_id)
@@ -59,13 +60,23 @@ class Serving:
 
     def look_at_all(self) -> None:
         """Look at every backend; what is wrong with one is recorded with it."""
-        for backend_id, driver in self.drivers.items():
+        self._look(list(self.drivers))
+
+    def look_at_unusable(self) -> None:
+        """Look again at those backends that could not be used the last time."""
+        self._look(sorted(self._unusable))
+
+    def _look(self, backend_ids: list[int]) -> None:
+        for backend_id in backend_ids:
+            driver = self.drivers[backend_id]
+            self._unusable.add(backend_id)
             try:
                 self._set_up(backend_id, driver)
                 _, changes = look_at(driver, self._database, backend_id, _Looking())
                 with self._database.write() as connection:
                     now = connection.execute(select(db_now())).scalar_one()
                     apply(connection, changes, now)
+                self._unusable.discard(backend_id)
             except Problem as problem:
                 self._note(backend_id, problem.job_error())
                 log.warning("backend.unusable", backend=self.names[backend_id], why=problem.detail)
@@ -96,7 +107,7 @@ class Serving:
                     raise IdentityMismatch(
                         "the storage bears the marker of another backend or installation. If it "
                         "is to be taken over, an administrator can say so with 'orchestrator "
-                        "backend verify --accept-identity'"
+                        f"backend verify {self.names[backend_id]} accept_identity=true'"
                     )
                 identity = uuid.uuid4().hex
                 connection.execute(

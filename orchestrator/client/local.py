@@ -71,6 +71,8 @@ def find(url: str | None = None) -> LocalEndpoint | None:
         found = _of_data_directory(Path(data))
         if found is not None and wanted in (None, found.url):
             return found
+        if wanted is None:
+            return None  # another service than the one that was meant would be worse than none
     try:
         registry = _registry()
         if wanted is not None:

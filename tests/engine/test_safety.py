@@ -6,12 +6,14 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
 from sqlalchemy import func, select, update
 
+from orchestrator.domain.drivers import FileOptions
 from orchestrator.domain.errors import InUse, Locked, WrongState
 from orchestrator.domain.requests import parse_request
 from orchestrator.inventory import locks
@@ -21,10 +23,12 @@ from orchestrator.jobs.finish import Ending, Outcome, finish
 from orchestrator.jobs.submission import Submission
 from orchestrator.jobs.submit import submit
 from orchestrator.logs import configure_logs
-from orchestrator.settings import LogSettings
+from orchestrator.settings import LogSettings, Settings
+from orchestrator.store.database import Database
 from orchestrator.store.tables import job_dependencies, jobs
 from tests.engine.conftest import ADMIN, Engine, act, create, grow
 from tests.engine.test_execution import _claim, _driver, _faults
+from workers.backends.file import FileDriver
 from workers.backends.interface import VolumeRef
 
 POSTGRESQL = pytest.mark.parametrize("database_kind", ["postgresql"], indirect=True)
@@ -315,3 +319,62 @@ def test_no_log_line_holds_the_value_of_a_local_variable(
     told = capfd.readouterr().err
     assert "ValueError: something" in told
     assert "orc_s3cr3t" not in told
+
+
+# -- backends that are not there, or not ours ---------------------------------------------------
+
+
+def test_storage_that_is_mounted_late_is_waited_for(settings: Settings) -> None:
+    path = settings.data / "volumes"
+    path.rmdir()
+    engine = Engine(settings, Database(settings.database_url))
+    try:
+        [job_id] = engine.submit(create("a", backend="fast")).job_ids
+        engine.work()
+        assert engine.job(job_id)["error"]["code"] == "backend_unavailable"
+        path.mkdir()
+        engine.worker.serving.look_at_unusable()
+        engine.time_passes()
+        engine.work()
+        assert engine.states([job_id]) == ["succeeded"]
+    finally:
+        engine.close()
+
+
+def test_what_a_backend_never_set_up_has_failed_to_make_leaves_nothing(settings: Settings) -> None:
+    (settings.data / "volumes").rmdir()
+    engine = Engine(settings, Database(settings.database_url))
+    try:
+        [job_id] = engine.submit(create("a", backend="fast", max_attempts=2)).job_ids
+        for _ in range(2):
+            engine.work()
+            engine.time_passes()
+        assert engine.states([job_id]) == ["failed"]
+        assert engine.volumes("fast") == {}
+    finally:
+        engine.close()
+
+
+def test_another_installations_storage_is_taken_over_only_when_told(
+    settings: Settings, tmp_path: Path
+) -> None:
+    marker = FileOptions(path=tmp_path / "volumes")
+    FileDriver("fast", marker, "0" * 32).write_identity("f" * 32)
+    engine = Engine(settings, Database(settings.database_url))
+    try:
+        [refused] = engine.submit({"action": "backend.verify", "backend": "fast"}).job_ids
+        engine.work()
+        assert engine.job(refused)["error"]["code"] == "identity_mismatch"
+        accept = {
+            "action": "backend.verify",
+            "backend": "fast",
+            "params": {"accept_identity": True},
+        }
+        [taken] = engine.submit(accept).job_ids
+        engine.work()
+        assert engine.job(taken)["result"]["identity"] == "f" * 32
+        [job_id] = engine.submit(create("a", backend="fast")).job_ids
+        engine.work()
+        assert engine.states([job_id]) == ["succeeded"]
+    finally:
+        engine.close()

@@ -6,6 +6,7 @@ on immutable ids, and the inventory changes only when the outcome is written.
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 from orchestrator.domain.errors import BackendError, HostUnavailable, IdentityMismatch, InUse
@@ -340,18 +341,18 @@ def verify_backend(work: Work) -> Done:
     """Check the marker; with ``accept_identity``, make it agree."""
     found = work.driver.read_identity()
     wanted = work.claim.identity
-    assert wanted is not None  # noqa: S101 - workers decide it before they serve a backend
     changes: list[Change] = []
     if found != wanted:
         if not work.intent.params.get("accept_identity"):
             what = "no identity marker" if found is None else "another marker"
             raise IdentityMismatch(
                 f"the storage bears {what}. Make sure that it is the right storage; then "
-                "'accept_identity' takes it as this backend's own"
+                f"'orchestrator backend verify {work.intent.backend} accept_identity=true' "
+                "takes it as this backend's own"
             )
         if found is None:
-            work.driver.write_identity(wanted)
-            found = wanted
+            found = wanted or uuid.uuid4().hex
+            work.driver.write_identity(found)
     changes.append(
         set_backend(work.claim.backend_id, identity=found, identity_written=True, error=None)
     )

@@ -10,6 +10,7 @@ from typing import Any
 import structlog
 
 from orchestrator.domain.errors import (
+    BackendUnavailable,
     Canceled,
     IdentityMismatch,
     InternalError,
@@ -150,16 +151,16 @@ class Work:
         found = self.driver.read_identity()
         wanted = self.claim.identity
         if wanted is None or not self.claim.identity_written:
-            raise IdentityMismatch(
-                f"backend {self.intent.backend} has not been set up yet: its identity marker is "
-                "not known to be written; see 'orchestrator backend show'"
+            raise BackendUnavailable(
+                f"backend {self.intent.backend} has not been set up yet: 'orchestrator backend "
+                f"show {self.intent.backend}' says what is wrong with it; it is tried again"
             )
         if found != wanted:
             what = "no identity marker" if found is None else "the marker of another backend"
             raise IdentityMismatch(
                 f"the storage of backend {self.intent.backend} bears {what}: is it mounted? "
                 "Nothing was changed. If it is the right storage, an administrator can say so "
-                "with 'orchestrator backend verify'"
+                f"with 'orchestrator backend verify {self.intent.backend} accept_identity=true'"
             )
 
 
@@ -279,7 +280,8 @@ def _take_away(
     is_snapshot = claim.action.kind == "snapshot"
     made: VolumeRef | SnapshotRef = work.snapshot if is_snapshot else work.volume
     try:
-        if work.touched:
+        # A backend that was never set up cannot have been touched.
+        if work.touched and claim.identity_written:
             work.check_identity()
             work.driver.discard(made, _Undoing(work))
     except LeaseLost:
