@@ -34,6 +34,29 @@ class Event:
     data: dict[str, Any] = field(default_factory=dict)
 
 
+def job_event(
+    row: Mapping[str, Any],
+    kind: str,
+    actor: str,
+    data: dict[str, Any],
+    *,
+    backend: str,
+    reason: str | None = None,
+) -> Event:
+    """What happened to a job; ``row`` has the columns of `jobs`, ``backend`` is its name."""
+    return Event(
+        kind=kind,
+        actor=actor,
+        backend=backend,
+        volume=row["volume"],
+        volume_id=row["volume_id"],
+        snapshot=row["snapshot"],
+        job_id=row["id"],
+        reason=reason,
+        data=data,
+    )
+
+
 def record(connection: Connection, happened: Sequence[Event], at: datetime) -> None:
     """Write events, in this order, in the transaction of what they tell."""
     if not happened:

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select, update
 
-from orchestrator.audit.events import Event, record
+from orchestrator.audit.events import Event, job_event, record
 from orchestrator.domain.actions import ACTIONS
 from orchestrator.domain.errors import JobEnded, UnknownJob
 from orchestrator.domain.states import JobState
@@ -129,13 +129,4 @@ def _said(state: str) -> str:
 
 
 def _event(row: Any, kind: str, actor: str, data: dict[str, Any]) -> Event:
-    return Event(
-        kind=kind,
-        actor=actor,
-        backend=row["backend"],
-        volume=row["volume"],
-        volume_id=row["volume_id"],
-        snapshot=row["snapshot"],
-        job_id=row["id"],
-        data=data,
-    )
+    return job_event(row, kind, actor, data, backend=row["backend"])

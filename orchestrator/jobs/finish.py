@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, case, delete, select, update
 
-from orchestrator.audit.events import Event, record
+from orchestrator.audit.events import Event, job_event, record
 from orchestrator.domain.errors import Canceled, DependencyFailed, Problem
 from orchestrator.domain.states import JobState
 from orchestrator.inventory import changes as inventory
@@ -341,17 +341,8 @@ def _cancellation(job_id: int, problem: Problem, now: datetime) -> dict[str, Any
 
 def cancel_event(row: Any, actor: str, problem: Problem) -> Event:
     """The event of a job that was canceled by the engine; ``row`` has its backend."""
-    return Event(
-        kind="job.canceled",
-        actor=actor,
-        backend=row["backend"],
-        volume=row["volume"],
-        volume_id=row["volume_id"],
-        snapshot=row["snapshot"],
-        job_id=row["id"],
-        reason=row["reason"],
-        data={"error": problem.job_error()},
-    )
+    data = {"error": problem.job_error()}
+    return job_event(row, "job.canceled", actor, data, backend=row["backend"], reason=row["reason"])
 
 
 def cancel_unbegun(

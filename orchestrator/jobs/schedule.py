@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, exists, func, select, update
 
-from orchestrator.audit.events import Event, record
+from orchestrator.audit.events import Event, job_event, record
 from orchestrator.domain.actions import ACTIONS
 from orchestrator.domain.errors import HostUnavailable, OutcomeUnknown, Problem
 from orchestrator.domain.states import FINISHED, JobState, SnapshotState, VolumeState
@@ -256,16 +256,7 @@ def _in_error(connection: Connection, failed: list[tuple[Any, Problem]]) -> list
 
 
 def _event(row: Any, kind: str, data: dict[str, Any]) -> Event:
-    return Event(
-        kind=kind,
-        actor=ENGINE,
-        backend=row["backend"],
-        volume=row["volume"],
-        volume_id=row["volume_id"],
-        snapshot=row["snapshot"],
-        job_id=row["id"],
-        data=data,
-    )
+    return job_event(row, kind, ENGINE, data, backend=row["backend"])
 
 
 def overdue_queues(connection: Connection, older_than: float) -> Counter[str]:

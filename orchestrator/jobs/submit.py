@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from orchestrator.audit.events import Event, record
+from orchestrator.audit.events import Event, job_event, record
 from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import IdempotencyMismatch
 from orchestrator.domain.states import JobState
@@ -174,17 +174,9 @@ def _store_dependencies(drafts: Drafts, ids: list[int]) -> dict[int, list[int]]:
 
 
 def _event(row: dict[str, Any], backend: str) -> Event:
-    return Event(
-        kind="job.submitted",
-        actor=row["submitted_by"],
-        backend=backend,
-        volume=row["volume"],
-        volume_id=row["volume_id"],
-        snapshot=row["snapshot"],
-        job_id=row["id"],
-        reason=row["reason"],
-        data={"action": row["action"], "params": row["params"]},
-    )
+    data = {"action": row["action"], "params": row["params"]}
+    who, why = row["submitted_by"], row["reason"]
+    return job_event(row, "job.submitted", who, data, backend=backend, reason=why)
 
 
 def _cost(intent: Intent, driver: str) -> int:

@@ -102,9 +102,8 @@ class Work:
 
     def note(self, name: str, **detail: Any) -> Step:
         """Commit a line of the journal, unless it was written before."""
-        for step in self._steps:
-            if step.name == name:
-                return step
+        if (written := self.intended(name)) is not None:
+            return written
         step = Step(len(self._steps) + 1, name, "intended", detail)
         self._write(step)
         self._steps.append(step)
