@@ -10,6 +10,7 @@ from typing import Any
 
 import structlog
 
+from orchestrator import failpoints
 from orchestrator.domain.errors import Canceled, TimedOut
 from orchestrator.jobs.claim import Claim, renew
 from orchestrator.store.database import Database
@@ -145,9 +146,10 @@ class Leases:
             for one in living
             if one.progress is not None and one.progress is not one.told
         }
-        found = self._database.transact(
-            lambda connection: renew(connection, fences, self._lease_seconds, progress)
-        )
+        with failpoints.around("lease.before_renewal", "lease.after_renewal"):
+            found = self._database.transact(
+                lambda connection: renew(connection, fences, self._lease_seconds, progress)
+            )
         for one in living:
             job_id = one.claim.job_id
             if job_id not in found.held:

@@ -13,6 +13,7 @@ import structlog
 from celery import Celery, signals
 from celery.exceptions import SecurityWarning
 
+from orchestrator import failpoints
 from orchestrator.domain.errors import Problem
 from orchestrator.inventory.hosts import gone, seen
 from orchestrator.jobs.wakeups import WAKE_TASK, Wakeups, celery_app, queue
@@ -156,6 +157,7 @@ def _celery(
 ) -> None:
     @app.task(name=WAKE_TASK)
     def wake(name: str) -> None:
+        failpoints.reach("worker.woken", queue=name)
         if name in runner.queues:
             runner.drain(name)
 

@@ -8,6 +8,7 @@ from collections import deque
 
 import structlog
 
+from orchestrator import failpoints
 from orchestrator.domain.errors import InternalError, Problem
 from orchestrator.jobs.claim import MOST_CLAIMED, Claim, claim
 from orchestrator.jobs.finish import Ending, Finished, Outcome, finish
@@ -97,6 +98,8 @@ class Runner:
             )
             if not claims:
                 return
+            for one in claims:
+                failpoints.reach("claim.after_commit", action=one.action.name)
             if len(claims) == MOST_CLAIMED or claims[-1].action.slow:
                 # There may be more than one thread can do: call another.
                 self._wakeups.send([queue])
@@ -194,6 +197,8 @@ class Runner:
             except Exception as error:
                 self._write_each(ready, error)
                 return
+        for one, _ in ready:
+            failpoints.reach("finish.after_commit", action=one.claim.action.name)
         self._tell(finished)
 
     def _write_each(self, ready: list[tuple[Held, Outcome]], error: Exception) -> None:

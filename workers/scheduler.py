@@ -10,6 +10,7 @@ from typing import Any
 
 import structlog
 
+from orchestrator import failpoints
 from orchestrator.audit.events import NUMBERED_AT_ONCE, latest_number, number_committed
 from orchestrator.jobs import schedule
 from orchestrator.jobs.claim import put_back_blocked
@@ -71,17 +72,22 @@ class Scheduler:
         self._wakeups.send(finished.wake)
 
     def _queue_due(self) -> None:
-        self._wakeups.send(self._database.transact(schedule.queue_due))
+        queues = self._database.transact(schedule.queue_due)
+        if queues:
+            failpoints.reach("due.after_commit")
+        self._wakeups.send(queues)
 
     def _reclaim(self) -> None:
         reclaimed = self._database.transact(schedule.reclaim_expired)
         if reclaimed.queues:
+            failpoints.reach("reclaim.after_commit")
             log.warning("scheduler.leases_lost", queues=reclaimed.queues)
         self._wakeups.send(reclaimed.queues)
         self._tell(reclaimed.finished)
 
     def _number_events(self) -> None:
         while count := self._database.transact(number_committed):
+            failpoints.reach("events.after_commit")
             with self._database.read() as connection:
                 self._notices.numbered(latest_number(connection))
             if count < NUMBERED_AT_ONCE:
@@ -91,7 +97,9 @@ class Scheduler:
         older_than = self._settings.scheduler.relay_seconds
         with self._database.read() as connection:
             overdue = schedule.overdue_queues(connection, older_than)
-        self._wakeups.send(overdue)
+        if overdue:
+            with failpoints.around("relay.before_send", "relay.after_send"):
+                self._wakeups.send(overdue)
 
     def _overlooked(self) -> None:
         self._wakeups.send(self._database.transact(schedule.queue_overlooked))

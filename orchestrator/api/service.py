@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
+from orchestrator import failpoints
 from orchestrator.api import models
 from orchestrator.api.waiters import Waiters
 from orchestrator.domain.errors import Gone, Problem, UnknownJob
@@ -166,7 +167,9 @@ class _Committer:
             return fates
 
         told: list[Callable[[], Receipt]] = []
-        for fate in self._database.transact(work):
+        committed = self._database.transact(work)
+        failpoints.reach("submit.after_commit")
+        for fate in committed:
             if isinstance(fate, Problem):
                 told.append(_raiser(fate))
                 continue

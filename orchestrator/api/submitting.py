@@ -9,6 +9,7 @@ from fastapi import Response
 from fastapi.encoders import jsonable_encoder
 from fastapi.responses import JSONResponse
 
+from orchestrator import failpoints
 from orchestrator.api import models
 from orchestrator.api.service import Receipt, Service
 from orchestrator.domain.requests import JobRequest
@@ -25,6 +26,7 @@ async def answer(
     if plan:
         planned = await asyncio.to_thread(service.plan, submission)
         return JSONResponse(jsonable_encoder(_plan(planned)))
+    failpoints.reach("api.received")
     receipt = await asyncio.to_thread(service.submit, submission)
     return await told(service, receipt, wait)
 
@@ -45,6 +47,7 @@ async def told(service: Service, receipt: Receipt, wait: float) -> Response:
             view, status = {**view, **ended.view}, 200
         headers["Preference-Applied"] = f"wait={wait:.0f}"
     body = await asyncio.to_thread(models.render, model, view)
+    failpoints.reach("api.before_answer")
     return Response(body, status_code=status, headers=headers, media_type="application/json")
 
 

@@ -13,6 +13,7 @@ import redis.asyncio as aioredis
 import structlog
 from sqlalchemy import select
 
+from orchestrator import failpoints
 from orchestrator.audit.events import latest_number
 from orchestrator.embedded.broker import redis_client_url
 from orchestrator.jobs.notices import CHANNEL
@@ -144,6 +145,7 @@ class Waiters:
             await asyncio.sleep(_RECONNECT_SECONDS)
 
     async def _heard(self, notice: dict[str, Any]) -> None:
+        failpoints.reach("waiters.heard")
         keys = [("job", int(id_)) for id_ in notice.get("jobs", ())]
         keys += [("batch", int(id_)) for id_ in notice.get("batches", ())]
         for key in keys:

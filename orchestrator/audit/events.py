@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, func, select, text
 
+from orchestrator import failpoints
 from orchestrator.domain.errors import Gone
 from orchestrator.store.bulk import draw, insert_rows, update_rows
 from orchestrator.store.tables import events
@@ -115,6 +116,7 @@ def number_committed(connection: Connection) -> int:
         ["id"],
         [{"id": id_, "number": last + place} for place, id_ in enumerate(waiting, start=1)],
     )
+    failpoints.reach("events.before_commit", connection)
     return len(waiting)
 
 

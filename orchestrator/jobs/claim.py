@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, bindparam, or_, select, text, update
 from sqlalchemy.exc import IntegrityError
 
+from orchestrator import failpoints
 from orchestrator.audit.events import Event, record
 from orchestrator.domain.actions import Action
 from orchestrator.domain.errors import Locked, Problem
@@ -140,6 +141,8 @@ def _claim(
     ]
     _give_birth(connection, claims, now)
     record(connection, [_started(claim) for claim in claims], now)
+    for claimed in claims:
+        failpoints.reach("claim.before_commit", connection, action=claimed.action.name)
     return claims
 
 
@@ -399,6 +402,7 @@ def write_step(connection: Connection, claim: Claim, step: Step) -> bool:
     )
     if changed.rowcount == 0:
         connection.execute(job_steps.insert().values(job_id=claim.job_id, seq=step.seq, **values))
+    failpoints.reach("journal.before_commit", connection, action=claim.action.name)
     return True
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, case, delete, select, update
 
+from orchestrator import failpoints
 from orchestrator.audit.events import Event, job_event, record
 from orchestrator.domain.errors import Canceled, DependencyFailed, Problem
 from orchestrator.domain.states import JobState
@@ -117,8 +118,14 @@ def finish(connection: Connection, outcomes: Sequence[tuple[Claim, Outcome]]) ->
     _close_journals(connection, valid)
     record(connection, [event for c, o in valid for event in _events(c, o)], now)
     ended = [(c.job_id, _STATES[o.ending], c.batch_id) for c, o in valid if _ends(o)]
+    for c, _ in valid:
+        failpoints.reach("lanes.before_release", connection, action=c.action.name)
     closed = close(connection, ended, now)
+    for c, _ in valid:
+        failpoints.reach("lanes.after_release", connection, action=c.action.name)
     handed_back = {c.queue for c, o in valid if _is_queued(o)}
+    for c, _ in valid:
+        failpoints.reach("finish.before_commit", connection, action=c.action.name)
     return Finished(
         ended_jobs=closed.ended_jobs,
         ended_batches=closed.ended_batches,

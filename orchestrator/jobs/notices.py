@@ -10,6 +10,7 @@ import redis
 import structlog
 from redis.exceptions import RedisError
 
+from orchestrator import failpoints
 from orchestrator.embedded.broker import redis_client_url
 
 log = structlog.get_logger(__name__)
@@ -50,7 +51,8 @@ class Notices:
         if time.monotonic() < self._quiet_until:
             return
         try:
-            self._redis.publish(CHANNEL, json.dumps(notice, separators=(",", ":")))
+            with failpoints.around("notices.before_publish", "notices.after_publish"):
+                self._redis.publish(CHANNEL, json.dumps(notice, separators=(",", ":")))
         except (RedisError, OSError) as error:
             # A broker that hangs must not hold up the work: leave it alone for a moment.
             self._quiet_until = time.monotonic() + _QUIET_SECONDS

@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, exists, func, select, update
 
+from orchestrator import failpoints
 from orchestrator.audit.events import Event, job_event, record
 from orchestrator.domain.actions import ACTIONS
 from orchestrator.domain.errors import HostUnavailable, OutcomeUnknown, Problem
@@ -63,6 +64,7 @@ def queue_due(connection: Connection) -> list[str]:
             )
             .values(not_before=None)
         )
+        failpoints.reach("due.before_commit", connection)
     return queues
 
 
@@ -170,6 +172,7 @@ def reclaim_expired(connection: Connection) -> Reclaimed:
         ],
         now,
     )
+    failpoints.reach("reclaim.before_commit", connection)
     return Reclaimed(sorted({row["queue"] for row in again}), finished)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
+from orchestrator import failpoints
 from orchestrator.audit.events import Event, job_event, record
 from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import IdempotencyMismatch
@@ -30,7 +31,9 @@ def submit(connection: Connection, submission: Submission, *, max_attempts: int)
             return answered
     drafts = Drafts(connection, submission)
     drafts.check()
-    return _store(drafts, max_attempts)
+    accepted = _store(drafts, max_attempts)
+    failpoints.reach("submit.before_commit", connection)
+    return accepted
 
 
 def plan(connection: Connection, submission: Submission) -> list[PlannedJob]:

@@ -15,6 +15,7 @@ import structlog
 from celery import Celery
 from kombu.entity import Exchange, Queue
 
+from orchestrator import failpoints
 from orchestrator.domain.drivers import DRIVERS
 
 log = structlog.get_logger(__name__)
@@ -143,6 +144,7 @@ def publish(app: Celery, wanted: Mapping[str, int]) -> None:
         redis: Any = producer.connection.default_channel.client
         for name, count in wanted.items():
             for _ in range(min(count, _MOST_WAITING - int(redis.llen(name)))):
+                failpoints.reach("wakeups.before_publish", queue=name)
                 app.send_task(
                     WAKE_TASK,
                     args=(name,),
@@ -151,3 +153,4 @@ def publish(app: Celery, wanted: Mapping[str, int]) -> None:
                     retry=False,
                     ignore_result=True,
                 )
+                failpoints.reach("wakeups.after_publish", queue=name)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Literal, get_args
 from urllib.parse import quote
 
+from orchestrator import failpoints
 from orchestrator.domain.errors import (
     BackendBusy,
     BackendError,
@@ -122,7 +123,9 @@ class Store:
         try:
             connection.execute("BEGIN IMMEDIATE")
             yield connection
+            failpoints.reach("driver.before_publish")
             connection.execute("COMMIT")
+            failpoints.reach("driver.after_publish")
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")

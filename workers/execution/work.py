@@ -9,6 +9,7 @@ from typing import Any
 
 import structlog
 
+from orchestrator import failpoints
 from orchestrator.domain.errors import (
     BackendUnavailable,
     Canceled,
@@ -56,7 +57,7 @@ class Work:
     ) -> None:
         self.claim: Claim = held.claim
         self.intent = held.claim.intent
-        self.driver = driver
+        self.driver = failpoints.watched(driver, action=self.claim.action.name)
         self.database = database
         self.host = host
         self._held = held
@@ -123,6 +124,7 @@ class Work:
     def _write(self, step: Step) -> None:
         if not self.database.transact(lambda connection: write_step(connection, self.claim, step)):
             raise LeaseLost
+        failpoints.reach("journal.after_commit", action=self.claim.action.name)
 
     # -- what the job is about ------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
+from orchestrator import failpoints
 from orchestrator.domain.errors import Conflict
 from workers.backends.file import layout
 from workers.backends.file.images import Image, refuse_taken
@@ -50,10 +51,12 @@ def publish(tree: Tree, built: Built, place: layout.Place, stamp: Stamp, call: C
         refuse_taken(tree, place)
         write_stamp(tree, built.descriptor, stamp)
         temporary = tree.directory(*layout.TEMPORARY)
+        failpoints.reach("driver.before_publish")
         try:
             rename_without_replacing(temporary, built.file, directory, place.file)
         except FileNotFoundError:
             raise _superseded(stamp) from None
+        failpoints.reach("driver.after_publish")
     os.fsync(directory)
 
 
@@ -62,10 +65,12 @@ def exchange(tree: Tree, built: Built, image: Image, stamp: Stamp) -> None:
     directory = tree.directory(*image.directory)
     write_stamp(tree, built.descriptor, stamp)
     temporary = tree.directory(*layout.TEMPORARY)
+    failpoints.reach("driver.before_publish")
     try:
         os.replace(built.file, image.file, src_dir_fd=temporary, dst_dir_fd=directory)
     except FileNotFoundError:
         raise _superseded(stamp) from None
+    failpoints.reach("driver.after_publish")
     os.fsync(directory)
 
 
