@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 
 from orchestrator import failpoints
-from orchestrator.audit.events import NUMBERED_AT_ONCE, latest_number, number_committed
+from orchestrator.audit.events import latest_number, number_committed
 from orchestrator.jobs import schedule
 from orchestrator.jobs.claim import put_back_blocked
 from orchestrator.jobs.finish import Finished
@@ -86,12 +86,10 @@ class Scheduler:
         self._tell(reclaimed.finished)
 
     def _number_events(self) -> None:
-        while count := self._database.transact(number_committed):
+        while self._database.transact(number_committed):
             failpoints.reach("events.after_commit")
             with self._database.read() as connection:
                 self._notices.numbered(latest_number(connection))
-            if count < NUMBERED_AT_ONCE:
-                return
 
     def _relay(self) -> None:
         older_than = self._settings.scheduler.relay_seconds

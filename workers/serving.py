@@ -10,6 +10,7 @@ import structlog
 from sqlalchemy import Connection, select, update
 
 from orchestrator.domain.errors import IdentityMismatch, Problem
+from orchestrator.inventory import promises
 from orchestrator.inventory.backends import configure, ids_of
 from orchestrator.inventory.changes import apply
 from orchestrator.settings import Settings
@@ -75,7 +76,7 @@ class Serving:
                 _, changes = look_at(driver, self._database, backend_id, _Looking())
                 with self._database.write() as connection:
                     now = connection.execute(select(db_now())).scalar_one()
-                    apply(connection, changes, now)
+                    promises.add(connection, apply(connection, changes, now))
                 self._unusable.discard(backend_id)
             except Problem as problem:
                 self._note(backend_id, problem.job_error())

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from contextlib import contextmanager
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from sqlalchemy import Connection
 
 from orchestrator import failpoints
 from orchestrator.api import models
 from orchestrator.api.waiters import Waiters
-from orchestrator.domain.errors import Gone, Problem, UnknownJob
+from orchestrator.domain.errors import Gone, Problem
+from orchestrator.domain.states import JobState
 from orchestrator.jobs.finish import Finished
 from orchestrator.jobs.notices import Notices
 from orchestrator.jobs.submission import Accepted, PlannedJob, Submission
-from orchestrator.jobs.submit import plan, submit
-from orchestrator.jobs.views import View, accepted_view, batch_view, job_view
+from orchestrator.jobs.submit import plan, submit_together
+from orchestrator.jobs.turns import Turns
+from orchestrator.jobs.views import View, accepted_view, batch_view, job_views
 from orchestrator.jobs.wakeups import Wakeups, celery_app
 from orchestrator.settings import Settings
 from orchestrator.store.database import Database
@@ -56,9 +60,9 @@ class Service:
         )
         self._committer = _Committer(self.database, settings.retry.max_attempts, self.wakeups)
 
-    def submit(self, submission: Submission) -> Receipt:
+    async def submit(self, submission: Submission) -> Receipt:
         """Accept the submission, or raise the `Problem` that forbids it."""
-        return self._committer.submit(submission)
+        return await self._committer.submit(submission)
 
     def plan(self, submission: Submission) -> list[PlannedJob]:
         """What the submission would do; nothing is kept."""
@@ -86,29 +90,37 @@ class Service:
         self.database.close()
 
 
+#: A submission, and who waits to hear of its fate.
+_Entry = tuple[Submission, "asyncio.Future[Receipt]"]
+
+
 class _Committer:
     """Commits submissions that arrive together in one transaction.
 
-    Each is accepted or refused by itself: a refused one has changed nothing yet when its
-    checks raise. If the transaction as a whole is refused, each is tried alone.
+    Each is accepted or refused by itself. If the transaction as a whole is refused, each is
+    tried alone.
     """
 
     def __init__(self, database: Database, max_attempts: int, wakeups: Wakeups) -> None:
         self._database = database
         self._max_attempts = max_attempts
         self._wakeups = wakeups
-        self._arrived: SimpleQueue[tuple[Submission, Future[Receipt]] | None] = SimpleQueue()
+        self._turns = Turns()
+        self._arrived: SimpleQueue[_Entry | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
         self._thread.start()
 
-    def submit(self, submission: Submission) -> Receipt:
+    async def submit(self, submission: Submission) -> Receipt:
         """Hand over a submission and wait for its fate."""
         if submission.batch:
             # A batch is a group of its own; it need not hold up single jobs.
-            return self._commit([submission])[0]()
-        future: Future[Receipt] = Future()
+            [fate] = await asyncio.to_thread(self._commit, [submission])
+            if isinstance(fate, Problem):
+                raise fate
+            return fate
+        future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
         self._arrived.put((submission, future))
-        return future.result()
+        return await future
 
     def close(self) -> None:
         """Commit what has arrived, and stop."""
@@ -116,101 +128,105 @@ class _Committer:
         self._thread.join()
 
     def _run(self) -> None:
-        while True:
-            first = self._arrived.get()
-            if first is None:
-                return
+        while (first := self._arrived.get()) is not None:
             group = [first]
-            stopping = False
             while len(group) < _MOST_TOGETHER and not self._arrived.empty():
                 arrived = self._arrived.get()
                 if arrived is None:
-                    stopping = True
+                    self._arrived.put(None)  # for the next round
                     break
                 group.append(arrived)
             self._settle(group)
-            if stopping:
-                return
 
-    def _settle(self, group: list[tuple[Submission, Future[Receipt]]]) -> None:
+    def _settle(self, group: list[_Entry]) -> None:
+        fates: Sequence[Receipt | BaseException]
         try:
             fates = self._commit([submission for submission, _ in group])
         except Exception as error:
-            if len(group) == 1 or isinstance(error, Problem):
-                # The commit may have taken effect although its answer was lost: to submit
-                # again is for the client to decide, which has a key for that.
-                for _, future in group:
-                    future.set_exception(error)
+            if len(group) > 1 and not isinstance(error, Problem):
+                for entry in group:
+                    self._settle([entry])
                 return
-            for entry in group:
-                self._settle([entry])
-            return
-        for (_, future), fate in zip(group, fates, strict=True):
-            try:
-                future.set_result(fate())
-            except Problem as problem:
-                future.set_exception(problem)
+            # The commit may have taken effect although its answer was lost: to submit again
+            # is for the client to decide, which has a key for that.
+            fates = [error] * len(group)
+        _tell(group, fates)
 
-    def _commit(self, submissions: list[Submission]) -> list[Callable[[], Receipt]]:
-        """One transaction; for each submission a function that returns or raises its fate."""
+    def _commit(self, submissions: Sequence[Submission]) -> list[Receipt | Problem]:
+        """One transaction; the fate of each submission."""
 
-        def work(connection: Connection) -> list[tuple[Receipt, dict[str, int]] | Problem]:
-            fates: list[tuple[Receipt, dict[str, int]] | Problem] = []
-            for submission in submissions:
-                try:
-                    accepted = submit(connection, submission, max_attempts=self._max_attempts)
-                    fates.append((_receipt(connection, accepted), accepted.wake))
-                except Problem as problem:
-                    if problem.retryable:
-                        raise
-                    fates.append(problem)
-            return fates
+        def work(
+            connection: Connection,
+        ) -> tuple[list[Receipt | Problem], list[Accepted | Problem]]:
+            fates = submit_together(
+                connection, submissions, max_attempts=self._max_attempts, turns=self._turns
+            )
+            return _receipts(connection, fates), fates
 
-        told: list[Callable[[], Receipt]] = []
-        committed = self._database.transact(work)
+        receipts, fates = self._database.transact(work)
         failpoints.reach("submit.after_commit")
-        for fate in committed:
-            if isinstance(fate, Problem):
-                told.append(_raiser(fate))
-                continue
-            receipt, wake = fate
-            self._wakeups.send(wake)
-            told.append(lambda receipt=receipt: receipt)  # type: ignore[misc]
-        return told
+        self._wakeups.send(
+            sum((Counter(fate.wake) for fate in fates if isinstance(fate, Accepted)), Counter())
+        )
+        return receipts
 
 
-def _raiser(problem: Problem) -> Callable[[], Receipt]:
-    def fate() -> Receipt:
-        raise problem
-
-    return fate
-
-
-@contextmanager
-def naming_archived() -> Iterator[None]:
-    """A key may outlive its job, where retention says so."""
-    try:
-        yield
-    except UnknownJob as problem:
-        raise Gone(
-            "the job that this key was first used for has been deleted by retention: use a new key",
-            field="Idempotency-Key",
-        ) from problem
+def _tell(group: Sequence[_Entry], fates: Sequence[Receipt | BaseException]) -> None:
+    """Let those who wait know, each event loop with one call."""
+    loops: dict[asyncio.AbstractEventLoop, list[Callable[[], None]]] = defaultdict(list)
+    for (_, future), fate in zip(group, fates, strict=True):
+        loops[future.get_loop()].append(partial(_resolve, future, fate))
+    for loop, calls in loops.items():
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(_call_all, calls)
 
 
-def _receipt(connection: Connection, accepted: Accepted) -> Receipt:
-    if accepted.batch_id is not None:
-        view: dict[str, Any] = {
-            **batch_view(connection, accepted.batch_id),
-            "job_ids": accepted.job_ids,
-        }
-        return Receipt("batch", accepted.batch_id, view, accepted.repeated)
-    [job_id] = accepted.job_ids
-    if accepted.repeated:
-        with naming_archived():
-            view = job_view(connection, job_id)
+def _call_all(calls: Sequence[Callable[[], None]]) -> None:
+    for call in calls:
+        call()
+
+
+def _resolve(future: asyncio.Future[Receipt], fate: Receipt | BaseException) -> None:
+    if future.done():
+        return  # the client has gone
+    if isinstance(fate, BaseException):
+        future.set_exception(fate)
     else:
-        [row] = accepted.rows
-        backend = accepted.backends[row["backend_id"]]
-        view = accepted_view(connection, row, backend, accepted.depends_on.get(job_id, []))
-    return Receipt("job", job_id, view, accepted.repeated)
+        future.set_result(fate)
+
+
+def _receipts(
+    connection: Connection, fates: Sequence[Accepted | Problem]
+) -> list[Receipt | Problem]:
+    """What submitters are told. What is queued waits for nothing: to tell it, nothing is read."""
+    stored = {
+        row["id"]: accepted_view(
+            row, fate.backends[row["backend_id"]], fate.depends_on.get(row["id"], [])
+        )
+        for fate in fates
+        if isinstance(fate, Accepted) and fate.batch_id is None
+        for row in fate.rows
+        if row["state"] == JobState.QUEUED
+    }
+    singles = [f.job_ids[0] for f in fates if isinstance(f, Accepted) and f.batch_id is None]
+    unknown = [job_id for job_id in singles if job_id not in stored]
+    views = {**stored, **(job_views(connection, unknown) if unknown else {})}
+    told: list[Receipt | Problem] = []
+    for fate in fates:
+        if isinstance(fate, Problem):
+            told.append(fate)
+        elif fate.batch_id is not None:
+            view = {**batch_view(connection, fate.batch_id), "job_ids": fate.job_ids}
+            told.append(Receipt("batch", fate.batch_id, view, fate.repeated))
+        elif (found := views.get(fate.job_ids[0])) is not None:
+            told.append(Receipt("job", fate.job_ids[0], found, fate.repeated))
+        else:
+            told.append(_archived())
+    return told
+
+
+def _archived() -> Problem:
+    return Gone(
+        "the job that this key was first used for has been deleted by retention: use a new key",
+        field="Idempotency-Key",
+    )

@@ -27,14 +27,14 @@ async def answer(
         planned = await asyncio.to_thread(service.plan, submission)
         return JSONResponse(jsonable_encoder(_plan(planned)))
     failpoints.reach("api.received")
-    receipt = await asyncio.to_thread(service.submit, submission)
+    receipt = await service.submit(submission)
     return await told(service, receipt, wait)
 
 
 async def told(service: Service, receipt: Receipt, wait: float) -> Response:
     """The answer to an accepted submission."""
     view, status = receipt.view, 202
-    model = models.MODELS[receipt.kind]
+    body: bytes | None = None
     headers = {"Location": f"{_PATHS[receipt.kind]}/{receipt.id}"}
     if receipt.repeated:
         headers["Idempotent-Replay"] = "true"
@@ -45,8 +45,10 @@ async def told(service: Service, receipt: Receipt, wait: float) -> Response:
         if ended is not None:
             # What only the acceptance tells (a batch's job ids) stays.
             view, status = {**view, **ended.view}, 200
+            body = ended.body if view == ended.view else None
         headers["Preference-Applied"] = f"wait={wait:.0f}"
-    body = await asyncio.to_thread(models.render, model, view)
+    if body is None:
+        body = models.render(models.MODELS[receipt.kind], view)
     failpoints.reach("api.before_answer")
     return Response(body, status_code=status, headers=headers, media_type="application/json")
 

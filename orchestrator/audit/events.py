@@ -7,17 +7,20 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, select, text
+from sqlalchemy import Connection, Row, Select, bindparam, func, select, text, tuple_
 
 from orchestrator import failpoints
 from orchestrator.domain.errors import Gone
-from orchestrator.store.bulk import draw, insert_rows, update_rows
-from orchestrator.store.tables import events
+from orchestrator.store.bulk import Parent, insert_family, update_rows
+from orchestrator.store.tables import event_commits, events
 
-#: At most this many events get their number in one transaction.
+#: Events of at most this many commits get their numbers in one transaction.
 NUMBERED_AT_ONCE = 5_000
 #: The advisory lock of the one sequencer.
 _SEQUENCER_LOCK = 0x73657175
+
+
+_COMMIT = Parent(event_commits, "commits", "commit_id")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,13 +65,14 @@ def record(connection: Connection, happened: Sequence[Event], at: datetime) -> N
     """Write events, in this order, in the transaction of what they tell."""
     if not happened:
         return
-    ids = draw(connection, "events", len(happened))
-    insert_rows(
+    insert_family(
         connection,
+        _COMMIT,
+        {"events": len(happened)},
         events,
         [
             {
-                "id": number,
+                "seq": seq,
                 "at": at,
                 "kind": event.kind,
                 "backend": event.backend,
@@ -80,7 +84,7 @@ def record(connection: Connection, happened: Sequence[Event], at: datetime) -> N
                 "reason": event.reason,
                 "data": event.data or None,
             }
-            for number, event in zip(ids, happened, strict=True)
+            for seq, event in enumerate(happened, start=1)
         ],
     )
 
@@ -97,59 +101,89 @@ def number_committed(connection: Connection) -> int:
         ).scalar_one()
         if not taken:
             return 0
-    waiting = (
-        connection.execute(
-            select(events.c.id)
-            .where(events.c.number.is_(None))
-            .order_by(events.c.id)
-            .limit(NUMBERED_AT_ONCE)
-        )
-        .scalars()
-        .all()
-    )
+    waiting = connection.execute(
+        select(event_commits.c.id, event_commits.c.events)
+        .where(event_commits.c.base.is_(None))
+        .order_by(event_commits.c.id)
+        .limit(NUMBERED_AT_ONCE)
+    ).all()
     if not waiting:
         return 0
-    last = latest_number(connection)
-    update_rows(
-        connection,
-        events,
-        ["id"],
-        [{"id": id_, "number": last + place} for place, id_ in enumerate(waiting, start=1)],
-    )
+    first = last = latest_number(connection)
+    numbered: list[dict[str, int]] = []
+    for commit in waiting:
+        numbered.append({"id": commit.id, "base": last})
+        last += commit.events
+    update_rows(connection, event_commits, ["id"], numbered)
     failpoints.reach("events.before_commit", connection)
-    return len(waiting)
+    return last - first
 
 
 def latest_number(connection: Connection) -> int:
     """The highest number given so far; 0 before the first."""
-    return int(connection.execute(select(func.coalesce(func.max(events.c.number), 0))).scalar_one())
+    found = connection.execute(
+        select(event_commits.c.base + event_commits.c.events)
+        .where(event_commits.c.base.is_not(None))
+        .order_by(event_commits.c.base.desc())
+        .limit(1)
+    ).scalar()
+    return int(found or 0)
 
 
 def read_after(
     connection: Connection, after: int, limit: int, filters: Mapping[str, Any] | None = None
 ) -> Sequence[Row[Any]]:
-    """Numbered events above ``after``, in order. Raises `Gone` if some were archived."""
-    conditions = [events.c[name] == value for name, value in (filters or {}).items()]
-    rows = connection.execute(
-        select(events)
-        .where(events.c.number > after, *conditions)
-        .order_by(events.c.number)
-        .limit(limit)
-    ).all()
-    oldest = connection.execute(select(func.min(events.c.number))).scalar()
-    if oldest is not None and oldest > after + 1:
+    """Numbered events above ``after``, in order. Raises `Gone` if some were archived.
+
+    Rows have the columns of `events`, and their ``number``.
+    """
+    rows = connection.execute(_after(after, limit, filters or {})).all()
+    oldest = connection.execute(select(func.min(event_commits.c.base))).scalar()
+    if oldest is not None and oldest > after:
         raise Gone(
-            f"events up to {oldest - 1} have been archived: begin after {oldest - 1}",
-            oldest=oldest,
+            f"events up to {oldest} have been archived: begin after {oldest}",
+            oldest=oldest + 1,
         )
     return rows
 
 
-def of_job(connection: Connection, job_id: int, after: int, limit: int) -> Sequence[Row[Any]]:
-    """The events of a job above the internal id ``after``, in order, numbered or not."""
+def _after(after: int, limit: int, filters: Mapping[str, Any]) -> Select[Any]:
+    number = event_commits.c.base + events.c.seq
+    # Numbering goes by commits: begin with the one that holds the number after ``after``.
+    first = (
+        select(func.max(event_commits.c.base))
+        .where(event_commits.c.base <= after)
+        .scalar_subquery()
+    )
+    conditions = [
+        # The kind is part of the statement, so that a partial index can serve it.
+        events.c[name] == bindparam(None, value, literal_execute=name == "kind", unique=True)
+        for name, value in filters.items()
+    ]
+    return (
+        select(events, number.label("number"))
+        .join(event_commits, event_commits.c.id == events.c.commit_id)
+        .where(
+            event_commits.c.base >= func.coalesce(first, 0),
+            events.c.seq > after - event_commits.c.base,
+            *conditions,
+        )
+        .order_by(event_commits.c.base, events.c.seq)
+        .limit(limit)
+    )
+
+
+def of_job(
+    connection: Connection, job_id: int, after: tuple[int, int], limit: int
+) -> Sequence[Row[Any]]:
+    """The events of a job after a place (commit, seq), in order, numbered or not."""
     return connection.execute(
-        select(events)
-        .where(events.c.job_id == job_id, events.c.id > after)
-        .order_by(events.c.id)
+        select(events, (event_commits.c.base + events.c.seq).label("number"))
+        .join(event_commits, event_commits.c.id == events.c.commit_id)
+        .where(
+            events.c.job_id == job_id,
+            tuple_(events.c.commit_id, events.c.seq) > tuple_(*after),
+        )
+        .order_by(events.c.commit_id, events.c.seq)
         .limit(limit)
     ).all()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Table, and_, delete, or_, update
+from sqlalchemy import Connection, Table, and_, delete, or_, select, update
 
 from orchestrator.domain.states import SnapshotState, VolumeState
 from orchestrator.store.bulk import among, insert_rows, update_rows
@@ -82,8 +82,16 @@ def set_backend(backend_id: int, **values: Any) -> Set:
     return Set(backends, backend_id, values)
 
 
-def apply(connection: Connection, changes: Iterable[Change], now: datetime) -> None:
-    """Write changes in few statements; of two that set one column of a row the last holds."""
+#: Volumes in these states take up what their backend has promised.
+_PROMISED = (VolumeState.AVAILABLE, VolumeState.RESTRICTED, VolumeState.ERROR)
+
+
+def apply(connection: Connection, changes: Iterable[Change], now: datetime) -> Counter[int]:
+    """Write changes in few statements; of two that set one column of a row the last holds.
+
+    Returns by how much they change what each backend (id) has promised; the caller gives
+    that to `promises.add` as the last thing it does.
+    """
     merged: dict[tuple[Table, str | int], dict[str, Any]] = defaultdict(dict)
     gone_volumes: list[str] = []
     gone_snapshots: list[str] = []
@@ -98,6 +106,7 @@ def apply(connection: Connection, changes: Iterable[Change], now: datetime) -> N
                 gone_snapshots.append(snapshot_id)
             case _:
                 uses.append(change)
+    room = _room(connection, merged, gone_volumes)
     _set(connection, merged, now)
     if gone_volumes:
         _remove_volumes(connection, gone_volumes, now)
@@ -109,6 +118,35 @@ def apply(connection: Connection, changes: Iterable[Change], now: datetime) -> N
         )
     if uses:
         _use(connection, uses, now)
+    return room
+
+
+def _room(
+    connection: Connection,
+    merged: dict[tuple[Table, str | int], dict[str, Any]],
+    gone: list[str],
+) -> Counter[int]:
+    """The difference that changes of size and state will make, by backend."""
+    changed: dict[str | int, dict[str, Any]] = {
+        id_: values
+        for (table, id_), values in merged.items()
+        if table is volumes and ("size_bytes" in values or "state" in values)
+    }
+    changed |= {id_: {"state": VolumeState.REMOVED} for id_ in gone}
+    room: Counter[int] = Counter()
+    if not changed:
+        return room
+    for row in connection.execute(
+        select(volumes.c.id, volumes.c.backend_id, volumes.c.state, volumes.c.size_bytes).where(
+            among(connection, volumes.c.id, list(changed))
+        )
+    ):
+        new = changed[row.id]
+        if new.get("state", row.state) in _PROMISED:
+            room[row.backend_id] += new.get("size_bytes", row.size_bytes)
+        if row.state in _PROMISED:
+            room[row.backend_id] -= row.size_bytes
+    return room
 
 
 def _set(

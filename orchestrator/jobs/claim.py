@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, bindparam, or_, select, text, update
+from sqlalchemy import Connection, RowMapping, bindparam, func, or_, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from orchestrator import failpoints
@@ -24,11 +24,20 @@ from orchestrator.jobs.wakeups import CONTROL_QUEUE
 from orchestrator.store.bulk import among, draw, insert_rows
 from orchestrator.store.columns import Json, UtcDateTime, db_now
 from orchestrator.store.database import Database
-from orchestrator.store.statements import CLAIM_POSTGRESQL, CLAIM_SQLITE
-from orchestrator.store.tables import job_lanes, job_steps, jobs, locks, snapshots, volumes
+from orchestrator.store.statements import BEGIN_LANES_SQLITE, CLAIM_POSTGRESQL, CLAIM_SQLITE
+from orchestrator.store.tables import job_steps, jobs, locks, snapshots, volumes
 
 #: At most this many jobs are claimed at once, however cheap they are.
 MOST_CLAIMED = 200
+#: The class of our advisory locks that guard limits of jobs at once.
+_CLAIM_LOCKS = 0x636C6169
+
+_CLAIM_POSTGRESQL = text(CLAIM_POSTGRESQL).columns(
+    params=Json, cancel_requested_at=UtcDateTime, now=UtcDateTime
+)
+_CLAIM_SQLITE = text(CLAIM_SQLITE).columns(
+    params=Json, cancel_requested_at=UtcDateTime, now=UtcDateTime
+)
 
 
 @dataclass(frozen=True)
@@ -83,18 +92,29 @@ def claim(
     queue: str,
     backends: Sequence[int],
     lease_seconds: float,
+    slow: bool = True,
+    at_once: int | None = None,
 ) -> list[Claim]:
     """Take work from a queue; an empty list if there is none for these backends.
 
-    One slow job, or a group of quick ones. What is to be made gets its pending row here,
-    in the same transaction; a job that may no longer run comes with ``refused`` set.
+    One slow job (unless ``slow`` is false), or a group of quick ones; with ``at_once``, no
+    more than leaves that many running on these backends, all workers together. What is to
+    be made gets its pending row here, in the same transaction; a job that may no longer run
+    comes with ``refused`` set.
     """
     if not backends:
         return []
+    values = {
+        "worker": worker,
+        "queue": queue,
+        "control": CONTROL_QUEUE,
+        "most": MOST_CLAIMED,
+        "budget": GROUP_BUDGET,
+        "lease": lease_seconds,
+        "slow": slow,
+    }
     try:
-        return database.transact(
-            lambda connection: _claim(connection, worker, queue, backends, lease_seconds)
-        )
+        return database.transact(lambda connection: _claim(connection, values, backends, at_once))
     except IntegrityError:
         # A job was queued although its lane has a begun one (its time came while another
         # was submitted). Put such jobs back to waiting; the lane's end queues them again.
@@ -112,18 +132,18 @@ def put_back_blocked(connection: Connection) -> int:
 
 
 def _claim(
-    connection: Connection, worker: str, queue: str, backends: Sequence[int], lease: float
+    connection: Connection,
+    values: dict[str, Any],
+    backends: Sequence[int],
+    at_once: int | None,
 ) -> list[Claim]:
-    rows = _take(connection, worker, queue, backends, lease)
+    if at_once is not None:
+        most = min(values["most"], _places_left(connection, backends, at_once))
+        values = {**values, "most": most}
+    rows = _take(connection, values, backends) if values["most"] > 0 else []
     if not rows:
         return []
-    ids = [row["id"] for row in rows]
-    now: datetime = connection.execute(select(db_now())).scalar_one()
-    connection.execute(
-        update(job_lanes)
-        .where(among(connection, job_lanes.c.job_id, ids), ~job_lanes.c.begun)
-        .values(begun=True)
-    )
+    now: datetime = rows[0]["now"]
     outlook = _look(connection, rows)
     names = {backend.id: backend.name for backend in outlook.backends.values()}
     again = [row for row in rows if row["claims"] > 1]
@@ -146,32 +166,35 @@ def _claim(
     return claims
 
 
-def _take(
-    connection: Connection, worker: str, queue: str, backends: Sequence[int], lease: float
-) -> list[RowMapping]:
-    values: dict[str, Any] = {
-        "worker": worker,
-        "queue": queue,
-        "control": CONTROL_QUEUE,
-        "most": MOST_CLAIMED,
-        "budget": GROUP_BUDGET,
-        "lease": lease,
-    }
+def _places_left(connection: Connection, backends: Sequence[int], at_once: int) -> int:
+    """How many jobs more may run on these backends; nobody else claims there meanwhile."""
     if connection.dialect.name == "postgresql":
-        statement = text(CLAIM_POSTGRESQL)
-        values["backends"] = list(backends)
-    else:
-        queued = connection.execute(
-            select(jobs.c.id).where(jobs.c.state == JobState.QUEUED, jobs.c.queue == queue).limit(1)
-        ).first()
-        if queued is None:
-            return []
-        statement = text(CLAIM_SQLITE)
-        values["backends"] = json.dumps(list(backends))
-        values["fences"] = draw(connection, "fences", MOST_CLAIMED)[0] - 1
-    typed = statement.columns(params=Json, cancel_requested_at=UtcDateTime)
-    found = connection.execute(typed, values).mappings().all()
-    return sorted(found, key=lambda row: row["fence"])
+        for backend_id in sorted(backends):
+            connection.execute(select(func.pg_advisory_xact_lock(_CLAIM_LOCKS, backend_id)))
+    running = select(func.count()).where(
+        jobs.c.state == JobState.RUNNING, among(connection, jobs.c.backend_id, backends)
+    )
+    return at_once - int(connection.execute(running).scalar_one())
+
+
+def _take(
+    connection: Connection, values: dict[str, Any], backends: Sequence[int]
+) -> list[RowMapping]:
+    if connection.dialect.name == "postgresql":
+        found = connection.execute(_CLAIM_POSTGRESQL, {**values, "backends": list(backends)})
+        return sorted(found.mappings().all(), key=lambda row: row["fence"])
+    queued = connection.execute(
+        select(jobs.c.id)
+        .where(jobs.c.state == JobState.QUEUED, jobs.c.queue == values["queue"])
+        .limit(1)
+    ).first()
+    if queued is None:
+        return []
+    fences = draw(connection, "fences", MOST_CLAIMED)[0] - 1
+    values = {**values, "backends": json.dumps(list(backends)), "fences": fences}
+    rows = connection.execute(_CLAIM_SQLITE, values).mappings().all()
+    connection.execute(text(BEGIN_LANES_SQLITE), {"ids": json.dumps([row["id"] for row in rows])})
+    return sorted(rows, key=lambda row: row["fence"])
 
 
 def _look(connection: Connection, rows: Sequence[RowMapping]) -> Outlook:

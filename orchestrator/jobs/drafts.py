@@ -1,25 +1,28 @@
-"""Drafts: a submission's jobs, checked against what there will be, on their way to the store."""
+"""Drafts: what is submitted, checked against what there will be, on its way to the store."""
 
 from __future__ import annotations
 
 import uuid
 from collections import defaultdict
+from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, RowMapping, select
 
 from orchestrator.domain.errors import (
     DependencyCycle,
     DependencyFailed,
     HostUnavailable,
+    IdempotencyMismatch,
     InvalidInput,
     NotAllowed,
     Problem,
     UnknownJob,
 )
-from orchestrator.domain.requests import MAX_BATCH, MAX_ID
+from orchestrator.domain.requests import MAX_BATCH, MAX_ID, JobRequest
 from orchestrator.domain.states import JobState
 from orchestrator.inventory.hosts import live_hosts
 from orchestrator.jobs import rules
@@ -34,198 +37,312 @@ from orchestrator.jobs.outlook import Intent, Outlook
 from orchestrator.jobs.submission import Submission
 from orchestrator.jobs.wakeups import queue_for
 from orchestrator.store.bulk import among
-from orchestrator.store.columns import db_now
-from orchestrator.store.tables import jobs
+from orchestrator.store.tables import idempotency_keys, jobs
 
-#: How messages name a row of a batch, and a single job.
+#: How messages name a row of a batch.
 _ROW = "jobs.{}"
 
 
-class Drafts:
-    """The jobs of one submission on their way into the store."""
+@dataclass
+class Draft:
+    """A job on its way into the store."""
 
-    def __init__(self, connection: Connection, submission: Submission) -> None:
-        self.connection = connection
-        self.submission = submission
-        self.requests = submission.requests
-        self.outlook = Outlook(connection)
-        self.intents: list[Intent] = []
-        self.lanes: list[list[str]] = []
-        #: Per job: ids of stored jobs, and places of jobs of this submission, it depends on.
-        self.stored_deps: list[set[int]] = []
-        self.batch_deps: list[set[int]] = []
-        #: The same for order: a destructive job after what is unfinished in its lanes.
-        self.order_stored: list[set[int]] = []
-        self.order_batch: list[set[int]] = []
-        self.blocked: list[bool] = []
-        self.rooms: list[int] = []
-        #: By lane, the last job of this submission that needs the success of all before it.
-        self._gates_here: dict[str, int] = {}
-        self.now: datetime = connection.execute(select(db_now())).scalar_one()
+    request: JobRequest
+    submission: Submission
+    #: Its place in its submission, and among all drafts of the transaction.
+    place: int
+    number: int
+    params: dict[str, Any]
+    lanes: list[str]
+    #: Ids of stored jobs, and numbers of other drafts, whose success it was asked to wait for.
+    needs: set[int] = field(default_factory=set)
+    needs_here: set[int] = field(default_factory=set)
+    #: The same for order: a destructive job after what is unfinished in its lanes.
+    follows: set[int] = field(default_factory=set)
+    follows_here: set[int] = field(default_factory=set)
+    #: Something stands before it: it is not queued yet.
+    blocked: bool = False
+    #: Bytes it will take up.
+    room: int = 0
+    #: What it was found to mean, once it has been checked.
+    checked: Intent | None = None
 
-    # -- checks ---------------------------------------------------------------------------
+    @property
+    def intent(self) -> Intent:
+        """What it was found to mean."""
+        assert self.checked is not None  # noqa: S101 - only checked drafts are stored
+        return self.checked
 
-    def check(self) -> None:
-        """Refuse the submission, or know everything needed to store it."""
-        self._check_shape()
-        self.outlook.load_backends(request.backend for request in self.requests)
-        for request in self.requests:
-            self.lanes.append(
-                lanes_of(
-                    request.declaration,
-                    request.backend,
-                    request.volume,
-                    request.stored_params(),
-                )
-            )
-        every_lane = {lane for lanes in self.lanes for lane in lanes}
-        lock_for_submission(self.connection, every_lane)
-        hold_tails(self.connection, every_lane)
-        self._resolve_dependencies()
-        self._load(every_lane)
-        self._check_each()
-        self._check_cycles()
+    @property
+    def bound(self) -> dict[str, Any]:
+        """What a retry by hand is bound to."""
+        return self.submission.bound.get(self.place, {})
 
-    def _check_shape(self) -> None:
-        if not self.requests:
-            raise InvalidInput("a batch has at least one job", field="jobs")
-        if len(self.requests) > MAX_BATCH:
-            raise InvalidInput(
-                f"a batch has at most {MAX_BATCH} jobs, this one has {len(self.requests)}: "
-                "split it",
-                field="jobs",
-            )
-        for place, request in enumerate(self.requests):
-            role = request.declaration.role
-            if not self.submission.actor.role.includes(role):
-                raise NotAllowed(
-                    f"{request.action} needs the role {role}; this token has the role "
-                    f"{self.submission.actor.role}",
-                    **self._at(place),
-                )
+    @property
+    def after_success(self) -> bool:
+        """Whether it runs only if everything before it in its lanes succeeds."""
+        return self.request.declaration.destructive and self.request.after == "success"
 
-    def _at(self, place: int) -> dict[str, Any]:
+    def later(self, now: datetime) -> bool:
+        """Whether it has a start time ahead."""
+        return self.request.run_at is not None and self.request.run_at > now
+
+    def field(self, name: str) -> str:
+        """How a message names a field of its request."""
+        return f"{_ROW.format(self.place)}.{name}" if self.submission.batch else name
+
+    def at(self) -> dict[str, Any]:
         """The facts that tell which job of a batch a problem is about."""
         if not self.submission.batch:
             return {}
-        ref = self.requests[place].ref
-        return {"index": place, **({"ref": ref} if ref else {})}
+        ref = self.request.ref
+        return {"index": self.place, **({"ref": ref} if ref else {})}
 
-    def _resolve_dependencies(self) -> None:
-        places: dict[str, int] = {}
-        for place, request in enumerate(self.requests):
-            if request.ref is None:
-                continue
-            if request.ref in places:
-                raise InvalidInput(
-                    f"ref {request.ref!r} is used twice in this batch",
-                    field=self._field(place, "ref"),
+
+class Drafts:
+    """The drafts of submissions that are checked and stored in one transaction.
+
+    One batch, or any number of single jobs: a job that is refused has changed nothing that
+    the others are checked against.
+    """
+
+    def __init__(self, connection: Connection, submissions: Sequence[Submission]) -> None:
+        self.connection = connection
+        self.submissions = submissions
+        self.outlook = Outlook(connection)
+        #: What can be stored, in order.
+        self.accepted: list[Draft] = []
+        #: By place of the submission: why it is refused; its first answer, if its key was
+        #: used before; and which one before it, in this transaction, has the same key.
+        self.refused: dict[int, Problem] = {}
+        self.answered: dict[int, RowMapping] = {}
+        self.same_as: dict[int, int] = {}
+        self._made = 0
+        self._unfinished: set[int] = set()
+        self._states: dict[int, str] = {}
+        self._alive: dict[str, set[str]] = {}
+        #: By lane: the drafts in it that do not begin later, and the last of all that needs
+        #: the success of everything before it.
+        self._in_lane: dict[str, list[int]] = defaultdict(list)
+        self._gates_here: dict[str, int] = {}
+        self.now: datetime
+
+    def check(self) -> None:
+        """Find out which submissions can be stored, and all that is needed to store them."""
+        drafts: dict[int, list[Draft]] = {}
+        for index, submission in enumerate(self.submissions):
+            try:
+                drafts[index] = self._draft(submission)
+            except Problem as problem:
+                self.refused[index] = problem
+        lanes = {lane for some in drafts.values() for draft in some for lane in draft.lanes}
+        keys = {
+            f"key {submission.actor.name} {submission.idempotency_key}"
+            for submission in self.submissions
+            if submission.idempotency_key is not None
+        }
+        self.now = lock_for_submission(self.connection, lanes | keys)
+        if keys:
+            self._recognise()
+        wanted = {
+            index: some
+            for index, some in drafts.items()
+            if index not in self.answered
+            and index not in self.same_as
+            and index not in self.refused
+        }
+        everything = [draft for some in wanted.values() for draft in some]
+        if not everything:
+            return
+        self._look(everything)
+        for index, some in wanted.items():
+            try:
+                for draft in some:
+                    self._check(draft)
+                _refuse_cycles(some)
+            except Problem as problem:
+                self.refused[index] = problem
+            else:
+                self.accepted += some
+
+    # -- what needs no look at the database ------------------------------------------------
+
+    def _draft(self, submission: Submission) -> list[Draft]:
+        if not submission.requests:
+            raise InvalidInput("a batch has at least one job", field="jobs")
+        if len(submission.requests) > MAX_BATCH:
+            raise InvalidInput(
+                f"a batch has at most {MAX_BATCH} jobs, this one has "
+                f"{len(submission.requests)}: split it",
+                field="jobs",
+            )
+        made: list[Draft] = []
+        for place, request in enumerate(submission.requests):
+            params = request.stored_params()
+            draft = Draft(
+                request=request,
+                submission=submission,
+                place=place,
+                number=self._made + place,
+                params=params,
+                lanes=lanes_of(request.declaration, request.backend, request.volume, params),
+            )
+            role = request.declaration.role
+            if not submission.actor.role.includes(role):
+                raise NotAllowed(
+                    f"{request.action} needs the role {role}; this token has the role "
+                    f"{submission.actor.role}",
+                    **draft.at(),
                 )
-            places[request.ref] = place
-        wanted: set[int] = set()
-        for place, request in enumerate(self.requests):
-            stored: set[int] = set()
-            inside: set[int] = set()
-            for named in request.depends_on:
-                if isinstance(named, str) and named in places:
-                    inside.add(places[named])
-                elif isinstance(named, int) or (named.isdecimal() and int(named) <= MAX_ID):
-                    stored.add(int(named))
+            made.append(draft)
+        self._made += len(made)
+        _resolve(made)
+        return made
+
+    # -- what was there before -------------------------------------------------------------
+
+    def _recognise(self) -> None:
+        """Find the submissions whose key was used before, also in this very transaction."""
+        owners = {submission.actor.name for submission in self.submissions}
+        keys = {submission.idempotency_key for submission in self.submissions} - {None}
+        found = {
+            (row["owner"], row["key"]): row
+            for row in self.connection.execute(
+                select(idempotency_keys).where(
+                    among(self.connection, idempotency_keys.c.owner, owners),
+                    among(self.connection, idempotency_keys.c.key, keys),
+                )
+            ).mappings()
+        }
+        first: dict[tuple[str, str], int] = {}
+        for index, submission in enumerate(self.submissions):
+            if submission.idempotency_key is None or index in self.refused:
+                continue
+            name = (submission.actor.name, submission.idempotency_key)
+            stored = found.get(name)
+            before = first.setdefault(name, index)
+            if stored is not None:
+                if stored["request_digest"] != submission.digest():
+                    self.refused[index] = IdempotencyMismatch(
+                        field="Idempotency-Key", job=stored["job_id"]
+                    )
                 else:
-                    raise InvalidInput(
-                        f"depends_on names {named!r}, which is neither a job's id nor a ref of "
-                        "this batch",
-                        field=self._field(place, "depends_on"),
-                    )
-            wanted |= stored
-            self.stored_deps.append(stored)
-            self.batch_deps.append(inside)
-        self._check_stored_dependencies(wanted)
+                    self.answered[index] = stored
+            elif before != index:
+                if self.submissions[before].digest() != submission.digest():
+                    self.refused[index] = IdempotencyMismatch(field="Idempotency-Key")
+                else:
+                    self.same_as[index] = before
 
-    def _check_stored_dependencies(self, wanted: set[int]) -> None:
-        unfinished = hold_unfinished(self.connection, wanted)
-        states: dict[int, str] = {}
-        if wanted:
-            query = select(jobs.c.id, jobs.c.state).where(among(self.connection, jobs.c.id, wanted))
-            states = dict(self.connection.execute(query).all())
-        for place, stored in enumerate(self.stored_deps):
-            for job_id in sorted(stored):
-                field = self._field(place, "depends_on")
-                if job_id not in states:
-                    raise UnknownJob(f"depends_on names job {job_id}: there is none", field=field)
-                if states[job_id] in (JobState.FAILED, JobState.CANCELED):
-                    raise DependencyFailed(
-                        f"depends_on names job {job_id}, which has {states[job_id]}",
-                        field=field,
-                        job=job_id,
-                    )
-            self.blocked.append(bool(stored & unfinished) or bool(self.batch_deps[place]))
-
-    def _field(self, place: int, name: str) -> str:
-        return f"{_ROW.format(place)}.{name}" if self.submission.batch else name
-
-    def _load(self, every_lane: set[str]) -> None:
-        ahead = self._ahead(every_lane)
+    def _look(self, drafts: list[Draft]) -> None:
+        """Read everything the checks need, and hold what must not end before the commit."""
+        self.outlook.load_backends({draft.request.backend for draft in drafts})
+        needed = {job_id for draft in drafts for job_id in draft.needs}
+        if needed:
+            self._unfinished = hold_unfinished(self.connection, needed)
+            query = select(jobs.c.id, jobs.c.state).where(among(self.connection, jobs.c.id, needed))
+            self._states = dict(self.connection.execute(query).all())
+        every_lane = {lane for draft in drafts for lane in draft.lanes}
+        ahead = self._ahead(drafts, every_lane)
         targets = {target_of(lane) for lane in every_lane}
-        for request in self.requests:
-            if request.volume is not None:
-                targets.add((request.backend, request.volume))
+        targets |= {
+            (draft.request.backend, draft.request.volume)
+            for draft in drafts
+            if draft.request.volume is not None
+        }
         for _, intent in ahead:
             for lane in lanes_of(intent.action, intent.backend, intent.volume, intent.params):
                 targets.add(target_of(lane))
-        self.outlook.load_volumes(
-            targets,
-            own_jobs=frozenset(job_id for job_id, _ in ahead),
-        )
+        self.outlook.load_volumes(targets, own_jobs=frozenset(job_id for job_id, _ in ahead))
         for _, intent in ahead:
             rules.play(self.outlook, intent)
 
-    def _ahead(self, every_lane: set[str]) -> list[tuple[int, Intent]]:
-        """The unfinished jobs before these; held, where a destructive job needs their success."""
-        while True:
-            ahead = self.outlook.load_ahead(every_lane)
+    def _ahead(self, drafts: list[Draft], lanes: set[str]) -> list[tuple[int, Intent]]:
+        """The unfinished jobs before these.
+
+        Held are the last of each lane, and all whose success a destructive job needs. A lane
+        that is empty stays so: only who has locked it can put a job there.
+        """
+        ahead = self.outlook.load_ahead(lanes)
+        while ahead:
+            hold_tails(self.connection, lanes)
+            self.outlook.forget_ahead()
+            ahead = self.outlook.load_ahead(lanes)
             needed = {
                 job_id
-                for place, request in enumerate(self.requests)
-                if request.declaration.destructive and request.after == "success"
-                for lane in self.lanes[place]
+                for draft in drafts
+                if draft.after_success
+                for lane in draft.lanes
                 for job_id in self.outlook.ahead.get(lane, ())
             }
             if hold_unfinished(self.connection, needed) == needed:
-                return ahead
+                break
             # One has ended between the look and the hold: look again.
-            self.outlook.forget_ahead()
+        return ahead
 
-    def _check_each(self) -> None:
-        last_in_lane: dict[str, list[int]] = defaultdict(list)
-        for place, request in enumerate(self.requests):
-            try:
-                if request.run_at is not None and request.run_at > self.now:
-                    self._check_later(place, request.run_at)
-                else:
-                    rules.play(self.outlook, self._check_one(place))
-            except Problem as problem:
-                if self.submission.batch:
-                    where = _ROW.format(place)
-                    problem.field = f"{where}.{problem.field}" if problem.field else where
-                    problem.facts.update(self._at(place))
-                raise
-            self._order(place, last_in_lane)
+    # -- checks ----------------------------------------------------------------------------
 
-    def _check_one(self, place: int) -> Intent:
-        """Check a job against the outlook as it is now; what it was found to mean."""
-        intent = self._intent(place)
-        self._check_host(place, intent)
+    def _check(self, draft: Draft) -> None:
+        """Check one, and let those after it be checked against what it will leave."""
+        self._check_needs(draft)
+        try:
+            if draft.later(self.now):
+                self._check_later(draft)
+            else:
+                self._check_now(draft)
+                rules.play(self.outlook, draft.intent)
+        except Problem as problem:
+            if draft.submission.batch:
+                where = _ROW.format(draft.place)
+                problem.field = f"{where}.{problem.field}" if problem.field else where
+                problem.facts.update(draft.at())
+            raise
+        self._order(draft)
+
+    def _check_needs(self, draft: Draft) -> None:
+        for job_id in sorted(draft.needs):
+            state = self._states.get(job_id)
+            if state is None:
+                raise UnknownJob(
+                    f"depends_on names job {job_id}: there is none", field=draft.field("depends_on")
+                )
+            if state in (JobState.FAILED, JobState.CANCELED):
+                raise DependencyFailed(
+                    f"depends_on names job {job_id}, which has {state}",
+                    field=draft.field("depends_on"),
+                    job=job_id,
+                )
+        draft.blocked = bool(draft.needs & self._unfinished) or bool(draft.needs_here)
+
+    def _check_now(self, draft: Draft) -> None:
+        """Check a job against the outlook as it is now."""
+        intent = self._meaning(draft)
+        self._check_host(draft, intent)
         rules.check(self.outlook, intent)
-        self.rooms.append(rules.check_room(self.outlook, intent))
-        self.intents.append(intent)
-        return intent
+        draft.room = rules.check_room(self.outlook, intent)
+        draft.checked = intent
 
-    def _intent(self, place: int) -> Intent:
-        request = self.requests[place]
-        bound = self.submission.bound.get(place, {})
+    def _check_later(self, draft: Draft) -> None:
+        """Check a job with a start time ahead against what will be there then."""
+        moment = draft.request.run_at
+        assert moment is not None  # noqa: S101 - that is what later means
+        before = self.outlook.due_by(draft.lanes, moment)
+        touched = {target_of(lane) for lane in draft.lanes}
+        for one in before:
+            others = lanes_of(one.action, one.backend, one.volume, one.params)
+            touched.update(target_of(lane) for lane in others)
+        kept = {key: deepcopy(self.outlook.volumes.get(key)) for key in touched}
+        for earlier in before:
+            rules.play(self.outlook, earlier)
+        try:
+            self._check_now(draft)
+        finally:
+            self.outlook.restore(kept)
+        self.outlook.add_later(draft.lanes, moment, draft.intent)
+
+    def _meaning(self, draft: Draft) -> Intent:
+        request, bound, params = draft.request, draft.bound, draft.params
         action = request.declaration
-        params = request.stored_params()
         volume_id, snapshot_id, source_id = (
             bound.get(name) for name in ("volume_id", "snapshot_id", "source_id")
         )
@@ -251,111 +368,118 @@ class Drafts:
             snapshot=request.snapshot,
             host=request.host,
             params=params,
-            reason=request.reason or self.submission.reason,
+            reason=request.reason or draft.submission.reason,
             volume_id=volume_id,
             snapshot_id=snapshot_id,
             source_id=source_id,
         )
 
-    def _check_later(self, place: int, run_at: datetime) -> None:
-        """Check a job with a start time ahead against what will be there then."""
-        lanes = self.lanes[place]
-        before = self.outlook.due_by(lanes, run_at)
-        touched = {target_of(lane) for lane in lanes}
-        for one in before:
-            others = lanes_of(one.action, one.backend, one.volume, one.params)
-            touched.update(target_of(lane) for lane in others)
-        kept = {key: deepcopy(self.outlook.volumes.get(key)) for key in touched}
-        for earlier in before:
-            rules.play(self.outlook, earlier)
-        try:
-            intent = self._check_one(place)
-        finally:
-            self.outlook.restore(kept)
-        self.outlook.add_later(lanes, run_at, intent)
-
-    def _check_host(self, place: int, intent: Intent) -> None:
+    def _check_host(self, draft: Draft, intent: Intent) -> None:
+        if intent.host is None or not intent.action.on_host:
+            return
         backend = self.outlook.backend(intent.backend)
         if queue_of(intent, backend.driver).startswith("host."):
-            alive = live_hosts(self.connection, intent.backend)
+            if backend.name not in self._alive:
+                self._alive[backend.name] = live_hosts(self.connection, backend.name)
+            alive = self._alive[backend.name]
             if intent.host not in alive:
                 raise HostUnavailable(
                     f"no worker that serves backend {intent.backend} is alive on host "
                     f"{intent.host}; alive are: {', '.join(sorted(alive)) or 'none'}",
-                    field=self._field(place, "host"),
-                    **self._at(place),
+                    field=draft.field("host"),
+                    **draft.at(),
                 )
 
-    def _order(self, place: int, last_in_lane: dict[str, list[int]]) -> None:
+    def _order(self, draft: Draft) -> None:
         """Note what stands before the job in its lanes."""
-        request = self.requests[place]
-        order_stored: set[int] = set()
-        order_batch: set[int] = set()
-        batch_gates = self._gates_here
-        later = request.run_at is not None and request.run_at > self.now
-        for lane in self.lanes[place]:
-            ahead, before = self.outlook.ahead.get(lane, []), last_in_lane[lane]
-            if (ahead or before) and not later:
-                self.blocked[place] = True
-            if request.declaration.destructive and request.after == "success":
+        later = draft.later(self.now)
+        for lane in draft.lanes:
+            ahead, before = self.outlook.ahead.get(lane, []), self._in_lane[lane]
+            if ahead or before:
+                draft.blocked = True
+            if draft.after_success:
                 # The last gate has all before it for its own condition.
-                gate = self.outlook.gates.get(lane, 0)
-                order_stored.update(() if lane in batch_gates else (n for n in ahead if n >= gate))
-                order_batch.update(n for n in before if n >= batch_gates.get(lane, 0))
-                batch_gates[lane] = place
+                if lane not in self._gates_here:
+                    gate = self.outlook.gates.get(lane, 0)
+                    draft.follows.update(job_id for job_id in ahead if job_id >= gate)
+                gate_here = self._gates_here.get(lane, 0)
+                draft.follows_here.update(number for number in before if number >= gate_here)
+                self._gates_here[lane] = draft.number
             if not later:
-                before.append(place)
-        if later:
-            self.blocked[place] = True
-        self.order_stored.append(order_stored - self.stored_deps[place])
-        self.order_batch.append(order_batch - self.batch_deps[place])
+                before.append(draft.number)
+        draft.blocked = draft.blocked or later
+        draft.follows -= draft.needs
+        draft.follows_here -= draft.needs_here
 
-    def _check_cycles(self) -> None:
-        """Refuse jobs of one batch that wait for one another in a circle."""
-        if not any(self.batch_deps):
-            return
-        waits: list[set[int]] = [set(inside) for inside in self.batch_deps]
-        previous: dict[str, int] = {}
-        for place, lanes in enumerate(self.lanes):
-            for lane in lanes:
-                if lane in previous:
-                    waits[place].add(previous[lane])
-                previous[lane] = place
-        free = [place for place, others in enumerate(waits) if not others]
-        waiters: dict[int, list[int]] = defaultdict(list)
-        for place, others in enumerate(waits):
-            for other in others:
-                waiters[other].append(place)
-        left = [len(others) for others in waits]
-        done = 0
-        while free:
-            done += 1
-            for place in waiters[free.pop()]:
-                left[place] -= 1
-                if left[place] == 0:
-                    free.append(place)
-        if done < len(waits):
-            stuck = [place for place, count in enumerate(left) if count > 0]
-            names = ", ".join(self.requests[place].ref or f"jobs.{place}" for place in stuck[:10])
-            raise DependencyCycle(
-                f"these jobs wait for one another, by depends_on or because an earlier one is on "
-                f"the same volume: {names}",
-                field=self._field(stuck[0], "depends_on"),
-            )
+    # -- plans -----------------------------------------------------------------------------
 
-    def waits_for(self, place: int) -> list[str]:
+    def waits_for(self, draft: Draft) -> list[str]:
         """For people: what the job of a plan would wait for."""
-        request = self.requests[place]
-        told = [f"job {job_id}" for job_id in sorted(self.stored_deps[place])]
-        told += [
-            self.requests[other].ref or f"jobs.{other}" for other in sorted(self.batch_deps[place])
-        ]
-        for lane in self.lanes[place]:
+        requests = draft.submission.requests
+        told = [f"job {job_id}" for job_id in sorted(draft.needs)]
+        told += [requests[other].ref or f"jobs.{other}" for other in sorted(draft.needs_here)]
+        for lane in draft.lanes:
             if ahead := self.outlook.ahead.get(lane):
                 told.append(f"job {ahead[-1]} on {lane}")
-        if request.run_at is not None:
-            told.append(request.run_at.isoformat())
+        if draft.request.run_at is not None:
+            told.append(draft.request.run_at.isoformat())
         return told
+
+
+def _resolve(drafts: list[Draft]) -> None:
+    """Find what the names in ``depends_on`` stand for: refs of the submission, or ids."""
+    numbers: dict[str, int] = {}
+    for draft in drafts:
+        ref = draft.request.ref
+        if ref is None:
+            continue
+        if ref in numbers:
+            raise InvalidInput(f"ref {ref!r} is used twice in this batch", field=draft.field("ref"))
+        numbers[ref] = draft.number
+    for draft in drafts:
+        for named in draft.request.depends_on:
+            if isinstance(named, str) and named in numbers:
+                draft.needs_here.add(numbers[named])
+            elif isinstance(named, int) or (named.isdecimal() and int(named) <= MAX_ID):
+                draft.needs.add(int(named))
+            else:
+                raise InvalidInput(
+                    f"depends_on names {named!r}, which is neither a job's id nor a ref of "
+                    "this batch",
+                    field=draft.field("depends_on"),
+                )
+
+
+def _refuse_cycles(drafts: list[Draft]) -> None:
+    """Refuse jobs of one batch that wait for one another in a circle."""
+    if not any(draft.needs_here for draft in drafts):
+        return
+    waits = {draft.number: set(draft.needs_here) for draft in drafts}
+    previous: dict[str, int] = {}
+    for draft in drafts:
+        for lane in draft.lanes:
+            if lane in previous:
+                waits[draft.number].add(previous[lane])
+            previous[lane] = draft.number
+    waiters: dict[int, list[int]] = defaultdict(list)
+    for number, others in waits.items():
+        for other in others:
+            waiters[other].append(number)
+    left = {number: len(others) for number, others in waits.items()}
+    free = [number for number, count in left.items() if not count]
+    while free:
+        for number in waiters[free.pop()]:
+            left[number] -= 1
+            if left[number] == 0:
+                free.append(number)
+    stuck = [draft for draft in drafts if left[draft.number]]
+    if stuck:
+        names = ", ".join(draft.request.ref or _ROW.format(draft.place) for draft in stuck[:10])
+        raise DependencyCycle(
+            "these jobs wait for one another, by depends_on or because an earlier one is on "
+            f"the same volume: {names}",
+            field=stuck[0].field("depends_on"),
+        )
 
 
 def queue_of(intent: Intent, driver: str) -> str:

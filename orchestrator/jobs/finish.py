@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, case, delete, select, update
 
@@ -17,6 +17,7 @@ from orchestrator.audit.events import Event, job_event, record
 from orchestrator.domain.errors import Canceled, DependencyFailed, Problem
 from orchestrator.domain.states import JobState
 from orchestrator.inventory import changes as inventory
+from orchestrator.inventory import promises
 from orchestrator.jobs.claim import Claim
 from orchestrator.jobs.lanes import heads, promote
 from orchestrator.store.bulk import among, insert_rows, update_rows
@@ -96,7 +97,10 @@ def finish(connection: Connection, outcomes: Sequence[tuple[Claim, Outcome]]) ->
     held = {
         (row.id, row.fence): row
         for row in connection.execute(
-            select(jobs.c.id, jobs.c.fence, jobs.c.cancel_requested_at, jobs.c.worker)
+            select(
+                *(jobs.c.id, jobs.c.fence, jobs.c.cancel_requested_at, jobs.c.worker),
+                *(jobs.c.backend_id, jobs.c.promised_bytes, db_now().label("now")),
+            )
             .where(among(connection, jobs.c.id, ids), jobs.c.state == JobState.RUNNING)
             .order_by(jobs.c.id)
             .with_for_update()
@@ -110,17 +114,29 @@ def finish(connection: Connection, outcomes: Sequence[tuple[Claim, Outcome]]) ->
     lost = [c.job_id for c, _ in outcomes if (c.job_id, c.fence) not in held]
     if not valid:
         return Finished([], [], [], lost)
-    now: datetime = connection.execute(select(db_now())).scalar_one()
-    inventory.apply(connection, (change for _, outcome in valid for change in outcome.changes), now)
+    now: datetime = max(row.now for row in held.values())
+    room = inventory.apply(
+        connection, (change for _, outcome in valid for change in outcome.changes), now
+    )
     _write_outcomes(connection, valid, now)
     workers = {c.job_id: held[c.job_id, c.fence].worker for c, _ in valid}
     _write_attempts(connection, valid, workers, now)
     _close_journals(connection, valid)
     record(connection, [event for c, o in valid for event in _events(c, o)], now)
-    ended = [(c.job_id, _STATES[o.ending], c.batch_id) for c, o in valid if _ends(o)]
+    ended = [
+        Ended(
+            c.job_id,
+            _STATES[o.ending],
+            c.batch_id,
+            c.backend_id,
+            held[c.job_id, c.fence].promised_bytes,
+        )
+        for c, o in valid
+        if _ends(o)
+    ]
     for c, _ in valid:
         failpoints.reach("lanes.before_release", connection, action=c.action.name)
-    closed = close(connection, ended, now)
+    closed = close(connection, ended, now, room)
     for c, _ in valid:
         failpoints.reach("lanes.after_release", connection, action=c.action.name)
     handed_back = {c.queue for c, o in valid if _is_queued(o)}
@@ -252,22 +268,41 @@ def _events(claim: Claim, outcome: Outcome) -> Iterable[Event]:
 # -- what the end of a job sets off -------------------------------------------------------
 
 
+class Ended(NamedTuple):
+    """A job that has ended, and what it held."""
+
+    job_id: int
+    state: JobState
+    batch_id: int | None
+    backend_id: int
+    promised_bytes: int
+
+
+def canceled(row: Any) -> Ended:
+    """What a canceled job held; ``row`` has the columns of `jobs`."""
+    return Ended(
+        row["id"], JobState.CANCELED, row["batch_id"], row["backend_id"], row["promised_bytes"]
+    )
+
+
 def close(
     connection: Connection,
-    ended: Sequence[tuple[int, JobState, int | None]],
+    ended: Sequence[Ended],
     now: datetime,
+    room: Mapping[int, int] | None = None,
 ) -> Finished:
-    """Let go what waited for jobs that have ended, given as (id, state, batch).
+    """Let go what waited for jobs that have ended; the last thing a transaction does.
 
     Their lanes are freed, the dependents of those that did not succeed are canceled (and
-    theirs in turn), batches are counted, and whatever may run now is queued.
+    theirs in turn), batches are counted, and whatever may run now is queued. What they had
+    promised is taken back; ``room`` is what their changes to the inventory take up.
     """
     everything = list(ended)
     freed: set[str] = set()
     candidates: set[int] = set()
     level = everything
     while level:
-        ids = [job_id for job_id, _, _ in level]
+        ids = [one.job_id for one in level]
         freed.update(
             connection.execute(
                 delete(job_lanes)
@@ -283,11 +318,11 @@ def close(
         if not dependents:
             break
         candidates.update(row.job_id for row in dependents)
-        bad = {job_id for job_id, state, _ in level if state is not JobState.SUCCEEDED}
+        bad = {one.job_id for one in level if one.state is not JobState.SUCCEEDED}
         because = {row.job_id: row.depends_on for row in dependents if row.depends_on in bad}
         level = cancel_dependents(connection, because, now)
         everything += level
-    ended_ids = {job_id for job_id, _, _ in everything}
+    ended_ids = {one.job_id for one in everything}
     wake: set[str] = set()
     looked_at: set[int] = set(ended_ids)
     candidates.update(heads(connection, freed))
@@ -297,17 +332,19 @@ def close(
         # A candidate may have been canceled meanwhile by another, which has found nothing to
         # queue because this job had not ended yet: then the next of the lane is ours to queue.
         candidates = set(heads(connection, freed))
+    ended_batches = _count_batches(connection, everything, now)
+    left = Counter(room or {})
+    for one in everything:
+        left[one.backend_id] -= one.promised_bytes
+    promises.add(connection, left)
     return Finished(
-        ended_jobs=sorted(ended_ids),
-        ended_batches=_count_batches(connection, everything, now),
-        wake=sorted(wake),
-        lost=[],
+        ended_jobs=sorted(ended_ids), ended_batches=ended_batches, wake=sorted(wake), lost=[]
     )
 
 
 def cancel_dependents(
     connection: Connection, because: dict[int, int], now: datetime
-) -> list[tuple[int, JobState, int | None]]:
+) -> list[Ended]:
     """Cancel jobs, each because of the job it needed; what was canceled, to be closed."""
     if not because:
         return []
@@ -322,18 +359,18 @@ def cancel_dependents(
         .mappings()
         .all()
     )
-    canceled: list[dict[str, Any]] = []
+    changed: list[dict[str, Any]] = []
     events: list[Event] = []
     for row in rows:
         needed = because[row["id"]]
         problem = DependencyFailed(
             f"job {needed}, which this one needs, did not succeed", job=needed
         )
-        canceled.append(_cancellation(row["id"], problem, now))
+        changed.append(_cancellation(row["id"], problem, now))
         events.append(cancel_event(row, ENGINE, problem))
-    update_rows(connection, jobs, ["id"], canceled)
+    update_rows(connection, jobs, ["id"], changed)
     record(connection, events, now)
-    return [(row["id"], JobState.CANCELED, row["batch_id"]) for row in rows]
+    return [canceled(row) for row in rows]
 
 
 def _cancellation(job_id: int, problem: Problem, now: datetime) -> dict[str, Any]:
@@ -359,18 +396,15 @@ def cancel_unbegun(
     problem = Canceled(f"canceled by {actor} before it changed anything")
     update_rows(connection, jobs, ["id"], [_cancellation(row["id"], problem, now) for row in rows])
     record(connection, [cancel_event(row, actor, problem) for row in rows], now)
-    ended = [(row["id"], JobState.CANCELED, row["batch_id"]) for row in rows]
-    return close(connection, ended, now)
+    return close(connection, [canceled(row) for row in rows], now)
 
 
-def _count_batches(
-    connection: Connection, ended: Sequence[tuple[int, JobState, int | None]], now: datetime
-) -> list[int]:
+def _count_batches(connection: Connection, ended: Sequence[Ended], now: datetime) -> list[int]:
     """Count ended jobs in their batches; returns the batches that have ended."""
     counts: dict[int, Counter[JobState]] = defaultdict(Counter)
-    for _, state, batch_id in ended:
-        if batch_id is not None:
-            counts[batch_id][state] += 1
+    for one in ended:
+        if one.batch_id is not None:
+            counts[one.batch_id][one.state] += 1
     finished: list[int] = []
     for batch_id in sorted(counts):
         count = counts[batch_id]

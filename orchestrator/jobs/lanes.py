@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection, Select, and_, exists, or_, select, text, update
@@ -19,6 +20,10 @@ from orchestrator.store.tables import job_dependencies, job_lanes, jobs
 _STRIPES = 1024
 #: The class of our advisory locks that guard submission to lanes.
 _LANE_LOCKS = 0x6C616E65
+_LOCK = text(
+    "SELECT count(pg_advisory_xact_lock(:kind, stripe)), clock_timestamp()"
+    " FROM unnest(CAST(:stripes AS integer[])) AS stripe"
+)
 
 
 def lanes_of(
@@ -40,22 +45,19 @@ def target_of(lane: str) -> tuple[str, str]:
     return backend, name
 
 
-def lock_for_submission(connection: Connection, keys: Iterable[str]) -> None:
+def lock_for_submission(connection: Connection, keys: Iterable[str]) -> datetime:
     """Wait until no other submission works on these keys; held until the transaction ends.
 
     Taken before job ids are drawn: within a lane, order of ids is order of commit. SQLite
-    needs nothing here, its writing transactions are one at a time.
+    needs nothing here, its writing transactions are one at a time. Returns the time by then.
     """
     if connection.dialect.name != "postgresql":
-        return
+        now: datetime = connection.execute(select(db_now())).scalar_one()
+        return now
     stripes = sorted({zlib.crc32(key.encode()) % _STRIPES for key in keys})
-    connection.execute(
-        text(
-            "SELECT pg_advisory_xact_lock(:kind, stripe)"
-            " FROM unnest(CAST(:stripes AS integer[])) AS stripe"
-        ),
-        {"kind": _LANE_LOCKS, "stripes": stripes},
-    )
+    locked = connection.execute(_LOCK, {"kind": _LANE_LOCKS, "stripes": stripes}).one()
+    moment: datetime = locked[1]
+    return moment.astimezone(UTC)
 
 
 def hold_unfinished(connection: Connection, job_ids: Iterable[int]) -> set[int]:

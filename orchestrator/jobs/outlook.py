@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, func, or_, select
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, func, or_, select
 
 from orchestrator.domain.actions import ACTIONS, Action
 from orchestrator.domain.errors import UnknownBackend
 from orchestrator.domain.requests import MAX_ID
-from orchestrator.domain.states import SnapshotState, VolumeState
-from orchestrator.jobs.lanes import lanes_of, lock_for_submission
+from orchestrator.domain.states import JobState, SnapshotState, VolumeState
+from orchestrator.jobs.lanes import lanes_of
 from orchestrator.store.bulk import among
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import (
@@ -23,8 +23,28 @@ from orchestrator.store.tables import (
     job_lanes,
     jobs,
     locks,
+    promises,
     snapshots,
     volumes,
+)
+
+#: The backends with what they have promised, and the turn of the job that is next there.
+_BACKENDS = select(
+    backends,
+    func.coalesce(
+        select(promises.c.promised_bytes)
+        .where(promises.c.backend_id == backends.c.id)
+        .scalar_subquery(),
+        0,
+    ).label("promised_bytes"),
+    func.coalesce(
+        select(jobs.c.turn)
+        .where(jobs.c.state == JobState.QUEUED, jobs.c.queue == "backend." + backends.c.name)
+        .order_by(jobs.c.priority, jobs.c.turn, jobs.c.id)
+        .limit(1)
+        .scalar_subquery(),
+        0,
+    ).label("turn"),
 )
 
 
@@ -94,10 +114,15 @@ class BackendOutlook:
     overcommit: float
     identity: str | None
     identity_written: bool
-    #: Sum of live sizes and of what unfinished jobs will add; read when first needed.
-    promised_bytes: int | None = None
-    #: What the present submission itself has promised, not stored yet.
-    promised_here: int = 0
+    #: Sum of live sizes and of what unfinished jobs will add, the present ones included.
+    promised_bytes: int
+    #: The turn that workers are at in the backend's queue.
+    turn: int
+
+    @property
+    def limit_bytes(self) -> int | None:
+        """The most it may promise; None: no limit is known."""
+        return None if self.total_bytes is None else int(self.total_bytes * self.overcommit)
 
 
 class Outlook:
@@ -111,8 +136,6 @@ class Outlook:
         self.ahead: dict[str, list[int]] = defaultdict(list)
         #: The last of them that itself runs only if all before it succeed.
         self.gates: dict[str, int] = {}
-        #: Backends on which only this submission may promise room at the moment.
-        self._alone: set[str] = set()
         #: Jobs with a start time ahead, by lane.
         self._later: dict[str, list[tuple[datetime, int, Intent]]] = defaultdict(list)
 
@@ -132,32 +155,6 @@ class Outlook:
         """The live volume of this name, if there will be one."""
         return self.volumes.get((backend, name))
 
-    def promised(self, backend: BackendOutlook) -> int:
-        """Bytes promised on the backend by live volumes and unfinished jobs."""
-        if backend.promised_bytes is None:
-            held = select(func.coalesce(func.sum(volumes.c.size_bytes), 0)).where(
-                volumes.c.backend_id == backend.id,
-                volumes.c.state.in_(
-                    (VolumeState.AVAILABLE, VolumeState.RESTRICTED, VolumeState.ERROR)
-                ),
-            )
-            coming = select(func.coalesce(func.sum(jobs.c.promised_bytes), 0)).where(
-                jobs.c.backend_id == backend.id, jobs.c.finished_at.is_(None)
-            )
-            backend.promised_bytes = int(self._connection.execute(held).scalar_one()) + int(
-                self._connection.execute(coming).scalar_one()
-            )
-        return backend.promised_bytes
-
-    def promised_alone(self, backend: BackendOutlook) -> int:
-        """The same, once no other submission can promise anything on the backend any more."""
-        if backend.name not in self._alone:
-            lock_for_submission(self._connection, [f"room {backend.name}"])
-            self._alone.add(backend.name)
-            own, backend.promised_bytes = backend.promised_here, None
-            backend.promised_bytes = self.promised(backend) + own
-        return self.promised(backend)
-
     # -- loading --------------------------------------------------------------------------
 
     def load_backends(self, names: Iterable[str]) -> None:
@@ -171,7 +168,7 @@ class Outlook:
         self._load_backends(backends.c.id.in_(set(ids)))
 
     def _load_backends(self, condition: ColumnElement[bool]) -> None:
-        for row in self._connection.execute(select(backends).where(condition)).mappings():
+        for row in self._connection.execute(_BACKENDS.where(condition)).mappings():
             known = row["capabilities"]
             self.backends[row["name"]] = BackendOutlook(
                 id=row["id"],
@@ -185,6 +182,8 @@ class Outlook:
                 overcommit=row["overcommit"],
                 identity=row["identity"],
                 identity_written=row["identity_written"],
+                promised_bytes=row["promised_bytes"],
+                turn=row["turn"],
             )
 
     def load_volumes(
@@ -194,32 +193,41 @@ class Outlook:
 
         Volumes and snapshots that ``own_jobs`` are about to make do not count as there.
         """
-        names: dict[str, set[str]] = defaultdict(set)
+        names: dict[int, set[str]] = defaultdict(set)
         for in_backend, name in targets:
-            names[in_backend].add(name)
+            if in_backend in self.backends:
+                names[self.backends[in_backend].id].add(name)
+        if not names:
+            return
+        backend_names = {backend.id: backend.name for backend in self.backends.values()}
         by_id: dict[str, VolumeOutlook] = {}
-        for backend_name, wanted in names.items():
-            backend = self.backends.get(backend_name)
-            if backend is None:
+        for row in self._connection.execute(
+            select(
+                *(volumes.c.backend_id, volumes.c.id, volumes.c.name, volumes.c.state),
+                *(volumes.c.size_bytes, volumes.c.metadata, volumes.c.created_by_job),
+            ).where(
+                or_(
+                    *(
+                        and_(
+                            volumes.c.backend_id == backend_id,
+                            among(self._connection, volumes.c.name, sorted(wanted)),
+                        )
+                        for backend_id, wanted in names.items()
+                    )
+                ),
+                volumes.c.state != VolumeState.REMOVED,
+            )
+        ):
+            if row.state == VolumeState.PENDING and row.created_by_job in own_jobs:
                 continue
-            for row in self._connection.execute(
-                select(volumes).where(
-                    volumes.c.backend_id == backend.id,
-                    among(self._connection, volumes.c.name, sorted(wanted)),
-                    volumes.c.state != VolumeState.REMOVED,
-                )
-            ).mappings():
-                if row["state"] == VolumeState.PENDING and row["created_by_job"] in own_jobs:
-                    continue
-                found = VolumeOutlook(
-                    id=row["id"],
-                    name=row["name"],
-                    state=VolumeState(row["state"]),
-                    size_bytes=row["size_bytes"],
-                    metadata=dict(row["metadata"]),
-                    created_by_job=row["created_by_job"],
-                )
-                self.volumes[backend_name, row["name"]] = by_id[row["id"]] = found
+            self.volumes[backend_names[row.backend_id], row.name] = by_id[row.id] = VolumeOutlook(
+                id=row.id,
+                name=row.name,
+                state=VolumeState(row.state),
+                size_bytes=row.size_bytes,
+                metadata=dict(row.metadata),
+                created_by_job=row.created_by_job,
+            )
         if by_id:
             self._load_parts(by_id, own_jobs)
 

@@ -85,12 +85,8 @@ def check_room(outlook: Outlook, intent: Intent) -> int:
                 field="params.size_bytes",
                 total_bytes=backend.total_bytes,
             )
-        limit = int(backend.total_bytes * backend.overcommit)
-        promised = outlook.promised(backend)
-        if promised + wanted > limit // 2:
-            # Two submissions that do not see each other must not promise the same room.
-            promised = outlook.promised_alone(backend)
-        if promised + wanted > limit:
+        limit, promised = backend.limit_bytes, backend.promised_bytes
+        if limit is not None and promised + wanted > limit:
             raise InsufficientCapacity(
                 f"backend {backend.name} may promise {format_size(limit)} "
                 f"(overcommit {backend.overcommit:g}) and has promised {format_size(promised)}; "
@@ -99,8 +95,7 @@ def check_room(outlook: Outlook, intent: Intent) -> int:
                 limit_bytes=limit,
                 promised_bytes=promised,
             )
-        backend.promised_bytes = promised + wanted
-        backend.promised_here += wanted
+    backend.promised_bytes += wanted
     return wanted
 
 

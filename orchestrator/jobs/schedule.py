@@ -20,7 +20,7 @@ from orchestrator.domain.errors import HostUnavailable, OutcomeUnknown, Problem
 from orchestrator.domain.states import FINISHED, JobState, SnapshotState, VolumeState
 from orchestrator.inventory.changes import Change, apply, set_snapshot, set_volume
 from orchestrator.inventory.hosts import ALIVE_SECONDS, forget_dead
-from orchestrator.jobs.finish import ENGINE, Finished, cancel_dependents, close
+from orchestrator.jobs.finish import ENGINE, Ended, Finished, cancel_dependents, close
 from orchestrator.jobs.lanes import due, promote, runnable
 from orchestrator.store.bulk import among, draw, insert_rows, update_rows
 from orchestrator.store.columns import db_now
@@ -232,15 +232,17 @@ def _fail(connection: Connection, failed: list[tuple[Any, Problem]], now: dateti
             for (row, problem), fence in zip(failed, fences, strict=True)
         ],
     )
-    apply(connection, _in_error(connection, failed), now)
+    room = apply(connection, _in_error(connection, failed), now)
     record(
         connection,
         [_event(row, "job.failed", {"error": problem.job_error()}) for row, problem in failed],
         now,
     )
-    return close(
-        connection, [(row["id"], JobState.FAILED, row["batch_id"]) for row, _ in failed], now
-    )
+    ended = [
+        Ended(row["id"], JobState.FAILED, row["batch_id"], row["backend_id"], row["promised_bytes"])
+        for row, _ in failed
+    ]
+    return close(connection, ended, now, room)
 
 
 def _in_error(connection: Connection, failed: list[tuple[Any, Problem]]) -> list[Change]:

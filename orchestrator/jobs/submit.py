@@ -3,105 +3,201 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, RowMapping, select
 
 from orchestrator import failpoints
 from orchestrator.audit.events import Event, job_event, record
 from orchestrator.domain.drivers import DRIVERS
-from orchestrator.domain.errors import IdempotencyMismatch
+from orchestrator.domain.errors import Problem
 from orchestrator.domain.states import JobState
-from orchestrator.jobs.drafts import Drafts, queue_of
-from orchestrator.jobs.lanes import lock_for_submission
+from orchestrator.inventory import promises
+from orchestrator.jobs.drafts import Draft, Drafts, queue_of
 from orchestrator.jobs.outlook import Intent
 from orchestrator.jobs.submission import GROUP_BUDGET, Accepted, PlannedJob, Submission
+from orchestrator.jobs.turns import Turns, in_batch
+from orchestrator.jobs.wakeups import backend_queue
 from orchestrator.store.bulk import draw, insert_rows
+from orchestrator.store.database import Contended
 from orchestrator.store.tables import batches, idempotency_keys, job_dependencies, job_lanes, jobs
 
 
-def submit(connection: Connection, submission: Submission, *, max_attempts: int) -> Accepted:
+def submit(
+    connection: Connection,
+    submission: Submission,
+    *,
+    max_attempts: int,
+    turns: Turns | None = None,
+) -> Accepted:
     """Store the submission's jobs. Raises the `Problem` of the first one that is refused.
 
     Call in a writing transaction; send ``Accepted.wake`` after it has committed.
     """
-    if submission.idempotency_key is not None:
-        answered = _answered_before(connection, submission)
-        if answered is not None:
-            return answered
-    drafts = Drafts(connection, submission)
+    [fate] = submit_together(
+        connection, [submission], max_attempts=max_attempts, turns=turns or Turns()
+    )
+    if isinstance(fate, Problem):
+        raise fate
+    return fate
+
+
+def submit_together(
+    connection: Connection, submissions: Sequence[Submission], *, max_attempts: int, turns: Turns
+) -> list[Accepted | Problem]:
+    """Store one batch, or any number of single jobs; what becomes of each.
+
+    One that is refused does not keep the others from being stored. Call in a writing
+    transaction, which does nothing more than commit; send ``Accepted.wake`` after that.
+    """
+    drafts = Drafts(connection, submissions)
     drafts.check()
-    accepted = _store(drafts, max_attempts)
+    stored = _store(drafts, max_attempts, turns)
+    fates: list[Accepted | Problem] = []
+    for index in range(len(submissions)):
+        first = drafts.same_as.get(index, index)
+        if (problem := drafts.refused.get(first)) is not None:
+            fates.append(problem)
+        elif (row := drafts.answered.get(first)) is not None:
+            fates.append(_answered_before(connection, row))
+        else:
+            accepted = stored[id(submissions[first])]
+            fates.append(accepted if first == index else replace(accepted, repeated=True))
+    _promise(drafts)
     failpoints.reach("submit.before_commit", connection)
-    return accepted
+    return fates
 
 
 def plan(connection: Connection, submission: Submission) -> list[PlannedJob]:
     """What the submission would do; the same checks, and nothing stored."""
-    drafts = Drafts(connection, submission)
+    drafts = Drafts(connection, [replace(submission, idempotency_key=None)])
     drafts.check()
+    if drafts.refused:
+        raise drafts.refused[0]
     return [
         PlannedJob(
-            request=request,
-            would=request.declaration.summary,
-            waits_for=drafts.waits_for(place),
+            request=draft.request,
+            would=draft.request.declaration.summary,
+            waits_for=drafts.waits_for(draft),
         )
-        for place, request in enumerate(submission.requests)
+        for draft in drafts.accepted
     ]
 
 
-def _store(drafts: Drafts, max_attempts: int) -> Accepted:
-    """Insert everything the submission needs; the caller commits."""
-    connection, submission = drafts.connection, drafts.submission
-    batch_id = _store_batch(drafts) if submission.batch else None
-    ids = draw(connection, "jobs", len(drafts.requests))
-    rows = [_row(drafts, place, job_id, batch_id, max_attempts) for place, job_id in enumerate(ids)]
-    insert_rows(connection, jobs, rows)
+def _store(drafts: Drafts, max_attempts: int, turns: Turns) -> dict[int, Accepted]:
+    """Insert the accepted drafts; what was stored, by identity of the submission."""
+    connection, accepted = drafts.connection, drafts.accepted
+    if not accepted:
+        return {}
+    together: dict[int, list[Draft]] = defaultdict(list)
+    for draft in accepted:
+        together[id(draft.submission)].append(draft)
+    batch_ids = {
+        key: _store_batch(drafts, some[0].submission)
+        for key, some in together.items()
+        if some[0].submission.batch
+    }
+    drawn = draw(connection, "jobs", len(accepted))
+    ids = {draft.number: job_id for draft, job_id in zip(accepted, drawn, strict=True)}
+    rows = {
+        draft.number: _row(
+            drafts, draft, ids[draft.number], batch_ids.get(id(draft.submission)), max_attempts,
+            turns,
+        )
+        for draft in accepted
+    }  # fmt: skip
+    insert_rows(connection, jobs, list(rows.values()))
     insert_rows(
         connection,
         job_lanes,
         [
-            {"lane": lane, "job_id": ids[place], "begun": False}
-            for place, lanes in enumerate(drafts.lanes)
-            for lane in lanes
+            {"lane": lane, "job_id": ids[draft.number], "begun": False}
+            for draft in accepted
+            for lane in draft.lanes
         ],
     )
-    depends_on = _store_dependencies(drafts, ids)
-    if submission.idempotency_key is not None:
-        insert_rows(
-            connection,
-            idempotency_keys,
-            [
-                {
-                    "owner": submission.actor.name,
-                    "key": submission.idempotency_key,
-                    "request_digest": submission.digest(),
-                    "job_id": None if submission.batch else ids[0],
-                    "batch_id": batch_id,
-                    "created_at": drafts.now,
-                }
-            ],
-        )
+    insert_rows(
+        connection,
+        job_dependencies,
+        [
+            {"job_id": ids[draft.number], "depends_on": other, "kind": kind}
+            for draft in accepted
+            for kind, others in (
+                ("asked", draft.needs | {ids[number] for number in draft.needs_here}),
+                ("order", draft.follows | {ids[number] for number in draft.follows_here}),
+            )
+            for other in sorted(others)
+        ],
+    )
+    insert_rows(
+        connection,
+        idempotency_keys,
+        [
+            {
+                "owner": some[0].submission.actor.name,
+                "key": some[0].submission.idempotency_key,
+                "request_digest": some[0].submission.digest(),
+                "job_id": None if key in batch_ids else ids[some[0].number],
+                "batch_id": batch_ids.get(key),
+                "created_at": drafts.now,
+            }
+            for key, some in together.items()
+            if some[0].submission.idempotency_key is not None
+        ],
+    )
     record(
         connection,
-        [_event(row, intent.backend) for row, intent in zip(rows, drafts.intents, strict=True)],
+        [_event(rows[draft.number], draft.intent.backend) for draft in accepted],
         drafts.now,
     )
-    wake: dict[str, int] = defaultdict(int)
+    backends = {backend.id: backend.name for backend in drafts.outlook.backends.values()}
+    return {
+        key: Accepted(
+            job_ids=[ids[draft.number] for draft in some],
+            batch_id=batch_ids.get(key),
+            rows=[rows[draft.number] for draft in some],
+            depends_on={
+                ids[draft.number]: sorted(
+                    draft.needs | {ids[number] for number in draft.needs_here}
+                )
+                for draft in some
+                if draft.needs or draft.needs_here
+            },
+            backends=backends,
+            wake=_wake(rows[draft.number] for draft in some),
+        )
+        for key, some in together.items()
+    }
+
+
+def _wake(rows: Iterable[dict[str, Any]]) -> dict[str, int]:
+    """How many workers have something to do, by queue."""
+    costs: dict[str, int] = defaultdict(int)
     for row in rows:
         if row["state"] == JobState.QUEUED:
-            wake[row["queue"]] += 1
-    return Accepted(
-        job_ids=ids,
-        batch_id=batch_id,
-        rows=rows,
-        depends_on=depends_on,
-        backends={backend.id: backend.name for backend in drafts.outlook.backends.values()},
-        wake=dict(wake),
-    )
+            costs[row["queue"]] += row["cost"]
+    return {queue: -(-cost // GROUP_BUDGET) for queue, cost in costs.items()}
 
 
-def _store_batch(drafts: Drafts) -> int:
+def _promise(drafts: Drafts) -> None:
+    """Note the room that the accepted jobs will take.
+
+    Others may have promised some since this transaction looked: if that has made it too
+    much, everything is checked again, by numbers that are up to date then.
+    """
+    room: dict[int, int] = defaultdict(int)
+    by_id = {backend.id: backend for backend in drafts.outlook.backends.values()}
+    for draft in drafts.accepted:
+        room[drafts.outlook.backend(draft.intent.backend).id] += draft.room
+    for backend_id, promised in promises.add(drafts.connection, room).items():
+        limit = by_id[backend_id].limit_bytes
+        if limit is not None and room[backend_id] > 0 and promised > limit:
+            raise Contended
+
+
+def _store_batch(drafts: Drafts, submission: Submission) -> int:
     [batch_id] = draw(drafts.connection, "batches", 1)
     insert_rows(
         drafts.connection,
@@ -109,9 +205,9 @@ def _store_batch(drafts: Drafts) -> int:
         [
             {
                 "id": batch_id,
-                "submitted_by": drafts.submission.actor.name,
-                "reason": drafts.submission.reason,
-                "total": len(drafts.requests),
+                "submitted_by": submission.actor.name,
+                "reason": submission.reason,
+                "total": len(submission.requests),
                 "created_at": drafts.now,
             }
         ],
@@ -120,60 +216,54 @@ def _store_batch(drafts: Drafts) -> int:
 
 
 def _row(
-    drafts: Drafts, place: int, job_id: int, batch_id: int | None, max_attempts: int
+    drafts: Drafts,
+    draft: Draft,
+    job_id: int,
+    batch_id: int | None,
+    max_attempts: int,
+    turns: Turns,
 ) -> dict[str, Any]:
-    request, intent = drafts.requests[place], drafts.intents[place]
-    driver = drafts.outlook.backend(intent.backend).driver
-    later = request.run_at is not None and request.run_at > drafts.now
-    state = JobState.WAITING if drafts.blocked[place] else JobState.QUEUED
-    bound = drafts.submission.bound.get(place, {})
+    request, intent, submitter = draft.request, draft.intent, draft.submission.actor.name
+    backend = drafts.outlook.backend(intent.backend)
+    state = JobState.WAITING if draft.blocked else JobState.QUEUED
+    queue, turn = queue_of(intent, backend.driver), 0
+    if queue == backend_queue(backend.name):
+        turn = (
+            turns.single(queue, submitter, backend.turn)
+            if batch_id is None
+            else in_batch(draft.place, backend.turn)
+        )
     return {
         "id": job_id,
         "action": intent.action.name,
-        "backend_id": drafts.outlook.backend(intent.backend).id,
+        "backend_id": backend.id,
         "volume": intent.volume,
         "snapshot": intent.snapshot,
         "host": intent.host,
-        "params": dict(intent.params),
+        "params": intent.params,
         "volume_id": intent.volume_id,
         "snapshot_id": intent.snapshot_id,
         "source_id": intent.source_id,
         "state": state,
         "priority": request.priority,
-        "queue": queue_of(intent, driver),
-        "cost": _cost(intent, driver),
+        "turn": turn,
+        "queue": queue,
+        "cost": _cost(intent, backend.driver),
         "after": request.after,
-        "promised_bytes": drafts.rooms[place],
+        "promised_bytes": draft.room,
         "begun": False,
         "attempt": 0,
         "max_attempts": request.max_attempts or max_attempts,
         "run_at": request.run_at,
-        "not_before": request.run_at if later else None,
-        "submitted_by": drafts.submission.actor.name,
+        "not_before": request.run_at if draft.later(drafts.now) else None,
+        "submitted_by": submitter,
         "reason": intent.reason,
         "batch_id": batch_id,
         "ref": request.ref,
-        "retry_of": bound.get("retry_of"),
+        "retry_of": draft.bound.get("retry_of"),
         "created_at": drafts.now,
         "queued_at": drafts.now if state is JobState.QUEUED else None,
     }
-
-
-def _store_dependencies(drafts: Drafts, ids: list[int]) -> dict[int, list[int]]:
-    rows: list[dict[str, Any]] = []
-    asked: dict[int, list[int]] = {}
-    for place, job_id in enumerate(ids):
-        needed = drafts.stored_deps[place] | {ids[other] for other in drafts.batch_deps[place]}
-        order = drafts.order_stored[place] | {ids[other] for other in drafts.order_batch[place]}
-        if needed:
-            asked[job_id] = sorted(needed)
-        rows += [
-            {"job_id": job_id, "depends_on": other, "kind": kind}
-            for kind, others in (("asked", needed), ("order", order - needed))
-            for other in sorted(others)
-        ]
-    insert_rows(drafts.connection, job_dependencies, rows)
-    return asked
 
 
 def _event(row: dict[str, Any], backend: str) -> Event:
@@ -188,25 +278,10 @@ def _cost(intent: Intent, driver: str) -> int:
     return max(1, GROUP_BUDGET // DRIVERS[driver].group)
 
 
-def _answered_before(connection: Connection, submission: Submission) -> Accepted | None:
-    """The first answer given for the submission's key, if there was one."""
-    owner, key = submission.actor.name, submission.idempotency_key
-    lock_for_submission(connection, [f"key {owner} {key}"])
-    found = (
-        connection.execute(
-            select(idempotency_keys).where(
-                idempotency_keys.c.owner == owner, idempotency_keys.c.key == key
-            )
-        )
-        .mappings()
-        .first()
-    )
-    if found is None:
-        return None
-    if found["request_digest"] != submission.digest():
-        raise IdempotencyMismatch(field="Idempotency-Key", job=found["job_id"])
-    batch_id = found["batch_id"]
-    ids = [found["job_id"]]
+def _answered_before(connection: Connection, row: RowMapping) -> Accepted:
+    """The first answer given for a key, which is in ``row``."""
+    batch_id = row["batch_id"]
+    ids = [row["job_id"]]
     if batch_id is not None:
         query = select(jobs.c.id).where(jobs.c.batch_id == batch_id).order_by(jobs.c.id)
         ids = list(connection.execute(query).scalars())

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from orchestrator.domain.errors import Unavailable
 
@@ -30,6 +30,10 @@ _SQLITE_AWAY = ("unable to open", "disk I/O", "is full", "readonly", "malformed"
 _SQLITE_BUSY = 30.0
 
 
+class Contended(Exception):
+    """Another transaction was faster: what this one has found no longer holds. Do it again."""
+
+
 class Database:
     """The database that a URL names. Threads share it; processes each make their own."""
 
@@ -44,7 +48,6 @@ class Database:
                 parsed.set(drivername="postgresql+psycopg"),
                 pool_size=pool_size,
                 max_overflow=pool_size,
-                pool_pre_ping=True,
                 pool_timeout=10,
                 json_serializer=_dumps,
                 hide_parameters=True,  # they may hold what must be in no log
@@ -68,8 +71,8 @@ class Database:
                 connection = connection.execution_options(
                     isolation_level="REPEATABLE READ", postgresql_readonly=True
                 )
-            with connection.begin():
-                yield connection
+                _reconnect(connection)
+            yield connection
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
@@ -83,21 +86,29 @@ class Database:
     def transact(self, work: Callable[[Connection], T]) -> T:
         """Run ``work`` in a transaction, again as a whole where the database asks for it.
 
-        ``work`` must have no effect outside the database. Raises `Unavailable` when the
-        database cannot be reached.
+        ``work`` must have no effect outside the database; it raises `Contended` to be run
+        again. Raises `Unavailable` when the database cannot be reached.
         """
         for attempt in range(1, _TRIES + 1):
+            committing = False
             try:
                 with self.write() as connection:
-                    return work(connection)
-            except OperationalError as error:
-                if not _repeatable(error):
+                    done = work(connection)
+                    committing = True
+                return done
+            except (OperationalError, Unavailable, Contended) as error:
+                # A pooled connection that has died says so at its first use. Nothing is
+                # repeated once a commit was sent: it may have taken effect.
+                stale = attempt == 1 and not committing and _has_died(error)
+                if not stale and not _repeatable(error):
                     raise
                 if attempt == _TRIES:
                     raise Unavailable(
                         "the database is too busy to commit this: try again"
                     ) from error
-                time.sleep(random.uniform(0.005, 0.02) * 2**attempt)  # noqa: S311 - not a secret
+                if not stale:
+                    pause = random.uniform(0.005, 0.02) * 2**attempt  # noqa: S311 - not a secret
+                    time.sleep(pause)
         raise AssertionError("unreachable")
 
     def close(self) -> None:
@@ -144,7 +155,26 @@ def _sqlite_engine(url: str, pool_size: int) -> Engine:
     return engine
 
 
-def _repeatable(error: OperationalError) -> bool:
+def _reconnect(connection: Connection) -> None:
+    """Take a new connection if the pooled one has died."""
+    try:
+        connection.exec_driver_sql("SELECT 1")
+    except (OperationalError, InterfaceError) as error:
+        if not error.connection_invalidated:
+            raise
+        connection.rollback()
+
+
+def _has_died(error: Exception) -> bool:
+    cause = error.__cause__ if isinstance(error, Unavailable) else error
+    return isinstance(cause, DBAPIError) and cause.connection_invalidated
+
+
+def _repeatable(error: Exception) -> bool:
+    if isinstance(error, Contended):
+        return True
+    if not isinstance(error, OperationalError):
+        return False
     state = getattr(error.orig, "sqlstate", None)
     return state in _REPEATABLE or "database is locked" in str(error.orig)
 

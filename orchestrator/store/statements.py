@@ -1,29 +1,34 @@
 """The hand-written statement that claims work, once for each database.
 
 Its invariant: a job goes to ``running`` only from ``queued``, in one step with its new
-fencing number, which is larger than any given before, and with its lease.
+fencing number, which is larger than any given before, and with its lease; its lanes become
+begun in the same step, which a unique index allows to one job at a time.
 """
 
 from __future__ import annotations
 
-_HEAD = """
+# A job that was claimed before is claimed alone: if it is what kills workers, it takes no
+# others of a group with it.
+_UPDATE = """
 WITH head AS {materialized} (
-    SELECT j.id, j.priority, CASE WHEN j.claims > 0 THEN :budget ELSE j.cost END AS cost
+    SELECT j.id, j.priority, j.turn,
+           CASE WHEN j.claims > 0 THEN :budget ELSE j.cost END AS cost
     FROM jobs AS j
     WHERE j.state = 'queued' AND j.queue = :queue
       AND ({backends})
       AND (j.begun OR j.queue = :control
            OR j.backend_id IN (SELECT id FROM backends WHERE state = 'enabled'))
-    ORDER BY j.priority, j.id
+      AND ({slow} OR j.cost < :budget)
+    ORDER BY j.priority, j.turn, j.id
     LIMIT :most
     {lock}
 ), counted AS (
     SELECT id,
-           sum(cost) OVER (ORDER BY priority, id) - cost AS before,
+           sum(cost) OVER (ORDER BY priority, turn, id) - cost AS before,
            cost,
-           row_number() OVER (ORDER BY priority, id) AS place
+           row_number() OVER (ORDER BY priority, turn, id) AS place
     FROM head
-)
+){taken}
 UPDATE jobs
 SET state = 'running', begun = {true}, attempt = attempt + 1,
     claims = claims + 1, worker = :worker,
@@ -34,32 +39,50 @@ WHERE jobs.id = counted.id AND (counted.before = 0 OR counted.before + counted.c
 RETURNING jobs.id, jobs.action, jobs.backend_id, jobs.volume, jobs.snapshot, jobs.host,
           jobs.params, jobs.volume_id, jobs.snapshot_id, jobs.source_id, jobs.fence,
           jobs.attempt, jobs.max_attempts, jobs.batch_id, jobs.submitted_by, jobs.reason,
-          jobs.queue, jobs.cancel_requested_at, jobs.claims
+          jobs.queue, jobs.cancel_requested_at, jobs.claims, {now} AS now
 """
 
-# A job that was claimed before is claimed alone: if it is what kills workers, it takes no
-# others of a group with it.
+_BEGIN_LANES = """), begun AS (
+    UPDATE job_lanes SET begun = true
+    FROM taken WHERE job_lanes.job_id = taken.id AND NOT job_lanes.begun
+)
+SELECT * FROM taken
+"""
+
 # SKIP LOCKED lets several workers claim side by side. MATERIALIZED keeps the planner from
 # running the limited, locking query once for each row. NO KEY UPDATE does not collide with
 # submissions that hold a job until they have queued behind it (KEY SHARE).
-CLAIM_POSTGRESQL = _HEAD.format(
-    materialized="MATERIALIZED",
-    backends="j.backend_id = ANY(:backends)",
-    lock="FOR NO KEY UPDATE SKIP LOCKED",
-    true="true",
-    fence="nextval('fences_numbers')",
-    lease="clock_timestamp() + make_interval(secs => :lease)",
-    now="clock_timestamp()",
+CLAIM_POSTGRESQL = (
+    _UPDATE.format(
+        materialized="MATERIALIZED",
+        backends="j.backend_id = ANY(:backends)",
+        slow=":slow",
+        lock="FOR NO KEY UPDATE SKIP LOCKED",
+        taken=", taken AS (",
+        true="true",
+        fence="nextval('fences_numbers')",
+        lease="clock_timestamp() + make_interval(secs => :lease)",
+        now="clock_timestamp()",
+    )
+    + _BEGIN_LANES
 )
 
 # One transaction writes at a time, and it has raised the counter of fencing numbers by
 # :most before this runs; :fences is the last number given out before.
-CLAIM_SQLITE = _HEAD.format(
+CLAIM_SQLITE = _UPDATE.format(
     materialized="",
     backends="j.backend_id IN (SELECT value FROM json_each(:backends))",
+    slow=":slow",
     lock="",
+    taken="",
     true="1",
     fence=":fences + counted.place",
     lease="strftime('%Y-%m-%d %H:%M:%f000', 'now', :lease || ' seconds')",
     now="strftime('%Y-%m-%d %H:%M:%f000', 'now')",
 )
+
+#: SQLite has no statement that changes two tables: the same transaction runs this, too.
+BEGIN_LANES_SQLITE = """
+UPDATE job_lanes SET begun = 1
+WHERE job_id IN (SELECT value FROM json_each(:ids)) AND NOT begun
+"""

@@ -53,7 +53,7 @@ _finished = _one_of("state", FINISHED)
 #: Number sources on PostgreSQL. SQLite, with its one writer, counts in `counters`.
 SEQUENCES = {
     name: Sequence(f"{name}_numbers", metadata=metadata)
-    for name in ("jobs", "batches", "fences", "events")
+    for name in ("jobs", "batches", "fences", "commits")
 }
 
 #: SQLite's number sources: the last number given out, by name.
@@ -93,6 +93,8 @@ backends = Table(
     Column("grain_bytes", BigInteger),
     #: How many times its capacity may be promised.
     Column("overcommit", Float, nullable=False, server_default=text("1.0")),
+    #: Jobs that may run on it at once, all workers together; null: no limit.
+    Column("max_jobs", Integer),
     #: Hosts whose workers may act on it; null: any.
     Column("hosts", Json),
     #: What was wrong when it was last looked at; null: nothing.
@@ -100,6 +102,15 @@ backends = Table(
     Column("refreshed_at", UtcDateTime),
     Column("created_at", UtcDateTime, nullable=False),
     CheckConstraint(_one_of("state", BackendState), name="state"),
+)
+
+#: What each backend has promised: the sizes of its volumes, and what unfinished jobs will
+#: add. Every transaction that changes one of the two adds the difference as its last act.
+promises = Table(
+    "promises",
+    metadata,
+    Column("backend_id", ForeignKey("backends.id"), primary_key=True, autoincrement=False),
+    Column("promised_bytes", BigInteger, nullable=False),
 )
 
 policies = Table(
@@ -146,14 +157,6 @@ volumes = Table(
         unique=True,
         sqlite_where=text("state <> 'removed'"),
         postgresql_where=text("state <> 'removed'"),
-    ),
-    # What a backend has promised, summed at each submission that asks for room.
-    Index(
-        "ix_volumes_promised",
-        "backend_id",
-        "size_bytes",
-        sqlite_where=text("state IN ('available', 'restricted', 'error')"),
-        postgresql_where=text("state IN ('available', 'restricted', 'error')"),
     ),
 )
 
@@ -252,6 +255,8 @@ jobs = Table(
     Column("source_id", String(32)),
     Column("state", String(16), nullable=False),
     Column("priority", SmallInteger, nullable=False, server_default=text("0")),
+    #: Its place among those of the same priority: submitters and batches take turns.
+    Column("turn", BigInteger, nullable=False, server_default=text("0")),
     #: Which workers may take it.
     Column("queue", String(300), nullable=False),
     #: Whether a destructive job needs the 'success' or only the 'end' of those before it.
@@ -306,6 +311,7 @@ jobs = Table(
         "ix_jobs_queued",
         "queue",
         "priority",
+        "turn",
         "id",
         sqlite_where=text("state = 'queued'"),
         postgresql_where=text("state = 'queued'"),
@@ -323,16 +329,19 @@ jobs = Table(
         sqlite_where=text("state = 'waiting' AND not_before IS NOT NULL"),
         postgresql_where=text("state = 'waiting' AND not_before IS NOT NULL"),
     ),
-    # Unfinished work: the command line's usual question, and promised room.
+    # Lists by state: what is unfinished, and what went wrong. What went well is found by id.
     Index(
         "ix_jobs_unfinished",
         "id",
-        "backend_id",
-        "promised_bytes",
         sqlite_where=text("finished_at IS NULL"),
         postgresql_where=text("finished_at IS NULL"),
     ),
-    Index("ix_jobs_state", "state", "id"),
+    Index(
+        "ix_jobs_unsuccessful",
+        "id",
+        sqlite_where=text("state IN ('failed', 'canceled')"),
+        postgresql_where=text("state IN ('failed', 'canceled')"),
+    ),
     Index("ix_jobs_target", "backend_id", "volume", "id"),
     Index(
         "ix_jobs_batch",
@@ -400,12 +409,34 @@ job_steps = Table(
     CheckConstraint("state IN ('intended', 'done')", name="state"),
 )
 
-#: History. ``number`` is given after commit, by one sequencer: readers follow it.
+#: Transactions that wrote history. Numbers are given after commit, by one sequencer: one
+#: row for each transaction, however many events it has.
+event_commits = Table(
+    "event_commits",
+    metadata,
+    Column("id", BigId, primary_key=True, autoincrement=False),
+    Column("events", Integer, nullable=False),
+    #: The number before that of its first event; null until the sequencer has seen it.
+    Column("base", BigInteger, unique=True),
+    CheckConstraint("events > 0", name="events"),
+    Index(
+        "ix_event_commits_unnumbered",
+        "id",
+        sqlite_where=text("base IS NULL"),
+        postgresql_where=text("base IS NULL"),
+    ),
+)
+
+#: Leaves out the kinds of which every job has one: those are found soon without an index.
+_UNUSUAL = "kind NOT IN ('job.submitted', 'job.started', 'job.succeeded')"
+
+#: History. The number of an event is its commit's base and its own place in it.
 events = Table(
     "events",
     metadata,
-    Column("id", BigId, primary_key=True, autoincrement=False),
-    Column("number", BigInteger, unique=True),
+    Column("commit_id", BigInteger, primary_key=True, autoincrement=False),
+    #: Its place among the events of its commit, from 1.
+    Column("seq", Integer, primary_key=True, autoincrement=False),
     Column("at", UtcDateTime, nullable=False),
     Column("kind", String(40), nullable=False),
     Column("backend", String(63)),
@@ -417,14 +448,15 @@ events = Table(
     Column("reason", Text),
     #: What changed: {"before": {…}, "after": {…}} and further facts.
     Column("data", Json),
-    Index(
-        "ix_events_unnumbered",
-        "id",
-        sqlite_where=text("number IS NULL"),
-        postgresql_where=text("number IS NULL"),
-    ),
     Index("ix_events_job_id", "job_id"),
-    Index("ix_events_volume", "backend", "volume", "number"),
+    Index("ix_events_volume", "backend", "volume", "commit_id"),
+    Index(
+        "ix_events_kind",
+        "kind",
+        "commit_id",
+        sqlite_where=text(_UNUSUAL),
+        postgresql_where=text(_UNUSUAL),
+    ),
 )
 
 idempotency_keys = Table(

@@ -362,7 +362,7 @@ def test_every_change_is_told_in_history_with_before_and_after(engine: Engine) -
     engine.work()
     with engine.database.read() as connection:
         rows = connection.execute(
-            select(events).where(events.c.volume == "a").order_by(events.c.id)
+            select(events).where(events.c.volume == "a").order_by(events.c.commit_id, events.c.seq)
         ).all()
     assert [row.kind for row in rows] == [
         "job.submitted",

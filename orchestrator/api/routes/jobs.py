@@ -167,15 +167,28 @@ def events(
     cursor: Cursor = None,
 ) -> dict[str, Any]:
     """Read the history of a job."""
-    after = position_of(cursor, int) or 0
+    after = _place_of(position_of(cursor, str))
 
     def read(connection: Any) -> dict[str, Any]:
         job_view(connection, job_id)
         found = of_job(connection, job_id, after, limit)
-        more = cursor_for(found[-1].id) if len(found) == limit else None
+        last = f"{found[-1].commit_id}.{found[-1].seq}" if len(found) == limit else None
+        more = None if last is None else cursor_for(last)
         return {"items": [row._mapping for row in found], "cursor": more}
 
     return service.read(read)
+
+
+def _place_of(position: str | None) -> tuple[int, int]:
+    """A place in history: a commit, and an event in it. Raises `InvalidInput`."""
+    commit, _, seq = (position or "0.0").partition(".")
+    try:
+        place = int(commit), int(seq)
+    except ValueError:
+        place = -1, -1
+    if not all(0 <= number <= MAX_ID for number in place):
+        raise InvalidInput("the cursor is not one this service gave out", field="cursor")
+    return place
 
 
 @router.post("/{job_id}/cancel", status_code=202, response_model=models.Job)
