@@ -11,7 +11,8 @@ from sqlalchemy import Connection, Row, Select, bindparam, func, select, text, t
 
 from orchestrator import failpoints
 from orchestrator.domain.errors import Gone
-from orchestrator.store.bulk import Parent, insert_family, update_rows
+from orchestrator.store.asking import Asked, ask
+from orchestrator.store.bulk import Parent, inserted_family, update_rows
 from orchestrator.store.tables import event_commits, events
 
 #: Events of at most this many commits get their numbers in one transaction.
@@ -63,30 +64,29 @@ def job_event(
 
 def record(connection: Connection, happened: Sequence[Event], at: datetime) -> None:
     """Write events, in this order, in the transaction of what they tell."""
-    if not happened:
-        return
-    insert_family(
-        connection,
-        _COMMIT,
-        {"events": len(happened)},
-        events,
-        [
-            {
-                "seq": seq,
-                "at": at,
-                "kind": event.kind,
-                "backend": event.backend,
-                "volume": event.volume,
-                "volume_id": event.volume_id,
-                "snapshot": event.snapshot,
-                "job_id": event.job_id,
-                "actor": event.actor,
-                "reason": event.reason,
-                "data": event.data or None,
-            }
-            for seq, event in enumerate(happened, start=1)
-        ],
-    )
+    if happened:
+        ask(connection, recorded(happened, at))
+
+
+def recorded(happened: Sequence[Event], at: datetime) -> Asked:
+    """What `record` does, to be done by `ask`; there is at least one event."""
+    rows: list[dict[str, Any]] = [
+        {
+            "seq": seq,
+            "at": at,
+            "kind": event.kind,
+            "backend": event.backend,
+            "volume": event.volume,
+            "volume_id": event.volume_id,
+            "snapshot": event.snapshot,
+            "job_id": event.job_id,
+            "actor": event.actor,
+            "reason": event.reason,
+            "data": event.data or None,
+        }
+        for seq, event in enumerate(happened, start=1)
+    ]
+    return inserted_family(_COMMIT, {"events": len(rows)}, events, rows)
 
 
 def number_committed(connection: Connection) -> int:

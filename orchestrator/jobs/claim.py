@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, bindparam, func, or_, select, text, update
+from sqlalchemy import Connection, bindparam, func, or_, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from orchestrator import failpoints
-from orchestrator.audit.events import Event, record
+from orchestrator.audit.events import Event, recorded
 from orchestrator.domain.actions import Action
 from orchestrator.domain.errors import Locked, Problem
 from orchestrator.domain.states import JobState, SnapshotState, VolumeState
 from orchestrator.jobs import rules
 from orchestrator.jobs.lanes import lane_taken
+from orchestrator.jobs.looking import backends_with, take_backends, take_volumes, volumes_at
 from orchestrator.jobs.outlook import Intent, Outlook, VolumeOutlook, intent_of
 from orchestrator.jobs.submission import GROUP_BUDGET
 from orchestrator.jobs.wakeups import CONTROL_QUEUE
-from orchestrator.store.bulk import among, draw, insert_rows
+from orchestrator.store.asking import Asked, Question, Rows, ask, one_of
+from orchestrator.store.bulk import among, draw, inserted
 from orchestrator.store.columns import Json, UtcDateTime, db_now
 from orchestrator.store.database import Database
 from orchestrator.store.statements import BEGIN_LANES_SQLITE, CLAIM_POSTGRESQL, CLAIM_SQLITE
@@ -32,11 +33,24 @@ MOST_CLAIMED = 200
 #: The class of our advisory locks that guard limits of jobs at once.
 _CLAIM_LOCKS = 0x636C6169
 
-_CLAIM_POSTGRESQL = text(CLAIM_POSTGRESQL).columns(
-    params=Json, cancel_requested_at=UtcDateTime, now=UtcDateTime
+_CLAIM = Question(
+    lambda d: text(CLAIM_POSTGRESQL if d == "postgresql" else CLAIM_SQLITE).columns(
+        params=Json, cancel_requested_at=UtcDateTime, now=UtcDateTime
+    )
 )
-_CLAIM_SQLITE = text(CLAIM_SQLITE).columns(
-    params=Json, cancel_requested_at=UtcDateTime, now=UtcDateTime
+_BEGIN_LANES = Question(lambda _: text(BEGIN_LANES_SQLITE))
+_STEPS = Question(
+    lambda d: (
+        select(job_steps)
+        .where(one_of(d, job_steps.c.job_id, "ids"))
+        .order_by(job_steps.c.job_id, job_steps.c.seq)
+    )
+)
+_BORN_VOLUMES = Question(
+    lambda d: select(volumes.c.created_by_job).where(one_of(d, volumes.c.id, "ids"))
+)
+_BORN_SNAPSHOTS = Question(
+    lambda d: select(snapshots.c.created_by_job).where(one_of(d, snapshots.c.id, "ids"))
 )
 
 
@@ -140,15 +154,18 @@ def _claim(
     if at_once is not None:
         most = min(values["most"], _places_left(connection, backends, at_once))
         values = {**values, "most": most}
-    rows = _take(connection, values, backends) if values["most"] > 0 else []
+    rows, found = _take(connection, values, backends) if values["most"] > 0 else ([], [])
     if not rows:
         return []
     now: datetime = rows[0]["now"]
-    outlook = _look(connection, rows)
+    outlook = Outlook()
+    take_backends(outlook, found)
     names = {backend.id: backend.name for backend in outlook.backends.values()}
+    targets = _targets(rows, names)
     again = [row for row in rows if row["claims"] > 1]
-    steps = _steps(connection, [row["id"] for row in again])
-    born = _born(connection, again)
+    there, steps, born = _look(connection, targets, again)
+    own_jobs = frozenset(row["id"] for row in rows)
+    take_volumes(connection, outlook, there, targets, own_jobs=own_jobs)
     claims = [
         _claim_of(
             row,
@@ -159,8 +176,7 @@ def _claim(
         )
         for row in rows
     ]
-    _give_birth(connection, claims, now)
-    record(connection, [_started(claim) for claim in claims], now)
+    ask(connection, *_births(claims, now), recorded([_started(claim) for claim in claims], now))
     for claimed in claims:
         failpoints.reach("claim.before_commit", connection, action=claimed.action.name)
     return claims
@@ -179,40 +195,63 @@ def _places_left(connection: Connection, backends: Sequence[int], at_once: int) 
 
 def _take(
     connection: Connection, values: dict[str, Any], backends: Sequence[int]
-) -> list[RowMapping]:
+) -> tuple[Rows, Rows]:
+    """The claimed jobs in the order of their fences, and the backends they may be on."""
     if connection.dialect.name == "postgresql":
-        found = connection.execute(_CLAIM_POSTGRESQL, {**values, "backends": list(backends)})
-        return sorted(found.mappings().all(), key=lambda row: row["fence"])
+        rows, found = ask(
+            connection, _CLAIM(**values, backends=list(backends)), backends_with(backends)
+        )
+        return sorted(rows, key=lambda row: row["fence"]), found
     queued = connection.execute(
         select(jobs.c.id)
         .where(jobs.c.state == JobState.QUEUED, jobs.c.queue == values["queue"])
         .limit(1)
     ).first()
     if queued is None:
-        return []
+        return [], []
     fences = draw(connection, "fences", MOST_CLAIMED)[0] - 1
-    values = {**values, "backends": json.dumps(list(backends)), "fences": fences}
-    rows = connection.execute(_CLAIM_SQLITE, values).mappings().all()
-    connection.execute(text(BEGIN_LANES_SQLITE), {"ids": json.dumps([row["id"] for row in rows])})
-    return sorted(rows, key=lambda row: row["fence"])
+    [rows] = ask(connection, _CLAIM(**values, backends=list(backends), fences=fences))
+    ids = [row["id"] for row in rows]
+    _, found = ask(connection, _BEGIN_LANES(ids=ids), backends_with(backends))
+    return sorted(rows, key=lambda row: row["fence"]), found
 
 
-def _look(connection: Connection, rows: Sequence[RowMapping]) -> Outlook:
-    outlook = Outlook(connection)
-    outlook.load_backends_by_id({row["backend_id"] for row in rows})
-    names = {backend.id: backend.name for backend in outlook.backends.values()}
-    targets: set[tuple[str, str]] = set()
-    for row in rows:
-        backend = names[row["backend_id"]]
-        for name in (row["volume"], row["params"].get("source"), row["params"].get("new_name")):
-            if name is not None:
-                targets.add((backend, name))
-    outlook.load_volumes(targets, own_jobs=frozenset(row["id"] for row in rows))
-    return outlook
+def _targets(rows: Rows, names: Mapping[int, str]) -> set[tuple[str, str]]:
+    """The (backend, name) pairs that these jobs are about."""
+    return {
+        (names[row["backend_id"]], name)
+        for row in rows
+        for name in (row["volume"], row["params"].get("source"), row["params"].get("new_name"))
+        if name is not None
+    }
+
+
+def _look(
+    connection: Connection, targets: set[tuple[str, str]], again: Rows
+) -> tuple[Rows, dict[int, list[Step]], set[int]]:
+    """The volumes there are; and of the jobs claimed before, the journals, and which of them
+    have inserted the row of what they make."""
+    if not again:
+        [there] = ask(connection, volumes_at(targets))
+        return there, {}, set()
+    ids = [row["id"] for row in again]
+    there, written, *made = ask(
+        connection,
+        volumes_at(targets),
+        _STEPS(ids=ids),
+        _BORN_VOLUMES(ids=[row["volume_id"] for row in again if row["volume_id"]]),
+        _BORN_SNAPSHOTS(ids=[row["snapshot_id"] for row in again if row["snapshot_id"]]),
+    )
+    steps: dict[int, list[Step]] = {}
+    for row in written:
+        step = Step(row["seq"], row["name"], row["state"], row["detail"] or {})
+        steps.setdefault(row["job_id"], []).append(step)
+    born = {row["created_by_job"] for rows in made for row in rows}
+    return there, steps, born.intersection(ids)
 
 
 def _claim_of(
-    row: RowMapping, outlook: Outlook, backend_name: str, steps: list[Step], *, touched: bool
+    row: Mapping[str, Any], outlook: Outlook, backend_name: str, steps: list[Step], *, touched: bool
 ) -> Claim:
     intent = intent_of(row, backend_name)
     backend = outlook.backends[backend_name]
@@ -245,33 +284,8 @@ def _claim_of(
     )
 
 
-def _born(connection: Connection, rows: Sequence[RowMapping]) -> set[int]:
-    """Those of these jobs that have inserted the row of what they make."""
-    found: set[int] = set()
-    for table, column in ((volumes, "volume_id"), (snapshots, "snapshot_id")):
-        ids = [row[column] for row in rows if row[column] is not None]
-        if ids:
-            query = select(table.c.created_by_job).where(among(connection, table.c.id, ids))
-            found.update(connection.execute(query).scalars())
-    return found & {row["id"] for row in rows}
-
-
-def _steps(connection: Connection, ids: list[int]) -> dict[int, list[Step]]:
-    found: dict[int, list[Step]] = {}
-    if ids:
-        for row in connection.execute(
-            select(job_steps)
-            .where(among(connection, job_steps.c.job_id, ids))
-            .order_by(job_steps.c.job_id, job_steps.c.seq)
-        ):
-            found.setdefault(row.job_id, []).append(
-                Step(row.seq, row.name, row.state, row.detail or {})
-            )
-    return found
-
-
-def _give_birth(connection: Connection, claims: Iterable[Claim], now: datetime) -> None:
-    """Insert the pending rows of what these jobs will make."""
+def _births(claims: Iterable[Claim], now: datetime) -> list[Asked]:
+    """The pending rows of what these jobs will make, to be inserted."""
     new_volumes: list[dict[str, Any]] = []
     new_snapshots: list[dict[str, Any]] = []
     for claim in claims:
@@ -309,8 +323,11 @@ def _give_birth(connection: Connection, claims: Iterable[Claim], now: datetime) 
                 "changed_at": now,
             }
         )
-    insert_rows(connection, volumes, new_volumes)
-    insert_rows(connection, snapshots, new_snapshots)
+    return [
+        inserted(table, rows)
+        for table, rows in ((volumes, new_volumes), (snapshots, new_snapshots))
+        if rows
+    ]
 
 
 def size_wanted(claim: Claim) -> int:

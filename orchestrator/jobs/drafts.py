@@ -30,13 +30,22 @@ from orchestrator.jobs.lanes import (
     hold_tails,
     hold_unfinished,
     lanes_of,
-    lock_for_submission,
+    locked_for_submission,
     target_of,
+)
+from orchestrator.jobs.looking import (
+    backends_named,
+    jobs_in,
+    take_ahead,
+    take_backends,
+    take_volumes,
+    volumes_at,
 )
 from orchestrator.jobs.outlook import Intent, Outlook
 from orchestrator.jobs.submission import Submission
 from orchestrator.jobs.wakeups import queue_for
-from orchestrator.store.bulk import among
+from orchestrator.store.asking import Rows, ask
+from orchestrator.store.bulk import among, drawn
 from orchestrator.store.tables import idempotency_keys, jobs
 
 #: How messages name a row of a batch.
@@ -109,7 +118,7 @@ class Drafts:
     def __init__(self, connection: Connection, submissions: Sequence[Submission]) -> None:
         self.connection = connection
         self.submissions = submissions
-        self.outlook = Outlook(connection)
+        self.outlook = Outlook()
         #: What can be stored, in order.
         self.accepted: list[Draft] = []
         #: By place of the submission: why it is refused; its first answer, if its key was
@@ -118,6 +127,7 @@ class Drafts:
         self.answered: dict[int, RowMapping] = {}
         self.same_as: dict[int, int] = {}
         self._made = 0
+        self._drawn: Rows = []
         self._unfinished: set[int] = set()
         self._states: dict[int, str] = {}
         self._alive: dict[str, set[str]] = {}
@@ -127,7 +137,7 @@ class Drafts:
         self._gates_here: dict[str, int] = {}
         self.now: datetime
 
-    def check(self) -> None:
+    def check(self, *, draw_ids: bool = True) -> None:
         """Find out which submissions can be stored, and all that is needed to store them."""
         drafts: dict[int, list[Draft]] = {}
         for index, submission in enumerate(self.submissions):
@@ -141,7 +151,25 @@ class Drafts:
             for submission in self.submissions
             if submission.idempotency_key is not None
         }
-        self.now = lock_for_submission(self.connection, lanes | keys)
+        targets = {target_of(lane) for lane in lanes} | {
+            (draft.request.backend, draft.request.volume)
+            for some in drafts.values()
+            for draft in some
+            if draft.request.volume is not None
+        }
+        # Each of these sees what was committed before the locks were granted.
+        locked, self._drawn, found, ahead, there = ask(
+            self.connection,
+            locked_for_submission(lanes | keys),
+            drawn("jobs", sum(len(some) for some in drafts.values()) if draw_ids else 0),
+            backends_named(
+                {request.backend for one in self.submissions for request in one.requests}
+            ),
+            jobs_in(lanes),
+            volumes_at(targets),
+        )
+        self.now = locked[0]["now"]
+        take_backends(self.outlook, found)
         if keys:
             self._recognise()
         wanted = {
@@ -154,7 +182,7 @@ class Drafts:
         everything = [draft for some in wanted.values() for draft in some]
         if not everything:
             return
-        self._look(everything)
+        self._look(everything, lanes, targets, ahead, there)
         for index, some in wanted.items():
             try:
                 for draft in some:
@@ -164,6 +192,13 @@ class Drafts:
                 self.refused[index] = problem
             else:
                 self.accepted += some
+
+    def ids(self) -> dict[int, int]:
+        """The ids of the accepted drafts, by number, in order."""
+        return {
+            draft.number: row["number"]
+            for draft, row in zip(self.accepted, self._drawn, strict=False)
+        }
 
     # -- what needs no look at the database ------------------------------------------------
 
@@ -234,40 +269,44 @@ class Drafts:
                 else:
                     self.same_as[index] = before
 
-    def _look(self, drafts: list[Draft]) -> None:
-        """Read everything the checks need, and hold what must not end before the commit."""
-        self.outlook.load_backends({draft.request.backend for draft in drafts})
+    def _look(
+        self,
+        drafts: list[Draft],
+        lanes: set[str],
+        targets: set[tuple[str, str]],
+        ahead: Rows,
+        there: Rows,
+    ) -> None:
+        """Take what was read into the outlook; hold what must not end before the commit."""
+        here, outlook = self.connection, self.outlook
         needed = {job_id for draft in drafts for job_id in draft.needs}
         if needed:
-            self._unfinished = hold_unfinished(self.connection, needed)
-            query = select(jobs.c.id, jobs.c.state).where(among(self.connection, jobs.c.id, needed))
-            self._states = dict(self.connection.execute(query).all())
-        every_lane = {lane for draft in drafts for lane in draft.lanes}
-        ahead = self._ahead(drafts, every_lane)
-        targets = {target_of(lane) for lane in every_lane}
-        targets |= {
-            (draft.request.backend, draft.request.volume)
-            for draft in drafts
-            if draft.request.volume is not None
-        }
-        for _, intent in ahead:
+            self._unfinished = hold_unfinished(here, needed)
+            query = select(jobs.c.id, jobs.c.state).where(among(here, jobs.c.id, needed))
+            self._states = dict(here.execute(query).all())
+        if not ahead:
+            # A lane that is empty stays so: only who has locked it can put a job there.
+            take_volumes(here, outlook, there, targets)
+            return
+        coming = self._hold(drafts, lanes)
+        for _, intent in coming:
             for lane in lanes_of(intent.action, intent.backend, intent.volume, intent.params):
                 targets.add(target_of(lane))
-        self.outlook.load_volumes(targets, own_jobs=frozenset(job_id for job_id, _ in ahead))
-        for _, intent in ahead:
-            rules.play(self.outlook, intent)
+        [there] = ask(here, volumes_at(targets))
+        own_jobs = frozenset(job_id for job_id, _ in coming)
+        take_volumes(here, outlook, there, targets, own_jobs=own_jobs)
+        for _, intent in coming:
+            rules.play(outlook, intent)
 
-    def _ahead(self, drafts: list[Draft], lanes: set[str]) -> list[tuple[int, Intent]]:
-        """The unfinished jobs before these.
+    def _hold(self, drafts: list[Draft], lanes: set[str]) -> list[tuple[int, Intent]]:
+        """The unfinished jobs before these, as they will be until the commit.
 
-        Held are the last of each lane, and all whose success a destructive job needs. A lane
-        that is empty stays so: only who has locked it can put a job there.
+        Held are the last of each lane, and all whose success a destructive job needs.
         """
-        ahead = self.outlook.load_ahead(lanes)
-        while ahead:
-            hold_tails(self.connection, lanes)
-            self.outlook.forget_ahead()
-            ahead = self.outlook.load_ahead(lanes)
+        hold_tails(self.connection, lanes)
+        while True:
+            [rows] = ask(self.connection, jobs_in(lanes))
+            ahead = take_ahead(self.connection, self.outlook, rows, lanes)
             needed = {
                 job_id
                 for draft in drafts
@@ -276,9 +315,8 @@ class Drafts:
                 for job_id in self.outlook.ahead.get(lane, ())
             }
             if hold_unfinished(self.connection, needed) == needed:
-                break
+                return ahead
             # One has ended between the look and the hold: look again.
-        return ahead
 
     # -- checks ----------------------------------------------------------------------------
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection, Select, and_, exists, or_, select, text, update
@@ -12,18 +11,27 @@ from sqlalchemy.sql.expression import ColumnElement
 
 from orchestrator.domain.actions import Action, Lane
 from orchestrator.domain.states import JobState
+from orchestrator.store.asking import Asked, Question
 from orchestrator.store.bulk import among, listed
-from orchestrator.store.columns import db_now
+from orchestrator.store.columns import UtcDateTime, db_now
 from orchestrator.store.tables import job_dependencies, job_lanes, jobs
 
 #: Lanes share this many locks, so that a batch of any size needs a bounded number.
 _STRIPES = 1024
 #: The class of our advisory locks that guard submission to lanes.
 _LANE_LOCKS = 0x6C616E65
-_LOCK = text(
-    "SELECT count(pg_advisory_xact_lock(:kind, stripe)), clock_timestamp()"
-    " FROM unnest(CAST(:stripes AS integer[])) AS stripe"
+#: The locks of a submission, all in the order of their numbers, and the time by then.
+_LOCK = Question(
+    lambda d: (
+        text(
+            "SELECT count(pg_advisory_xact_lock(:kind, stripe)), clock_timestamp() AS now"
+            " FROM unnest(CAST(:stripes AS integer[])) AS stripe"
+        )
+        if d == "postgresql"
+        else text("SELECT :kind, :stripes, " + _SQLITE_NOW).columns(now=UtcDateTime)
+    )
 )
+_SQLITE_NOW = "strftime('%Y-%m-%d %H:%M:%f000', 'now') AS now"
 
 
 def lanes_of(
@@ -45,19 +53,14 @@ def target_of(lane: str) -> tuple[str, str]:
     return backend, name
 
 
-def lock_for_submission(connection: Connection, keys: Iterable[str]) -> datetime:
+def locked_for_submission(keys: Iterable[str]) -> Asked:
     """Wait until no other submission works on these keys; held until the transaction ends.
 
     Taken before job ids are drawn: within a lane, order of ids is order of commit. SQLite
-    needs nothing here, its writing transactions are one at a time. Returns the time by then.
+    needs no locks, its writing transactions are one at a time. Answers ``now``, the time.
     """
-    if connection.dialect.name != "postgresql":
-        now: datetime = connection.execute(select(db_now())).scalar_one()
-        return now
     stripes = sorted({zlib.crc32(key.encode()) % _STRIPES for key in keys})
-    locked = connection.execute(_LOCK, {"kind": _LANE_LOCKS, "stripes": stripes}).one()
-    moment: datetime = locked[1]
-    return moment.astimezone(UTC)
+    return _LOCK(kind=_LANE_LOCKS, stripes=stripes)
 
 
 def hold_unfinished(connection: Connection, job_ids: Iterable[int]) -> set[int]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, select
 
 from orchestrator import failpoints
-from orchestrator.audit.events import Event, job_event, record
+from orchestrator.audit.events import Event, job_event, recorded
 from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import Problem
 from orchestrator.domain.states import JobState
@@ -20,7 +21,8 @@ from orchestrator.jobs.outlook import Intent
 from orchestrator.jobs.submission import GROUP_BUDGET, Accepted, PlannedJob, Submission
 from orchestrator.jobs.turns import Turns, in_batch
 from orchestrator.jobs.wakeups import backend_queue
-from orchestrator.store.bulk import draw, insert_rows
+from orchestrator.store.asking import ask
+from orchestrator.store.bulk import draw, insert_rows, inserted
 from orchestrator.store.database import Contended
 from orchestrator.store.tables import batches, idempotency_keys, job_dependencies, job_lanes, jobs
 
@@ -65,7 +67,6 @@ def submit_together(
         else:
             accepted = stored[id(submissions[first])]
             fates.append(accepted if first == index else replace(accepted, repeated=True))
-    _promise(drafts)
     failpoints.reach("submit.before_commit", connection)
     return fates
 
@@ -73,7 +74,7 @@ def submit_together(
 def plan(connection: Connection, submission: Submission) -> list[PlannedJob]:
     """What the submission would do; the same checks, and nothing stored."""
     drafts = Drafts(connection, [replace(submission, idempotency_key=None)])
-    drafts.check()
+    drafts.check(draw_ids=False)
     if drafts.refused:
         raise drafts.refused[0]
     return [
@@ -99,8 +100,7 @@ def _store(drafts: Drafts, max_attempts: int, turns: Turns) -> dict[int, Accepte
         for key, some in together.items()
         if some[0].submission.batch
     }
-    drawn = draw(connection, "jobs", len(accepted))
-    ids = {draft.number: job_id for draft, job_id in zip(accepted, drawn, strict=True)}
+    ids = drafts.ids()
     rows = {
         draft.number: _row(
             drafts, draft, ids[draft.number], batch_ids.get(id(draft.submission)), max_attempts,
@@ -108,50 +108,55 @@ def _store(drafts: Drafts, max_attempts: int, turns: Turns) -> dict[int, Accepte
         )
         for draft in accepted
     }  # fmt: skip
-    insert_rows(connection, jobs, list(rows.values()))
-    insert_rows(
+    lanes = [
+        {"lane": lane, "job_id": ids[draft.number], "begun": False}
+        for draft in accepted
+        for lane in draft.lanes
+    ]
+    dependencies = [
+        {"job_id": ids[draft.number], "depends_on": other, "kind": kind}
+        for draft in accepted
+        for kind, others in (
+            ("asked", draft.needs | {ids[number] for number in draft.needs_here}),
+            ("order", draft.follows | {ids[number] for number in draft.follows_here}),
+        )
+        for other in sorted(others)
+    ]
+    keys = [
+        {
+            "owner": some[0].submission.actor.name,
+            "key": some[0].submission.idempotency_key,
+            "request_digest": some[0].submission.digest(),
+            "job_id": None if key in batch_ids else ids[some[0].number],
+            "batch_id": batch_ids.get(key),
+            "created_at": drafts.now,
+        }
+        for key, some in together.items()
+        if some[0].submission.idempotency_key is not None
+    ]
+    happened = [_event(rows[draft.number], draft.intent.backend) for draft in accepted]
+    room, limits = _room(drafts)
+    told = ask(
         connection,
-        job_lanes,
-        [
-            {"lane": lane, "job_id": ids[draft.number], "begun": False}
-            for draft in accepted
-            for lane in draft.lanes
-        ],
-    )
-    insert_rows(
-        connection,
-        job_dependencies,
-        [
-            {"job_id": ids[draft.number], "depends_on": other, "kind": kind}
-            for draft in accepted
-            for kind, others in (
-                ("asked", draft.needs | {ids[number] for number in draft.needs_here}),
-                ("order", draft.follows | {ids[number] for number in draft.follows_here}),
+        inserted(jobs, list(rows.values())),
+        *(
+            inserted(table, some)
+            for table, some in (
+                (job_lanes, lanes),
+                (job_dependencies, dependencies),
+                (idempotency_keys, keys),
             )
-            for other in sorted(others)
-        ],
+            if some
+        ),
+        recorded(happened, drafts.now),
+        *promises.added(room),
     )
-    insert_rows(
-        connection,
-        idempotency_keys,
-        [
-            {
-                "owner": some[0].submission.actor.name,
-                "key": some[0].submission.idempotency_key,
-                "request_digest": some[0].submission.digest(),
-                "job_id": None if key in batch_ids else ids[some[0].number],
-                "batch_id": batch_ids.get(key),
-                "created_at": drafts.now,
-            }
-            for key, some in together.items()
-            if some[0].submission.idempotency_key is not None
-        ],
-    )
-    record(
-        connection,
-        [_event(rows[draft.number], draft.intent.backend) for draft in accepted],
-        drafts.now,
-    )
+    for sums in told:
+        # Others may have promised some since this transaction looked: if that has made it
+        # too much, everything is checked again, by numbers that are up to date then.
+        for row in sums:
+            if row["promised_bytes"] > limits[row["backend_id"]]:
+                raise Contended
     backends = {backend.id: backend.name for backend in drafts.outlook.backends.values()}
     return {
         key: Accepted(
@@ -181,20 +186,15 @@ def _wake(rows: Iterable[dict[str, Any]]) -> dict[str, int]:
     return {queue: -(-cost // GROUP_BUDGET) for queue, cost in costs.items()}
 
 
-def _promise(drafts: Drafts) -> None:
-    """Note the room that the accepted jobs will take.
-
-    Others may have promised some since this transaction looked: if that has made it too
-    much, everything is checked again, by numbers that are up to date then.
-    """
+def _room(drafts: Drafts) -> tuple[dict[int, int], dict[int, float]]:
+    """The room that the accepted jobs will take, and the most that may be promised."""
     room: dict[int, int] = defaultdict(int)
-    by_id = {backend.id: backend for backend in drafts.outlook.backends.values()}
+    limits: dict[int, float] = {}
     for draft in drafts.accepted:
-        room[drafts.outlook.backend(draft.intent.backend).id] += draft.room
-    for backend_id, promised in promises.add(drafts.connection, room).items():
-        limit = by_id[backend_id].limit_bytes
-        if limit is not None and room[backend_id] > 0 and promised > limit:
-            raise Contended
+        backend = drafts.outlook.backend(draft.intent.backend)
+        room[backend.id] += draft.room
+        limits[backend.id] = inf if backend.limit_bytes is None else backend.limit_bytes
+    return room, limits
 
 
 def _store_batch(drafts: Drafts, submission: Submission) -> int:

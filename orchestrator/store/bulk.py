@@ -7,7 +7,7 @@ of COPY and needs one plan; SQLite runs one prepared statement for each row.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -17,6 +17,7 @@ from sqlalchemy import (
     Boolean,
     ColumnElement,
     Connection,
+    Dialect,
     String,
     Table,
     Text,
@@ -30,6 +31,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql
 
+from orchestrator.store.asking import Asked, Rows, ask
 from orchestrator.store.tables import SEQUENCES
 
 Row = dict[str, Any]
@@ -37,31 +39,53 @@ Row = dict[str, Any]
 
 def draw(connection: Connection, name: str, count: int) -> list[int]:
     """``count`` new numbers, growing, never given out before (`SEQUENCES` names them)."""
-    if connection.dialect.name == "postgresql":
-        statement = select(SEQUENCES[name].next_value()).select_from(func.generate_series(1, count))
-        return list(connection.execute(statement).scalars())
-    last: int = connection.execute(
-        text(
-            "INSERT INTO counters (name, value) VALUES (:name, :count)"
-            " ON CONFLICT (name) DO UPDATE SET value = value + :count RETURNING value"
-        ),
-        {"name": name, "count": count},
-    ).scalar_one()
-    return list(range(last - count + 1, last + 1))
+    [rows] = ask(connection, drawn(name, count))
+    return [row["number"] for row in rows]
+
+
+def drawn(name: str, count: int) -> Asked:
+    """What `draw` does, to be done by `ask`: rows with a ``number`` each."""
+    return _Drawn(name, count)
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    name: str
+    count: int
+
+    def written(self, _dialect: Dialect) -> tuple[str, dict[str, Any]]:
+        sequence = SEQUENCES[self.name].name
+        return (
+            f"SELECT nextval('{sequence}') AS number"  # noqa: S608 - our own name
+            " FROM generate_series(1, %(count)s::integer)",
+            {"count": self.count},
+        )
+
+    def execute(self, connection: Connection) -> Rows:
+        if self.count == 0:
+            return []
+        last: int = connection.execute(
+            text(
+                "INSERT INTO counters (name, value) VALUES (:name, :count)"
+                " ON CONFLICT (name) DO UPDATE SET value = value + :count RETURNING value"
+            ),
+            {"name": self.name, "count": self.count},
+        ).scalar_one()
+        return [{"number": number} for number in range(last - self.count + 1, last + 1)]
 
 
 def insert_rows(connection: Connection, table: Table, rows: Sequence[Row]) -> None:
     """Insert rows that all have the same columns. What is None in all of them is left out."""
-    if not rows:
-        return
-    columns = _columns_used(rows)
-    if connection.dialect.name == "postgresql":
-        statement = f"INSERT INTO {table.name} ({', '.join(columns)}) SELECT {{values}}"
-        _with_values(connection, statement, table, columns, rows)
-    else:
-        # None that one row needs is one that all must name.
-        prepared = [{name: row[name] for name in columns} for row in rows]
-        connection.execute(insert(table), prepared)
+    if rows:
+        ask(connection, inserted(table, rows))
+
+
+def update_rows(
+    connection: Connection, table: Table, keys: Sequence[str], rows: Sequence[Row]
+) -> None:
+    """Set the columns of each row, all the same ones, where its ``keys`` match."""
+    if rows:
+        ask(connection, updated(table, keys, rows))
 
 
 @dataclass(frozen=True)
@@ -74,51 +98,91 @@ class Parent:
     column: str
 
 
-def insert_family(
-    connection: Connection, parent: Parent, values: Row, table: Table, rows: Sequence[Row]
-) -> None:
-    """Insert a parent with ``values``, and ``rows``, at least one, that belong to it."""
-    if connection.dialect.name != "postgresql":
-        [number] = draw(connection, parent.numbers, 1)
-        insert_rows(connection, parent.table, [{"id": number, **values}])
-        insert_rows(connection, table, [{parent.column: number, **row} for row in rows])
-        return
-    columns = _columns_used(rows)
-    named = ", ".join(f"%(parent_{name})s" for name in values)
-    statement = (
-        f"WITH parent AS (INSERT INTO {parent.table.name} (id, {', '.join(values)})"  # noqa: S608
-        f" VALUES (nextval('{SEQUENCES[parent.numbers].name}'), {named}) RETURNING id)"
-        f" INSERT INTO {table.name} ({parent.column}, {', '.join(columns)})"
-        " SELECT parent.id, {values} FROM parent"
-    )
-    more = {f"parent_{name}": value for name, value in values.items()}
-    _with_values(connection, statement, table, columns, rows, more)
+def inserted(table: Table, rows: Sequence[Row]) -> Asked:
+    """What `insert_rows` does, to be done by `ask`; there is at least one row."""
+    return _Inserted(table, rows, None, {})
 
 
-def update_rows(
-    connection: Connection, table: Table, keys: Sequence[str], rows: Sequence[Row]
-) -> None:
-    """Set the columns of each row, all the same ones, where its ``keys`` match."""
-    if not rows:
-        return
-    if connection.dialect.name == "postgresql":
-        columns = tuple(rows[0])
-        changed = ", ".join(f"{name} = new.{name}" for name in columns if name not in keys)
-        matches = " AND ".join(f"{table.name}.{key} = new.{key}" for key in keys)
-        statement = (
-            f"UPDATE {table.name} SET {changed}"  # noqa: S608 - names come from our own tables
-            f" FROM (SELECT {{values}}) AS new ({', '.join(columns)}) WHERE {matches}"
+def inserted_family(parent: Parent, values: Row, table: Table, rows: Sequence[Row]) -> Asked:
+    """The same with a parent, which has ``values``, that the rows belong to."""
+    return _Inserted(table, rows, parent, values)
+
+
+def updated(table: Table, keys: Sequence[str], rows: Sequence[Row]) -> Asked:
+    """What `update_rows` does, to be done by `ask`; there is at least one row."""
+    return _Updated(table, keys, rows)
+
+
+@dataclass(frozen=True)
+class _Inserted:
+    table: Table
+    rows: Sequence[Row]
+    parent: Parent | None
+    values: Row
+
+    def written(self, _dialect: Dialect) -> tuple[str, dict[str, Any]]:
+        columns = _columns_used(self.rows)
+        listed, parameters = _values(self.table, columns, self.rows)
+        named = ", ".join(columns)
+        if self.parent is None:
+            into = f"INSERT INTO {self.table.name} ({named}) SELECT {listed}"
+            return into, parameters
+        own = "".join(f", {name}" for name in self.values)
+        given = "".join(f", %(parent_{name})s" for name in self.values)
+        number = f"nextval('{SEQUENCES[self.parent.numbers].name}')"
+        parameters |= {f"parent_{name}": value for name, value in self.values.items()}
+        return (
+            f"WITH parent AS (INSERT INTO {self.parent.table.name} (id{own})"  # noqa: S608
+            f" VALUES ({number}{given}) RETURNING id)"
+            f" INSERT INTO {self.table.name} ({self.parent.column}, {named})"
+            f" SELECT parent.id, {listed} FROM parent",
+            parameters,
         )
-        _with_values(connection, statement, table, columns, rows)
-        return
-    statement_ = update(table)
-    for key in keys:
-        statement_ = statement_.where(table.c[key] == bindparam(f"_{key}", type_=table.c[key].type))
-    prepared = [
-        {(f"_{name}" if name in keys else name): value for name, value in row.items()}
-        for row in rows
-    ]
-    connection.execute(statement_, prepared)
+
+    def execute(self, connection: Connection) -> Rows:
+        rows = self.rows
+        if self.parent is not None:
+            [number] = draw(connection, self.parent.numbers, 1)
+            connection.execute(insert(self.parent.table), {"id": number, **self.values})
+            rows = [{self.parent.column: number, **row} for row in rows]
+        columns = _columns_used(rows)
+        connection.execute(
+            insert(self.table), [{name: row[name] for name in columns} for row in rows]
+        )
+        return []
+
+
+@dataclass(frozen=True)
+class _Updated:
+    table: Table
+    keys: Sequence[str]
+    rows: Sequence[Row]
+
+    def written(self, _dialect: Dialect) -> tuple[str, dict[str, Any]]:
+        name, columns = self.table.name, tuple(self.rows[0])
+        listed, parameters = _values(self.table, columns, self.rows)
+        changed = ", ".join(f"{column} = new.{column}" for column in columns
+                            if column not in self.keys)  # fmt: skip
+        matches = " AND ".join(f"{name}.{key} = new.{key}" for key in self.keys)
+        return (
+            f"UPDATE {name} SET {changed} FROM (SELECT {listed})"  # noqa: S608 - our own names
+            f" AS new ({', '.join(columns)}) WHERE {matches}",
+            parameters,
+        )
+
+    def execute(self, connection: Connection) -> Rows:
+        statement = update(self.table)
+        for key in self.keys:
+            column = self.table.c[key]
+            statement = statement.where(column == bindparam(f"_{key}", type_=column.type))
+        connection.execute(
+            statement,
+            [
+                {(f"_{name}" if name in self.keys else name): value for name, value in row.items()}
+                for row in self.rows
+            ],
+        )
+        return []
 
 
 def among(connection: Connection, column: ColumnElement[Any], values: Iterable[Any]) -> Any:
@@ -149,34 +213,31 @@ def _columns_used(rows: Sequence[Row]) -> tuple[str, ...]:
     return tuple(name for name in rows[0] if any(row[name] is not None for row in rows))
 
 
-def _with_values(
-    connection: Connection,
-    statement: str,
-    table: Table,
-    columns: tuple[str, ...],
-    rows: Sequence[Row],
-    more: Mapping[str, Any] | None = None,
-) -> None:
-    """Execute a statement whose ``{values}`` are these rows: one array a column.
+def _values(
+    table: Table, columns: tuple[str, ...], rows: Sequence[Row]
+) -> tuple[str, dict[str, Any]]:
+    """A select list that yields these rows, one array a column, and its parameters.
 
     What is the same in all rows travels once.
     """
     types = _types(table)
     listed: list[str] = []
-    values: dict[str, Any] = dict(more or {})
+    parameters: dict[str, Any] = {}
     first = rows[0]
+    arrays = False
     for name in columns:
         written, convert = types[name]
         value = first[name]
         if len(rows) == 1 or all(row[name] == value for row in rows):
             listed.append(f"%({name})s::{written}")
-            values[name] = None if value is None else convert(value)
+            parameters[name] = None if value is None else convert(value)
         else:
+            arrays = True
             listed.append(f"unnest(%({name})s::{written}[])")
-            values[name] = [None if row[name] is None else convert(row[name]) for row in rows]
-    if len(rows) > 1 and not any(part.startswith("unnest") for part in listed):
+            parameters[name] = [None if row[name] is None else convert(row[name]) for row in rows]
+    if len(rows) > 1 and not arrays:
         raise ValueError(f"rows of {table.name} that are all the same")
-    connection.exec_driver_sql(statement.format(values=", ".join(listed)), values)
+    return ", ".join(listed), parameters
 
 
 @cache

@@ -53,6 +53,7 @@ class Database:
                 hide_parameters=True,  # they may hold what must be in no log
                 connect_args={"connect_timeout": 5, "application_name": "orchestrator"},
             )
+            event.listen(self.engine, "connect", _tell_times_in_utc)
         else:
             raise ValueError(
                 f"database.url names {self.dialect!r}; use sqlite:///PATH or postgresql://…"
@@ -118,6 +119,11 @@ class Database:
 
 def _dumps(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"))
+
+
+def _tell_times_in_utc(raw: Any, _record: object) -> None:
+    raw.execute("SET TIME ZONE 'UTC'")
+    raw.commit()
 
 
 def _sqlite_engine(url: str, pool_size: int) -> Engine:

@@ -1,0 +1,256 @@
+"""Looking: the questions that fill an outlook with what the database has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sqlalchemy import Connection, func, or_, select
+
+from orchestrator.domain.states import JobState, SnapshotState, VolumeState
+from orchestrator.jobs.lanes import lanes_of
+from orchestrator.jobs.outlook import (
+    AttachmentOutlook,
+    BackendOutlook,
+    Intent,
+    Outlook,
+    SnapshotOutlook,
+    VolumeOutlook,
+    intent_of,
+)
+from orchestrator.store.asking import Asked, Question, Rows, ask, one_of
+from orchestrator.store.columns import db_now
+from orchestrator.store.tables import (
+    attachments,
+    backends,
+    job_lanes,
+    jobs,
+    locks,
+    promises,
+    snapshots,
+    volumes,
+)
+
+Targets = Iterable[tuple[str, str]]
+
+#: The backends with what they have promised, and the turn of the job that is next there.
+_BACKENDS = select(
+    backends,
+    func.coalesce(
+        select(promises.c.promised_bytes)
+        .where(promises.c.backend_id == backends.c.id)
+        .scalar_subquery(),
+        0,
+    ).label("promised_bytes"),
+    func.coalesce(
+        select(jobs.c.turn)
+        .where(jobs.c.state == JobState.QUEUED, jobs.c.queue == "backend." + backends.c.name)
+        .order_by(jobs.c.priority, jobs.c.turn, jobs.c.id)
+        .limit(1)
+        .scalar_subquery(),
+        0,
+    ).label("turn"),
+)
+
+
+_BACKENDS_NAMED = Question(lambda d: _BACKENDS.where(one_of(d, backends.c.name, "names")))
+_BACKENDS_WITH = Question(lambda d: _BACKENDS.where(one_of(d, backends.c.id, "ids")))
+
+#: The unfinished jobs of lanes, and whether they block those behind them.
+_JOBS_IN = Question(
+    lambda d: (
+        select(
+            job_lanes.c.lane,
+            *(jobs.c.id, jobs.c.action, jobs.c.backend_id, jobs.c.volume, jobs.c.snapshot),
+            *(jobs.c.host, jobs.c.params, jobs.c.reason, jobs.c.volume_id, jobs.c.snapshot_id),
+            *(jobs.c.source_id, jobs.c.after, jobs.c.not_before),
+            or_(jobs.c.begun, jobs.c.not_before.is_(None), jobs.c.not_before <= db_now()).label(
+                "blocks"
+            ),
+        )
+        .join(jobs, jobs.c.id == job_lanes.c.job_id)
+        .where(one_of(d, job_lanes.c.lane, "lanes"))
+        .order_by(jobs.c.id)
+    )
+)
+
+#: Live volumes of any of these names on any of these backends.
+_VOLUMES = Question(
+    lambda d: (
+        select(
+            backends.c.name.label("backend"),
+            *(volumes.c.id, volumes.c.name, volumes.c.state, volumes.c.size_bytes),
+            *(volumes.c.metadata, volumes.c.created_by_job),
+        )
+        .join(backends, backends.c.id == volumes.c.backend_id)
+        .where(
+            one_of(d, backends.c.name, "backends"),
+            one_of(d, volumes.c.name, "names"),
+            volumes.c.state != VolumeState.REMOVED,
+        )
+    )
+)
+_SNAPSHOTS = Question(
+    lambda d: (
+        select(
+            *(snapshots.c.id, snapshots.c.volume_id, snapshots.c.name, snapshots.c.size_bytes),
+            *(snapshots.c.state, snapshots.c.created_by_job),
+        )
+        .where(one_of(d, snapshots.c.volume_id, "ids"), snapshots.c.removed_at.is_(None))
+        .order_by(snapshots.c.created_at, snapshots.c.id)
+    )
+)
+_ATTACHMENTS = Question(
+    lambda d: select(attachments).where(one_of(d, attachments.c.volume_id, "ids"))
+)
+_LOCKS = Question(
+    lambda d: select(locks.c.volume_id, locks.c.owner).where(
+        one_of(d, locks.c.volume_id, "ids"),
+        or_(locks.c.expires_at.is_(None), locks.c.expires_at > db_now()),
+    )
+)
+
+
+def backends_named(names: Iterable[str]) -> Asked:
+    """Ask for backends by name; for `take_backends`."""
+    return _BACKENDS_NAMED(names=sorted(names))
+
+
+def backends_with(ids: Iterable[int]) -> Asked:
+    """Ask for backends by id; for `take_backends`."""
+    return _BACKENDS_WITH(ids=sorted(ids))
+
+
+def jobs_in(lanes: Iterable[str]) -> Asked:
+    """Ask for the unfinished jobs of lanes; for `take_ahead`."""
+    return _JOBS_IN(lanes=sorted(lanes))
+
+
+def volumes_at(targets: Targets) -> Asked:
+    """Ask for the live volumes of (backend, name) pairs, as they are now; for `take_volumes`."""
+    wanted = set(targets)
+    return _VOLUMES(
+        backends=sorted({backend for backend, _ in wanted}),
+        names=sorted({name for _, name in wanted}),
+    )
+
+
+def take_backends(outlook: Outlook, rows: Rows) -> None:
+    """Put backends into the outlook."""
+    for row in rows:
+        known = row["capabilities"]
+        outlook.backends[row["name"]] = BackendOutlook(
+            id=row["id"],
+            name=row["name"],
+            driver=row["driver"],
+            state=row["state"],
+            configured=row["configured"],
+            capabilities=None if known is None else frozenset(known),
+            total_bytes=row["total_bytes"],
+            grain_bytes=row["grain_bytes"] or 1,
+            overcommit=row["overcommit"],
+            identity=row["identity"],
+            identity_written=row["identity_written"],
+            promised_bytes=int(row["promised_bytes"]),
+            turn=row["turn"],
+        )
+
+
+def take_volumes(
+    connection: Connection,
+    outlook: Outlook,
+    rows: Rows,
+    targets: Targets,
+    *,
+    own_jobs: frozenset[int] = frozenset(),
+) -> None:
+    """Put volumes into the outlook, with their snapshots, attachments and locks.
+
+    Volumes and snapshots that ``own_jobs`` are about to make do not count as there.
+    """
+    wanted = set(targets)
+    by_id: dict[str, VolumeOutlook] = {}
+    for row in rows:
+        place = row["backend"], row["name"]
+        own = row["state"] == VolumeState.PENDING and row["created_by_job"] in own_jobs
+        if place not in wanted or own:
+            continue
+        outlook.volumes[place] = by_id[row["id"]] = VolumeOutlook(
+            id=row["id"],
+            name=row["name"],
+            state=VolumeState(row["state"]),
+            size_bytes=row["size_bytes"],
+            metadata=dict(row["metadata"]),
+            created_by_job=row["created_by_job"],
+        )
+    if not by_id:
+        return
+    ids = list(by_id)
+    made, attached, locked = ask(
+        connection, _SNAPSHOTS(ids=ids), _ATTACHMENTS(ids=ids), _LOCKS(ids=ids)
+    )
+    for row in made:
+        if row["state"] == SnapshotState.PENDING and row["created_by_job"] in own_jobs:
+            continue
+        by_id[row["volume_id"]].snapshots[row["name"]] = SnapshotOutlook(
+            id=row["id"],
+            name=row["name"],
+            size_bytes=row["size_bytes"],
+            state=SnapshotState(row["state"]),
+        )
+    for row in attached:
+        by_id[row["volume_id"]].attachments[row["host"]] = AttachmentOutlook(
+            device=row["device"],
+            boot_id=row["boot_id"],
+            read_only=row["read_only"],
+            opening=row["opening"],
+        )
+    for row in locked:
+        by_id[row["volume_id"]].lock_owner = row["owner"]
+
+
+def take_ahead(
+    connection: Connection, outlook: Outlook, rows: Rows, lanes: Iterable[str]
+) -> list[tuple[int, Intent]]:
+    """Put the unfinished jobs of these lanes into the outlook; in the order they will run.
+
+    Also those of the lanes that these jobs hold besides, and so on: what comes of a clone
+    or a rename depends on them. Jobs that block nobody (not begun, start time ahead) are
+    kept for `Outlook.due_by`.
+    """
+    outlook.ahead.clear()
+    outlook.gates.clear()
+    outlook.later.clear()
+    found: dict[int, Intent] = {}
+    late: set[int] = set()
+    loaded = set(lanes)
+    while rows:
+        intents = _take_jobs(outlook, rows, found, late)
+        wanted = {
+            lane
+            for one in intents
+            for lane in lanes_of(one.action, one.backend, one.volume, one.params)
+        } - loaded
+        loaded |= wanted
+        [rows] = ask(connection, jobs_in(wanted)) if wanted else [[]]
+    return [(job_id, found[job_id]) for job_id in sorted(found) if job_id not in late]
+
+
+def _take_jobs(
+    outlook: Outlook, rows: Rows, found: dict[int, Intent], late: set[int]
+) -> list[Intent]:
+    """Note the jobs of some lanes; those that were not known before."""
+    names = {backend.id: backend.name for backend in outlook.backends.values()}
+    new: list[Intent] = []
+    for row in rows:
+        job_id = row["id"]
+        if job_id not in found:
+            found[job_id] = intent_of(row, names.get(row["backend_id"], ""))
+            new.append(found[job_id])
+        if row["blocks"]:
+            outlook.ahead[row["lane"]].append(job_id)
+            if row["after"] == "success" and found[job_id].action.destructive:
+                outlook.gates[row["lane"]] = job_id
+        else:
+            late.add(job_id)
+            outlook.later[row["lane"]].append((row["not_before"], job_id, found[job_id]))
+    return new

@@ -1,0 +1,150 @@
+"""Several statements in one round trip: what the hot paths of the engine are made of.
+
+A `Question` is a statement that is built once, with named parameters. `ask` executes
+questions, and rows to be inserted or updated (`orchestrator.store.bulk`), in order, in the
+transaction of the connection. On PostgreSQL they travel as one pipeline, each seeing what
+those before it did; SQLite has no way to travel.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import psycopg
+from psycopg.rows import dict_row
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Connection,
+    Dialect,
+    Executable,
+    Text,
+    any_,
+    bindparam,
+    func,
+    select,
+)
+from sqlalchemy.exc import DBAPIError
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+class Asked(Protocol):
+    """Something to be executed, with its values."""
+
+    def written(self, dialect: Dialect) -> tuple[str, Mapping[str, Any]]:
+        """For PostgreSQL: the statement as its driver takes it, and the parameters."""
+        ...
+
+    def execute(self, connection: Connection) -> Rows:
+        """For SQLite: execute it now."""
+        ...
+
+
+def ask(connection: Connection, *asked: Asked) -> list[Rows]:
+    """Execute these in order; the rows of each, by column name (none where it returns none).
+
+    Raises what SQLAlchemy raises.
+    """
+    if connection.dialect.name == "postgresql":
+        return _pipeline(connection, asked)
+    return [one.execute(connection) for one in asked]
+
+
+def _pipeline(connection: Connection, asked: Sequence[Asked]) -> list[Rows]:
+    raw: psycopg.Connection[Any] = connection.connection.driver_connection  # type: ignore[assignment]
+    if not connection.in_transaction():
+        connection.begin()
+    cursors: list[psycopg.Cursor[dict[str, Any]]] = []
+    try:
+        if len(asked) == 1:
+            statement, values = asked[0].written(connection.dialect)
+            cursors.append(raw.cursor(row_factory=dict_row).execute(statement.encode(), values))
+        else:
+            with raw.pipeline():
+                for one in asked:
+                    statement, values = one.written(connection.dialect)
+                    cursor = raw.cursor(row_factory=dict_row)
+                    cursors.append(cursor.execute(statement.encode(), values))
+        return [cursor.fetchall() if cursor.description else [] for cursor in cursors]
+    except psycopg.Error as error:
+        broken = raw.closed
+        if broken:
+            connection.invalidate(error)
+        raise DBAPIError.instance(
+            None,
+            None,
+            error,
+            psycopg.Error,
+            hide_parameters=True,
+            connection_invalidated=bool(broken),
+            dialect=connection.dialect,
+        ) from error
+
+
+class Question:
+    """A statement with named parameters, built once for each kind of database.
+
+    ``build`` takes the dialect's name, for `one_of` and the like.
+    """
+
+    def __init__(self, build: Callable[[str], Executable]) -> None:
+        self._build = build
+        self._statements: dict[str, Executable] = {}
+        self._written: tuple[str, dict[str, Any]] | None = None
+
+    def __call__(self, **values: Any) -> Asked:
+        """Ask it with these values; lists for what `one_of` names."""
+        return _Given(self, values)
+
+    def statement(self, dialect: str) -> Executable:
+        """The statement for a kind of database."""
+        if dialect not in self._statements:
+            self._statements[dialect] = self._build(dialect)
+        return self._statements[dialect]
+
+    def written(self, dialect: Dialect) -> tuple[str, dict[str, Any]]:
+        """The statement as PostgreSQL's driver takes it, and its constants."""
+        if self._written is None:
+            compiled = self.statement(dialect.name).compile(dialect=dialect)  # type: ignore[attr-defined]
+            constants = {
+                name: value for name, value in compiled.params.items() if value is not None
+            }
+            self._written = str(compiled), constants
+        return self._written
+
+
+class _Given:
+    def __init__(self, question: Question, values: dict[str, Any]) -> None:
+        self._question, self._values = question, values
+
+    def written(self, dialect: Dialect) -> tuple[str, Mapping[str, Any]]:
+        statement, constants = self._question.written(dialect)
+        return statement, {**constants, **self._values}
+
+    def execute(self, connection: Connection) -> Rows:
+        ready = {
+            name: json.dumps(value) if isinstance(value, list) else value
+            for name, value in self._values.items()
+        }
+        result = connection.execute(self._question.statement("sqlite"), ready)
+        found: Rows = result.mappings().all() if result.returns_rows else []  # type: ignore[assignment]
+        return found
+
+
+def one_of(dialect: str, column: ColumnElement[Any], parameter: str) -> ColumnElement[bool]:
+    """That a column has one of the values of a list parameter, however many there are."""
+    if dialect == "postgresql":
+        return column == any_(bindparam(parameter, type_=ARRAY(column.type)))
+    parsed = func.json_each(bindparam(parameter, type_=Text)).table_valued("value")
+    return column.in_(select(parsed.c.value))
+
+
+def rows_of(dialect: str, parameter: str) -> Any:
+    """A list parameter of texts as a table with the one column ``value``."""
+    if dialect == "postgresql":
+        array = bindparam(parameter, type_=ARRAY(Text))
+        return func.unnest(array).table_valued("value").render_derived(name=parameter)
+    return func.json_each(bindparam(parameter, type_=Text)).table_valued("value").alias(parameter)
