@@ -11,7 +11,8 @@ from typing import Any
 from sqlalchemy import Connection, Table, and_, delete, or_, select, update
 
 from orchestrator.domain.states import SnapshotState, VolumeState
-from orchestrator.store.bulk import among, insert_rows, update_rows
+from orchestrator.store.asking import Asked, Question, Rows, ask, one_of
+from orchestrator.store.bulk import among, insert_rows, updated
 from orchestrator.store.tables import attachments, backends, locks, snapshots, volumes
 
 
@@ -85,80 +86,96 @@ def set_backend(backend_id: int, **values: Any) -> Set:
 #: Volumes in these states take up what their backend has promised.
 _PROMISED = (VolumeState.AVAILABLE, VolumeState.RESTRICTED, VolumeState.ERROR)
 
+_BEFORE = Question(
+    lambda d: select(
+        volumes.c.id, volumes.c.backend_id, volumes.c.state, volumes.c.size_bytes
+    ).where(one_of(d, volumes.c.id, "ids"))
+)
 
-def apply(connection: Connection, changes: Iterable[Change], now: datetime) -> Counter[int]:
-    """Write changes in few statements; of two that set one column of a row the last holds.
 
-    Returns by how much they change what each backend (id) has promised; the caller gives
-    that to `promises.add` as the last thing it does.
-    """
-    merged: dict[tuple[Table, str | int], dict[str, Any]] = defaultdict(dict)
-    gone_volumes: list[str] = []
-    gone_snapshots: list[str] = []
-    uses: list[Attached | Detached | Opened] = []
+@dataclass
+class Changes:
+    """Changes merged into what few statements can write; of two that set one column of a row
+    the last holds."""
+
+    merged: dict[tuple[Table, str | int], dict[str, Any]]
+    gone_volumes: list[str]
+    gone_snapshots: list[str]
+    uses: list[Attached | Detached | Opened]
+
+    def volumes_before(self) -> list[Asked]:
+        """Ask for the volumes whose size or state changes, as they are; for `room`."""
+        ids = self._resized()
+        return [_BEFORE(ids=list(ids))] if ids else []
+
+    def room(self, before: Rows) -> Counter[int]:
+        """By how much these change what each backend (id) has promised.
+
+        The caller gives that to `promises.add` as the last thing it does.
+        """
+        resized = self._resized()
+        room: Counter[int] = Counter()
+        for row in before:
+            new = resized[row["id"]]
+            if new.get("state", row["state"]) in _PROMISED:
+                room[row["backend_id"]] += int(new.get("size_bytes") or row["size_bytes"])
+            if row["state"] in _PROMISED:
+                room[row["backend_id"]] -= row["size_bytes"]
+        return room
+
+    def rows_set(self, now: datetime) -> list[Asked]:
+        """Set columns: one statement for all rows of a table that set the same ones."""
+        alike: dict[tuple[Table, tuple[str, ...]], list[dict[str, Any]]] = defaultdict(list)
+        for (table, id_), values in self.merged.items():
+            stamped = {**values, "changed_at": now} if table is volumes else values
+            alike[table, tuple(sorted(stamped))].append({"id": id_, **stamped})
+        return [updated(table, ["id"], rows) for (table, _), rows in alike.items()]
+
+    def write_others(self, connection: Connection, now: datetime) -> None:
+        """Write what `rows_set` does not."""
+        if self.gone_volumes:
+            _remove_volumes(connection, self.gone_volumes, now)
+        if self.gone_snapshots:
+            connection.execute(
+                update(snapshots)
+                .where(among(connection, snapshots.c.id, self.gone_snapshots))
+                .values(state=SnapshotState.REMOVED, removed_at=now)
+            )
+        if self.uses:
+            _use(connection, self.uses, now)
+
+    def _resized(self) -> dict[str | int, dict[str, Any]]:
+        found: dict[str | int, dict[str, Any]] = {
+            id_: values
+            for (table, id_), values in self.merged.items()
+            if table is volumes and ("size_bytes" in values or "state" in values)
+        }
+        return found | {id_: {"state": VolumeState.REMOVED} for id_ in self.gone_volumes}
+
+
+def merge(changes: Iterable[Change]) -> Changes:
+    """Merge changes, in their order."""
+    merged = Changes(defaultdict(dict), [], [], [])
     for change in changes:
         match change:
             case Set(table, id_, values):
-                merged[table, id_].update(values)
+                merged.merged[table, id_].update(values)
             case VolumeGone(volume_id):
-                gone_volumes.append(volume_id)
+                merged.gone_volumes.append(volume_id)
             case SnapshotGone(snapshot_id):
-                gone_snapshots.append(snapshot_id)
+                merged.gone_snapshots.append(snapshot_id)
             case _:
-                uses.append(change)
-    room = _room(connection, merged, gone_volumes)
-    _set(connection, merged, now)
-    if gone_volumes:
-        _remove_volumes(connection, gone_volumes, now)
-    if gone_snapshots:
-        connection.execute(
-            update(snapshots)
-            .where(among(connection, snapshots.c.id, gone_snapshots))
-            .values(state=SnapshotState.REMOVED, removed_at=now)
-        )
-    if uses:
-        _use(connection, uses, now)
-    return room
+                merged.uses.append(change)
+    return merged
 
 
-def _room(
-    connection: Connection,
-    merged: dict[tuple[Table, str | int], dict[str, Any]],
-    gone: list[str],
-) -> Counter[int]:
-    """The difference that changes of size and state will make, by backend."""
-    changed: dict[str | int, dict[str, Any]] = {
-        id_: values
-        for (table, id_), values in merged.items()
-        if table is volumes and ("size_bytes" in values or "state" in values)
-    }
-    changed |= {id_: {"state": VolumeState.REMOVED} for id_ in gone}
-    room: Counter[int] = Counter()
-    if not changed:
-        return room
-    for row in connection.execute(
-        select(volumes.c.id, volumes.c.backend_id, volumes.c.state, volumes.c.size_bytes).where(
-            among(connection, volumes.c.id, list(changed))
-        )
-    ):
-        new = changed[row.id]
-        if new.get("state", row.state) in _PROMISED:
-            room[row.backend_id] += new.get("size_bytes", row.size_bytes)
-        if row.state in _PROMISED:
-            room[row.backend_id] -= row.size_bytes
-    return room
-
-
-def _set(
-    connection: Connection, merged: dict[tuple[Table, str | int], dict[str, Any]], now: datetime
-) -> None:
-    """One statement for all rows of a table that set the same columns."""
-    alike: dict[tuple[Table, tuple[str, ...]], list[dict[str, Any]]] = defaultdict(list)
-    for (table, id_), values in merged.items():
-        stamped = {**values, "changed_at": now} if table is volumes else values
-        alike[table, tuple(sorted(stamped))].append({"id": id_, **stamped})
-    for (table, _), rows in alike.items():
-        update_rows(connection, table, ["id"], rows)
+def apply(connection: Connection, changes: Iterable[Change], now: datetime) -> Counter[int]:
+    """Write changes; by how much they change what each backend (id) has promised."""
+    merged = merge(changes)
+    before = ask(connection, *merged.volumes_before())
+    ask(connection, *merged.rows_set(now))
+    merged.write_others(connection, now)
+    return merged.room(before[0] if before else [])
 
 
 def _remove_volumes(connection: Connection, ids: list[str], now: datetime) -> None:

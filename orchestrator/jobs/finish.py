@@ -10,18 +10,20 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, case, delete, select, update
+from sqlalchemy import BigInteger, Connection, Integer, bindparam, case, delete, select, update
 
 from orchestrator import failpoints
-from orchestrator.audit.events import Event, job_event, record
+from orchestrator.audit.events import Event, job_event, record, recorded
+from orchestrator.domain.actions import ACTIONS
 from orchestrator.domain.errors import Canceled, DependencyFailed, Problem
 from orchestrator.domain.states import JobState
 from orchestrator.inventory import changes as inventory
 from orchestrator.inventory import promises
 from orchestrator.jobs.claim import Claim
-from orchestrator.jobs.lanes import heads, promote
-from orchestrator.store.bulk import among, insert_rows, update_rows
-from orchestrator.store.columns import db_now
+from orchestrator.jobs.lanes import heads, heads_of, lanes_of, promote
+from orchestrator.store.asking import Asked, Question, Rows, ask, one_of
+from orchestrator.store.bulk import among, inserted, update_rows, updated
+from orchestrator.store.columns import UtcDateTime, db_now
 from orchestrator.store.tables import (
     backends,
     batches,
@@ -52,6 +54,51 @@ _STATES = {
     Ending.FAILED: JobState.FAILED,
     Ending.CANCELED: JobState.CANCELED,
 }
+
+
+#: The jobs of a group that still run, locked in the order of their ids.
+_HELD = Question(
+    lambda d: (
+        select(
+            *(jobs.c.id, jobs.c.fence, jobs.c.cancel_requested_at, jobs.c.worker),
+            *(jobs.c.promised_bytes, db_now().label("now")),
+        )
+        .where(one_of(d, jobs.c.id, "ids"), jobs.c.state == JobState.RUNNING)
+        .order_by(jobs.c.id)
+        .with_for_update()
+    )
+)
+_CLOSE_JOURNALS = Question(
+    lambda d: update(job_steps).where(one_of(d, job_steps.c.job_id, "ids")).values(state="done")
+)
+_RELEASE = Question(lambda d: delete(job_lanes).where(one_of(d, job_lanes.c.job_id, "ids")))
+_DEPENDENTS = Question(
+    lambda d: select(job_dependencies.c.job_id, job_dependencies.c.depends_on).where(
+        one_of(d, job_dependencies.c.depends_on, "ids")
+    )
+)
+
+
+def _count(_dialect: str) -> Any:
+    succeeded, failed, canceled = (
+        batches.c[name] + bindparam(f"more_{name}", type_=Integer)
+        for name in ("succeeded", "failed", "canceled")
+    )
+    now = bindparam("now", type_=UtcDateTime)
+    return (
+        update(batches)
+        .where(batches.c.id == bindparam("batch_id", type_=BigInteger))
+        .values(
+            succeeded=succeeded,
+            failed=failed,
+            canceled=canceled,
+            finished_at=case((succeeded + failed + canceled == batches.c.total, now)),
+        )
+        .returning(batches.c.id, batches.c.finished_at)
+    )
+
+
+_COUNT = Question(_count)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,50 +140,41 @@ def finish(connection: Connection, outcomes: Sequence[tuple[Claim, Outcome]]) ->
     An outcome counts only if the job still runs under the claim's fencing number; rows
     are locked in the order of their ids before anything else is touched.
     """
-    ids = [claim.job_id for claim, _ in outcomes]
-    held = {
-        (row.id, row.fence): row
-        for row in connection.execute(
-            select(
-                *(jobs.c.id, jobs.c.fence, jobs.c.cancel_requested_at, jobs.c.worker),
-                *(jobs.c.backend_id, jobs.c.promised_bytes, db_now().label("now")),
-            )
-            .where(among(connection, jobs.c.id, ids), jobs.c.state == JobState.RUNNING)
-            .order_by(jobs.c.id)
-            .with_for_update()
-        )
-    }
+    changes = inventory.merge(change for _, outcome in outcomes for change in outcome.changes)
+    rows, *before = ask(
+        connection,
+        _HELD(ids=[claim.job_id for claim, _ in outcomes]),
+        *changes.volumes_before(),
+    )
+    held = {(row["id"], row["fence"]): row for row in rows}
     valid = [
-        (c, _without_delay(o) if held[c.job_id, c.fence].cancel_requested_at else o)
+        (c, _without_delay(o) if held[c.job_id, c.fence]["cancel_requested_at"] else o)
         for c, o in outcomes
         if (c.job_id, c.fence) in held
     ]
     lost = [c.job_id for c, _ in outcomes if (c.job_id, c.fence) not in held]
     if not valid:
         return Finished([], [], [], lost)
-    now: datetime = max(row.now for row in held.values())
-    room = inventory.apply(
-        connection, (change for _, outcome in valid for change in outcome.changes), now
-    )
-    _write_outcomes(connection, valid, now)
-    workers = {c.job_id: held[c.job_id, c.fence].worker for c, _ in valid}
-    _write_attempts(connection, valid, workers, now)
-    _close_journals(connection, valid)
-    record(connection, [event for c, o in valid for event in _events(c, o)], now)
-    ended = [
-        Ended(
-            c.job_id,
-            _STATES[o.ending],
-            c.batch_id,
-            c.backend_id,
-            held[c.job_id, c.fence].promised_bytes,
-        )
-        for c, o in valid
-        if _ends(o)
-    ]
+    if lost:
+        # What the others changed is no longer theirs to say.
+        changes = inventory.merge(change for _, outcome in valid for change in outcome.changes)
+        before = ask(connection, *changes.volumes_before())
+    now: datetime = rows[0]["now"]
+    workers = {c.job_id: held[c.job_id, c.fence]["worker"] for c, _ in valid}
+    ended = [_ended(c, o, held[c.job_id, c.fence]) for c, o in valid if _ends(o)]
+    events = [event for c, o in valid for event in _events(c, o)]
     for c, _ in valid:
         failpoints.reach("lanes.before_release", connection, action=c.action.name)
-    closed = close(connection, ended, now, room)
+    ask(
+        connection,
+        *changes.rows_set(now),
+        *_outcomes(valid, now),
+        *_attempts(valid, workers, now),
+        *_journals_closed(valid),
+        recorded(events, now),
+    )
+    changes.write_others(connection, now)
+    closed = close(connection, ended, now, changes.room(before[0] if before else []))
     for c, _ in valid:
         failpoints.reach("lanes.after_release", connection, action=c.action.name)
     handed_back = {c.queue for c, o in valid if _is_queued(o)}
@@ -147,6 +185,17 @@ def finish(connection: Connection, outcomes: Sequence[tuple[Claim, Outcome]]) ->
         ended_batches=closed.ended_batches,
         wake=sorted(handed_back.union(closed.wake)),
         lost=lost,
+    )
+
+
+def _ended(claim: Claim, outcome: Outcome, row: Mapping[str, Any]) -> Ended:
+    return Ended(
+        claim.job_id,
+        _STATES[outcome.ending],
+        claim.batch_id,
+        claim.backend_id,
+        row["promised_bytes"],
+        lanes_of(claim.action, claim.intent.backend, claim.intent.volume, claim.intent.params),
     )
 
 
@@ -166,9 +215,7 @@ def _is_queued(outcome: Outcome) -> bool:
     return outcome.ending is Ending.HANDED_BACK
 
 
-def _write_outcomes(
-    connection: Connection, outcomes: Sequence[tuple[Claim, Outcome]], now: datetime
-) -> None:
+def _outcomes(outcomes: Sequence[tuple[Claim, Outcome]], now: datetime) -> list[Asked]:
     ended: list[dict[str, Any]] = []
     resumed: list[dict[str, Any]] = []
     for claim, outcome in outcomes:
@@ -201,43 +248,31 @@ def _write_outcomes(
                 "queued_at": now if queued else None,
             }
         )
-    update_rows(connection, jobs, ["id", "fence"], ended)
-    update_rows(connection, jobs, ["id", "fence"], resumed)
+    return [updated(jobs, ["id", "fence"], rows) for rows in (ended, resumed) if rows]
 
 
-def _write_attempts(
-    connection: Connection,
-    outcomes: Sequence[tuple[Claim, Outcome]],
-    workers: dict[int, str | None],
-    now: datetime,
-) -> None:
-    insert_rows(
-        connection,
-        job_attempts,
-        [
-            {
-                "job_id": claim.job_id,
-                "fence": claim.fence,
-                "attempt": claim.attempt,
-                "worker": workers[claim.job_id],
-                "ended_at": now,
-                "outcome": outcome.ending,
-                "error": outcome.problem.job_error() if outcome.problem else None,
-            }
-            for claim, outcome in outcomes
-            if outcome.ending is not Ending.SUCCEEDED
-        ],
-    )
+def _attempts(
+    outcomes: Sequence[tuple[Claim, Outcome]], workers: dict[int, str | None], now: datetime
+) -> list[Asked]:
+    rows = [
+        {
+            "job_id": claim.job_id,
+            "fence": claim.fence,
+            "attempt": claim.attempt,
+            "worker": workers[claim.job_id],
+            "ended_at": now,
+            "outcome": outcome.ending,
+            "error": outcome.problem.job_error() if outcome.problem else None,
+        }
+        for claim, outcome in outcomes
+        if outcome.ending is not Ending.SUCCEEDED
+    ]
+    return [inserted(job_attempts, rows)] if rows else []
 
 
-def _close_journals(connection: Connection, outcomes: Sequence[tuple[Claim, Outcome]]) -> None:
+def _journals_closed(outcomes: Sequence[tuple[Claim, Outcome]]) -> list[Asked]:
     done = [c.job_id for c, o in outcomes if o.journaled and o.ending is Ending.SUCCEEDED]
-    if done:
-        connection.execute(
-            update(job_steps)
-            .where(among(connection, job_steps.c.job_id, done))
-            .values(state="done")
-        )
+    return [_CLOSE_JOURNALS(ids=done)] if done else []
 
 
 def _events(claim: Claim, outcome: Outcome) -> Iterable[Event]:
@@ -276,12 +311,23 @@ class Ended(NamedTuple):
     batch_id: int | None
     backend_id: int
     promised_bytes: int
+    lanes: list[str]
 
 
 def canceled(row: Any) -> Ended:
-    """What a canceled job held; ``row`` has the columns of `jobs`."""
+    """What a canceled job held; ``row`` has the columns of `jobs`, and its ``backend``."""
+    return ended_as(JobState.CANCELED, row)
+
+
+def ended_as(state: JobState, row: Any) -> Ended:
+    """What a job held; ``row`` has the columns of `jobs`, and its ``backend``."""
     return Ended(
-        row["id"], JobState.CANCELED, row["batch_id"], row["backend_id"], row["promised_bytes"]
+        row["id"],
+        state,
+        row["batch_id"],
+        row["backend_id"],
+        row["promised_bytes"],
+        lanes_of(ACTIONS[row["action"]], row["backend"], row["volume"], row["params"]),
     )
 
 
@@ -297,46 +343,45 @@ def close(
     theirs in turn), batches are counted, and whatever may run now is queued. What they had
     promised is taken back; ``room`` is what their changes to the inventory take up.
     """
-    everything = list(ended)
-    freed: set[str] = set()
+    everything: list[Ended] = []
     candidates: set[int] = set()
-    level = everything
+    level = list(ended)
+    first: Rows = []
     while level:
-        ids = [one.job_id for one in level]
-        freed.update(
-            connection.execute(
-                delete(job_lanes)
-                .where(among(connection, job_lanes.c.job_id, ids))
-                .returning(job_lanes.c.lane)
-            ).scalars()
-        )
-        dependents = connection.execute(
-            select(job_dependencies.c.job_id, job_dependencies.c.depends_on).where(
-                among(connection, job_dependencies.c.depends_on, ids)
-            )
-        ).all()
-        if not dependents:
-            break
-        candidates.update(row.job_id for row in dependents)
-        bad = {one.job_id for one in level if one.state is not JobState.SUCCEEDED}
-        because = {row.job_id: row.depends_on for row in dependents if row.depends_on in bad}
-        level = cancel_dependents(connection, because, now)
         everything += level
+        ids = [one.job_id for one in level]
+        freed = sorted({lane for one in everything for lane in one.lanes})
+        _, dependents, first = ask(
+            connection, _RELEASE(ids=ids), _DEPENDENTS(ids=ids), heads_of(freed)
+        )
+        candidates.update(row["job_id"] for row in dependents)
+        bad = {one.job_id for one in level if one.state is not JobState.SUCCEEDED}
+        because = {
+            row["job_id"]: row["depends_on"] for row in dependents if row["depends_on"] in bad
+        }
+        level = cancel_dependents(connection, because, now)
+    freed = sorted({lane for one in everything for lane in one.lanes})
     ended_ids = {one.job_id for one in everything}
     wake: set[str] = set()
     looked_at: set[int] = set(ended_ids)
-    candidates.update(heads(connection, freed))
+    candidates.update(row["head"] for row in first if row["head"] is not None)
     while candidates - looked_at:
         wake.update(promote(connection, candidates - looked_at))
         looked_at |= candidates
         # A candidate may have been canceled meanwhile by another, which has found nothing to
         # queue because this job had not ended yet: then the next of the lane is ours to queue.
         candidates = set(heads(connection, freed))
-    ended_batches = _count_batches(connection, everything, now)
     left = Counter(room or {})
     for one in everything:
         left[one.backend_id] -= one.promised_bytes
-    promises.add(connection, left)
+    batches_counted = _counted(everything, now)
+    answers = ask(connection, *batches_counted, *promises.added(left))
+    ended_batches = [
+        row["id"]
+        for rows in answers[: len(batches_counted)]
+        for row in rows
+        if row["finished_at"] is not None
+    ]
     return Finished(
         ended_jobs=sorted(ended_ids), ended_batches=ended_batches, wake=sorted(wake), lost=[]
     )
@@ -399,29 +444,19 @@ def cancel_unbegun(
     return close(connection, [canceled(row) for row in rows], now)
 
 
-def _count_batches(connection: Connection, ended: Sequence[Ended], now: datetime) -> list[int]:
-    """Count ended jobs in their batches; returns the batches that have ended."""
+def _counted(ended: Sequence[Ended], now: datetime) -> list[Asked]:
+    """Count ended jobs in their batches, in the order of their ids."""
     counts: dict[int, Counter[JobState]] = defaultdict(Counter)
     for one in ended:
         if one.batch_id is not None:
             counts[one.batch_id][one.state] += 1
-    finished: list[int] = []
-    for batch_id in sorted(counts):
-        count = counts[batch_id]
-        succeeded = batches.c.succeeded + count[JobState.SUCCEEDED]
-        failed = batches.c.failed + count[JobState.FAILED]
-        canceled = batches.c.canceled + count[JobState.CANCELED]
-        row = connection.execute(
-            update(batches)
-            .where(batches.c.id == batch_id)
-            .values(
-                succeeded=succeeded,
-                failed=failed,
-                canceled=canceled,
-                finished_at=case((succeeded + failed + canceled == batches.c.total, now)),
-            )
-            .returning(batches.c.finished_at)
-        ).one()
-        if row.finished_at is not None:
-            finished.append(batch_id)
-    return finished
+    return [
+        _COUNT(
+            batch_id=batch_id,
+            more_succeeded=count[JobState.SUCCEEDED],
+            more_failed=count[JobState.FAILED],
+            more_canceled=count[JobState.CANCELED],
+            now=now,
+        )
+        for batch_id, count in sorted(counts.items())
+    ]

@@ -11,8 +11,8 @@ from sqlalchemy.sql.expression import ColumnElement
 
 from orchestrator.domain.actions import Action, Lane
 from orchestrator.domain.states import JobState
-from orchestrator.store.asking import Asked, Question
-from orchestrator.store.bulk import among, listed
+from orchestrator.store.asking import Asked, Question, ask, rows_of
+from orchestrator.store.bulk import among
 from orchestrator.store.columns import UtcDateTime, db_now
 from orchestrator.store.tables import job_dependencies, job_lanes, jobs
 
@@ -87,8 +87,8 @@ def hold_tails(connection: Connection, lanes: Iterable[str]) -> None:
     if connection.dialect.name != "postgresql" or not keys:
         return
     while True:
-        last = _first_of_lane(connection, keys, newest=True)
-        tails = {found for found in connection.execute(last).scalars() if found is not None}
+        [rows] = ask(connection, _TAILS(lanes=keys))
+        tails = {row["head"] for row in rows if row["head"] is not None}
         if hold_unfinished(connection, tails) == tails:
             return
 
@@ -127,11 +127,13 @@ def promote(connection: Connection, candidates: Iterable[int]) -> list[str]:
 
 def heads(connection: Connection, lanes: Iterable[str]) -> list[int]:
     """The first job of each lane whose time has come."""
-    keys = sorted(set(lanes))
-    if not keys:
-        return []
-    found = connection.execute(_first_of_lane(connection, keys, newest=False)).scalars()
-    return [job_id for job_id in found if job_id is not None]
+    [rows] = ask(connection, heads_of(sorted(set(lanes))))
+    return [row["head"] for row in rows if row["head"] is not None]
+
+
+def heads_of(lanes: list[str]) -> Asked:
+    """What `heads` does, to be done by `ask`: ``head`` is null where a lane is empty."""
+    return _HEADS(lanes=lanes)
 
 
 def due(not_before: ColumnElement[Any]) -> ColumnElement[bool]:
@@ -143,12 +145,12 @@ def _blocks(lane_row: Any, job_row: Any) -> ColumnElement[bool]:
     return or_(lane_row.c.begun, due(job_row.c.not_before))
 
 
-def _first_of_lane(connection: Connection, keys: list[str], *, newest: bool) -> Select[Any]:
-    """For each key, the first (or newest) job of the lane that blocks others, or NULL.
+def _first_of_lane(dialect: str, *, newest: bool) -> Select[Any]:
+    """For each of ``lanes``, its first (or newest) job that blocks others, or null.
 
     One short index walk a lane: a lane with ten thousand waiting jobs costs no more.
     """
-    wanted = listed(connection, keys)
+    wanted = rows_of(dialect, "lanes")
     lane_row, job_row = job_lanes.alias("l"), jobs.alias("j")
     order = lane_row.c.job_id.desc() if newest else lane_row.c.job_id
     first = (
@@ -159,7 +161,11 @@ def _first_of_lane(connection: Connection, keys: list[str], *, newest: bool) -> 
         .limit(1)
         .scalar_subquery()
     )
-    return select(first).select_from(wanted)
+    return select(first.label("head")).select_from(wanted)
+
+
+_HEADS = Question(lambda d: _first_of_lane(d, newest=False))
+_TAILS = Question(lambda d: _first_of_lane(d, newest=True))
 
 
 def lane_taken() -> ColumnElement[bool]:

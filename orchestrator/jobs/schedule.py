@@ -20,7 +20,7 @@ from orchestrator.domain.errors import HostUnavailable, OutcomeUnknown, Problem
 from orchestrator.domain.states import FINISHED, JobState, SnapshotState, VolumeState
 from orchestrator.inventory.changes import Change, apply, set_snapshot, set_volume
 from orchestrator.inventory.hosts import ALIVE_SECONDS, forget_dead
-from orchestrator.jobs.finish import ENGINE, Ended, Finished, cancel_dependents, close
+from orchestrator.jobs.finish import ENGINE, Finished, cancel_dependents, close, ended_as
 from orchestrator.jobs.lanes import due, promote, runnable
 from orchestrator.store.bulk import among, draw, insert_rows, update_rows
 from orchestrator.store.columns import db_now
@@ -238,10 +238,7 @@ def _fail(connection: Connection, failed: list[tuple[Any, Problem]], now: dateti
         [_event(row, "job.failed", {"error": problem.job_error()}) for row, problem in failed],
         now,
     )
-    ended = [
-        Ended(row["id"], JobState.FAILED, row["batch_id"], row["backend_id"], row["promised_bytes"])
-        for row, _ in failed
-    ]
+    ended = [ended_as(JobState.FAILED, row) for row, _ in failed]
     return close(connection, ended, now, room)
 
 

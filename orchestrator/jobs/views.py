@@ -6,12 +6,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, select
+from sqlalchemy import Connection, select
 
 from orchestrator.domain.errors import UnknownJob
 from orchestrator.domain.states import JobState
 from orchestrator.jobs.waiting import waiting_on
-from orchestrator.store.bulk import among
+from orchestrator.store.asking import Question, Rows, ask, one_of
 from orchestrator.store.tables import (
     backends,
     batches,
@@ -32,11 +32,41 @@ _TOLD = (
 )  # fmt: skip
 
 
+_JOB = select(jobs, backends.c.name.label("backend")).join(
+    backends, backends.c.id == jobs.c.backend_id
+)
+_JOBS = Question(lambda d: _JOB.where(one_of(d, jobs.c.id, "ids")).order_by(jobs.c.id))
+_NEEDED = Question(
+    lambda d: (
+        select(job_dependencies.c.job_id, job_dependencies.c.depends_on)
+        .where(one_of(d, job_dependencies.c.job_id, "ids"))
+        .order_by(job_dependencies.c.depends_on)
+    )
+)
+_STEPS = Question(
+    lambda d: (
+        select(job_steps)
+        .where(one_of(d, job_steps.c.job_id, "ids"))
+        .order_by(job_steps.c.job_id, job_steps.c.seq)
+    )
+)
+_ATTEMPTS = Question(
+    lambda d: (
+        select(job_attempts)
+        .where(one_of(d, job_attempts.c.job_id, "ids"))
+        .order_by(job_attempts.c.job_id, job_attempts.c.fence)
+    )
+)
+
+
 def job_views(connection: Connection, ids: Iterable[int]) -> dict[int, View]:
     """The jobs with these ids, those that there are, by id."""
     listed = sorted(set(ids))
-    rows = _select(connection, among(connection, jobs.c.id, listed))
-    return {view["id"]: view for view in _views(connection, rows)}
+    rows, *parts = ask(
+        connection, _JOBS(ids=listed), _NEEDED(ids=listed), _STEPS(ids=listed),
+        _ATTEMPTS(ids=listed),
+    )  # fmt: skip
+    return {view["id"]: view for view in _views(connection, rows, parts)}
 
 
 def job_view(connection: Connection, job_id: int) -> View:
@@ -77,14 +107,8 @@ def list_jobs(
         conditions.append(backends.c.name == backend)
     if before is not None:
         conditions.append(jobs.c.id < before)
-    statement = (
-        select(jobs, backends.c.name.label("backend"))
-        .join(backends, backends.c.id == jobs.c.backend_id)
-        .where(*conditions)
-        .order_by(jobs.c.id.desc())
-        .limit(limit)
-    )
-    return _views(connection, connection.execute(statement).mappings().all())
+    statement = _JOB.where(*conditions).order_by(jobs.c.id.desc()).limit(limit)
+    return _with_parts(connection, connection.execute(statement).mappings().all())
 
 
 def list_batch_jobs(
@@ -92,68 +116,37 @@ def list_batch_jobs(
 ) -> list[View]:
     """Jobs of a batch in the order of submission, above the id ``after``."""
     batch_view(connection, batch_id)
-    rows = (
-        connection.execute(
-            select(jobs, backends.c.name.label("backend"))
-            .join(backends, backends.c.id == jobs.c.backend_id)
-            .where(jobs.c.batch_id == batch_id, jobs.c.id > (after or 0))
-            .order_by(jobs.c.id)
-            .limit(limit)
-        )
-        .mappings()
-        .all()
+    statement = (
+        _JOB.where(jobs.c.batch_id == batch_id, jobs.c.id > (after or 0))
+        .order_by(jobs.c.id)
+        .limit(limit)
     )
-    return _views(connection, rows)
+    return _with_parts(connection, connection.execute(statement).mappings().all())
 
 
-def _select(connection: Connection, condition: Any) -> Sequence[RowMapping]:
-    return (
-        connection.execute(
-            select(jobs, backends.c.name.label("backend"))
-            .join(backends, backends.c.id == jobs.c.backend_id)
-            .where(condition)
-            .order_by(jobs.c.id)
-        )
-        .mappings()
-        .all()
-    )
-
-
-def _views(connection: Connection, rows: Sequence[RowMapping]) -> list[View]:
-    ids = [row["id"] for row in rows]
-    if not ids:
+def _with_parts(connection: Connection, rows: Sequence[Any]) -> list[View]:
+    if not rows:
         return []
+    ids = [row["id"] for row in rows]
+    parts = ask(connection, _NEEDED(ids=ids), _STEPS(ids=ids), _ATTEMPTS(ids=ids))
+    return _views(connection, rows, parts)
+
+
+def _views(connection: Connection, rows: Rows, parts: Sequence[Rows]) -> list[View]:
+    """The views of jobs, with what they need, their journals and their attempts."""
+    needed, written, tried = parts
     waits = waiting_on(connection, rows)
     depends: dict[int, list[int]] = defaultdict(list)
-    for job_id, other in connection.execute(
-        select(job_dependencies.c.job_id, job_dependencies.c.depends_on)
-        .where(among(connection, job_dependencies.c.job_id, ids))
-        .order_by(job_dependencies.c.depends_on)
-    ):
-        depends[job_id].append(other)
+    for row in needed:
+        depends[row["job_id"]].append(row["depends_on"])
     steps: dict[int, list[View]] = defaultdict(list)
-    for step in connection.execute(
-        select(job_steps)
-        .where(among(connection, job_steps.c.job_id, ids))
-        .order_by(job_steps.c.job_id, job_steps.c.seq)
-    ):
-        steps[step.job_id].append(
-            {"name": step.name, "state": step.state, "at": step.at, "detail": step.detail}
-        )
+    for row in written:
+        told = {name: row[name] for name in ("name", "state", "at", "detail")}
+        steps[row["job_id"]].append(told)
     attempts: dict[int, list[View]] = defaultdict(list)
-    for attempt in connection.execute(
-        select(job_attempts)
-        .where(among(connection, job_attempts.c.job_id, ids))
-        .order_by(job_attempts.c.job_id, job_attempts.c.fence)
-    ):
-        attempts[attempt.job_id].append(
-            {
-                "attempt": attempt.attempt,
-                "outcome": attempt.outcome,
-                "ended_at": attempt.ended_at,
-                "error": attempt.error,
-            }
-        )
+    for row in tried:
+        told = {name: row[name] for name in ("attempt", "outcome", "ended_at", "error")}
+        attempts[row["job_id"]].append(told)
     return [
         {
             **{name: row[name] for name in _TOLD},
@@ -168,6 +161,9 @@ def _views(connection: Connection, rows: Sequence[RowMapping]) -> list[View]:
     ]
 
 
+_BATCHES = Question(lambda d: select(batches).where(one_of(d, batches.c.id, "ids")))
+
+
 def batch_view(connection: Connection, batch_id: int) -> View:
     """One batch with its counts. Raises `UnknownJob`."""
     found = batch_views(connection, [batch_id]).get(batch_id)
@@ -178,13 +174,11 @@ def batch_view(connection: Connection, batch_id: int) -> View:
 
 def batch_views(connection: Connection, ids: Iterable[int]) -> dict[int, View]:
     """The batches with these ids, those that there are, by id."""
-    rows = connection.execute(
-        select(batches).where(among(connection, batches.c.id, sorted(set(ids))))
-    ).mappings()
+    [rows] = ask(connection, _BATCHES(ids=sorted(set(ids))))
     return {row["id"]: _batch(row) for row in rows}
 
 
-def _batch(row: RowMapping) -> View:
+def _batch(row: Mapping[str, Any]) -> View:
     ended = row["succeeded"] + row["failed"] + row["canceled"]
     if ended < row["total"]:
         state = JobState.RUNNING

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, func, select
+from sqlalchemy import Connection, func, select
 
 from orchestrator.domain.states import BackendState, JobState
 from orchestrator.inventory.hosts import ALIVE_SECONDS
@@ -18,7 +18,7 @@ from orchestrator.store.tables import backends, job_dependencies, job_lanes, job
 Waiting = dict[str, Any]
 
 
-def waiting_on(connection: Connection, rows: Sequence[RowMapping]) -> dict[int, Waiting]:
+def waiting_on(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> dict[int, Waiting]:
     """For each job of a page that does not run yet, what it waits for, if anything."""
     still = [row for row in rows if row["state"] in (JobState.WAITING, JobState.QUEUED)]
     if not still:

@@ -20,7 +20,6 @@ from sqlalchemy import (
     Dialect,
     String,
     Table,
-    Text,
     any_,
     bindparam,
     func,
@@ -196,15 +195,6 @@ def among(connection: Connection, column: ColumnElement[Any], values: Iterable[A
         return column == any_(array)
     parsed = func.json_each(json.dumps(listed)).table_valued("value")
     return column.in_(select(parsed.c.value))
-
-
-def listed(connection: Connection, values: Iterable[str]) -> Any:
-    """``values`` as a table with the one column ``value``, from one bound parameter."""
-    texts = list(values)
-    if connection.dialect.name == "postgresql":
-        array = bindparam(None, texts, ARRAY(Text), unique=True)
-        return func.unnest(array).table_valued("value").render_derived(name="listed")
-    return func.json_each(json.dumps(texts)).table_valued("value").alias("listed")
 
 
 def _columns_used(rows: Sequence[Row]) -> tuple[str, ...]:
