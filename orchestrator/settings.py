@@ -80,7 +80,13 @@ class BrokerSettings(_Section):
 class WorkerSettings(_Section):
     """How a worker process works."""
 
-    threads: int = Field(default=4, ge=1, le=256, description="Jobs it runs at the same time.")
+    threads: int = Field(
+        default=4,
+        ge=1,
+        le=256,
+        description="Jobs it runs at the same time on each backend; one place is kept for quick "
+        "ones.",
+    )
     lease_seconds: float = Field(
         default=30.0, gt=0, description="A worker silent for this long has lost its jobs."
     )
@@ -153,6 +159,11 @@ class BackendSettings(BaseModel):
     )
     overcommit: float | None = Field(
         default=None, ge=1.0, description="How many times its capacity may be promised."
+    )
+    max_jobs: int | None = Field(
+        default=None,
+        ge=1,
+        description="Jobs that may run on it at once, all workers together; default: no limit.",
     )
     enabled: bool = True
 

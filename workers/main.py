@@ -46,6 +46,7 @@ def run(settings: Settings) -> None:
     worker = f"{settings.host[:40]}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     database = Database(
         settings.database_url,
+        # A thread needs a connection only while it claims and finishes.
         pool_size=max(settings.database.pool_size, settings.worker.threads + 4),
     )
     serving = Serving(settings, database)
@@ -168,7 +169,7 @@ def _celery(
     app.conf.task_queues = [queue(name) for name in runner.queues]
     celery_worker = app.Worker(
         pool="threads",
-        concurrency=settings.worker.threads,
+        concurrency=settings.worker.threads * len(runner.queues),
         hostname=worker,
         without_gossip=True,
         without_mingle=True,

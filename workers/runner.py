@@ -10,8 +10,8 @@ import structlog
 
 from orchestrator import failpoints
 from orchestrator.domain.errors import InternalError, Problem
-from orchestrator.jobs.claim import MOST_CLAIMED, Claim, claim
-from orchestrator.jobs.finish import Ending, Finished, Outcome, finish
+from orchestrator.jobs.claim import Claim, claim
+from orchestrator.jobs.finish import Ending, Outcome, finish
 from orchestrator.jobs.notices import Notices
 from orchestrator.jobs.wakeups import CONTROL_QUEUE, Wakeups, backend_queue, host_queue
 from orchestrator.settings import Settings
@@ -20,6 +20,7 @@ from workers.execution.handlers import HANDLERS, WITHOUT_STORAGE
 from workers.execution.work import Work, attempt
 from workers.leases import Held, Leases
 from workers.serving import Serving
+from workers.slots import Slots
 
 log = structlog.get_logger(__name__)
 
@@ -84,32 +85,49 @@ class Runner:
             *(backend_queue(name) for name in serving.names.values()),
             host_queue(settings.host),
         ]
+        self._slots = {name: Slots(settings.worker.threads) for name in self.queues}
 
     def drain(self, queue: str) -> None:
-        """Work on a queue until it is empty or the process is stopping."""
+        """Work on a queue until it is empty or the process is stopping.
+
+        Each queue has its own threads, so that a backend that hangs holds up no other; the
+        last of them takes no slow jobs, so that quick ones need not wait for those to end.
+        """
+        slots = self._slots[queue]
         while not self._leases.stopping.is_set():
-            before = time.monotonic()
-            claims = claim(
-                self._database,
-                worker=self._worker,
-                queue=queue,
-                backends=list(self._serving.drivers),
-                lease_seconds=self._settings.worker.lease_seconds,
-            )
-            if not claims:
-                return
-            for one in claims:
-                failpoints.reach("claim.after_commit", action=one.action.name)
-            if len(claims) == MOST_CLAIMED or claims[-1].action.slow:
-                # There may be more than one thread can do: call another.
-                self._wakeups.send([queue])
-            self._work_on(self._leases.hold(claims, before))
+            with slots.one() as slot:
+                if slot is None or not self._drain_once(queue, slow=slot.may_be_slow):
+                    return
+
+    def _drain_once(self, queue: str, *, slow: bool) -> bool:
+        """Claim a group and do it; whether there may be more."""
+        before = time.monotonic()
+        claims = claim(
+            self._database,
+            worker=self._worker,
+            queue=queue,
+            backends=self._serving.ids_for(queue),
+            lease_seconds=self._settings.worker.lease_seconds,
+            slow=slow,
+            at_once=self._serving.max_jobs(queue),
+        )
+        if not claims:
+            return False
+        for one in claims:
+            failpoints.reach("claim.after_commit", action=one.action.name)
+        if claims.more:
+            # There is more than this thread can do now: call another.
+            self._wakeups.send([queue])
+        freed = self._work_on(self._leases.hold(claims, before))
+        self._wakeups.send(freed - {queue})
+        return claims.more or queue in freed
 
     def close(self) -> None:
         """Let go of the broker."""
         self._notices.close()
 
-    def _work_on(self, held: list[Held]) -> None:
+    def _work_on(self, held: list[Held]) -> set[str]:
+        """Do these jobs; the queues in which something can run now that could not before."""
         group = _Group(held)
         with self._guard:
             self._groups.append(group)
@@ -123,14 +141,19 @@ class Runner:
         finally:
             with self._guard:
                 self._groups.remove(group)
-            self.write_ready()
+            freed = self._write_ready()
+        return freed
 
     def write_ready(self) -> None:
-        """Write the outcomes there are; called at the end of a group and from time to time."""
+        """Write the outcomes there are, from time to time: they do not wait for their group."""
+        self._wakeups.send(self._write_ready())
+
+    def _write_ready(self) -> set[str]:
+        """Write the outcomes there are; the queues that have got something to do."""
         with self._guard:
             ready, self._ready = self._ready, []
         try:
-            self._write(ready)
+            return self._write(ready)
         finally:
             # Whatever became of them: what is not written is no longer ours to keep alive.
             self._leases.drop([one for one, _ in ready])
@@ -178,10 +201,10 @@ class Runner:
         else:
             log.debug(f"job.{outcome.ending}", attempt=one.attempt)
 
-    def _write(self, ready: list[tuple[Held, Outcome]]) -> None:
+    def _write(self, ready: list[tuple[Held, Outcome]]) -> set[str]:
         """Write outcomes; while the database is away, as long as the leases are ours."""
         if not ready:
-            return
+            return set()
         outcomes = [(one.claim, outcome) for one, outcome in ready]
         while True:
             try:
@@ -192,28 +215,23 @@ class Runner:
                 if not problem.retryable or time.monotonic() >= until:
                     # Whoever takes these up asks the backend what is there.
                     log.error("outcomes.not_written", jobs=len(ready), why=problem.detail)
-                    return
+                    return set()
                 time.sleep(_AGAIN_SECONDS)
             except Exception as error:
-                self._write_each(ready, error)
-                return
+                return self._write_each(ready, error)
         for one, _ in ready:
             failpoints.reach("finish.after_commit", action=one.claim.action.name)
-        self._tell(finished)
-
-    def _write_each(self, ready: list[tuple[Held, Outcome]], error: Exception) -> None:
-        """One outcome of a group cannot be stored: the others can, and that one fails."""
-        if len(ready) > 1:
-            for entry in ready:
-                self._write([entry])
-            return
-        [(one, outcome)] = ready
-        log.error("outcomes.refused", job=one.claim.job_id, exc_info=error)
-        if not isinstance(outcome.problem, _NotStored):
-            self._write([(one, Outcome(ending=Ending.FAILED, problem=_NotStored()))])
-
-    def _tell(self, finished: Finished) -> None:
         if finished.lost:
             log.warning("outcomes.lease_lost", jobs=finished.lost)
         self._notices.ended(finished.ended_jobs, finished.ended_batches)
-        self._wakeups.send(finished.wake)
+        return set(finished.wake)
+
+    def _write_each(self, ready: list[tuple[Held, Outcome]], error: Exception) -> set[str]:
+        """One outcome of a group cannot be stored: the others can, and that one fails."""
+        if len(ready) > 1:
+            return set().union(*(self._write([entry]) for entry in ready))
+        [(one, outcome)] = ready
+        log.error("outcomes.refused", job=one.claim.job_id, exc_info=error)
+        if not isinstance(outcome.problem, _NotStored):
+            return self._write([(one, Outcome(ending=Ending.FAILED, problem=_NotStored()))])
+        return set()

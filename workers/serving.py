@@ -13,6 +13,7 @@ from orchestrator.domain.errors import IdentityMismatch, Problem
 from orchestrator.inventory import promises
 from orchestrator.inventory.backends import configure, ids_of
 from orchestrator.inventory.changes import apply
+from orchestrator.jobs.wakeups import backend_queue
 from orchestrator.settings import Settings
 from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database
@@ -54,10 +55,25 @@ class Serving:
         ids, installation_id = database.transact(register)
         self._unusable: set[int] = set()
         self.names = {ids[name]: name for name in served}
+        self._by_queue = {backend_queue(name): id_ for id_, name in self.names.items()}
+        self._max_jobs = {
+            backend_queue(name): backend.max_jobs
+            for name, backend in served.items()
+            if backend.max_jobs is not None
+        }
         self.drivers: dict[int, Driver] = {
             ids[name]: _make(name, backend.spec.target, backend.options, installation_id)
             for name, backend in served.items()
         }
+
+    def ids_for(self, queue: str) -> list[int]:
+        """The backends whose jobs may be on a queue."""
+        own = self._by_queue.get(queue)
+        return list(self.drivers) if own is None else [own]
+
+    def max_jobs(self, queue: str) -> int | None:
+        """How many jobs of a backend's queue may run at once, all workers together."""
+        return self._max_jobs.get(queue)
 
     def look_at_all(self) -> None:
         """Look at every backend; what is wrong with one is recorded with it."""

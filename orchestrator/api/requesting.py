@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 from urllib.parse import unquote
 
@@ -33,7 +33,7 @@ MAX_WAIT = 3600.0
 _PREFERENCE = re.compile(r"\bwait=(\d{1,9})\b")
 
 
-def service_of(request: Request) -> Service:
+async def service_of(request: Request) -> Service:
     """The process's service."""
     service: Service = request.app.state.service
     return service
@@ -41,6 +41,7 @@ def service_of(request: Request) -> Service:
 
 ServiceHere = Annotated[Service, Depends(service_of)]
 
+# What dependencies do is done on the event loop: a thread would cost more than they do.
 _bearer = HTTPBearer(auto_error=False, description="A token made with `orchestrator token create`.")
 
 
@@ -78,8 +79,8 @@ async def actor_of(
     return await trusted.check(service, credentials.credentials)
 
 
-def _needs(role: Role) -> Callable[..., Actor]:
-    def check(actor: Annotated[Actor, Depends(actor_of)]) -> Actor:
+def _needs(role: Role) -> Callable[..., Awaitable[Actor]]:
+    async def check(actor: Annotated[Actor, Depends(actor_of)]) -> Actor:
         if not actor.role.includes(role):
             raise NotAllowed(f"this needs the role {role}; the token has the role {actor.role}")
         return actor
@@ -129,7 +130,7 @@ def position_of(cursor: str | None, kind: type[int] | type[str]) -> Any:
     return position
 
 
-def preferred_wait(
+async def preferred_wait(
     prefer: Annotated[
         str | None,
         Header(description="`wait=30` holds the answer for up to 30 s, until the job has ended."),

@@ -70,8 +70,7 @@ class Service:
 
     def read(self, work: Callable[[Connection], T]) -> T:
         """Run a reading function on one state of the database."""
-        with self.database.read() as connection:
-            return work(connection)
+        return self.database.look(work)
 
     def write(self, work: Callable[[Connection], T]) -> T:
         """Run a changing function in one transaction."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import redis.asyncio as aioredis
 import structlog
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
 from orchestrator import failpoints
 from orchestrator.audit.events import latest_number
@@ -32,6 +32,12 @@ _POLL_SECONDS = 1.0
 _RECONNECT_SECONDS = 1.0
 
 Key = tuple[str, int]
+
+
+_READERS: dict[str, Callable[[Connection, Iterable[int]], dict[int, View]]] = {
+    "job": job_views,
+    "batch": batch_views,
+}
 
 
 @dataclass(frozen=True)
@@ -188,18 +194,16 @@ class Waiters:
                     future.set_result(ended)
 
     def _read(self, keys: list[Key]) -> dict[Key, Ended]:
-        readers: dict[str, Callable[..., dict[int, View]]] = {
-            "job": job_views,
-            "batch": batch_views,
-        }
-        found: dict[Key, Ended] = {}
-        with self._database.read() as connection:
-            for kind, read in readers.items():
+        def work(connection: Connection) -> dict[Key, Ended]:
+            found: dict[Key, Ended] = {}
+            for kind, read in _READERS.items():
                 ids = [id_ for key_kind, id_ in keys if key_kind == kind]
                 for id_, view in (read(connection, ids) if ids else {}).items():
                     if view["finished_at"] is not None:
                         found[kind, id_] = Ended(view, self._render(kind, view))
-        return found
+            return found
+
+        return self._database.look(work)
 
     def _find_ended(self, keys: list[Key]) -> list[Key]:
         ended: list[Key] = []

@@ -27,6 +27,7 @@ def configure(connection: Connection, configured: Mapping[str, BackendSettings])
             "overcommit": wanted.overcommit
             or (wanted.spec.overcommit if wanted.spec.thin else 1.0),
             "hosts": wanted.hosts,
+            "max_jobs": wanted.max_jobs,
         }
         row = known.get(name)
         if row is None:

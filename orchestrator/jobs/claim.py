@@ -99,6 +99,13 @@ class Claim:
         return self.intent.action
 
 
+class Claimed(list[Claim]):
+    """Jobs that were claimed together."""
+
+    #: Whether the queue may have more that could be claimed now.
+    more = False
+
+
 def claim(
     database: Database,
     *,
@@ -108,7 +115,7 @@ def claim(
     lease_seconds: float,
     slow: bool = True,
     at_once: int | None = None,
-) -> list[Claim]:
+) -> Claimed:
     """Take work from a queue; an empty list if there is none for these backends.
 
     One slow job (unless ``slow`` is false), or a group of quick ones; with ``at_once``, no
@@ -117,7 +124,7 @@ def claim(
     comes with ``refused`` set.
     """
     if not backends:
-        return []
+        return Claimed()
     values = {
         "worker": worker,
         "queue": queue,
@@ -133,7 +140,7 @@ def claim(
         # A job was queued although its lane has a begun one (its time came while another
         # was submitted). Put such jobs back to waiting; the lane's end queues them again.
         database.transact(put_back_blocked)
-        return []
+        return Claimed()
 
 
 def put_back_blocked(connection: Connection) -> int:
@@ -150,13 +157,13 @@ def _claim(
     values: dict[str, Any],
     backends: Sequence[int],
     at_once: int | None,
-) -> list[Claim]:
+) -> Claimed:
     if at_once is not None:
         most = min(values["most"], _places_left(connection, backends, at_once))
         values = {**values, "most": most}
     rows, found = _take(connection, values, backends) if values["most"] > 0 else ([], [])
     if not rows:
-        return []
+        return Claimed()
     now: datetime = rows[0]["now"]
     outlook = Outlook()
     take_backends(outlook, found)
@@ -166,7 +173,7 @@ def _claim(
     there, steps, born = _look(connection, targets, again)
     own_jobs = frozenset(row["id"] for row in rows)
     take_volumes(connection, outlook, there, targets, own_jobs=own_jobs)
-    claims = [
+    claims = Claimed(
         _claim_of(
             row,
             outlook,
@@ -175,7 +182,10 @@ def _claim(
             touched=row["id"] in steps or row["id"] in born,
         )
         for row in rows
-    ]
+    )
+    # Where it was not counted, looking again costs little.
+    seen = rows[0].get("seen", values["most"])
+    claims.more = seen > len(rows) or seen == values["most"]
     ask(connection, *_births(claims, now), recorded([_started(claim) for claim in claims], now))
     for claimed in claims:
         failpoints.reach("claim.before_commit", connection, action=claimed.action.name)

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, exists, select
 
 from orchestrator.domain.errors import UnknownJob
 from orchestrator.domain.states import JobState
@@ -23,6 +23,9 @@ from orchestrator.store.tables import (
 
 View = dict[str, Any]
 
+#: Jobs in these states, or claimed more than once, may have attempts that did not end well.
+_TRIED = (JobState.WAITING, JobState.QUEUED, JobState.FAILED, JobState.CANCELED)
+
 #: Columns that a job is told with as they are.
 _TOLD = (
     "id", "action", "volume", "snapshot", "policy", "host", "params", "state", "priority",
@@ -32,9 +35,13 @@ _TOLD = (
 )  # fmt: skip
 
 
-_JOB = select(jobs, backends.c.name.label("backend")).join(
-    backends, backends.c.id == jobs.c.backend_id
-)
+#: Jobs, with the names of their backends; and whether they need others, or have a journal.
+_JOB = select(
+    jobs,
+    backends.c.name.label("backend"),
+    exists().where(job_dependencies.c.job_id == jobs.c.id).label("needs"),
+    exists().where(job_steps.c.job_id == jobs.c.id).label("journaled"),
+).join(backends, backends.c.id == jobs.c.backend_id)
 _JOBS = Question(lambda d: _JOB.where(one_of(d, jobs.c.id, "ids")).order_by(jobs.c.id))
 _NEEDED = Question(
     lambda d: (
@@ -61,12 +68,8 @@ _ATTEMPTS = Question(
 
 def job_views(connection: Connection, ids: Iterable[int]) -> dict[int, View]:
     """The jobs with these ids, those that there are, by id."""
-    listed = sorted(set(ids))
-    rows, *parts = ask(
-        connection, _JOBS(ids=listed), _NEEDED(ids=listed), _STEPS(ids=listed),
-        _ATTEMPTS(ids=listed),
-    )  # fmt: skip
-    return {view["id"]: view for view in _views(connection, rows, parts)}
+    [rows] = ask(connection, _JOBS(ids=sorted(set(ids))))
+    return {view["id"]: view for view in _views(connection, rows)}
 
 
 def job_view(connection: Connection, job_id: int) -> View:
@@ -108,7 +111,8 @@ def list_jobs(
     if before is not None:
         conditions.append(jobs.c.id < before)
     statement = _JOB.where(*conditions).order_by(jobs.c.id.desc()).limit(limit)
-    return _with_parts(connection, connection.execute(statement).mappings().all())
+    rows: Any = connection.execute(statement).mappings().all()
+    return _views(connection, rows)
 
 
 def list_batch_jobs(
@@ -121,20 +125,19 @@ def list_batch_jobs(
         .order_by(jobs.c.id)
         .limit(limit)
     )
-    return _with_parts(connection, connection.execute(statement).mappings().all())
+    rows: Any = connection.execute(statement).mappings().all()
+    return _views(connection, rows)
 
 
-def _with_parts(connection: Connection, rows: Sequence[Any]) -> list[View]:
-    if not rows:
-        return []
-    ids = [row["id"] for row in rows]
-    parts = ask(connection, _NEEDED(ids=ids), _STEPS(ids=ids), _ATTEMPTS(ids=ids))
-    return _views(connection, rows, parts)
-
-
-def _views(connection: Connection, rows: Rows, parts: Sequence[Rows]) -> list[View]:
+def _views(connection: Connection, rows: Rows) -> list[View]:
     """The views of jobs, with what they need, their journals and their attempts."""
-    needed, written, tried = parts
+    needing = [row["id"] for row in rows if row["needs"]]
+    journaled = [row["id"] for row in rows if row["journaled"]]
+    # An attempt is noted unless it is the one that succeeds.
+    tried = [row["id"] for row in rows if row["claims"] > 1 or row["state"] in _TRIED]
+    questions = ((_NEEDED, needing), (_STEPS, journaled), (_ATTEMPTS, tried))
+    answers = iter(ask(connection, *(question(ids=ids) for question, ids in questions if ids)))
+    needed, written, attempted = (next(answers) if ids else [] for _, ids in questions)
     waits = waiting_on(connection, rows)
     depends: dict[int, list[int]] = defaultdict(list)
     for row in needed:
@@ -144,7 +147,7 @@ def _views(connection: Connection, rows: Rows, parts: Sequence[Rows]) -> list[Vi
         told = {name: row[name] for name in ("name", "state", "at", "detail")}
         steps[row["job_id"]].append(told)
     attempts: dict[int, list[View]] = defaultdict(list)
-    for row in tried:
+    for row in attempted:
         told = {name: row[name] for name in ("attempt", "outcome", "ended_at", "error")}
         attempts[row["job_id"]].append(told)
     return [

@@ -28,6 +28,7 @@ def waiting_on(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> dic
     needed = _dependencies(connection, waiting)
     ahead = _ahead(connection, waiting)
     drained = _not_enabled(connection)
+    full = _full(connection)
     alive, served = _live_workers(connection)
     found: dict[int, Waiting] = {}
     for row in still:
@@ -38,6 +39,12 @@ def waiting_on(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> dic
                 found[job_id] = {
                     "kind": "draining_backend",
                     "detail": f"the backend is {state}: an administrator can resume it",
+                }
+            elif row["backend_id"] in full and row["queue"].startswith("backend."):
+                found[job_id] = {
+                    "kind": "limit",
+                    "detail": f"the backend runs the {full[row['backend_id']]} jobs at once that "
+                    "its max_jobs allows",
                 }
             elif row["queue"].startswith("host.") and row["host"] not in alive:
                 found[job_id] = {
@@ -112,6 +119,23 @@ def _not_enabled(connection: Connection) -> dict[int, str]:
     return dict(
         connection.execute(
             select(backends.c.id, backends.c.state).where(backends.c.state != BackendState.ENABLED)
+        ).all()
+    )
+
+
+def _full(connection: Connection) -> dict[int, int]:
+    """The limits of the backends that have as many jobs running as they may."""
+    running = (
+        select(jobs.c.backend_id, func.count().label("count"))
+        .where(jobs.c.state == JobState.RUNNING)
+        .group_by(jobs.c.backend_id)
+        .subquery()
+    )
+    return dict(
+        connection.execute(
+            select(backends.c.id, backends.c.max_jobs)
+            .join(running, running.c.backend_id == backends.c.id)
+            .where(running.c.count >= backends.c.max_jobs)
         ).all()
     )
 

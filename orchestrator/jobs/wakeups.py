@@ -8,6 +8,7 @@ from time to time.
 from __future__ import annotations
 
 import threading
+import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -99,7 +100,7 @@ class Wakeups:
     """
 
     def __init__(self, app: Celery) -> None:
-        self._app = app
+        self._publisher = Publisher(app)
         self._wanted: dict[str, int] = {}
         self._changed = threading.Condition()
         self._stopping = False
@@ -133,24 +134,43 @@ class Wakeups:
                 if not wanted and self._stopping:
                     return
             try:
-                publish(self._app, wanted)
+                self._publisher.publish(wanted)
             except Exception as error:
                 log.warning("wakeups.not_sent", queues=sorted(wanted), error=str(error))
 
 
-def publish(app: Celery, wanted: Mapping[str, int]) -> None:
-    """Send wake-ups now. Raises what the broker's library raises."""
-    with app.producer_or_acquire() as producer:
-        redis: Any = producer.connection.default_channel.client
-        for name, count in wanted.items():
-            for _ in range(min(count, _MOST_WAITING - int(redis.llen(name)))):
-                failpoints.reach("wakeups.before_publish", queue=name)
-                app.send_task(
-                    WAKE_TASK,
-                    args=(name,),
-                    queue=queue(name),
-                    producer=producer,
-                    retry=False,
-                    ignore_result=True,
-                )
-                failpoints.reach("wakeups.after_publish", queue=name)
+class Publisher:
+    """Sends wake-ups, and keeps those that nobody fetches from filling the broker."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+        #: The most messages that each queue can have by now.
+        self._lengths: dict[str, int] = {}
+
+    def publish(self, wanted: Mapping[str, int]) -> None:
+        """Send wake-ups now. Raises what the broker's library raises."""
+        with self._app.producer_or_acquire() as producer:
+            for name, count in wanted.items():
+                length = self._lengths.get(name, 0)
+                if length + count > _MOST_WAITING:
+                    client: Any = producer.connection.default_channel.client
+                    length = int(client.llen(name))
+                sent = max(0, min(count, _MOST_WAITING - length))
+                self._lengths[name] = length + sent
+                for _ in range(sent):
+                    failpoints.reach("wakeups.before_publish", queue=name)
+                    self._send(producer, name)
+                    failpoints.reach("wakeups.after_publish", queue=name)
+
+    def _send(self, producer: Any, name: str) -> None:
+        message = self._app.amqp.as_task_v2(str(uuid.uuid4()), WAKE_TASK, (name,), {})
+        producer.publish(
+            message.body,
+            serializer="json",
+            exchange="",
+            routing_key=name,
+            headers=message.headers,
+            **message.properties,
+            retry=False,
+            delivery_mode=1,
+        )

@@ -48,7 +48,7 @@ def ask(connection: Connection, *asked: Asked) -> list[Rows]:
 
     Raises what SQLAlchemy raises.
     """
-    if connection.dialect.name == "postgresql":
+    if asked and connection.dialect.name == "postgresql":
         return _pipeline(connection, asked)
     return [one.execute(connection) for one in asked]
 

@@ -67,12 +67,29 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A connection that sees one state of the database and changes nothing."""
+        with self._reading() as connection:
+            if self.is_postgresql:
+                _reconnect(connection)
+            yield connection
+
+    def look(self, work: Callable[[Connection], T]) -> T:
+        """Run a reading function on one state of the database; again if its connection died."""
+        try:
+            with self._reading() as connection:
+                return work(connection)
+        except Unavailable as error:
+            if not _has_died(error):
+                raise
+        with self._reading() as connection:
+            return work(connection)
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
         with _reachable(), self.engine.connect() as connection:
             if self.is_postgresql:
                 connection = connection.execution_options(
                     isolation_level="REPEATABLE READ", postgresql_readonly=True
                 )
-                _reconnect(connection)
             yield connection
 
     @contextmanager

@@ -46,7 +46,7 @@ _BEGIN_LANES = """), begun AS (
     UPDATE job_lanes SET begun = true
     FROM taken WHERE job_lanes.job_id = taken.id AND NOT job_lanes.begun
 )
-SELECT * FROM taken
+SELECT taken.*, (SELECT count(*) FROM head) AS seen FROM taken
 """
 
 # SKIP LOCKED lets several workers claim side by side. MATERIALIZED keeps the planner from
