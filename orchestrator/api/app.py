@@ -85,6 +85,7 @@ def create_app(service: Service) -> FastAPI:
     problems.install(app)
     for router in (
         health.router,
+        jobs.direct,
         jobs.router,
         batches.router,
         inventory.router,

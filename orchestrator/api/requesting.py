@@ -51,20 +51,26 @@ class Trusted:
     def __init__(self) -> None:
         self._known: dict[str, tuple[float, Actor]] = {}
 
+    def known(self, token: str) -> Actor | None:
+        """Whose token this is, if it was checked a moment ago."""
+        found = self._known.get(_digest(token))
+        return found[1] if found is not None and found[0] > time.monotonic() else None
+
     async def check(self, service: Service, token: str) -> Actor:
         """Whose token this is. Raises `NotAuthenticated`."""
-        key = hashlib.sha256(token.encode(errors="replace")).hexdigest()
-        known = self._known.get(key)
-        now = time.monotonic()
-        if known is not None and known[0] > now:
-            return known[1]
+        if (known := self.known(token)) is not None:
+            return known
         actor = await asyncio.to_thread(
             service.read, lambda connection: authenticate(connection, token)
         )
         if len(self._known) >= _MOST_TRUSTED:
             self._known.clear()
-        self._known[key] = (now + _TRUST_SECONDS, actor)
+        self._known[_digest(token)] = (time.monotonic() + _TRUST_SECONDS, actor)
         return actor
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode(errors="replace")).hexdigest()
 
 
 async def actor_of(

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, exists, select
 
 from orchestrator.domain.errors import UnknownJob
-from orchestrator.domain.states import JobState
+from orchestrator.domain.states import FINISHED, JobState
 from orchestrator.jobs.waiting import waiting_on
 from orchestrator.store.asking import Question, Rows, ask, one_of
 from orchestrator.store.tables import (
@@ -106,6 +106,8 @@ def list_jobs(
     conditions = [jobs.c[name] == value for name, value in filters.items()]
     if states:
         conditions.append(jobs.c.state.in_(states))
+        if not set(FINISHED).intersection(states):
+            conditions.append(jobs.c.finished_at.is_(None))  # there is an index of those
     if backend is not None:
         conditions.append(backends.c.name == backend)
     if before is not None:

@@ -8,6 +8,7 @@ from time to time.
 from __future__ import annotations
 
 import threading
+import time
 import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -27,6 +28,9 @@ CONTROL_QUEUE = "control"
 
 #: Wake-ups sent at once for one queue; workers call for more while there is work.
 _MOST_AT_ONCE = 4
+#: Rounds of wake-ups: a worker that is awake finds by itself what comes meanwhile.
+_ROUNDS_A_SECOND = 100.0
+_BURST = 20.0
 #: Messages that may wait in the broker for one queue: more would tell nothing new.
 _MOST_WAITING = 16
 #: Seconds a broker may take to accept a connection or a message.
@@ -38,9 +42,9 @@ def celery_app(broker_url: str) -> Celery:
     """The Celery application, with the settings that a broker which is only a hint needs."""
     app = Celery("orchestrator", broker=broker_url, set_as_current=False)
     app.conf.update(
-        # A message is a hint: done late or twice it does no harm, so acknowledge late.
-        task_acks_late=True,
-        task_reject_on_worker_lost=False,
+        # A message is a hint, and not acknowledged at all (`queue`): what is lost with a worker
+        # is sent again by the scheduler, and nothing can be delivered again while it is done.
+        task_acks_late=False,
         # Results, times and retries live in the database.
         task_ignore_result=True,
         result_backend=None,
@@ -68,7 +72,7 @@ def celery_app(broker_url: str) -> Celery:
 def queue(name: str) -> Queue:
     """The Celery queue of this name."""
     exchange = Exchange(name, type="direct")  # type: ignore[no-untyped-call]
-    return Queue(name, exchange, routing_key=name)  # type: ignore[no-untyped-call]
+    return Queue(name, exchange, routing_key=name, no_ack=True)  # type: ignore[no-untyped-call]
 
 
 def queue_for(
@@ -102,6 +106,7 @@ class Wakeups:
     def __init__(self, app: Celery) -> None:
         self._publisher = Publisher(app)
         self._wanted: dict[str, int] = {}
+        self._rate = _Rate()
         self._changed = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="wakeups", daemon=True)
@@ -135,8 +140,26 @@ class Wakeups:
                     return
             try:
                 self._publisher.publish(wanted)
+                # What is asked for meanwhile is sent as one.
+                self._rate.wait()
             except Exception as error:
                 log.warning("wakeups.not_sent", queues=sorted(wanted), error=str(error))
+
+
+class _Rate:
+    """Lets a few rounds pass at once, and then so many a second."""
+
+    def __init__(self) -> None:
+        self._left = _BURST
+        self._counted = time.monotonic()
+
+    def wait(self) -> None:
+        """Count a round, and wait until another may follow."""
+        now = time.monotonic()
+        self._left = min(_BURST, self._left + (now - self._counted) * _ROUNDS_A_SECOND) - 1
+        self._counted = now
+        if self._left < 1:
+            time.sleep((1 - self._left) / _ROUNDS_A_SECOND)
 
 
 class Publisher:
