@@ -21,6 +21,7 @@ from orchestrator.logs import configure_logs
 from orchestrator.machine import boot_id
 from orchestrator.settings import Settings
 from orchestrator.store.database import Database
+from orchestrator.threads import share_fairly
 from workers.leases import Leases
 from workers.runner import Runner
 from workers.serving import Serving
@@ -41,6 +42,7 @@ _EXIT_SECONDS = 5.0
 def run(settings: Settings) -> None:
     """Work until SIGTERM or SIGINT; then hand back what is running and leave."""
     configure_logs(settings.log, "worker")
+    share_fairly()
     # Celery would set up logging of its own, and send our lines through it.
     signals.setup_logging.connect(_keep_logs, weak=False)
     worker = f"{settings.host[:40]}-{os.getpid()}-{uuid.uuid4().hex[:8]}"

@@ -14,6 +14,7 @@ from orchestrator.domain.errors import InvalidInput
 from orchestrator.inventory.backends import configure
 from orchestrator.logs import configure_logs
 from orchestrator.settings import Settings
+from orchestrator.threads import share_fairly
 
 
 def address_of(listen: str) -> tuple[str, int]:
@@ -31,6 +32,7 @@ def address_of(listen: str) -> tuple[str, int]:
 def serve(settings: Settings) -> None:
     """Serve until SIGINT or SIGTERM."""
     configure_logs(settings.log, "api")
+    share_fairly()
     host, port = address_of(settings.api.listen)
     _allow_many_connections()
     service = Service(settings)
