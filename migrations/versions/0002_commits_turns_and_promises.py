@@ -123,6 +123,10 @@ def _take_turns() -> None:
         ("ix_jobs_queued", ["queue", "priority", "turn", "id"], _QUEUED),
         ("ix_jobs_unfinished", ["id"], _UNFINISHED),
         ("ix_jobs_unsuccessful", ["id"], _UNSUCCESSFUL),
+        ("ix_jobs_action", ["action", "id"], None),
+        ("ix_jobs_submitted_by", ["submitted_by", "id"], None),
+        ("ix_jobs_host", ["host", "id"], sa.text("host IS NOT NULL")),
+        ("ix_jobs_snapshot", ["snapshot", "id"], sa.text("snapshot IS NOT NULL")),
     ):
         op.create_index(name, "jobs", columns, sqlite_where=where, postgresql_where=where)
 
@@ -158,7 +162,10 @@ def downgrade() -> None:
         postgresql_where=_PROMISED,
     )
     op.drop_table("promises")
-    for name in ("ix_jobs_queued", "ix_jobs_unfinished", "ix_jobs_unsuccessful"):
+    for name in (
+        *("ix_jobs_queued", "ix_jobs_unfinished", "ix_jobs_unsuccessful"),
+        *("ix_jobs_action", "ix_jobs_submitted_by", "ix_jobs_host", "ix_jobs_snapshot"),
+    ):
         op.drop_index(name, table_name="jobs")
     for name, columns, where in (
         ("ix_jobs_queued", ["queue", "priority", "id"], _QUEUED),

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, exists, select
+from sqlalchemy import Connection, Select, exists, select
 
 from orchestrator.domain.errors import UnknownJob
 from orchestrator.domain.states import FINISHED, JobState
@@ -103,6 +103,18 @@ def list_jobs(
     limit: int,
 ) -> list[View]:
     """Jobs, newest first, below the id ``before``."""
+    statement = listing(states, backend, filters, before).limit(limit)
+    rows: Any = connection.execute(statement).mappings().all()
+    return _views(connection, rows)
+
+
+def listing(
+    states: Sequence[JobState],
+    backend: str | None,
+    filters: Mapping[str, Any],
+    before: int | None,
+) -> Select[Any]:
+    """The question that `list_jobs` asks, without its limit."""
     conditions = [jobs.c[name] == value for name, value in filters.items()]
     if states:
         conditions.append(jobs.c.state.in_(states))
@@ -112,9 +124,7 @@ def list_jobs(
         conditions.append(backends.c.name == backend)
     if before is not None:
         conditions.append(jobs.c.id < before)
-    statement = _JOB.where(*conditions).order_by(jobs.c.id.desc()).limit(limit)
-    rows: Any = connection.execute(statement).mappings().all()
-    return _views(connection, rows)
+    return _JOB.where(*conditions).order_by(jobs.c.id.desc())
 
 
 def list_batch_jobs(

@@ -343,6 +343,23 @@ jobs = Table(
         postgresql_where=text("state IN ('failed', 'canceled')"),
     ),
     Index("ix_jobs_target", "backend_id", "volume", "id"),
+    # Lists by what few jobs have in common.
+    Index("ix_jobs_action", "action", "id"),
+    Index("ix_jobs_submitted_by", "submitted_by", "id"),
+    Index(
+        "ix_jobs_host",
+        "host",
+        "id",
+        sqlite_where=text("host IS NOT NULL"),
+        postgresql_where=text("host IS NOT NULL"),
+    ),
+    Index(
+        "ix_jobs_snapshot",
+        "snapshot",
+        "id",
+        sqlite_where=text("snapshot IS NOT NULL"),
+        postgresql_where=text("snapshot IS NOT NULL"),
+    ),
     Index(
         "ix_jobs_batch",
         "batch_id",

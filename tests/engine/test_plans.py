@@ -1,0 +1,168 @@
+"""The statements of the hot paths use their indexes, whatever the past has left behind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, event, text
+
+from benchmarks import past
+from orchestrator.audit.events import _after, number_committed
+from orchestrator.domain.states import JobState
+from orchestrator.jobs import finish, looking, schedule, views
+from orchestrator.jobs.claim import _CLAIM, MOST_CLAIMED
+from orchestrator.jobs.lanes import heads_of
+from orchestrator.jobs.submission import GROUP_BUDGET
+from orchestrator.jobs.wakeups import CONTROL_QUEUE
+from orchestrator.settings import Settings
+from orchestrator.store.asking import Asked
+from orchestrator.store.database import Database
+from tests.engine.conftest import Engine, create
+from tests.rigs.postgres import Postgres
+
+#: Jobs of the past: enough for the planner to see that a table is large.
+PAST = 20_000
+#: Tables that grow with history. To read one of them from end to end takes ever longer.
+LARGE = {"jobs", "events", "event_commits", "volumes", "job_steps", "job_attempts"}
+
+
+@pytest.fixture(scope="module")
+def url(postgres_server: Postgres, migrated_postgres: str) -> Iterator[str]:
+    """Where a table is read from end to end only if there is no index to be used instead.
+
+    The tables are large enough for the planner to think of indexes, and small enough that it
+    would do without some of them.
+    """
+    postgres_server.create_database("plans", template=migrated_postgres)
+    yield f"{postgres_server.url('plans')}&options=-c%20enable_seqscan%3Doff"
+    postgres_server.drop_database("plans")
+
+
+@pytest.fixture(scope="module")
+def engine(
+    url: str, tmp_path_factory: pytest.TempPathFactory, broker_server: Any
+) -> Iterator[Engine]:
+    """An engine with a past, and a little unfinished work."""
+    settings = Settings(
+        data=tmp_path_factory.mktemp("plans"),
+        host="here",
+        database={"url": url},
+        broker={"url": broker_server.url},
+        backends={"ram": {"driver": "memory", "capacity": "1P"}},
+    )
+    first = Engine(settings, Database(url))
+    first.close()
+    past.write(url.partition("&options")[0], PAST)
+    made = Engine(settings, Database(url))
+    made.submit(*(create(f"new{number}") for number in range(50)))
+    with made.database.write() as connection:
+        connection.execute(text("ANALYZE"))
+    yield made
+    made.close()
+
+
+def _plan(connection: Connection, statement: str, values: Any) -> Any:
+    found = connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {statement}", values).scalar()
+    return found if isinstance(found, list) else json.loads(str(found))
+
+
+def _scanned(plan: Any) -> set[str]:
+    """The tables that a plan reads from end to end."""
+    if isinstance(plan, list):
+        return set().union(*(_scanned(part) for part in plan)) if plan else set()
+    if not isinstance(plan, dict):
+        return set()
+    found = set().union(*(_scanned(part) for part in plan.values()))
+    return found | ({plan["Relation Name"]} if plan.get("Node Type") == "Seq Scan" else set())
+
+
+QUESTIONS: dict[str, Asked] = {
+    "claim": _CLAIM(
+        worker="w",
+        queue="backend.ram",
+        control=CONTROL_QUEUE,
+        most=MOST_CLAIMED,
+        budget=GROUP_BUDGET,
+        lease=30.0,
+        slow=True,
+        backends=[1],
+    ),
+    "backends with the turn they are at": looking.backends_named(["ram"]),
+    "jobs in a lane": looking.jobs_in(["ram/new1"]),
+    "volumes by name": looking.volumes_at([("ram", "new1")]),
+    "heads of lanes": heads_of(["ram/new1"]),
+    "held by a worker": finish._HELD(ids=[1]),
+    "dependents": finish._DEPENDENTS(ids=[1]),
+    "lanes of ended jobs": finish._RELEASE(ids=[1]),
+    "jobs to be told": views._JOBS(ids=[1]),
+    "their journals": views._STEPS(ids=[1]),
+    "their attempts": views._ATTEMPTS(ids=[1]),
+}
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_a_hot_statement_reads_no_table_from_end_to_end(engine: Engine, name: str) -> None:
+    with engine.database.write() as connection:
+        statement, values = QUESTIONS[name].written(connection.dialect)
+        assert not _scanned(_plan(connection, statement, values)) & LARGE
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [{}, {"job_id": 7}, {"backend": "ram", "volume": "new1"}, {"kind": "backend.drain"}],
+    ids=["all", "job", "volume", "rare kind"],
+)
+def test_a_page_of_events_is_found_by_index(engine: Engine, filters: dict[str, Any]) -> None:
+    with engine.database.read() as connection:
+        compiled = _after(PAST, 100, filters).compile(
+            dialect=connection.dialect, compile_kwargs={"render_postcompile": True}
+        )
+        plan = _plan(connection, str(compiled), compiled.params)
+        assert not _scanned(plan) & LARGE
+
+
+LISTS: dict[str, tuple[Sequence[JobState], dict[str, Any]]] = {
+    "ix_jobs_unfinished": ([JobState.WAITING, JobState.QUEUED, JobState.RUNNING], {}),
+    "ix_jobs_unsuccessful": ([JobState.FAILED], {}),
+    "ix_jobs_submitted_by": ([], {"submitted_by": "nobody"}),
+    "ix_jobs_action": ([], {"action": "volume.clone"}),
+    "ix_jobs_host": ([], {"host": "nowhere"}),
+    "ix_jobs_snapshot": ([], {"snapshot": "none"}),
+    "pk_jobs": ([], {}),
+}
+
+
+@pytest.mark.parametrize("index", LISTS)
+def test_a_list_of_jobs_has_its_index(engine: Engine, index: str) -> None:
+    states, filters = LISTS[index]
+    with engine.database.read() as connection:
+        statement = views.listing(states, None, filters, None).limit(100)
+        compiled = statement.compile(
+            dialect=connection.dialect, compile_kwargs={"render_postcompile": True}
+        )
+        plan = json.dumps(_plan(connection, str(compiled), compiled.params))
+    assert f'"Index Name": "{index}"' in plan
+
+
+@pytest.mark.parametrize(
+    "step",
+    [schedule.queue_due, schedule.reclaim_expired, schedule.queue_overlooked, number_committed],
+)
+def test_what_the_scheduler_does_reads_no_table_from_end_to_end(
+    engine: Engine, step: Callable[[Connection], Any]
+) -> None:
+    told: list[set[str]] = []
+    with engine.database.write() as connection:
+
+        @event.listens_for(connection, "before_cursor_execute", named=True)
+        def explain(**asked: Any) -> None:
+            statement = asked["statement"]
+            if not statement.startswith("EXPLAIN"):
+                told.append(_scanned(_plan(connection, statement, asked["parameters"])))
+
+        step(connection)
+    assert told
+    assert not set().union(*told) & LARGE
