@@ -8,6 +8,10 @@ STAMP := $(VENV)/.installed
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-header --upgrade pyproject.toml
 
+# Other queues to measure beside ours: apart, so that nothing they bring reaches ours.
+BENCH := .venv-bench
+BENCH_STAMP := $(BENCH)/.installed
+
 # A .venv stays with its interpreter until another one is asked for by name.
 ifneq ($(filter command environment,$(firstword $(origin PYTHON))),)
 VERSION := import sys; print(sys.version)
@@ -18,7 +22,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types lock clean
+.PHONY: help install demo test chaos bench lint types lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -31,6 +35,12 @@ demo: $(STAMP) ## start everything in a temporary directory and show it at work
 test: $(STAMP) ## run the tests; choose with ARGS="-k lease --database sqlite"
 	$(BIN)/python -m pytest $(ARGS)
 
+chaos: $(STAMP) ## break everything at every step; one cell: STEP=claim.after_commit ARGS="-k …"
+	CHAOS_STEP='$(STEP)' CHAOS_SEED='$(SEED)' $(BIN)/python -m tests.chaos $(ARGS)
+
+bench: $(STAMP) $(BENCH_STAMP) ## measure it beside other queues; less with ARGS="--quick --only batch"
+	$(BIN)/python -m benchmarks $(ARGS)
+
 lint: $(STAMP) ## check style and formatting (ruff)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -38,12 +48,14 @@ lint: $(STAMP) ## check style and formatting (ruff)
 types: $(STAMP) ## check types (mypy)
 	$(BIN)/mypy
 
-lock: $(STAMP) ## renew both lock files after a change to pyproject.toml
+lock: $(STAMP) ## renew the lock files after a change to pyproject.toml
 	$(LOCK) --output-file requirements.lock
 	$(LOCK) --extra dev --constraint requirements.lock --output-file requirements-dev.lock
+	$(subst pyproject.toml,--group bench,$(LOCK)) --constraint requirements-dev.lock \
+	  --output-file requirements-bench.lock
 
 clean: ## remove .venv, caches and build results
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(BENCH) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): requirements-dev.lock pyproject.toml
@@ -57,4 +69,9 @@ $(STAMP): requirements-dev.lock pyproject.toml
 	  rm -rf $(VENV) && $(PYTHON) -m venv $(VENV); fi
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-dev.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(BENCH_STAMP): requirements-bench.lock | $(STAMP)
+	rm -rf $(BENCH) && $(BIN)/python -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-bench.lock
 	@touch $@

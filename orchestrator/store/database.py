@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from orchestrator.domain.errors import Unavailable
 
@@ -207,6 +208,10 @@ def _reachable() -> Iterator[None]:
     """Tell a database that cannot be reached from one that says no."""
     try:
         yield
+    except PoolTimeout as error:
+        raise Unavailable(
+            "the database is too slow for the requests there are: try again"
+        ) from error
     except (OperationalError, InterfaceError) as error:
         if not _is_away(error):
             raise
