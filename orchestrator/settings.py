@@ -41,8 +41,10 @@ def _resolve_secret(value: Any) -> Any:
 def _check_url(url: str | None) -> str | None:
     """Refuse what is no URL without repeating it: it may hold a password."""
     try:
-        if url is not None:
-            _ = urlsplit(url).port
+        # Sentinels stand one after the other, each an address of its own.
+        several = url is not None and url.startswith("sentinel://")
+        for part in (url or "").split(";") if several else [url or ""]:
+            _ = urlsplit(part).port
     except ValueError:
         raise ValueError(
             "this is no URL; special characters in its password must be percent-encoded"

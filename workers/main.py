@@ -76,6 +76,7 @@ def run(settings: Settings) -> None:
     def keep_moving() -> None:
         runner.hand_back_held_up()
         runner.write_ready()
+        runner.pass_on()
 
     def look_for_work() -> None:
         for name in runner.queues:
@@ -162,7 +163,7 @@ def _celery(
     def wake(name: str) -> None:
         failpoints.reach("worker.woken", queue=name)
         if name in runner.queues:
-            runner.drain(name)
+            runner.wake(name)
 
     # Attaching needs root. Messages are JSON, so what Celery warns root of cannot happen.
     app.conf.accept_content = ["json"]

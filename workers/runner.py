@@ -86,9 +86,25 @@ class Runner:
             host_queue(settings.host),
         ]
         self._slots = {name: Slots(settings.worker.threads) for name in self.queues}
+        #: Queues whose wake-ups were read here in vain.
+        self._not_for_us: set[str] = set()
 
-    def drain(self, queue: str) -> None:
+    def wake(self, queue: str) -> None:
+        """Do what a wake-up asks for; one that this process has no room for is for another."""
+        if not self.drain(queue):
+            with self._guard:
+                self._not_for_us.add(queue)
+
+    def pass_on(self) -> None:
+        """Send again what was read in vain, from time to time: at once would be too often."""
+        with self._guard:
+            queues, self._not_for_us = self._not_for_us, set()
+        self._wakeups.send(queues)
+
+    def drain(self, queue: str) -> bool:
         """Work on a queue until it is empty or the process is stopping.
+
+        False if there may be work left that this process has no slot for.
 
         Each queue has its own threads, so that a backend that hangs holds up no other; the
         last of them takes no slow jobs, so that quick ones need not wait for those to end.
@@ -96,8 +112,11 @@ class Runner:
         slots = self._slots[queue]
         while not self._leases.stopping.is_set():
             with slots.one() as slot:
-                if slot is None or not self._drain_once(queue, slow=slot.may_be_slow):
-                    return
+                if slot is None:
+                    return False
+                if not self._drain_once(queue, slow=slot.may_be_slow):
+                    return slot.may_be_slow
+        return True
 
     def _drain_once(self, queue: str, *, slow: bool) -> bool:
         """Claim a group and do it; whether there may be more."""

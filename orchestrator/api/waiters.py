@@ -9,13 +9,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import redis.asyncio as aioredis
 import structlog
 from sqlalchemy import Connection, select
 
-from orchestrator import failpoints
+from orchestrator import broker, failpoints
 from orchestrator.audit.events import latest_number
-from orchestrator.embedded.broker import redis_client_url
 from orchestrator.jobs.notices import CHANNEL
 from orchestrator.jobs.views import View, batch_views, job_views
 from orchestrator.store.bulk import among
@@ -138,9 +136,7 @@ class Waiters:
     async def _listen(self) -> None:
         while True:
             try:
-                client = aioredis.Redis.from_url(
-                    redis_client_url(self._broker_url), socket_timeout=None
-                )
+                client = broker.async_client(self._broker_url, socket_timeout=None)
                 async with client, client.pubsub() as pubsub:
                     await pubsub.subscribe(CHANNEL)
                     async for message in pubsub.listen():

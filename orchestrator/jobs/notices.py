@@ -6,12 +6,10 @@ import json
 import time
 from collections.abc import Sequence
 
-import redis
 import structlog
 from redis.exceptions import RedisError
 
-from orchestrator import failpoints
-from orchestrator.embedded.broker import redis_client_url
+from orchestrator import broker, failpoints
 
 log = structlog.get_logger(__name__)
 
@@ -26,9 +24,7 @@ class Notices:
 
     def __init__(self, broker_url: str) -> None:
         self._quiet_until = 0.0
-        self._redis = redis.Redis.from_url(
-            redis_client_url(broker_url), socket_timeout=1.0, socket_connect_timeout=1.0
-        )
+        self._redis = broker.client(broker_url, socket_timeout=1.0, socket_connect_timeout=1.0)
 
     def ended(self, jobs: Sequence[int], batches: Sequence[int]) -> None:
         """Tell that these jobs and batches have ended."""

@@ -18,6 +18,7 @@ from celery import Celery
 from kombu.entity import Exchange, Queue
 
 from orchestrator import failpoints
+from orchestrator.broker import celery_address
 from orchestrator.domain.drivers import DRIVERS
 
 log = structlog.get_logger(__name__)
@@ -40,11 +41,14 @@ _SOCKET_TIMEOUT = 5
 
 def celery_app(broker_url: str) -> Celery:
     """The Celery application, with the settings that a broker which is only a hint needs."""
-    app = Celery("orchestrator", broker=broker_url, set_as_current=False)
+    address, options = celery_address(broker_url)
+    app = Celery("orchestrator", broker=address, set_as_current=False)
     app.conf.update(
         # A message is a hint, and not acknowledged at all (`queue`): what is lost with a worker
         # is sent again by the scheduler, and nothing can be delivered again while it is done.
         task_acks_late=False,
+        # A broker that is full refuses writes, which passes: no reason to end.
+        broker_channel_error_retry=True,
         # Results, times and retries live in the database.
         task_ignore_result=True,
         result_backend=None,
@@ -58,12 +62,14 @@ def celery_app(broker_url: str) -> Celery:
         worker_enable_remote_control=False,
         task_default_queue=CONTROL_QUEUE,
         broker_transport_options={
-            "visibility_timeout": 3600,
+            # Nothing to keep, nothing to look through for what was kept too long.
+            "ack_emulation": False,
+            # Sending is tried once: it is the scheduler that sends again.
+            "max_retries": 0,
             "socket_timeout": _SOCKET_TIMEOUT,
             "socket_connect_timeout": _CONNECT_TIMEOUT,
             "socket_keepalive": True,
-            "unacked_restore_interval": 10,
-            "unacked_restore_throttle": 1,
+            **options,
         },
     )
     return app

@@ -1,0 +1,23 @@
+"""The experiments: each brings up what it needs, measures in rounds, and takes it down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from benchmarks.experiments import batch, clients, files, history, queues, single, waiters
+from benchmarks.figures import Results
+from benchmarks.sizes import Sizes
+from benchmarks.stand import Stand
+
+Experiment = Callable[[Stand, Sizes, Results], None]
+
+#: By the name that ``--only`` takes, in the order in which they run.
+EXPERIMENTS: dict[str, Experiment] = {
+    "single": single.measure,
+    "batch": batch.measure,
+    "clients": clients.measure,
+    "files": files.measure,
+    "waiters": waiters.measure,
+    "queues": queues.measure,
+    "history": history.measure,
+}

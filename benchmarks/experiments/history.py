@@ -1,0 +1,141 @@
+"""The same with a million finished jobs in the database as with none, and pages of lists."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from statistics import median
+from urllib.parse import urlencode
+
+from benchmarks.experiments.clients import product_rate
+from benchmarks.figures import Results, percentile, ratios
+from benchmarks.product import RAM, Product
+from benchmarks.rounds import interleaved
+from benchmarks.sizes import Sizes
+from benchmarks.stand import Stand
+
+_EMPTY, _FULL = "without", "with a history"
+
+
+def measure(stand: Stand, sizes: Sizes, results: Results) -> None:
+    """Measure ``history_ratio`` and ``page_ms``."""
+    with stand.product() as empty, stand.product(jobs_before=sizes.history) as full:
+        pages = _pages(full, sizes.pages)
+        worst = [
+            _compare(results, what, unit, better, empty, full, sizes)
+            for what, unit, better, _ in _COMPARED
+        ]
+    results.figure("history_ratio", [max(worst)])
+    slowest = max(pages, key=lambda name: median(pages[name]))
+    results.figure("page_ms", pages[slowest])
+    for name, values in pages.items():
+        results.read("pages", name, "ms", values)
+
+
+def _batch_rate(product: Product, sizes: Sizes) -> float:
+    return sizes.batch / product.batch_seconds(sizes.batch)
+
+
+def _latency(product: Product, sizes: Sizes) -> float:
+    return percentile(product.latencies(sizes.singles // 2), 0.50) * 1e3
+
+
+def _accept_rate(product: Product, sizes: Sizes) -> float:
+    return sizes.batch / product.accept_seconds(sizes.batch)
+
+
+#: What is compared: its name, its unit, whether more is better, and how it is measured.
+_COMPARED: tuple[tuple[str, str, bool, Callable[[Product, Sizes], float]], ...] = (
+    ("single job, median", "ms", False, _latency),
+    ("64 clients", "jobs/s", True, product_rate),
+    ("batch", "jobs/s", True, _batch_rate),
+    ("batch, until accepted", "jobs/s", True, _accept_rate),
+)
+
+
+def _compare(
+    results: Results,
+    what: str,
+    unit: str,
+    better: bool,
+    empty: Product,
+    full: Product,
+    sizes: Sizes,
+) -> float:
+    """How many times worse it is with the history; the median of the rounds."""
+    [how] = [how for name, _, _, how in _COMPARED if name == what]
+    found = interleaved(
+        {_EMPTY: lambda: how(empty, sizes), _FULL: lambda: how(full, sizes)},
+        sizes.history_rounds,
+    )
+    for side, values in found.items():
+        results.read("history", f"{what}, {side}", unit, values)
+    worse = ratios(found[_EMPTY], found[_FULL]) if better else ratios(found[_FULL], found[_EMPTY])
+    results.read("history", f"{what}, compared", "times worse", worse)
+    return median(worse)
+
+
+def _pages(product: Product, times: int) -> dict[str, list[float]]:
+    """Milliseconds for each kind of page, each asked for so many times."""
+    client = product.client()
+    newest = client.get("/v1/jobs?limit=1")["items"][0]
+    middle = newest["id"] // 2
+    event = client.get(f"/v1/jobs/{middle}/events")["items"][0]
+    volume = event["volume"]
+    asked = {
+        "jobs: newest": ("/v1/jobs", {}),
+        "jobs: unfinished": ("/v1/jobs", {"state": "waiting,queued,running"}),
+        "jobs: failed": ("/v1/jobs", {"state": "failed"}),
+        "jobs: canceled (there are none)": ("/v1/jobs", {"state": "canceled"}),
+        "jobs: of one volume": ("/v1/jobs", {"backend": RAM, "volume": volume}),
+        "jobs: of one volume, any backend": ("/v1/jobs", {"volume": volume}),
+        "jobs: of one batch": ("/v1/jobs", {"batch_id": str(middle // 1000)}),
+        "jobs: of one user": ("/v1/jobs", {"submitted_by": "tenant7"}),
+        "jobs: of a user who has none": ("/v1/jobs", {"submitted_by": "nobody"}),
+        "jobs: of one action": ("/v1/jobs", {"action": "volume.remove"}),
+        "jobs: of an action nobody used": ("/v1/jobs", {"action": "volume.clone"}),
+        "jobs: of one user, failed": ("/v1/jobs", {"submitted_by": "tenant25", "state": "failed"}),
+        "jobs: on behalf of one host": ("/v1/jobs", {"host": "node1"}),
+        "jobs: of one snapshot": ("/v1/jobs", {"snapshot": "before-upgrade"}),
+        "jobs of a batch": (f"/v1/batches/{middle // 1000}/jobs", {}),
+        "volumes: first": (f"/v1/backends/{RAM}/volumes", {}),
+        "volumes: by prefix": (f"/v1/backends/{RAM}/volumes", {"prefix": "set3/"}),
+        "volumes: by a prefix that none has": (f"/v1/backends/{RAM}/volumes", {"prefix": "zz"}),
+        "volumes: in error": (f"/v1/backends/{RAM}/volumes", {"state": "error"}),
+        "events: oldest": ("/v1/events", {}),
+        "events: from the middle": ("/v1/events", {"after": str(event["number"])}),
+        "events: of one volume": ("/v1/events", {"backend": RAM, "volume": volume}),
+        "events: of one job": ("/v1/events", {"job_id": str(middle)}),
+        "events: of one kind": ("/v1/events", {"kind": "volume.remove"}),
+        "events: failures": ("/v1/events", {"kind": "job.failed"}),
+        "events: of a rare kind": ("/v1/events", {"kind": "lock.broken"}),
+        "events: of a backend that has none": ("/v1/events", {"backend": "elsewhere"}),
+        "history of one job": (f"/v1/jobs/{middle}/events", {}),
+    }
+    found: dict[str, list[float]] = {}
+    for name, (path, query) in asked.items():
+        found[name] = [_milliseconds(client.get, _address(path, query)) for _ in range(times + 1)][
+            1:
+        ]
+    far = _address("/v1/jobs", {"cursor": _far_in(client.get)})
+    found["jobs: ten pages in"] = [_milliseconds(client.get, far) for _ in range(times)]
+    client.close()
+    return found
+
+
+def _address(path: str, query: dict[str, str]) -> str:
+    return f"{path}?{urlencode({'limit': '100', **query})}"
+
+
+def _far_in(get: Callable[[str], dict[str, str]]) -> str:
+    """The cursor that follows ten pages of jobs."""
+    cursor = ""
+    for _ in range(10):
+        cursor = get(_address("/v1/jobs", {"cursor": cursor} if cursor else {}))["cursor"]
+    return cursor
+
+
+def _milliseconds(get: Callable[[str], object], address: str) -> float:
+    begun = time.perf_counter()
+    get(address)
+    return (time.perf_counter() - begun) * 1e3

@@ -1,0 +1,202 @@
+"""The figures: what each means, its target, and what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import median
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One number that the product promises, under its key in the results."""
+
+    key: str
+    title: str
+    unit: str
+    #: One of the two is the target.
+    at_least: float | None = None
+    at_most: float | None = None
+    meaning: str
+
+    def met(self, value: float) -> bool:
+        """Whether ``value`` reaches the target."""
+        return (self.at_least is None or value >= self.at_least) and (
+            self.at_most is None or value <= self.at_most
+        )
+
+    @property
+    def target(self) -> str:
+        """The target as people read it."""
+        if self.at_least is not None:
+            return f"≥ {self.at_least:,g}{self.unit}"
+        return f"≤ {self.at_most:,g}{self.unit}"
+
+
+FIGURES = {
+    figure.key: figure
+    for figure in (
+        Figure(
+            key="batch_ratio",
+            title="Batch against Celery, PostgreSQL",
+            unit=" times",
+            at_least=5,
+            meaning=(
+                "Jobs a second from the request to the end of the last job: one batch of "
+                "`memory` creates over HTTP with `Prefer: wait`, on PostgreSQL with fsync and "
+                "synchronous_commit on; divided by the tasks a second of plain Celery: as many "
+                "empty tasks, submitted with `delay` in a loop and collected with `get`."
+            ),
+        ),
+        Figure(
+            key="batch_ratio_sqlite",
+            title="Batch against Celery, SQLite",
+            unit=" times",
+            at_least=2,
+            meaning="The same on SQLite (write-ahead log, synchronous FULL).",
+        ),
+        Figure(
+            key="single_p50",
+            title="One job's latency against Celery, median",
+            unit=" times",
+            at_most=4,
+            meaning=(
+                "From submitting to the end of a single job on an idle system, over HTTP on a "
+                "connection that is kept, with `Prefer: wait`; divided by the same for one "
+                "empty Celery task, `delay().get()`. The ratio of the medians."
+            ),
+        ),
+        Figure(
+            key="single_p99",
+            title="One job's latency against Celery, 99th percentile",
+            unit=" times",
+            at_most=5,
+            meaning="The same; the ratio of the 99th percentiles.",
+        ),
+        Figure(
+            key="clients_ratio",
+            title="64 clients against Celery",
+            unit=" times",
+            at_least=2,
+            meaning=(
+                "Jobs finished a second by 64 clients that each submit one job and wait for its "
+                "end, again and again; divided by the same for 64 clients doing `delay` and "
+                "`get`. The clients are threads of one process in both cases, and that process "
+                "shares the machine with what it measures."
+            ),
+        ),
+        Figure(
+            key="accept_rate",
+            title="Jobs accepted in a batch call",
+            unit=" /s",
+            at_least=10_000,
+            meaning=(
+                "Jobs of one batch, divided by the time from the request to the answer 202: all "
+                "of them are checked and committed by then."
+            ),
+        ),
+        Figure(
+            key="file_ratio",
+            title="File volumes against truncate",
+            unit=" times",
+            at_most=2,
+            meaning=(
+                "Time for a batch of `file` creates to end, divided by the time that a shell "
+                "loop of `truncate -s` takes for as many files on the same file system."
+            ),
+        ),
+        Figure(
+            key="history_ratio",
+            title="With a history against without",
+            unit=" times",
+            at_most=1.10,
+            meaning=(
+                "What a history in the database costs: batch jobs a second, the median latency "
+                "of a single job, jobs accepted a second, and jobs of 64 clients a second, each "
+                "on an empty database against one with finished jobs and events. The worst of "
+                "the four ratios."
+            ),
+        ),
+        Figure(
+            key="page_ms",
+            title="Slowest page of a list with a history",
+            unit=" ms",
+            at_most=50,
+            meaning=(
+                "Pages of 100 jobs, volumes and events from the database that has the history, "
+                "over HTTP: first pages, pages far in, and filtered as an audit asks. The "
+                "slowest of their medians."
+            ),
+        ),
+        Figure(
+            key="waiters",
+            title="Waiters on one job answered",
+            unit=" s",
+            at_most=1,
+            meaning=(
+                "From the moment a job ended, by the database's clock, until the last of all "
+                "requests that wait for it has its whole answer, with one API process."
+            ),
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A figure with what came out."""
+
+    figure: Figure
+    value: float
+    rounds: tuple[float, ...]
+
+    @property
+    def met(self) -> bool:
+        """Whether the target is reached."""
+        return self.figure.met(self.value)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A number behind a figure, in units of its own."""
+
+    section: str
+    name: str
+    unit: str
+    rounds: tuple[float, ...]
+
+    @property
+    def value(self) -> float:
+        """The median of the rounds."""
+        return median(self.rounds)
+
+
+@dataclass
+class Results:
+    """Everything a run has measured."""
+
+    figures: dict[str, Measured] = field(default_factory=dict)
+    readings: list[Reading] = field(default_factory=list)
+
+    def figure(self, key: str, rounds: Sequence[float]) -> None:
+        """Take down a figure, one value a round; it is their median."""
+        self.figures[key] = Measured(FIGURES[key], median(rounds), tuple(rounds))
+
+    def read(self, section: str, name: str, unit: str, rounds: Sequence[float]) -> None:
+        """Take down what is behind a figure."""
+        self.readings.append(Reading(section, name, unit, tuple(rounds)))
+
+    def section(self, name: str) -> list[Reading]:
+        """The readings of a section, in order."""
+        return [reading for reading in self.readings if reading.section == name]
+
+
+def ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
+    """Ours by theirs, round by round: what disturbs a round disturbs both."""
+    return [mine / other for mine, other in zip(ours, theirs, strict=True)]
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value that ``share`` of all are not above (nearest rank)."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]

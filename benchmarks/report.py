@@ -1,0 +1,217 @@
+"""The report: a table on the terminal, the results as JSON, and the page of the documentation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.figures import FIGURES, Measured, Reading, Results
+from benchmarks.queues.guarantees import GUARANTEES
+from benchmarks.sizes import Sizes
+
+_SECTIONS = {
+    "batch": "One long batch",
+    "single": "One job at a time",
+    "clients": "64 clients at once",
+    "files": "File volumes",
+    "waiters": "Waiters",
+    "queues": "Other queues",
+    "history": "With a history",
+    "pages": "Pages of lists",
+}
+
+
+def show(console: Console, results: Results) -> None:
+    """Print what was measured: what is behind the figures, then the figures."""
+    for section, title in _SECTIONS.items():
+        readings = results.section(section)
+        if readings:
+            table = Table("", "median", "rounds", title=title, title_justify="left", box=None)
+            for reading in readings:
+                unit = f" {reading.unit}"
+                table.add_row(reading.name, number(reading.value) + unit, _spread(reading.rounds))
+            console.print(table, "")
+    if not results.figures:
+        return
+    table = Table("figure", "measured", "rounds", "target", "met", title="Figures")
+    for measured in _in_order(results):
+        table.add_row(
+            measured.figure.key,
+            number(measured.value) + measured.figure.unit,
+            _spread(measured.rounds),
+            measured.figure.target,
+            "yes" if measured.met else "[bold red]no",
+        )
+    console.print(table)
+
+
+def write_json(path: Path, results: Results, machine: dict[str, str], sizes: Sizes) -> None:
+    """Write the figures under their keys; what is behind them under ``readings``."""
+    told: dict[str, Any] = {key: measured.value for key, measured in results.figures.items()}
+    told["met"] = {key: measured.met for key, measured in results.figures.items()}
+    told["rounds"] = {key: list(measured.rounds) for key, measured in results.figures.items()}
+    told["readings"] = {
+        section: {
+            reading.name: {
+                "median": reading.value,
+                "unit": reading.unit,
+                "rounds": list(reading.rounds),
+            }
+            for reading in results.section(section)
+        }
+        for section in _SECTIONS
+        if results.section(section)
+    }
+    told["sizes"] = vars(sizes)
+    told["machine"] = machine
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(told, indent=2) + "\n")
+
+
+def write_page(path: Path, results: Results, machine: dict[str, str], sizes: Sizes) -> None:
+    """Write the page of the documentation that tells a complete run."""
+    parts = [
+        _HEAD.format(sizes=sizes),
+        _table(
+            ("figure", "measured", "rounds", "target", "met"),
+            [
+                (
+                    f"`{measured.figure.key}`: {measured.figure.title}",
+                    f"**{number(measured.value)}{measured.figure.unit}**",
+                    _spread(measured.rounds),
+                    measured.figure.target,
+                    "yes" if measured.met else "**no**",
+                )
+                for measured in _in_order(results)
+            ],
+        ),
+        "## What each figure means",
+        "\n".join(f"- `{figure.key}`: {figure.meaning}" for figure in FIGURES.values()),
+        "## The machine",
+        _table(("", ""), list(machine.items())),
+    ]
+    for section, title in _SECTIONS.items():
+        parts += [f"## {title}", _NOTES[section].format(sizes=sizes)]
+        if section == "queues":
+            parts += _compared(results.section(section))
+        else:
+            rows = [
+                (reading.name, f"{number(reading.value)} {reading.unit}", _spread(reading.rounds))
+                for reading in results.section(section)
+            ]
+            parts.append(_table(("", "median", "rounds"), rows))
+    path.write_text("\n\n".join(part.strip() for part in parts if part) + "\n")
+
+
+def number(value: float) -> str:
+    """Three digits that count."""
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def _spread(rounds: tuple[float, ...]) -> str:
+    if len(rounds) == 1:
+        return ""
+    return f"{number(min(rounds))} to {number(max(rounds))}"
+
+
+def _in_order(results: Results) -> list[Measured]:
+    return [results.figures[key] for key in FIGURES if key in results.figures]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def _compared(readings: list[Reading]) -> list[str]:
+    rates = [
+        (
+            GUARANTEES[reading.name].name,
+            f"{number(reading.value)}",
+            _spread(reading.rounds),
+            GUARANTEES[reading.name].run,
+        )
+        for reading in readings
+    ]
+    given = [
+        (each.name, each.broker_lost, each.worker_dies, each.twice, each.order, each.resubmit)
+        for each in (GUARANTEES[reading.name] for reading in readings)
+    ]
+    return [
+        _table(("queue", "jobs/s", "rounds", "how it was run"), rates),
+        "What each of them gives for it:",
+        _table(
+            (
+                "queue",
+                "lost with the broker",
+                "when a worker dies",
+                "a job that runs twice",
+                "order",
+                "may be submitted twice",
+            ),
+            given,
+        ),
+    ]
+
+
+_HEAD = """\
+# Performance
+
+Written by `make bench`, which measures everything below in one run on one machine and takes about
+twenty minutes. What is compared takes turns, {sizes.rounds} rounds of each; every number is the
+median of its rounds. Trust the ratios: they travel between machines, jobs a second do not.
+
+The product runs as `orchestrator up --workers 2` with its default settings, from the environment
+that `make install` makes; the clients share the machine with it. Nothing of what makes a job
+durable is turned off, unless a line says so.
+
+`build/bench.json` has the same figures under the same keys, with every round.
+"""
+
+_NOTES = {
+    "batch": """\
+{sizes.batch:,} `memory` creates in one request, until the answer tells that all have succeeded; and
+{sizes.batch:,} empty Celery tasks. Both have two worker processes and a broker of their own of the
+same kind. *Until accepted* is the time to the answer 202.
+
+With synchronous_commit off, PostgreSQL answers before a commit is on disk: what was accepted or
+done in the last fraction of a second before a crash of the database server may be forgotten. The
+product keeps it on.
+""",
+    "single": """\
+{sizes.singles} jobs a round, one after the other, on an idle system.
+""",
+    "clients": """\
+{sizes.clients} clients, {sizes.jobs_of_client} jobs of each a round. All clients are threads of
+one process.
+""",
+    "files": """\
+{sizes.files:,} sparse images on the same file system. A volume is stamped with its id, published
+durably in one step, and recorded in the database; a truncated file is none of these.
+""",
+    "waiters": """\
+{sizes.waiters:,} requests wait for one job, each on a connection of its own, with one API process.
+""",
+    "queues": """\
+{sizes.queued:,} empty jobs from the first submission until the last has ended, each queue with two
+worker processes and submitting in bulk where it can, on the same PostgreSQL server and the same
+kind of broker. A job of the product is not empty: it makes a volume, records it, and leaves four
+events.
+""",
+    "history": """\
+Two products side by side, one on an empty database and one with {sizes.history:,} finished jobs and
+five events for each, {sizes.history_rounds} rounds.
+""",
+    "pages": """\
+Pages of 100 on the database with the history, {sizes.pages} times each, over HTTP; the time holds
+the answer's way as JSON, too.
+""",
+}

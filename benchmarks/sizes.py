@@ -1,0 +1,48 @@
+"""How much each experiment does: in full, or a little of it to try things out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Counts of one run."""
+
+    #: Rounds; each figure is the median over them.
+    rounds: int = 3
+    #: Jobs in a batch, and tasks of Celery beside it.
+    batch: int = 10_000
+    #: Single jobs a round, one after the other.
+    singles: int = 400
+    #: Clients at once, and jobs of each in a round.
+    clients: int = 64
+    jobs_of_client: int = 40
+    #: Volumes of the file driver.
+    files: int = 1_000
+    #: Requests that wait for one job.
+    waiters: int = 1_000
+    #: Finished jobs in the database that has a history; each has five events on average.
+    history: int = 1_000_000
+    #: With a history the differences looked for are small: more rounds of the quick figures.
+    history_rounds: int = 7
+    #: Times each page of a list is asked for.
+    pages: int = 20
+    #: Jobs a round given to the queues that are compared.
+    queued: int = 10_000
+
+
+FULL = Sizes()
+
+QUICK = Sizes(
+    rounds=1,
+    batch=2_000,
+    singles=60,
+    jobs_of_client=8,
+    files=200,
+    waiters=200,
+    history=20_000,
+    history_rounds=2,
+    pages=5,
+    queued=1_000,
+)

@@ -1,0 +1,100 @@
+"""The stand: a scratch directory and the servers of one run, and what is started on them."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+import psycopg
+from psycopg import sql
+
+from benchmarks import past
+from benchmarks.celery_rival import CeleryRival
+from benchmarks.product import Product
+from tests.rigs.postgres import Postgres
+
+
+class Stand:
+    """Everything that a run starts, below one directory that goes with it."""
+
+    def __init__(self) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="orchestrator-bench-"))
+        self.server = Postgres()
+        self._numbers = itertools.count(1)
+
+    def __enter__(self) -> Stand:
+        self.server.start()
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self.server.stop()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    @contextmanager
+    def product(
+        self, database: str = "postgresql", *, synchronous_commit: bool = True, jobs_before: int = 0
+    ) -> Iterator[Product]:
+        """A product of its own, warmed up, on a database that is empty or has a past."""
+        number = next(self._numbers)
+        name = f"product_{number}"
+        url = None
+        if database == "postgresql":
+            url = self.database(name)
+            if not synchronous_commit:
+                self._execute(
+                    sql.SQL("ALTER DATABASE {} SET synchronous_commit = off").format(
+                        sql.Identifier(name)
+                    )
+                )
+        product = Product(self.directory / name, url)
+        try:
+            product.start()
+            if jobs_before:
+                product.stop()
+                past.write(product.database_url, jobs_before)
+                product.start()
+            product.warm_up()
+            yield product
+        finally:
+            product.stop()
+            product.erase()
+            if url is not None:
+                self.server.drop_database(name)
+
+    @contextmanager
+    def celery(self, *, acks_late: bool = False) -> Iterator[CeleryRival]:
+        """A Celery worker of its own, warmed up."""
+        directory = self.directory / f"celery_{next(self._numbers)}"
+        rival = CeleryRival(directory, acks_late=acks_late)
+        try:
+            rival.start()
+            rival.warm_up()
+            yield rival
+        finally:
+            rival.stop()
+
+    def scratch(self, name: str) -> Path:
+        """A new directory."""
+        made = self.directory / f"{name}_{next(self._numbers)}"
+        made.mkdir()
+        return made
+
+    def database(self, name: str) -> str:
+        """Make an empty database; its URL."""
+        self.server.create_database(name)
+        return self.server.url(name)
+
+    def _execute(self, statement: sql.Composed) -> None:
+        url = self.server.url("postgres").replace("postgresql+psycopg:", "postgresql:")
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(statement)
