@@ -12,7 +12,6 @@ from typing import Any
 from orchestrator.domain.errors import BackendError, HostUnavailable, IdentityMismatch, InUse
 from orchestrator.domain.states import BackendState, SnapshotState, VolumeState
 from orchestrator.inventory.changes import (
-    Attached,
     Change,
     Detached,
     Opened,
@@ -25,10 +24,9 @@ from orchestrator.inventory.changes import (
 from orchestrator.jobs.claim import size_wanted
 from orchestrator.jobs.outlook import VolumeOutlook
 from orchestrator.jobs.rules import newer_snapshots
-from orchestrator.machine import boot_id
-from workers.backends.interface import Device, SnapshotRef, VolumeFacts
+from workers.backends.interface import SnapshotRef, VolumeFacts
 from workers.execution.refresh import look_at
-from workers.execution.work import Done, Handler, Work
+from workers.execution.work import Done, Handler, Work, attached_as
 
 
 def _told(facts: VolumeFacts) -> dict[str, Any]:
@@ -156,6 +154,7 @@ def wipe(work: Work) -> Done:
 def restrict(work: Work) -> Done:
     """Hide a volume; its data stays."""
     _refuse_while_used(work)
+    work.intend("restrict")
     return _state(work, VolumeState.RESTRICTED)
 
 
@@ -251,19 +250,6 @@ def _here(work: Work) -> None:
         raise HostUnavailable(f"this worker runs on {work.host}, not on {_host(work)}")
 
 
-def _attached(work: Work, device: Device) -> Attached:
-    return Attached(
-        work.volume.id,
-        _host(work),
-        {
-            "device": device.path,
-            "uris": list(device.uris),
-            "read_only": device.read_only,
-            "boot_id": boot_id(),
-        },
-    )
-
-
 def attach(work: Work) -> Done:
     """Make a volume usable on the host, and verify that it is."""
     _here(work)
@@ -271,7 +257,7 @@ def attach(work: Work) -> Done:
     read_only = bool(work.intent.params.get("read_only"))
     device = work.driver.attach(work.volume, work, read_only=read_only)
     told = {"device": device.path, "uris": list(device.uris), "host": _host(work)}
-    return Done(result=told, changes=[_attached(work, device)], after=told)
+    return Done(result=told, changes=[attached_as(work.volume.id, _host(work), device)], after=told)
 
 
 def detach(work: Work) -> Done:

@@ -20,7 +20,9 @@ from orchestrator.domain.errors import (
 )
 from orchestrator.domain.states import SnapshotState, VolumeState
 from orchestrator.inventory.changes import (
+    Attached,
     Change,
+    Detached,
     SnapshotGone,
     VolumeGone,
     set_snapshot,
@@ -28,9 +30,11 @@ from orchestrator.inventory.changes import (
 )
 from orchestrator.jobs.claim import Claim, Step, write_step
 from orchestrator.jobs.finish import Ending, Outcome, back_off
+from orchestrator.jobs.outlook import VolumeOutlook
+from orchestrator.machine import boot_id
 from orchestrator.settings import RetrySettings
 from orchestrator.store.database import Database
-from workers.backends.interface import Driver, SnapshotRef, VolumeRef
+from workers.backends.interface import Device, Driver, SnapshotRef, VolumeRef
 from workers.leases import HandBack, Held, LeaseLost, Leases
 
 log = structlog.get_logger(__name__)
@@ -232,6 +236,7 @@ def _truth(work: Work) -> list[Change]:
     try:
         facts = work.driver.inspect(work.volume)
         kept = {snapshot.id for snapshot in work.driver.list_snapshots(work.volume)}
+        devices = work.driver.devices(work.volume)
     except Exception as error:
         log.warning("work.not_inspected", job=work.job_id, why=str(error))
         return []
@@ -250,7 +255,31 @@ def _truth(work: Work) -> list[Change]:
             metadata=dict(facts.metadata),
         ),
         *(SnapshotGone(one.id) for one in recorded.snapshots.values() if one.id not in kept),
+        *_use(work, recorded, devices),
     ]
+
+
+def _use(work: Work, recorded: VolumeOutlook, devices: Sequence[Device]) -> list[Change]:
+    """Whether the host has the volume attached, after a change of just that had failed."""
+    host = work.intent.host
+    if host is None or not (work.intended("attach") or work.intended("detach")):
+        return []
+    if not devices:
+        return [Detached(recorded.id, host)]
+    if recorded.attachments:
+        return []  # as recorded; or another host's, where a device does not tell whose it is
+    return [attached_as(recorded.id, host, devices[0])]
+
+
+def attached_as(volume_id: str, host: str, device: Device) -> Attached:
+    """The record of an attachment, as found on the host that this is."""
+    told = {
+        "device": device.path,
+        "uris": list(device.uris),
+        "read_only": device.read_only,
+        "boot_id": boot_id(),
+    }
+    return Attached(volume_id, host, told)
 
 
 def _undo(work: Work, ending: Ending, problem: Problem, retry: RetrySettings) -> Outcome | None:
