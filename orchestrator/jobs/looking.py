@@ -97,7 +97,9 @@ _SNAPSHOTS = Question(
         )
         .where(one_of(d, snapshots.c.volume_id, "ids"), snapshots.c.removed_at.is_(None))
         # Which one is newer is told by the jobs that made them: clocks may go back.
-    .order_by(func.coalesce(snapshots.c.created_by_job, 0), snapshots.c.created_at, snapshots.c.id)
+        .order_by(
+            func.coalesce(snapshots.c.created_by_job, 0), snapshots.c.created_at, snapshots.c.id
+        )
     )
 )
 _ATTACHMENTS = Question(

@@ -1,0 +1,42 @@
+"""The long form: ``python -m tests.chaos``; two runs side by side, then the table.
+
+With arguments for pytest it is a single run of what they choose, and no table is written.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.chaos import report
+from tests.chaos.choice import CHOICE
+from tests.chaos.record import read
+
+_ROOT = Path(__file__).parents[2]
+_KEPT = _ROOT / "build" / "chaos"
+_PAGE = _ROOT / "docs" / "reliability.md"
+
+
+def main(arguments: list[str]) -> int:
+    """Run, and tell how it ended."""
+    pytest = [sys.executable, "-m", "pytest", "tests/chaos", "--quiet"]
+    environment = {**os.environ, "CHAOS": "long", "CHAOS_RECORD": str(_KEPT)}
+    shutil.rmtree(_KEPT, ignore_errors=True)
+    if arguments:
+        done = subprocess.run([*pytest, *arguments], cwd=_ROOT, env=environment, check=False)
+        return done.returncode
+    runs = [
+        subprocess.Popen([*pytest, "--database", database], cwd=_ROOT, env=environment)
+        for database in ("sqlite", "postgresql")
+    ]
+    status = max(run.wait() for run in runs)
+    report.write(read(_KEPT), _PAGE, CHOICE.seed)
+    print(f"{_PAGE.relative_to(_ROOT)} was written")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

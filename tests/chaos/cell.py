@@ -1,0 +1,417 @@
+"""One cell: an action, a step, a fault; what is done, what happens, and what must hold then."""
+
+from __future__ import annotations
+
+import itertools
+from abc import ABC, abstractmethod
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from sqlalchemy import func, select
+
+from orchestrator.store.tables import jobs
+from tests.chaos import invariants, roles
+from tests.chaos.armed import Armed
+from tests.chaos.cases import HOST, MIB, Case, Request, filled
+from tests.chaos.faults import Fault
+from tests.chaos.processes import Child, until
+from tests.chaos.servers import Broker, FragilePostgres, SmallFileSystem
+from tests.chaos.steps import Step, holds_everything
+from tests.chaos.storage import Stray
+from tests.chaos.world import BACKEND, World
+
+_numbers = itertools.count(1)
+#: A pass that never comes: the point is only counted.
+_COUNT_ONLY = 10**9
+#: Seconds between heartbeats where a heartbeat shall come while a job is at work.
+_BEAT_SECONDS = 0.02
+#: How often a client sends a request again that was answered with an error of the server.
+_RESENDS = 3
+#: Rounds that others make while somebody stands in their way.
+_TRIES_AGAINST_A_HOLDER = 2
+
+
+class Surroundings(Protocol):
+    """What faults are made with."""
+
+    broker: Broker
+    postgres: FragilePostgres | None
+    #: The file systems of the storage and of the database, where they are small.
+    storage_disk: SmallFileSystem | None
+    database_disk: SmallFileSystem | None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is broken, where and how."""
+
+    role: str
+    case: Case
+    step: Step
+    fault: Fault
+
+
+class Trial(ABC):
+    """A case on its way through one process, which will be broken."""
+
+    def __init__(self, world: World, case: Case, *, followed: bool = True) -> None:
+        self.world = world
+        self.case = case
+        self.follower = case.follower if followed else None
+        number = next(_numbers)
+        self.names = [f"v{number}", f"w{number}"]
+        self.expected: dict[int, str] = {}
+        self.job_id: int | None = None
+        self.victim: Child
+
+    def filled(self, request: Request) -> Request:
+        """A request of the case with this cell's names."""
+        first, second = self.names
+        return filled(
+            request, lambda text: text.replace("{v}", first).replace("{w}", second), BACKEND
+        )
+
+    def prepare(self) -> None:
+        """Bring about what the case starts from; nothing of the job itself is begun."""
+        self.world.sign_of_life()
+        if self.case.taken:
+            self.world.storage.put(Stray(self.names[0], b"mine, and nobody else's"))
+        self.world.prepare([self.filled(request) for request in self.case.before])
+        self._prepare()
+        self.world.empty_broker()
+
+    @abstractmethod
+    def _prepare(self) -> None:
+        """Start the victim, and submit what it shall work on."""
+
+    @abstractmethod
+    def begin(self) -> None:
+        """Set the victim going."""
+
+    @abstractmethod
+    def look(self) -> bool:
+        """Do what else has to happen meanwhile; whether the victim is through."""
+
+    def release(self) -> None:  # noqa: B027 - most have nothing to release
+        """Let go what this trial itself holds up."""
+
+    def meanwhile(self) -> None:  # noqa: B027 - there is nothing that all would do
+        """The victim stands still: do what those would who rely on it."""
+
+    def outcome(self) -> None:
+        """The victim has gone on, or died: do what those would who rely on it."""
+        until(lambda: self.victim.answered, "the process goes on or dies")
+
+    def submit(self, request: Request, ends: str) -> int:
+        """Submit directly."""
+        [job_id] = self.world.submit([self.filled(request)])
+        self.expected[job_id] = ends
+        return job_id
+
+    @property
+    @abstractmethod
+    def through(self) -> bool:
+        """Whether what the victim does for the job is in the database."""
+
+
+class WorkerTrial(Trial):
+    """The worker that does the job is broken.
+
+    ``held_at``: a point where the job is held up while heartbeats go on.
+    """
+
+    held_at: str | None = None
+    _hold: Armed | None = None
+
+    def _prepare(self) -> None:
+        self.job_id = self.submit(self.case.job, self.case.ends)
+        if self.follower is not None:
+            self.submit(self.follower, self.case.follower_ends)
+        beat = _BEAT_SECONDS if self.held_at else roles.NEVER
+        self.victim = self.world.worker(beat, armed=True).ready()
+
+    def begin(self) -> None:
+        if self.held_at:
+            directory = self.world.nursery.failpoints
+            self._hold = Armed(directory, "hold", self.held_at, "pause")
+        self.victim.ask("work")
+
+    def release(self) -> None:
+        if self._hold is not None:
+            self._hold.clear()
+
+    def look(self) -> bool:
+        return self.victim.answered
+
+    @property
+    def through(self) -> bool:
+        query = select(jobs.c.finished_at).where(jobs.c.id == self.job_id)
+        with self.world.database.read() as connection:
+            return connection.execute(query).scalar() is not None
+
+
+class ApiTrial(Trial):
+    """The API process that accepts the job is broken; the client sends its request again."""
+
+    def _prepare(self) -> None:
+        self._headers = {"Idempotency-Key": f"key-{self.names[0]}", "Prefer": "wait=2"}
+        self._answers: list[tuple[int, Any]] = []
+        self.victim = self._start(armed=True)
+
+    def _start(self, *, armed: bool = False) -> Child:
+        return self.world.start(roles.api, self.world.token, armed=armed).ready()
+
+    def _send(self, child: Child) -> None:
+        child.ask("post", "/v1/jobs", self.filled(self.case.job), self._headers)
+
+    def begin(self) -> None:
+        self._send(self.victim)
+
+    def look(self) -> bool:
+        if self.world.unfinished:
+            # Somebody has to end the job that the client waits for.
+            self.world.survivor.call("recover")
+        return self.victim.answered
+
+    @property
+    def through(self) -> bool:
+        with self.world.database.read() as connection:
+            last = connection.execute(select(func.max(jobs.c.id))).scalar()
+        return last is not None and last > max((id_ for id_, _ in self.world.asked), default=0)
+
+    def meanwhile(self) -> None:
+        self._send_again()
+
+    def outcome(self) -> None:
+        until(self.look, "the API answers or dies")
+        self._hear(self.victim)
+        for _ in range(_RESENDS):
+            self._send_again()
+            if self._answers[-1:] and self._answers[-1][0] < 500:
+                break
+        self._judge()
+
+    def _send_again(self) -> None:
+        another = self.world.other_api()
+        self._send(another)
+        until(lambda: self._someone_works(another), "the same request is answered")
+        self._hear(another)
+
+    def _someone_works(self, child: Child) -> bool:
+        if self.world.unfinished:
+            self.world.survivor.call("recover")
+        return child.answered
+
+    def _hear(self, child: Child) -> None:
+        try:
+            status, _, body = child.answer()
+        except (EOFError, ConnectionResetError):
+            return
+        self._answers.append((status, body))
+
+    def _judge(self) -> None:
+        """Every answer that accepts names one and the same job; the client has one at last."""
+        accepted = [body["id"] for status, body in self._answers if status < 300]
+        told = [(status, body.get("id") or body) for status, body in self._answers]
+        if len(set(accepted)) != 1 or self._answers[-1][0] >= 300:
+            raise invariants.Broken(f"the same request was answered {told}")
+        self.job_id = accepted[0]
+        self.world.note(accepted[0], self.filled(self.case.job))
+        self.expected[accepted[0]] = self.case.ends
+
+
+class SchedulerTrial(Trial):
+    """The scheduler that lets the job go on is broken."""
+
+    def __init__(self, world: World, case: Case, point: str) -> None:
+        super().__init__(world, case)
+        self._point = point
+
+    def _prepare(self) -> None:
+        request = dict(self.case.job)
+        if self._point.startswith("reclaim."):
+            # A job whose worker has died.
+            self.job_id = self.submit(request, self.case.ends)
+            dying = self.world.worker(armed=True).ready()
+            armed = Armed(self.world.nursery.failpoints, "dying", "claim.after_commit", "crash")
+            dying.ask("work")
+            until(lambda: armed.fired and not dying.alive, "a worker dies")
+            armed.clear()
+            self.world.end(dying)
+        elif self._point.startswith("relay."):
+            self.job_id = self.submit(request, self.case.ends)
+        else:
+            later = {**request, "run_at": "2999-01-01T00:00:00Z"}
+            self.job_id = self.submit(later, self.case.ends)
+        self.world.time_passes()
+        self.victim = self.world.start(roles.scheduler, armed=True).ready()
+
+    def begin(self) -> None:
+        self.victim.ask("tick")
+
+    def look(self) -> bool:
+        return self.victim.answered
+
+    @property
+    def through(self) -> bool:
+        return self.victim.answered
+
+
+def trial_of(world: World, role: str, case: Case, point: str, *, followed: bool = True) -> Trial:
+    """The trial for a cell's role."""
+    if role == "worker":
+        return WorkerTrial(world, case, followed=followed)
+    if role == "api":
+        return ApiTrial(world, case)
+    return SchedulerTrial(world, case, point)
+
+
+def count_passes(
+    world: World, role: str, case: Case, points: list[str], *, followed: bool
+) -> dict[str, int]:
+    """A dry run: how often a case passes each point while nothing is broken."""
+    trial = trial_of(world, role, case, points[0], followed=followed)
+    trial.prepare()
+    armed = {
+        point: Armed(world.nursery.failpoints, f"{place:02}", point, "pause", nth=_COUNT_ONLY)
+        for place, point in enumerate(points)
+    }
+    try:
+        trial.begin()
+        trial.outcome()
+        _conclude(world, trial)
+        return {point: one.passes for point, one in armed.items()}
+    finally:
+        for one in armed.values():
+            one.clear()
+
+
+def run(
+    world: World, around: Surroundings, cell: Cell, nth: int, held_at: str | None = None
+) -> None:
+    """Try a cell; ``nth`` is the pass at which its point acts. Raises what went wrong.
+
+    ``held_at``: a point where the job itself is held up until the fault has happened.
+    """
+    trial = trial_of(world, cell.role, cell.case, cell.step.point)
+    if isinstance(trial, WorkerTrial):
+        trial.held_at = held_at
+    trial.prepare()
+    second = world.worker().ready() if cell.fault.name == "doubled" else None
+    armed = Armed(world.nursery.failpoints, "cell", cell.step.point, cell.fault.deed, nth=nth)
+    try:
+        trial.begin()
+        until(lambda: _there(trial, armed, cell.fault), f"{cell.step.id} is reached")
+        _break(world, around, cell, trial, armed, second)
+    finally:
+        armed.clear()
+        trial.release()
+    _conclude(world, trial, may_fail=cell.fault.may_fail)
+
+
+def _there(trial: Trial, armed: Armed, fault: Fault) -> bool:
+    if not armed.fired:
+        trial.look()
+        return False
+    if fault.deed == "crash":
+        return not trial.victim.alive
+    return fault.deed != "stop" or trial.victim.frozen
+
+
+def _break(
+    world: World,
+    around: Surroundings,
+    cell: Cell,
+    trial: Trial,
+    armed: Armed,
+    second: Child | None,
+) -> None:
+    fault, name = cell.fault, cell.fault.name
+    holds = holds_everything(cell.step.point, world.driver_name, world.database.dialect)
+    with ExitStack() as lasting:
+        if fault.late and not holds:
+            _others_take_over(world, trial, remade=fault.remade)
+        if second is not None:
+            second.ask("work")
+            if not holds:
+                until(lambda: second.answered, "the second worker looks and goes")
+        elif name == "broker-killed":
+            around.broker.kill()
+            around.broker.restart()
+        elif name == "broker-frozen":
+            lasting.enter_context(around.broker.frozen())
+        elif name == "database-restarted":
+            assert around.postgres is not None
+            around.postgres.restart()
+        elif name == "database-crashed":
+            assert around.postgres is not None
+            around.postgres.crash()
+        elif name == "storage-full":
+            assert around.storage_disk is not None
+            lasting.enter_context(around.storage_disk.full())
+        elif name == "database-full":
+            assert around.database_disk is not None
+            lasting.enter_context(around.database_disk.full())
+        armed.release()
+        trial.release()
+        if fault.deed == "stop":
+            trial.victim.wake()
+        if name == "broker-frozen":
+            until(lambda: trial.victim.answered or trial.through, "all goes on without the broker")
+        elif fault.small:
+            until(lambda: trial.victim.answered, "the process goes on")
+    trial.outcome()
+    if second is not None:
+        second.answer()
+        world.end(second)
+
+
+def _others_take_over(world: World, trial: Trial, *, remade: bool) -> None:
+    """Whoever is left does what it can; then users go on using what there is."""
+    trial.meanwhile()
+    if not world.go_on(_TRIES_AGAINST_A_HOLDER):
+        return
+    world.settle()
+    if remade:
+        for name in trial.names:
+            _make_anew(world, name)
+    world.use(trial.names)
+
+
+def _make_anew(world: World, name: str) -> None:
+    """Remove a volume, and make another of its name."""
+    volume = world.model.volumes.get(name)
+    if volume is None:
+        return
+    for action, needed in (
+        ("volume.unrestrict", volume.state == "restricted"),
+        ("volume.detach", volume.attached),
+    ):
+        if needed:
+            host = {"host": HOST} if action == "volume.detach" else {}
+            world.prepare([{"action": action, "backend": BACKEND, "volume": name, **host}])
+    about = {"backend": BACKEND, "volume": name}
+    world.prepare(
+        [
+            *(
+                {"action": "snapshot.delete", "snapshot": kept, **about}
+                for kept in list(volume.snapshots)
+            ),
+            {"action": "volume.remove", **about},
+            {"action": "volume.create", **about, "params": {"size_bytes": 4 * MIB}},
+        ]
+    )
+
+
+def _conclude(world: World, trial: Trial, *, may_fail: bool = False) -> None:
+    """Everything comes to its end; a last wake-up comes an hour late; then all must be right."""
+    world.go_on()
+    world.time_passes()
+    world.survivor.call("sweep")
+    world.settle()
+    attached = [world.model.volumes.get(name) for name in trial.names]
+    if trial.case.afterwards and any(one is not None and one.attached for one in attached):
+        world.prepare([trial.filled(request) for request in trial.case.afterwards])
+    invariants.check(world, {} if may_fail else trial.expected, trial.names)
+    world.end(trial.victim)

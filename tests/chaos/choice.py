@@ -1,0 +1,82 @@
+"""Which cells a run tries: all of them, or some that a seed chooses.
+
+``CHAOS=long`` asks for the whole matrix, ``CHAOS_SEED`` gives the seed, and ``CHAOS_STEP`` the
+one step that is tried: together with ``-k`` that is a single cell.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import zlib
+from collections.abc import Sequence
+
+from tests.chaos.faults import FAULTS, Turns
+
+#: What the short form tries: tests, and cells in each.
+_SHORT_TESTS = 14
+_SHORT_CELLS = 3
+_DEFAULT_SEED = 1
+
+Test = tuple[str, str, str, str, str]
+
+
+class Choice:
+    """Says what is tried; the same for the same seed, on every machine."""
+
+    def __init__(self) -> None:
+        self.long = os.environ.get("CHAOS") == "long"
+        self.seed = int(os.environ.get("CHAOS_SEED") or _DEFAULT_SEED)
+        self._step = os.environ.get("CHAOS_STEP") or None
+
+    @property
+    def told(self) -> str:
+        """One line for the head of a run's report."""
+        return f"chaos: the {'long' if self.long else 'short'} form, seed {self.seed}"
+
+    def random(self, purpose: str) -> random.Random:
+        """A source of chance for one purpose."""
+        return random.Random(f"{self.seed} {purpose}")
+
+    def of_tests(self, found: Sequence[Test]) -> Sequence[Test]:
+        """The tests that are tried: in the short form every fault, on a few actions."""
+        if self.long or self._step:
+            return found
+        chance = self.random("tests")
+        chosen = {chance.choice([one for one in found if one[3] == fault]) for fault in FAULTS}
+        while len(chosen) < min(_SHORT_TESTS, len(found)):
+            chosen.add(chance.choice(found))
+        return [one for one in found if one in chosen]
+
+    def of_steps(
+        self, steps: Sequence[str], role: str, case: str, fault: str, driver: str, database: str
+    ) -> Sequence[str]:
+        """The steps that are tried of those a case comes by."""
+        if self._step:
+            return [name for name in steps if name == self._step]
+        here = f"{role} {case} {fault} {driver} {database}"
+        if not self.long:
+            return self.random(here).sample(steps, min(_SHORT_CELLS, len(steps)))
+        return [name for name in steps if self._turn(name, role, case, fault, driver, database)]
+
+    def _turn(
+        self, step: str, role: str, case: str, fault: str, driver: str, database: str
+    ) -> bool:
+        """Whether it is this driver's and this database's turn, where they take turns."""
+        made = FAULTS[fault]
+        drivers, databases = made.drivers, made.databases
+        turn = zlib.crc32(f"{self.seed} {role} {case} {fault} {step}".encode())
+        turns = made.turns
+        if role != "worker":
+            turns = Turns.DRIVERS if turns is Turns.NONE else Turns.BOTH
+        right_driver = drivers[turn % len(drivers)] == driver
+        right_database = databases[turn // len(drivers) % len(databases)] == database
+        return (right_driver or turns is Turns.NONE) and (right_database or turns is not Turns.BOTH)
+
+    def again(self, role: str, case: str, fault: str, driver: str, database: str, step: str) -> str:
+        """The command that tries one cell alone."""
+        name = "-".join((database, driver, role, fault, case)).replace(" ", "_")
+        return f"Alone: make chaos STEP={step} SEED={self.seed} ARGS='-k \"{name}\"'"
+
+
+CHOICE = Choice()

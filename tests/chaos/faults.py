@@ -1,0 +1,162 @@
+"""The faults, and what is to be done for each while a process stands at a step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from tests.chaos.steps import AFTER_THE_END, IN_DRIVER, WHILE_OUTCOMES_ARE_WRITTEN
+
+ROLES = ("worker", "api", "scheduler")
+DRIVERS = ("memory", "file")
+DATABASES = ("sqlite", "postgresql")
+
+
+class Turns(StrEnum):
+    """Where each action meets a fault at each step."""
+
+    NONE = "on all drivers and databases"
+    DRIVERS = "on all databases, with drivers taking turns"
+    BOTH = "with drivers and databases taking turns"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """Something bad. ``deed`` is what the failpoint does, ``summary`` what the table says."""
+
+    name: str
+    summary: str
+    deed: str
+    roles: tuple[str, ...] = ROLES
+    drivers: tuple[str, ...] = DRIVERS
+    databases: tuple[str, ...] = DATABASES
+    #: Others take over while the process stands there, before it goes on.
+    late: bool = False
+    #: What it worked on is removed and made anew before it goes on.
+    remade: bool = False
+    #: Jobs may end as failed, if only what is there is told truly.
+    may_fail: bool = False
+    #: Needs small file systems, to fill them.
+    small: bool = False
+    #: What of it takes turns from cell to cell, and is not tried all at once, on a worker. On an
+    #: API or a scheduler, which never see the storage, drivers always do.
+    turns: Turns = Turns.BOTH
+    #: The points at which it makes sense; all if empty.
+    points: frozenset[str] = frozenset()
+    but_not: frozenset[str] = frozenset()
+
+    def fits(self, role: str, driver: str, database: str) -> bool:
+        """Whether it can happen to this kind of process with this driver and database."""
+        return role in self.roles and driver in self.drivers and database in self.databases
+
+    def at(self, point: str) -> bool:
+        """Whether it makes sense at this point."""
+        return (not self.points or point in self.points) and point not in self.but_not
+
+
+FAULTS: dict[str, Fault] = {
+    fault.name: fault
+    for fault in (
+        Fault(name="killed", summary="the process gets SIGKILL", deed="crash", turns=Turns.NONE),
+        Fault(
+            name="frozen",
+            summary="SIGSTOP, its lease runs out, others take over, SIGCONT",
+            deed="stop",
+            turns=Turns.NONE,
+            late=True,
+        ),
+        Fault(
+            name="frozen-remade",
+            summary="the same, and the volume is removed and made anew before SIGCONT",
+            deed="stop",
+            turns=Turns.NONE,
+            late=True,
+            remade=True,
+            roles=("worker",),
+        ),
+        Fault(
+            name="cut",
+            summary="its connection to PostgreSQL breaks in mid-transaction; outside of one, "
+            "what a broken connection raises is raised",
+            deed="drop",
+            databases=("postgresql",),
+            turns=Turns.DRIVERS,
+            # There is no database in the middle of a driver.
+            but_not=frozenset({"driver.before_publish", "driver.after_publish"}),
+        ),
+        Fault(
+            name="error",
+            summary="an error that nobody foresaw is raised",
+            deed="error",
+            turns=Turns.DRIVERS,
+            but_not=WHILE_OUTCOMES_ARE_WRITTEN,
+        ),
+        Fault(
+            name="clock",
+            summary="the clock jumps an hour, its lease is over, others take over while it works",
+            deed="pause",
+            turns=Turns.DRIVERS,
+            late=True,
+            but_not=IN_DRIVER,
+        ),
+        Fault(
+            name="hanging",
+            summary="the driver hangs beyond the lease, others take over, then it returns",
+            deed="pause",
+            turns=Turns.NONE,
+            late=True,
+            roles=("worker",),
+            points=IN_DRIVER,
+        ),
+        Fault(
+            name="doubled",
+            summary="its wake-up is delivered to a second worker while it stands there, "
+            "and again an hour later",
+            deed="pause",
+            roles=("worker",),
+        ),
+        Fault(
+            name="broker-killed",
+            summary="the broker gets SIGKILL and comes back empty",
+            deed="pause",
+        ),
+        Fault(
+            name="broker-frozen",
+            summary="the broker gets SIGSTOP while the process goes on, then SIGCONT",
+            deed="pause",
+            # A scheduler only waits for it; the whole product is tried with it frozen.
+            roles=("worker", "api"),
+            # From here on a silent broker costs time and nothing else.
+            but_not=AFTER_THE_END,
+        ),
+        Fault(
+            name="database-restarted",
+            summary="PostgreSQL is restarted, fast",
+            deed="pause",
+            databases=("postgresql",),
+        ),
+        Fault(
+            name="database-crashed",
+            summary="PostgreSQL is stopped at once (immediate) and recovers",
+            deed="pause",
+            databases=("postgresql",),
+        ),
+        Fault(
+            name="storage-full",
+            summary="the backend's file system is full, then has room again",
+            deed="pause",
+            roles=("worker",),
+            drivers=("file",),
+            may_fail=True,
+            small=True,
+        ),
+        Fault(
+            name="database-full",
+            summary="the database's file system is full, then has room again",
+            deed="pause",
+            databases=("sqlite",),
+            may_fail=True,
+            small=True,
+        ),
+    )
+}

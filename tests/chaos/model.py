@@ -1,0 +1,100 @@
+"""What must be there once everything has ended: jobs played in their order, each once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Volume:
+    """A volume as it must be. ``mark`` is what a user has written at its beginning."""
+
+    id: str
+    name: str
+    size: int
+    metadata: dict[str, str] = field(default_factory=dict)
+    state: str = "available"
+    mark: bytes = b""
+    #: By name, oldest first: the size and the mark that each has kept.
+    snapshots: dict[str, tuple[int, bytes]] = field(default_factory=dict)
+    attached: bool = False
+    opening: str | None = None
+
+
+class Model:
+    """All volumes of one backend, by name, and those that were forgotten."""
+
+    def __init__(self) -> None:
+        self.volumes: dict[str, Volume] = {}
+        self.forgotten: list[Volume] = []
+        self.backend_state = "enabled"
+
+    def play(self, request: dict[str, Any], volume_id: str | None) -> None:
+        """Do what a job that succeeded must have done."""
+        params = request.get("params") or {}
+        name = request.get("volume") or ""
+        kind, _, verb = request["action"].partition(".")
+        if kind == "backend":
+            states = {"drain": "draining", "resume": "enabled"}
+            self.backend_state = states.get(verb, self.backend_state)
+            return
+        if (kind, verb) == ("volume", "create"):
+            metadata = dict(params.get("metadata") or {})
+            self.volumes[name] = Volume(volume_id or "", name, params["size_bytes"], metadata)
+            return
+        if verb == "clone":
+            source = self.volumes[params["source"]]
+            size = params.get("size_bytes") or source.size
+            self.volumes[name] = Volume(volume_id or "", name, size, mark=source.mark)
+            return
+        volume = self.volumes[name]
+        if kind == "snapshot":
+            if verb == "create":
+                volume.snapshots[request["snapshot"]] = (volume.size, volume.mark)
+            else:
+                del volume.snapshots[request["snapshot"]]
+            return
+        self._change(volume, verb, request, params)
+
+    def _change(
+        self, volume: Volume, verb: str, request: dict[str, Any], params: dict[str, Any]
+    ) -> None:
+        match verb:
+            case "grow":
+                volume.size = params["size_bytes"]
+            case "update":
+                volume.metadata = {**volume.metadata, **params["metadata"]}
+            case "set_info":
+                volume.metadata = {**volume.metadata, "info": params["info"]}
+            case "rename":
+                del self.volumes[volume.name]
+                volume.name = params["new_name"]
+                self.volumes[volume.name] = volume
+            case "rollback":
+                names = list(volume.snapshots)
+                for newer in names[names.index(request["snapshot"]) + 1 :]:
+                    del volume.snapshots[newer]
+                volume.size, volume.mark = volume.snapshots[request["snapshot"]]
+            case "wipe":
+                volume.mark = b""
+            case "restrict":
+                volume.state = "restricted"
+            case "unrestrict":
+                volume.state = "available"
+            case "remove" | "purge":
+                del self.volumes[volume.name]
+            case "forget":
+                self.forgotten.append(self.volumes.pop(volume.name))
+            case "attach":
+                volume.attached = True
+            case "detach":
+                volume.attached, volume.opening = False, None
+            case "open":
+                volume.opening = "exclusive" if params.get("exclusive") else "shared"
+            case "close":
+                volume.opening = None
+            case "verify":
+                pass
+            case _:
+                raise KeyError(verb)

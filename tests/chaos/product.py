@@ -1,0 +1,169 @@
+"""The whole product under load, brought up by its own command, and what is known of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+from sqlalchemy import select
+
+from orchestrator.store.database import Database
+from orchestrator.store.tables import installation, jobs
+from tests.acceptance.conftest import Product
+from tests.chaos.cases import Request
+from tests.chaos.model import Model
+from tests.chaos.processes import until
+from tests.chaos.storage import FileStorage, MemoryStorage, Storage, Stray
+from tests.chaos.world import BACKEND, CAPACITY
+
+_CONFIG = """\
+[worker]
+lease_seconds = 3
+heartbeat_seconds = 0.5
+claim_seconds = {look}
+
+[retry]
+first_seconds = 0.2
+most_seconds = 1
+max_attempts = 50
+
+[scheduler]
+relay_seconds = 1
+
+[backends.{backend}]
+driver = "{driver}"
+{options}
+"""
+
+
+class Shaken(Product):
+    """One ``orchestrator up`` that will be broken, and what must be there in the end."""
+
+    def __init__(
+        self,
+        directory: Path,
+        driver: str,
+        database_url: str | None,
+        *,
+        delay: float = 0.0,
+        look_seconds: float = 1.0,
+        volumes: Path | None = None,
+        env: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(directory, database_url)
+        self.volumes = volumes or self.volumes
+        self.driver_name = driver
+        self.directory = directory
+        options = (
+            f"capacity = {CAPACITY}\ndelay = {delay}"
+            if driver == "memory"
+            else f'path = "{self.volumes}"'
+        )
+        self.config.write_text(
+            _CONFIG.format(look=look_seconds, backend=BACKEND, driver=driver, options=options)
+        )
+        self.failpoints = directory / "failpoints"
+        self.failpoints.mkdir()
+        self._up_env["ORCHESTRATOR_FAILPOINTS"] = str(self.failpoints)
+        self._up_env |= env or {}
+        self.model = Model()
+        self.asked: list[tuple[int, Request]] = []
+        self._played = 0
+        self.event_number = 0
+        self.database: Database
+        self.storage: Storage
+
+    def start(self) -> None:
+        """Bring it up, and look at its storage; a person has put something there."""
+        super().start()
+        self.database = Database(self.database_url, pool_size=3)
+        with self.database.read() as connection:
+            uuid = connection.execute(select(installation.c.uuid)).scalar_one()
+        self.storage = (
+            MemoryStorage(BACKEND, uuid, CAPACITY)
+            if self.driver_name == "memory"
+            else FileStorage(BACKEND, uuid, self.volumes)
+        )
+        for number in range(3):
+            self.storage.put(Stray(f"person{number}", b"somebody needs this" * 100))
+
+    def end(self) -> None:
+        """Take it down for good, and what it kept in RAM with it."""
+        try:
+            self.stop()
+        finally:
+            self.database.close()
+            self.storage.erase()
+
+    def kill(self, kind: str, which: int = 0) -> int:
+        """SIGKILL to one of its parts, which is started again; its process id, 0 if none."""
+        pids = sorted(self.children().get(kind, []))
+        if not pids:
+            return 0
+        pid = pids[which % len(pids)]
+        os.kill(pid, signal.SIGKILL)
+        return pid
+
+    def broker_socket(self) -> Path:
+        """Where the embedded broker listens."""
+        return self.data / "broker" / "broker.sock"
+
+    def settle(self) -> None:
+        """Play what has ended since into the model, in the order of submission."""
+        self.asked.sort(key=lambda one: one[0])
+        rest = self.asked[self._played :]
+        rows: dict[int, Any] = {}
+        with self.database.read() as connection:
+            for place in range(0, len(rest), 500):
+                ids = [job_id for job_id, _ in rest[place : place + 500]]
+                query = select(jobs).where(jobs.c.id.in_(ids))
+                rows |= {row.id: row for row in connection.execute(query)}
+        for job_id, request in rest:
+            row = rows.get(job_id)
+            if row is None or row.finished_at is None:
+                break
+            self._played += 1
+            if row.state == "succeeded":
+                self.model.play(request, row.volume_id)
+
+    def wait_for_the_end(self) -> None:
+        """Everything that was accepted has ended, and its history is complete."""
+        until(lambda: not self.unfinished(), "every accepted job ends")
+        self.settle()
+
+    def unfinished(self) -> int:
+        """How many jobs have not ended."""
+        with self.database.read() as connection:
+            query = select(jobs.c.id).where(jobs.c.finished_at.is_(None))
+            return len(connection.execute(query).all())
+
+
+def accept(
+    product: Shaken, http: httpx.Client, request: Request, key: str, path: str = "/v1/jobs"
+) -> Any:
+    """Submit until there is an answer, with one key, as a careful client does."""
+
+    def answered() -> httpx.Response | None:
+        try:
+            answer = http.post(path, json=request, headers={"Idempotency-Key": key})
+        except httpx.HTTPError:
+            return None
+        return None if answer.status_code >= 500 else answer
+
+    answer: httpx.Response = until(answered, f"{request.get('action', path)} is answered")
+    if answer.status_code >= 300:
+        raise AssertionError(f"{request} was refused: {answer.text}")
+    return answer.json()
+
+
+def names_of(asked: Sequence[tuple[int, Request]]) -> set[str]:
+    """Every name that jobs were about."""
+    found: set[str] = set()
+    for _, request in asked:
+        params = request.get("params") or {}
+        found |= {name for name in (request.get("volume"), params.get("new_name")) if name}
+    return found

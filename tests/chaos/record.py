@@ -1,0 +1,76 @@
+"""What came of each cell: kept by runs, read by the table."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+GREEN = "green"
+RED = "red"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One cell."""
+
+    role: str
+    action: str
+    step: str
+    fault: str
+    driver: str
+    database: str
+    outcome: str
+
+
+@dataclass(frozen=True)
+class Absent:
+    """A point that an action does not come by: there is no cell."""
+
+    role: str
+    action: str
+    point: str
+    driver: str
+    database: str
+
+
+class Record:
+    """The cells of one run, what there was no cell for, and what could not be tried here."""
+
+    def __init__(self) -> None:
+        self.results: list[Result] = []
+        self.absent: set[Absent] = set()
+        self.untried: dict[str, str] = {}
+        #: Other tests by name, and how they ended.
+        self.whole: dict[str, str] = {}
+
+    def note(self, result: Result) -> None:
+        self.results.append(result)
+
+    def write(self, directory: Path) -> None:
+        """Keep them in a file of this process's own."""
+        directory.mkdir(parents=True, exist_ok=True)
+        path = directory / f"{uuid.uuid4().hex}.json"
+        path.write_text(
+            json.dumps(
+                {
+                    "results": [asdict(result) for result in self.results],
+                    "absent": [asdict(absent) for absent in self.absent],
+                    "untried": self.untried,
+                    "whole": self.whole,
+                }
+            )
+        )
+
+
+def read(directory: Path) -> Record:
+    """What all runs have kept in a directory."""
+    record = Record()
+    for path in sorted(directory.glob("*.json")):
+        written = json.loads(path.read_text())
+        record.results += [Result(**result) for result in written["results"]]
+        record.absent |= {Absent(**absent) for absent in written["absent"]}
+        record.untried |= written["untried"]
+        record.whole |= written["whole"]
+    return record

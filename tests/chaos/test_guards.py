@@ -1,0 +1,94 @@
+"""The matrix can fail: with any one of the engine's guards switched off, a cell tells so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from sqlalchemy import text
+
+from tests.chaos.cases import CASES
+from tests.chaos.cell import Cell, run
+from tests.chaos.choice import CHOICE
+from tests.chaos.conftest import Places
+from tests.chaos.faults import DATABASES, FAULTS
+from tests.chaos.invariants import Broken
+from tests.chaos.steps import Step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guard:
+    """What is switched off, the cell that notices, and what it then says."""
+
+    name: str
+    role: str
+    case: str
+    step: str
+    fault: str
+    says: str
+    #: A second guard in the schema, which is taken away in this test's database.
+    also: str | None = None
+
+
+GUARDS = (
+    Guard(
+        name="fencing",
+        role="worker",
+        case="volume.grow",
+        step="claim.after_commit",
+        fault="frozen",
+        says="did not end once",
+    ),
+    Guard(
+        name="lanes",
+        role="worker",
+        case="volume.grow",
+        step="claim.after_commit",
+        fault="killed",
+        says="began before job",
+        also="DROP INDEX uq_job_lanes_begun",
+    ),
+    Guard(
+        name="sweep",
+        role="api",
+        case="volume.grow",
+        step="submit.after_commit",
+        fault="killed",
+        says="is queued for ever",
+    ),
+    Guard(
+        name="idempotency",
+        role="api",
+        case="volume.update",
+        step="submit.after_commit",
+        fault="killed",
+        says="was never accepted",
+    ),
+    Guard(
+        name="leases",
+        role="worker",
+        case="volume.grow",
+        step="claim.after_commit",
+        fault="killed",
+        says="is running for ever",
+    ),
+)
+
+
+@pytest.mark.parametrize("database_kind", DATABASES if CHOICE.long else DATABASES[:1])
+@pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.name)
+def test_the_matrix_notices_when_a_guard_is_off(
+    places: Places, guard: Guard, database_kind: str
+) -> None:
+    cell = Cell(guard.role, CASES[guard.case], Step(guard.step), FAULTS[guard.fault])
+    with_it = places.at("memory", database_kind)
+    run(with_it.world, with_it, cell, 1)
+    without = places.make("memory", database_kind, switched_off=guard.name)
+    try:
+        if guard.also is not None:
+            with without.world.database.write() as connection:
+                connection.execute(text(guard.also))
+        with pytest.raises(Broken, match=guard.says):
+            run(without.world, without, cell, 1)
+    finally:
+        places.close(without)

@@ -1,0 +1,149 @@
+"""The product with one of its guards switched off, to see that the matrix notices.
+
+Nothing in the product can be switched off: in a test's own process, public functions are
+replaced by ones that do without the guard.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import Connection, exists, select, update
+
+from orchestrator.domain.errors import Problem
+from orchestrator.jobs import claim, finish, schedule, submit
+from orchestrator.jobs.claim import Claim, Step
+from orchestrator.jobs.finish import Finished, Outcome
+from orchestrator.jobs.schedule import Reclaimed
+from orchestrator.jobs.submission import Accepted, Submission
+from orchestrator.store.columns import db_now
+from orchestrator.store.database import Database
+from orchestrator.store.tables import job_dependencies, jobs
+
+
+def switch_off(guard: str) -> None:
+    """Switch a guard off in this process."""
+    GUARDS[guard]()
+
+
+def _without_fencing() -> None:
+    """Whoever comes with an outcome may write it, however late."""
+    write_outcomes, write_step = finish.finish, claim.write_step
+
+    def latest(connection: Connection, one: Claim) -> Claim:
+        fence = connection.execute(select(jobs.c.fence).where(jobs.c.id == one.job_id)).scalar_one()
+        return replace(one, fence=fence)
+
+    def run_again(connection: Connection, ids: list[int]) -> None:
+        connection.execute(
+            update(jobs)
+            .where(jobs.c.id.in_(ids))
+            .values(
+                state="running",
+                worker="late",
+                lease_expires_at=db_now(),
+                finished_at=None,
+                outcome_fence=None,
+            )
+        )
+
+    def finish_unchecked(
+        connection: Connection, outcomes: Sequence[tuple[Claim, Outcome]]
+    ) -> Finished:
+        run_again(connection, [one.job_id for one, _ in outcomes])
+        unchecked = [(latest(connection, one), outcome) for one, outcome in outcomes]
+        return write_outcomes(connection, unchecked)
+
+    def write_step_unchecked(connection: Connection, one: Claim, step: Step) -> bool:
+        return write_step(connection, latest(connection, one), step) or True
+
+    _replace(finish.finish, finish_unchecked)
+    _replace(claim.write_step, write_step_unchecked)
+
+
+def _without_lanes() -> None:
+    """Jobs that wait for others of their volume are taken as if they did not."""
+    take = claim.claim
+
+    def hasty(connection: Connection) -> None:
+        needed = jobs.alias("needed")
+        depends = exists().where(
+            job_dependencies.c.job_id == jobs.c.id,
+            needed.c.id == job_dependencies.c.depends_on,
+            needed.c.finished_at.is_(None),
+        )
+        connection.execute(
+            update(jobs)
+            .where(jobs.c.state == "waiting", jobs.c.not_before.is_(None), ~depends)
+            .values(state="queued", queued_at=db_now())
+        )
+
+    def claim_unordered(database: Database, **options: Any) -> list[Claim]:
+        database.transact(hasty)
+        return take(database, **options)
+
+    _replace(claim.claim, claim_unordered)
+
+
+def _without_relay() -> None:
+    """The scheduler does not look for wake-ups that were lost."""
+
+    def nothing_overdue(_connection: Connection, _older_than: float) -> Counter[str]:
+        return Counter()
+
+    _replace(schedule.overdue_queues, nothing_overdue)
+
+
+def _without_sweep() -> None:
+    """Nobody looks for work that no message tells of: neither scheduler nor workers."""
+    from tests.chaos.roles import Inside
+
+    _without_relay()
+    Inside.look_for_work = Inside.heed_messages  # type: ignore[method-assign]
+
+
+def _without_idempotency() -> None:
+    """A key means nothing."""
+    store = submit.submit_together
+
+    def submit_keyless(
+        connection: Connection, submissions: Sequence[Submission], **options: Any
+    ) -> list[Accepted | Problem]:
+        keyless = [replace(submission, idempotency_key=None) for submission in submissions]
+        return store(connection, keyless, **options)
+
+    _replace(submit.submit_together, submit_keyless)
+
+
+def _without_leases() -> None:
+    """A lease that has run out is nobody's business."""
+
+    def reclaim_nothing(_connection: Connection) -> Reclaimed:
+        return Reclaimed([], Finished([], [], [], []))
+
+    _replace(schedule.reclaim_expired, reclaim_nothing)
+
+
+def _replace(function: Callable[..., Any], replacement: Callable[..., Any]) -> None:
+    """Put one function in the place of another, wherever it was imported to."""
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] not in ("orchestrator", "workers"):
+            continue
+        for attribute, value in list(vars(module).items()):
+            if value is function:
+                setattr(module, attribute, replacement)
+
+
+#: What can be switched off.
+GUARDS: dict[str, Callable[[], None]] = {
+    "fencing": _without_fencing,
+    "lanes": _without_lanes,
+    "relay": _without_relay,
+    "sweep": _without_sweep,
+    "idempotency": _without_idempotency,
+    "leases": _without_leases,
+}
