@@ -16,6 +16,9 @@ from orchestrator.logs import configure_logs
 from orchestrator.settings import Settings
 from orchestrator.threads import share_fairly
 
+#: How long a client may keep a connection it does not use: longer than people pause.
+_KEEP_ALIVE_SECONDS = 75
+
 
 def address_of(listen: str) -> tuple[str, int]:
     """Host and port of ``127.0.0.1:8080`` or ``[::1]:8080``. Raises `InvalidInput`."""
@@ -44,6 +47,7 @@ def serve(settings: Settings) -> None:
         access_log=False,
         log_config=None,
         timeout_graceful_shutdown=5,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         server_header=False,
     )
     _Server(config, service.waiters).run()
