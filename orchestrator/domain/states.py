@@ -56,5 +56,8 @@ class Role(StrEnum):
 
     def includes(self, other: Role) -> bool:
         """Whether this role may do what ``other`` may."""
-        order = list(Role)
-        return order.index(self) >= order.index(other)
+        return _RANK[self] >= _RANK[other]
+
+
+#: Who may do more comes later.
+_RANK = {role: rank for rank, role in enumerate(Role)}

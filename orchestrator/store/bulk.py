@@ -221,6 +221,12 @@ def _values(
         if len(rows) == 1 or all(row[name] == value for row in rows):
             listed.append(f"%({name})s::{written}")
             parameters[name] = None if value is None else convert(value)
+        elif written == _JSON:
+            # One document that PostgreSQL takes apart: an array of documents would have every
+            # quotation mark in them escaped.
+            arrays = True
+            listed.append(f"NULLIF(jsonb_array_elements(%({name})s::{_JSON}), 'null')")
+            parameters[name] = json.dumps([row[name] for row in rows])
         else:
             arrays = True
             listed.append(f"unnest(%({name})s::{written}[])")
@@ -228,6 +234,10 @@ def _values(
     if len(rows) > 1 and not arrays:
         raise ValueError(f"rows of {table.name} that are all the same")
     return ", ".join(listed), parameters
+
+
+#: What PostgreSQL calls JSON that it keeps parsed.
+_JSON = "JSONB"
 
 
 @cache
@@ -238,7 +248,7 @@ def _types(table: Table) -> dict[str, tuple[str, Callable[[Any], Any]]]:
     for column in table.c:
         written = column.type.compile(dialect=dialect).partition("(")[0]
         convert: Callable[[Any], Any] = _same
-        if written == "JSONB":
+        if written == _JSON:
             convert = json.dumps
         elif isinstance(column.type, Boolean):
             convert = bool
