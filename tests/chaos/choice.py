@@ -1,7 +1,8 @@
 """Which cells a run tries: all of them, or some that a seed chooses.
 
-``CHAOS=long`` asks for the whole matrix, ``CHAOS_SEED`` gives the seed, and ``CHAOS_STEP`` the
-one step that is tried: together with ``-k`` that is a single cell.
+``CHAOS=long`` asks for the whole matrix, ``CHAOS_TESTS`` for that many tests of it, each with a
+few cells. ``CHAOS_SEED`` gives the seed, and ``CHAOS_STEP`` the one step that is tried: together
+with ``-k`` that is a single cell.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class Choice:
     def __init__(self) -> None:
         self.long = os.environ.get("CHAOS") == "long"
         self.seed = int(os.environ.get("CHAOS_SEED") or _DEFAULT_SEED)
+        self._tests = int(os.environ.get("CHAOS_TESTS") or _SHORT_TESTS)
         self._step = os.environ.get("CHAOS_STEP") or None
 
     @property
@@ -44,7 +46,7 @@ class Choice:
             return found
         chance = self.random("tests")
         chosen = {chance.choice([one for one in found if one[3] == fault]) for fault in FAULTS}
-        while len(chosen) < min(_SHORT_TESTS, len(found)):
+        while len(chosen) < min(self._tests, len(found)):
             chosen.add(chance.choice(found))
         return [one for one in found if one in chosen]
 
