@@ -128,14 +128,18 @@ class WorkerTrial(Trial):
         self.job_id = self.submit(self.case.job, self.case.ends)
         if self.follower is not None:
             self.submit(self.follower, self.case.follower_ends)
-        beat = _BEAT_SECONDS if self.held_at else roles.NEVER
-        self.victim = self.world.worker(beat, armed=True).ready()
+        if self.held_at is None:
+            self.victim = self.world.worker(armed=True).ready()
+            return
+        self.victim = self.world.worker(_BEAT_SECONDS, armed=True).ready()
+        hold = Armed(self.world.nursery.failpoints, "hold", self.held_at, "pause")
+        self._hold = hold
+        self.victim.ask("work")
+        until(lambda: hold.fired, "the job is held up")
 
     def begin(self) -> None:
-        if self.held_at:
-            directory = self.world.nursery.failpoints
-            self._hold = Armed(directory, "hold", self.held_at, "pause")
-        self.victim.ask("work")
+        if self.held_at is None:
+            self.victim.ask("work")
 
     def release(self) -> None:
         if self._hold is not None:
@@ -297,16 +301,15 @@ def run(
     trial = trial_of(world, cell.role, cell.case, cell.step.point)
     if isinstance(trial, WorkerTrial):
         trial.held_at = held_at
-    trial.prepare()
-    second = world.worker().ready() if cell.fault.name == "doubled" else None
-    armed = Armed(world.nursery.failpoints, "cell", cell.step.point, cell.fault.deed, nth=nth)
-    try:
+    with ExitStack() as disarmed:
+        disarmed.callback(trial.release)
+        trial.prepare()
+        second = world.worker().ready() if cell.fault.name == "doubled" else None
+        armed = Armed(world.nursery.failpoints, "cell", cell.step.point, cell.fault.deed, nth=nth)
+        disarmed.callback(armed.clear)
         trial.begin()
         until(lambda: _there(trial, armed, cell.fault), f"{cell.step.id} is reached")
         _break(world, around, cell, trial, armed, second)
-    finally:
-        armed.clear()
-        trial.release()
     _conclude(world, trial, may_fail=cell.fault.may_fail)
 
 
@@ -328,7 +331,12 @@ def _break(
     second: Child | None,
 ) -> None:
     fault, name = cell.fault, cell.fault.name
-    holds = holds_everything(cell.step.point, world.driver_name, world.database.dialect)
+    holds = holds_everything(
+        cell.step.point,
+        world.driver_name,
+        world.database.dialect,
+        frozen=fault.deed == "stop",
+    )
     with ExitStack() as lasting:
         if fault.late and not holds:
             _others_take_over(world, trial, remade=fault.remade)

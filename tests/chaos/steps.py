@@ -29,6 +29,8 @@ IN_DRIVER = frozenset(
         "driver.after_call",
     }
 )
+#: Passed by a thread beside the one that works, which may be anywhere meanwhile.
+IN_A_THREAD = frozenset({"wakeups.before_publish", "wakeups.after_publish"})
 #: An outcome that raises while it is written counts as one that cannot be stored.
 WHILE_OUTCOMES_ARE_WRITTEN = frozenset(
     {"finish.before_commit", "lanes.before_release", "lanes.after_release"}
@@ -59,11 +61,15 @@ class Step:
         return f"{self.point}:last" if self.last else self.point
 
 
-def holds_everything(point: str, driver: str, database: str) -> bool:
-    """Whether those who would take over can do nothing while a process stands at this point."""
+def holds_everything(point: str, driver: str, database: str, *, frozen: bool) -> bool:
+    """Whether those who would take over can do nothing while a process stands at this point.
+
+    ``frozen``: all of it stands, and not only the thread that has come by.
+    """
     return (
         (database == "sqlite" and point in IN_TRANSACTION)
         or (driver == "memory" and point in IN_MEMORY)
         # The same request waits for the first one's transaction, which holds its key.
         or point == "submit.before_commit"
+        or (frozen and point in IN_A_THREAD)
     )

@@ -68,7 +68,7 @@ def test_nothing_is_lost_or_done_twice(
                 places.nursery.forget()
                 run(place.world, place, cell, there.nth, there.held_at)
                 outcome = GREEN
-            except Exception as error:
+            except BaseException as error:
                 error.add_note(CHOICE.again(*here, name))
                 error.add_note(places.nursery.said())
                 places.leave()
