@@ -11,7 +11,7 @@ from orchestrator.domain.errors import UnknownBackend
 from orchestrator.domain.states import BackendState, VolumeState
 from orchestrator.settings import BackendSettings
 from orchestrator.store.columns import db_now
-from orchestrator.store.tables import backends, volumes
+from orchestrator.store.tables import backends, installation, volumes
 
 
 def configure(connection: Connection, configured: Mapping[str, BackendSettings]) -> None:
@@ -19,7 +19,9 @@ def configure(connection: Connection, configured: Mapping[str, BackendSettings])
 
     A backend that is gone from it keeps its row and history, but takes no more work.
     The driver of a known backend never changes: its volumes would be read by the wrong one.
+    Processes that start together do this one after the other.
     """
+    connection.execute(select(installation.c.uuid).with_for_update())
     known = {row.name: row for row in connection.execute(select(backends))}
     for name, wanted in configured.items():
         values: dict[str, Any] = {

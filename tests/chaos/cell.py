@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -28,6 +29,8 @@ _COUNT_ONLY = 10**9
 _BEAT_SECONDS = 0.02
 #: How often a client sends a request again that was answered with an error of the server.
 _RESENDS = 3
+#: Times that a worker tries to write an outcome before the disk has room again.
+_TRIES = 5
 #: Rounds that others make while somebody stands in their way.
 _TRIES_AGAINST_A_HOLDER = 2
 
@@ -368,11 +371,23 @@ def _break(
         if name == "broker-frozen":
             until(lambda: trial.victim.answered or trial.through, "all goes on without the broker")
         elif fault.small:
-            until(lambda: trial.victim.answered, "the process goes on")
+            # A worker that cannot write its outcome tries until its lease is over.
+            tries = lasting.enter_context(_counted(world, "finish.before_commit"))
+            until(lambda: trial.victim.answered or tries.passes > _TRIES, "the full disk is met")
     trial.outcome()
     if second is not None:
         second.answer()
         world.end(second)
+
+
+@contextmanager
+def _counted(world: World, point: str) -> Iterator[Armed]:
+    """Count the passes of a point during the block."""
+    armed = Armed(world.nursery.failpoints, "counted", point, "pause", nth=_COUNT_ONLY)
+    try:
+        yield armed
+    finally:
+        armed.clear()
 
 
 def _others_take_over(world: World, trial: Trial, *, remade: bool) -> None:

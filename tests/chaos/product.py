@@ -74,6 +74,8 @@ class Shaken(Product):
         self.asked: list[tuple[int, Request]] = []
         self._played = 0
         self.event_number = 0
+        #: Whether it came up, so that there is something to look at and to erase.
+        self._known = False
         self.database: Database
         self.storage: Storage
 
@@ -88,16 +90,22 @@ class Shaken(Product):
             if self.driver_name == "memory"
             else FileStorage(BACKEND, uuid, self.volumes)
         )
+        self._known = True
         for number in range(3):
             self.storage.put(Stray(f"person{number}", b"somebody needs this" * 100))
 
     def end(self) -> None:
         """Take it down for good, and what it kept in RAM with it."""
         try:
-            self.stop()
+            if self.process is not None:
+                self.stop()
         finally:
-            self.database.close()
+            self._forget()
+
+    def _forget(self) -> None:
+        if self._known:
             self.storage.erase()
+            self.database.close()
 
     def kill(self, kind: str, which: int = 0) -> int:
         """SIGKILL to one of its parts, which is started again; its process id, 0 if none."""

@@ -30,7 +30,14 @@ IN_DRIVER = frozenset(
     }
 )
 #: Passed by a thread beside the one that works, which may be anywhere meanwhile.
-IN_A_THREAD = frozenset({"wakeups.before_publish", "wakeups.after_publish"})
+IN_A_THREAD = frozenset(
+    {
+        "wakeups.before_publish",
+        "wakeups.after_publish",
+        "lease.before_renewal",
+        "lease.after_renewal",
+    }
+)
 #: An outcome that raises while it is written counts as one that cannot be stored.
 WHILE_OUTCOMES_ARE_WRITTEN = frozenset(
     {"finish.before_commit", "lanes.before_release", "lanes.after_release"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import pytest
@@ -14,6 +15,9 @@ from tests.chaos.conftest import Places
 from tests.chaos.faults import DATABASES, FAULTS
 from tests.chaos.invariants import Broken
 from tests.chaos.steps import Step
+
+#: A wake-up left from the preparations may hide, by chance, that a guard is off.
+_TRIES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,12 +87,19 @@ def test_the_matrix_notices_when_a_guard_is_off(
     cell = Cell(guard.role, CASES[guard.case], Step(guard.step), FAULTS[guard.fault])
     with_it = places.at("memory", database_kind)
     run(with_it.world, with_it, cell, 1)
+    assert any(_notices(places, guard, cell, database_kind) for _ in range(_TRIES)), guard.says
+
+
+def _notices(places: Places, guard: Guard, cell: Cell, database_kind: str) -> bool:
     without = places.make("memory", database_kind, switched_off=guard.name)
     try:
         if guard.also is not None:
             with without.world.database.write() as connection:
                 connection.execute(text(guard.also))
-        with pytest.raises(Broken, match=guard.says):
-            run(without.world, without, cell, 1)
+        run(without.world, without, cell, 1)
+    except Broken as broken:
+        assert re.search(guard.says, str(broken)), broken
+        return True
     finally:
         places.close(without)
+    return False

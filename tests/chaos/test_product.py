@@ -49,8 +49,8 @@ def _product(
         postgres.create_database(name)
         url = postgres.url(name)
     made = Shaken(tmp_path / "product", driver, url, **options)
-    made.start()
     try:
+        made.start()
         yield made
     except BaseException as error:
         error.add_note(CHOICE.told)
@@ -283,6 +283,8 @@ def _small_disk(
     at.parent.mkdir(parents=True, exist_ok=True)
     disk = SmallFileSystem(at, _SMALL_MIB)
     taken_down.callback(disk.close)
+    if full == "storage":
+        (disk.path / "volumes").mkdir()
     return disk, None
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from sqlalchemy.exc import IntegrityError
 
 from orchestrator.domain.errors import DependencyFailed, JobEnded, UnknownJob, WrongState
 from orchestrator.domain.states import JobState
+from orchestrator.inventory.backends import backend_views, configure
 from orchestrator.jobs import schedule
 from orchestrator.jobs.cancel import cancel_batch, set_priority
 from orchestrator.jobs.claim import claim, renew
@@ -403,3 +406,18 @@ def test_retention_deletes_old_ended_jobs_only(engine: Engine) -> None:
     with pytest.raises(UnknownJob):
         engine.job(ended)
     assert engine.job(waiting)["state"] == JobState.WAITING
+
+
+def test_workers_that_start_together_agree_on_what_is_configured(engine: Engine) -> None:
+    added = {f"new{number}": engine.settings.backends["ram"] for number in range(20)}
+    together = Barrier(4)
+
+    def start() -> None:
+        together.wait()
+        engine.database.transact(lambda connection: configure(connection, added))
+
+    with ThreadPoolExecutor(4) as pool:
+        for started in [pool.submit(start) for _ in range(4)]:
+            started.result()
+    with engine.database.read() as connection:
+        assert {view["name"] for view in backend_views(connection)} == set(added)
