@@ -17,7 +17,7 @@ from orchestrator.jobs.wakeups import CONTROL_QUEUE, Wakeups, backend_queue, hos
 from orchestrator.settings import Settings
 from orchestrator.store.database import Database
 from workers.execution.handlers import HANDLERS, WITHOUT_STORAGE
-from workers.execution.work import Work, attempt
+from workers.execution.work import HANDED_BACK, Work, attempt
 from workers.leases import Held, Leases
 from workers.serving import Serving
 from workers.slots import Slots
@@ -184,7 +184,7 @@ class Runner:
             slow = [group for group in self._groups if now - group.taken_at > _PATIENCE_SECONDS]
         for group in slow:
             left = group.give_up()
-            self._keep([(one, Outcome(ending=Ending.HANDED_BACK)) for one in left])
+            self._keep([(one, HANDED_BACK) for one in left])
 
     def _keep(self, outcomes: list[tuple[Held, Outcome]]) -> None:
         with self._guard:

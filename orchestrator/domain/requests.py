@@ -21,7 +21,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from orchestrator.domain.actions import ACTIONS, Action, Need
+from orchestrator.domain.actions import ACTIONS, Action, Lane, Need
 from orchestrator.domain.errors import (
     InvalidInput,
     InvalidName,
@@ -49,6 +49,16 @@ def _in_utc(moment: datetime) -> datetime:
         return moment.astimezone(UTC)
     except OverflowError:
         raise PydanticCustomError("invalid_input", "this time cannot be told in UTC") from None
+
+
+def _no_dependency(named: list[Any]) -> list[Any]:
+    if named:
+        raise PydanticCustomError(
+            "invalid_input",
+            "this action waits for no job: one that waits for the backend to take work again "
+            "would keep it from doing so; wait for that job, then submit this",
+        )
+    return named
 
 
 Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
@@ -138,6 +148,11 @@ def _model_of(action: Action) -> type[JobRequest]:
             fields[name] = (kind | None, Field(default=None, description=described))
         else:
             fields[name] = (None, Field(default=None, description="Not used by this action."))
+    if Lane.BACKEND in action.lanes:
+        fields["depends_on"] = (
+            Annotated[list[JobId | Ref], AfterValidator(_no_dependency)],
+            Field(default_factory=list, description="Not used by this action."),
+        )
     title = "".join(part.capitalize() for part in action.name.replace("_", ".").split("."))
     model: type[JobRequest] = create_model(
         f"{title}Job", __base__=JobRequest, __doc__=action.summary, **fields

@@ -54,6 +54,21 @@ _BORN_SNAPSHOTS = Question(
 )
 
 
+#: The journal's names for what is left to do once it is decided how a job ends: take away
+#: what it has made, or find out what it has changed.
+UNDO, SETTLE = "undo", "settle"
+
+
+def last_step(action: Action) -> str:
+    """The journal's name for what ends a job of this action that did not succeed."""
+    return UNDO if action.creates else SETTLE
+
+
+def last_step_detail(ending: str, problem: Problem) -> dict[str, Any]:
+    """What the journal keeps with it: how the job will end."""
+    return {"ending": ending, "error": {"code": problem.code, "detail": problem.detail}}
+
+
 @dataclass(frozen=True)
 class Step:
     """One line of a job's journal."""
@@ -78,6 +93,9 @@ class Claim:
     grain_bytes: int
     attempt: int
     max_attempts: int
+    #: How often the job was claimed; more than its attempts where others had to find out how
+    #: the last one had ended, or handed it back.
+    claims: int
     batch_id: int | None
     submitted_by: str
     queue: str
@@ -282,6 +300,7 @@ def _claim_of(
         grain_bytes=backend.grain_bytes,
         attempt=row["attempt"],
         max_attempts=row["max_attempts"],
+        claims=row["claims"],
         batch_id=row["batch_id"],
         submitted_by=row["submitted_by"],
         queue=row["queue"],

@@ -113,6 +113,9 @@ class Outcome:
     audit: dict[str, Any] = field(default_factory=dict)
     #: Seconds before the next attempt.
     delay: float = 0.0
+    #: It is decided how the job ends, as soon as one can see what it has left: a cancel does
+    #: not hurry that.
+    decided: bool = False
     #: The job has a journal, whose steps are done once it has succeeded.
     journaled: bool = False
 
@@ -204,8 +207,8 @@ def _ends(outcome: Outcome) -> bool:
 
 
 def _without_delay(outcome: Outcome) -> Outcome:
-    """Whoever has canceled the job need not wait out its back-off."""
-    return replace(outcome, delay=0.0)
+    """Whoever has canceled the job need not wait out the back-off before an attempt."""
+    return outcome if outcome.decided else replace(outcome, delay=0.0)
 
 
 def _is_queued(outcome: Outcome) -> bool:

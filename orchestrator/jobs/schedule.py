@@ -20,7 +20,8 @@ from orchestrator.domain.errors import HostUnavailable, OutcomeUnknown, Problem
 from orchestrator.domain.states import FINISHED, JobState, SnapshotState, VolumeState
 from orchestrator.inventory.changes import Change, apply, set_snapshot, set_volume
 from orchestrator.inventory.hosts import ALIVE_SECONDS, forget_dead
-from orchestrator.jobs.finish import ENGINE, Finished, cancel_dependents, close, ended_as
+from orchestrator.jobs.claim import last_step, last_step_detail
+from orchestrator.jobs.finish import ENGINE, Ending, Finished, cancel_dependents, close, ended_as
 from orchestrator.jobs.lanes import due, promote, runnable
 from orchestrator.store.bulk import among, draw, insert_rows, update_rows
 from orchestrator.store.columns import db_now
@@ -29,6 +30,7 @@ from orchestrator.store.tables import (
     idempotency_keys,
     job_attempts,
     job_dependencies,
+    job_steps,
     jobs,
     locks,
     volumes,
@@ -37,6 +39,8 @@ from orchestrator.store.tables import (
 
 #: Jobs dealt with in one transaction.
 _AT_ONCE = 500
+#: How often a job is taken up that has used up its attempts, to find out how it ends.
+_LOOKS = 3
 
 
 def queue_due(connection: Connection) -> list[str]:
@@ -104,8 +108,10 @@ class Reclaimed:
 def reclaim_expired(connection: Connection) -> Reclaimed:
     """Queue the jobs of workers that fell silent, for another to look and finish.
 
-    A job that has used up its attempts ends as failed, its outcome unknown; what it was
-    making is marked as being in error, so that it can be looked at and removed.
+    A job that has used up its attempts is only ended by whoever takes it up next: that one
+    takes away what was being made, or tells what was changed. If that, too, is what workers
+    die of, the job ends as failed with its outcome unknown, and what it was making is marked
+    as being in error, so that it can be looked at and removed.
     """
     rows = (
         connection.execute(
@@ -138,7 +144,12 @@ def reclaim_expired(connection: Connection) -> Reclaimed:
             for row in rows
         ],
     )
-    again = [row for row in rows if row["attempt"] < row["max_attempts"]]
+    last = [row for row in rows if row["attempt"] >= row["max_attempts"]]
+    looks = _lost_at_the_end(connection, last)
+    given_up = [row for row in last if looks[row["id"]] > _LOOKS]
+    given_up_ids = {row["id"] for row in given_up}
+    again = [row for row in rows if row["id"] not in given_up_ids]
+    _decide(connection, [row for row in last if row["id"] not in given_up_ids], now)
     update_rows(
         connection,
         jobs,
@@ -157,23 +168,58 @@ def reclaim_expired(connection: Connection) -> Reclaimed:
     record(
         connection, [_event(row, "job.lease_lost", {"worker": row["worker"]}) for row in again], now
     )
-    given_up = [row for row in rows if row["attempt"] >= row["max_attempts"]]
-    finished = _fail(
-        connection,
-        [
-            (
-                row,
-                OutcomeUnknown(
-                    f"{row['attempt']} workers fell silent while doing this: look at what is "
-                    "there before doing it again"
-                ),
-            )
-            for row in given_up
-        ],
-        now,
-    )
+    finished = _fail(connection, [(row, _silence(row)) for row in given_up], now)
     failpoints.reach("reclaim.before_commit", connection)
     return Reclaimed(sorted({row["queue"] for row in again}), finished)
+
+
+def _silence(row: Any) -> Problem:
+    return OutcomeUnknown(
+        f"workers fell silent again and again while doing this, {row['max_attempts']} attempts "
+        "long: look at what is there before doing it again"
+    )
+
+
+def _lost_at_the_end(connection: Connection, rows: list[Any]) -> Counter[int]:
+    """How many workers fell silent in a job's last attempt, or looking at what it left."""
+    lost = (
+        select(jobs.c.id, func.count())
+        .join(job_attempts, job_attempts.c.job_id == jobs.c.id)
+        .where(
+            among(connection, jobs.c.id, [row["id"] for row in rows]),
+            job_attempts.c.outcome == "lost",
+            job_attempts.c.attempt >= jobs.c.max_attempts,
+        )
+        .group_by(jobs.c.id)
+    )
+    return Counter(dict(connection.execute(lost).all())) if rows else Counter()
+
+
+def _decide(connection: Connection, rows: list[Any], now: datetime) -> None:
+    """Write into the journals of these jobs that they end as failed, unless it is there."""
+    journals: dict[int, list[Any]] = {row["id"]: [] for row in rows}
+    if not rows:
+        return
+    written = select(job_steps.c.job_id, job_steps.c.seq, job_steps.c.name)
+    for step in connection.execute(written.where(among(connection, job_steps.c.job_id, journals))):
+        journals[step.job_id].append(step)
+    decided: list[dict[str, Any]] = []
+    for row in rows:
+        name = last_step(ACTIONS[row["action"]])
+        if any(step.name == name for step in journals[row["id"]]):
+            continue
+        decided.append(
+            {
+                "job_id": row["id"],
+                "seq": len(journals[row["id"]]) + 1,
+                "fence": row["fence"],
+                "name": name,
+                "state": "intended",
+                "detail": last_step_detail(Ending.FAILED, _silence(row)),
+                "at": now,
+            }
+        )
+    insert_rows(connection, job_steps, decided)
 
 
 def fail_for_dead_hosts(connection: Connection, grace: float) -> Finished:

@@ -7,8 +7,9 @@ begun in the same step, which a unique index allows to one job at a time.
 
 from __future__ import annotations
 
-# A job that was claimed before is claimed alone: if it is what kills workers, it takes no
-# others of a group with it.
+# A job may be claimed again after its last attempt, to find out what that has left
+# (`orchestrator.jobs.claim.last_step`). A job that was claimed before is claimed alone: if it
+# is what kills workers, it takes no others of a group with it.
 _UPDATE = """
 WITH head AS {materialized} (
     SELECT j.id, j.priority, j.turn,
@@ -30,7 +31,7 @@ WITH head AS {materialized} (
     FROM head
 ){taken}
 UPDATE jobs
-SET state = 'running', begun = {true}, attempt = attempt + 1,
+SET state = 'running', begun = {true}, attempt = {least}(attempt + 1, max_attempts),
     claims = claims + 1, worker = :worker,
     fence = {fence}, lease_expires_at = {lease}, started_at = coalesce(started_at, {now}),
     progress = NULL
@@ -60,6 +61,7 @@ CLAIM_POSTGRESQL = (
         lock="FOR NO KEY UPDATE SKIP LOCKED",
         taken=", taken AS (",
         true="true",
+        least="least",
         fence="nextval('fences_numbers')",
         lease="clock_timestamp() + make_interval(secs => :lease)",
         now="clock_timestamp()",
@@ -76,6 +78,7 @@ CLAIM_SQLITE = _UPDATE.format(
     lock="",
     taken="",
     true="1",
+    least="min",
     fence=":fences + counted.place",
     lease="strftime('%Y-%m-%d %H:%M:%f000', 'now', :lease || ' seconds')",
     now="strftime('%Y-%m-%d %H:%M:%f000', 'now')",

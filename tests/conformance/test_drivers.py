@@ -774,6 +774,39 @@ def test_late_changes_do_not_undo_later_ones(driver: Driver, needs: Needs) -> No
     assert (facts.size_bytes, facts.metadata, facts.name) == (4 * MIB, {"later": "job"}, "vm1")
 
 
+def test_who_was_fenced_off_changes_nothing(driver: Driver, needs: Needs) -> None:
+    needs("grow", "metadata", "rename", "snapshot")
+    volume = made(driver)
+    kept = new_snapshot(volume)
+    driver.create_snapshot(kept, Claim())
+    late = Claim()
+    before = present(driver, volume)
+    for changed in (volume, kept):
+        driver.fence_off(changed, Claim())
+        driver.fence_off(changed, Claim())
+    for change in (
+        lambda: driver.grow(volume, 4 * MIB, late),
+        lambda: driver.set_metadata(volume, {"earlier": "job"}, late),
+        lambda: driver.rename(volume, "earlier", late),
+        lambda: driver.rollback(volume, kept, late),
+        lambda: driver.delete_snapshot(kept, late),
+        lambda: driver.remove(volume, late),
+    ):
+        with pytest.raises(Conflict):
+            change()
+    assert present(driver, volume) == before
+    assert [found.id for found in driver.list_snapshots(volume)] == [kept.id]
+
+
+def test_fencing_off_what_is_not_there_is_no_error(driver: Driver, needs: Needs) -> None:
+    needs("snapshot")
+    gone = made(driver)
+    driver.remove(gone, Claim())
+    for changed in (gone, new_snapshot(gone), new_snapshot(made(driver, "other"))):
+        driver.fence_off(changed, Claim())
+    assert names(driver) == ["other"]
+
+
 def test_a_late_grow_never_shrinks(driver: Driver, needs: Needs) -> None:
     needs("grow")
     volume = made(driver)

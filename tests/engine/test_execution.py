@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from threading import Barrier
 from typing import Any
 
@@ -12,12 +13,19 @@ import pytest
 from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 
-from orchestrator.domain.errors import DependencyFailed, JobEnded, UnknownJob, WrongState
+from orchestrator.domain.errors import (
+    BackendError,
+    Conflict,
+    DependencyFailed,
+    JobEnded,
+    UnknownJob,
+    WrongState,
+)
 from orchestrator.domain.states import JobState
 from orchestrator.inventory.backends import backend_views, configure
 from orchestrator.jobs import schedule
 from orchestrator.jobs.cancel import cancel_batch, set_priority
-from orchestrator.jobs.claim import claim, renew
+from orchestrator.jobs.claim import Claim, Step, claim, renew, write_step
 from orchestrator.jobs.finish import Ending, Outcome, finish
 from orchestrator.jobs.retry import retry_request
 from orchestrator.jobs.submission import Submission
@@ -38,6 +46,48 @@ def _faults(engine: Engine) -> Faults:
 
 def _driver(engine: Engine, backend: str = "ram") -> Any:
     return next(d for d in engine.worker.serving.drivers.values() if d.backend == backend)
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What a driver knows of a worker that has claimed a job."""
+
+    claim: Claim
+
+    @property
+    def job_id(self) -> int:
+        return self.claim.job_id
+
+    @property
+    def fence(self) -> int:
+        return self.claim.fence
+
+    def checkpoint(self) -> None:
+        """It does not stop."""
+
+    def progress(self, done: int, total: int, unit: str = "bytes") -> None:
+        """Nobody listens."""
+
+    def seconds_left(self) -> float:
+        return 60.0
+
+
+class _Unable:
+    """A driver that cannot grow anything."""
+
+    def __init__(self, driver: Any) -> None:
+        self._driver = driver
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._driver, name)
+
+    def grow(self, *_: Any) -> None:
+        raise BackendError("this cannot be grown")
+
+
+def _intend(engine: Engine, one: Claim, name: str) -> bool:
+    step = Step(1, name, "intended", {})
+    return engine.database.transact(lambda connection: write_step(connection, one, step))
 
 
 def _claim(engine: Engine, queue: str = "backend.ram", worker: str = "w") -> Any:
@@ -213,12 +263,81 @@ def test_attempts_come_to_an_end_when_workers_keep_dying(engine: Engine) -> None
     for _ in range(2):
         _claim(engine)
         engine.time_passes()
+    assert engine.states([job_id]) == ["queued"]  # for somebody who finds out how it ends
+    for _ in range(3):
+        _claim(engine)
+        engine.time_passes()
     view = engine.job(job_id)
     assert (view["state"], view["error"]["code"]) == ("failed", "outcome_unknown")
-    assert engine.volumes()["a"]["state"] == "error"
+    assert (view["attempt"], engine.volumes()["a"]["state"]) == (2, "error")
     [removal] = engine.submit(act("volume.remove", "a")).job_ids
     engine.work()
     assert engine.states([removal]) == ["succeeded"]
+
+
+def test_what_dying_workers_began_to_make_is_taken_away(engine: Engine) -> None:
+    [job_id] = engine.submit(create("a", max_attempts=2)).job_ids
+    for _ in range(2):
+        [one] = _claim(engine)
+        _driver(engine).create(VolumeRef(one.intent.volume_id, "a"), 2**20, {}, _Call(one))
+        engine.time_passes()
+    engine.work()
+    view = engine.job(job_id)
+    assert (view["state"], view["error"]["code"]) == ("failed", "outcome_unknown")
+    assert engine.volumes() == {}
+    assert list(_driver(engine).list_volumes()) == []
+
+
+def test_what_dying_workers_have_changed_is_told(engine: Engine) -> None:
+    engine.submit(create("a"))
+    engine.work()
+    [job_id] = engine.submit({**grow("a", "2M"), "max_attempts": 1}).job_ids
+    [one] = _claim(engine)
+    assert _intend(engine, one, "grow")
+    _driver(engine).grow(VolumeRef(one.intent.volume_id, "a"), 2**21, _Call(one))
+    engine.time_passes()
+    engine.work()
+    assert engine.job(job_id)["error"]["code"] == "outcome_unknown"
+    assert engine.volumes()["a"]["size_bytes"] == 2**21
+
+
+def test_a_failed_change_ends_only_when_what_it_left_was_seen(engine: Engine) -> None:
+    engine.submit(create("a"))
+    engine.work()
+    _faults(engine).set(operation="remove", kind="lost reply", times=1)
+    _faults(engine).set(operation="inspect", kind="unavailable", times=2)
+    [job_id] = engine.submit(act("volume.remove", "a", max_attempts=1)).job_ids
+    for _ in range(2):
+        engine.work()
+        view = engine.job(job_id)
+        assert (view["state"], view["attempt"]) == ("waiting", 1)
+        assert view["waiting_on"]["kind"] == "back_off"
+        engine.time_passes()
+    engine.work()
+    view = engine.job(job_id)
+    assert (view["state"], view["error"]["code"]) == ("failed", "timed_out")
+    assert [attempt["outcome"] for attempt in view["attempts"]] == ["retried", "retried", "failed"]
+    assert engine.volumes() == {}
+
+
+def test_a_late_call_of_a_failed_job_changes_nothing(engine: Engine) -> None:
+    for backend in ("ram", "fast"):
+        engine.submit(create("a", backend=backend))
+        engine.work()
+        [job_id] = engine.submit({**grow("a", "4M"), "backend": backend}).job_ids
+        [late] = _claim(engine, f"backend.{backend}")
+        assert _intend(engine, late, "grow")
+        engine.time_passes()
+        other = engine.another_worker(f"other of {backend}")
+        unable: Any = _Unable(_driver(engine, backend))
+        other.serving.drivers[late.backend_id] = unable
+        other.work()
+        assert engine.states([job_id]) == ["failed"]
+        volume = VolumeRef(engine.volumes(backend)["a"]["id"], "a")
+        with pytest.raises(Conflict, match="later claim"):
+            _driver(engine, backend).grow(volume, 2**22, _Call(late))
+        found = _driver(engine, backend).inspect(volume).size_bytes
+        assert found == engine.volumes(backend)["a"]["size_bytes"] == 2**20
 
 
 def test_shutdown_hands_running_jobs_back_without_using_up_an_attempt(engine: Engine) -> None:

@@ -281,3 +281,10 @@ def test_a_start_time_ahead_is_checked_against_what_there_will_be_then(engine: E
     with pytest.raises(ShrinkRefused):
         engine.submit(grow("vm1", "3M", run_at="2999-01-02T00:00:00Z"))
     engine.submit(grow("vm1", "5M", run_at="2999-01-02T00:00:00Z"))
+
+
+@pytest.mark.parametrize("verb", ["drain", "resume"])
+def test_a_drain_or_resume_waits_for_no_job(engine: Engine, verb: str) -> None:
+    [before] = engine.submit(create("a")).job_ids
+    with pytest.raises(InvalidInput, match="waits for no job"):
+        engine.submit({"action": f"backend.{verb}", "backend": "ram", "depends_on": [before]})

@@ -27,12 +27,15 @@ from tests.model.inventory import (
     names_of,
     refusal,
 )
-from tests.model.known import KNOWN, LATE_CALL
 from tests.model.storage import Stored, StoredVolume
 from tests.model.world import EVENT_ID, World
 
-#: Codes of errors that come from the workers, the storage, or those who cancel.
-FROM_STORAGE = {"backend_error", "backend_unavailable", "timed_out", "no_space"}
+#: The codes of what accidents on the storage are told as.
+TOLD_AS = {
+    "fail": "backend_error",
+    "unavailable": "backend_unavailable",
+    "lost reply": "timed_out",
+}
 ENDINGS = {"job.succeeded": "succeeded", "job.failed": "failed", "job.canceled": "canceled"}
 
 
@@ -94,6 +97,8 @@ class History:
         #: Volumes of which only a look at the storage can tell what they are: workers died
         #: each time they changed them, and nobody has looked since.
         self.doubtful: set[str] = set()
+        #: Codes of the errors that the storage was told to have.
+        self.accidents: set[str] = set()
         self._outside: list[Outside] = []
         self._effects_seen = 0
         #: Jobs that somebody asked to be canceled.
@@ -154,7 +159,7 @@ class History:
             told = f"{job} has {job.ended}, and then came a late {effect.operation}"
             assert job.ended == "failed", told
             in_error = job.action in MAKERS and self._in_error(job)
-            assert in_error or job.unknown or LATE_CALL in KNOWN, told
+            assert in_error or job.unknown, told
             if not in_error and job.row["volume_id"] is not None:
                 self.doubtful.add(job.row["volume_id"])
 
@@ -236,6 +241,8 @@ class History:
         latest = max((max(other.fences, default=0) for other in self.jobs.values()), default=0)
         assert fence > latest, f"{job} got the fencing number {fence} after {latest}"
         job.fences.append(fence)
+        attempt, most = event["data"]["attempt"], job.row["max_attempts"]
+        assert attempt <= most, f"{job} has {most} attempts, and this is number {attempt}"
         if not job.begun:
             self._its_turn(job)
         job.begun = True
@@ -264,14 +271,14 @@ class History:
         if job.action in LOCKABLE and (volume := self.there.get(job.row["volume"])):
             held = locked_against(volume, job.row["host"], self.now)
             assert not held, f"{job} was done under the lock of {volume.lock}"
-        why = refusal(self.there, job.row, self.now)
+        why = refusal(self.there, job.row)
         if not self._doubted(job):
-            assert why in (None, "locked"), f"{job} succeeded, though {why}"
+            assert why is None, f"{job} succeeded, though {why}"
         if job.action == "volume.verify" and not self._doubted(job):
             [row] = self.world.rows(select(jobs.c.result).where(jobs.c.id == job.id))
             error = self.there[job.row["volume"]].state == "error"
             assert error or row["result"]["agrees"], f"{job} found {row['result']}"
-        if why is None or why == "locked":
+        if why is None:
             do(self.there, job.row)
         if self._doubted(job) and job.row["volume_id"] is not None:
             self.doubtful.add(job.row["volume_id"])
@@ -287,7 +294,7 @@ class History:
             job.unknown = True
             assert len(job.fences) >= job.row["max_attempts"], told
         elif not self._doubted(job):
-            assert code in FROM_STORAGE, told
+            assert code in self.accidents, told
         self._left_by(job)
 
     def _canceled(self, job: Job, event: Mapping[str, Any]) -> None:
@@ -324,11 +331,21 @@ class History:
         if job.action in MAKERS:
             self._left_by_maker(job, stored)
         elif volume := self._target(job):
+            self._look_for_errors(volume, stored)
             before = copied({job.row["volume"]: volume})
             if job.unknown:
                 self.doubtful.add(volume.id)
             elif self._changed_by(job):
                 self._adopt(job, before, stored.get(volume.id))
+
+    def _look_for_errors(self, volume: Volume, stored: Stored) -> None:
+        """Whoever looks at a volume may find that a snapshot in error is not there at all."""
+        kept = stored[volume.id].snapshots if volume.id in stored else {}
+        for name, snapshot in list(volume.snapshots.items()):
+            [row] = self.world.rows(select(snapshots).where(snapshots.c.id == snapshot.id))
+            if snapshot.state == "error" and row["state"] == "removed":
+                assert snapshot.id not in kept, f"snapshot {name} is there, but struck"
+                del volume.snapshots[name]
 
     def _target(self, job: Job) -> Volume | None:
         volume = self.there.get(job.row["volume"])
@@ -345,6 +362,7 @@ class History:
         states = [row["state"] for row in self.world.rows(select(table).where(table.c.id == made))]
         if states not in ([], ["removed"]):
             assert states == ["error"], f"{job} has ended and left something {states}"
+            assert job.unknown or self.accidents, f"{job} has not taken away what it made"
             if job.action != "snapshot.create":
                 size = job.row["params"].get("size_bytes") or 0
                 self.there[job.row["volume"]] = Volume(made, size, state="error")

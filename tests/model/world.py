@@ -46,7 +46,6 @@ SCHEDULER: dict[str, Callable[[Connection], Any]] = {
     "fail_for_dead_hosts": lambda connection: schedule.fail_for_dead_hosts(connection, 30.0),
 }
 
-
 #: Orders events as they were written: their transaction, and their place in it.
 EVENT_ID = events.c.commit_id * 1_000_000 + events.c.seq
 

@@ -239,6 +239,13 @@ class Driver(ABC):
         """Overwrite all of the volume with zeroes. `InUse` while attached on this host."""
         raise Unsupported(f"backend {self.backend} cannot wipe")
 
+    @abstractmethod
+    def fence_off(self, changed: VolumeRef | SnapshotRef, call: Call) -> None:
+        """Refuse from now on what earlier claims still do to this object, if it is there.
+
+        Nothing of it changes. `BackendBusy` while an earlier call is in the middle of it.
+        """
+
     # -- removing -------------------------------------------------------------------------
 
     @abstractmethod

@@ -10,7 +10,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from orchestrator.domain.drivers import DRIVERS, DriverOptions, MemoryOptions
@@ -264,6 +264,14 @@ class MemoryDriver(Driver):
         call.progress(facts.size_bytes, facts.size_bytes)
         return facts
 
+    def fence_off(self, changed: VolumeRef | SnapshotRef, call: Call) -> None:
+        volume = changed.volume if isinstance(changed, SnapshotRef) else changed
+        with (
+            self._changing("fence_off", changed.name, call) as db,
+            suppress(UnknownVolume),
+        ):
+            self._fenced(db, volume, call)
+
     # -- removing -------------------------------------------------------------------------
 
     def remove(self, volume: VolumeRef, call: Call, *, wipe: bool = False) -> None:
@@ -273,6 +281,8 @@ class MemoryDriver(Driver):
 
     def delete_snapshot(self, snapshot: SnapshotRef, call: Call) -> None:
         with self._changing("delete_snapshot", snapshot.name, call) as db:
+            with suppress(UnknownVolume):
+                self._fenced(db, snapshot.volume, call)
             db.execute("DELETE FROM snapshots WHERE id = ?", (snapshot.id,))
             self._bury(db, snapshot.id, call)
 

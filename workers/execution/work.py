@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +29,14 @@ from orchestrator.inventory.changes import (
     set_snapshot,
     set_volume,
 )
-from orchestrator.jobs.claim import Claim, Step, write_step
+from orchestrator.jobs.claim import (
+    UNDO,
+    Claim,
+    Step,
+    last_step,
+    last_step_detail,
+    write_step,
+)
 from orchestrator.jobs.finish import Ending, Outcome, back_off
 from orchestrator.jobs.outlook import VolumeOutlook
 from orchestrator.machine import boot_id
@@ -39,8 +47,8 @@ from workers.leases import HandBack, Held, LeaseLost, Leases
 
 log = structlog.get_logger(__name__)
 
-#: The journal's name for taking away what a failed job has made.
-UNDO = "undo"
+#: The attempt was broken off, and is not counted.
+HANDED_BACK = Outcome(ending=Ending.HANDED_BACK)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,8 +189,8 @@ def attempt(work: Work, handler: Handler, retry: RetrySettings, *, storage: bool
     try:
         if claim.refused is not None:
             raise claim.refused
-        if undo := work.intended(UNDO):
-            return _resume_undo(work, undo, retry)
+        if decided := work.intended(last_step(claim.action)):
+            return _resume_end(work, decided, retry)
         work.checkpoint()
         if storage:
             work.check_identity()
@@ -192,7 +200,7 @@ def attempt(work: Work, handler: Handler, retry: RetrySettings, *, storage: bool
     except LeaseLost:
         return None
     except HandBack:
-        return Outcome(ending=Ending.HANDED_BACK)
+        return HANDED_BACK
     except Problem as problem:
         return _ended_badly(work, problem, retry)
     except Exception as error:
@@ -223,28 +231,102 @@ def _ended_badly(work: Work, problem: Problem, retry: RetrySettings) -> Outcome 
         delay = back_off(claim.attempt, retry.first_seconds, retry.most_seconds)
         return Outcome(ending=Ending.RETRY, problem=problem, delay=delay)
     ending = Ending.CANCELED if isinstance(problem, Canceled) else Ending.FAILED
-    if claim.action.creates and claim.refused is None:
-        return _undo(work, ending, problem, retry)
-    return Outcome(ending=ending, problem=problem, changes=_truth(work))
+    if claim.refused is not None:
+        return Outcome(ending=ending, problem=problem)
+    try:
+        return _end(work, ending, problem, retry)
+    except LeaseLost:
+        return None
+
+
+def _resume_end(work: Work, step: Step, retry: RetrySettings) -> Outcome:
+    """Go on with an end that was decided earlier; nothing else is done for this job."""
+    error = step.detail["error"]
+    problem = problem_for(error["code"])(error["detail"])
+    return _end(work, Ending(step.detail["ending"]), problem, retry)
+
+
+def _end(work: Work, ending: Ending, problem: Problem, retry: RetrySettings) -> Outcome:
+    """End the job as ``problem`` says: what it has made is gone then, what it has changed told.
+
+    While the storage does not let that be seen, the job waits for it.
+    """
+    creates = work.claim.action.creates
+    changes: Sequence[Change] = ()
+    try:
+        if creates:
+            changes = _undo(work, last_step_detail(ending, problem))
+        elif work.touched:
+            changes = _truth(work)
+    except LeaseLost:
+        raise
+    except Exception as error:
+        foreseen = isinstance(error, Problem)
+        obstacle = error if isinstance(error, Problem) else _unforeseen(error)
+        log.warning(
+            "work.not_settled",
+            job=work.job_id,
+            why=obstacle.detail,
+            exc_info=None if foreseen else error,
+        )
+        if obstacle.retryable or isinstance(obstacle, IdentityMismatch):
+            return _later(work, ending, problem, obstacle, retry)
+        problem = type(problem)(f"{problem.detail}; {_LEFT[creates]}: {obstacle.detail}")
+        changes = _in_error(work, problem.detail)
+    return Outcome(ending=ending, problem=problem, changes=changes)
+
+
+#: What is not known of a job's end, by whether it makes something new.
+_LEFT = {
+    True: "and what it had begun to make could not be taken away",
+    False: "and what it has left could not be seen",
+}
+
+
+def _later(
+    work: Work, ending: Ending, problem: Problem, obstacle: Problem, retry: RetrySettings
+) -> Outcome:
+    """Look again when the storage may be back."""
+    delay = back_off(work.claim.claims, retry.first_seconds, retry.most_seconds)
+    # Where the database is away, whoever takes the job up decides again.
+    with suppress(Problem):
+        work.note(last_step(work.claim.action), **last_step_detail(ending, problem))
+    return Outcome(ending=Ending.RETRY, problem=obstacle, delay=delay, decided=True)
+
+
+def _undo(work: Work, decided: dict[str, Any]) -> list[Change]:
+    """Take away what this very job has made, and only that."""
+    if work.touched:
+        work.note(UNDO, **decided)
+    is_snapshot = work.claim.action.kind == "snapshot"
+    made: VolumeRef | SnapshotRef = work.snapshot if is_snapshot else work.volume
+    # A backend that was never set up cannot have been touched.
+    if work.touched and work.claim.identity_written:
+        work.check_identity()
+        work.driver.discard(made, _Ending(work))
+    return [SnapshotGone(made.id) if is_snapshot else VolumeGone(made.id)]
 
 
 def _truth(work: Work) -> list[Change]:
-    """What a change that failed left of an existing volume, as far as one can see."""
+    """What a change that failed left of an existing volume.
+
+    Earlier claims of the job are shut out first: what is seen then stays so.
+    """
     recorded = work.claim.volume
-    if not work.touched or recorded is None:
+    if recorded is None:
         return []
-    try:
-        facts = work.driver.inspect(work.volume)
-        kept = {snapshot.id for snapshot in work.driver.list_snapshots(work.volume)}
-        devices = work.driver.devices(work.volume)
-    except Exception as error:
-        log.warning("work.not_inspected", job=work.job_id, why=str(error))
-        return []
+    work.check_identity()
+    changed: list[VolumeRef | SnapshotRef] = [work.volume]
+    changed += [SnapshotRef(one.id, one.name, work.volume) for one in recorded.snapshots.values()]
+    for one in changed:
+        work.driver.fence_off(one, _Ending(work))
+    facts = work.driver.inspect(work.volume)
     if facts is None and work.intended("remove"):
         return [VolumeGone(recorded.id)]
     if facts is None:
         lost = f"its storage was not found after job {work.job_id} had failed"
         return [set_volume(recorded.id, state=VolumeState.ERROR, detail=lost)]
+    kept = {snapshot.id for snapshot in work.driver.list_snapshots(work.volume)}
     return [
         set_volume(
             recorded.id,
@@ -255,8 +337,17 @@ def _truth(work: Work) -> list[Change]:
             metadata=dict(facts.metadata),
         ),
         *(SnapshotGone(one.id) for one in recorded.snapshots.values() if one.id not in kept),
-        *_use(work, recorded, devices),
+        *_use(work, recorded, work.driver.devices(work.volume)),
     ]
+
+
+def _in_error(work: Work, why: str) -> list[Change]:
+    """The state of what nobody can tell the state of."""
+    if work.claim.action.creates and work.claim.action.kind == "snapshot":
+        return [set_snapshot(work.snapshot.id, state=SnapshotState.ERROR)]
+    if work.intent.volume_id is None:
+        return []
+    return [set_volume(work.intent.volume_id, state=VolumeState.ERROR, detail=why)]
 
 
 def _use(work: Work, recorded: VolumeOutlook, devices: Sequence[Device]) -> list[Change]:
@@ -282,62 +373,8 @@ def attached_as(volume_id: str, host: str, device: Device) -> Attached:
     return Attached(volume_id, host, told)
 
 
-def _undo(work: Work, ending: Ending, problem: Problem, retry: RetrySettings) -> Outcome | None:
-    """Take away what this very job has made, and only that; then it ends as ``problem`` says."""
-    try:
-        if work.touched:
-            error = {"code": problem.code, "detail": problem.detail}
-            work.note(UNDO, ending=ending, error=error)
-    except LeaseLost:
-        return None
-    except Problem as obstacle:
-        # The database is away: whoever takes the job up decides again.
-        return Outcome(ending=Ending.RETRY, problem=obstacle, delay=retry.first_seconds)
-    return _take_away(work, ending, problem, retry)
-
-
-def _resume_undo(work: Work, step: Step, retry: RetrySettings) -> Outcome | None:
-    """Go on with an undo that an earlier attempt had begun."""
-    error = step.detail["error"]
-    problem = problem_for(error["code"])(error["detail"])
-    return _take_away(work, Ending(step.detail["ending"]), problem, retry)
-
-
-def _take_away(
-    work: Work, ending: Ending, problem: Problem, retry: RetrySettings
-) -> Outcome | None:
-    claim = work.claim
-    is_snapshot = claim.action.kind == "snapshot"
-    made: VolumeRef | SnapshotRef = work.snapshot if is_snapshot else work.volume
-    try:
-        # A backend that was never set up cannot have been touched.
-        if work.touched and claim.identity_written:
-            work.check_identity()
-            work.driver.discard(made, _Undoing(work))
-    except LeaseLost:
-        return None
-    except Exception as error:
-        obstacle = error if isinstance(error, Problem) else _unforeseen(error)
-        log.warning("work.undo_failed", job=claim.job_id, exc_info=error)
-        if obstacle.retryable and claim.attempt < claim.max_attempts:
-            delay = back_off(claim.attempt, retry.first_seconds, retry.most_seconds)
-            return Outcome(ending=Ending.RETRY, problem=obstacle, delay=delay)
-        kept = type(problem)(
-            f"{problem.detail}; and what it had begun to make could not be taken away: "
-            f"{obstacle.detail}"
-        )
-        in_error: Change = (
-            set_snapshot(made.id, state=SnapshotState.ERROR)
-            if is_snapshot
-            else set_volume(made.id, state=VolumeState.ERROR, detail=kept.detail)
-        )
-        return Outcome(ending=ending, problem=kept, changes=[in_error])
-    gone: Change = SnapshotGone(made.id) if is_snapshot else VolumeGone(made.id)
-    return Outcome(ending=ending, problem=problem, changes=[gone])
-
-
-class _Undoing:
-    """The `Call` of an undo: only the loss of the lease stops it."""
+class _Ending:
+    """The `Call` of what ends a job: only the loss of the lease stops it."""
 
     def __init__(self, work: Work) -> None:
         self._work = work
@@ -351,7 +388,7 @@ class _Undoing:
             return
 
     def progress(self, done: int, total: int, unit: str = "bytes") -> None:
-        """Undoing tells no progress."""
+        """Nobody waits for it."""
 
     def seconds_left(self) -> float:
         return max(30.0, self._work.seconds_left())

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from orchestrator.domain.drivers import DRIVERS, DriverOptions, FileOptions
-from orchestrator.domain.errors import Conflict, UnknownVolume
+from orchestrator.domain.errors import Conflict, NotFound, UnknownVolume
 from orchestrator.domain.sizes import round_up
 from workers.backends.file import copying, layout, loops
 from workers.backends.file.building import Built, building, clear, exchange
@@ -234,6 +234,15 @@ class FileDriver(Driver):
             overwrite(tree, volume, call)
             with found(tree, volume) as image:
                 return volume_facts(needed(tree, image, volume))
+
+    def fence_off(self, changed: VolumeRef | SnapshotRef, call: Call) -> None:
+        with (
+            translated(self.backend),
+            self._tree() as tree,
+            suppress(NotFound),
+            changing(tree, changed, call),
+        ):
+            pass
 
     # -- removing -------------------------------------------------------------------------
 
