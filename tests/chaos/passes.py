@@ -73,9 +73,7 @@ def _heartbeats(found: dict[str, Place], database: str) -> dict[str, Place]:
         (point for point in ("driver.before_call", "finish.before_commit") if point in found), None
     )
     points = ["lease.before_renewal", "lease.after_renewal"]
-    if held_at is None:
+    if held_at is None or (held_at == "finish.before_commit" and database == "sqlite"):
+        # The outcome that is being written would hold up the renewal.
         return {}
-    if held_at == "finish.before_commit" and database == "sqlite":
-        # The outcome that is being written holds up the renewal.
-        points.pop()
     return {point: Place(Step(point), held_at=held_at) for point in points}
