@@ -15,13 +15,13 @@ from celery.exceptions import SecurityWarning
 
 from orchestrator import failpoints
 from orchestrator.domain.errors import Problem
+from orchestrator.interpreter import tune
 from orchestrator.inventory.hosts import gone, seen
 from orchestrator.jobs.wakeups import WAKE_TASK, Wakeups, celery_app, queue
 from orchestrator.logs import configure_logs
 from orchestrator.machine import boot_id
 from orchestrator.settings import Settings
 from orchestrator.store.database import Database
-from orchestrator.threads import share_fairly
 from workers.leases import Leases
 from workers.runner import Runner
 from workers.serving import Serving
@@ -42,7 +42,7 @@ _EXIT_SECONDS = 5.0
 def run(settings: Settings) -> None:
     """Work until SIGTERM or SIGINT; then hand back what is running and leave."""
     configure_logs(settings.log, "worker")
-    share_fairly()
+    tune()
     # Celery would set up logging of its own, and send our lines through it.
     signals.setup_logging.connect(_keep_logs, weak=False)
     worker = f"{settings.host[:40]}-{os.getpid()}-{uuid.uuid4().hex[:8]}"

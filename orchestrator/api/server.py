@@ -11,10 +11,10 @@ from orchestrator.api.app import create_app
 from orchestrator.api.service import Service
 from orchestrator.api.waiters import Waiters
 from orchestrator.domain.errors import InvalidInput
+from orchestrator.interpreter import tune
 from orchestrator.inventory.backends import configure
 from orchestrator.logs import configure_logs
 from orchestrator.settings import Settings
-from orchestrator.threads import share_fairly
 
 #: How long a client may keep a connection it does not use: longer than people pause.
 _KEEP_ALIVE_SECONDS = 75
@@ -35,7 +35,7 @@ def address_of(listen: str) -> tuple[str, int]:
 def serve(settings: Settings) -> None:
     """Serve until SIGINT or SIGTERM."""
     configure_logs(settings.log, "api")
-    share_fairly()
+    tune()
     host, port = address_of(settings.api.listen)
     _allow_many_connections()
     service = Service(settings)

@@ -60,10 +60,10 @@ _STATES = {
 _HELD = Question(
     lambda d: (
         select(
-            *(jobs.c.id, jobs.c.fence, jobs.c.cancel_requested_at, jobs.c.worker),
-            *(jobs.c.promised_bytes, db_now().label("now")),
+            *(jobs.c.id, jobs.c.state, jobs.c.fence, jobs.c.cancel_requested_at),
+            *(jobs.c.worker, jobs.c.promised_bytes, db_now().label("now")),
         )
-        .where(one_of(d, jobs.c.id, "ids"), jobs.c.state == JobState.RUNNING)
+        .where(one_of(d, jobs.c.id, "ids"))
         .order_by(jobs.c.id)
         .with_for_update()
     )
@@ -149,7 +149,7 @@ def finish(connection: Connection, outcomes: Sequence[tuple[Claim, Outcome]]) ->
         _HELD(ids=[claim.job_id for claim, _ in outcomes]),
         *changes.volumes_before(),
     )
-    held = {(row["id"], row["fence"]): row for row in rows}
+    held = {(row["id"], row["fence"]): row for row in rows if row["state"] == JobState.RUNNING}
     valid = [
         (c, _without_delay(o) if held[c.job_id, c.fence]["cancel_requested_at"] else o)
         for c, o in outcomes

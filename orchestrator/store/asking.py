@@ -16,6 +16,7 @@ import psycopg
 from psycopg.rows import dict_row
 from sqlalchemy import (
     ARRAY,
+    BindParameter,
     ColumnElement,
     Connection,
     Dialect,
@@ -24,9 +25,12 @@ from sqlalchemy import (
     any_,
     bindparam,
     func,
+    literal_column,
     select,
 )
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.sql.sqltypes import NullType
+from sqlalchemy.sql.visitors import replacement_traverse
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -106,14 +110,32 @@ class Question:
         return self._statements[dialect]
 
     def written(self, dialect: Dialect) -> tuple[str, dict[str, Any]]:
-        """The statement as PostgreSQL's driver takes it, and its constants."""
+        """The statement as PostgreSQL's driver takes it, and the constants that it still has.
+
+        Those of its conditions are written out: a plan that is kept for all values could not
+        use a partial index without knowing them.
+        """
         if self._written is None:
-            compiled = self.statement(dialect.name).compile(dialect=dialect)  # type: ignore[attr-defined]
+            statement = replacement_traverse(
+                self.statement(dialect.name),  # type: ignore[type-var]
+                {},
+                lambda element, **_: _written_out(element, dialect),
+            )
+            compiled = statement.compile(dialect=dialect)  # type: ignore[attr-defined]
             constants = {
                 name: value for name, value in compiled.params.items() if value is not None
             }
             self._written = str(compiled), constants
         return self._written
+
+
+def _written_out(element: Any, dialect: Dialect) -> Any:
+    if not isinstance(element, BindParameter) or element.value is None:
+        return None
+    if isinstance(element.type, NullType):
+        return None  # a new value of a column, whose type that has
+    literal = element.compile(dialect=dialect, compile_kwargs={"literal_binds": True})
+    return literal_column(str(literal), element.type)
 
 
 class _Given:
@@ -122,7 +144,11 @@ class _Given:
 
     def written(self, dialect: Dialect) -> tuple[str, Mapping[str, Any]]:
         statement, constants = self._question.written(dialect)
-        return statement, {**constants, **self._values}
+        ready = {
+            name: array(value) if isinstance(value, list) else value
+            for name, value in self._values.items()
+        }
+        return statement, {**constants, **ready}
 
     def execute(self, connection: Connection) -> Rows:
         ready = {
@@ -132,6 +158,21 @@ class _Given:
         result = connection.execute(self._question.statement("sqlite"), ready)
         found: Rows = result.mappings().all() if result.returns_rows else []  # type: ignore[assignment]
         return found
+
+
+def array(values: Sequence[Any]) -> Any:
+    """Texts or whole numbers as PostgreSQL writes an array; anything else as it is.
+
+    Its driver would look at each value for its type, and for what needs a quotation mark.
+    """
+    kinds = {type(value) for value in values}
+    if kinds == {int}:
+        return "{" + ",".join(map(str, values)) + "}"
+    if kinds == {str}:
+        joined = '","'.join(values)
+        if "\\" not in joined and joined.count('"') == 2 * (len(values) - 1):
+            return '{"' + joined + '"}'
+    return values
 
 
 def one_of(dialect: str, column: ColumnElement[Any], parameter: str) -> ColumnElement[bool]:

@@ -30,7 +30,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql
 
-from orchestrator.store.asking import Asked, Rows, ask
+from orchestrator.store.asking import Asked, Rows, array, ask
 from orchestrator.store.tables import SEQUENCES
 
 Row = dict[str, Any]
@@ -230,7 +230,9 @@ def _values(
         else:
             arrays = True
             listed.append(f"unnest(%({name})s::{written}[])")
-            parameters[name] = [None if row[name] is None else convert(row[name]) for row in rows]
+            parameters[name] = array(
+                [None if row[name] is None else convert(row[name]) for row in rows]
+            )
     if len(rows) > 1 and not arrays:
         raise ValueError(f"rows of {table.name} that are all the same")
     return ", ".join(listed), parameters

@@ -54,7 +54,7 @@ class Database:
                 hide_parameters=True,  # they may hold what must be in no log
                 connect_args={"connect_timeout": 5, "application_name": "orchestrator"},
             )
-            event.listen(self.engine, "connect", _tell_times_in_utc)
+            event.listen(self.engine, "connect", _begin_session)
         else:
             raise ValueError(
                 f"database.url names {self.dialect!r}; use sqlite:///PATH or postgresql://…"
@@ -92,6 +92,8 @@ class Database:
                     isolation_level="REPEATABLE READ", postgresql_readonly=True
                 )
             yield connection
+            # At a rollback, psycopg would forget every statement that it has prepared.
+            connection.commit()
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
@@ -139,8 +141,22 @@ def _dumps(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
-def _tell_times_in_utc(raw: Any, _record: object) -> None:
-    raw.execute("SET TIME ZONE 'UTC'")
+#: What each session of PostgreSQL begins with. All our statements find few rows among many,
+#: by index. PostgreSQL keeps a plan as long as a session lasts; one made while a table was
+#: empty would read it from end to end, however large it has become. And it weighs the price
+#: of planning again, which is a thousand operators a table, against what a plan for the
+#: values at hand would save: too little to plan statements again that take 0.03 ms.
+_SESSION = """
+SET TIME ZONE 'UTC';
+SET cpu_operator_cost = 0.1;
+SET enable_seqscan = off;
+SET enable_hashjoin = off;
+SET enable_mergejoin = off;
+"""
+
+
+def _begin_session(raw: Any, _record: object) -> None:
+    raw.execute(_SESSION)
     raw.commit()
 
 

@@ -103,9 +103,14 @@ QUESTIONS: dict[str, Asked] = {
 }
 
 
+@pytest.mark.parametrize("plans", ["force_custom_plan", "force_generic_plan"])
 @pytest.mark.parametrize("name", QUESTIONS)
-def test_a_hot_statement_reads_no_table_from_end_to_end(engine: Engine, name: str) -> None:
+def test_a_hot_statement_reads_no_table_from_end_to_end(
+    engine: Engine, name: str, plans: str
+) -> None:
     with engine.database.write() as connection:
+        # One that is made for all values is what a statement gets that is asked often.
+        connection.execute(text(f"SET LOCAL plan_cache_mode = {plans}"))
         statement, values = QUESTIONS[name].written(connection.dialect)
         assert not _scanned(_plan(connection, statement, values)) & LARGE
 
