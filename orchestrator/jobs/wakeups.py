@@ -29,9 +29,10 @@ CONTROL_QUEUE = "control"
 
 #: Wake-ups sent at once for one queue; workers call for more while there is work.
 _MOST_AT_ONCE = 4
-#: Rounds of wake-ups: a worker that is awake finds by itself what comes meanwhile.
-_ROUNDS_A_SECOND = 100.0
-_BURST = 20.0
+#: Seconds without wake-ups after a round, for each job that asked for one, and at most: one
+#: that comes alone is told at once; of many that come, a worker takes some together.
+_PAUSE_EACH = 0.002
+_LONGEST_PAUSE = 0.033
 #: Messages that may wait in the broker for one queue: more would tell nothing new.
 _MOST_WAITING = 16
 #: Seconds a broker may take to accept a connection or a message.
@@ -112,7 +113,7 @@ class Wakeups:
     def __init__(self, app: Celery) -> None:
         self._publisher = Publisher(app)
         self._wanted: dict[str, int] = {}
-        self._rate = _Rate()
+        self._asked = 0
         self._changed = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="wakeups", daemon=True)
@@ -127,6 +128,7 @@ class Wakeups:
             for name, count in counts.items():
                 wanted = self._wanted.get(name, 0) + count
                 self._wanted[name] = min(wanted, _MOST_AT_ONCE)
+                self._asked += count
             self._changed.notify()
 
     def close(self) -> None:
@@ -142,30 +144,15 @@ class Wakeups:
                 while not self._wanted and not self._stopping:
                     self._changed.wait()
                 wanted, self._wanted = self._wanted, {}
+                asked, self._asked = self._asked, 0
                 if not wanted and self._stopping:
                     return
             try:
                 self._publisher.publish(wanted)
                 # What is asked for meanwhile is sent as one.
-                self._rate.wait()
+                time.sleep(min(_LONGEST_PAUSE, asked * _PAUSE_EACH))
             except Exception as error:
                 log.warning("wakeups.not_sent", queues=sorted(wanted), error=str(error))
-
-
-class _Rate:
-    """Lets a few rounds pass at once, and then so many a second."""
-
-    def __init__(self) -> None:
-        self._left = _BURST
-        self._counted = time.monotonic()
-
-    def wait(self) -> None:
-        """Count a round, and wait until another may follow."""
-        now = time.monotonic()
-        self._left = min(_BURST, self._left + (now - self._counted) * _ROUNDS_A_SECOND) - 1
-        self._counted = now
-        if self._left < 1:
-            time.sleep((1 - self._left) / _ROUNDS_A_SECOND)
 
 
 class Publisher:

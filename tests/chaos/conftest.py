@@ -188,6 +188,11 @@ _RECORD = Record()
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Keep how the tests of the whole product ended, too."""
+    if report.failed and (directory := os.environ.get("CHAOS_RECORD")):
+        # A long run tells what fails as it goes.
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        with (Path(directory) / "failures.txt").open("a") as told:
+            told.write(f"{report.nodeid}\n{report.longreprtext}\n\n")
     path, _, name = report.nodeid.partition("::")
     if report.when == "call" and "tests/chaos/" in path and "test_matrix" not in path:
         _RECORD.whole[name] = report.outcome
