@@ -76,6 +76,11 @@ class FailpointError(RuntimeError):
     """What an armed point was told to raise."""
 
 
+def on() -> bool:
+    """Whether points may be armed: then what is between two points stays between them."""
+    return _directory is not None
+
+
 def reach(point: str, connection: Any = None, **facts: Any) -> None:
     """Pass a point; ``connection`` is the SQLAlchemy connection of the transaction it is in."""
     if _directory is not None:

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orchestrator import __version__
 from orchestrator.api import models, problems
+from orchestrator.api.direct import ShortWay
 from orchestrator.api.requesting import Trusted
 from orchestrator.api.routes import batches, events, health, inventory, jobs, tokens, verbs
 from orchestrator.api.service import Service
@@ -85,7 +86,6 @@ def create_app(service: Service) -> FastAPI:
     problems.install(app)
     for router in (
         health.router,
-        jobs.direct,
         jobs.router,
         batches.router,
         inventory.router,
@@ -95,6 +95,7 @@ def create_app(service: Service) -> FastAPI:
     ):
         app.include_router(router)
     _name_schemas(app)
+    app.add_middleware(ShortWay, service=service, trusted=app.state.trusted)
     app.add_middleware(RawPaths)
     app.add_middleware(LimitedBodies, most=service.settings.api.max_body_bytes)
     return app

@@ -6,21 +6,16 @@ but well formed goes that way, so that what is refused, and how, is written once
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
-
-from fastapi import Request, Response
-from fastapi.routing import APIRoute
+from fastapi import Response
 from pydantic import TypeAdapter, ValidationError
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from orchestrator.api.requesting import (
-    IdempotencyKey,
-    ReasonHeader,
-    Trusted,
-    preferred_wait,
-    service_of,
-)
+from orchestrator.api import problems
+from orchestrator.api.requesting import IdempotencyKey, ReasonHeader, Trusted, preferred_wait
+from orchestrator.api.service import Service
 from orchestrator.api.submitting import answer, single
+from orchestrator.domain.errors import Problem
 from orchestrator.domain.requests import AnyJobRequest, JobRequest
 from orchestrator.domain.states import Role
 
@@ -29,37 +24,73 @@ _key: TypeAdapter[str | None] = TypeAdapter(IdempotencyKey)
 _reason: TypeAdapter[str | None] = TypeAdapter(ReasonHeader)
 
 
-class DirectRoute(APIRoute):
-    """A route of `POST /v1/jobs`, documented like any other."""
+class ShortWay:
+    """Answers `POST /v1/jobs` where it can, and leaves everything else to the application."""
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The short way, with the usual one behind it."""
-        usual = super().get_route_handler()
+    def __init__(self, app: ASGIApp, service: Service, trusted: Trusted) -> None:
+        self.app = app
+        self._service = service
+        self._trusted = trusted
 
-        async def handle(request: Request) -> Response:
-            short = await _short(request)
-            return await (usual(request) if short is None else short)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or pass on."""
+        if scope["type"] != "http" or scope["path"] != "/v1/jobs" or scope["method"] != "POST":
+            await self.app(scope, receive, send)
+            return
+        try:
+            body = await _received(receive)
+            if body is None:
+                return  # the client has gone
+            response = await self._answer(scope, body)
+            if response is None:
+                await self.app(scope, _again(body, receive), send)
+                return
+        except Problem as problem:
+            response = problems.respond(problem, scope["path"])
+        await response(scope, receive, send)
 
-        return handle
+    async def _answer(self, scope: Scope, body: bytes) -> Response | None:
+        """The answer; None if the request needs the usual way. Raises a `Problem`."""
+        headers = Headers(scope=scope)
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        plain = headers.get("content-type", "").partition(";")[0] == "application/json"
+        if scheme.lower() != "bearer" or not plain or scope["query_string"]:
+            return None
+        actor = self._trusted.known(token)
+        if actor is None or not actor.role.includes(Role.OPERATOR):
+            return None
+        try:
+            job = _job.validate_json(body)
+            key = _key.validate_python(headers.get("idempotency-key"))
+            reason = _reason.validate_python(headers.get("reason"))
+        except ValidationError:
+            return None
+        wait = await preferred_wait(headers.get("prefer"))
+        submission = single(job, actor, reason=reason, key=key)
+        return await answer(self._service, submission, wait=wait)
 
 
-async def _short(request: Request) -> Awaitable[Response] | None:
-    """The answer on its way; None if the request needs the usual way."""
-    headers = request.headers
-    scheme, _, token = headers.get("authorization", "").partition(" ")
-    plain = headers.get("content-type", "").partition(";")[0] == "application/json"
-    if scheme.lower() != "bearer" or not plain or request.scope.get("query_string"):
-        return None
-    service = await service_of(request)
-    trusted: Trusted = request.app.state.trusted
-    actor = trusted.known(token)
-    if actor is None or not actor.role.includes(Role.OPERATOR):
-        return None
-    try:
-        job = _job.validate_json(await request.body())
-        key = _key.validate_python(headers.get("idempotency-key"))
-        reason = _reason.validate_python(headers.get("reason"))
-    except ValidationError:
-        return None
-    wait = await preferred_wait(headers.get("prefer"))
-    return answer(service, single(job, actor, reason=reason, key=key), wait=wait)
+async def _received(receive: Receive) -> bytes | None:
+    """The body; None if the client has gone."""
+    parts: list[bytes] = []
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return None
+        parts.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """What gives the application the body once more."""
+    given = False
+
+    async def give() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return give

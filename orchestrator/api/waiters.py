@@ -199,7 +199,7 @@ class Waiters:
                         found[kind, id_] = Ended(view, self._render(kind, view))
             return found
 
-        return self._database.look(work)
+        return self._database.glance(work)
 
     def _find_ended(self, keys: list[Key]) -> list[Key]:
         ended: list[Key] = []

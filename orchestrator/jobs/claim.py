@@ -21,7 +21,7 @@ from orchestrator.jobs.looking import backends_with, take_backends, take_volumes
 from orchestrator.jobs.outlook import Intent, Outlook, VolumeOutlook, intent_of
 from orchestrator.jobs.submission import GROUP_BUDGET
 from orchestrator.jobs.wakeups import CONTROL_QUEUE
-from orchestrator.store.asking import Asked, Question, Rows, ask, one_of
+from orchestrator.store.asking import Asked, Question, Rows, ask, one_of, put_off
 from orchestrator.store.bulk import among, draw, inserted
 from orchestrator.store.columns import Json, UtcDateTime, db_now
 from orchestrator.store.database import Database
@@ -204,7 +204,7 @@ def _claim(
     # Where it was not counted, looking again costs little.
     seen = rows[0].get("seen", values["most"])
     claims.more = seen > len(rows) or seen == values["most"]
-    ask(connection, *_births(claims, now), recorded([_started(claim) for claim in claims], now))
+    put_off(connection, *_births(claims, now), recorded([_started(one) for one in claims], now))
     for claimed in claims:
         failpoints.reach("claim.before_commit", connection, action=claimed.action.name)
     return claims

@@ -21,7 +21,7 @@ from orchestrator.inventory import changes as inventory
 from orchestrator.inventory import promises
 from orchestrator.jobs.claim import Claim
 from orchestrator.jobs.lanes import heads, heads_of, lanes_of, promote
-from orchestrator.store.asking import Asked, Question, Rows, ask, one_of
+from orchestrator.store.asking import Asked, Question, Rows, ask, one_of, put_off
 from orchestrator.store.bulk import among, inserted, update_rows, updated
 from orchestrator.store.columns import UtcDateTime, db_now
 from orchestrator.store.tables import (
@@ -168,16 +168,16 @@ def finish(connection: Connection, outcomes: Sequence[tuple[Claim, Outcome]]) ->
     events = [event for c, o in valid for event in _events(c, o)]
     for c, _ in valid:
         failpoints.reach("lanes.before_release", connection, action=c.action.name)
-    ask(
-        connection,
+    changes.write_others(connection, now)
+    written = [
         *changes.rows_set(now),
         *_outcomes(valid, now),
         *_attempts(valid, workers, now),
         *_journals_closed(valid),
         recorded(events, now),
-    )
-    changes.write_others(connection, now)
-    closed = close(connection, ended, now, changes.room(before[0] if before else []))
+    ]
+    room = changes.room(before[0] if before else [])
+    closed = close(connection, ended, now, room, written)
     for c, _ in valid:
         failpoints.reach("lanes.after_release", connection, action=c.action.name)
     handed_back = {c.queue for c, o in valid if _is_queued(o)}
@@ -339,24 +339,29 @@ def close(
     ended: Sequence[Ended],
     now: datetime,
     room: Mapping[int, int] | None = None,
+    written: Sequence[Asked] = (),
 ) -> Finished:
     """Let go what waited for jobs that have ended; the last thing a transaction does.
 
     Their lanes are freed, the dependents of those that did not succeed are canceled (and
     theirs in turn), batches are counted, and whatever may run now is queued. What they had
     promised is taken back; ``room`` is what their changes to the inventory take up.
+    ``written`` tells of their end, and is executed first.
     """
     everything: list[Ended] = []
     candidates: set[int] = set()
     level = list(ended)
     first: Rows = []
+    if not ended:
+        ask(connection, *written)
     while level:
         everything += level
         ids = [one.job_id for one in level]
         freed = sorted({lane for one in everything for lane in one.lanes})
-        _, dependents, first = ask(
-            connection, _RELEASE(ids=ids), _DEPENDENTS(ids=ids), heads_of(freed)
+        *_, dependents, first = ask(
+            connection, *written, _RELEASE(ids=ids), _DEPENDENTS(ids=ids), heads_of(freed)
         )
+        written = ()
         candidates.update(row["job_id"] for row in dependents)
         bad = {one.job_id for one in level if one.state is not JobState.SUCCEEDED}
         because = {
@@ -377,14 +382,9 @@ def close(
     left = Counter(room or {})
     for one in everything:
         left[one.backend_id] -= one.promised_bytes
-    batches_counted = _counted(everything, now)
-    answers = ask(connection, *batches_counted, *promises.added(left))
-    ended_batches = [
-        row["id"]
-        for rows in answers[: len(batches_counted)]
-        for row in rows
-        if row["finished_at"] is not None
-    ]
+    counted = ask(connection, *_counted(everything, now))
+    put_off(connection, *promises.added(left))
+    ended_batches = [row["id"] for rows in counted for row in rows if row["finished_at"]]
     return Finished(
         ended_jobs=sorted(ended_ids), ended_batches=ended_batches, wake=sorted(wake), lost=[]
     )

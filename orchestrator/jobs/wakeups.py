@@ -7,6 +7,7 @@ from time to time.
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 import uuid
@@ -32,7 +33,7 @@ _MOST_AT_ONCE = 4
 #: Seconds without wake-ups after a round, for each job that asked for one, and at most: one
 #: that comes alone is told at once; of many that come, a worker takes some together.
 _PAUSE_EACH = 0.002
-_LONGEST_PAUSE = 0.033
+_LONGEST_PAUSE = 0.02
 #: Messages that may wait in the broker for one queue: more would tell nothing new.
 _MOST_WAITING = 16
 #: Seconds a broker may take to accept a connection or a message.
@@ -156,37 +157,46 @@ class Wakeups:
 
 
 class Publisher:
-    """Sends wake-ups, and keeps those that nobody fetches from filling the broker."""
+    """Sends wake-ups, and keeps those that nobody fetches from filling the broker.
+
+    All wake-ups of a queue are the same message: Celery writes the first one, and it is sent
+    again as it is.
+    """
 
     def __init__(self, app: Celery) -> None:
         self._app = app
+        self._messages: dict[str, str] = {}
         #: The most messages that each queue can have by now.
         self._lengths: dict[str, int] = {}
 
     def publish(self, wanted: Mapping[str, int]) -> None:
         """Send wake-ups now. Raises what the broker's library raises."""
         with self._app.producer_or_acquire() as producer:
+            channel: Any = producer.connection.default_channel
             for name, count in wanted.items():
                 length = self._lengths.get(name, 0)
                 if length + count > _MOST_WAITING:
-                    client: Any = producer.connection.default_channel.client
-                    length = int(client.llen(name))
+                    length = int(channel.client.llen(name))
                 sent = max(0, min(count, _MOST_WAITING - length))
                 self._lengths[name] = length + sent
                 for _ in range(sent):
                     failpoints.reach("wakeups.before_publish", queue=name)
-                    self._send(producer, name)
+                    channel.client.lpush(name, self._message(channel, name))
                     failpoints.reach("wakeups.after_publish", queue=name)
 
-    def _send(self, producer: Any, name: str) -> None:
-        message = self._app.amqp.as_task_v2(str(uuid.uuid4()), WAKE_TASK, (name,), {})
-        producer.publish(
-            message.body,
-            serializer="json",
-            exchange="",
-            routing_key=name,
-            headers=message.headers,
-            **message.properties,
-            retry=False,
-            delivery_mode=1,
-        )
+    def _message(self, channel: Any, name: str) -> str:
+        if name not in self._messages:
+            task = self._app.amqp.as_task_v2(str(uuid.uuid4()), WAKE_TASK, (name,), {})
+            message = channel.prepare_message(
+                json.dumps(task.body),
+                content_type="application/json",
+                content_encoding="utf-8",
+                headers=task.headers,
+                properties={
+                    **task.properties,
+                    "delivery_tag": str(uuid.uuid4()),
+                    "delivery_info": {"exchange": "", "routing_key": name},
+                },
+            )
+            self._messages[name] = json.dumps(message)
+        return self._messages[name]

@@ -11,8 +11,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import psycopg
+from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 from sqlalchemy import (
     ARRAY,
@@ -31,6 +33,8 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.sqltypes import NullType
 from sqlalchemy.sql.visitors import replacement_traverse
+
+from orchestrator import failpoints
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -57,22 +61,54 @@ def ask(connection: Connection, *asked: Asked) -> list[Rows]:
     return [one.execute(connection) for one in asked]
 
 
-def _pipeline(connection: Connection, asked: Sequence[Asked]) -> list[Rows]:
+#: What was put off, by the connection; it goes with that.
+_later: WeakKeyDictionary[Connection, list[Asked]] = WeakKeyDictionary()
+
+
+def put_off(connection: Connection, *asked: Asked) -> None:
+    """Execute these with whatever is asked next, at the latest with the commit.
+
+    For the last statements of a transaction, if nobody needs their rows: on PostgreSQL they
+    and the commit are one round trip. Only `ask` knows of them; other statements do not see
+    what they do.
+    """
+    if connection.dialect.name == "postgresql" and not failpoints.on():
+        _later.setdefault(connection, []).extend(asked)
+    else:
+        ask(connection, *asked)
+
+
+def commit_put_off(connection: Connection) -> None:
+    """Commit, with what was put off; nothing is done if nothing was."""
+    if connection in _later:
+        _pipeline(connection, (), commit=True)
+
+
+def _pipeline(
+    connection: Connection, asked: Sequence[Asked], *, commit: bool = False
+) -> list[Rows]:
     raw: psycopg.Connection[Any] = connection.connection.driver_connection  # type: ignore[assignment]
     if not connection.in_transaction():
         connection.begin()
+    before = _later.pop(connection, [])
+    everything = [*before, *asked]
     cursors: list[psycopg.Cursor[dict[str, Any]]] = []
     try:
-        if len(asked) == 1:
-            statement, values = asked[0].written(connection.dialect)
+        begun = raw.autocommit or raw.info.transaction_status != TransactionStatus.IDLE
+        if len(everything) == 1 and begun and not commit:
+            statement, values = everything[0].written(connection.dialect)
             cursors.append(raw.cursor(row_factory=dict_row).execute(statement.encode(), values))
         else:
+            # Here the beginning of a transaction travels along, and its end.
             with raw.pipeline():
-                for one in asked:
+                for one in everything:
                     statement, values = one.written(connection.dialect)
                     cursor = raw.cursor(row_factory=dict_row)
                     cursors.append(cursor.execute(statement.encode(), values))
-        return [cursor.fetchall() if cursor.description else [] for cursor in cursors]
+                if commit:
+                    raw.commit()
+        wanted = cursors[len(before) :]
+        return [cursor.fetchall() if cursor.description else [] for cursor in wanted]
     except psycopg.Error as error:
         broken = raw.closed
         if broken:
@@ -116,12 +152,12 @@ class Question:
         use a partial index without knowing them.
         """
         if self._written is None:
-            statement = replacement_traverse(
-                self.statement(dialect.name),  # type: ignore[type-var]
+            statement: Any = replacement_traverse(
+                self.statement(dialect.name),  # type: ignore[call-overload]
                 {},
                 lambda element, **_: _written_out(element, dialect),
             )
-            compiled = statement.compile(dialect=dialect)  # type: ignore[attr-defined]
+            compiled = statement.compile(dialect=dialect)
             constants = {
                 name: value for name, value in compiled.params.items() if value is not None
             }

@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from orchestrator.domain.errors import Unavailable
+from orchestrator.store.asking import commit_put_off
 
 T = TypeVar("T")
 
@@ -84,12 +85,27 @@ class Database:
         with self._reading() as connection:
             return work(connection)
 
+    def glance(self, work: Callable[[Connection], T]) -> T:
+        """The same for what does not change any more: each statement sees a state of its own.
+
+        On PostgreSQL no transaction begins or ends for it.
+        """
+        if not self.is_postgresql:
+            return self.look(work)
+        try:
+            with self._reading("AUTOCOMMIT") as connection:
+                return work(connection)
+        except Unavailable as error:
+            if not _has_died(error):
+                raise
+        return self.look(work)
+
     @contextmanager
-    def _reading(self) -> Iterator[Connection]:
+    def _reading(self, isolation: str = "REPEATABLE READ") -> Iterator[Connection]:
         with _reachable(), self.engine.connect() as connection:
             if self.is_postgresql:
                 connection = connection.execution_options(
-                    isolation_level="REPEATABLE READ", postgresql_readonly=True
+                    isolation_level=isolation, postgresql_readonly=True
                 )
             yield connection
             # At a rollback, psycopg would forget every statement that it has prepared.
@@ -103,6 +119,7 @@ class Database:
                 connection = connection.execution_options(sqlite_begin="IMMEDIATE")
             with connection.begin():
                 yield connection
+                commit_put_off(connection)
 
     def transact(self, work: Callable[[Connection], T]) -> T:
         """Run ``work`` in a transaction, again as a whole where the database asks for it.

@@ -10,7 +10,6 @@ from fastapi import APIRouter, Body, Query, Response
 from pydantic import BaseModel, ConfigDict
 
 from orchestrator.api import models
-from orchestrator.api.direct import DirectRoute
 from orchestrator.api.models import NAME_OF_TOKENS
 from orchestrator.api.requesting import (
     MAX_WAIT,
@@ -42,7 +41,6 @@ T = TypeVar("T", bound=StrEnum)
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 #: For what is submitted, one by one, all the time.
-direct = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=DirectRoute)
 
 Plan = Annotated[bool, Query(description="Tell what would happen, and change nothing.")]
 Timeout = Annotated[float, Query(ge=0, le=MAX_WAIT, description="Seconds.")]
@@ -54,7 +52,7 @@ SUBMITTED: dict[int | str, dict[str, Any]] = {
 }
 
 
-@direct.post("", responses=SUBMITTED, status_code=202, response_model=models.Job)
+@router.post("", responses=SUBMITTED, status_code=202, response_model=models.Job)
 async def submit(
     service: ServiceHere,
     actor: Operator,
