@@ -164,6 +164,7 @@ class ApiTrial(Trial):
     def _prepare(self) -> None:
         self._headers = {"Idempotency-Key": f"key-{self.names[0]}", "Prefer": "wait=2"}
         self._answers: list[tuple[int, Any]] = []
+        self._noted = False
         self.victim = self._start(armed=True)
 
     def _start(self, *, armed: bool = False) -> Child:
@@ -216,6 +217,12 @@ class ApiTrial(Trial):
         except (EOFError, ConnectionResetError):
             return
         self._answers.append((status, body))
+        if status < 300 and not self._noted:
+            # What users do from now on comes after this job.
+            self._noted = True
+            self.job_id = body["id"]
+            self.world.note(self.job_id, self.filled(self.case.job))
+            self.expected[self.job_id] = self.case.ends
 
     def _judge(self) -> None:
         """Every answer that accepts names one and the same job; the client has one at last."""
@@ -223,9 +230,6 @@ class ApiTrial(Trial):
         told = [(status, body.get("id") or body) for status, body in self._answers]
         if len(set(accepted)) != 1 or self._answers[-1][0] >= 300:
             raise invariants.Broken(f"the same request was answered {told}")
-        self.job_id = accepted[0]
-        self.world.note(accepted[0], self.filled(self.case.job))
-        self.expected[accepted[0]] = self.case.ends
 
 
 class SchedulerTrial(Trial):
