@@ -129,6 +129,34 @@ FIGURES = {
             ),
         ),
         Figure(
+            key="lane_ratio",
+            title="10,000 jobs on one volume against 1,000",
+            unit=" times",
+            at_most=1.25,
+            meaning=(
+                "Time a job takes in a batch of 10,000 jobs that all wait for the same volume, "
+                "divided by the same in a batch of 1,000. One that is not above 1 means that "
+                "the time grows no faster than the number of jobs."
+            ),
+        ),
+        Figure(
+            key="volumes_ratio",
+            title="100,000 volumes in a batch against 10,000",
+            unit=" times",
+            at_most=1.25,
+            meaning="The same for a batch of creates: 100,000 volumes with one job each.",
+        ),
+        Figure(
+            key="memory_ratio",
+            title="Memory after 100,000 jobs more",
+            unit=" times",
+            at_most=1.1,
+            meaning=(
+                "Resident memory after ten batches of 10,000 jobs, divided by that before them, "
+                "which is taken after two such batches; the worst of API, workers and scheduler."
+            ),
+        ),
+        Figure(
             key="waiters",
             title="Waiters on one job answered",
             unit=" s",

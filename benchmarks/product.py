@@ -34,6 +34,8 @@ RAM, SLOW, FILES = "ram", "slow", "files"
 SLOW_SECONDS = 6
 
 _SIZE = 2**20
+#: What the processes of a service are called on their command lines.
+_PARTS = ("api", "worker", "scheduler")
 _START_SECONDS = 60.0
 _SETTLE_SECONDS = 120.0
 
@@ -167,6 +169,40 @@ class Product:
         client.close()
         self.settle()
         return seconds
+
+    def lane_seconds(self, count: int) -> float:
+        """Seconds from submitting a batch whose jobs all wait for one volume, to its end."""
+        client = self.client()
+        [volume] = self._creates(RAM, 1)
+        client.finish("/v1/jobs", json.dumps(volume).encode())
+        look = {"action": "volume.verify", "backend": RAM, "volume": volume["volume"]}
+        body = json.dumps({"jobs": [look] * count}).encode()
+        begun = time.perf_counter()
+        accepted = json.loads(client.accept("/v1/batches", body))
+        path = f"/v1/batches/{accepted['id']}/wait?timeout=300"
+        while client.get(path)["finished_at"] is None:
+            pass
+        seconds = time.perf_counter() - begun
+        client.close()
+        self.settle()
+        return seconds
+
+    def memory_mib(self) -> dict[str, float]:
+        """Resident memory of the service's processes, by what they are; of workers, the most."""
+        assert self._process is not None  # noqa: S101 - it was started
+        found: dict[str, float] = {}
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                words = (entry / "cmdline").read_bytes().decode().split("\0")
+                pages = int((entry / "statm").read_text().split()[1])
+            except (OSError, ValueError):
+                continue
+            for name in _PARTS:
+                if parent == self._process.pid and name in words:
+                    mib = pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+                    found[name] = max(found.get(name, 0.0), mib)
+        return found
 
     def latencies(self, count: int) -> list[float]:
         """Seconds from submitting to the end, of single jobs one after the other."""

@@ -22,6 +22,10 @@ class Sizes:
     files: int = 1_000
     #: Requests that wait for one job.
     waiters: int = 1_000
+    #: Jobs on one volume, volumes with one job each, and batches between two looks at memory.
+    lane: int = 10_000
+    volumes: int = 100_000
+    batches_for_memory: int = 10
     #: Finished jobs in the database that has a history; each has five events on average.
     history: int = 1_000_000
     #: With a history the differences looked for are small: more rounds of the quick figures.
@@ -41,6 +45,9 @@ QUICK = Sizes(
     jobs_of_client=8,
     files=200,
     waiters=200,
+    lane=500,
+    volumes=5_000,
+    batches_for_memory=2,
     history=20_000,
     history_rounds=2,
     pages=5,

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from benchmarks.experiments import batch, clients, files, history, queues, single, waiters
+from benchmarks.experiments import (
+    batch,
+    clients,
+    files,
+    history,
+    queues,
+    scale,
+    single,
+    waiters,
+)
 from benchmarks.figures import Results
 from benchmarks.sizes import Sizes
 from benchmarks.stand import Stand
@@ -18,6 +27,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "clients": clients.measure,
     "files": files.measure,
     "waiters": waiters.measure,
+    "scale": scale.measure,
     "queues": queues.measure,
     "history": history.measure,
 }
