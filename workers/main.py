@@ -58,7 +58,7 @@ def run(settings: Settings) -> None:
         beat_seconds=settings.worker.heartbeat_seconds,
     )
     app = celery_app(settings.broker_url)
-    wakeups = Wakeups(app)
+    wakeups = Wakeups(settings.broker_url)
     runner = Runner(settings, database, serving, leases, wakeups, worker=worker)
 
     def sign_of_life() -> None:

@@ -16,7 +16,7 @@ from orchestrator.jobs import schedule
 from orchestrator.jobs.claim import put_back_blocked
 from orchestrator.jobs.finish import Finished
 from orchestrator.jobs.notices import Notices
-from orchestrator.jobs.wakeups import Wakeups, celery_app
+from orchestrator.jobs.wakeups import Wakeups
 from orchestrator.logs import configure_logs
 from orchestrator.settings import Settings
 from orchestrator.store.database import Database
@@ -34,7 +34,7 @@ class Scheduler:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._database = Database(settings.database_url, pool_size=2)
-        self._wakeups = Wakeups(celery_app(settings.broker_url))
+        self._wakeups = Wakeups(settings.broker_url)
         self._notices = Notices(settings.broker_url)
         tick = settings.scheduler.tick_seconds
         #: (seconds between, what is done, when it is due next)

@@ -25,7 +25,7 @@ from orchestrator.jobs.submission import Accepted, PlannedJob, Submission
 from orchestrator.jobs.submit import plan, submit_together
 from orchestrator.jobs.turns import Turns
 from orchestrator.jobs.views import View, accepted_view, batch_view, job_views
-from orchestrator.jobs.wakeups import Wakeups, celery_app
+from orchestrator.jobs.wakeups import Wakeups
 from orchestrator.settings import Settings
 from orchestrator.store.database import Database
 
@@ -51,7 +51,7 @@ class Service:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.database = Database(settings.database_url, pool_size=settings.database.pool_size)
-        self.wakeups = Wakeups(celery_app(settings.broker_url))
+        self.wakeups = Wakeups(settings.broker_url)
         self.notices = Notices(settings.broker_url)
         self.waiters = Waiters(
             self.database,

@@ -12,14 +12,14 @@ import threading
 import time
 import uuid
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import structlog
 from celery import Celery
 from kombu.entity import Exchange, Queue
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
-from orchestrator import failpoints
-from orchestrator.broker import celery_address
+from orchestrator import broker, failpoints
 from orchestrator.domain.drivers import DRIVERS
 
 log = structlog.get_logger(__name__)
@@ -43,7 +43,7 @@ _SOCKET_TIMEOUT = 5
 
 def celery_app(broker_url: str) -> Celery:
     """The Celery application, with the settings that a broker which is only a hint needs."""
-    address, options = celery_address(broker_url)
+    address, options = broker.celery_address(broker_url)
     app = Celery("orchestrator", broker=address, set_as_current=False)
     app.conf.update(
         # A message is a hint, and not acknowledged at all (`queue`): what is lost with a worker
@@ -111,8 +111,8 @@ class Wakeups:
     dropped: the scheduler sees the queued rows.
     """
 
-    def __init__(self, app: Celery) -> None:
-        self._publisher = Publisher(app)
+    def __init__(self, broker_url: str) -> None:
+        self._publisher = Publisher(broker_url)
         self._wanted: dict[str, int] = {}
         self._asked = 0
         self._changed = threading.Condition()
@@ -138,6 +138,7 @@ class Wakeups:
             self._stopping = True
             self._changed.notify()
         self._thread.join(timeout=_CONNECT_TIMEOUT + _SOCKET_TIMEOUT)
+        self._publisher.close()
 
     def _run(self) -> None:
         while True:
@@ -159,44 +160,56 @@ class Wakeups:
 class Publisher:
     """Sends wake-ups, and keeps those that nobody fetches from filling the broker.
 
-    All wake-ups of a queue are the same message: Celery writes the first one, and it is sent
-    again as it is.
+    All wake-ups of a queue are one and the same message, written once, as Celery writes it.
     """
 
-    def __init__(self, app: Celery) -> None:
-        self._app = app
+    def __init__(self, broker_url: str) -> None:
+        self._app = celery_app(broker_url)
+        self._redis = broker.client(
+            broker_url,
+            socket_timeout=_SOCKET_TIMEOUT,
+            socket_connect_timeout=_CONNECT_TIMEOUT,
+            # A connection that has died meanwhile is made anew; then it is the scheduler that
+            # sends again.
+            retry=Retry(NoBackoff(), 1),
+        )
         self._messages: dict[str, str] = {}
         #: The most messages that each queue can have by now.
         self._lengths: dict[str, int] = {}
 
     def publish(self, wanted: Mapping[str, int]) -> None:
         """Send wake-ups now. Raises what the broker's library raises."""
-        with self._app.producer_or_acquire() as producer:
-            channel: Any = producer.connection.default_channel
-            for name, count in wanted.items():
-                length = self._lengths.get(name, 0)
-                if length + count > _MOST_WAITING:
-                    length = int(channel.client.llen(name))
-                sent = max(0, min(count, _MOST_WAITING - length))
-                self._lengths[name] = length + sent
-                for _ in range(sent):
-                    failpoints.reach("wakeups.before_publish", queue=name)
-                    channel.client.lpush(name, self._message(channel, name))
-                    failpoints.reach("wakeups.after_publish", queue=name)
+        for name, count in wanted.items():
+            length = self._lengths.get(name, 0)
+            if length + count > _MOST_WAITING:
+                length = int(self._redis.llen(name))
+            sent = max(0, min(count, _MOST_WAITING - length))
+            self._lengths[name] = length + sent
+            for _ in range(sent):
+                failpoints.reach("wakeups.before_publish", queue=name)
+                self._redis.lpush(name, self._message(name))
+                failpoints.reach("wakeups.after_publish", queue=name)
 
-    def _message(self, channel: Any, name: str) -> str:
+    def close(self) -> None:
+        """Close the connections."""
+        self._redis.close()
+
+    def _message(self, name: str) -> str:
+        """A task message in the envelope that Celery's transport for Redis has."""
         if name not in self._messages:
             task = self._app.amqp.as_task_v2(str(uuid.uuid4()), WAKE_TASK, (name,), {})
-            message = channel.prepare_message(
-                json.dumps(task.body),
-                content_type="application/json",
-                content_encoding="utf-8",
-                headers=task.headers,
-                properties={
-                    **task.properties,
-                    "delivery_tag": str(uuid.uuid4()),
-                    "delivery_info": {"exchange": "", "routing_key": name},
-                },
+            self._messages[name] = json.dumps(
+                {
+                    "body": json.dumps(task.body),
+                    "content-type": "application/json",
+                    "content-encoding": "utf-8",
+                    "headers": task.headers,
+                    "properties": {
+                        **task.properties,
+                        "delivery_tag": str(uuid.uuid4()),
+                        "delivery_info": {"exchange": "", "routing_key": name},
+                        "priority": 0,
+                    },
+                }
             )
-            self._messages[name] = json.dumps(message)
         return self._messages[name]

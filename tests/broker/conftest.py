@@ -29,7 +29,7 @@ from orchestrator.inventory.backends import configure
 from orchestrator.jobs.submission import Actor, Submission
 from orchestrator.jobs.submit import submit
 from orchestrator.jobs.views import View, job_views
-from orchestrator.jobs.wakeups import Wakeups, celery_app
+from orchestrator.jobs.wakeups import Wakeups
 from orchestrator.settings import Settings
 from orchestrator.store.database import Database
 from orchestrator.store.tables import events, installation, jobs
@@ -217,7 +217,7 @@ class Parts:
         self._database.transact(lambda connection: configure(connection, settings.backends))
         self.uuid: str = self._read(select(installation.c.uuid))[0][0]
         #: What tells workers that something was submitted.
-        self.wakeups = Wakeups(celery_app(broker_url))
+        self.wakeups = Wakeups(broker_url)
 
     # -- processes ----------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ from orchestrator import failpoints
 from orchestrator.api.app import create_app
 from orchestrator.api.service import Service
 from orchestrator.embedded.broker import redis_client_url
-from orchestrator.jobs.wakeups import Wakeups, celery_app
+from orchestrator.jobs.wakeups import Wakeups
 from orchestrator.settings import SchedulerSettings, Settings
 from orchestrator.store.database import Database
 from tests.chaos import without
@@ -52,7 +52,7 @@ class Inside:
             lease_seconds=self.settings.worker.lease_seconds,
             beat_seconds=beat_seconds,
         )
-        self.wakeups = Wakeups(celery_app(self.settings.broker_url))
+        self.wakeups = Wakeups(self.settings.broker_url)
         self.runner = Runner(
             self.settings, self.database, self.serving, self.leases, self.wakeups, worker=name
         )
@@ -86,7 +86,7 @@ def worker(pipe: Connection, given: dict[str, Any], name: str, beat_seconds: flo
     def work() -> None:
         inside.look_for_work()
         inside.wakeups.close()
-        inside.wakeups = inside.runner._wakeups = Wakeups(celery_app(inside.settings.broker_url))
+        inside.wakeups = inside.runner._wakeups = Wakeups(inside.settings.broker_url)
 
     _serve(pipe, {"work": work})
     inside.close()

@@ -19,7 +19,7 @@ from orchestrator.jobs.finish import Finished
 from orchestrator.jobs.submission import Accepted, Actor, Submission
 from orchestrator.jobs.submit import submit
 from orchestrator.jobs.views import View, batch_view, job_view
-from orchestrator.jobs.wakeups import Wakeups, celery_app
+from orchestrator.jobs.wakeups import Wakeups
 from orchestrator.settings import Settings
 from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database
@@ -40,7 +40,7 @@ class Worker:
         self.leases = Leases(
             database, lease_seconds=settings.worker.lease_seconds, beat_seconds=3600.0
         )
-        self.wakeups = Wakeups(celery_app(settings.broker_url))
+        self.wakeups = Wakeups(settings.broker_url)
         self.runner = Runner(
             settings, database, self.serving, self.leases, self.wakeups, worker=name
         )

@@ -14,7 +14,7 @@ from orchestrator.jobs import schedule
 from orchestrator.jobs.claim import put_back_blocked
 from orchestrator.jobs.submission import Accepted, Submission
 from orchestrator.jobs.submit import submit
-from orchestrator.jobs.wakeups import Wakeups, celery_app
+from orchestrator.jobs.wakeups import Wakeups
 from orchestrator.settings import Settings
 from orchestrator.store.columns import UtcDateTime, db_now
 from orchestrator.store.database import Database
@@ -113,7 +113,7 @@ class World:
         self._databases = {
             name: WatchedDatabase(settings.database_url) for name in (*WORKERS, LAST)
         }
-        self.wakeups = Wakeups(celery_app(settings.broker_url))
+        self.wakeups = Wakeups(settings.broker_url)
         self.installation = ""
         self.workers: dict[str, Worker] = {}
         self._born = 0
