@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -16,6 +16,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from orchestrator.domain.actions import ACTIONS
 from orchestrator.domain.drivers import DRIVERS, DriverOptions, DriverSpec
 from orchestrator.domain.errors import InvalidInput
 from orchestrator.domain.names import BackendName, HostName, check_backend_name
@@ -167,7 +168,19 @@ class BackendSettings(BaseModel):
         ge=1,
         description="Jobs that may run on it at once, all workers together; default: no limit.",
     )
+    time_limits: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict,
+        description="Seconds that one attempt may take, by action; default: the action's own.",
+    )
     enabled: bool = True
+
+    @field_validator("time_limits")
+    @classmethod
+    def _actions(cls, limits: dict[str, float]) -> dict[str, float]:
+        for action in limits:
+            if action not in ACTIONS:
+                raise ValueError(f"there is no action {action!r}; there are {', '.join(ACTIONS)}")
+        return limits
 
     @field_validator("driver")
     @classmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,7 +37,8 @@ class Held:
     claim: Claim
     #: On this process's monotonic clock: when the lease runs out unless it is renewed.
     lease_until: float
-    #: When the attempt has had its time.
+    #: Seconds that the attempt may take, and when it has had them.
+    limit: float
     deadline: float
     #: False once what is not newly made may have been changed: then the job is finished,
     #: because only that leaves a state that can be told.
@@ -56,8 +57,18 @@ class Leases:
     clock: also when it was frozen meanwhile, before it hears so from the database.
     """
 
-    def __init__(self, database: Database, *, lease_seconds: float, beat_seconds: float) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        lease_seconds: float,
+        beat_seconds: float,
+        time_limits: Mapping[str, Mapping[str, float]] | None = None,
+    ) -> None:
+        """``time_limits``: seconds an attempt may take, by backend and action, where it is not
+        the action's own limit."""
         self._database = database
+        self._time_limits = time_limits or {}
         self._lease_seconds = lease_seconds
         self._beat_seconds = beat_seconds
         self._held: dict[int, Held] = {}
@@ -75,7 +86,8 @@ class Leases:
             Held(
                 claim,
                 lease_until=until,
-                deadline=time.monotonic() + claim.action.time_limit,
+                limit=(limit := self._limit(claim)),
+                deadline=time.monotonic() + limit,
                 cancelable=claim.action.creates or not claim.touched,
                 canceled=claim.cancel_requested,
             )
@@ -88,7 +100,7 @@ class Leases:
     def begin(self, held: Held) -> None:
         """The job's own time begins now; it may have waited for others of its group."""
         held.started = True
-        held.deadline = time.monotonic() + held.claim.action.time_limit
+        held.deadline = time.monotonic() + held.limit
 
     def drop(self, held: Sequence[Held]) -> None:
         """Stop renewing these: their outcome is written, or is no longer ours to write."""
@@ -112,10 +124,13 @@ class Leases:
         if held.canceled and held.cancelable:
             raise Canceled("canceled while it was running")
         if now >= held.deadline:
-            limit = held.claim.action.time_limit
-            raise TimedOut(f"the attempt took longer than its {limit:.0f} s")
+            raise TimedOut(f"the attempt took longer than its {held.limit:g} s")
         if self.stopping.is_set():
             raise HandBack
+
+    def _limit(self, claim: Claim) -> float:
+        limits = self._time_limits.get(claim.intent.backend, {})
+        return limits.get(claim.action.name, claim.action.time_limit)
 
     def close(self) -> None:
         """Stop renewing anything."""

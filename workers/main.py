@@ -56,6 +56,7 @@ def run(settings: Settings) -> None:
         database,
         lease_seconds=settings.worker.lease_seconds,
         beat_seconds=settings.worker.heartbeat_seconds,
+        time_limits={name: backend.time_limits for name, backend in settings.backends.items()},
     )
     app = celery_app(settings.broker_url)
     wakeups = Wakeups(settings.broker_url)

@@ -38,7 +38,10 @@ class Worker:
         self.serving = Serving(settings, database)
         self.serving.look_at_all()
         self.leases = Leases(
-            database, lease_seconds=settings.worker.lease_seconds, beat_seconds=3600.0
+            database,
+            lease_seconds=settings.worker.lease_seconds,
+            beat_seconds=3600.0,
+            time_limits={name: one.time_limits for name, one in settings.backends.items()},
         )
         self.wakeups = Wakeups(settings.broker_url)
         self.runner = Runner(

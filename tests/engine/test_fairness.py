@@ -5,13 +5,15 @@ from __future__ import annotations
 import threading
 from contextlib import ExitStack
 
+import pytest
+from pydantic import ValidationError
 from sqlalchemy import select
 
 from orchestrator.domain.states import Role
 from orchestrator.jobs.claim import MOST_CLAIMED, Claim, claim
 from orchestrator.jobs.submission import Actor
 from orchestrator.jobs.turns import QUANTUM, Turns, in_batch
-from orchestrator.settings import Settings
+from orchestrator.settings import BackendSettings, Settings
 from orchestrator.store.database import Database
 from orchestrator.store.tables import jobs
 from tests.engine.conftest import Engine, act, create
@@ -127,3 +129,22 @@ def test_a_backend_that_hangs_holds_up_no_other(engine: Engine) -> None:
         done = engine.submit(create("other", backend="fast")).job_ids
         engine.worker.runner.drain("backend.fast")
         assert engine.states(done) == ["succeeded"]
+
+
+def test_an_attempt_may_take_as_long_as_its_backend_says(settings: Settings) -> None:
+    settings.backends["ram"].time_limits["volume.create"] = 0.01
+    engine = Engine(settings, Database(settings.database_url))
+    try:
+        [driver] = [one for one in engine.worker.serving.drivers.values() if one.backend == "ram"]
+        faults = Faults(driver.backend, driver.installation)
+        faults.set(operation="create", kind="slow", seconds=3600.0)
+        [job_id] = engine.submit(create("a", max_attempts=1)).job_ids
+        engine.work()
+        assert engine.job(job_id)["error"]["code"] == "timed_out"
+    finally:
+        engine.close()
+
+
+def test_a_time_limit_is_for_an_action_that_there_is() -> None:
+    with pytest.raises(ValidationError, match="there is no action"):
+        BackendSettings(driver="memory", time_limits={"volume.creat": 5})
