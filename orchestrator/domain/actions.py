@@ -348,7 +348,7 @@ _DECLARED = (
     ),
     Action(
         name="volume.verify",
-        summary="Compare a volume's record with what the storage holds.",
+        summary="Compare a volume's record with the storage; one in error may be available again.",
         audit="verified volume {volume}",
         capability="inspect",
         route=("POST", "/volumes/{volume}/verify"),

@@ -85,6 +85,13 @@ class _Unable:
         raise BackendError("this cannot be grown")
 
 
+class _Defective(_Unable):
+    """One that cannot even be asked what is there."""
+
+    def fence_off(self, *_: Any) -> None:
+        raise RuntimeError("a defect")
+
+
 def _intend(engine: Engine, one: Claim, name: str) -> bool:
     step = Step(1, name, "intended", {})
     return engine.database.transact(lambda connection: write_step(connection, one, step))
@@ -318,6 +325,26 @@ def test_a_failed_change_ends_only_when_what_it_left_was_seen(engine: Engine) ->
     assert (view["state"], view["error"]["code"]) == ("failed", "timed_out")
     assert [attempt["outcome"] for attempt in view["attempts"]] == ["retried", "retried", "failed"]
     assert engine.volumes() == {}
+
+
+def test_a_defect_of_a_driver_does_not_keep_a_job_from_ending(engine: Engine) -> None:
+    engine.submit(create("a"))
+    engine.work()
+    defective: Any = _Defective(_driver(engine))
+    engine.worker.serving.drivers = dict.fromkeys(engine.worker.serving.drivers, defective)
+    [job_id] = engine.submit(grow("a", "4M", max_attempts=3)).job_ids
+    for _ in range(3):
+        assert engine.job(job_id)["state"] in ("queued", "waiting")
+        engine.work()
+        engine.time_passes()
+    view = engine.job(job_id)
+    assert (view["state"], view["error"]["code"]) == ("failed", "backend_error")
+    assert "could not be seen" in view["error"]["detail"]
+    assert engine.volumes()["a"]["state"] == "error"
+    # It is for nobody to reset, but to be looked at.
+    engine.submit(act("volume.verify", "a"))
+    engine.another_worker().work()
+    assert (engine.volumes()["a"]["state"], engine.volumes()["a"]["detail"]) == ("available", None)
 
 
 def test_a_late_call_of_a_failed_job_changes_nothing(engine: Engine) -> None:

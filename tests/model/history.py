@@ -276,8 +276,11 @@ class History:
             assert why is None, f"{job} succeeded, though {why}"
         if job.action == "volume.verify" and not self._doubted(job):
             [row] = self.world.rows(select(jobs.c.result).where(jobs.c.id == job.id))
-            error = self.there[job.row["volume"]].state == "error"
-            assert error or row["result"]["agrees"], f"{job} found {row['result']}"
+            verified = self.there[job.row["volume"]]
+            if verified.state == "error" and row["result"]["agrees"]:
+                verified.state = "available"
+            elif verified.state != "error":
+                assert row["result"]["agrees"], f"{job} found {row['result']}"
         if why is None:
             do(self.there, job.row)
         if self._doubted(job) and job.row["volume_id"] is not None:

@@ -209,7 +209,7 @@ def forget(work: Work) -> Done:
 
 
 def verify(work: Work) -> Done:
-    """Compare a volume's record with the storage."""
+    """Compare a volume's record with the storage; one in error that agrees is available again."""
     record = _record(work)
     facts = work.driver.inspect(work.volume)
     if facts is None:
@@ -226,13 +226,14 @@ def verify(work: Work) -> Done:
     found_names = sorted(found.name for found in work.driver.list_snapshots(work.volume))
     if recorded_names != found_names:
         differences["snapshots"] = {"recorded": recorded_names, "found": found_names}
+    result = {"agrees": not differences, "differences": differences, **_told(facts)}
+    if record.state is not VolumeState.ERROR or differences:
+        return Done(result=result)
     return Done(
-        result={
-            "agrees": not differences,
-            "differences": differences,
-            "size_bytes": facts.size_bytes,
-            "used_bytes": facts.used_bytes,
-        },
+        result=result,
+        changes=[set_volume(work.volume.id, state=VolumeState.AVAILABLE, detail=None)],
+        before={"state": VolumeState.ERROR},
+        after={"state": VolumeState.AVAILABLE},
     )
 
 

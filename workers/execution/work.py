@@ -249,9 +249,10 @@ def _resume_end(work: Work, step: Step, retry: RetrySettings) -> Outcome:
 def _end(work: Work, ending: Ending, problem: Problem, retry: RetrySettings) -> Outcome:
     """End the job as ``problem`` says: what it has made is gone then, what it has changed told.
 
-    While the storage does not let that be seen, the job waits for it.
+    While the storage is away and does not let that be seen, the job waits for it.
     """
-    creates = work.claim.action.creates
+    claim = work.claim
+    creates = claim.action.creates
     changes: Sequence[Change] = ()
     try:
         if creates:
@@ -269,7 +270,8 @@ def _end(work: Work, ending: Ending, problem: Problem, retry: RetrySettings) -> 
             why=obstacle.detail,
             exc_info=None if foreseen else error,
         )
-        if obstacle.retryable or isinstance(obstacle, IdentityMismatch):
+        away = isinstance(obstacle, IdentityMismatch) or (foreseen and obstacle.retryable)
+        if away or (not foreseen and claim.attempt < claim.max_attempts):
             return _later(work, ending, problem, obstacle, retry)
         problem = type(problem)(f"{problem.detail}; {_LEFT[creates]}: {obstacle.detail}")
         changes = _in_error(work, problem.detail)
