@@ -18,7 +18,7 @@ from tests.chaos.cases import HOST, MIB, Case, Request, filled
 from tests.chaos.faults import Fault
 from tests.chaos.processes import Child, until
 from tests.chaos.servers import Broker, FragilePostgres, SmallFileSystem
-from tests.chaos.steps import Step, holds_everything
+from tests.chaos.steps import Step, holds_everything, holds_name
 from tests.chaos.storage import Stray
 from tests.chaos.world import BACKEND, World
 
@@ -346,7 +346,8 @@ def _break(
     )
     with ExitStack() as lasting:
         if fault.late and not holds:
-            _others_take_over(world, trial, remade=fault.remade)
+            free = not holds_name(cell.step.point, world.driver_name)
+            _others_take_over(world, trial, remade=fault.remade and free)
         if second is not None:
             second.ask("work")
             if not holds:

@@ -68,6 +68,11 @@ class Step:
         return f"{self.point}:last" if self.last else self.point
 
 
+def holds_name(point: str, driver: str) -> bool:
+    """Whether nobody can give the volume's name anew while a process stands at this point."""
+    return driver == "file" and point in ("driver.before_publish", "driver.after_publish")
+
+
 def holds_everything(point: str, driver: str, database: str, *, frozen: bool) -> bool:
     """Whether those who would take over can do nothing while a process stands at this point.
 

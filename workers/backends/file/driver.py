@@ -60,7 +60,9 @@ class FileDriver(Driver):
     What it cannot fence: a create that looks at its lease for the last time, is then held
     up in the single system call that publishes, and is let go after the volume was made,
     renamed or removed by others; it leaves an image with an id that nobody uses, which an
-    audit finds. A device that another host has attached over a network file system is not
+    audit finds. A worker that is frozen while it gives an image its name keeps others from
+    giving names that begin alike (one in 256 by chance): they try again until it wakes or
+    dies. A device that another host has attached over a network file system is not
     seen. Locks reach as far as the file system carries them: all hosts for NFS, one host
     otherwise.
     """
