@@ -61,10 +61,9 @@ class FileDriver(Driver):
     up in the single system call that publishes, and is let go after the volume was made,
     renamed or removed by others; it leaves an image with an id that nobody uses, which an
     audit finds. A worker that is frozen while it gives an image its name keeps others from
-    giving names that begin alike (one in 256 by chance): they try again until it wakes or
-    dies. A device that another host has attached over a network file system is not
-    seen. Locks reach as far as the file system carries them: all hosts for NFS, one host
-    otherwise.
+    giving names in the same directory, one in 256: they try again until it wakes or dies. A
+    device that another host has attached over a network file system is not seen. Locks reach
+    as far as the file system carries them: all hosts for NFS, one host otherwise.
     """
 
     def __init__(self, backend: str, options: DriverOptions, installation: str) -> None:
