@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 GREEN = "green"
@@ -65,12 +65,15 @@ class Record:
 
 
 def read(directory: Path) -> Record:
-    """What all runs have kept in a directory."""
+    """What all runs have kept in a directory; of a cell that was tried again, what came last."""
     record = Record()
-    for path in sorted(directory.glob("*.json")):
+    latest: dict[Result, Result] = {}
+    for path in sorted(directory.glob("*.json"), key=lambda path: path.stat().st_mtime):
         written = json.loads(path.read_text())
-        record.results += [Result(**result) for result in written["results"]]
+        for result in (Result(**result) for result in written["results"]):
+            latest[replace(result, outcome="")] = result
         record.absent |= {Absent(**absent) for absent in written["absent"]}
         record.untried |= written["untried"]
         record.whole |= written["whole"]
+    record.results = list(latest.values())
     return record
