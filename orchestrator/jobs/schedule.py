@@ -54,6 +54,7 @@ def queue_due(connection: Connection) -> list[str]:
         )
         .order_by(jobs.c.not_before)
         .limit(_AT_ONCE)
+        .with_for_update(skip_locked=True)
     ).scalars()
     ids = list(found)
     queues = promote(connection, ids)
@@ -74,7 +75,12 @@ def queue_due(connection: Connection) -> list[str]:
 
 def queue_overlooked(connection: Connection) -> list[str]:
     """A safety net: queue jobs that nothing stands in the way of, though no ending has."""
-    free = select(jobs.c.id).where(jobs.c.state == JobState.WAITING, runnable()).limit(_AT_ONCE)
+    free = (
+        select(jobs.c.id)
+        .where(jobs.c.state == JobState.WAITING, runnable())
+        .limit(_AT_ONCE)
+        .with_for_update(skip_locked=True)
+    )
     return promote(connection, list(connection.execute(free).scalars()))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import structlog
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, text, update
 
 from orchestrator.domain.drivers import FileOptions
 from orchestrator.domain.errors import InUse, Locked, WrongState
@@ -379,3 +379,20 @@ def test_another_installations_storage_is_taken_over_only_when_told(
         assert engine.states([job_id]) == ["succeeded"]
     finally:
         engine.close()
+
+
+def test_a_scheduler_that_stands_still_holds_up_no_other(engine: Engine) -> None:
+    if not engine.database.is_postgresql:
+        pytest.skip("SQLite has one writer")
+    soon = "2000-01-01T00:00:00Z"
+    engine.submit(create("a", run_at="2999-01-01T00:00:00Z"))
+    engine.submit(create("b", run_at="2999-01-01T00:00:00Z"))
+    with engine.database.write() as connection:
+        connection.execute(update(jobs).where(jobs.c.volume == "a").values(not_before=soon))
+    with engine.database.write() as frozen:
+        assert schedule.queue_due(frozen) == ["backend.ram"]
+        with engine.database.write() as connection:
+            connection.execute(update(jobs).where(jobs.c.volume == "b").values(not_before=soon))
+            connection.execute(text("SET LOCAL lock_timeout = '1s'"))
+            assert schedule.queue_due(connection) == ["backend.ram"]
+            assert schedule.queue_overlooked(connection) == []
