@@ -384,7 +384,7 @@ def test_another_installations_storage_is_taken_over_only_when_told(
 def test_a_scheduler_that_stands_still_holds_up_no_other(engine: Engine) -> None:
     if not engine.database.is_postgresql:
         pytest.skip("SQLite has one writer")
-    soon = "2000-01-01T00:00:00Z"
+    soon = datetime(2000, 1, 1, tzinfo=UTC)
     engine.submit(create("a", run_at="2999-01-01T00:00:00Z"))
     engine.submit(create("b", run_at="2999-01-01T00:00:00Z"))
     with engine.database.write() as connection:
