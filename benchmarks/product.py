@@ -146,7 +146,8 @@ class Product:
                 if not left:
                     return
                 if time.monotonic() > until:
-                    raise RuntimeError(f"the events of {left} commits have no number yet")
+                    told = self._log.read_text()[-4000:]
+                    raise RuntimeError(f"the events of {left} commits have no number yet:\n{told}")
                 time.sleep(0.05)
 
     def batch_seconds(self, count: int, backend: str = RAM) -> float:
