@@ -25,8 +25,8 @@ from orchestrator.store.asking import Asked, Question, Rows, ask, one_of, put_of
 from orchestrator.store.bulk import among, draw, inserted
 from orchestrator.store.columns import Json, UtcDateTime, db_now
 from orchestrator.store.database import Database
-from orchestrator.store.statements import BEGIN_LANES_SQLITE, CLAIM_POSTGRESQL, CLAIM_SQLITE
-from orchestrator.store.tables import job_steps, jobs, locks, snapshots, volumes
+from orchestrator.store.statements import CLAIM_POSTGRESQL, CLAIM_SQLITE
+from orchestrator.store.tables import job_lanes, job_steps, jobs, locks, snapshots, volumes
 
 #: At most this many jobs are claimed at once, however cheap they are.
 MOST_CLAIMED = 200
@@ -36,9 +36,17 @@ _CLAIM_LOCKS = 0x636C6169
 _CLAIM = Question(
     lambda d: text(CLAIM_POSTGRESQL if d == "postgresql" else CLAIM_SQLITE).columns(
         params=Json, cancel_requested_at=UtcDateTime, now=UtcDateTime
+    ),
+    # How many it takes is not known before.
+    fresh=True,
+)
+_BEGIN_LANES = Question(
+    lambda d: (
+        update(job_lanes)
+        .where(one_of(d, job_lanes.c.job_id, "ids"), ~job_lanes.c.begun)
+        .values(begun=True)
     )
 )
-_BEGIN_LANES = Question(lambda _: text(BEGIN_LANES_SQLITE))
 _STEPS = Question(
     lambda d: (
         select(job_steps)
@@ -229,6 +237,8 @@ def _take(
         rows, found = ask(
             connection, _CLAIM(**values, backends=list(backends)), backends_with(backends)
         )
+        if rows:
+            put_off(connection, _BEGIN_LANES(ids=[row["id"] for row in rows]))
         return sorted(rows, key=lambda row: row["fence"]), found
     queued = connection.execute(
         select(jobs.c.id)

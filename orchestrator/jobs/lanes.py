@@ -152,12 +152,20 @@ def _first_of_lane(dialect: str, *, newest: bool) -> Select[Any]:
     """
     wanted = rows_of(dialect, "lanes")
     lane_row, job_row = job_lanes.alias("l"), jobs.alias("j")
-    order = lane_row.c.job_id.desc() if newest else lane_row.c.job_id
+    # Written so that no other index than the one that begins with the lane has this order: the
+    # table is empty most of the time, and then PostgreSQL would expect it to be small.
+    order = [
+        column.desc() if newest else column.asc() for column in (lane_row.c.lane, lane_row.c.job_id)
+    ]
     first = (
         select(lane_row.c.job_id)
         .join(job_row, job_row.c.id == lane_row.c.job_id)
-        .where(lane_row.c.lane == wanted.c.value, _blocks(lane_row, job_row))
-        .order_by(order)
+        .where(
+            lane_row.c.lane >= wanted.c.value,
+            lane_row.c.lane <= wanted.c.value,
+            _blocks(lane_row, job_row),
+        )
+        .order_by(*order)
         .limit(1)
         .scalar_subquery()
     )

@@ -2,7 +2,7 @@
 
 Its invariant: a job goes to ``running`` only from ``queued``, in one step with its new
 fencing number, which is larger than any given before, and with its lease; its lanes become
-begun in the same step, which a unique index allows to one job at a time.
+begun in the same transaction, which a unique index allows to one job at a time.
 """
 
 from __future__ import annotations
@@ -43,10 +43,7 @@ RETURNING jobs.id, jobs.action, jobs.backend_id, jobs.volume, jobs.snapshot, job
           jobs.queue, jobs.cancel_requested_at, jobs.claims, {now} AS now
 """
 
-_BEGIN_LANES = """), begun AS (
-    UPDATE job_lanes SET begun = true
-    FROM taken WHERE job_lanes.job_id = taken.id AND NOT job_lanes.begun
-)
+_COUNTED = """)
 SELECT taken.*, (SELECT count(*) FROM head) AS seen FROM taken
 """
 
@@ -66,7 +63,7 @@ CLAIM_POSTGRESQL = (
         lease="clock_timestamp() + make_interval(secs => :lease)",
         now="clock_timestamp()",
     )
-    + _BEGIN_LANES
+    + _COUNTED
 )
 
 # One transaction writes at a time, and it has raised the counter of fencing numbers by
@@ -83,9 +80,3 @@ CLAIM_SQLITE = _UPDATE.format(
     lease="strftime('%Y-%m-%d %H:%M:%f000', 'now', :lease || ' seconds')",
     now="strftime('%Y-%m-%d %H:%M:%f000', 'now')",
 )
-
-#: SQLite has no statement that changes two tables: the same transaction runs this, too.
-BEGIN_LANES_SQLITE = """
-UPDATE job_lanes SET begun = 1
-WHERE job_id IN (SELECT value FROM json_each(:ids)) AND NOT begun
-"""
