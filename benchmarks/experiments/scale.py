@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from benchmarks.figures import Results
 from benchmarks.product import Product
 from benchmarks.sizes import Sizes
@@ -15,8 +17,10 @@ def measure(stand: Stand, sizes: Sizes, results: Results) -> None:
     """Measure ``lane_ratio``, ``volumes_ratio`` and ``memory_ratio``."""
     with stand.product() as product:
         _memory(product, sizes, results)
-        _volumes(product, sizes, results)
-        _lane(product, sizes, results)
+        _growing(
+            results, "volumes_ratio", sizes.volumes, "volumes in a batch", product.batch_seconds
+        )
+        _growing(results, "lane_ratio", sizes.lane, "jobs on one volume", product.lane_seconds)
 
 
 def _memory(product: Product, sizes: Sizes, results: Results) -> None:
@@ -32,19 +36,13 @@ def _memory(product: Product, sizes: Sizes, results: Results) -> None:
         results.read("scale", f"memory of {name}, after", "MiB", [after[name]])
 
 
-def _volumes(product: Product, sizes: Sizes, results: Results) -> None:
-    few = sizes.volumes // _SMALLER
-    small = few / product.batch_seconds(few)
-    large = sizes.volumes / product.batch_seconds(sizes.volumes)
-    results.figure("volumes_ratio", [small / large])
-    results.read("scale", f"{few:,} volumes in a batch", "jobs/s", [small])
-    results.read("scale", f"{sizes.volumes:,} volumes in a batch", "jobs/s", [large])
-
-
-def _lane(product: Product, sizes: Sizes, results: Results) -> None:
-    few = sizes.lane // _SMALLER
-    small = few / product.lane_seconds(few)
-    large = sizes.lane / product.lane_seconds(sizes.lane)
-    results.figure("lane_ratio", [small / large])
-    results.read("scale", f"{few:,} jobs on one volume", "jobs/s", [small])
-    results.read("scale", f"{sizes.lane:,} jobs on one volume", "jobs/s", [large])
+def _growing(
+    results: Results, key: str, count: int, what: str, seconds_for: Callable[[int], float]
+) -> None:
+    """Measure how the time of a job changes with the number of jobs."""
+    few = count // _SMALLER
+    small = few / seconds_for(few)
+    large = count / seconds_for(count)
+    results.figure(key, [small / large])
+    results.read("scale", f"{few:,} {what}", "jobs/s", [small])
+    results.read("scale", f"{count:,} {what}", "jobs/s", [large])

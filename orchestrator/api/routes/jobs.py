@@ -40,7 +40,6 @@ from orchestrator.jobs.views import job_view, list_jobs
 T = TypeVar("T", bound=StrEnum)
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
-#: For what is submitted, one by one, all the time.
 
 Plan = Annotated[bool, Query(description="Tell what would happen, and change nothing.")]
 Timeout = Annotated[float, Query(ge=0, le=MAX_WAIT, description="Seconds.")]
