@@ -36,9 +36,7 @@ _CLAIM_LOCKS = 0x636C6169
 _CLAIM = Question(
     lambda d: text(CLAIM_POSTGRESQL if d == "postgresql" else CLAIM_SQLITE).columns(
         params=Json, cancel_requested_at=UtcDateTime, now=UtcDateTime
-    ),
-    # How many it takes is not known before.
-    fresh=True,
+    )
 )
 _BEGIN_LANES = Question(
     lambda d: (

@@ -120,35 +120,21 @@ def _pipeline(
         ) from error
 
 
-#: Arrays from this many characters on (some ten names or ids) deserve a plan of their own.
-_LONG = 200
-
-
 def _execute(
     raw: psycopg.Connection[Any], connection: Connection, one: Asked
 ) -> psycopg.Cursor[dict[str, Any]]:
-    """Execute it; with a plan that is kept only where little can be lost by it.
-
-    A plan is made for tables as they are at the time. One that was made while a table was
-    empty may walk all of it for each of many values.
-    """
     statement, values = one.written(connection.dialect)
-    many = any(isinstance(value, str) and len(value) > _LONG for value in values.values())
-    fresh = many or getattr(one, "fresh", False)
-    cursor = raw.cursor(row_factory=dict_row)
-    return cursor.execute(statement.encode(), values, prepare=False if fresh else None)
+    return raw.cursor(row_factory=dict_row).execute(statement.encode(), values)
 
 
 class Question:
     """A statement with named parameters, built once for each kind of database.
 
-    ``build`` takes the dialect's name, for `one_of` and the like. ``fresh``: it is planned
-    each time that it is asked.
+    ``build`` takes the dialect's name, for `one_of` and the like.
     """
 
-    def __init__(self, build: Callable[[str], Executable], *, fresh: bool = False) -> None:
+    def __init__(self, build: Callable[[str], Executable]) -> None:
         self._build = build
-        self.fresh = fresh
         self._statements: dict[str, Executable] = {}
         self._written: tuple[str, dict[str, Any]] | None = None
 
@@ -194,7 +180,6 @@ def _written_out(element: Any, dialect: Dialect) -> Any:
 class _Given:
     def __init__(self, question: Question, values: dict[str, Any]) -> None:
         self._question, self._values = question, values
-        self.fresh = question.fresh
 
     def written(self, dialect: Dialect) -> tuple[str, Mapping[str, Any]]:
         statement, constants = self._question.written(dialect)
