@@ -164,8 +164,10 @@ class _Committer:
 
         receipts, fates = self._database.transact(work)
         failpoints.reach("submit.after_commit")
+        accepted = [fate for fate in fates if isinstance(fate, Accepted)]
         self._wakeups.send(
-            sum((Counter(fate.wake) for fate in fates if isinstance(fate, Accepted)), Counter())
+            sum((Counter(fate.wake) for fate in accepted), Counter()),
+            jobs=sum(len(fate.rows) for fate in accepted),
         )
         return receipts
 

@@ -77,6 +77,14 @@ _DEPENDENTS = Question(
         one_of(d, job_dependencies.c.depends_on, "ids")
     )
 )
+#: Whether any other unfinished job is in these lanes.
+_OTHERS = Question(
+    lambda d: (
+        select(job_lanes.c.job_id)
+        .where(one_of(d, job_lanes.c.lane, "lanes"), ~one_of(d, job_lanes.c.job_id, "ids"))
+        .limit(1)
+    )
+)
 
 
 def _count(_dialect: str) -> Any:
@@ -141,12 +149,17 @@ def finish(connection: Connection, outcomes: Sequence[tuple[Claim, Outcome]]) ->
     """Write the outcomes of a group of claims, with their events, in this transaction.
 
     An outcome counts only if the job still runs under the claim's fencing number; rows
-    are locked in the order of their ids before anything else is touched.
+    are locked in the order of their ids before anything else is touched. From then on
+    nobody can begin to wait for them (`hold_unfinished`).
     """
     changes = inventory.merge(change for _, outcome in outcomes for change in outcome.changes)
-    rows, *before = ask(
+    ids = [claim.job_id for claim, _ in outcomes]
+    lanes = sorted({lane for claim, _ in outcomes for lane in _lanes(claim)})
+    rows, dependents, others, *before = ask(
         connection,
-        _HELD(ids=[claim.job_id for claim, _ in outcomes]),
+        _HELD(ids=ids),
+        _DEPENDENTS(ids=ids),
+        _OTHERS(lanes=lanes, ids=ids),
         *changes.volumes_before(),
     )
     held = {(row["id"], row["fence"]): row for row in rows if row["state"] == JobState.RUNNING}
@@ -177,7 +190,8 @@ def finish(connection: Connection, outcomes: Sequence[tuple[Claim, Outcome]]) ->
         recorded(events, now),
     ]
     room = changes.room(before[0] if before else [])
-    closed = close(connection, ended, now, room, written)
+    alone = not dependents and not others
+    closed = close(connection, ended, now, room, written, alone=alone)
     for c, _ in valid:
         failpoints.reach("lanes.after_release", connection, action=c.action.name)
     handed_back = {c.queue for c, o in valid if _is_queued(o)}
@@ -198,8 +212,13 @@ def _ended(claim: Claim, outcome: Outcome, row: Mapping[str, Any]) -> Ended:
         claim.batch_id,
         claim.backend_id,
         row["promised_bytes"],
-        lanes_of(claim.action, claim.intent.backend, claim.intent.volume, claim.intent.params),
+        _lanes(claim),
     )
+
+
+def _lanes(claim: Claim) -> list[str]:
+    intent = claim.intent
+    return lanes_of(claim.action, intent.backend, intent.volume, intent.params)
 
 
 def _ends(outcome: Outcome) -> bool:
@@ -340,14 +359,44 @@ def close(
     now: datetime,
     room: Mapping[int, int] | None = None,
     written: Sequence[Asked] = (),
+    *,
+    alone: bool = False,
 ) -> Finished:
     """Let go what waited for jobs that have ended; the last thing a transaction does.
 
     Their lanes are freed, the dependents of those that did not succeed are canceled (and
     theirs in turn), batches are counted, and whatever may run now is queued. What they had
     promised is taken back; ``room`` is what their changes to the inventory take up.
-    ``written`` tells of their end, and is executed first.
+    ``written`` tells of their end, and is executed first. ``alone``: nothing waits for them.
     """
+    if alone:
+        everything, wake = list(ended), set[str]()
+        last = [*written, _RELEASE(ids=[one.job_id for one in ended])]
+    else:
+        everything, wake = _let_go(connection, ended, written, now)
+        last = []
+    left = Counter(room or {})
+    for one in everything:
+        left[one.backend_id] -= one.promised_bytes
+    if counts := _counted(everything, now):
+        counted = ask(connection, *last, *counts)
+    else:
+        put_off(connection, *last)
+        counted = []
+    put_off(connection, *promises.added(left))
+    return Finished(
+        ended_jobs=sorted(one.job_id for one in everything),
+        ended_batches=[row["id"] for rows in counted for row in rows if row["finished_at"]],
+        wake=sorted(wake),
+        lost=[],
+    )
+
+
+def _let_go(
+    connection: Connection, ended: Sequence[Ended], written: Sequence[Asked], now: datetime
+) -> tuple[list[Ended], set[str]]:
+    """Free the lanes of these jobs and what depends on them; all that has ended with them, and
+    the queues that have got work."""
     everything: list[Ended] = []
     candidates: set[int] = set()
     level = list(ended)
@@ -369,9 +418,8 @@ def close(
         }
         level = cancel_dependents(connection, because, now)
     freed = sorted({lane for one in everything for lane in one.lanes})
-    ended_ids = {one.job_id for one in everything}
     wake: set[str] = set()
-    looked_at: set[int] = set(ended_ids)
+    looked_at = {one.job_id for one in everything}
     candidates.update(row["head"] for row in first if row["head"] is not None)
     while candidates - looked_at:
         wake.update(promote(connection, candidates - looked_at))
@@ -379,15 +427,7 @@ def close(
         # A candidate may have been canceled meanwhile by another, which has found nothing to
         # queue because this job had not ended yet: then the next of the lane is ours to queue.
         candidates = set(heads(connection, freed))
-    left = Counter(room or {})
-    for one in everything:
-        left[one.backend_id] -= one.promised_bytes
-    counted = ask(connection, *_counted(everything, now))
-    put_off(connection, *promises.added(left))
-    ended_batches = [row["id"] for rows in counted for row in rows if row["finished_at"]]
-    return Finished(
-        ended_jobs=sorted(ended_ids), ended_batches=ended_batches, wake=sorted(wake), lost=[]
-    )
+    return everything, wake
 
 
 def cancel_dependents(

@@ -54,6 +54,7 @@ class Accepted:
     depends_on: dict[int, list[int]]
     #: Names of the backends in ``rows``, by id.
     backends: dict[int, str]
+    #: What the queued ones cost, by queue.
     wake: dict[str, int]
     repeated: bool = False
 

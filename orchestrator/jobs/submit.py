@@ -178,12 +178,12 @@ def _store(drafts: Drafts, max_attempts: int, turns: Turns) -> dict[int, Accepte
 
 
 def _wake(rows: Iterable[dict[str, Any]]) -> dict[str, int]:
-    """How many workers have something to do, by queue."""
+    """What the queued jobs cost, by queue."""
     costs: dict[str, int] = defaultdict(int)
     for row in rows:
         if row["state"] == JobState.QUEUED:
             costs[row["queue"]] += row["cost"]
-    return {queue: -(-cost // GROUP_BUDGET) for queue, cost in costs.items()}
+    return dict(costs)
 
 
 def _room(drafts: Drafts) -> tuple[dict[int, int], dict[int, float]]:

@@ -21,6 +21,7 @@ from redis.retry import Retry
 
 from orchestrator import broker, failpoints
 from orchestrator.domain.drivers import DRIVERS
+from orchestrator.jobs.submission import GROUP_BUDGET
 
 log = structlog.get_logger(__name__)
 
@@ -113,6 +114,7 @@ class Wakeups:
 
     def __init__(self, broker_url: str) -> None:
         self._publisher = Publisher(broker_url)
+        #: What the work costs that wake-ups were asked for, by queue; and its jobs.
         self._wanted: dict[str, int] = {}
         self._asked = 0
         self._changed = threading.Condition()
@@ -120,16 +122,18 @@ class Wakeups:
         self._thread = threading.Thread(target=self._run, name="wakeups", daemon=True)
         self._thread.start()
 
-    def send(self, queues: Mapping[str, int] | Iterable[str]) -> None:
-        """Ask for wake-ups: a number of jobs by queue, or queues with one each."""
-        counts = queues if isinstance(queues, Mapping) else dict.fromkeys(queues, 1)
-        if not counts:
+    def send(self, queues: Mapping[str, int] | Iterable[str], *, jobs: int = 1) -> None:
+        """Ask for wake-ups: by queue what the work there costs, or queues with one each.
+
+        ``jobs``: how many jobs the work is, as far as that is known.
+        """
+        costs = queues if isinstance(queues, Mapping) else dict.fromkeys(queues, GROUP_BUDGET)
+        if not costs:
             return
         with self._changed:
-            for name, count in counts.items():
-                wanted = self._wanted.get(name, 0) + count
-                self._wanted[name] = min(wanted, _MOST_AT_ONCE)
-                self._asked += count
+            for name, cost in costs.items():
+                self._wanted[name] = self._wanted.get(name, 0) + cost
+            self._asked += jobs
             self._changed.notify()
 
     def close(self) -> None:
@@ -150,7 +154,13 @@ class Wakeups:
                 if not wanted and self._stopping:
                     return
             try:
-                self._publisher.publish(wanted)
+                self._publisher.publish(
+                    {
+                        # As many as there are groups of jobs that can be claimed.
+                        name: min(_MOST_AT_ONCE, -(-cost // GROUP_BUDGET))
+                        for name, cost in wanted.items()
+                    }
+                )
                 # What is asked for meanwhile is sent as one.
                 time.sleep(min(_LONGEST_PAUSE, asked * _PAUSE_EACH))
             except Exception as error:
