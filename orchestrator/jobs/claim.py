@@ -17,7 +17,13 @@ from orchestrator.domain.errors import Locked, Problem
 from orchestrator.domain.states import JobState, SnapshotState, VolumeState
 from orchestrator.jobs import rules
 from orchestrator.jobs.lanes import lane_taken
-from orchestrator.jobs.looking import backends_with, take_backends, take_volumes, volumes_at
+from orchestrator.jobs.looking import (
+    backends_with,
+    take_backends,
+    take_volumes,
+    volumes_at,
+    volumes_claimed,
+)
 from orchestrator.jobs.outlook import Intent, Outlook, VolumeOutlook, intent_of
 from orchestrator.jobs.submission import GROUP_BUDGET
 from orchestrator.jobs.wakeups import CONTROL_QUEUE
@@ -185,7 +191,9 @@ def _claim(
     if at_once is not None:
         most = min(values["most"], _places_left(connection, backends, at_once))
         values = {**values, "most": most}
-    rows, found = _take(connection, values, backends) if values["most"] > 0 else ([], [])
+    if values["most"] <= 0:
+        return Claimed()
+    rows, found, *known = _take(connection, values, backends)
     if not rows:
         return Claimed()
     now: datetime = rows[0]["now"]
@@ -194,7 +202,8 @@ def _claim(
     names = {backend.id: backend.name for backend in outlook.backends.values()}
     targets = _targets(rows, names)
     again = [row for row in rows if row["claims"] > 1]
-    there, steps, born = _look(connection, targets, again)
+    [there] = known or ask(connection, volumes_at(targets))
+    steps, born = _look(connection, again)
     own_jobs = frozenset(row["id"] for row in rows)
     take_volumes(connection, outlook, there, targets, own_jobs=own_jobs)
     claims = Claimed(
@@ -229,15 +238,21 @@ def _places_left(connection: Connection, backends: Sequence[int], at_once: int) 
 
 def _take(
     connection: Connection, values: dict[str, Any], backends: Sequence[int]
-) -> tuple[Rows, Rows]:
-    """The claimed jobs in the order of their fences, and the backends they may be on."""
+) -> tuple[Rows, ...]:
+    """The claimed jobs in the order of their fences, and the backends they may be on.
+
+    On PostgreSQL also the volumes that they are about.
+    """
     if connection.dialect.name == "postgresql":
-        rows, found = ask(
-            connection, _CLAIM(**values, backends=list(backends)), backends_with(backends)
+        rows, found, there = ask(
+            connection,
+            _CLAIM(**values, backends=list(backends)),
+            backends_with(backends),
+            volumes_claimed(backends),
         )
         if rows:
             put_off(connection, _BEGIN_LANES(ids=[row["id"] for row in rows]))
-        return sorted(rows, key=lambda row: row["fence"]), found
+        return sorted(rows, key=lambda row: row["fence"]), found, there
     queued = connection.execute(
         select(jobs.c.id)
         .where(jobs.c.state == JobState.QUEUED, jobs.c.queue == values["queue"])
@@ -262,18 +277,13 @@ def _targets(rows: Rows, names: Mapping[int, str]) -> set[tuple[str, str]]:
     }
 
 
-def _look(
-    connection: Connection, targets: set[tuple[str, str]], again: Rows
-) -> tuple[Rows, dict[int, list[Step]], set[int]]:
-    """The volumes there are; and of the jobs claimed before, the journals, and which of them
-    have inserted the row of what they make."""
+def _look(connection: Connection, again: Rows) -> tuple[dict[int, list[Step]], set[int]]:
+    """Of jobs claimed before, the journals, and which have inserted the row of what they make."""
     if not again:
-        [there] = ask(connection, volumes_at(targets))
-        return there, {}, set()
+        return {}, set()
     ids = [row["id"] for row in again]
-    there, written, *made = ask(
+    written, *made = ask(
         connection,
-        volumes_at(targets),
         _STEPS(ids=ids),
         _BORN_VOLUMES(ids=[row["volume_id"] for row in again if row["volume_id"]]),
         _BORN_SNAPSHOTS(ids=[row["snapshot_id"] for row in again if row["snapshot_id"]]),
@@ -283,7 +293,7 @@ def _look(
         step = Step(row["seq"], row["name"], row["state"], row["detail"] or {})
         steps.setdefault(row["job_id"], []).append(step)
     born = {row["created_by_job"] for rows in made for row in rows}
-    return there, steps, born.intersection(ids)
+    return steps, born.intersection(ids)
 
 
 def _claim_of(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sqlalchemy import Connection, func, or_, select
+from sqlalchemy import Connection, any_, func, literal_column, or_, select
 
 from orchestrator.domain.states import JobState, SnapshotState, VolumeState
 from orchestrator.jobs.lanes import lanes_of
@@ -19,6 +19,7 @@ from orchestrator.jobs.outlook import (
 )
 from orchestrator.store.asking import Asked, Question, Rows, ask, one_of
 from orchestrator.store.columns import db_now
+from orchestrator.store.statements import CLAIMED_POSTGRESQL
 from orchestrator.store.tables import (
     attachments,
     backends,
@@ -73,20 +74,27 @@ _JOBS_IN = Question(
     )
 )
 
+_LIVE_VOLUMES = (
+    select(
+        backends.c.name.label("backend"),
+        *(volumes.c.id, volumes.c.name, volumes.c.state, volumes.c.size_bytes),
+        *(volumes.c.metadata, volumes.c.created_by_job),
+    )
+    .join(backends, backends.c.id == volumes.c.backend_id)
+    .where(volumes.c.state != VolumeState.REMOVED)
+)
+
 #: Live volumes of any of these names on any of these backends.
 _VOLUMES = Question(
-    lambda d: (
-        select(
-            backends.c.name.label("backend"),
-            *(volumes.c.id, volumes.c.name, volumes.c.state, volumes.c.size_bytes),
-            *(volumes.c.metadata, volumes.c.created_by_job),
-        )
-        .join(backends, backends.c.id == volumes.c.backend_id)
-        .where(
-            one_of(d, backends.c.name, "backends"),
-            one_of(d, volumes.c.name, "names"),
-            volumes.c.state != VolumeState.REMOVED,
-        )
+    lambda d: _LIVE_VOLUMES.where(
+        one_of(d, backends.c.name, "backends"), one_of(d, volumes.c.name, "names")
+    )
+)
+#: Live volumes that the jobs just claimed are about; on PostgreSQL only.
+_VOLUMES_CLAIMED = Question(
+    lambda d: _LIVE_VOLUMES.where(
+        one_of(d, volumes.c.backend_id, "backends"),
+        volumes.c.name == any_(literal_column(CLAIMED_POSTGRESQL)),
     )
 )
 _SNAPSHOTS = Question(
@@ -135,6 +143,14 @@ def volumes_at(targets: Targets) -> Asked:
         backends=sorted({backend for backend, _ in wanted}),
         names=sorted({name for _, name in wanted}),
     )
+
+
+def volumes_claimed(backend_ids: Iterable[int]) -> Asked:
+    """`volumes_at` for the jobs of these backends that were claimed in the same round trip.
+
+    On PostgreSQL only.
+    """
+    return _VOLUMES_CLAIMED(backends=sorted(backend_ids))
 
 
 def take_backends(outlook: Outlook, rows: Rows) -> None:

@@ -43,9 +43,16 @@ RETURNING jobs.id, jobs.action, jobs.backend_id, jobs.volume, jobs.snapshot, job
           jobs.queue, jobs.cancel_requested_at, jobs.claims, {now} AS now
 """
 
-_COUNTED = """)
-SELECT taken.*, (SELECT count(*) FROM head) AS seen FROM taken
+_COUNTED = """), noted AS (
+    SELECT set_config('orchestrator.claimed', CAST(array_agg(name) AS text), true)
+    FROM taken, unnest(ARRAY[volume, params ->> 'source', params ->> 'new_name']) AS name
+)
+SELECT taken.*, (SELECT count(*) FROM head) AS seen, (SELECT * FROM noted) AS noted FROM taken
 """
+
+#: The names of the volumes that the jobs just claimed are about, for a statement that travels
+#: with the claim and cannot be told; null if none.
+CLAIMED_POSTGRESQL = "CAST(nullif(current_setting('orchestrator.claimed', true), '') AS text[])"
 
 # SKIP LOCKED lets several workers claim side by side. MATERIALIZED keeps the planner from
 # running the limited, locking query once for each row. NO KEY UPDATE does not collide with
