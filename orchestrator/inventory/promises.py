@@ -12,10 +12,11 @@ from orchestrator.store.asking import Asked, Question, ask
 #: several backends come in the order of their ids.
 _ADD = Question(
     lambda _: text(
-        "INSERT INTO promises (backend_id, promised_bytes) VALUES (:backend_id, :bytes)"
+        "INSERT INTO promises (backend_id, promised_bytes, limit_bytes)"
+        " VALUES (:backend_id, :bytes, CAST(:most AS bigint))"
         " ON CONFLICT (backend_id) DO UPDATE"
-        " SET promised_bytes = promises.promised_bytes + excluded.promised_bytes"
-        " RETURNING backend_id, promised_bytes"
+        " SET promised_bytes = promises.promised_bytes + excluded.promised_bytes,"
+        " limit_bytes = excluded.limit_bytes"
     )
 )
 
@@ -29,13 +30,16 @@ def add(connection: Connection, bytes_by_backend: Mapping[int, int]) -> None:
         ask(connection, *changes)
 
 
-def added(bytes_by_backend: Mapping[int, int]) -> list[Asked]:
+def added(
+    bytes_by_backend: Mapping[int, int], limits: Mapping[int, int] | None = None
+) -> list[Asked]:
     """What `add` does, to be done by `ask`, last of all.
 
-    Answers the new sum of each backend that changes: ``backend_id``, ``promised_bytes``.
+    If a sum were above the backend's limit then, the database refuses, and `transact` does the
+    whole transaction again, which sees what others have promised meanwhile.
     """
     return [
-        _ADD(backend_id=backend_id, bytes=difference)
+        _ADD(backend_id=backend_id, bytes=difference, most=(limits or {}).get(backend_id))
         for backend_id, difference in sorted(bytes_by_backend.items())
         if difference
     ]

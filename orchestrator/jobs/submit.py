@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from math import inf
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, select
@@ -21,9 +20,8 @@ from orchestrator.jobs.outlook import Intent
 from orchestrator.jobs.submission import GROUP_BUDGET, Accepted, PlannedJob, Submission
 from orchestrator.jobs.turns import Turns, in_batch
 from orchestrator.jobs.wakeups import backend_queue
-from orchestrator.store.asking import ask
+from orchestrator.store.asking import put_off
 from orchestrator.store.bulk import draw, insert_rows, inserted
-from orchestrator.store.database import Contended
 from orchestrator.store.tables import batches, idempotency_keys, job_dependencies, job_lanes, jobs
 
 
@@ -136,7 +134,7 @@ def _store(drafts: Drafts, max_attempts: int, turns: Turns) -> dict[int, Accepte
     ]
     happened = [_event(rows[draft.number], draft.intent.backend) for draft in accepted]
     room, limits = _room(drafts)
-    told = ask(
+    put_off(
         connection,
         inserted(jobs, list(rows.values())),
         *(
@@ -149,14 +147,8 @@ def _store(drafts: Drafts, max_attempts: int, turns: Turns) -> dict[int, Accepte
             if some
         ),
         recorded(happened, drafts.now),
-        *promises.added(room),
+        *promises.added(room, limits),
     )
-    for sums in told:
-        # Others may have promised some since this transaction looked: if that has made it
-        # too much, everything is checked again, by numbers that are up to date then.
-        for row in sums:
-            if row["promised_bytes"] > limits[row["backend_id"]]:
-                raise Contended
     backends = {backend.id: backend.name for backend in drafts.outlook.backends.values()}
     return {
         key: Accepted(
@@ -186,14 +178,15 @@ def _wake(rows: Iterable[dict[str, Any]]) -> dict[str, int]:
     return dict(costs)
 
 
-def _room(drafts: Drafts) -> tuple[dict[int, int], dict[int, float]]:
+def _room(drafts: Drafts) -> tuple[dict[int, int], dict[int, int]]:
     """The room that the accepted jobs will take, and the most that may be promised."""
     room: dict[int, int] = defaultdict(int)
-    limits: dict[int, float] = {}
+    limits: dict[int, int] = {}
     for draft in drafts.accepted:
         backend = drafts.outlook.backend(draft.intent.backend)
         room[backend.id] += draft.room
-        limits[backend.id] = inf if backend.limit_bytes is None else backend.limit_bytes
+        if backend.limit_bytes is not None:
+            limits[backend.id] = int(backend.limit_bytes)
     return room, limits
 
 

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from orchestrator.domain.errors import Unavailable
 from orchestrator.store.asking import commit_put_off
+from orchestrator.store.tables import PROMISED_ABOVE_LIMIT
 
 T = TypeVar("T")
 
@@ -30,10 +31,6 @@ _POSTGRESQL_AWAY = {"08", "53", "57", "58"}
 _SQLITE_AWAY = ("unable to open", "disk I/O", "is full", "readonly", "malformed", "not a database")
 #: Seconds a writer waits for SQLite's one write lock.
 _SQLITE_BUSY = 30.0
-
-
-class Contended(Exception):
-    """Another transaction was faster: what this one has found no longer holds. Do it again."""
 
 
 class Database:
@@ -124,8 +121,8 @@ class Database:
     def transact(self, work: Callable[[Connection], T]) -> T:
         """Run ``work`` in a transaction, again as a whole where the database asks for it.
 
-        ``work`` must have no effect outside the database; it raises `Contended` to be run
-        again. Raises `Unavailable` when the database cannot be reached.
+        ``work`` must have no effect outside the database. Raises `Unavailable` when that
+        cannot be reached.
         """
         for attempt in range(1, _TRIES + 1):
             committing = False
@@ -134,7 +131,7 @@ class Database:
                     done = work(connection)
                     committing = True
                 return done
-            except (OperationalError, Unavailable, Contended) as error:
+            except (OperationalError, IntegrityError, Unavailable) as error:
                 # A pooled connection that has died says so at its first use. Nothing is
                 # repeated once a commit was sent: it may have taken effect.
                 stale = attempt == 1 and not committing and _has_died(error)
@@ -231,8 +228,8 @@ def _has_died(error: Exception) -> bool:
 
 
 def _repeatable(error: Exception) -> bool:
-    if isinstance(error, Contended):
-        return True
+    if isinstance(error, IntegrityError):
+        return PROMISED_ABOVE_LIMIT in str(error.orig)
     if not isinstance(error, OperationalError):
         return False
     state = getattr(error.orig, "sqlstate", None)

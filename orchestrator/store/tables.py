@@ -106,11 +106,17 @@ backends = Table(
 
 #: What each backend has promised: the sizes of its volumes, and what unfinished jobs will
 #: add. Every transaction that changes one of the two adds the difference as its last act.
+#: The constraint that is violated where others have promised meanwhile what was free.
+PROMISED_ABOVE_LIMIT = "ck_promises_limit"
+
 promises = Table(
     "promises",
     metadata,
     Column("backend_id", ForeignKey("backends.id"), primary_key=True, autoincrement=False),
     Column("promised_bytes", BigInteger, nullable=False),
+    #: The most that there may be, as whoever promised last knew it; null after anything else.
+    Column("limit_bytes", BigInteger),
+    CheckConstraint("promised_bytes <= limit_bytes", name="limit"),
 )
 
 policies = Table(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import Connection, func, select
 
 from orchestrator.domain.errors import (
     AlreadyExists,
@@ -33,9 +33,11 @@ from orchestrator.domain.errors import (
     UnknownVolume,
     WrongState,
 )
+from orchestrator.domain.requests import parse_request
 from orchestrator.domain.states import Role
 from orchestrator.inventory import locks
-from orchestrator.jobs.submission import Actor
+from orchestrator.jobs.submission import Accepted, Actor, Submission
+from orchestrator.jobs.submit import submit
 from orchestrator.store.tables import events, idempotency_keys, job_lanes, jobs
 from tests.engine.conftest import ADMIN, Engine, act, create, grow
 
@@ -218,6 +220,29 @@ def test_promised_room_counts_what_is_queued(engine: Engine) -> None:
     engine.submit(act("volume.remove", "v0"))
     engine.work()
     engine.submit(create("one-more", "1T"))
+
+
+def test_room_that_another_has_taken_meanwhile_is_not_promised_twice(engine: Engine) -> None:
+    if not engine.database.is_postgresql:
+        pytest.skip("on SQLite one submission is checked and committed at a time")
+    # Names whose lanes share no lock: neither waits for the other.
+    requests = [parse_request(create(f"second{n}", "1T")) for n in range(11)]
+    wanted = Submission(requests=requests, actor=ADMIN, batch=True)
+    looks = 0
+
+    def look_and_be_overtaken(connection: Connection) -> Accepted:
+        nonlocal looks
+        looks += 1
+        accepted = submit(connection, wanted, max_attempts=5)
+        if looks == 1:
+            engine.submit(*[create(f"first{n}", "1T") for n in range(10)])
+        return accepted
+
+    with pytest.raises(InsufficientCapacity) as caught:
+        engine.database.transact(look_and_be_overtaken)
+    assert looks == 2
+    assert caught.value.facts["promised_bytes"] == 20 * 2**40
+    assert _count(engine)["jobs"] == 10
 
 
 def test_a_lock_of_another_host_forbids_and_its_owner_may(engine: Engine) -> None:
