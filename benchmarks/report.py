@@ -229,8 +229,9 @@ durably in one step, and recorded in the database; a truncated file is none of t
 """,
     "scale": """\
 One run after the other on one product with PostgreSQL. Memory is resident memory, of workers the
-larger one, before and after {sizes.batches_for_memory} batches of {sizes.batch:,} jobs. Jobs on one
-volume are `volume.verify`, each of which waits for the one before it.
+larger one, after {sizes.batches_before_memory} batches of {sizes.batch:,} jobs and after
+{sizes.batches_for_memory} more. Jobs on one volume are `volume.verify`, each of which waits for the
+one before it.
 """,
     "queues": """\
 {sizes.queued:,} empty jobs from the first submission until the last has ended, each queue with two

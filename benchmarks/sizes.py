@@ -22,9 +22,11 @@ class Sizes:
     files: int = 1_000
     #: Requests that wait for one job.
     waiters: int = 1_000
-    #: Jobs on one volume, volumes with one job each, and batches between two looks at memory.
+    #: Jobs on one volume, volumes with one job each; batches before the first look at memory,
+    #: and between that and the second.
     lane: int = 10_000
     volumes: int = 100_000
+    batches_before_memory: int = 5
     batches_for_memory: int = 10
     #: Finished jobs in the database that has a history; each has five events on average.
     history: int = 1_000_000
@@ -47,6 +49,7 @@ QUICK = Sizes(
     waiters=200,
     lane=500,
     volumes=5_000,
+    batches_before_memory=2,
     batches_for_memory=2,
     history=20_000,
     history_rounds=2,

@@ -24,7 +24,7 @@ def measure(stand: Stand, sizes: Sizes, results: Results) -> None:
 
 
 def _memory(product: Product, sizes: Sizes, results: Results) -> None:
-    for _ in range(2):  # until what is kept once is there
+    for _ in range(sizes.batches_before_memory):  # until what is kept once is there
         product.batch_seconds(sizes.batch)
     before = product.memory_mib()
     for _ in range(sizes.batches_for_memory):

@@ -23,7 +23,7 @@ from orchestrator.store.tables import batches, jobs
 log = structlog.get_logger(__name__)
 
 #: Ends heard of lately, for requests that begin to wait just after.
-_REMEMBERED = 50_000
+_REMEMBERED = 10_000
 #: Seconds between looks at the database, in case a notice was lost.
 _POLL_SECONDS = 1.0
 #: Seconds before trying the broker again.
