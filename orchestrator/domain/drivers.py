@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from orchestrator.domain.sizes import Size
 
@@ -31,6 +32,69 @@ class FileOptions(DriverOptions):
     """Options of the ``file`` driver."""
 
     path: Path = Field(description="The directory that holds the images.")
+
+
+#: Where Ganeti looks for providers, in this order.
+_PROVIDERS = (
+    Path("/srv/ganeti/extstorage"),
+    Path("/usr/local/lib/ganeti/extstorage"),
+    Path("/usr/lib/ganeti/extstorage"),
+    Path("/usr/share/ganeti/extstorage"),
+)
+#: Seconds that each script of a provider may take.
+_SCRIPT_SECONDS = {
+    "create": 900.0,
+    "attach": 60.0,
+    "detach": 60.0,
+    "remove": 900.0,
+    "grow": 900.0,
+    "setinfo": 60.0,
+    "verify": 60.0,
+    "snapshot": 900.0,
+    "open": 60.0,
+    "close": 60.0,
+}
+
+
+class ExtStorageOptions(DriverOptions):
+    """Options of the ``extstorage`` driver."""
+
+    provider: str = Field(
+        pattern=r"^[A-Za-z0-9_-]+$", description="The name of the provider's directory."
+    )
+    search_path: tuple[Path, ...] = Field(
+        default=_PROVIDERS,
+        min_length=1,
+        description="Directories that hold providers; the first that has it counts.",
+    )
+    path: Path = Field(
+        default=Path("/var/lib/orchestrator/extstorage"),
+        description="The driver's own directory on each host: logs, and what is attached there.",
+    )
+    parameters: dict[str, str] = Field(
+        default_factory=dict, description="Values for the provider's parameters."
+    )
+    access: Literal["kernelspace", "userspace"] = Field(
+        default="kernelspace", description="How the provider is told that volumes are used."
+    )
+    timeouts: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict, description="Seconds that a script may take, by its name."
+    )
+
+    @field_validator("timeouts")
+    @classmethod
+    def _scripts(cls, given: dict[str, float]) -> dict[str, float]:
+        for script in given:
+            if script not in _SCRIPT_SECONDS:
+                raise ValueError(
+                    f"there is no script {script!r}; there are {', '.join(_SCRIPT_SECONDS)}"
+                )
+        return given
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """The most that each script may take."""
+        return {**_SCRIPT_SECONDS, **self.timeouts}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +129,8 @@ _EVERYTHING = frozenset(
         "inspect",
         "snapshot",
         "attach",
+        "attach_read_only",
+        "open",
     }
 )
 
@@ -90,6 +156,16 @@ DRIVERS: dict[str, DriverSpec] = {
             thin=True,
             overcommit=20.0,
             group=25,
+            attaches_locally=True,
+        ),
+        DriverSpec(
+            name="extstorage",
+            target="workers.backends.extstorage:ExtStorageDriver",
+            capabilities=_EVERYTHING - {"rename", "rollback", "snapshot", "attach_read_only"},
+            options=ExtStorageOptions,
+            thin=False,
+            overcommit=1.0,
+            group=4,
             attaches_locally=True,
         ),
     )

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from orchestrator.domain.actions import ACTIONS, Action
+from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import UnknownBackend
 from orchestrator.domain.requests import MAX_ID
 from orchestrator.domain.states import SnapshotState, VolumeState
@@ -84,6 +85,11 @@ class BackendOutlook:
     promised_bytes: int
     #: The turn that workers are at in the backend's queue.
     turn: int
+
+    @property
+    def known_capabilities(self) -> frozenset[str]:
+        """What a worker found it can do, or what its driver can at best."""
+        return DRIVERS[self.driver].capabilities if self.capabilities is None else self.capabilities
 
     @property
     def limit_bytes(self) -> int | None:

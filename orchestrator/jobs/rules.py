@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from orchestrator.domain.actions import MAX_METADATA
-from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import (
     AlreadyExists,
     BackendDisabled,
@@ -57,9 +56,7 @@ def check(outlook: Outlook, intent: Intent) -> None:
             f"backend {backend.name} is disabled: an administrator can resume it",
             field="backend",
         )
-    known = backend.capabilities
-    if known is None:
-        known = DRIVERS[backend.driver].capabilities
+    known = backend.known_capabilities
     if action.capability is not None and action.capability not in known:
         raise Unsupported(
             f"backend {backend.name} (driver {backend.driver}) cannot {action.verb} here",
@@ -448,6 +445,12 @@ def _play_attach(outlook: Outlook, intent: Intent) -> None:
 
 def _check_attach(outlook: Outlook, intent: Intent) -> None:
     volume = _there(outlook, intent)
+    backend = outlook.backend(intent.backend)
+    if intent.params.get("read_only") and "attach_read_only" not in backend.known_capabilities:
+        raise Unsupported(
+            f"backend {backend.name} (driver {backend.driver}) attaches volumes for writing only",
+            field="params.read_only",
+        )
     held = volume.attachments.get(intent.host or "")
     if held is not None and held.read_only != bool(intent.params.get("read_only")):
         raise InUse(

@@ -49,3 +49,7 @@ class Needs:
         missing = sorted(set(capabilities) - self._driver.capabilities())
         if missing:
             pytest.skip(f"{type(self._driver).__name__} cannot do here: {', '.join(missing)}")
+
+    def told(self, what: str) -> None:
+        if what in self._driver.cannot_tell:
+            pytest.skip(f"the storage of {type(self._driver).__name__} cannot tell: {what}")

@@ -15,12 +15,21 @@ from typing import ClassVar
 
 import pytest
 
-from orchestrator.domain.drivers import DRIVERS, DriverOptions, FileOptions, MemoryOptions
-from workers.backends.file import FileDriver
+from orchestrator.domain.drivers import (
+    DRIVERS,
+    DriverOptions,
+    ExtStorageOptions,
+    FileOptions,
+    MemoryOptions,
+)
+from workers.backends.extstorage import ExtStorageDriver
+from workers.backends.file import FileDriver, loops
 from workers.backends.interface import Driver, VolumeRef
 from workers.backends.memory import MemoryDriver, erase
 
 INSTALLATION = "conformance"
+#: The example provider of Ganeti's External Storage interface.
+PROVIDERS = Path(__file__).parents[2] / "examples" / "extstorage"
 
 
 class System(ABC):
@@ -216,11 +225,65 @@ class PlainFiles(MountedFiles):
             pytest.skip(f"ramfs cannot be mounted here: {error}")
 
 
+class SparseProvider(System):
+    """The example provider of Ganeti's interface: shell scripts, sparse files, loop devices."""
+
+    kind = "extstorage"
+    driver: ExtStorageDriver
+
+    def start(self, room: Path, backend: str) -> None:
+        if not loops.available():
+            pytest.skip("loop devices need root, and a kernel that has them")
+        self.images = room / "images"
+        self.images.mkdir()
+        self.room = room
+        self.driver = ExtStorageDriver(backend, self.options(), INSTALLATION)
+
+    def stop(self) -> None:
+        _release_loops(self.images)
+
+    def options(self) -> ExtStorageOptions:
+        return ExtStorageOptions(
+            provider="sparse",
+            search_path=(PROVIDERS,),
+            path=self.room / "driver",
+            parameters={"path": str(self.images)},
+        )
+
+    def unmarked(self) -> Driver:
+        return self.driver
+
+    def absent(self) -> Driver | None:
+        options = self.options().model_copy(update={"search_path": (self.room / "not",)})
+        return ExtStorageDriver("absent", options, INSTALLATION)
+
+    def image(self, volume: VolumeRef) -> Path:
+        return self.images / f"{volume.id}.img"
+
+    def write(self, volume: VolumeRef, data: bytes, offset: int = 0) -> None:
+        with self.image(volume).open("r+b") as file:
+            file.seek(offset)
+            file.write(data)
+
+    def read(self, volume: VolumeRef, length: int, offset: int = 0) -> bytes:
+        with self.image(volume).open("rb") as file:
+            file.seek(offset)
+            return file.read(length)
+
+    def plant_foreign(self, label: str) -> str:
+        (self.images / f"{label}.img").write_bytes(b"not ours")
+        return label
+
+    def leftovers(self) -> list[str]:
+        return [path.name for path in self.images.glob("*.new")]
+
+
 SYSTEMS: dict[str, type[System]] = {
     "memory": Memory,
     "file": Files,
     "file-xfs": XfsFiles,
     "file-without-attributes": PlainFiles,
+    "extstorage": SparseProvider,
 }
 
 assert {system.kind for system in SYSTEMS.values()} == set(DRIVERS), "every driver is tested"

@@ -23,7 +23,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from orchestrator.domain.drivers import DriverOptions
 from orchestrator.domain.errors import InvalidInput, Unsupported
@@ -47,6 +47,10 @@ class VolumeRef:
 
     id: str
     name: str
+    #: What the inventory has of it, for storage that cannot tell: its size in bytes, and its
+    #: own values of the driver's parameters.
+    size_bytes: int | None = field(default=None, compare=False)
+    parameters: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
@@ -97,8 +101,9 @@ class SnapshotFacts:
 class Capacity:
     """Room of a backend, in bytes. Sizes of volumes are multiples of ``grain``."""
 
-    total_bytes: int
-    free_bytes: int
+    #: None where the storage cannot tell.
+    total_bytes: int | None
+    free_bytes: int | None
     grain_bytes: int
 
 
@@ -125,6 +130,10 @@ class Call(Protocol):
 
 class Driver(ABC):
     """One configured storage system. Instances are shared by the threads of a worker."""
+
+    #: What this kind of storage cannot tell, so that only the inventory knows: ``identity`` (it
+    #: can bear no marker), ``capacity``, ``volumes`` (which there are), ``metadata``.
+    cannot_tell: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, backend: str, options: DriverOptions, installation: str) -> None:
         """Remember the configuration; touch nothing yet.
@@ -158,6 +167,13 @@ class Driver(ABC):
     @abstractmethod
     def capacity(self) -> Capacity:
         """Room in all, room that is left, and the grain of sizes."""
+
+    def parameters(self) -> Mapping[str, str]:
+        """What volumes may have values of their own for: names, and what they mean."""
+        return {}
+
+    def check(self, call: Call) -> None:  # noqa: B027 - for those that want it
+        """Let the storage check its configuration, where it has a way to do that."""
 
     # -- reading --------------------------------------------------------------------------
 
@@ -274,3 +290,9 @@ class Driver(ABC):
         `InUse` while somebody holds the device open.
         """
         raise Unsupported(f"backend {self.backend} cannot attach volumes")
+
+    def open(self, volume: VolumeRef, call: Call, *, exclusive: bool) -> None:  # noqa: B027 - for those that want it
+        """Let this host use the volume that is attached; for storage that wants to know."""
+
+    def close(self, volume: VolumeRef, call: Call) -> None:  # noqa: B027 - for those that want it
+        """End that use."""

@@ -220,7 +220,7 @@ def verify(work: Work) -> Done:
         ("name", record.name, facts.name),
         ("metadata", record.metadata, dict(facts.metadata)),
     ):
-        if recorded != found:
+        if recorded != found and name not in work.driver.cannot_tell:
             differences[name] = {"recorded": recorded, "found": found}
     recorded_names = sorted(record.snapshots)
     found_names = sorted(found.name for found in work.driver.list_snapshots(work.volume))
@@ -276,13 +276,17 @@ def detach(work: Work) -> Done:
 
 
 def open_(work: Work) -> Done:
-    """Note that the host uses the volume."""
-    opening = "exclusive" if work.intent.params.get("exclusive") else "shared"
-    return _opened(work, opening)
+    """Let the host use the volume."""
+    _here(work)
+    exclusive = bool(work.intent.params.get("exclusive"))
+    work.driver.open(work.volume, work, exclusive=exclusive)
+    return _opened(work, "exclusive" if exclusive else "shared")
 
 
 def close(work: Work) -> Done:
-    """Note that the host no longer uses the volume."""
+    """End the host's use of the volume."""
+    _here(work)
+    work.driver.close(work.volume, work)
     return _opened(work, None)
 
 
@@ -325,11 +329,14 @@ def refresh(work: Work) -> Done:
 
 
 def verify_backend(work: Work) -> Done:
-    """Check the marker; with ``accept_identity``, make it agree."""
+    """Check the marker, and what the storage itself can check; with ``accept_identity``, make
+    the marker agree."""
     found = work.driver.read_identity()
     wanted = work.claim.identity
+    if "identity" in work.driver.cannot_tell:
+        found = wanted or uuid.uuid4().hex
     changes: list[Change] = []
-    if found != wanted:
+    if found != wanted and "identity" not in work.driver.cannot_tell:
         if not work.intent.params.get("accept_identity"):
             what = "no identity marker" if found is None else "another marker"
             raise IdentityMismatch(
@@ -343,6 +350,7 @@ def verify_backend(work: Work) -> Done:
     changes.append(
         set_backend(work.claim.backend_id, identity=found, identity_written=True, error=None)
     )
+    work.driver.check(work)
     looked = _looked(work)
     return Done(
         result={"identity": found, **looked.result},
@@ -407,8 +415,6 @@ HANDLERS: dict[str, Handler] = {
 WITHOUT_STORAGE = frozenset(
     {
         "volume.forget",
-        "volume.open",
-        "volume.close",
         "backend.refresh",
         "backend.verify",
         "backend.drain",

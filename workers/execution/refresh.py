@@ -44,7 +44,7 @@ def look_at(
         )
     ]
     seen = 0
-    for facts in driver.list_volumes():
+    for facts in () if "volumes" in driver.cannot_tell else driver.list_volumes():
         call.checkpoint()
         seen += 1
         if facts.id is not None and recorded.get(facts.id, facts.used_bytes) != facts.used_bytes:
@@ -52,6 +52,6 @@ def look_at(
     told = {
         "total_bytes": capacity.total_bytes,
         "free_bytes": capacity.free_bytes,
-        "volumes_found": seen,
+        "volumes_found": None if "volumes" in driver.cannot_tell else seen,
     }
     return told, changes

@@ -144,7 +144,9 @@ class Work:
     def volume(self) -> VolumeRef:
         """The target volume."""
         assert self.intent.volume is not None and self.intent.volume_id is not None  # noqa: S101
-        return VolumeRef(self.intent.volume_id, self.intent.volume)
+        recorded = self.claim.volume
+        size = None if recorded is None else recorded.size_bytes
+        return VolumeRef(self.intent.volume_id, self.intent.volume, size)
 
     @property
     def snapshot(self) -> SnapshotRef:
@@ -157,12 +159,19 @@ class Work:
     def source(self) -> VolumeRef:
         """The source of a clone."""
         assert self.intent.source_id is not None  # noqa: S101
-        return VolumeRef(self.intent.source_id, self.intent.params["source"])
+        recorded = self.claim.source
+        size = None if recorded is None else recorded.size_bytes
+        return VolumeRef(self.intent.source_id, self.intent.params["source"], size)
 
     def check_identity(self) -> None:
-        """Raise `IdentityMismatch` unless the storage bears this backend's marker."""
+        """Raise `IdentityMismatch` unless the storage bears this backend's marker.
+
+        Of storage that can bear none it is only seen that it is there.
+        """
         found = self.driver.read_identity()
         wanted = self.claim.identity
+        if "identity" in self.driver.cannot_tell:
+            return
         if wanted is None or not self.claim.identity_written:
             raise BackendUnavailable(
                 f"backend {self.intent.backend} has not been set up yet: 'orchestrator backend "
@@ -336,7 +345,9 @@ def _truth(work: Work) -> list[Change]:
             name=facts.name if work.intended("rename") else recorded.name,
             size_bytes=facts.size_bytes,
             used_bytes=facts.used_bytes,
-            metadata=dict(facts.metadata),
+            metadata=recorded.metadata
+            if "metadata" in work.driver.cannot_tell
+            else dict(facts.metadata),
         ),
         *(SnapshotGone(one.id) for one in recorded.snapshots.values() if one.id not in kept),
         *_use(work, recorded, work.driver.devices(work.volume)),

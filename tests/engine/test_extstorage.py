@@ -1,0 +1,212 @@
+"""Backends of the `extstorage` driver whose provider does not do as it should."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator.domain.errors import Unsupported
+from orchestrator.inventory.hosts import seen
+from orchestrator.settings import BackendSettings, Settings
+from orchestrator.store.database import Database
+from tests.conformance.systems import PROVIDERS, _release_loops
+from tests.engine.conftest import Engine, act, create, grow
+from workers.backends.file import loops
+
+# What is tried is the driver and how jobs end; the database does not matter for that.
+pytestmark = [
+    pytest.mark.skipif(not loops.available(), reason="loop devices need root"),
+    pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True),
+]
+
+
+class Provider:
+    """A copy of the example provider, to be spoilt."""
+
+    def __init__(self, room: Path) -> None:
+        self.directory = room / "providers" / "sparse"
+        shutil.copytree(PROVIDERS / "sparse", self.directory)
+        self.images = room / "images"
+        self.images.mkdir()
+        self.room = room / "driver"
+
+    def replace(self, script: str, body: str) -> None:
+        (self.directory / script).write_text(body)
+
+    def settings(self) -> BackendSettings:
+        return BackendSettings.model_validate(
+            {
+                "driver": "extstorage",
+                "provider": "sparse",
+                "search_path": [str(self.directory.parent)],
+                "path": str(self.room),
+                "parameters": {"path": str(self.images)},
+                "timeouts": {"attach": 5},
+            }
+        )
+
+    def processes(self) -> list[str]:
+        """What runs in the provider's directory, or was started from there."""
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                if (entry / "cwd").readlink().is_relative_to(self.directory):
+                    found.append((entry / "cmdline").read_bytes().decode().replace("\0", " "))
+            except OSError:
+                continue
+        return found
+
+
+@pytest.fixture
+def provider(tmp_path: Path) -> Iterator[Provider]:
+    made = Provider(tmp_path)
+    yield made
+    _release_loops(made.images)
+
+
+@pytest.fixture
+def settings(settings: Settings, provider: Provider) -> Settings:
+    backends = {**settings.backends, "ext": provider.settings()}
+    return settings.model_copy(update={"backends": backends})
+
+
+@pytest.fixture
+def engine(engine: Engine) -> Engine:
+    """With a sign of life of its worker, so that jobs for this host are taken."""
+    _live(engine)
+    return engine
+
+
+def _live(engine: Engine) -> None:
+    engine.database.transact(
+        lambda connection: seen(
+            connection,
+            "worker-1",
+            host=engine.settings.host,
+            pid=1,
+            boot_id=None,
+            queues=engine.worker.runner.queues,
+        )
+    )
+
+
+def _end(engine: Engine, *requests: dict[str, object]) -> dict[str, object]:
+    """Do these, one after the other; how the last one ended."""
+    for request in requests:
+        [job_id] = engine.submit({"backend": "ext", **request, "max_attempts": 1}).job_ids
+        engine.work()
+    return dict(engine.job(job_id))
+
+
+def test_a_volume_lives_on_a_provider(engine: Engine, provider: Provider) -> None:
+    here = {"host": engine.settings.host}
+    for request in (
+        create("vm1", "8M", "ext", params={"size_bytes": "8M", "metadata": {"owner": "a"}}),
+        grow("vm1", "16M", "ext"),
+        act("volume.set_info", "vm1", "ext", params={"info": "originstname+web 1"}),
+        act("volume.attach", "vm1", "ext", **here),
+        act("volume.open", "vm1", "ext", params={"exclusive": True}, **here),
+        grow("vm1", "24M", "ext"),
+        act("volume.close", "vm1", "ext", **here),
+        act("volume.clone", "copy", "ext", params={"source": "vm1"}),
+        act("volume.verify", "vm1", "ext"),
+    ):
+        ended = _end(engine, request)
+        assert ended["state"] == "succeeded", ended
+    assert ended["result"]["agrees"]  # type: ignore[index]
+    volumes = engine.volumes("ext")
+    assert {name: view["size_bytes"] for name, view in volumes.items()} == {
+        "vm1": 24 * 2**20,
+        "copy": 24 * 2**20,
+    }
+    assert volumes["vm1"]["metadata"] == {"owner": "a", "info": "originstname+web 1"}
+    [told] = provider.images.glob("*.info")
+    assert told.read_text() == "originstname+web_1\n"
+    for request in (
+        act("volume.detach", "vm1", "ext", **here),
+        act("volume.remove", "vm1", "ext"),
+        act("volume.remove", "copy", "ext"),
+    ):
+        ended = _end(engine, request)
+        assert ended["state"] == "succeeded", ended
+    assert list(provider.images.iterdir()) == []
+
+
+HOLDS_OUTPUT = """#!/bin/sh
+. ./common.sh
+sleep 1000 &
+losetup --find --show "$image"
+"""
+SPOILT: dict[str, tuple[str, str, str]] = {
+    # script, what it is instead, what is told
+    "hangs": ("attach", "#!/bin/sh\nsleep 1000\n", "did not end within 5 s and was killed"),
+    "hangs with children": ("attach", "#!/bin/sh\nsleep 1000 | sleep 1001\n", "did not end"),
+    "chatters": ("attach", "#!/bin/sh\necho Mapping now\n", "'Mapping now' where the path"),
+    "names nothing": ("attach", "#!/bin/sh\necho /dev/no-such\n", "which is not there"),
+    "names a file": ("attach", "#!/bin/sh\necho /etc/passwd\n", "no block device"),
+    "blank at the end": ("attach", "#!/bin/sh\necho '/dev/no '\n", "with blanks at its end"),
+    "prints nothing": ("attach", "#!/bin/sh\n", "prints nothing"),
+    "does nothing": ("create", "#!/bin/sh\nexit 0\n", "ended with success, and what it should"),
+    "no interpreter": ("create", "#!/no/such/sh\n", "names /no/such/sh, which is not there"),
+    "holds output": ("attach", HOLDS_OUTPUT, "left a process that holds its output open"),
+    "is killed": ("create", "#!/bin/sh\nkill -9 $$\n", "was killed by signal 9 (SIGKILL)"),
+    "prints rubbish": ("attach", "#!/bin/sh\nprintf '\\377\\376\\001'\n", "no text"),
+    "fails with rubbish": (
+        "create",
+        "#!/bin/sh\nprintf 'pool is gone\\377\\001\\n' >&2; exit 3\n",
+        "ended with status 3; its log: pool is gone",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", SPOILT)
+def test_a_provider_at_fault_fails_the_job_with_what_to_mend(
+    engine: Engine, provider: Provider, fault: str
+) -> None:
+    script, body, told = SPOILT[fault]
+    provider.replace(script, body)
+    ended = _end(engine, create("vm1", "8M", "ext"))
+    assert ended["state"] == "failed", ended
+    assert told in ended["error"]["detail"]  # type: ignore[index]
+    assert provider.processes() == []
+    assert list(provider.images.iterdir()) == []
+    assert engine.volumes("ext") == {}
+
+
+def test_a_grow_that_does_nothing_is_told(engine: Engine, provider: Provider) -> None:
+    provider.replace("grow", "#!/bin/sh\nexit 0\n")
+    ended = _end(engine, create("vm1", "8M", "ext"), grow("vm1", "16M", "ext"))
+    assert ended["state"] == "failed"
+    assert "not the 16777216 asked for" in ended["error"]["detail"]  # type: ignore[index]
+    assert engine.volumes("ext")["vm1"]["size_bytes"] == 8 * 2**20
+
+
+def test_a_removal_that_does_nothing_is_told(engine: Engine, provider: Provider) -> None:
+    provider.replace("remove", "#!/bin/sh\nexit 0\n")
+    ended = _end(engine, create("vm1", "8M", "ext"), act("volume.remove", "vm1", "ext"))
+    assert ended["state"] == "failed"
+    assert "can still be attached" in ended["error"]["detail"]  # type: ignore[index]
+
+
+def test_what_a_provider_lacks_is_refused_at_submission(
+    settings: Settings, provider: Provider
+) -> None:
+    for script in ("snapshot", "open"):
+        (provider.directory / script).unlink()
+    engine = Engine(settings, Database(settings.database_url))
+    _live(engine)
+    try:
+        _end(engine, create("vm1", "8M", "ext"))
+        for request in (
+            act("volume.clone", "copy", "ext", params={"source": "vm1"}),
+            act("volume.open", "vm1", "ext", host=settings.host),
+            act("volume.attach", "vm1", "ext", host=settings.host, params={"read_only": True}),
+            act("snapshot.create", "vm1", "ext", snapshot="s"),
+        ):
+            with pytest.raises(Unsupported):
+                engine.submit(request)
+    finally:
+        engine.close()

@@ -1,0 +1,132 @@
+"""Block devices that a provider has attached: what its answer says, and what is really there."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+from orchestrator.domain.errors import BackendError, InUse
+from orchestrator.machine import boot_id
+from workers.backends.interface import Device
+
+#: ``<hypervisor>:<uri>``, e.g. ``kvm:rbd:pool/volume``.
+_URI = re.compile(r"[a-z0-9-]+:\S+", re.ASCII)
+_SECTOR = 512
+#: How much of a wrong answer an error shows.
+_SHOWN = 80
+
+
+def parse_answer(answer: bytes) -> Device:
+    """What ``attach`` has printed: a device, URIs, or both. Raises `BackendError`.
+
+    The device is one that is there, on this host, just now.
+    """
+    try:
+        text = answer.decode()
+    except UnicodeDecodeError:
+        raise _wrong("prints bytes that are no text") from None
+    path, *lines = text.removesuffix("\n").split("\n")
+    if not path and not lines:
+        raise _wrong("prints nothing, not even an empty line before its URIs")
+    for line in lines:
+        if not _URI.fullmatch(line):
+            raise _wrong(f"prints {line[:_SHOWN]!r} where <hypervisor>:<uri> belongs")
+    if path:
+        size_of(path)
+    return Device(path=path or None, uris=tuple(lines))
+
+
+def size_of(path: str) -> int:
+    """Bytes of a block device of this host. Raises `BackendError` if it is none."""
+    if not path.startswith("/"):
+        raise _wrong(
+            f"prints {path[:_SHOWN]!r} where the path of a block device belongs: messages belong "
+            "on standard error"
+        )
+    try:
+        found = Path(path).stat()
+    except FileNotFoundError:
+        spaces = ", with blanks at its end," if path != path.rstrip() else ""
+        raise _wrong(f"names {path[:_SHOWN]!r},{spaces} which is not there") from None
+    except OSError as error:
+        raise _wrong(f"names {path[:_SHOWN]!r}: {error.strerror}") from None
+    if not stat.S_ISBLK(found.st_mode):
+        raise _wrong(f"names {path[:_SHOWN]!r}, which is no block device")
+    return _size(found.st_rdev)
+
+
+def _size(number: int) -> int:
+    entry = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}")
+    return int((entry / "size").read_text()) * _SECTOR
+
+
+def _wrong(what: str) -> BackendError:
+    return BackendError(f"the provider's attach {what}")
+
+
+class Attached:
+    """What this host has attached, noted in a directory; forgotten when the host restarts."""
+
+    def __init__(self, room: Path) -> None:
+        self._room = room / "attached"
+
+    def note(self, volume_id: str, device: Device) -> None:
+        """Note an attachment that was verified just now."""
+        number = Path(device.path).stat().st_rdev if device.path else None
+        known = {
+            "path": device.path,
+            "uris": list(device.uris),
+            "number": number,
+            "boot": boot_id(),
+        }
+        self._room.mkdir(mode=0o700, parents=True, exist_ok=True)
+        new = self._room / f".{volume_id}"
+        new.write_text(json.dumps(known))
+        new.replace(self._room / volume_id)
+
+    def of(self, volume_id: str) -> Device | None:
+        """The device that is still there; None if there is none."""
+        try:
+            known = json.loads((self._room / volume_id).read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+        if known["boot"] != boot_id():
+            return None
+        if known["path"]:
+            try:
+                number = Path(known["path"]).stat().st_rdev
+                # A loop device stays when what it showed is gone, and has no size then.
+                if number != known["number"] or _size(number) == 0:
+                    return None
+            except OSError:
+                return None
+        return Device(path=known["path"], uris=tuple(known["uris"]))
+
+    def forget(self, volume_id: str) -> None:
+        """Note that it is no longer attached."""
+        with suppress(FileNotFoundError):
+            (self._room / volume_id).unlink()
+
+
+def refuse_used(path: str) -> None:
+    """`InUse` if the device is mounted, swapped to, or part of another device."""
+    number = Path(path).stat().st_rdev
+    named = f"{os.major(number)}:{os.minor(number)}"
+    entry = Path("/sys/dev/block") / named
+    inside = {named: entry, **{
+        (part.parent / "dev").read_text().strip(): part.parent for part in entry.glob("*/partition")
+    }}  # fmt: skip
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        words = line.split(" ")
+        if words[2] in inside:
+            raise InUse(f"{path} is mounted on {words[4]}: unmount it, then detach")
+    for line in Path("/proc/swaps").read_text().splitlines()[1:]:
+        if line.split()[0].startswith(path):
+            raise InUse(f"{path} is swapped to: swapoff it, then detach")
+    holders = [holder.name for part in inside.values() for holder in part.glob("holders/*")]
+    if holders:
+        raise InUse(f"{path} is part of {', '.join(holders)}: stop that, then detach")

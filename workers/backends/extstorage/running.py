@@ -1,0 +1,370 @@
+"""Running a provider's scripts: as Ganeti does, and so that none outlives its purpose.
+
+A script gets a process group of its own. Which one is written down before the script does
+anything, with the fencing number of the claim that runs it: a later claim kills what an
+earlier one left running on this host, be its worker dead or frozen, before it runs anything
+itself.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from orchestrator.domain.errors import BackendBusy, BackendError, Conflict, TimedOut
+from orchestrator.machine import boot_id
+from workers.backends.interface import Call
+
+#: How much of what a script said an error tells (Ganeti: 20 lines).
+_LAST_LINES = 20
+_MOST_TOLD = 4000
+#: How much of a script's output is read.
+_MOST_READ = 64 * 1024
+#: Seconds between looks at whether the work must stop.
+_LOOK_SECONDS = 0.5
+#: Seconds that killed processes may take to be gone, and that what a script has started may
+#: hold its output open after the script has ended.
+_GONE_SECONDS = 5.0
+_LET_GO_SECONDS = 2.0
+_GONE_LOOK_SECONDS = 0.01
+
+#: Becomes the script once it is told to, and ends if nobody is left to tell it: nothing is
+#: done before it is written down who does it.
+_GATE = 'read -r go && exec "$0" "$@" </dev/null'
+#: What a shell ends with if it could not become the script.
+_NOT_RUN = (126, 127)
+
+
+class ScriptFailed(BackendError):
+    """A script of the provider ended with an error."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run of a script: which, for what, with which variables."""
+
+    script: Path
+    #: The id of the volume it is about; at most one of its scripts runs at a time here.
+    object_id: str
+    environment: Mapping[str, str]
+    arguments: tuple[str, ...] = ()
+    #: Its output is an answer, not a part of its log.
+    answers: bool = False
+
+
+class Scripts:
+    """Runs the scripts of one provider for one backend, on this host.
+
+    ``room`` is the driver's own directory; ``seconds`` the most that each script may take.
+    """
+
+    def __init__(self, provider: str, room: Path, seconds: Mapping[str, float]) -> None:
+        self._provider = provider
+        self._logs = room / "log"
+        self._running = room / "running"
+        self._seconds = seconds
+
+    def run(self, run: Run, call: Call | None) -> bytes:
+        """Run a script, wait for its end, and return its answer.
+
+        ``call`` is None for a look that belongs to no claim. Raises `Conflict` if a later claim
+        was here before, `BackendBusy` while what another has left running goes on, `TimedOut`,
+        and `ScriptFailed` with what it said.
+        """
+        limit = self._seconds[run.script.name]
+        if call is not None:
+            call.checkpoint()
+            limit = min(limit, max(1.0, call.seconds_left()))
+        for directory in (self._logs, self._running):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        log = self._log_of(run)
+        with log.open("wb") as told:
+            process = self._start(run, call, told.fileno())
+            try:
+                answer = _watched(process, limit, call, answers=run.answers)
+            except TimeoutError:
+                raise TimedOut(
+                    f"{_named(run)} did not end within {limit:g} s and was killed; "
+                    f"its log: {_last_lines(log)}"
+                ) from None
+            finally:
+                self._stop(process, run)
+            told.write(answer)
+        if process.returncode != 0:
+            with _Record(self._running / run.object_id) as record:
+                _refuse_late(record, call)  # it may have been ended by the later claim
+        self._judge(run, process.returncode, log)
+        return answer
+
+    def _log_of(self, run: Run) -> Path:
+        """A log of its own for each run, named as Ganeti names them."""
+        stamp = datetime.now(UTC).strftime("%Y-%m-%d_%H_%M_%S.%f")
+        return self._logs / f"{run.script.name}-{self._provider}-{run.object_id}-{stamp}.log"
+
+    # -- one at a time --------------------------------------------------------------------
+
+    @contextmanager
+    def claimed(self, object_id: str, call: Call) -> Iterator[None]:
+        """Have an object here to oneself for a moment: earlier claims are refused from now on,
+        and what they run is ended."""
+        self._running.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _Record(self._running / object_id) as record:
+            _take_over(record, call)
+            record.write(call.fence, 0)
+            yield
+
+    def _start(self, run: Run, call: Call | None, log: int) -> subprocess.Popen[bytes]:
+        with _Record(self._running / run.object_id) as record:
+            fence = _take_over(record, call)
+            process = subprocess.Popen(
+                ["/bin/sh", "-c", _GATE, str(run.script), *run.arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE if run.answers else log,
+                stderr=log,
+                cwd=run.script.parent,
+                env=dict(run.environment),
+                umask=0o077,
+                start_new_session=True,
+            )
+            record.write(fence, process.pid)
+        assert process.stdin is not None  # noqa: S101 - it was asked for
+        with suppress(BrokenPipeError), process.stdin as gate:
+            gate.write(b"go\n")
+        return process
+
+    def _stop(self, process: subprocess.Popen[bytes], run: Run) -> None:
+        """Leave nothing of a script that has not ended by itself, and strike the record."""
+        if process.poll() != 0:
+            _kill(process.pid)
+            process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+        with suppress(BackendBusy), _Record(self._running / run.object_id) as record:
+            if record.group in (0, process.pid):
+                record.write(record.fence, 0)
+
+    def _judge(self, run: Run, status: int, log: Path) -> None:
+        if status == 0:
+            return
+        if status < 0:
+            how = f"was killed by signal {-status} ({signal.Signals(-status).name})"
+        else:
+            how = f"ended with status {status}"
+        if status in _NOT_RUN and (missing := _missing_interpreter(run.script)):
+            how = f"cannot be run: its first line names {missing}, which is not there"
+        raise ScriptFailed(f"{_named(run)} {how}; its log: {_last_lines(log)}")
+
+
+class _Record:
+    """Who has worked on an object last, and the process group that may still do so.
+
+    Held only while a script is started or struck; its file is read and written in one go.
+    """
+
+    _LENGTH = 256
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.fence = 0
+        self.group = 0
+        self._born = 0
+
+    def __enter__(self) -> _Record:
+        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._file)
+            raise BackendBusy("another worker begins with this volume just now") from None
+        with suppress(ValueError):
+            known = json.loads(os.pread(self._file, self._LENGTH, 0))
+            self.fence = known["fence"]
+            if known["boot"] == boot_id() and _is_group(known["group"], known["born"]):
+                self.group = known["group"]
+        return self
+
+    def write(self, fence: int, group: int) -> None:
+        """Note who works on it from now on."""
+        known = {"fence": fence, "group": group, "born": _born(group), "boot": boot_id()}
+        os.pwrite(self._file, json.dumps(known).ljust(self._LENGTH).encode(), 0)
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._file)
+
+
+def _refuse_late(record: _Record, call: Call | None) -> None:
+    if call is not None and record.fence > call.fence:
+        raise Conflict(f"a later claim than that of job {call.job_id} has worked on this volume")
+
+
+def _take_over(record: _Record, call: Call | None) -> int:
+    """Make sure that nobody else works on it; the fencing number to note."""
+    _refuse_late(record, call)
+    if record.group and (call is None or record.fence == call.fence):
+        raise BackendBusy("a script of the provider runs for this volume")
+    if record.group:
+        _kill_group(record)
+    return record.fence if call is None else call.fence
+
+
+def _watched(
+    process: subprocess.Popen[bytes], seconds: float, call: Call | None, *, answers: bool
+) -> bytes:
+    """Wait for the end; the answer. Raises `TimeoutError`, and what the call raises."""
+    end = time.monotonic() + seconds
+    ended = os.pidfd_open(process.pid)
+    try:
+        output = _Output(process.stdout.fileno() if process.stdout else None)
+        while True:
+            left = end - time.monotonic()
+            ready, _, _ = select.select(
+                [ended, *output.open], [], [], max(0.0, min(left, _LOOK_SECONDS))
+            )
+            if output.open and output.open[0] in ready:
+                output.read()
+            if ended in ready:
+                process.wait()
+                break
+            if left <= 0:
+                raise TimeoutError
+            if call is not None:
+                call.checkpoint()
+    finally:
+        os.close(ended)
+    if answers and not output.rest(_LET_GO_SECONDS):
+        holders = _holders(output.open[0])
+        _kill(process.pid)
+        for pid in holders:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        raise ScriptFailed(
+            "the provider's script has ended and left a process that holds its output open "
+            f"({', '.join(holders.values()) or 'unknown'}): it was killed. What a script starts "
+            "in the background must not keep its standard output"
+        )
+    return output.text
+
+
+class _Output:
+    """What a script writes to its standard output, up to a limit."""
+
+    def __init__(self, descriptor: int | None) -> None:
+        #: The descriptor, until the last writer has closed it.
+        self.open = [] if descriptor is None else [descriptor]
+        self.text = b""
+
+    def read(self) -> None:
+        """Read what there is."""
+        got = os.read(self.open[0], _MOST_READ)
+        self.text = (self.text + got)[:_MOST_READ]
+        if not got:
+            self.open = []
+
+    def rest(self, seconds: float) -> bool:
+        """Read to the end; False if somebody keeps it open for longer."""
+        end = time.monotonic() + seconds
+        while self.open:
+            ready, _, _ = select.select(self.open, [], [], max(0.0, end - time.monotonic()))
+            if not ready:
+                return False
+            self.read()
+        return True
+
+
+# -- processes ----------------------------------------------------------------------------
+
+
+def _kill(group: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, signal.SIGKILL)
+
+
+def _kill_group(record: _Record) -> None:
+    """Kill what an earlier claim left. Raises `BackendBusy` if it does not go."""
+    _kill(record.group)
+    end = time.monotonic() + _GONE_SECONDS
+    while _members(record.group):
+        if time.monotonic() >= end:
+            raise BackendBusy(
+                f"processes {', '.join(map(str, _members(record.group)))} of an earlier attempt "
+                "were killed and do not end: the storage they wait for does not answer"
+            )
+        time.sleep(_GONE_LOOK_SECONDS)
+
+
+def _stat(pid: int) -> list[str] | None:
+    """The fields of /proc/PID/stat from the state on; None if there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def _born(pid: int) -> int:
+    """When a process began, in ticks since the start of the system; 0 if there is none."""
+    fields = _stat(pid) if pid else None
+    return int(fields[19]) if fields else 0
+
+
+def _is_group(group: int, born: int) -> bool:
+    """Whether a process group is there, and not another that got its number later."""
+    return bool(group) and _born(group) in (0, born) and bool(_members(group))
+
+
+def _members(group: int) -> list[int]:
+    """The processes of a group that have not ended."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        fields = _stat(int(entry.name))
+        if fields is not None and int(fields[2]) == group and fields[0] != "Z":
+            found.append(int(entry.name))
+    return found
+
+
+def _holders(descriptor: int) -> dict[int, str]:
+    """Other processes that have the same pipe open, and what they are."""
+    pipe = Path(f"/proc/self/fd/{descriptor}").readlink()
+    found: dict[int, str] = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        pid = int(entry.name)
+        with suppress(OSError):
+            if pid != os.getpid() and any(
+                link.readlink() == pipe for link in (entry / "fd").iterdir()
+            ):
+                found[pid] = f"process {pid}, {(entry / 'comm').read_text().strip()}"
+    return found
+
+
+# -- telling ------------------------------------------------------------------------------
+
+
+def _named(run: Run) -> str:
+    return f"the provider's script {run.script}"
+
+
+def _missing_interpreter(script: Path) -> str | None:
+    with script.open("rb") as file:
+        first = file.readline(256)
+    words = first[2:].split() if first.startswith(b"#!") else []
+    interpreter = words[0].decode(errors="replace") if words else None
+    return interpreter if interpreter and not Path(interpreter).exists() else None
+
+
+def _last_lines(log: Path) -> str:
+    """The end of a log as text that can be shown; what is no text is replaced."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 4 * _MOST_TOLD))
+        lines = file.read().decode(errors="replace").splitlines()[-_LAST_LINES:]
+    text = "\n".join("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
+                     for line in lines)  # fmt: skip
+    return text[-_MOST_TOLD:].strip() or "nothing"
