@@ -431,6 +431,17 @@ _DECLARED = (
         route=("POST", "/verify"),
     ),
     Action(
+        name="backend.diagnose",
+        summary="Tell of everything that could serve a backend whether it can, and why not.",
+        audit="diagnosed backend {backend}",
+        volume=Need.NO,
+        host=Need.OPTIONAL,
+        lanes=(),
+        capability="diagnose",
+        on_host=True,
+        route=("POST", "/diagnose"),
+    ),
+    Action(
         name="backend.drain",
         summary="Let a backend finish what was begun and start nothing more.",
         audit="set backend {backend} to draining",

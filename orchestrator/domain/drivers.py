@@ -161,7 +161,8 @@ DRIVERS: dict[str, DriverSpec] = {
         DriverSpec(
             name="extstorage",
             target="workers.backends.extstorage:ExtStorageDriver",
-            capabilities=_EVERYTHING - {"rename", "rollback", "snapshot", "attach_read_only"},
+            capabilities=_EVERYTHING - {"rename", "rollback", "snapshot", "attach_read_only"}
+            | {"diagnose"},
             options=ExtStorageOptions,
             thin=False,
             overcommit=1.0,

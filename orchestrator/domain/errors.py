@@ -341,6 +341,12 @@ class BackendError(Problem):
     status = 502
 
 
+class ScriptFailed(BackendError):
+    """A script of the storage provider failed: its log has the reason."""
+
+    code = "script_failed"
+
+
 class DependencyFailed(Problem):
     """A job this one depends on did not succeed."""
 

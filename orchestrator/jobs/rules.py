@@ -535,6 +535,7 @@ RULES: dict[str, Rule] = {
     "snapshot.delete": Rule(_check_delete_snapshot, _play_delete_snapshot),
     "backend.refresh": Rule(_nothing, _nothing),
     "backend.verify": Rule(_nothing, _nothing),
+    "backend.diagnose": Rule(_nothing, _nothing),
     "backend.drain": Rule(_nothing, _nothing),
     "backend.resume": Rule(_nothing, _nothing),
 }

@@ -210,3 +210,30 @@ def test_what_a_provider_lacks_is_refused_at_submission(
                 engine.submit(request)
     finally:
         engine.close()
+
+
+def test_diagnose_tells_what_is_wrong_with_each_provider(
+    engine: Engine, provider: Provider
+) -> None:
+    broken = provider.directory.with_name("broken")
+    shutil.copytree(provider.directory, broken)
+    (broken / "grow").unlink()
+    [job_id] = engine.submit({"action": "backend.diagnose", "backend": "ext"}).job_ids
+    engine.work()
+    result = engine.job(job_id)["result"]
+    assert result["host"] == engine.settings.host
+    told = {one["name"]: one for one in result["found"]}
+    assert told["sparse"]["usable"]
+    assert told["sparse"]["parameters"] == {"path": "A directory that holds the images."}
+    assert told["broken"]["faults"] == [f"{broken / 'grow'} is missing"]
+    with pytest.raises(Unsupported):
+        engine.submit({"action": "backend.diagnose", "backend": "fast"})
+
+
+def test_verify_runs_the_providers_own(engine: Engine, provider: Provider) -> None:
+    provider.replace("verify", '#!/bin/sh\necho "bad: $*" >&2\nexit 1\n')
+    [job_id] = engine.submit({"action": "backend.verify", "backend": "ext"}).job_ids
+    engine.work()
+    job = engine.job(job_id)
+    assert job["state"] == "failed"
+    assert "its log: bad: path" in job["error"]["detail"]

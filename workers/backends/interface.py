@@ -107,6 +107,18 @@ class Capacity:
     grain_bytes: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """Something that could serve a backend: of `extstorage`, a provider."""
+
+    name: str
+    path: str
+    #: Why it cannot, a sentence each; none if it can.
+    faults: tuple[str, ...]
+    #: What volumes may have values of their own for, and what they mean.
+    parameters: Mapping[str, str]
+
+
 class Call(Protocol):
     """What a driver may know of the work it is part of."""
 
@@ -171,6 +183,10 @@ class Driver(ABC):
     def parameters(self) -> Mapping[str, str]:
         """What volumes may have values of their own for: names, and what they mean."""
         return {}
+
+    def diagnose(self) -> list[Candidate]:
+        """Whatever could serve this backend, on this host, and what is wrong with it."""
+        raise Unsupported(f"backend {self.backend} has nothing to choose from")
 
     def check(self, call: Call) -> None:  # noqa: B027 - for those that want it
         """Let the storage check its configuration, where it has a way to do that."""

@@ -7,6 +7,7 @@ on immutable ids, and the inventory changes only when the outcome is written.
 from __future__ import annotations
 
 import uuid
+from dataclasses import asdict
 from typing import Any
 
 from orchestrator.domain.errors import BackendError, HostUnavailable, IdentityMismatch, InUse
@@ -365,6 +366,15 @@ def _looked(work: Work) -> Done:
     return Done(result=facts, changes=changes)
 
 
+def diagnose(work: Work) -> Done:
+    """Look at whatever could serve the backend on this host."""
+    found = [
+        {**asdict(one), "faults": list(one.faults), "usable": not one.faults}
+        for one in work.driver.diagnose()
+    ]
+    return Done(result={"host": work.host, "found": found})
+
+
 def drain(work: Work) -> Done:
     """Start nothing more on the backend."""
     return _backend_state(work, BackendState.DRAINING)
@@ -407,6 +417,7 @@ HANDLERS: dict[str, Handler] = {
     "snapshot.delete": delete_snapshot,
     "backend.refresh": refresh,
     "backend.verify": verify_backend,
+    "backend.diagnose": diagnose,
     "backend.drain": drain,
     "backend.resume": resume,
 }
@@ -417,6 +428,7 @@ WITHOUT_STORAGE = frozenset(
         "volume.forget",
         "backend.refresh",
         "backend.verify",
+        "backend.diagnose",
         "backend.drain",
         "backend.resume",
     }

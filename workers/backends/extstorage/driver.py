@@ -18,15 +18,17 @@ from orchestrator.domain.errors import (
     InvalidSize,
     NotFound,
     Problem,
+    ScriptFailed,
     Unsupported,
 )
 from orchestrator.domain.names import check_volume_name
 from orchestrator.domain.sizes import round_up
 from workers.backends.extstorage.devices import Attached, parse_answer, refuse_used, size_of
-from workers.backends.extstorage.provider import Provider, find
-from workers.backends.extstorage.running import Run, ScriptFailed, Scripts
+from workers.backends.extstorage.provider import Provider, diagnose, find
+from workers.backends.extstorage.running import Run, Scripts
 from workers.backends.interface import (
     Call,
+    Candidate,
     Capacity,
     Device,
     Driver,
@@ -103,6 +105,17 @@ class ExtStorageDriver(Driver):
 
     def parameters(self) -> dict[str, str]:
         return self._provider().parameters
+
+    def diagnose(self) -> list[Candidate]:
+        return [
+            Candidate(
+                name=found.name,
+                path=str(found.directory),
+                faults=found.faults,
+                parameters=found.parameters,
+            )
+            for found in diagnose(self._options.search_path)
+        ]
 
     def check(self, call: Call) -> None:
         """Let the provider's own ``verify`` look at the names of the parameters."""

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from orchestrator.domain.errors import BackendBusy, BackendError, Conflict, TimedOut
+from orchestrator.domain.errors import BackendBusy, Conflict, ScriptFailed, TimedOut
 from orchestrator.machine import boot_id
 from workers.backends.interface import Call
 
@@ -43,10 +43,6 @@ _GONE_LOOK_SECONDS = 0.01
 _GATE = 'read -r go && exec "$0" "$@" </dev/null'
 #: What a shell ends with if it could not become the script.
 _NOT_RUN = (126, 127)
-
-
-class ScriptFailed(BackendError):
-    """A script of the provider ended with an error."""
 
 
 @dataclass(frozen=True, kw_only=True)
