@@ -180,6 +180,11 @@ class Backend(Answer):
     capabilities: list[str] | None = Field(
         default=None, description="Null until a worker has looked."
     )
+    parameters: dict[str, str] | None = Field(
+        default=None,
+        description="What volumes may have values of their own for, and what that means; null "
+        "until a worker has looked.",
+    )
     total_bytes: int | None = None
     free_bytes: int | None = None
     grain_bytes: int | None = None
@@ -224,6 +229,7 @@ class Volume(Answer):
     requested_bytes: int
     used_bytes: int
     metadata: dict[str, str]
+    parameters: dict[str, str] = Field(description="Its own values for the backend's parameters.")
     parent_volume_id: str | None = None
     parent_snapshot: str | None = None
     lock: Lock | None = None

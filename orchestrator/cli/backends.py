@@ -66,6 +66,7 @@ def show(
             "state": found["state"],
             "error": error and f"{error['detail']} ({error['code']})",
             "capabilities": found["capabilities"],
+            "parameters": list(found["parameters"] or ()),
             "hosts": found["hosts"],
             "volumes": found["volumes"],
             "total": size(found["total_bytes"]),

@@ -148,6 +148,7 @@ class Backend(TypedDict):
     driver: str
     state: Literal["enabled", "draining", "disabled"]
     capabilities: list[str] | None
+    parameters: dict[str, str] | None
     total_bytes: int | None
     free_bytes: int | None
     grain_bytes: int | None
@@ -192,6 +193,7 @@ class Volume(TypedDict):
     requested_bytes: int
     used_bytes: int
     metadata: dict[str, str]
+    parameters: dict[str, str]
     parent_volume_id: str | None
     parent_snapshot: str | None
     lock: Lock | None

@@ -90,6 +90,7 @@ def backend_views(connection: Connection, name: str | None = None) -> list[dict[
             "driver": row["driver"],
             "state": row["state"],
             "capabilities": row["capabilities"],
+            "parameters": row["parameters"],
             "total_bytes": row["total_bytes"],
             "free_bytes": row["free_bytes"],
             "grain_bytes": row["grain_bytes"],

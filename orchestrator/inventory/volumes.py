@@ -124,6 +124,7 @@ def _views(connection: Connection, backend: str, rows: Sequence[RowMapping]) -> 
             "requested_bytes": row["requested_bytes"],
             "used_bytes": row["used_bytes"],
             "metadata": row["metadata"],
+            "parameters": row["parameters"],
             "parent_volume_id": row["parent_volume_id"],
             "parent_snapshot": parents.get(row["parent_snapshot_id"] or ""),
             "lock": held.get(row["id"]),

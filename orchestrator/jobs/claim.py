@@ -363,6 +363,7 @@ def _births(claims: Iterable[Claim], now: datetime) -> list[Asked]:
                 "size_bytes": size,
                 "state": VolumeState.PENDING,
                 "metadata": intent.params.get("metadata") or {},
+                "parameters": parameters_wanted(claim),
                 "parent_volume_id": claim.source.id if claim.source else None,
                 "parent_snapshot_id": intent.snapshot_id,
                 "created_by_job": claim.job_id,
@@ -385,6 +386,14 @@ def size_wanted(claim: Claim) -> int:
     assert claim.source is not None  # noqa: S101 - only a clone may leave the size out
     snapshot = claim.source.snapshots.get(claim.intent.snapshot or "")
     return snapshot.size_bytes if snapshot else claim.source.size_bytes
+
+
+def parameters_wanted(claim: Claim) -> dict[str, str]:
+    """A new volume's own values for parameters: for a clone, those of what it copies."""
+    own = claim.intent.params.get("parameters")
+    if own is not None:
+        return dict(own)
+    return {} if claim.source is None else claim.source.parameters
 
 
 def _started(claim: Claim) -> Event:

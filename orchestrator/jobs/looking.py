@@ -78,7 +78,7 @@ _LIVE_VOLUMES = (
     select(
         backends.c.name.label("backend"),
         *(volumes.c.id, volumes.c.name, volumes.c.state, volumes.c.size_bytes),
-        *(volumes.c.metadata, volumes.c.created_by_job),
+        *(volumes.c.metadata, volumes.c.parameters, volumes.c.created_by_job),
     )
     .join(backends, backends.c.id == volumes.c.backend_id)
     .where(volumes.c.state != VolumeState.REMOVED)
@@ -167,6 +167,7 @@ def take_backends(outlook: Outlook, rows: Rows) -> None:
             total_bytes=row["total_bytes"],
             grain_bytes=row["grain_bytes"] or 1,
             overcommit=row["overcommit"],
+            parameters=None if row["parameters"] is None else frozenset(row["parameters"]),
             identity=row["identity"],
             identity_written=row["identity_written"],
             promised_bytes=int(row["promised_bytes"]),
@@ -199,6 +200,7 @@ def take_volumes(
             state=VolumeState(row["state"]),
             size_bytes=row["size_bytes"],
             metadata=dict(row["metadata"]),
+            parameters=dict(row["parameters"]),
             created_by_job=row["created_by_job"],
         )
     if not by_id:

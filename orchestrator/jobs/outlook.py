@@ -60,6 +60,7 @@ class VolumeOutlook:
     state: VolumeState
     size_bytes: int
     metadata: dict[str, str] = field(default_factory=dict)
+    parameters: dict[str, str] = field(default_factory=dict)
     snapshots: dict[str, SnapshotOutlook] = field(default_factory=dict)
     attachments: dict[str, AttachmentOutlook] = field(default_factory=dict)
     lock_owner: str | None = None
@@ -85,6 +86,8 @@ class BackendOutlook:
     promised_bytes: int
     #: The turn that workers are at in the backend's queue.
     turn: int
+    #: What its volumes may have values of their own for; None: not known yet.
+    parameters: frozenset[str] | None = None
 
     @property
     def known_capabilities(self) -> frozenset[str]:

@@ -21,6 +21,7 @@ from orchestrator.domain.errors import (
     NewerSnapshots,
     NotAttached,
     ShrinkRefused,
+    UnknownParameter,
     UnknownSnapshot,
     UnknownVolume,
     Unsupported,
@@ -206,13 +207,25 @@ def _target(outlook: Outlook, intent: Intent) -> VolumeOutlook | None:
 
 def _check_create(outlook: Outlook, intent: Intent) -> None:
     _free(outlook, intent.backend, _named(intent), "volume")
+    _check_parameters(outlook, intent)
+
+
+def _check_parameters(outlook: Outlook, intent: Intent) -> None:
+    backend = outlook.backend(intent.backend)
+    for name in intent.params.get("parameters") or ():
+        if backend.parameters is not None and name not in backend.parameters:
+            raise UnknownParameter(
+                f"backend {backend.name} has no parameter {name!r} for its volumes; it has "
+                f"{', '.join(sorted(backend.parameters)) or 'none'}",
+                field=f"params.parameters.{name}",
+            )
 
 
 def _play_create(outlook: Outlook, intent: Intent) -> None:
-    _add(outlook, intent, _size(outlook, intent))
+    _add(outlook, intent, _size(outlook, intent), intent.params.get("parameters") or {})
 
 
-def _add(outlook: Outlook, intent: Intent, size: int) -> None:
+def _add(outlook: Outlook, intent: Intent, size: int, parameters: dict[str, str]) -> None:
     name = _named(intent)
     outlook.volumes[intent.backend, name] = VolumeOutlook(
         id=intent.volume_id or "",
@@ -220,6 +233,7 @@ def _add(outlook: Outlook, intent: Intent, size: int) -> None:
         state=VolumeState.AVAILABLE,
         size_bytes=size,
         metadata=dict(intent.params.get("metadata") or {}),
+        parameters=dict(parameters),
     )
 
 
@@ -248,6 +262,7 @@ def _clone_source(outlook: Outlook, intent: Intent) -> tuple[VolumeOutlook, int]
 
 def _check_clone(outlook: Outlook, intent: Intent) -> None:
     _free(outlook, intent.backend, _named(intent), "volume")
+    _check_parameters(outlook, intent)
     _, least = _clone_source(outlook, intent)
     asked = intent.params.get("size_bytes")
     if asked is not None and asked < least:
@@ -266,7 +281,9 @@ def _clone_size(outlook: Outlook, intent: Intent) -> int:
 def _play_clone(outlook: Outlook, intent: Intent) -> None:
     source = outlook.volume(intent.backend, intent.params["source"])
     if source is not None and (intent.snapshot is None or intent.snapshot in source.snapshots):
-        _add(outlook, intent, _clone_size(outlook, intent))
+        own = intent.params.get("parameters")
+        parameters = source.parameters if own is None else own
+        _add(outlook, intent, _clone_size(outlook, intent), parameters)
 
 
 # -- changes of one volume ----------------------------------------------------------------

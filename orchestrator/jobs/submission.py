@@ -37,7 +37,8 @@ class Submission:
 
     def digest(self) -> str:
         """What the idempotency key stands for."""
-        body = [request.model_dump(mode="json") for request in self.requests]
+        # What is absent is left out: requests keep what they stand for when fields are added.
+        body = [request.model_dump(mode="json", exclude_none=True) for request in self.requests]
         retries = [bound.get("retry_of") for bound in self.bound.values()]
         text = json.dumps([self.batch, self.reason, body, retries], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()

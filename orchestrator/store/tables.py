@@ -85,6 +85,8 @@ backends = Table(
     Column("configured", Boolean, nullable=False, server_default=text("true")),
     #: What workers found it can do; null until one has looked.
     Column("capabilities", Json),
+    #: What its volumes may have values of their own for: names, and what they mean.
+    Column("parameters", Json),
     #: The identity marker: decided here first, then written to the storage.
     Column("identity", String(32)),
     Column("identity_written", Boolean, nullable=False, server_default=false()),
@@ -143,6 +145,8 @@ volumes = Table(
     Column("used_bytes", BigInteger, nullable=False, server_default=text("0")),
     Column("state", String(16), nullable=False),
     Column("metadata", Json, nullable=False),
+    #: Its own values for parameters of the backend.
+    Column("parameters", Json, nullable=False, server_default=text("'{}'")),
     Column("policy_id", ForeignKey("policies.id")),
     Column("parent_volume_id", String(32)),
     Column("parent_snapshot_id", String(32)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -125,11 +126,30 @@ class Storm:
         armed.release()
         for pid in armed.victims:
             try:
-                until(lambda pid=pid: not self._held_by(pid), "others take over")  # type: ignore[misc]
+                until(lambda pid=pid: self._taken_over(pid), "others take over")  # type: ignore[misc]
             finally:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGCONT)
         return f"froze {armed.victims} at {point} until others had taken over"
+
+    def _taken_over(self, pid: int) -> bool:
+        return not self._held_by(pid) or self._writer_held()
+
+    def _writer_held(self) -> bool:
+        """Whether another thread of a frozen process was just writing to SQLite: nobody else
+        can, then, until it wakes or is killed."""
+        if self._postgres is not None:
+            return False
+        path = self._product.data / "orchestrator.db"
+        raw = sqlite3.connect(path, timeout=5, isolation_level=None)
+        try:
+            raw.execute("BEGIN IMMEDIATE")
+            raw.execute("ROLLBACK")
+        except sqlite3.OperationalError:
+            return True
+        finally:
+            raw.close()
+        return False
 
     def _die_at_a_point(self) -> str:
         point, nth = self._chance.choice(_POINTS), self._chance.randrange(1, 4)

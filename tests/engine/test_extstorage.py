@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
-from orchestrator.domain.errors import Unsupported
+from orchestrator.domain.errors import UnknownParameter, Unsupported
 from orchestrator.inventory.hosts import seen
 from orchestrator.settings import BackendSettings, Settings
 from orchestrator.store.database import Database
@@ -237,3 +238,59 @@ def test_verify_runs_the_providers_own(engine: Engine, provider: Provider) -> No
     job = engine.job(job_id)
     assert job["state"] == "failed"
     assert "its log: bad: path" in job["error"]["detail"]
+
+
+def test_a_volume_has_values_of_its_own_for_the_parameters(
+    engine: Engine, provider: Provider
+) -> None:
+    images = provider.images.with_name("other images")
+    images.mkdir()
+    with pytest.raises(UnknownParameter) as caught:
+        engine.submit(_with_parameters("vm1", {"pool": "x"}))
+    assert caught.value.field == "params.parameters.pool"
+    ended = _end(
+        engine,
+        _with_parameters("vm1", {"path": str(images)}),
+        grow("vm1", "16M", "ext"),
+        act("volume.clone", "copy", "ext", params={"source": "vm1"}),
+    )
+    try:
+        assert ended["state"] == "succeeded"
+        assert [image.stat().st_size for image in images.glob("*.img")] == [16 * 2**20] * 2
+        for name in ("vm1", "copy"):
+            assert engine.volumes("ext")[name]["parameters"] == {"path": str(images)}
+            assert _end(engine, act("volume.remove", name, "ext"))["state"] == "succeeded"
+        assert list(images.iterdir()) == []
+        assert list(provider.images.iterdir()) == []
+    finally:
+        _release_loops(images)
+
+
+def _with_parameters(volume: str, parameters: dict[str, str]) -> dict[str, object]:
+    return {
+        **create(volume, "8M", "ext"),
+        "params": {"size_bytes": "8M", "parameters": parameters},
+    }
+
+
+def test_scripts_see_their_variables_and_nothing_of_the_workers(
+    engine: Engine, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET_OF_THE_WORKER", "x")
+    body = (provider.directory / "create").read_text()
+    told = provider.room / "told"
+    provider.replace("create", f"#!/bin/sh\nenv >{told}\nls -l /proc/self/fd >&2\n" + body)
+    assert _end(engine, create("vm1", "8M", "ext"))["state"] == "succeeded"
+    volume = engine.volumes("ext")["vm1"]
+    seen = dict(line.split("=", 1) for line in told.read_text().splitlines())
+    assert {name: seen.pop(name) for name in list(seen) if name.startswith(("VOL_", "EXTP_"))} == {
+        "VOL_NAME": volume["id"],
+        "VOL_CNAME": "vm1",
+        "VOL_UUID": str(UUID(volume["id"])),
+        "VOL_SIZE": "8",
+        "EXTP_PROVIDER": "sparse",
+        "EXTP_ACCESS": "kernelspace",
+        "EXTP_PATH": str(provider.images),
+    }
+    assert seen.pop("LC_ALL") == "C"
+    assert set(seen) <= {"PATH", "HOME", "PWD", "OLDPWD", "_", "SHLVL"}

@@ -39,6 +39,7 @@ def look_at(
             free_bytes=capacity.free_bytes,
             grain_bytes=capacity.grain_bytes,
             capabilities=sorted(driver.capabilities()),
+            parameters=dict(driver.parameters()),
             refreshed_at=now,
             error=None,
         )

@@ -35,6 +35,7 @@ from orchestrator.jobs.claim import (
     Step,
     last_step,
     last_step_detail,
+    parameters_wanted,
     write_step,
 )
 from orchestrator.jobs.finish import Ending, Outcome, back_off
@@ -144,9 +145,12 @@ class Work:
     def volume(self) -> VolumeRef:
         """The target volume."""
         assert self.intent.volume is not None and self.intent.volume_id is not None  # noqa: S101
-        recorded = self.claim.volume
-        size = None if recorded is None else recorded.size_bytes
-        return VolumeRef(self.intent.volume_id, self.intent.volume, size)
+        if (recorded := self.claim.volume) is None:
+            own = parameters_wanted(self.claim)
+            return VolumeRef(self.intent.volume_id, self.intent.volume, parameters=own)
+        return VolumeRef(
+            self.intent.volume_id, self.intent.volume, recorded.size_bytes, recorded.parameters
+        )
 
     @property
     def snapshot(self) -> SnapshotRef:
@@ -159,9 +163,10 @@ class Work:
     def source(self) -> VolumeRef:
         """The source of a clone."""
         assert self.intent.source_id is not None  # noqa: S101
-        recorded = self.claim.source
-        size = None if recorded is None else recorded.size_bytes
-        return VolumeRef(self.intent.source_id, self.intent.params["source"], size)
+        name, recorded = self.intent.params["source"], self.claim.source
+        if recorded is None:
+            return VolumeRef(self.intent.source_id, name)
+        return VolumeRef(self.intent.source_id, name, recorded.size_bytes, recorded.parameters)
 
     def check_identity(self) -> None:
         """Raise `IdentityMismatch` unless the storage bears this backend's marker.

@@ -14,7 +14,7 @@ from orchestrator.machine import boot_id
 from workers.backends.interface import Device
 
 #: ``<hypervisor>:<uri>``, e.g. ``kvm:rbd:pool/volume``.
-_URI = re.compile(r"[a-z0-9-]+:\S+", re.ASCII)
+_URI = re.compile(r"[a-z0-9-]+:.*\S", re.ASCII)
 _SECTOR = 512
 #: How much of a wrong answer an error shows.
 _SHOWN = 80
