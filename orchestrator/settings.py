@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -37,6 +45,12 @@ def _resolve_secret(value: Any) -> Any:
             except OSError as error:
                 raise ValueError(f"{path} cannot be read: {error.strerror}") from None
     return value
+
+
+def _hidden(value: Any) -> Any:
+    """The same, as something that shows itself nowhere."""
+    resolved = _resolve_secret(value)
+    return resolved if resolved is value else SecretStr(resolved)
 
 
 def _check_url(url: str | None) -> str | None:
@@ -202,7 +216,12 @@ class BackendSettings(BaseModel):
     @property
     def options(self) -> DriverOptions:
         """The driver's own options, validated, secrets resolved."""
-        given = {name: _resolve_secret(value) for name, value in (self.model_extra or {}).items()}
+        given: dict[str, Any] = {}
+        for name, value in (self.model_extra or {}).items():
+            if name in self.spec.options.of_parameters and isinstance(value, dict):
+                given[name] = {own: _hidden(each) for own, each in value.items()}
+            else:
+                given[name] = _resolve_secret(value)
         return self.spec.options.model_validate(given)
 
 

@@ -53,16 +53,8 @@ Metadata = Annotated[
     Field(description="Texts by key, kept with the volume.", examples=[{"owner": "billing"}]),
 ]
 
-Parameters = Annotated[
-    dict[
-        Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_-]+$")],
-        MetadataText,
-    ],
-    Field(
-        description="The volume's own values for parameters of the backend "
-        "('backend show' lists them)."
-    ),
-]
+ParameterName = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_-]+$")]
+_own = "The volume's own values for parameters of the backend ('backend show' lists them)"
 
 _size = AliasChoices("size_bytes", "size")
 
@@ -78,7 +70,9 @@ class CreateParams(Params):
         validation_alias=_size, description="Size of the volume; rounded up to the backend's grain."
     )
     metadata: Metadata = Field(default_factory=dict)
-    parameters: Parameters | None = None
+    parameters: dict[ParameterName, MetadataText] | None = Field(
+        default=None, description=f"{_own}."
+    )
 
 
 class CloneParams(Params):
@@ -91,7 +85,9 @@ class CloneParams(Params):
         description="Size of the clone, at least the source's; the source's if absent.",
     )
     metadata: Metadata = Field(default_factory=dict)
-    parameters: Parameters | None = Field(default=None, description="The source's if absent.")
+    parameters: dict[ParameterName, MetadataText] | None = Field(
+        default=None, description=f"{_own}; the source's if absent."
+    )
 
 
 class GrowParams(Params):

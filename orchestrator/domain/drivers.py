@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from orchestrator.domain.sizes import Size
 
@@ -19,6 +19,9 @@ class DriverOptions(BaseModel):
     """The options of a backend that belong to its driver."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    #: The options that are names with values of the storage's own; a value may be a secret.
+    of_parameters: ClassVar[frozenset[str]] = frozenset()
 
 
 class MemoryOptions(DriverOptions):
@@ -59,6 +62,8 @@ _SCRIPT_SECONDS = {
 class ExtStorageOptions(DriverOptions):
     """Options of the ``extstorage`` driver."""
 
+    of_parameters = frozenset({"parameters"})
+
     provider: str = Field(
         pattern=r"^[A-Za-z0-9_-]+$", description="The name of the provider's directory."
     )
@@ -71,8 +76,10 @@ class ExtStorageOptions(DriverOptions):
         default=Path("/var/lib/orchestrator/extstorage"),
         description="The driver's own directory on each host: logs, and what is attached there.",
     )
-    parameters: dict[str, str] = Field(
-        default_factory=dict, description="Values for the provider's parameters."
+    parameters: dict[str, SecretStr | str] = Field(
+        default_factory=dict,
+        description="Values for the provider's parameters; what is kept from logs and errors is "
+        "given as { env = … } or { file = … }.",
     )
     access: Literal["kernelspace", "userspace"] = Field(
         default="kernelspace", description="How the provider is told that volumes are used."
@@ -90,6 +97,20 @@ class ExtStorageOptions(DriverOptions):
                     f"there is no script {script!r}; there are {', '.join(_SCRIPT_SECONDS)}"
                 )
         return given
+
+    @property
+    def values(self) -> dict[str, str]:
+        """The values for the provider's parameters, secrets uncovered."""
+        return {
+            name: value.get_secret_value() if isinstance(value, SecretStr) else value
+            for name, value in self.parameters.items()
+        }
+
+    @property
+    def secrets(self) -> frozenset[str]:
+        """The values that must not be shown."""
+        hidden = (value for value in self.parameters.values() if isinstance(value, SecretStr))
+        return frozenset(value.get_secret_value() for value in hidden)
 
     @property
     def seconds(self) -> dict[str, float]:

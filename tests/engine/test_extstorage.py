@@ -273,6 +273,27 @@ def _with_parameters(volume: str, parameters: dict[str, str]) -> dict[str, objec
     }
 
 
+def test_a_secret_parameter_is_told_to_scripts_alone(
+    engine: Engine, provider: Provider, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SAN_PASSWORD", "correct horse")
+    (provider.directory / "parameters.list").write_text("path Images\npassword For the array\n")
+    provider.replace("create", '#!/bin/sh\necho "login with $EXTP_PASSWORD failed" >&2\nexit 1\n')
+    given = provider.settings().model_dump()
+    given["parameters"] = {**given["parameters"], "password": {"env": "SAN_PASSWORD"}}
+    backend = BackendSettings.model_validate(given)
+    assert "correct horse" not in repr(backend.options)
+    settings = engine.settings.model_copy(
+        update={"backends": {**engine.settings.backends, "ext": backend}}
+    )
+    other = Engine(settings, engine.database)
+    try:
+        ended = _end(other, create("vm1", "8M", "ext"))
+    finally:
+        other.worker.close()
+    assert ended["error"]["detail"].endswith("its log: login with … failed")  # type: ignore[index]
+
+
 def test_scripts_see_their_variables_and_nothing_of_the_workers(
     engine: Engine, provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:

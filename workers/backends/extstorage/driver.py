@@ -79,7 +79,9 @@ class ExtStorageDriver(Driver):
         self._options = options
         self._room = options.path / backend
         self._attached = Attached(self._room)
-        self._scripts = Scripts(options.provider, self._room, options.seconds)
+        self._scripts = Scripts(
+            options.provider, self._room, options.seconds, secrets=options.secrets
+        )
 
     # -- the system as a whole ------------------------------------------------------------
 
@@ -300,7 +302,7 @@ class ExtStorageDriver(Driver):
         parameters = {
             "provider": self._options.provider,
             "access": self._options.access,
-            **self._options.parameters,
+            **self._options.values,
             **own,
         }
         return {

@@ -15,7 +15,7 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -41,6 +41,8 @@ _GONE_LOOK_SECONDS = 0.01
 #: Becomes the script once it is told to, and ends if nobody is left to tell it: nothing is
 #: done before it is written down who does it.
 _GATE = 'read -r go && exec "$0" "$@" </dev/null'
+#: What stands for a character that cannot be shown.
+_UNSHOWN = "\N{REPLACEMENT CHARACTER}"
 #: What a shell ends with if it could not become the script.
 _NOT_RUN = (126, 127)
 
@@ -61,14 +63,23 @@ class Run:
 class Scripts:
     """Runs the scripts of one provider for one backend, on this host.
 
-    ``room`` is the driver's own directory; ``seconds`` the most that each script may take.
+    ``room`` is the driver's own directory; ``seconds`` the most that each script may take;
+    ``secrets`` is left out of what errors tell.
     """
 
-    def __init__(self, provider: str, room: Path, seconds: Mapping[str, float]) -> None:
+    def __init__(
+        self,
+        provider: str,
+        room: Path,
+        seconds: Mapping[str, float],
+        *,
+        secrets: Collection[str] = (),
+    ) -> None:
         self._provider = provider
         self._logs = room / "log"
         self._running = room / "running"
         self._seconds = seconds
+        self._secrets = secrets
 
     def run(self, run: Run, call: Call | None) -> bytes:
         """Run a script, wait for its end, and return its answer.
@@ -91,7 +102,7 @@ class Scripts:
             except TimeoutError:
                 raise TimedOut(
                     f"{_named(run)} did not end within {limit:g} s and was killed; "
-                    f"its log: {_last_lines(log)}"
+                    f"its log: {self._last_lines(log)}"
                 ) from None
             finally:
                 self._stop(process, run)
@@ -106,6 +117,16 @@ class Scripts:
         """A log of its own for each run, named as Ganeti names them."""
         stamp = datetime.now(UTC).strftime("%Y-%m-%d_%H_%M_%S.%f")
         return self._logs / f"{run.script.name}-{self._provider}-{run.object_id}-{stamp}.log"
+
+    def _last_lines(self, log: Path) -> str:
+        """The end of a log as text that can be shown; what is no text is replaced."""
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - 4 * _MOST_TOLD))
+            lines = file.read().decode(errors="replace").splitlines()[-_LAST_LINES:]
+        for secret in filter(None, self._secrets):
+            lines = [line.replace(secret, "…") for line in lines]
+        shown = ("".join(c if c.isprintable() else _UNSHOWN for c in line) for line in lines)
+        return "\n".join(shown)[-_MOST_TOLD:].strip() or "nothing"
 
     # -- one at a time --------------------------------------------------------------------
 
@@ -158,7 +179,7 @@ class Scripts:
             how = f"ended with status {status}"
         if status in _NOT_RUN and (missing := _missing_interpreter(run.script)):
             how = f"cannot be run: its first line names {missing}, which is not there"
-        raise ScriptFailed(f"{_named(run)} {how}; its log: {_last_lines(log)}")
+        raise ScriptFailed(f"{_named(run)} {how}; its log: {self._last_lines(log)}")
 
 
 class _Record:
@@ -354,13 +375,3 @@ def _missing_interpreter(script: Path) -> str | None:
     words = first[2:].split() if first.startswith(b"#!") else []
     interpreter = words[0].decode(errors="replace") if words else None
     return interpreter if interpreter and not Path(interpreter).exists() else None
-
-
-def _last_lines(log: Path) -> str:
-    """The end of a log as text that can be shown; what is no text is replaced."""
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - 4 * _MOST_TOLD))
-        lines = file.read().decode(errors="replace").splitlines()[-_LAST_LINES:]
-    text = "\n".join("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
-                     for line in lines)  # fmt: skip
-    return text[-_MOST_TOLD:].strip() or "nothing"
