@@ -31,6 +31,7 @@ _COMMANDS = {
     "backend": ("backends", "app"),
     "event": ("events", "app"),
     "token": ("tokens", "app"),
+    "extstorage": ("extstorage", "app"),
     "action": ("actions", "app"),
 }
 

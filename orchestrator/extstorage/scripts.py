@@ -1,0 +1,324 @@
+"""The scripts of the provider: each asks the service for a job, and waits for its end.
+
+One program under the names of all scripts, copied into the provider's directory. It stands
+alone and imports little: attach runs before nearly everything that Ganeti does. What it
+must do is in ganeti-extstorage-interface(7).
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import stat
+import sys
+import time
+from urllib.parse import quote, urlsplit
+
+TYPE_CHECKING = False  # as of typing, which takes a while to import
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any
+
+CONFIG = "orchestrator.json"
+_MIB = 2**20
+#: Seconds that one request may hold the answer, and between tries to reach the service.
+_HOLD = 30
+_AGAIN = 0.5
+#: Seconds for which a service that cannot be reached is tried.
+_PATIENCE = 60.0
+#: What a volume that is a snapshot for an export is marked with: of which volume it is.
+_SNAPSHOT_OF = "ganeti.snapshot_of"
+_GONE = ("unknown_volume", "not_attached")
+
+
+class Refused(Exception):
+    """It cannot be done; the message says why."""
+
+    def __init__(self, message: str, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Service:
+    """The orchestrator, as the file beside the scripts names it."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._url = urlsplit(config["url"])
+        self._token = config["token"]
+        self._until = time.monotonic() + config["seconds"]
+        self._connection: http.client.HTTPConnection | None = None
+
+    def job(self, action: str, asked: Asked, **more: Any) -> dict[str, Any]:
+        """Have a job done; what it has achieved. Raises `Refused`."""
+        request = {"action": action, "backend": asked.backend, "volume": asked.volume, **more}
+        return self._ended(self._ask("POST", "/v1/jobs", request))
+
+    def batch(self, requests: Sequence[Mapping[str, Any]]) -> None:
+        """Have jobs done in their order, all accepted or none. Raises `Refused`."""
+        batch = self._ask("POST", "/v1/batches", {"jobs": requests})
+        self._ended(self._ask("GET", f"/v1/jobs/{batch['job_ids'][-1]}"))
+
+    def read(self, path: str) -> dict[str, Any] | None:
+        """What the service has under a path; None if there is nothing."""
+        try:
+            return self._ask("GET", path)
+        except Refused as refused:
+            if refused.code.startswith("unknown_"):
+                return None
+            raise
+
+    def _ended(self, job: dict[str, Any]) -> dict[str, Any]:
+        while job["finished_at"] is None:
+            left = self._until - time.monotonic()
+            if left <= 0:
+                # Nobody comes back for it: what is being made is taken away again.
+                self._ask("POST", f"/v1/jobs/{job['id']}/cancel", {})
+                raise Refused(f"job {job['id']} ({job['action']}) did not end in time")
+            seconds = max(1, min(int(left), _HOLD))
+            job = self._ask("GET", f"/v1/jobs/{job['id']}/wait?timeout={seconds}")
+        if job["state"] != "succeeded":
+            error = job["error"] or {}
+            detail, code = error.get("detail", ""), error.get("code", "")
+            raise Refused(f"job {job['id']} is {job['state']}: {detail} ({code})", code)
+        result: dict[str, Any] = job["result"] or {}
+        return result
+
+    def _ask(self, method: str, path: str, body: object = None) -> dict[str, Any]:
+        """One answer, however often it takes: the key makes a request that is sent again the
+        same request."""
+        key = os.urandom(16).hex()
+        give_up = min(self._until, time.monotonic() + _PATIENCE)
+        while True:
+            try:
+                status, told = self._once(method, path, body, key)
+            except OSError as error:
+                why = f"the orchestrator at {self._url.geturl()} cannot be reached: {error}"
+            except http.client.HTTPException as error:
+                why = f"what answers at {self._url.geturl()} is not the orchestrator: {error!r}"
+            else:
+                if status < 400:
+                    return told
+                code = str(told.get("code", status))
+                why = f"{told.get('detail', 'refused')} ({code})"
+                if status != 503:
+                    raise Refused(why, code)
+            self._connection = None
+            if time.monotonic() >= give_up:
+                raise Refused(why)
+            time.sleep(_AGAIN)
+
+    def _once(self, method: str, path: str, body: object, key: str) -> tuple[int, dict[str, Any]]:
+        headers = {"Authorization": f"Bearer {self._token}"}
+        if body is not None:
+            headers |= {
+                "Content-Type": "application/json",
+                "Idempotency-Key": key,
+                "Prefer": f"wait={_HOLD}",
+            }
+        if self._connection is None:
+            secure = self._url.scheme == "https"
+            kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
+            self._connection = kind(self._url.netloc, timeout=_HOLD + 30)
+        self._connection.request(
+            method, self._url.path + path, None if body is None else json.dumps(body), headers
+        )
+        response = self._connection.getresponse()
+        try:
+            return response.status, json.loads(response.read() or b"{}")
+        except ValueError:
+            raise http.client.HTTPException("no JSON") from None
+
+
+class Asked:
+    """What Ganeti has asked for, as its variables tell."""
+
+    def __init__(
+        self, config: Mapping[str, Any], environment: Mapping[str, str], arguments: Sequence[str]
+    ) -> None:
+        self.config = config
+        self.arguments = arguments
+        self._environment = environment
+        known = {name.upper(): name for name in config["parameters"]}
+        given = {name[5:]: value for name, value in environment.items() if name.startswith("EXTP_")}
+        self.backend = given.pop("BACKEND", None) or config["backend"]
+        #: Values for parameters of the backend, by name.
+        self.parameters = {known[name]: given[name] for name in given if name in known}
+
+    def text(self, name: str, default: str | None = None) -> str:
+        """A variable. Raises `Refused` if it is missing."""
+        value = self._environment.get(name, default)
+        if value is None:
+            raise Refused(f"the variable {name} is missing: is this run by Ganeti?")
+        return value
+
+    def bytes(self, name: str) -> int:
+        """A size, told in MiB."""
+        text = self.text(name)
+        if not text.isascii() or not text.isdigit() or int(text) == 0:
+            raise Refused(f"{name} is {text!r}: a size in MiB is a whole number above 0")
+        return int(text) * _MIB
+
+    @property
+    def volume(self) -> str:
+        """The volume's name."""
+        return self.text("VOL_NAME")
+
+    @property
+    def host(self) -> str:
+        """What this node is called."""
+        return str(self.config["host"])
+
+    def metadata(self) -> dict[str, str]:
+        """What Ganeti calls the disk, to be kept with the volume."""
+        told = (("ganeti.name", "VOL_CNAME"), ("ganeti.uuid", "VOL_UUID"))
+        return {key: self.text(name, "") for key, name in told if self.text(name, "")}
+
+
+def create(asked: Asked, service: Service) -> None:
+    """What a job that fails has begun to make, it takes away itself."""
+    params = {"size_bytes": asked.bytes("VOL_SIZE"), "metadata": asked.metadata()}
+    if asked.parameters:
+        params["parameters"] = asked.parameters
+    service.job("volume.create", asked, params=params)
+
+
+def attach(asked: Asked, service: Service) -> None:
+    """Print the device, then the URIs, and nothing else."""
+    told = service.job("volume.attach", asked, host=asked.host)
+    device, uris = told["device"] or "", told["uris"]
+    if device and not stat.S_ISBLK(os.stat(device).st_mode):  # noqa: PTH116 - a slow import
+        raise Refused(f"{device}, which the volume is attached as, is no block device here")
+    if not device and not uris:
+        raise Refused(f"backend {asked.backend} gives its volumes no device on this host")
+    sys.stdout.write("".join(f"{line}\n" for line in (device, *uris)))
+
+
+def detach(asked: Asked, service: Service) -> None:
+    """Take it away from this node."""
+    _unless_gone(service, "volume.detach", asked, host=asked.host)
+
+
+def remove(asked: Asked, service: Service) -> None:
+    """Remove it."""
+    _unless_gone(service, "volume.remove", asked)
+
+
+def _unless_gone(service: Service, action: str, asked: Asked, **more: Any) -> None:
+    """Do it; that there is nothing left to do is success, since Ganeti asks again."""
+    try:
+        service.job(action, asked, **more)
+    except Refused as refused:
+        if refused.code not in _GONE:
+            raise
+
+
+def grow(asked: Asked, service: Service) -> None:
+    """Make it larger."""
+    wanted = asked.bytes("VOL_NEW_SIZE")
+    try:
+        service.job("volume.grow", asked, params={"size_bytes": wanted})
+    except Refused as refused:
+        # Asked again for what was done before: it is as large already.
+        if refused.code != "shrink_refused" or _size(asked, service) < wanted:
+            raise
+
+
+def _size(asked: Asked, service: Service) -> int:
+    found = service.read(_path(asked.backend, asked.volume))
+    return 0 if found is None else int(found["size_bytes"])
+
+
+def setinfo(asked: Asked, service: Service) -> None:
+    """Keep a text with it."""
+    service.job("volume.set_info", asked, params={"info": asked.text("VOL_METADATA")})
+
+
+def open_(asked: Asked, service: Service) -> None:
+    """Let this node use it."""
+    exclusive = asked.text("VOL_OPEN_EXCLUSIVE", "False") == "True"
+    service.job("volume.open", asked, host=asked.host, params={"exclusive": exclusive})
+
+
+def close(asked: Asked, service: Service) -> None:
+    """End that use."""
+    _unless_gone(service, "volume.close", asked, host=asked.host)
+
+
+def snapshot(asked: Asked, service: Service) -> None:
+    """Make a copy that is a volume of its own, as Ganeti wants it."""
+    name = asked.text("VOL_SNAPSHOT_NAME", f"{asked.volume}.snap")
+    params: dict[str, Any] = {
+        "source": asked.volume,
+        "metadata": {_SNAPSHOT_OF: asked.volume},
+    }
+    if asked.text("VOL_SNAPSHOT_SIZE", ""):
+        # Ganeti tells the size it knows, which a grow may have left behind.
+        size = asked.bytes("VOL_SNAPSHOT_SIZE")
+        if size > _size(asked, service):
+            params["size_bytes"] = size
+    jobs = [{"action": "volume.clone", "backend": asked.backend, "volume": name, "params": params}]
+    left = service.read(_path(asked.backend, name))
+    if left is not None:
+        if left["metadata"].get(_SNAPSHOT_OF) != asked.volume or left["attachments"]:
+            raise Refused(
+                f"there is a volume {name} on backend {asked.backend} already, and it is no unused "
+                f"snapshot of {asked.volume}: rename or remove it"
+            )
+        # It no longer is what the volume holds.
+        sys.stderr.write(f"replacing {name}, which an earlier export has left\n")
+        jobs.insert(0, {"action": "volume.remove", "backend": asked.backend, "volume": name})
+    service.batch(jobs)
+
+
+def verify(asked: Asked, service: Service) -> None:
+    """Check the names of parameters that are given as arguments, and the backend."""
+    known = ["backend", *asked.config["parameters"]]
+    for name in asked.arguments:
+        if name not in known:
+            raise Refused(f"there is no parameter {name!r}: there are {', '.join(known)}")
+    if service.read(f"/v1/backends/{quote(asked.backend, safe='')}") is None:
+        raise Refused(f"the orchestrator has no backend {asked.backend!r}")
+
+
+def _path(backend: str, volume: str) -> str:
+    return f"/v1/backends/{quote(backend, safe='')}/volumes/{quote(volume, safe='')}"
+
+
+SCRIPTS: dict[str, Callable[[Asked, Service], None]] = {
+    "create": create,
+    "attach": attach,
+    "detach": detach,
+    "remove": remove,
+    "grow": grow,
+    "setinfo": setinfo,
+    "verify": verify,
+    "snapshot": snapshot,
+    "open": open_,
+    "close": close,
+}
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the script that the program was called as; its exit status."""
+    directory, _, name = os.path.abspath(words[0]).rpartition("/")  # noqa: PTH100 - a slow import
+    try:
+        config = _config(directory)
+        SCRIPTS[name](Asked(config, os.environ, words[1:]), Service(config))
+        sys.stdout.flush()
+    except (Refused, OSError) as error:
+        sys.stderr.write(f"orchestrator: {error}\n")
+        return 1
+    return 0
+
+
+def _config(directory: str) -> dict[str, Any]:
+    try:
+        with open(f"{directory}/{CONFIG}", encoding="utf-8") as file:  # noqa: PTH123
+            config: dict[str, Any] = json.load(file)
+    except (OSError, ValueError) as error:
+        raise Refused(
+            f"{directory}/{CONFIG} cannot be read ({error}): it is written by "
+            f"'orchestrator extstorage install {directory}', and read by root alone"
+        ) from None
+    return config
