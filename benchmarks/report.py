@@ -20,6 +20,7 @@ _SECTIONS = {
     "clients": "64 clients at once",
     "files": "File volumes",
     "waiters": "Waiters",
+    "provider": "Ganeti's attach",
     "scale": "Much at once",
     "queues": "Other queues",
     "history": "With a history",
@@ -226,6 +227,10 @@ durably in one step, and recorded in the database; a truncated file is none of t
 """,
     "waiters": """\
 {sizes.waiters:,} requests wait for one job, each on a connection of its own, with one API process.
+""",
+    "provider": """\
+One script after the other, as Ganeti's node daemon runs them before nearly everything it does, on a
+volume that is attached as a loop device. Not measured where there are no loop devices.
 """,
     "scale": """\
 One run after the other on one product with PostgreSQL. Memory is resident memory, of workers the

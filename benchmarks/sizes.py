@@ -20,6 +20,8 @@ class Sizes:
     jobs_of_client: int = 40
     #: Volumes of the file driver.
     files: int = 1_000
+    #: Runs of Ganeti's attach, and starts of Python.
+    starts: int = 50
     #: Requests that wait for one job.
     waiters: int = 1_000
     #: Jobs on one volume, volumes with one job each; batches before the first look at memory,
@@ -46,6 +48,7 @@ QUICK = Sizes(
     singles=60,
     jobs_of_client=8,
     files=200,
+    starts=10,
     waiters=200,
     lane=500,
     volumes=5_000,

@@ -4,10 +4,38 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
+from typing import Any
 
 import structlog
 
 from orchestrator.settings import LogSettings
+
+#: Seconds between lines about what goes on failing.
+_AGAIN_SECONDS = 30.0
+
+
+class Trouble:
+    """Tells of something that fails again and again: at once, then now and then, and its end."""
+
+    def __init__(self, log: Any, event: str, over: str) -> None:
+        self._log, self._event, self._over = log, event, over
+        self._times = 0
+        self._told_at = 0.0
+
+    def came(self, **facts: Any) -> None:
+        """It has failed."""
+        self._times += 1
+        now = time.monotonic()
+        if self._times == 1 or now - self._told_at >= _AGAIN_SECONDS:
+            self._told_at = now
+            self._log.warning(self._event, times=self._times, **facts)
+
+    def went(self) -> None:
+        """It has not."""
+        if self._times:
+            self._log.info(self._over, after=self._times)
+            self._times = 0
 
 
 def configure_logs(settings: LogSettings, process: str) -> None:

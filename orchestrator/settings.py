@@ -151,6 +151,15 @@ class RetentionSettings(_Section):
     )
 
 
+class HooksSettings(_Section):
+    """Programs that run before and after actions."""
+
+    path: Path | None = Field(
+        default=None, description="Directory of 'ACTION.pre.d' and 'ACTION.post.d'; default: none."
+    )
+    seconds: float = Field(default=60.0, gt=0, description="The most that one program may take.")
+
+
 class ApiSettings(_Section):
     """The HTTP service."""
 
@@ -250,6 +259,7 @@ class Settings(BaseSettings):
     retry: RetrySettings = RetrySettings()
     scheduler: SchedulerSettings = SchedulerSettings()
     retention: RetentionSettings = RetentionSettings()
+    hooks: HooksSettings = HooksSettings()
     log: LogSettings = LogSettings()
     # What the client reads; named here so that they are not taken for misspelt settings.
     url: str | None = None

@@ -17,6 +17,7 @@ from orchestrator.jobs.wakeups import CONTROL_QUEUE, Wakeups, backend_queue, hos
 from orchestrator.settings import Settings
 from orchestrator.store.database import Database
 from workers.execution.handlers import HANDLERS, WITHOUT_STORAGE
+from workers.execution.hooks import Hooks
 from workers.execution.work import HANDED_BACK, Work, attempt
 from workers.leases import Held, Leases
 from workers.serving import Serving
@@ -76,6 +77,7 @@ class Runner:
         self._leases = leases
         self._wakeups = wakeups
         self._notices = Notices(settings.broker_url)
+        self._hooks = Hooks(settings.hooks)
         self._worker = worker
         self._guard = threading.Lock()
         self._groups: list[_Group] = []
@@ -201,6 +203,7 @@ class Runner:
                 work,
                 HANDLERS[one.action.name],
                 self._settings.retry,
+                self._hooks,
                 storage=one.action.name not in WITHOUT_STORAGE,
             )
             self._log(one, outcome)

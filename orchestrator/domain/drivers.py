@@ -88,6 +88,8 @@ class ExtStorageOptions(DriverOptions):
         default_factory=dict, description="Seconds that a script may take, by its name."
     )
 
+    log_days: float = Field(default=30, gt=0, description="How long the scripts' logs are kept.")
+
     @field_validator("timeouts")
     @classmethod
     def _scripts(cls, given: dict[str, float]) -> dict[str, float]:

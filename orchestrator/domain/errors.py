@@ -347,6 +347,14 @@ class ScriptFailed(BackendError):
     code = "script_failed"
 
 
+class HookFailed(Problem):
+    """A hook of this host forbids the action, or failed: its message has the reason."""
+
+    code = "hook_failed"
+    status = 409
+    exit_status = EXIT_CONFLICT
+
+
 class DependencyFailed(Problem):
     """A job this one depends on did not succeed."""
 

@@ -6,8 +6,11 @@ import zlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, exists, or_, select, text, update
+from sqlalchemy import Boolean, Connection, Select, and_, exists, or_, select, text, update
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.expression import ColumnElement
+from sqlalchemy.sql.functions import FunctionElement
 
 from orchestrator.domain.actions import Action, Lane
 from orchestrator.domain.states import JobState
@@ -176,10 +179,70 @@ _HEADS = Question(lambda d: _first_of_lane(d, newest=False))
 _TAILS = Question(lambda d: _first_of_lane(d, newest=True))
 
 
-def lane_taken() -> ColumnElement[bool]:
+class lane_taken(FunctionElement[bool]):
     """That a begun job, or an earlier one whose time has come, is in a lane of `jobs`' row."""
+
+    type = Boolean()
+    inherit_cache = True
+
+
+class needs_more(FunctionElement[bool]):
+    """That the job in `jobs`' row needs another that has not succeeded."""
+
+    type = Boolean()
+    inherit_cache = True
+
+
+def runnable() -> ColumnElement[bool]:
+    """That nothing stands in the way of the waiting job in `jobs`' row: time, dependency, lane.
+
+    A dependency that did not succeed stands in the way too: the job will be canceled.
+    """
+    return and_(due(jobs.c.not_before), ~needs_more(), or_(jobs.c.begun, ~lane_taken()))
+
+
+# The tables of lanes and dependencies are empty most of the time. PostgreSQL, once it has seen
+# them so, expects any index to be as good as another, and reads all of it for each job. So for
+# PostgreSQL the conditions ask for a first row in an order that only the right index has.
+_TAKEN_POSTGRESQL = """EXISTS (
+    SELECT 1 FROM (
+        SELECT lane FROM job_lanes WHERE job_id >= jobs.id AND job_id <= jobs.id
+        ORDER BY job_id LIMIT 10
+    ) AS mine
+    WHERE (
+        SELECT 1 FROM job_lanes AS earlier JOIN jobs AS job ON job.id = earlier.job_id
+        WHERE earlier.lane >= mine.lane AND earlier.lane <= mine.lane
+          AND earlier.job_id < jobs.id
+          AND (job.not_before IS NULL OR job.not_before <= clock_timestamp())
+        ORDER BY earlier.lane, earlier.job_id LIMIT 1
+    ) IS NOT NULL OR (
+        SELECT 1 FROM job_lanes AS other
+        WHERE other.lane >= mine.lane AND other.lane <= mine.lane
+          AND other.begun AND other.job_id <> jobs.id
+        ORDER BY other.lane LIMIT 1
+    ) IS NOT NULL
+)"""
+_NEEDS_POSTGRESQL = """(
+    SELECT 1 FROM job_dependencies AS need JOIN jobs AS job ON job.id = need.depends_on
+    WHERE need.job_id >= jobs.id AND need.job_id <= jobs.id AND job.state <> 'succeeded'
+    ORDER BY need.job_id LIMIT 1
+) IS NOT NULL"""
+
+
+@compiles(lane_taken, "postgresql")
+def _taken_on_postgresql(_element: lane_taken, _compiler: SQLCompiler, **_kw: Any) -> str:
+    return _TAKEN_POSTGRESQL
+
+
+@compiles(needs_more, "postgresql")
+def _needs_on_postgresql(_element: needs_more, _compiler: SQLCompiler, **_kw: Any) -> str:
+    return _NEEDS_POSTGRESQL
+
+
+@compiles(lane_taken, "sqlite")
+def _taken_on_sqlite(_element: lane_taken, compiler: SQLCompiler, **kw: Any) -> str:
     mine, other = job_lanes.alias("mine"), job_lanes.alias("other")
-    earlier, earlier_job = job_lanes.alias("earlier"), jobs.alias("earlier_job")
+    earlier, job = job_lanes.alias("earlier"), jobs.alias("job")
     begun = exists().where(
         mine.c.job_id == jobs.c.id,
         other.c.lane == mine.c.lane,
@@ -190,21 +253,18 @@ def lane_taken() -> ColumnElement[bool]:
         mine.c.job_id == jobs.c.id,
         earlier.c.lane == mine.c.lane,
         earlier.c.job_id < mine.c.job_id,
-        earlier_job.c.id == earlier.c.job_id,
-        due(earlier_job.c.not_before),
+        job.c.id == earlier.c.job_id,
+        due(job.c.not_before),
     )
-    return or_(begun, before)
+    return compiler.process(or_(begun, before), **kw)
 
 
-def runnable() -> ColumnElement[bool]:
-    """That nothing stands in the way of the waiting job in `jobs`' row: time, dependency, lane.
-
-    A dependency that did not succeed stands in the way too: the job will be canceled.
-    """
+@compiles(needs_more, "sqlite")
+def _needs_on_sqlite(_element: needs_more, compiler: SQLCompiler, **kw: Any) -> str:
     needed = jobs.alias("needed")
     dependency = exists().where(
         job_dependencies.c.job_id == jobs.c.id,
         needed.c.id == job_dependencies.c.depends_on,
         needed.c.state != JobState.SUCCEEDED,
     )
-    return and_(due(jobs.c.not_before), ~dependency, or_(jobs.c.begun, ~lane_taken()))
+    return compiler.process(dependency, **kw)

@@ -10,6 +10,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from orchestrator import broker, failpoints
+from orchestrator.logs import Trouble
 
 log = structlog.get_logger(__name__)
 
@@ -24,6 +25,7 @@ class Notices:
 
     def __init__(self, broker_url: str) -> None:
         self._quiet_until = 0.0
+        self._trouble = Trouble(log, "notices.not_sent", "notices.sent_again")
         self._redis = broker.client(broker_url, socket_timeout=1.0, socket_connect_timeout=1.0)
 
     def ended(self, jobs: Sequence[int], batches: Sequence[int]) -> None:
@@ -52,4 +54,6 @@ class Notices:
         except (RedisError, OSError) as error:
             # A broker that hangs must not hold up the work: leave it alone for a moment.
             self._quiet_until = time.monotonic() + _QUIET_SECONDS
-            log.warning("notices.not_sent", error=str(error))
+            self._trouble.came(error=str(error))
+        else:
+            self._trouble.went()

@@ -77,7 +77,7 @@ def queue_overlooked(connection: Connection) -> list[str]:
     """A safety net: queue jobs that nothing stands in the way of, though no ending has."""
     free = (
         select(jobs.c.id)
-        .where(jobs.c.state == JobState.WAITING, runnable())
+        .where(jobs.c.state == JobState.WAITING, jobs.c.finished_at.is_(None), runnable())
         .limit(_AT_ONCE)
         .with_for_update(skip_locked=True)
     )
@@ -86,17 +86,27 @@ def queue_overlooked(connection: Connection) -> list[str]:
 
 def cancel_overlooked(connection: Connection) -> Finished:
     """A safety net: cancel jobs whose dependency has ended badly, though its ending has not."""
-    needed = jobs.alias("needed")
-    rows = connection.execute(
-        select(job_dependencies.c.job_id, func.min(needed.c.id))
-        .join(jobs, jobs.c.id == job_dependencies.c.job_id)
-        .join(needed, needed.c.id == job_dependencies.c.depends_on)
+    need, needed = job_dependencies.alias("need"), jobs.alias("needed")
+    # The order is one that only the index by job has: see `orchestrator.jobs.lanes`.
+    state = select(needed.c.state).where(needed.c.id == need.c.depends_on).scalar_subquery()
+    because = (
+        select(need.c.depends_on)
         .where(
-            jobs.c.state == JobState.WAITING,
-            needed.c.state.in_((JobState.FAILED, JobState.CANCELED)),
+            need.c.job_id >= jobs.c.id,
+            need.c.job_id <= jobs.c.id,
+            state.in_((JobState.FAILED, JobState.CANCELED)),
         )
-        .group_by(job_dependencies.c.job_id)
-        .limit(_AT_ONCE)
+        .order_by(need.c.job_id, need.c.depends_on)
+        .limit(1)
+        .scalar_subquery()
+    )
+    waiting = (
+        select(jobs.c.id, because.label("because"))
+        .where(jobs.c.state == JobState.WAITING, jobs.c.finished_at.is_(None))
+        .subquery()
+    )
+    rows = connection.execute(
+        select(waiting).where(waiting.c.because.is_not(None)).limit(_AT_ONCE)
     ).all()
     now: datetime = connection.execute(select(db_now())).scalar_one()
     canceled = cancel_dependents(connection, {row[0]: row[1] for row in rows}, now)

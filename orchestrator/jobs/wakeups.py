@@ -22,6 +22,7 @@ from redis.retry import Retry
 from orchestrator import broker, failpoints
 from orchestrator.domain.drivers import DRIVERS
 from orchestrator.jobs.submission import GROUP_BUDGET
+from orchestrator.logs import Trouble
 
 log = structlog.get_logger(__name__)
 
@@ -114,6 +115,7 @@ class Wakeups:
 
     def __init__(self, broker_url: str) -> None:
         self._publisher = Publisher(broker_url)
+        self._trouble = Trouble(log, "wakeups.not_sent", "wakeups.sent_again")
         #: What the work costs that wake-ups were asked for, by queue; and its jobs.
         self._wanted: dict[str, int] = {}
         self._asked = 0
@@ -162,9 +164,10 @@ class Wakeups:
                     }
                 )
                 # What is asked for meanwhile is sent as one.
+                self._trouble.went()
                 time.sleep(min(_LONGEST_PAUSE, asked * _PAUSE_EACH))
             except Exception as error:
-                log.warning("wakeups.not_sent", queues=sorted(wanted), error=str(error))
+                self._trouble.came(queues=sorted(wanted), error=str(error))
 
 
 class Publisher:

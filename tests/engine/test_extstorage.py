@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
@@ -271,6 +272,44 @@ def _with_parameters(volume: str, parameters: dict[str, str]) -> dict[str, objec
         **create(volume, "8M", "ext"),
         "params": {"size_bytes": "8M", "parameters": parameters},
     }
+
+
+def test_what_somebody_uses_is_neither_removed_nor_detached(
+    engine: Engine, provider: Provider
+) -> None:
+    assert _end(engine, create("vm1", "8M", "ext"))["state"] == "succeeded"
+    [image] = provider.images.glob("*.img")
+    # Attached and opened by a person, which nobody has noted.
+    attached = subprocess.run(
+        ["losetup", "--find", "--show", str(image)], check=True, capture_output=True, text=True
+    )
+    device = attached.stdout.strip()
+    with Path(device).open("rb") as opened:
+        holder = subprocess.Popen(["sleep", "1000"], stdin=opened)
+    try:
+        for request in (
+            act("volume.remove", "vm1", "ext"),
+            act("volume.wipe", "vm1", "ext"),
+        ):
+            ended = _end(engine, request)
+            assert ended["state"] == "failed"
+            assert f"held open by process {holder.pid} (sleep)" in ended["error"]["detail"]  # type: ignore[index]
+        assert _end(engine, grow("vm1", "16M", "ext"))["state"] == "succeeded"
+        assert Path(f"/sys/class/block/{Path(device).name}/loop/backing_file").exists()
+    finally:
+        holder.kill()
+        holder.wait()
+    assert _end(engine, act("volume.remove", "vm1", "ext"))["state"] == "succeeded"
+    assert list(provider.images.iterdir()) == []
+
+
+def test_a_directory_that_cannot_be_used_is_told(engine: Engine, provider: Provider) -> None:
+    shutil.rmtree(provider.room, ignore_errors=True)
+    provider.room.write_text("not a directory")
+    ended = _end(engine, create("vm1", "8M", "ext"))
+    assert ended["state"] == "failed"
+    assert f"{provider.room}" in ended["error"]["detail"]  # type: ignore[index]
+    assert "cannot be used" in ended["error"]["detail"]  # type: ignore[index]
 
 
 def test_a_secret_parameter_is_told_to_scripts_alone(

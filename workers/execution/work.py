@@ -44,6 +44,7 @@ from orchestrator.machine import boot_id
 from orchestrator.settings import RetrySettings
 from orchestrator.store.database import Database
 from workers.backends.interface import Device, Driver, SnapshotRef, VolumeRef
+from workers.execution.hooks import Hooks
 from workers.leases import HandBack, Held, LeaseLost, Leases
 
 log = structlog.get_logger(__name__)
@@ -194,7 +195,9 @@ class Work:
 Handler = Callable[[Work], Done]
 
 
-def attempt(work: Work, handler: Handler, retry: RetrySettings, *, storage: bool) -> Outcome | None:
+def attempt(
+    work: Work, handler: Handler, retry: RetrySettings, hooks: Hooks, *, storage: bool
+) -> Outcome | None:
     """Make one attempt; how it ended, or None if the lease was lost and nothing may be said.
 
     ``storage``: the action touches the backend, so its marker is checked first.
@@ -208,9 +211,11 @@ def attempt(work: Work, handler: Handler, retry: RetrySettings, *, storage: bool
         work.checkpoint()
         if storage:
             work.check_identity()
+        hooks.before(work)
         # What changes an existing volume says so itself, with `intend`.
         work.touched = work.touched or claim.action.creates
         done = handler(work)
+        failed = hooks.after(work, done.result)
     except LeaseLost:
         return None
     except HandBack:
@@ -222,7 +227,7 @@ def attempt(work: Work, handler: Handler, retry: RetrySettings, *, storage: bool
         return _ended_badly(work, _unforeseen(error), retry)
     return Outcome(
         ending=Ending.SUCCEEDED,
-        result=done.result,
+        result={**done.result, "warnings": failed} if failed else done.result,
         changes=done.changes,
         audit={"before": done.before, "after": done.after},
         journaled=work.journaled,

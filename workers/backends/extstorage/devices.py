@@ -60,8 +60,12 @@ def size_of(path: str) -> int:
 
 
 def _size(number: int) -> int:
-    entry = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}")
-    return int((entry / "size").read_text()) * _SECTOR
+    return int((_entry(number) / "size").read_text()) * _SECTOR
+
+
+def _entry(number: int) -> Path:
+    """What the kernel tells of a block device."""
+    return Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}")
 
 
 def _wrong(what: str) -> BackendError:
@@ -113,20 +117,40 @@ class Attached:
 
 
 def refuse_used(path: str) -> None:
-    """`InUse` if the device is mounted, swapped to, or part of another device."""
-    number = Path(path).stat().st_rdev
-    named = f"{os.major(number)}:{os.minor(number)}"
-    entry = Path("/sys/dev/block") / named
-    inside = {named: entry, **{
-        (part.parent / "dev").read_text().strip(): part.parent for part in entry.glob("*/partition")
-    }}  # fmt: skip
+    """`InUse` if somebody uses the device, saying who and what to do."""
+    if (use := use_of(path)) is not None:
+        raise InUse(f"{path} is {use}, then detach")
+
+
+def use_of(path: str) -> str | None:
+    """How a block device is used: mounted, swapped to, part of another, or held open."""
+    entry = _entry(Path(path).stat().st_rdev)
+    parts = [entry, *(part.parent for part in entry.glob("*/partition"))]
+    numbers = {(part / "dev").read_text().strip() for part in parts}
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         words = line.split(" ")
-        if words[2] in inside:
-            raise InUse(f"{path} is mounted on {words[4]}: unmount it, then detach")
+        if words[2] in numbers:
+            return f"mounted on {words[4]}: unmount it"
+    real = str(Path(path).resolve())
     for line in Path("/proc/swaps").read_text().splitlines()[1:]:
-        if line.split()[0].startswith(path):
-            raise InUse(f"{path} is swapped to: swapoff it, then detach")
-    holders = [holder.name for part in inside.values() for holder in part.glob("holders/*")]
+        if line.split()[0].startswith(real):
+            return "swapped to: swapoff it"
+    holders = [holder.name for part in parts for holder in part.glob("holders/*")]
     if holders:
-        raise InUse(f"{path} is part of {', '.join(holders)}: stop that, then detach")
+        return f"part of {', '.join(holders)}: stop that"
+    if openers := _openers(real):
+        return f"held open by {', '.join(openers)}: stop that"
+    return None
+
+
+def _openers(real: str) -> list[str]:
+    """Other processes that have the device open."""
+    found: list[str] = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if int(process.name) != os.getpid() and any(
+                os.readlink(link) == real  # noqa: PTH115 - there may be very many
+                for link in (process / "fd").iterdir()
+            ):
+                found.append(f"process {process.name} ({(process / 'comm').read_text().strip()})")
+    return found

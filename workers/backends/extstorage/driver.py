@@ -7,7 +7,6 @@ import re
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 from orchestrator.domain.drivers import DRIVERS, DriverOptions, ExtStorageOptions
 from orchestrator.domain.errors import (
@@ -23,7 +22,7 @@ from orchestrator.domain.errors import (
 )
 from orchestrator.domain.names import check_volume_name
 from orchestrator.domain.sizes import round_up
-from workers.backends.extstorage.devices import Attached, parse_answer, refuse_used, size_of
+from workers.backends.extstorage.devices import Attached, parse_answer, refuse_used, size_of, use_of
 from workers.backends.extstorage.provider import Provider, diagnose, find
 from workers.backends.extstorage.running import Run, Scripts
 from workers.backends.interface import (
@@ -103,6 +102,7 @@ class ExtStorageDriver(Driver):
 
     def capacity(self) -> Capacity:
         self._provider()
+        self._scripts.forget_logs(self._options.log_days)
         return Capacity(total_bytes=None, free_bytes=None, grain_bytes=GRAIN)
 
     def parameters(self) -> dict[str, str]:
@@ -121,6 +121,7 @@ class ExtStorageDriver(Driver):
 
     def check(self, call: Call) -> None:
         """Let the provider's own ``verify`` look at the names of the parameters."""
+        call.checkpoint()
         names = tuple(sorted(self._options.parameters))
         run = Run(
             script=self._provider().directory / "verify",
@@ -128,7 +129,7 @@ class ExtStorageDriver(Driver):
             environment=self._environment({}),
             arguments=names,
         )
-        self._scripts.run(run, call)
+        self._scripts.run(run, None)
 
     # -- reading --------------------------------------------------------------------------
 
@@ -241,7 +242,15 @@ class ExtStorageDriver(Driver):
     def remove(self, volume: VolumeRef, call: Call, *, wipe: bool = False) -> None:
         self._checked(volume)
         self._refuse_attached(volume)
-        if wipe and self._there(volume, call) is not None:
+        try:
+            device = self._find(volume, call)
+        except NotFound:
+            wipe = False
+        else:
+            # Whoever attached it.
+            if device.path:
+                refuse_used(device.path)
+        if wipe:
             self.wipe(volume, call)
         self._take_away(volume, call)
 
@@ -308,7 +317,7 @@ class ExtStorageDriver(Driver):
         return {
             "PATH": _PATH,
             "LC_ALL": "C",
-            "HOME": str(Path.home()),
+            "HOME": os.path.expanduser("~"),  # noqa: PTH111 - which raises where there is none
             **{f"EXTP_{name.upper()}": value for name, value in parameters.items()},
         }
 
@@ -345,14 +354,25 @@ class ExtStorageDriver(Driver):
 
     @contextmanager
     def _needed(self, volume: VolumeRef, call: Call | None) -> Iterator[Device]:
-        """Its device, for as long as this takes. `UnknownVolume` if there is none."""
+        """Its device, for as long as this takes. `NotFound` if there is none.
+
+        One that was attached before, or that somebody uses, stays.
+        """
         before = self._attached.of(volume.id)
         device = self._find(volume, call)
         try:
             yield device
-        finally:
-            if before is None:
-                self._run("detach", volume, {}, call)
+        except BaseException:
+            with suppress(Problem):
+                self._let_go(volume, device, before, call)
+            raise
+        self._let_go(volume, device, before, call)
+
+    def _let_go(
+        self, volume: VolumeRef, device: Device, before: Device | None, call: Call | None
+    ) -> None:
+        if before is None and not (device.path and use_of(device.path)):
+            self._run("detach", volume, {}, call)
 
     def _there(self, volume: VolumeRef, call: Call) -> VolumeFacts | None:
         try:

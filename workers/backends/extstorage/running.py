@@ -11,8 +11,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import select
-import signal
 import subprocess
 import time
 from collections.abc import Collection, Iterator, Mapping
@@ -20,29 +18,41 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO
 
-from orchestrator.domain.errors import BackendBusy, Conflict, ScriptFailed, TimedOut
+from orchestrator.domain.errors import (
+    BackendBusy,
+    BackendUnavailable,
+    Conflict,
+    ScriptFailed,
+    TimedOut,
+)
 from orchestrator.machine import boot_id
 from workers.backends.interface import Call
+from workers.processes import (
+    OutputHeld,
+    born,
+    how_ended,
+    is_group,
+    kill,
+    members,
+    missing_interpreter,
+    shown,
+    watch,
+)
 
 #: How much of what a script said an error tells (Ganeti: 20 lines).
 _LAST_LINES = 20
 _MOST_TOLD = 4000
-#: How much of a script's output is read.
-_MOST_READ = 64 * 1024
-#: Seconds between looks at whether the work must stop.
-_LOOK_SECONDS = 0.5
-#: Seconds that killed processes may take to be gone, and that what a script has started may
-#: hold its output open after the script has ended.
+#: Seconds that killed processes may take to be gone.
 _GONE_SECONDS = 5.0
-_LET_GO_SECONDS = 2.0
 _GONE_LOOK_SECONDS = 0.01
+#: Seconds between looks for old logs.
+_LOGS_SECONDS = 3600.0
 
 #: Becomes the script once it is told to, and ends if nobody is left to tell it: nothing is
 #: done before it is written down who does it.
 _GATE = 'read -r go && exec "$0" "$@" </dev/null'
-#: What stands for a character that cannot be shown.
-_UNSHOWN = "\N{REPLACEMENT CHARACTER}"
 #: What a shell ends with if it could not become the script.
 _NOT_RUN = (126, 127)
 
@@ -80,6 +90,7 @@ class Scripts:
         self._running = room / "running"
         self._seconds = seconds
         self._secrets = secrets
+        self._looked_at_logs = 0.0
 
     def run(self, run: Run, call: Call | None) -> bytes:
         """Run a script, wait for its end, and return its answer.
@@ -92,13 +103,17 @@ class Scripts:
         if call is not None:
             call.checkpoint()
             limit = min(limit, max(1.0, call.seconds_left()))
-        for directory in (self._logs, self._running):
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         log = self._log_of(run)
-        with log.open("wb") as told:
+        with self._begun(log) as told:
             process = self._start(run, call, told.fileno())
             try:
-                answer = _watched(process, limit, call, answers=run.answers)
+                answer = watch(process, limit, _nothing if call is None else call.checkpoint)
+            except OutputHeld as held:
+                raise ScriptFailed(
+                    f"{_named(run)} has ended and left a process that holds its output open "
+                    f"({held}): it was killed. What a script starts in the background must not "
+                    "keep its standard output"
+                ) from None
             except TimeoutError:
                 raise TimedOut(
                     f"{_named(run)} did not end within {limit:g} s and was killed; "
@@ -113,20 +128,42 @@ class Scripts:
         self._judge(run, process.returncode, log)
         return answer
 
+    def forget_logs(self, days: float) -> None:
+        """Delete logs that are older, from time to time."""
+        now = time.time()
+        if now - self._looked_at_logs < _LOGS_SECONDS or not self._logs.is_dir():
+            return
+        self._looked_at_logs = now
+        for log in self._logs.glob("*.log"):
+            with suppress(FileNotFoundError):
+                if now - log.stat().st_mtime > days * 86400:
+                    log.unlink()
+
+    def _begun(self, log: Path) -> BinaryIO:
+        """A log, opened, in directories that are there. Raises `BackendUnavailable`."""
+        try:
+            for directory in (self._logs, self._running):
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return log.open("wb")
+        except OSError as error:
+            raise BackendUnavailable(
+                f"{error.filename} cannot be used: {error.strerror}; 'path' of the backend names "
+                "the driver's own directory"
+            ) from error
+
     def _log_of(self, run: Run) -> Path:
         """A log of its own for each run, named as Ganeti names them."""
         stamp = datetime.now(UTC).strftime("%Y-%m-%d_%H_%M_%S.%f")
         return self._logs / f"{run.script.name}-{self._provider}-{run.object_id}-{stamp}.log"
 
     def _last_lines(self, log: Path) -> str:
-        """The end of a log as text that can be shown; what is no text is replaced."""
+        """The end of a log as text that can be shown."""
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - 4 * _MOST_TOLD))
-            lines = file.read().decode(errors="replace").splitlines()[-_LAST_LINES:]
+            end = file.read()
         for secret in filter(None, self._secrets):
-            lines = [line.replace(secret, "…") for line in lines]
-        shown = ("".join(c if c.isprintable() else _UNSHOWN for c in line) for line in lines)
-        return "\n".join(shown)[-_MOST_TOLD:].strip() or "nothing"
+            end = end.replace(secret.encode(), "…".encode())
+        return shown(end, lines=_LAST_LINES, characters=_MOST_TOLD)
 
     # -- one at a time --------------------------------------------------------------------
 
@@ -162,7 +199,7 @@ class Scripts:
     def _stop(self, process: subprocess.Popen[bytes], run: Run) -> None:
         """Leave nothing of a script that has not ended by itself, and strike the record."""
         if process.poll() != 0:
-            _kill(process.pid)
+            kill(process.pid)
             process.wait()
         if process.stdout is not None:
             process.stdout.close()
@@ -173,11 +210,8 @@ class Scripts:
     def _judge(self, run: Run, status: int, log: Path) -> None:
         if status == 0:
             return
-        if status < 0:
-            how = f"was killed by signal {-status} ({signal.Signals(-status).name})"
-        else:
-            how = f"ended with status {status}"
-        if status in _NOT_RUN and (missing := _missing_interpreter(run.script)):
+        how = how_ended(status)
+        if status in _NOT_RUN and (missing := missing_interpreter(run.script)):
             how = f"cannot be run: its first line names {missing}, which is not there"
         raise ScriptFailed(f"{_named(run)} {how}; its log: {self._last_lines(log)}")
 
@@ -193,8 +227,8 @@ class _Record:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.fence = 0
+        #: The process group, if it is still there.
         self.group = 0
-        self._born = 0
 
     def __enter__(self) -> _Record:
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -206,13 +240,13 @@ class _Record:
         with suppress(ValueError):
             known = json.loads(os.pread(self._file, self._LENGTH, 0))
             self.fence = known["fence"]
-            if known["boot"] == boot_id() and _is_group(known["group"], known["born"]):
+            if known["boot"] == boot_id() and is_group(known["group"], known["born"]):
                 self.group = known["group"]
         return self
 
     def write(self, fence: int, group: int) -> None:
         """Note who works on it from now on."""
-        known = {"fence": fence, "group": group, "born": _born(group), "boot": boot_id()}
+        known = {"fence": fence, "group": group, "born": born(group), "boot": boot_id()}
         os.pwrite(self._file, json.dumps(known).ljust(self._LENGTH).encode(), 0)
 
     def __exit__(self, *_: object) -> None:
@@ -234,144 +268,22 @@ def _take_over(record: _Record, call: Call | None) -> int:
     return record.fence if call is None else call.fence
 
 
-def _watched(
-    process: subprocess.Popen[bytes], seconds: float, call: Call | None, *, answers: bool
-) -> bytes:
-    """Wait for the end; the answer. Raises `TimeoutError`, and what the call raises."""
-    end = time.monotonic() + seconds
-    ended = os.pidfd_open(process.pid)
-    try:
-        output = _Output(process.stdout.fileno() if process.stdout else None)
-        while True:
-            left = end - time.monotonic()
-            ready, _, _ = select.select(
-                [ended, *output.open], [], [], max(0.0, min(left, _LOOK_SECONDS))
-            )
-            if output.open and output.open[0] in ready:
-                output.read()
-            if ended in ready:
-                process.wait()
-                break
-            if left <= 0:
-                raise TimeoutError
-            if call is not None:
-                call.checkpoint()
-    finally:
-        os.close(ended)
-    if answers and not output.rest(_LET_GO_SECONDS):
-        holders = _holders(output.open[0])
-        _kill(process.pid)
-        for pid in holders:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        raise ScriptFailed(
-            "the provider's script has ended and left a process that holds its output open "
-            f"({', '.join(holders.values()) or 'unknown'}): it was killed. What a script starts "
-            "in the background must not keep its standard output"
-        )
-    return output.text
-
-
-class _Output:
-    """What a script writes to its standard output, up to a limit."""
-
-    def __init__(self, descriptor: int | None) -> None:
-        #: The descriptor, until the last writer has closed it.
-        self.open = [] if descriptor is None else [descriptor]
-        self.text = b""
-
-    def read(self) -> None:
-        """Read what there is."""
-        got = os.read(self.open[0], _MOST_READ)
-        self.text = (self.text + got)[:_MOST_READ]
-        if not got:
-            self.open = []
-
-    def rest(self, seconds: float) -> bool:
-        """Read to the end; False if somebody keeps it open for longer."""
-        end = time.monotonic() + seconds
-        while self.open:
-            ready, _, _ = select.select(self.open, [], [], max(0.0, end - time.monotonic()))
-            if not ready:
-                return False
-            self.read()
-        return True
-
-
-# -- processes ----------------------------------------------------------------------------
-
-
-def _kill(group: int) -> None:
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(group, signal.SIGKILL)
-
-
 def _kill_group(record: _Record) -> None:
     """Kill what an earlier claim left. Raises `BackendBusy` if it does not go."""
-    _kill(record.group)
+    kill(record.group)
     end = time.monotonic() + _GONE_SECONDS
-    while _members(record.group):
+    while left := members(record.group):
         if time.monotonic() >= end:
             raise BackendBusy(
-                f"processes {', '.join(map(str, _members(record.group)))} of an earlier attempt "
-                "were killed and do not end: the storage they wait for does not answer"
+                f"processes {', '.join(map(str, left))} of an earlier attempt were killed and do "
+                "not end: the storage they wait for does not answer"
             )
         time.sleep(_GONE_LOOK_SECONDS)
-
-
-def _stat(pid: int) -> list[str] | None:
-    """The fields of /proc/PID/stat from the state on; None if there is no such process."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-
-
-def _born(pid: int) -> int:
-    """When a process began, in ticks since the start of the system; 0 if there is none."""
-    fields = _stat(pid) if pid else None
-    return int(fields[19]) if fields else 0
-
-
-def _is_group(group: int, born: int) -> bool:
-    """Whether a process group is there, and not another that got its number later."""
-    return bool(group) and _born(group) in (0, born) and bool(_members(group))
-
-
-def _members(group: int) -> list[int]:
-    """The processes of a group that have not ended."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        fields = _stat(int(entry.name))
-        if fields is not None and int(fields[2]) == group and fields[0] != "Z":
-            found.append(int(entry.name))
-    return found
-
-
-def _holders(descriptor: int) -> dict[int, str]:
-    """Other processes that have the same pipe open, and what they are."""
-    pipe = Path(f"/proc/self/fd/{descriptor}").readlink()
-    found: dict[int, str] = {}
-    for entry in Path("/proc").glob("[0-9]*"):
-        pid = int(entry.name)
-        with suppress(OSError):
-            if pid != os.getpid() and any(
-                link.readlink() == pipe for link in (entry / "fd").iterdir()
-            ):
-                found[pid] = f"process {pid}, {(entry / 'comm').read_text().strip()}"
-    return found
-
-
-# -- telling ------------------------------------------------------------------------------
 
 
 def _named(run: Run) -> str:
     return f"the provider's script {run.script}"
 
 
-def _missing_interpreter(script: Path) -> str | None:
-    with script.open("rb") as file:
-        first = file.readline(256)
-    words = first[2:].split() if first.startswith(b"#!") else []
-    interpreter = words[0].decode(errors="replace") if words else None
-    return interpreter if interpreter and not Path(interpreter).exists() else None
+def _nothing() -> None:
+    """Nobody can tell a look to stop."""

@@ -1,0 +1,114 @@
+"""Hooks: programs that an administrator has put before and after actions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.settings import HooksSettings, Settings
+from tests.engine.conftest import Engine, act, create, grow
+
+pytestmark = pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+
+
+@pytest.fixture
+def hooks(tmp_path: Path) -> Path:
+    path = tmp_path / "hooks"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def settings(settings: Settings, hooks: Path) -> Settings:
+    return settings.model_copy(update={"hooks": HooksSettings(path=hooks, seconds=3)})
+
+
+def _hook(hooks: Path, directory: str, name: str, body: str, mode: int = 0o755) -> Path:
+    program = hooks / directory / name
+    program.parent.mkdir(exist_ok=True, mode=0o755)
+    program.write_text(f"#!/bin/sh\n{body}\n")
+    program.chmod(mode)
+    return program
+
+
+def _end(engine: Engine, request: dict[str, object]) -> dict[str, object]:
+    [job_id] = engine.submit(request).job_ids
+    engine.work()
+    return dict(engine.job(job_id))
+
+
+def test_hooks_run_in_order_and_are_told_what_is_done(
+    engine: Engine, hooks: Path, tmp_path: Path
+) -> None:
+    told = tmp_path / "told"
+    line = f'echo "$(basename "$0") $ORCHESTRATOR_HOOK_ACTION $ORCHESTRATOR_HOOK_VOLUME" >>{told}'
+    for directory, name in (
+        ("any.pre.d", "99-first"),
+        ("volume.create.pre.d", "10-second"),
+        ("volume.create.pre.d", "20-third"),
+        ("any.post.d", "00-fourth"),
+        ("volume.create.post.d", "00-fifth"),
+        ("volume.grow.pre.d", "00-never"),
+    ):
+        _hook(hooks, directory, name, line)
+    _hook(hooks, "volume.create.pre.d", "README.txt", "exit 1")
+    _hook(hooks, "volume.create.pre.d", "not-executable", "exit 1", mode=0o644)
+    _hook(hooks, "volume.create.post.d", "result", f"env | grep ^ORCHESTRATOR >{tmp_path}/env")
+    ended = _end(engine, create("vm1", reason="for a test"))
+    assert ended["state"] == "succeeded"
+    assert "warnings" not in ended["result"]  # type: ignore[operator]
+    names = ["99-first", "10-second", "20-third", "00-fourth", "00-fifth"]
+    assert told.read_text().splitlines() == [f"{name} volume.create vm1" for name in names]
+    seen = (tmp_path / "env").read_text()
+    for expected in (
+        "ORCHESTRATOR_HOOK_PHASE=post",
+        "ORCHESTRATOR_HOOK_BACKEND=ram",
+        f"ORCHESTRATOR_HOOK_JOB={ended['id']}",
+        "ORCHESTRATOR_HOOK_REASON=for a test",
+        '"size_bytes": 1048576',
+        f"ORCHESTRATOR_HOOK_WORKER_HOST={engine.settings.host}",
+    ):
+        assert expected in seen
+
+
+def test_a_hook_that_fails_before_stops_the_job_and_nothing_is_changed(
+    engine: Engine, hooks: Path
+) -> None:
+    assert _end(engine, create("vm1"))["state"] == "succeeded"
+    for action in ("create", "grow", "remove"):
+        _hook(hooks, f"volume.{action}.pre.d", "no", 'echo "not on a Friday" >&2; exit 1')
+    for request in (create("vm2"), grow("vm1", "2M"), act("volume.remove", "vm1")):
+        ended = _end(engine, request)
+        assert ended["state"] == "failed"
+        assert ended["error"]["code"] == "hook_failed"  # type: ignore[index]
+        assert ended["error"]["detail"].endswith("ended with status 1: not on a Friday")  # type: ignore[index]
+    [(name, view)] = engine.volumes().items()
+    assert (name, view["size_bytes"], view["state"]) == ("vm1", 2**20, "available")
+
+
+def test_a_hook_that_fails_after_is_told_with_the_result(engine: Engine, hooks: Path) -> None:
+    _hook(hooks, "volume.create.post.d", "mail", "echo no server; exit 7")
+    ended = _end(engine, create("vm1"))
+    assert ended["state"] == "succeeded"
+    [warning] = ended["result"]["warnings"]  # type: ignore[index]
+    assert warning.endswith("mail ended with status 7: no server")
+
+
+@pytest.mark.parametrize(
+    ("body", "mode", "told"),
+    [
+        ("sleep 1000", 0o755, "did not end within 3 s"),
+        ("sleep 1000 &", 0o755, "holds its output open"),
+        ("kill -9 $$", 0o755, "was killed by signal 9 (SIGKILL)"),
+        ("true", 0o777, "can be written by others"),
+    ],
+)
+def test_a_hook_at_fault_is_told(
+    engine: Engine, hooks: Path, body: str, mode: int, told: str
+) -> None:
+    _hook(hooks, "volume.create.pre.d", "fault", body, mode)
+    ended = _end(engine, create("vm1"))
+    assert ended["state"] == "failed"
+    assert told in ended["error"]["detail"]  # type: ignore[index]
+    assert engine.volumes() == {}
