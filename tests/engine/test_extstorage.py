@@ -306,10 +306,14 @@ def test_what_somebody_uses_is_neither_removed_nor_detached(
 def test_a_directory_that_cannot_be_used_is_told(engine: Engine, provider: Provider) -> None:
     shutil.rmtree(provider.room, ignore_errors=True)
     provider.room.write_text("not a directory")
-    ended = _end(engine, create("vm1", "8M", "ext"))
-    assert ended["state"] == "failed"
-    assert f"{provider.room}" in ended["error"]["detail"]  # type: ignore[index]
-    assert "cannot be used" in ended["error"]["detail"]  # type: ignore[index]
+    waiting = _end(engine, create("vm1", "8M", "ext"))
+    assert waiting["state"] == "waiting"
+    assert f"{provider.room}" in waiting["error"]["detail"]  # type: ignore[index]
+    assert "'path' of the backend" in waiting["error"]["detail"]  # type: ignore[index]
+    provider.room.unlink()
+    engine.time_passes()
+    engine.work()
+    assert engine.volumes("ext") == {}
 
 
 def test_a_secret_parameter_is_told_to_scripts_alone(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from orchestrator.domain.errors import BackendError, InUse
 from orchestrator.machine import boot_id
+from workers.backends.extstorage.room import made
 from workers.backends.interface import Device
 
 #: ``<hypervisor>:<uri>``, e.g. ``kvm:rbd:pool/volume``.
@@ -87,8 +88,7 @@ class Attached:
             "number": number,
             "boot": boot_id(),
         }
-        self._room.mkdir(mode=0o700, parents=True, exist_ok=True)
-        new = self._room / f".{volume_id}"
+        new = made(self._room) / f".{volume_id}"
         new.write_text(json.dumps(known))
         new.replace(self._room / volume_id)
 
@@ -96,7 +96,7 @@ class Attached:
         """The device that is still there; None if there is none."""
         try:
             known = json.loads((self._room / volume_id).read_text())
-        except (FileNotFoundError, ValueError):
+        except (FileNotFoundError, NotADirectoryError, ValueError):
             return None
         if known["boot"] != boot_id():
             return None

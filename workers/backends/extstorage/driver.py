@@ -24,6 +24,7 @@ from orchestrator.domain.names import check_volume_name
 from orchestrator.domain.sizes import round_up
 from workers.backends.extstorage.devices import Attached, parse_answer, refuse_used, size_of, use_of
 from workers.backends.extstorage.provider import Provider, diagnose, find
+from workers.backends.extstorage.room import made
 from workers.backends.extstorage.running import Run, Scripts
 from workers.backends.interface import (
     Call,
@@ -396,10 +397,9 @@ class ExtStorageDriver(Driver):
     @contextmanager
     def _making(self, volume: VolumeRef, call: Call) -> Iterator[None]:
         """Make a volume, and take away what an earlier attempt or this one has left of it."""
-        note = self._room / "making" / volume.id
+        note = made(self._room / "making") / volume.id
         if note.exists():
             self._take_away(volume, call)
-        note.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         note.touch()
         try:
             yield

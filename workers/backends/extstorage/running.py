@@ -18,16 +18,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO
 
 from orchestrator.domain.errors import (
     BackendBusy,
-    BackendUnavailable,
     Conflict,
     ScriptFailed,
     TimedOut,
 )
 from orchestrator.machine import boot_id
+from workers.backends.extstorage.room import made
 from workers.backends.interface import Call
 from workers.processes import (
     OutputHeld,
@@ -104,7 +103,7 @@ class Scripts:
             call.checkpoint()
             limit = min(limit, max(1.0, call.seconds_left()))
         log = self._log_of(run)
-        with self._begun(log) as told:
+        with log.open("wb") as told:
             process = self._start(run, call, told.fileno())
             try:
                 answer = watch(process, limit, _nothing if call is None else call.checkpoint)
@@ -139,22 +138,10 @@ class Scripts:
                 if now - log.stat().st_mtime > days * 86400:
                     log.unlink()
 
-    def _begun(self, log: Path) -> BinaryIO:
-        """A log, opened, in directories that are there. Raises `BackendUnavailable`."""
-        try:
-            for directory in (self._logs, self._running):
-                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            return log.open("wb")
-        except OSError as error:
-            raise BackendUnavailable(
-                f"{error.filename} cannot be used: {error.strerror}; 'path' of the backend names "
-                "the driver's own directory"
-            ) from error
-
     def _log_of(self, run: Run) -> Path:
         """A log of its own for each run, named as Ganeti names them."""
         stamp = datetime.now(UTC).strftime("%Y-%m-%d_%H_%M_%S.%f")
-        return self._logs / f"{run.script.name}-{self._provider}-{run.object_id}-{stamp}.log"
+        return made(self._logs) / f"{run.script.name}-{self._provider}-{run.object_id}-{stamp}.log"
 
     def _last_lines(self, log: Path) -> str:
         """The end of a log as text that can be shown."""
@@ -171,14 +158,13 @@ class Scripts:
     def claimed(self, object_id: str, call: Call) -> Iterator[None]:
         """Have an object here to oneself for a moment: earlier claims are refused from now on,
         and what they run is ended."""
-        self._running.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _Record(self._running / object_id) as record:
+        with _Record(made(self._running) / object_id) as record:
             _take_over(record, call)
             record.write(call.fence, 0)
             yield
 
     def _start(self, run: Run, call: Call | None, log: int) -> subprocess.Popen[bytes]:
-        with _Record(self._running / run.object_id) as record:
+        with _Record(made(self._running) / run.object_id) as record:
             fence = _take_over(record, call)
             process = subprocess.Popen(
                 ["/bin/sh", "-c", _GATE, str(run.script), *run.arguments],
