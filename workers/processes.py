@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 #: How much of a program's output is read.
-MOST_READ = 64 * 1024
+_MOST_READ = 64 * 1024
 #: Seconds between looks at whether the work must stop.
 _LOOK_SECONDS = 0.5
 #: Seconds that what a program has started may hold its output open after the program's end.
@@ -50,13 +50,22 @@ def watch(
         os.close(ended)
     process.wait()
     if not output.rest(_LET_GO_SECONDS):
-        holders = _holders(output.open[0])
+        holders = holding(os.readlink(f"/proc/self/fd/{output.open[0]}"))  # noqa: PTH115
         kill(process.pid)
         for pid in holders:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        raise OutputHeld(list(holders.values()))
+        raise OutputHeld([f"process {pid}, {name}" for pid, name in holders.items()])
     return output.text
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Leave nothing of a program that has not ended well, and let go of its output."""
+    if process.poll() != 0:
+        kill(process.pid)
+        process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
 
 
 def kill(group: int) -> None:
@@ -83,6 +92,20 @@ def members(group: int) -> list[int]:
         fields = _stat(int(entry.name))
         if fields is not None and int(fields[2]) == group and fields[0] != "Z":
             found.append(int(entry.name))
+    return found
+
+
+def holding(file: str) -> dict[int, str]:
+    """Other processes that have a file open, by what /proc calls it; and their commands."""
+    found: dict[int, str] = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        pid = int(entry.name)
+        with suppress(OSError):
+            if pid != os.getpid() and any(
+                os.readlink(link) == file  # noqa: PTH115 - there may be very many
+                for link in (entry / "fd").iterdir()
+            ):
+                found[pid] = (entry / "comm").read_text().strip()
     return found
 
 
@@ -119,8 +142,8 @@ class _Output:
 
     def read(self) -> None:
         """Read what there is."""
-        got = os.read(self.open[0], MOST_READ)
-        self.text = (self.text + got)[:MOST_READ]
+        got = os.read(self.open[0], _MOST_READ)
+        self.text = (self.text + got)[:_MOST_READ]
         if not got:
             self.open = []
 
@@ -148,17 +171,3 @@ def _stat(pid: int) -> list[str] | None:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
-
-
-def _holders(descriptor: int) -> dict[int, str]:
-    """Other processes that have the same pipe open, and what they are."""
-    pipe = Path(f"/proc/self/fd/{descriptor}").readlink()
-    found: dict[int, str] = {}
-    for entry in Path("/proc").glob("[0-9]*"):
-        pid = int(entry.name)
-        with suppress(OSError):
-            if pid != os.getpid() and any(
-                link.readlink() == pipe for link in (entry / "fd").iterdir()
-            ):
-                found[pid] = f"process {pid}, {(entry / 'comm').read_text().strip()}"
-    return found

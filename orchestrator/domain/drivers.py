@@ -12,6 +12,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
+from orchestrator.domain.names import PROVIDER
 from orchestrator.domain.sizes import Size
 
 
@@ -65,7 +66,7 @@ class ExtStorageOptions(DriverOptions):
     of_parameters = frozenset({"parameters"})
 
     provider: str = Field(
-        pattern=r"^[A-Za-z0-9_-]+$", description="The name of the provider's directory."
+        pattern=f"^{PROVIDER.pattern}$", description="The name of the provider's directory."
     )
     search_path: tuple[Path, ...] = Field(
         default=_PROVIDERS,

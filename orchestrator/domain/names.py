@@ -14,6 +14,8 @@ from orchestrator.domain.errors import InvalidName
 MAX_NAME = 255
 _VOLUME = re.compile(r"[A-Za-z0-9._:/+][A-Za-z0-9._:/+-]{0,254}", re.ASCII)
 _BACKEND = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}", re.ASCII)
+#: What Ganeti takes for a storage provider's name (EXT_PLUGIN_MASK).
+PROVIDER = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?", re.ASCII)
 
 

@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 import os
 import py_compile
-import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from orchestrator.domain.errors import Conflict, InvalidInput
+from orchestrator.domain.names import PROVIDER
 from orchestrator.extstorage import scripts
 
-#: What a provider may be called (Ganeti: EXT_PLUGIN_MASK).
-_NAME = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 #: What the kernel reads of a first line.
 _LONGEST_LINE = 127
 
@@ -42,7 +40,7 @@ def install(directory: Path, config: Mapping[str, Any]) -> None:
     parameters (help by name), seconds. Raises `InvalidInput` and `Conflict`.
     """
     directory = directory.absolute()
-    if not _NAME.fullmatch(directory.name):
+    if not PROVIDER.fullmatch(directory.name):
         raise InvalidInput(
             f"{directory.name!r} is no name that Ganeti takes for a provider: letters, digits, "
             "'_' and '-' only",

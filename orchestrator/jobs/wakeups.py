@@ -163,8 +163,8 @@ class Wakeups:
                         for name, cost in wanted.items()
                     }
                 )
-                # What is asked for meanwhile is sent as one.
                 self._trouble.went()
+                # What is asked for meanwhile is sent as one.
                 time.sleep(min(_LONGEST_PAUSE, asked * _PAUSE_EACH))
             except Exception as error:
                 self._trouble.came(queues=sorted(wanted), error=str(error))

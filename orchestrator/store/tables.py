@@ -106,11 +106,11 @@ backends = Table(
     CheckConstraint(_one_of("state", BackendState), name="state"),
 )
 
-#: What each backend has promised: the sizes of its volumes, and what unfinished jobs will
-#: add. Every transaction that changes one of the two adds the difference as its last act.
 #: The constraint that is violated where others have promised meanwhile what was free.
 PROMISED_ABOVE_LIMIT = "ck_promises_limit"
 
+#: What each backend has promised: the sizes of its volumes, and what unfinished jobs will
+#: add. Every transaction that changes one of the two adds the difference as its last act.
 promises = Table(
     "promises",
     metadata,

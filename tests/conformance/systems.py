@@ -114,7 +114,25 @@ class Memory(System):
     driver: MemoryDriver
 
 
-class Files(System):
+class Imaged(System):
+    """One whose volumes are image files, which can be reached behind the driver's back."""
+
+    @abstractmethod
+    def image(self, volume: VolumeRef) -> Path:
+        """The image of a volume."""
+
+    def write(self, volume: VolumeRef, data: bytes, offset: int = 0) -> None:
+        with self.image(volume).open("r+b") as file:
+            file.seek(offset)
+            file.write(data)
+
+    def read(self, volume: VolumeRef, length: int, offset: int = 0) -> bytes:
+        with self.image(volume).open("rb") as file:
+            file.seek(offset)
+            return file.read(length)
+
+
+class Files(Imaged):
     """On the file system of the temporary directory."""
 
     kind = "file"
@@ -130,7 +148,7 @@ class Files(System):
         return room
 
     def stop(self) -> None:
-        _release_loops(self.path)
+        release_loops(self.path)
 
     def options(self) -> FileOptions:
         return FileOptions(path=self.path)
@@ -147,16 +165,6 @@ class Files(System):
     def image(self, volume: VolumeRef) -> Path:
         (path,) = self.path.glob(f"volumes/**/*~{volume.id}.img")
         return path
-
-    def write(self, volume: VolumeRef, data: bytes, offset: int = 0) -> None:
-        with self.image(volume).open("r+b") as file:
-            file.seek(offset)
-            file.write(data)
-
-    def read(self, volume: VolumeRef, length: int, offset: int = 0) -> bytes:
-        with self.image(volume).open("rb") as file:
-            file.seek(offset)
-            return file.read(length)
 
     def plant_foreign(self, label: str) -> str:
         lane = next(iter((self.path / "volumes").iterdir()), None)
@@ -225,7 +233,7 @@ class PlainFiles(MountedFiles):
             pytest.skip(f"ramfs cannot be mounted here: {error}")
 
 
-class SparseProvider(System):
+class SparseProvider(Imaged):
     """The example provider of Ganeti's interface: shell scripts, sparse files, loop devices."""
 
     kind = "extstorage"
@@ -240,7 +248,7 @@ class SparseProvider(System):
         self.driver = ExtStorageDriver(backend, self.options(), INSTALLATION)
 
     def stop(self) -> None:
-        _release_loops(self.images)
+        release_loops(self.images)
 
     def options(self) -> ExtStorageOptions:
         return ExtStorageOptions(
@@ -259,16 +267,6 @@ class SparseProvider(System):
 
     def image(self, volume: VolumeRef) -> Path:
         return self.images / f"{volume.id}.img"
-
-    def write(self, volume: VolumeRef, data: bytes, offset: int = 0) -> None:
-        with self.image(volume).open("r+b") as file:
-            file.seek(offset)
-            file.write(data)
-
-    def read(self, volume: VolumeRef, length: int, offset: int = 0) -> bytes:
-        with self.image(volume).open("rb") as file:
-            file.seek(offset)
-            return file.read(length)
 
     def plant_foreign(self, label: str) -> str:
         (self.images / f"{label}.img").write_bytes(b"not ours")
@@ -289,7 +287,7 @@ SYSTEMS: dict[str, type[System]] = {
 assert {system.kind for system in SYSTEMS.values()} == set(DRIVERS), "every driver is tested"
 
 
-def _release_loops(path: Path) -> None:
+def release_loops(path: Path) -> None:
     for entry in Path("/sys/block").glob("loop*/loop/backing_file"):
         if entry.read_text().startswith(f"{path}/"):
             _run("losetup", "-d", f"/dev/{entry.parent.parent.name}")

@@ -14,7 +14,7 @@ from orchestrator.domain.errors import UnknownParameter, Unsupported
 from orchestrator.inventory.hosts import seen
 from orchestrator.settings import BackendSettings, Settings
 from orchestrator.store.database import Database
-from tests.conformance.systems import PROVIDERS, _release_loops
+from tests.conformance.systems import PROVIDERS, release_loops
 from tests.engine.conftest import Engine, act, create, grow
 from workers.backends.file import loops
 
@@ -66,7 +66,7 @@ class Provider:
 def provider(tmp_path: Path) -> Iterator[Provider]:
     made = Provider(tmp_path)
     yield made
-    _release_loops(made.images)
+    release_loops(made.images)
 
 
 @pytest.fixture
@@ -264,7 +264,7 @@ def test_a_volume_has_values_of_its_own_for_the_parameters(
         assert list(images.iterdir()) == []
         assert list(provider.images.iterdir()) == []
     finally:
-        _release_loops(images)
+        release_loops(images)
 
 
 def _with_parameters(volume: str, parameters: dict[str, str]) -> dict[str, object]:

@@ -69,14 +69,28 @@ def _plan(connection: Connection, statement: str, values: Any) -> Any:
     return found if isinstance(found, list) else json.loads(str(found))
 
 
+def _nodes(plan: Any) -> Iterator[dict[str, Any]]:
+    """The nodes of a plan, however deep."""
+    if isinstance(plan, list):
+        for part in plan:
+            yield from _nodes(part)
+    elif isinstance(plan, dict):
+        yield plan
+        yield from _nodes(list(plan.values()))
+
+
 def _scanned(plan: Any) -> set[str]:
     """The tables that a plan reads from end to end."""
-    if isinstance(plan, list):
-        return set().union(*(_scanned(part) for part in plan)) if plan else set()
-    if not isinstance(plan, dict):
-        return set()
-    found = set().union(*(_scanned(part) for part in plan.values()))
-    return found | ({plan["Relation Name"]} if plan.get("Node Type") == "Seq Scan" else set())
+    return {node["Relation Name"] for node in _nodes(plan) if node.get("Node Type") == "Seq Scan"}
+
+
+def _walked(plan: Any) -> set[str]:
+    """The tables and the indexes that a plan reads from end to end."""
+    return _scanned(plan) | {
+        node["Index Name"]
+        for node in _nodes(plan)
+        if "Index Name" in node and "Index Cond" not in node
+    }
 
 
 QUESTIONS: dict[str, Asked] = {
@@ -184,19 +198,6 @@ SMALL = {
     "ix_jobs_due",
     "ix_event_commits_unnumbered",
 }
-
-
-def _walked(plan: Any) -> set[str]:
-    """The indexes that a plan reads from end to end, and tables."""
-    if isinstance(plan, list):
-        return set().union(*(_walked(part) for part in plan)) if plan else set()
-    if not isinstance(plan, dict):
-        return set()
-    found = set().union(*(_walked(part) for part in plan.values()))
-    kind = plan.get("Node Type", "")
-    if "Index" in kind and "Scan" in kind and "Index Cond" not in plan:
-        found |= {plan["Index Name"]}
-    return found | ({plan["Relation Name"]} if kind == "Seq Scan" else set())
 
 
 @pytest.fixture(scope="module")

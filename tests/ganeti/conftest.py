@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance.conftest import Product
-from tests.conformance.systems import _release_loops
+from tests.conformance.systems import release_loops
 from tests.rigs import ganeti
 from workers.backends.file import loops
 
@@ -47,4 +47,4 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
         yield Installed(product, room)
     finally:
         product.stop()
-        _release_loops(product.volumes)
+        release_loops(product.volumes)

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from orchestrator.domain.errors import HookFailed
 from orchestrator.jobs.claim import Claim
 from orchestrator.settings import HooksSettings
-from workers.processes import OutputHeld, how_ended, kill, shown, watch
+from workers.processes import OutputHeld, how_ended, shown, stop, watch
 
 #: What a program may be called; what else is in a directory is passed over (as run-parts does).
 _NAME = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
@@ -99,11 +99,7 @@ class Hooks:
         except TimeoutError:
             raise HookFailed(f"hook {program} did not end within {self._seconds:g} s") from None
         finally:
-            if process.poll() != 0:
-                kill(process.pid)
-                process.wait()
-            if process.stdout is not None:
-                process.stdout.close()
+            stop(process)
         if process.returncode != 0:
             told = shown(said, lines=_LINES, characters=_CHARACTERS)
             raise HookFailed(f"hook {program} {how_ended(process.returncode)}: {told}")

@@ -11,8 +11,10 @@ from pathlib import Path
 
 from orchestrator.domain.errors import BackendError, InUse
 from orchestrator.machine import boot_id
+from workers.backends import blockdevices
 from workers.backends.extstorage.room import made
 from workers.backends.interface import Device
+from workers.processes import holding
 
 #: ``<hypervisor>:<uri>``, e.g. ``kvm:rbd:pool/volume``.
 _URI = re.compile(r"[a-z0-9-]+:.*\S", re.ASCII)
@@ -123,34 +125,10 @@ def refuse_used(path: str) -> None:
 
 
 def use_of(path: str) -> str | None:
-    """How a block device is used: mounted, swapped to, part of another, or held open."""
-    entry = _entry(Path(path).stat().st_rdev)
-    parts = [entry, *(part.parent for part in entry.glob("*/partition"))]
-    numbers = {(part / "dev").read_text().strip() for part in parts}
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        words = line.split(" ")
-        if words[2] in numbers:
-            return f"mounted on {words[4]}: unmount it"
+    """How a block device is used: as the kernel tells, or held open by a process."""
     real = str(Path(path).resolve())
-    for line in Path("/proc/swaps").read_text().splitlines()[1:]:
-        if line.split()[0].startswith(real):
-            return "swapped to: swapoff it"
-    holders = [holder.name for part in parts for holder in part.glob("holders/*")]
-    if holders:
-        return f"part of {', '.join(holders)}: stop that"
-    if openers := _openers(real):
-        return f"held open by {', '.join(openers)}: stop that"
-    return None
-
-
-def _openers(real: str) -> list[str]:
-    """Other processes that have the device open."""
-    found: list[str] = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if int(process.name) != os.getpid() and any(
-                os.readlink(link) == real  # noqa: PTH115 - there may be very many
-                for link in (process / "fd").iterdir()
-            ):
-                found.append(f"process {process.name} ({(process / 'comm').read_text().strip()})")
-    return found
+    use = blockdevices.use_of(real, _entry(Path(path).stat().st_rdev))
+    if use is None and (openers := holding(real)):
+        named = ", ".join(f"process {pid} ({name})" for pid, name in openers.items())
+        use = f"held open by {named}: stop that"
+    return use

@@ -6,14 +6,12 @@ and what its code does where that says less.
 
 from __future__ import annotations
 
-import re
 import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-#: What a provider may be called (Ganeti: EXT_PLUGIN_MASK).
-NAME = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
+from orchestrator.domain.names import PROVIDER
 
 REQUIRED = ("create", "attach", "detach", "remove", "grow", "setinfo", "verify")
 OPTIONAL = ("snapshot", "open", "close")
@@ -41,7 +39,7 @@ class Provider:
 
 def find(name: str, search_path: Iterable[Path]) -> Provider | None:
     """The first directory of this name along the search path; None if there is none."""
-    if not NAME.fullmatch(name):
+    if not PROVIDER.fullmatch(name):
         return None
     there = (directory / name for directory in search_path)
     first = next((entry for entry in there if entry.is_dir()), None)
@@ -64,7 +62,7 @@ def look_at(name: str, directory: Path) -> Provider:
     faults: list[str] = []
     scripts: set[str] = set()
     parameters: dict[str, str] = {}
-    if not NAME.fullmatch(name):
+    if not PROVIDER.fullmatch(name):
         faults.append(f"{name!r} is no name of a provider: letters, digits, '_' and '-' only")
     elif not directory.is_dir():
         what = "a link that leads nowhere" if not directory.exists() else "no directory"

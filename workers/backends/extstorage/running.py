@@ -37,6 +37,7 @@ from workers.processes import (
     members,
     missing_interpreter,
     shown,
+    stop,
     watch,
 )
 
@@ -184,11 +185,7 @@ class Scripts:
 
     def _stop(self, process: subprocess.Popen[bytes], run: Run) -> None:
         """Leave nothing of a script that has not ended by itself, and strike the record."""
-        if process.poll() != 0:
-            kill(process.pid)
-            process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+        stop(process)
         with suppress(BackendBusy), _Record(self._running / run.object_id) as record:
             if record.group in (0, process.pid):
                 record.write(record.fence, 0)

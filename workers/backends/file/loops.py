@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.domain.errors import BackendBusy, BackendError, InUse
+from workers.backends.blockdevices import refuse_used
 
 _CONTROL = Path("/dev/loop-control")
 _BLOCK = Path("/sys/block")
@@ -148,7 +149,7 @@ def flush(loop: Loop) -> None:
 
 def detach(loop: Loop, image: os.stat_result) -> None:
     """Take the device away; `InUse` if somebody uses it, which then goes on unharmed."""
-    refuse_used(loop)
+    refuse_used(loop.path, _BLOCK / f"loop{loop.number}")
     device = _open_device(loop.number, os.O_RDONLY)
     try:
         fcntl.ioctl(device, _LOOP_CLR_FD)
@@ -164,26 +165,6 @@ def detach(loop: Loop, image: os.stat_result) -> None:
             keep(left)
             raise InUse(f"{loop.path} is held open: stop what uses it, then detach")
         time.sleep(_LOOK_AGAIN)
-
-
-def refuse_used(loop: Loop) -> None:
-    """`InUse` if the device is mounted, swapped to, or part of another device."""
-    numbers = _numbers_of(loop.number)
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        parts = line.split(" ")
-        if parts[2] in numbers:
-            raise InUse(f"{loop.path} is mounted on {parts[4]}: unmount it, then detach")
-    for line in Path("/proc/swaps").read_text().splitlines()[1:]:
-        if line.split()[0].startswith(loop.path):
-            raise InUse(f"{loop.path} is swapped to: swapoff it, then detach")
-    entry = _BLOCK / f"loop{loop.number}"
-    holders = [
-        holder.name
-        for pattern in ("holders/*", f"loop{loop.number}p*/holders/*")
-        for holder in entry.glob(pattern)
-    ]
-    if holders:
-        raise InUse(f"{loop.path} is part of {', '.join(holders)}: stop that, then detach")
 
 
 def _look(number: int, entry: Path, image: os.stat_result) -> Loop | None:
@@ -265,13 +246,3 @@ def _kernel_number(device: int) -> int:
     """A device number as the loop driver reports it (<linux/kdev_t.h>: new_encode_dev)."""
     major, minor = os.major(device), os.minor(device)
     return (minor & 0xFF) | (major << 8) | ((minor & ~0xFF) << 12)
-
-
-def _numbers_of(number: int) -> set[str]:
-    """``major:minor`` of the device and its partitions."""
-    entry = _BLOCK / f"loop{number}"
-    return {
-        path.read_text().strip()
-        for path in [entry / "dev", *entry.glob(f"loop{number}p*/dev")]
-        if path.exists()
-    }
