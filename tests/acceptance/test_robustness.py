@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import resource
 import signal
@@ -180,28 +181,35 @@ def test_an_unmounted_directory_is_an_error_and_never_an_empty_backend(
         assert again["state"] == "succeeded"
 
 
+async def _get(product: Product, path: str) -> bytes:
+    """The answer to one request on a connection of its own, with its head."""
+    host, _, port = product.url.removeprefix("http://").partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    head = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {product.token}\r\n"
+    writer.write(f"{head}Connection: close\r\n\r\n".encode())
+    answer = await reader.read()
+    writer.close()
+    return answer
+
+
 def test_a_thousand_waiters_are_told_of_one_job_by_one_process(product: Product) -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
-    async def wait_all(job_id: int) -> list[str]:
-        limits = httpx.Limits(max_connections=WAITERS + 10, max_keepalive_connections=0)
-        headers = {"Authorization": f"Bearer {product.token}"}
-        async with httpx.AsyncClient(
-            base_url=product.url, headers=headers, timeout=120, limits=limits
-        ) as http:
-            path = f"/v1/jobs/{job_id}/wait"
-            waiting = [
-                asyncio.create_task(http.get(path, params={"timeout": 100})) for _ in range(WAITERS)
-            ]
-            while f"orchestrator_waiters {WAITERS}" not in (await http.get("/metrics")).text:
-                await asyncio.sleep(0.1)
-            begun = time.monotonic()
-            assert (await http.post(f"/v1/jobs/{job_id}/cancel")).status_code == 202
-            answers = await asyncio.gather(*waiting)
-            print(f"{WAITERS} waiters were answered in {time.monotonic() - begun:.2f} s")
-            return [answer.json()["state"] for answer in answers]
+    async def wait_all(http: httpx.Client, job_id: int) -> list[str]:
+        path = f"/v1/jobs/{job_id}/wait?timeout=100"
+        waiting = [asyncio.create_task(_get(product, path)) for _ in range(WAITERS)]
+        while f"orchestrator_waiters {WAITERS}".encode() not in await _get(product, "/metrics"):
+            early = [task.result() for task in waiting if task.done()]
+            assert not early, f"answered before the end: {early[0]!r}\n{product.log.read_text()}"
+            await asyncio.sleep(0.1)
+        begun = time.monotonic()
+        canceled = asyncio.to_thread(http.post, f"/v1/jobs/{job_id}/cancel")
+        assert (await canceled).status_code == 202
+        answers = await asyncio.gather(*waiting)
+        print(f"{WAITERS} waiters were answered in {time.monotonic() - begun:.2f} s")
+        return [json.loads(answer.partition(b"\r\n\r\n")[2])["state"] for answer in answers]
 
     with product.client() as http:
         job = http.post("/v1/jobs", json=_create("waited", run_at="2999-01-01T00:00:00Z")).json()
-    assert asyncio.run(wait_all(job["id"])) == ["canceled"] * WAITERS
+        assert asyncio.run(wait_all(http, job["id"])) == ["canceled"] * WAITERS
