@@ -32,8 +32,8 @@ install: $(STAMP) ## make .venv with the locked dependencies and bin/orchestrato
 demo: $(STAMP) ## start everything in a temporary directory and show it at work
 	$(BIN)/python -m examples.demo
 
-test: $(STAMP) ## run the tests; choose with ARGS="-k lease --database sqlite"
-	$(BIN)/python -m pytest $(ARGS)
+test: $(STAMP) ## run the tests; choose with ARGS="-k lease", one at a time with ARGS="-n 0"
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 chaos: $(STAMP) ## break everything at every step; one cell: STEP=claim.after_commit ARGS="-k …"
 	CHAOS_STEP='$(STEP)' CHAOS_SEED='$(SEED)' $(BIN)/python -m tests.chaos $(ARGS)

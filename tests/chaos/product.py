@@ -117,8 +117,10 @@ class Shaken(Product):
         return pid
 
     def broker_socket(self) -> Path:
-        """Where the embedded broker listens."""
-        return self.data / "broker" / "broker.sock"
+        """Where the embedded broker listens, as its title among the processes says."""
+        [pid] = self.children()["broker"]
+        title = Path(f"/proc/{pid}/cmdline").read_text()
+        return Path(title.partition("unixsocket:")[2].partition("\0")[0])
 
     def settle(self) -> None:
         """Play what has ended since into the model, in the order of submission."""
