@@ -28,6 +28,7 @@ from orchestrator.domain.actions import ACTIONS
 from orchestrator.domain.drivers import DRIVERS, DriverOptions, DriverSpec
 from orchestrator.domain.errors import InvalidInput
 from orchestrator.domain.names import BackendName, HostName, check_backend_name
+from orchestrator.domain.places import Places
 
 CONFIG_VARIABLE = "ORCHESTRATOR_CONFIG"
 
@@ -160,6 +161,38 @@ class HooksSettings(_Section):
     seconds: float = Field(default=60.0, gt=0, description="The most that one program may take.")
 
 
+class TransferSettings(_Section):
+    """Where images are imported from and exported to; nowhere unless configured."""
+
+    import_from: list[Path] = Field(
+        default_factory=list, description="Directories of the workers' hosts with images."
+    )
+    export_to: list[Path] = Field(
+        default_factory=list, description="Directories of the workers' hosts for exports."
+    )
+    hosts: list[str] = Field(
+        default_factory=list,
+        description="Hosts whose URLs images are read from: 'HOST', or 'HOST:PORT' for a port "
+        "that is not the usual one.",
+    )
+    silence_seconds: float = Field(
+        default=30.0, gt=0, description="A server that sends nothing for this long is given up."
+    )
+
+    @field_validator("import_from", "export_to")
+    @classmethod
+    def _plain(cls, directories: list[Path]) -> list[Path]:
+        for directory in directories:
+            if not directory.is_absolute() or ".." in directory.parts:
+                raise ValueError(f"{directory} is no absolute path without '..'")
+        return directories
+
+    @property
+    def places(self) -> Places:
+        """The same, for checks."""
+        return Places(tuple(self.import_from), tuple(self.export_to), frozenset(self.hosts))
+
+
 class ApiSettings(_Section):
     """The HTTP service."""
 
@@ -260,6 +293,7 @@ class Settings(BaseSettings):
     scheduler: SchedulerSettings = SchedulerSettings()
     retention: RetentionSettings = RetentionSettings()
     hooks: HooksSettings = HooksSettings()
+    transfer: TransferSettings = TransferSettings()
     log: LogSettings = LogSettings()
     # What the client reads; named here so that they are not taken for misspelt settings.
     url: str | None = None

@@ -88,7 +88,7 @@ class Leases:
                 lease_until=until,
                 limit=(limit := self._limit(claim)),
                 deadline=time.monotonic() + limit,
-                cancelable=claim.action.creates or not claim.touched,
+                cancelable=claim.action.cancelable or not claim.touched,
                 canceled=claim.cancel_requested,
             )
             for claim in claims

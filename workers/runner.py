@@ -16,9 +16,9 @@ from orchestrator.jobs.notices import Notices
 from orchestrator.jobs.wakeups import CONTROL_QUEUE, Wakeups, backend_queue, host_queue
 from orchestrator.settings import Settings
 from orchestrator.store.database import Database
-from workers.execution.handlers import HANDLERS, WITHOUT_STORAGE
+from workers.execution.handlers import HANDLERS, UNDOING, WITHOUT_STORAGE
 from workers.execution.hooks import Hooks
-from workers.execution.work import HANDED_BACK, Work, attempt
+from workers.execution.work import HANDED_BACK, Here, Work, attempt
 from workers.leases import Held, Leases
 from workers.serving import Serving
 from workers.slots import Slots
@@ -78,6 +78,7 @@ class Runner:
         self._wakeups = wakeups
         self._notices = Notices(settings.broker_url)
         self._hooks = Hooks(settings.hooks)
+        self._here = Here(settings.host, database, leases, serving.drivers, settings.transfer)
         self._worker = worker
         self._guard = threading.Lock()
         self._groups: list[_Group] = []
@@ -197,14 +198,13 @@ class Runner:
         self._leases.begin(held)
         structlog.contextvars.bind_contextvars(job=one.job_id, action=one.action.name)
         try:
-            driver = self._serving.drivers[one.backend_id]
-            work = Work(held, driver, self._database, self._leases, self._settings.host)
             outcome = attempt(
-                work,
+                Work(held, self._here),
                 HANDLERS[one.action.name],
                 self._settings.retry,
                 self._hooks,
                 storage=one.action.name not in WITHOUT_STORAGE,
+                undo=UNDOING.get(one.action.name),
             )
             self._log(one, outcome)
             return outcome

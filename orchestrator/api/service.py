@@ -58,7 +58,7 @@ class Service:
             settings.broker_url,
             lambda kind, view: models.render(models.MODELS[kind], view),
         )
-        self._committer = _Committer(self.database, settings.retry.max_attempts, self.wakeups)
+        self._committer = _Committer(self.database, settings, self.wakeups)
 
     async def submit(self, submission: Submission) -> Receipt:
         """Accept the submission, or raise the `Problem` that forbids it."""
@@ -66,7 +66,8 @@ class Service:
 
     def plan(self, submission: Submission) -> list[PlannedJob]:
         """What the submission would do; nothing is kept."""
-        return self.database.transact(lambda connection: plan(connection, submission))
+        places = self.settings.transfer.places
+        return self.database.transact(lambda connection: plan(connection, submission, places))
 
     def read(self, work: Callable[[Connection], T]) -> T:
         """Run a reading function on one state of the database."""
@@ -100,9 +101,10 @@ class _Committer:
     tried alone.
     """
 
-    def __init__(self, database: Database, max_attempts: int, wakeups: Wakeups) -> None:
+    def __init__(self, database: Database, settings: Settings, wakeups: Wakeups) -> None:
         self._database = database
-        self._max_attempts = max_attempts
+        self._max_attempts = settings.retry.max_attempts
+        self._places = settings.transfer.places
         self._wakeups = wakeups
         self._turns = Turns()
         self._arrived: SimpleQueue[_Entry | None] = SimpleQueue()
@@ -158,7 +160,11 @@ class _Committer:
             connection: Connection,
         ) -> tuple[list[Receipt | Problem], list[Accepted | Problem]]:
             fates = submit_together(
-                connection, submissions, max_attempts=self._max_attempts, turns=self._turns
+                connection,
+                submissions,
+                max_attempts=self._max_attempts,
+                turns=self._turns,
+                places=self._places,
             )
             return _receipts(connection, fates), fates
 

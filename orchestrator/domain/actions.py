@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from orchestrator.domain.names import VolumeName
-from orchestrator.domain.sizes import Size
+from orchestrator.domain.names import BackendName, VolumeName
+from orchestrator.domain.places import ImageLocation, ImagePath
+from orchestrator.domain.sizes import Offset, Size
 from orchestrator.domain.states import Role
 
 #: How much metadata a volume may carry, as JSON.
@@ -90,6 +91,60 @@ class CloneParams(Params):
     )
 
 
+class CopyParams(Params):
+    """What to copy from another backend; ``snapshot`` is one of the source's."""
+
+    source: VolumeName = Field(description="The volume to copy.", examples=["golden"])
+    source_backend: BackendName = Field(description="The backend that has it.")
+    size_bytes: Size | None = Field(
+        default=None,
+        validation_alias=_size,
+        description="Size of the copy, at least the source's; the source's if absent.",
+    )
+    metadata: Metadata = Field(default_factory=dict)
+    parameters: dict[ParameterName, MetadataText] | None = Field(
+        default=None, description=f"{_own}."
+    )
+
+
+class ImportParams(Params):
+    """The image that a new volume shall hold."""
+
+    image: ImageLocation = Field(
+        description="Path of a file on the worker's host, or a URL (http, https); below what "
+        "'transfer' in the configuration allows.",
+        examples=["/srv/images/debian.raw"],
+    )
+    size_bytes: Size = Field(
+        validation_alias=_size,
+        description="Size of the volume, at least the image's; behind it there are zeroes.",
+    )
+    sha256: str | None = Field(
+        default=None,
+        pattern="^[0-9a-f]{64}$",
+        description="What the image's SHA-256 must be; the volume is not made otherwise.",
+    )
+    format: Literal["raw"] | None = Field(
+        default=None,
+        description="'raw': take the bytes as they are, even if they look like an image in a "
+        "format of its own (qcow2, VMDK …) or a compressed one, which is refused otherwise.",
+    )
+    metadata: Metadata = Field(default_factory=dict)
+    parameters: dict[ParameterName, MetadataText] | None = Field(
+        default=None, description=f"{_own}."
+    )
+
+
+class ExportParams(Params):
+    """Where a volume's contents shall be written."""
+
+    target: ImagePath = Field(
+        description="Path of the file to be made on the worker's host, below what 'transfer' in "
+        "the configuration allows. Nothing is overwritten.",
+        examples=["/srv/exports/vm1.raw"],
+    )
+
+
 class GrowParams(Params):
     """The size a volume shall have."""
 
@@ -129,6 +184,21 @@ class RollbackParams(Params):
 
     discard_newer: bool = Field(
         default=False, description="Also delete snapshots newer than the one rolled back to."
+    )
+
+
+class WipeParams(Params):
+    """What part of a volume to wipe."""
+
+    offset_bytes: Offset = Field(
+        default=0,
+        validation_alias=AliasChoices("offset_bytes", "offset"),
+        description="Where to begin.",
+    )
+    length_bytes: Size | None = Field(
+        default=None,
+        validation_alias=AliasChoices("length_bytes", "length"),
+        description="How much to overwrite; all up to the end if absent.",
     )
 
 
@@ -178,7 +248,7 @@ class Lane(StrEnum):
     """Which names an action must have to itself while it runs."""
 
     VOLUME = "volume"
-    SOURCE = "source"  # params.source
+    SOURCE = "source"  # params.source, on params.source_backend if there is that
     NEW_NAME = "new_name"  # params.new_name
     BACKEND = "backend"  # the backend's own state
 
@@ -207,6 +277,8 @@ class Action:
     destructive: bool = False
     #: Makes something new, which is taken away again if the job fails or is canceled.
     creates: bool = False
+    #: Can be stopped anywhere: what was done until then stays, and is told.
+    stoppable: bool = False
     #: Must run on the job's host.
     on_host: bool = False
     #: May take long even on a quick backend: claimed alone, not in a group.
@@ -222,6 +294,11 @@ class Action:
     def kind(self) -> str:
         """``volume``, ``snapshot`` or ``backend``."""
         return self.name.partition(".")[0]
+
+    @property
+    def cancelable(self) -> bool:
+        """Whether it may be canceled at any safe point, also once storage was touched."""
+        return self.creates or self.stoppable
 
     @property
     def verb(self) -> str:
@@ -250,6 +327,42 @@ _DECLARED = (
         creates=True,
         slow=True,
         route=("POST", "/volumes/{volume}/clone"),
+    ),
+    Action(
+        name="volume.copy",
+        summary="Make a new volume with the contents of one on another backend.",
+        audit="copied volume {volume}",
+        params=CopyParams,
+        snapshot=Need.OPTIONAL,
+        lanes=(Lane.VOLUME, Lane.SOURCE),
+        capability="import",
+        creates=True,
+        slow=True,
+        time_limit=24 * 3600.0,
+        route=("POST", "/volumes/{volume}/copy"),
+    ),
+    Action(
+        name="volume.import",
+        summary="Make a new volume with the contents of an image in a file or at a URL.",
+        audit="imported volume {volume}",
+        params=ImportParams,
+        capability="import",
+        creates=True,
+        slow=True,
+        time_limit=24 * 3600.0,
+        route=("POST", "/volumes/{volume}/import"),
+    ),
+    Action(
+        name="volume.export",
+        summary="Write the contents of a volume, or of a snapshot of it, into a new file.",
+        audit="exported volume {volume}",
+        params=ExportParams,
+        snapshot=Need.OPTIONAL,
+        capability="export",
+        stoppable=True,
+        slow=True,
+        time_limit=24 * 3600.0,
+        route=("POST", "/volumes/{volume}/export"),
     ),
     Action(
         name="volume.grow",
@@ -299,8 +412,10 @@ _DECLARED = (
     ),
     Action(
         name="volume.wipe",
-        summary="Overwrite a volume with zeroes.",
+        summary="Overwrite a volume, or a part of it, with zeroes.",
         audit="wiped volume {volume}",
+        params=WipeParams,
+        stoppable=True,
         capability="wipe",
         respects_lock=True,
         destructive=True,

@@ -143,6 +143,8 @@ class DriverSpec:
 _EVERYTHING = frozenset(
     {
         "create",
+        "import",
+        "export",
         "clone",
         "grow",
         "metadata",

@@ -299,6 +299,12 @@ class NotAllowed(Problem):
     exit_status = EXIT_NOT_ALLOWED
 
 
+class ForbiddenPlace(NotAllowed):
+    """Images are read from and written to configured places only."""
+
+    code = "forbidden_place"
+
+
 # -- how a job ends without success -------------------------------------------------------
 
 
@@ -324,6 +330,21 @@ class TimedOut(Problem):
     code = "timed_out"
     status = 504
     retryable = True
+
+
+class ImageUnreachable(Problem):
+    """The image cannot be read just now; it is tried again."""
+
+    code = "image_unreachable"
+    status = 503
+    retryable = True
+
+
+class ImageUnusable(Problem):
+    """The image is not what was asked for."""
+
+    code = "image_unusable"
+    status = 422
 
 
 class NoSpace(Problem):

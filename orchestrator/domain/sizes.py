@@ -65,6 +65,10 @@ def _validate(value: Any) -> int:
         raise PydanticCustomError("invalid_size", "{why}", {"why": problem.detail}) from None
 
 
+def _validate_offset(value: Any) -> int:
+    return 0 if str(value) == "0" else _validate(value)
+
+
 #: A model field: bytes, or text with a binary unit; always bytes once read.
 Size = Annotated[
     int,
@@ -78,6 +82,23 @@ Size = Annotated[
             ],
             "description": "Bytes, or text with a binary unit such as 10G.",
             "examples": [10737418240],
+        }
+    ),
+]
+
+#: A model field: a place inside a volume, written like a size; zero is its beginning.
+Offset = Annotated[
+    int,
+    BeforeValidator(_validate_offset),
+    Field(ge=0, le=MAX_SIZE),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 0, "maximum": MAX_SIZE},
+                {"type": "string", "pattern": "^(0|[1-9][0-9]{0,3}[KMGTkmgt])$"},
+            ],
+            "description": "Bytes, or text with a binary unit such as 10G.",
+            "examples": [0],
         }
     ),
 ]

@@ -18,13 +18,21 @@ from orchestrator.domain.states import JobState, SnapshotState, VolumeState
 from orchestrator.jobs import rules
 from orchestrator.jobs.lanes import lane_taken
 from orchestrator.jobs.looking import (
+    backends_named,
     backends_with,
     take_backends,
     take_volumes,
     volumes_at,
     volumes_claimed,
 )
-from orchestrator.jobs.outlook import Intent, Outlook, VolumeOutlook, intent_of
+from orchestrator.jobs.outlook import (
+    BackendOutlook,
+    Intent,
+    Outlook,
+    VolumeOutlook,
+    intent_of,
+    source_of,
+)
 from orchestrator.jobs.submission import GROUP_BUDGET
 from orchestrator.jobs.wakeups import CONTROL_QUEUE
 from orchestrator.store.asking import Asked, Question, Rows, ask, one_of, put_off
@@ -115,9 +123,11 @@ class Claim:
     #: An earlier attempt may have changed the storage: it has written a step, or the row of
     #: what it makes. Until then the job is checked again each time it is claimed.
     touched: bool
-    #: The target (for a clone, the source) as the inventory has it, before the job.
+    #: The target, and for a clone or copy the source, as the inventory has it before the job.
     volume: VolumeOutlook | None
     source: VolumeOutlook | None
+    #: The backend that the source of a copy is on.
+    source_backend: BackendOutlook | None = None
     #: What earlier attempts wrote down.
     steps: list[Step] = field(default_factory=list)
     #: Why the job may no longer run, found when it was claimed.
@@ -201,6 +211,10 @@ def _claim(
     take_backends(outlook, found)
     names = {backend.id: backend.name for backend in outlook.backends.values()}
     targets = _targets(rows, names)
+    if elsewhere := {backend for backend, _ in targets} - set(outlook.backends):
+        [found] = ask(connection, backends_named(elsewhere))
+        take_backends(outlook, found)
+        known = []
     again = [row for row in rows if row["claims"] > 1]
     [there] = known or ask(connection, volumes_at(targets))
     steps, born = _look(connection, again)
@@ -269,12 +283,14 @@ def _take(
 
 def _targets(rows: Rows, names: Mapping[int, str]) -> set[tuple[str, str]]:
     """The (backend, name) pairs that these jobs are about."""
-    return {
+    own = {
         (names[row["backend_id"]], name)
         for row in rows
-        for name in (row["volume"], row["params"].get("source"), row["params"].get("new_name"))
+        for name in (row["volume"], row["params"].get("new_name"))
         if name is not None
     }
+    sources = (source_of(names[row["backend_id"]], row["params"]) for row in rows)
+    return own | {source for source in sources if source is not None}
 
 
 def _look(connection: Connection, again: Rows) -> tuple[dict[int, list[Step]], set[int]]:
@@ -307,7 +323,7 @@ def _claim_of(
             rules.check(outlook, intent)
         except Problem as problem:
             refused = problem
-    source = intent.params.get("source")
+    source = source_of(backend_name, intent.params)
     return Claim(
         job_id=row["id"],
         fence=row["fence"],
@@ -325,7 +341,8 @@ def _claim_of(
         cancel_requested=row["cancel_requested_at"] is not None,
         touched=touched,
         volume=outlook.volume(backend_name, intent.volume) if intent.volume else None,
-        source=outlook.volume(backend_name, source) if source else None,
+        source=outlook.volume(*source) if source else None,
+        source_backend=outlook.backends.get(intent.params.get("source_backend", "")),
         steps=steps,
         refused=refused,
     )
@@ -390,10 +407,7 @@ def size_wanted(claim: Claim) -> int:
 
 def parameters_wanted(claim: Claim) -> dict[str, str]:
     """A new volume's own values for parameters: for a clone, those of what it copies."""
-    own = claim.intent.params.get("parameters")
-    if own is not None:
-        return dict(own)
-    return {} if claim.source is None else claim.source.parameters
+    return rules.own_parameters(claim.intent, claim.source)
 
 
 def _started(claim: Claim) -> Event:

@@ -22,6 +22,7 @@ from orchestrator.domain.errors import (
     Problem,
     UnknownJob,
 )
+from orchestrator.domain.places import Places
 from orchestrator.domain.requests import MAX_BATCH, MAX_ID, JobRequest
 from orchestrator.domain.states import JobState
 from orchestrator.inventory.hosts import live_hosts
@@ -41,7 +42,7 @@ from orchestrator.jobs.looking import (
     take_volumes,
     volumes_at,
 )
-from orchestrator.jobs.outlook import Intent, Outlook
+from orchestrator.jobs.outlook import Intent, Outlook, source_of
 from orchestrator.jobs.submission import Submission
 from orchestrator.jobs.wakeups import queue_for
 from orchestrator.store.asking import Rows, ask
@@ -115,10 +116,16 @@ class Drafts:
     the others are checked against.
     """
 
-    def __init__(self, connection: Connection, submissions: Sequence[Submission]) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        submissions: Sequence[Submission],
+        places: Places | None = None,
+    ) -> None:
         self.connection = connection
         self.submissions = submissions
         self.outlook = Outlook()
+        self.outlook.places = places
         #: What can be stored, in order.
         self.accepted: list[Draft] = []
         #: By place of the submission: why it is refused; its first answer, if its key was
@@ -164,6 +171,7 @@ class Drafts:
             drawn("jobs", sum(len(some) for some in drafts.values()) if draw_ids else 0),
             backends_named(
                 {request.backend for one in self.submissions for request in one.requests}
+                | {backend for backend, _ in targets}
             ),
             jobs_in(lanes),
             volumes_at(targets),
@@ -387,8 +395,8 @@ class Drafts:
         made = uuid.uuid4().hex if action.creates else None
         volume = self.outlook.volume(request.backend, request.volume) if request.volume else None
         origin = volume
-        if "source" in params:
-            origin = self.outlook.volume(request.backend, params["source"])
+        if (place := source_of(request.backend, params)) is not None:
+            origin = self.outlook.volume(*place)
             source_id = source_id or (origin.id if origin else None)
         if made is not None and action.kind == "volume":
             volume_id = made

@@ -41,13 +41,13 @@ def lanes_of(
     action: Action, backend: str, volume: str | None, params: Mapping[str, Any]
 ) -> list[str]:
     """The keys of the lanes a job holds, sorted. A backend's name has no slash."""
-    names = {
-        Lane.VOLUME: volume,
-        Lane.SOURCE: params.get("source"),
-        Lane.NEW_NAME: params.get("new_name"),
-        Lane.BACKEND: "",  # no volume has this name
+    keys = {
+        Lane.VOLUME: f"{backend}/{volume}",
+        Lane.SOURCE: f"{params.get('source_backend', backend)}/{params.get('source')}",
+        Lane.NEW_NAME: f"{backend}/{params.get('new_name')}",
+        Lane.BACKEND: f"{backend}/",  # no volume has this name
     }
-    return sorted({f"{backend}/{names[lane]}" for lane in action.lanes})
+    return sorted({keys[lane] for lane in action.lanes})
 
 
 def target_of(lane: str) -> tuple[str, str]:

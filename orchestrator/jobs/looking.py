@@ -245,6 +245,7 @@ def take_ahead(
     late: set[int] = set()
     loaded = set(lanes)
     while rows:
+        _take_backends_of(connection, outlook, rows)
         intents = _take_jobs(outlook, rows, found, late)
         wanted = {
             lane
@@ -256,6 +257,14 @@ def take_ahead(
     return [(job_id, found[job_id]) for job_id in sorted(found) if job_id not in late]
 
 
+def _take_backends_of(connection: Connection, outlook: Outlook, rows: Rows) -> None:
+    """Put the backends of these jobs into the outlook: a copy holds a lane of another one's."""
+    known = {backend.id for backend in outlook.backends.values()}
+    if more := {row["backend_id"] for row in rows} - known:
+        [found] = ask(connection, backends_with(more))
+        take_backends(outlook, found)
+
+
 def _take_jobs(
     outlook: Outlook, rows: Rows, found: dict[int, Intent], late: set[int]
 ) -> list[Intent]:
@@ -265,7 +274,7 @@ def _take_jobs(
     for row in rows:
         job_id = row["id"]
         if job_id not in found:
-            found[job_id] = intent_of(row, names.get(row["backend_id"], ""))
+            found[job_id] = intent_of(row, names[row["backend_id"]])
             new.append(found[job_id])
         if row["blocks"]:
             outlook.ahead[row["lane"]].append(job_id)

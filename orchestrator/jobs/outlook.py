@@ -11,6 +11,7 @@ from typing import Any
 from orchestrator.domain.actions import ACTIONS, Action
 from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import UnknownBackend
+from orchestrator.domain.places import Places
 from orchestrator.domain.requests import MAX_ID
 from orchestrator.domain.states import SnapshotState, VolumeState
 
@@ -113,6 +114,8 @@ class Outlook:
         self.ahead: dict[str, list[int]] = defaultdict(list)
         #: The last of them that itself runs only if all before it succeed.
         self.gates: dict[str, int] = {}
+        #: Where images may be read from and written to; None: that is not for us to check.
+        self.places: Places | None = None
         #: Jobs with a start time ahead, by lane.
         self.later: dict[str, list[tuple[datetime, int, Intent]]] = defaultdict(list)
 
@@ -151,6 +154,12 @@ class Outlook:
             intent
             for _, _, intent in sorted(unique.values(), key=lambda entry: (entry[0], entry[1]))
         ]
+
+
+def source_of(backend: str, params: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The backend and the name of the volume that is cloned or copied, if one is."""
+    name = params.get("source")
+    return None if name is None else (params.get("source_backend", backend), name)
 
 
 def intent_of(row: Mapping[str, Any], backend: str) -> Intent:

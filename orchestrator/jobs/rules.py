@@ -21,6 +21,7 @@ from orchestrator.domain.errors import (
     NewerSnapshots,
     NotAttached,
     ShrinkRefused,
+    UnknownBackend,
     UnknownParameter,
     UnknownSnapshot,
     UnknownVolume,
@@ -36,6 +37,7 @@ from orchestrator.jobs.outlook import (
     Outlook,
     SnapshotOutlook,
     VolumeOutlook,
+    source_of,
 )
 
 
@@ -237,13 +239,18 @@ def _add(outlook: Outlook, intent: Intent, size: int, parameters: dict[str, str]
     )
 
 
+def _source(outlook: Outlook, intent: Intent) -> VolumeOutlook | None:
+    place = source_of(intent.backend, intent.params)
+    return None if place is None else outlook.volume(*place)
+
+
 def _clone_source(outlook: Outlook, intent: Intent) -> tuple[VolumeOutlook, int]:
-    """The source of a clone, and the size of what is cloned."""
-    name = intent.params["source"]
-    source = outlook.volume(intent.backend, name)
+    """The source of a clone or copy, and the size of what is cloned."""
+    name, source = intent.params["source"], _source(outlook, intent)
     if source is None:
         raise UnknownVolume(
-            f"there is no volume {name!r} to clone on backend {intent.backend}",
+            f"there is no volume {name!r} to {intent.action.verb} on backend "
+            f"{intent.params.get('source_backend', intent.backend)}, or there will be none by then",
             field="params.source",
         )
     if intent.source_id is not None and source.id != intent.source_id:
@@ -253,7 +260,8 @@ def _clone_source(outlook: Outlook, intent: Intent) -> tuple[VolumeOutlook, int]
         )
     if source.state is not VolumeState.AVAILABLE:
         raise WrongState(
-            f"volume {name!r} is {source.state} and cannot be cloned", field="params.source"
+            f"volume {name!r} is {source.state}: {intent.action.verb} needs one that is available",
+            field="params.source",
         )
     if intent.snapshot is None:
         return source, source.size_bytes
@@ -267,7 +275,7 @@ def _check_clone(outlook: Outlook, intent: Intent) -> None:
     asked = intent.params.get("size_bytes")
     if asked is not None and asked < least:
         raise ShrinkRefused(
-            f"what is cloned has {least} bytes: a clone cannot be smaller",
+            f"the source has {least} bytes: a {intent.action.verb} of it cannot be smaller",
             field="params.size_bytes",
         )
 
@@ -279,11 +287,55 @@ def _clone_size(outlook: Outlook, intent: Intent) -> int:
 
 
 def _play_clone(outlook: Outlook, intent: Intent) -> None:
-    source = outlook.volume(intent.backend, intent.params["source"])
+    source = _source(outlook, intent)
     if source is not None and (intent.snapshot is None or intent.snapshot in source.snapshots):
-        own = intent.params.get("parameters")
-        parameters = source.parameters if own is None else own
-        _add(outlook, intent, _clone_size(outlook, intent), parameters)
+        _add(
+            outlook,
+            intent,
+            _clone_size(outlook, intent),
+            own_parameters(intent, source),
+        )
+
+
+def own_parameters(intent: Intent, source: VolumeOutlook | None) -> dict[str, str]:
+    """A new volume's own values for parameters: of a clone, if it names none, the source's."""
+    own = intent.params.get("parameters")
+    if own is None and source is not None and "source_backend" not in intent.params:
+        return source.parameters
+    return dict(own or {})
+
+
+def _check_copy(outlook: Outlook, intent: Intent) -> None:
+    name = intent.params["source_backend"]
+    if name == intent.backend:
+        raise InvalidInput(
+            f"the volume is on backend {name} itself: volume.clone makes another of it there",
+            field="params.source_backend",
+        )
+    try:
+        source = outlook.backend(name)
+    except UnknownBackend as problem:
+        raise UnknownBackend(problem.detail, field="params.source_backend") from None
+    if "export" not in source.known_capabilities:
+        raise Unsupported(
+            f"backend {name} (driver {source.driver}) cannot have its volumes read here",
+            field="params.source_backend",
+        )
+    _check_clone(outlook, intent)
+
+
+def _check_import(outlook: Outlook, intent: Intent) -> None:
+    if outlook.places is not None:
+        outlook.places.image(intent.params["image"])
+    _check_create(outlook, intent)
+
+
+def _check_export(outlook: Outlook, intent: Intent) -> None:
+    if outlook.places is not None:
+        outlook.places.target(intent.params["target"])
+    volume = _there(outlook, intent)
+    if intent.snapshot is not None:
+        _usable_snapshot(volume, intent)
 
 
 # -- changes of one volume ----------------------------------------------------------------
@@ -374,6 +426,23 @@ def _play_rollback(outlook: Outlook, intent: Intent) -> None:
 
 def _check_idle(outlook: Outlook, intent: Intent) -> None:
     _not_attached(_there(outlook, intent))
+
+
+def _check_wipe(outlook: Outlook, intent: Intent) -> None:
+    _check_idle(outlook, intent)
+    size = _there(outlook, intent).size_bytes
+    offset, length = intent.params.get("offset_bytes", 0), intent.params.get("length_bytes")
+    if offset >= size:
+        raise InvalidInput(
+            f"volume {intent.volume!r} ends at {size} bytes, or will by then: begin before that",
+            field="params.offset_bytes",
+        )
+    if length is not None and offset + length > size:
+        raise InvalidInput(
+            f"volume {intent.volume!r} has {size - offset} bytes from there on, or will have by "
+            f"then, not {length}",
+            field="params.length_bytes",
+        )
 
 
 def _check_unrestrict(outlook: Outlook, intent: Intent) -> None:
@@ -532,12 +601,15 @@ def _play_close(outlook: Outlook, intent: Intent) -> None:
 RULES: dict[str, Rule] = {
     "volume.create": Rule(_check_create, _play_create, _size),
     "volume.clone": Rule(_check_clone, _play_clone, _clone_size),
+    "volume.copy": Rule(_check_copy, _play_clone, _clone_size),
+    "volume.import": Rule(_check_import, _play_create, _size),
+    "volume.export": Rule(_check_export, _nothing),
     "volume.grow": Rule(_check_grow, _play_grow, _grow_room),
     "volume.update": Rule(_check_update, _play_update),
     "volume.set_info": Rule(_check_there, _nothing),
     "volume.rename": Rule(_check_rename, _play_rename),
     "volume.rollback": Rule(_check_rollback, _play_rollback),
-    "volume.wipe": Rule(_check_idle, _nothing),
+    "volume.wipe": Rule(_check_wipe, _nothing),
     "volume.restrict": Rule(_check_idle, _becomes(VolumeState.RESTRICTED)),
     "volume.unrestrict": Rule(_check_unrestrict, _becomes(VolumeState.AVAILABLE)),
     "volume.remove": Rule(_check_remove, _play_remove),

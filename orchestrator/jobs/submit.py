@@ -13,6 +13,7 @@ from orchestrator import failpoints
 from orchestrator.audit.events import Event, job_event, recorded
 from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import Problem
+from orchestrator.domain.places import Places
 from orchestrator.domain.states import JobState
 from orchestrator.inventory import promises
 from orchestrator.jobs.drafts import Draft, Drafts, queue_of
@@ -31,13 +32,18 @@ def submit(
     *,
     max_attempts: int,
     turns: Turns | None = None,
+    places: Places | None = None,
 ) -> Accepted:
     """Store the submission's jobs. Raises the `Problem` of the first one that is refused.
 
     Call in a writing transaction; send ``Accepted.wake`` after it has committed.
     """
     [fate] = submit_together(
-        connection, [submission], max_attempts=max_attempts, turns=turns or Turns()
+        connection,
+        [submission],
+        max_attempts=max_attempts,
+        turns=turns or Turns(),
+        places=places,
     )
     if isinstance(fate, Problem):
         raise fate
@@ -45,14 +51,19 @@ def submit(
 
 
 def submit_together(
-    connection: Connection, submissions: Sequence[Submission], *, max_attempts: int, turns: Turns
+    connection: Connection,
+    submissions: Sequence[Submission],
+    *,
+    max_attempts: int,
+    turns: Turns,
+    places: Places | None = None,
 ) -> list[Accepted | Problem]:
     """Store one batch, or any number of single jobs; what becomes of each.
 
     One that is refused does not keep the others from being stored. Call in a writing
     transaction, which does nothing more than commit; send ``Accepted.wake`` after that.
     """
-    drafts = Drafts(connection, submissions)
+    drafts = Drafts(connection, submissions, places)
     drafts.check()
     stored = _store(drafts, max_attempts, turns)
     fates: list[Accepted | Problem] = []
@@ -69,9 +80,11 @@ def submit_together(
     return fates
 
 
-def plan(connection: Connection, submission: Submission) -> list[PlannedJob]:
+def plan(
+    connection: Connection, submission: Submission, places: Places | None = None
+) -> list[PlannedJob]:
     """What the submission would do; the same checks, and nothing stored."""
-    drafts = Drafts(connection, [replace(submission, idempotency_key=None)])
+    drafts = Drafts(connection, [replace(submission, idempotency_key=None)], places)
     drafts.check(draw_ids=False)
     if drafts.refused:
         raise drafts.refused[0]

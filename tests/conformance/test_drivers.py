@@ -6,7 +6,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
@@ -18,6 +18,7 @@ from orchestrator.domain.errors import (
     BackendBusy,
     BackendUnavailable,
     Conflict,
+    ImageUnreachable,
     InUse,
     InvalidInput,
     InvalidName,
@@ -34,7 +35,7 @@ from tests.conformance.calls import (
 )
 from tests.conformance.conftest import Needs
 from tests.conformance.systems import INSTALLATION, System
-from workers.backends.interface import Driver, SnapshotRef, VolumeFacts, VolumeRef
+from workers.backends.interface import Contents, Driver, SnapshotRef, VolumeFacts, VolumeRef
 
 MIB = 2**20
 #: More than a driver copies between two checkpoints.
@@ -468,6 +469,98 @@ def test_wipe_leaves_nothing_but_zeroes(system: System, driver: Driver, needs: N
     assert call.reported[-1] == (LARGE, LARGE)
     assert call.checkpoints >= 1
     driver.wipe(volume, Claim())
+
+
+def test_a_range_that_is_wiped_is_zeroes_and_nothing_else_is(
+    system: System, driver: Driver, needs: Needs
+) -> None:
+    needs("wipe")
+    volume = made(driver, size=MIB)
+    system.write(volume, b"x" * MIB)
+    call = Claim()
+    driver.wipe(volume, call, offset=4096, length=8192)
+    wanted = b"x" * 4096 + bytes(8192) + b"x" * (MIB - 12288)
+    assert system.read(volume, MIB) == wanted
+    assert call.reported[-1] == (8192, 8192)
+    driver.wipe(volume, Claim(), offset=MIB - 4096)
+    assert system.read(volume, MIB) == wanted[: MIB - 4096] + bytes(4096)
+
+
+# -- contents that come and go ------------------------------------------------------------
+
+
+def test_contents_are_what_was_written_at_one_moment(
+    system: System, driver: Driver, needs: Needs
+) -> None:
+    needs("export")
+    volume = made(driver, size=LARGE)
+    system.write(volume, b"begin")
+    system.write(volume, b"end", LARGE - 3)
+    with driver.contents(volume, Claim()) as contents:
+        assert contents.size_bytes == LARGE
+        assert _together(contents) == b"begin" + bytes(LARGE - 8) + b"end"
+    with pytest.raises(NotFound), driver.contents(new_volume(), Claim()):
+        pass
+
+
+def test_the_contents_of_a_snapshot_are_those_of_then(
+    system: System, driver: Driver, needs: Needs
+) -> None:
+    needs("export", "snapshot")
+    volume = made(driver, size=MIB)
+    system.write(volume, b"then")
+    snapshot = new_snapshot(volume, "s")
+    driver.create_snapshot(snapshot, Claim())
+    system.write(volume, b"now!")
+    with driver.contents(snapshot, Claim()) as contents:
+        assert _together(contents) == b"then" + bytes(MIB - 4)
+
+
+def test_a_volume_is_made_of_contents_with_zeroes_around_them(
+    system: System, driver: Driver, needs: Needs
+) -> None:
+    needs("import")
+    volume, call = new_volume("loaded"), Claim()
+    parts = [(0, b"begin"), (MIB, b"middle"), (2 * MIB, bytes(4096))]
+    facts = driver.load(volume, 4 * MIB, {"a": "b"}, Contents(3 * MIB, iter(parts)), call)
+    assert (facts.id, facts.name, facts.size_bytes) == (volume.id, "loaded", 4 * MIB)
+    wanted = b"begin" + bytes(MIB - 5) + b"middle" + bytes(3 * MIB - 6)
+    assert system.read(volume, 4 * MIB) == wanted
+    done, total = call.reported[-1]
+    assert done == total
+    assert call.checkpoints >= len(parts)
+    # It is there: its contents are not asked for again.
+    again = driver.load(volume, 4 * MIB, {"a": "b"}, Contents(1, iter([])), call.again())
+    assert again.size_bytes == 4 * MIB
+    assert system.read(volume, 4 * MIB) == wanted
+
+
+@pytest.mark.parametrize("size", [None, 2 * MIB])
+def test_contents_that_do_not_fit_or_break_off_leave_no_volume(
+    system: System, driver: Driver, needs: Needs, size: int | None
+) -> None:
+    needs("import")
+
+    def breaking_off() -> Iterator[tuple[int, bytes]]:
+        yield 0, b"begin"
+        raise ImageUnreachable
+
+    volume, call = new_volume(), Claim()
+    too_much = iter([(0, b"begin"), (MIB, b"too much")])
+    with pytest.raises(InvalidSize):
+        driver.load(volume, MIB, {}, Contents(size, too_much), call)
+    with pytest.raises(ImageUnreachable):
+        driver.load(volume, MIB, {}, Contents(None, breaking_off()), call.again())
+    driver.discard(volume, call.again())
+    assert driver.inspect(volume) is None
+    assert system.leftovers() == []
+
+
+def _together(contents: Contents) -> bytes:
+    whole = bytearray(contents.size_bytes or 0)
+    for offset, data in contents.parts:
+        whole[offset : offset + len(data)] = data
+    return bytes(whole)
 
 
 # -- removing -----------------------------------------------------------------------------

@@ -331,7 +331,8 @@ def test_a_defect_of_a_driver_does_not_keep_a_job_from_ending(engine: Engine) ->
     engine.submit(create("a"))
     engine.work()
     defective: Any = _Defective(_driver(engine))
-    engine.worker.serving.drivers = dict.fromkeys(engine.worker.serving.drivers, defective)
+    drivers = engine.worker.serving.drivers
+    drivers.update(dict.fromkeys(drivers, defective))
     [job_id] = engine.submit(grow("a", "4M", max_attempts=3)).job_ids
     for _ in range(3):
         assert engine.job(job_id)["state"] in ("queued", "waiting")

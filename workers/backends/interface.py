@@ -22,6 +22,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
@@ -95,6 +96,16 @@ class SnapshotFacts:
     name: str
     size_bytes: int
     used_bytes: int
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a volume, a snapshot or an image holds, to be read once, from the beginning on."""
+
+    #: None where only the end tells.
+    size_bytes: int | None
+    #: (offset, bytes) in the order of the offsets; what lies between is zeroes.
+    parts: Iterator[tuple[int, bytes]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,6 +216,10 @@ class Driver(ABC):
     def list_snapshots(self, volume: VolumeRef) -> list[SnapshotFacts]:
         """The volume's snapshots, oldest first."""
 
+    def contents(self, of: VolumeRef | SnapshotRef, call: Call) -> AbstractContextManager[Contents]:
+        """What is in it, as it is at one moment. `InUse` where that cannot be had."""
+        raise Unsupported(f"backend {self.backend} cannot read its volumes")
+
     @abstractmethod
     def devices(self, volume: VolumeRef) -> list[Device]:
         """Where the volume is in use on this host, whoever attached it."""
@@ -216,6 +231,20 @@ class Driver(ABC):
         self, volume: VolumeRef, size_bytes: int, metadata: Mapping[str, str], call: Call
     ) -> VolumeFacts:
         """Make an empty volume that reads as zeroes; its size rounded up to the grain."""
+
+    def load(
+        self,
+        volume: VolumeRef,
+        size_bytes: int,
+        metadata: Mapping[str, str],
+        contents: Contents,
+        call: Call,
+    ) -> VolumeFacts:
+        """Make a volume with these contents, zeroes behind them.
+
+        It is published once all of them are on the disk. `InvalidSize` if they are larger.
+        """
+        raise Unsupported(f"backend {self.backend} cannot fill volumes")
 
     def clone(
         self,
@@ -267,8 +296,13 @@ class Driver(ABC):
         """
         raise Unsupported(f"backend {self.backend} cannot roll back")
 
-    def wipe(self, volume: VolumeRef, call: Call) -> VolumeFacts:
-        """Overwrite all of the volume with zeroes. `InUse` while attached on this host."""
+    def wipe(
+        self, volume: VolumeRef, call: Call, *, offset: int = 0, length: int | None = None
+    ) -> VolumeFacts:
+        """Overwrite ``length`` bytes from ``offset`` on with zeroes; up to the end if None.
+
+        They are on the disk when this returns. `InUse` while attached on this host.
+        """
         raise Unsupported(f"backend {self.backend} cannot wipe")
 
     @abstractmethod

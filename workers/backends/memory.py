@@ -11,6 +11,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from tempfile import TemporaryFile
 from typing import Any
 
 from orchestrator.domain.drivers import DRIVERS, DriverOptions, MemoryOptions
@@ -29,6 +30,7 @@ from orchestrator.domain.sizes import round_up
 from workers.backends.interface import (
     Call,
     Capacity,
+    Contents,
     Device,
     Driver,
     SnapshotFacts,
@@ -38,6 +40,7 @@ from workers.backends.interface import (
     check_id,
 )
 from workers.backends.memory_store import AFTER, BEFORE, Faults, Store, erase, translated
+from workers.backends.streams import pour
 
 __all__ = ["Faults", "MemoryDriver", "erase"]
 
@@ -132,6 +135,16 @@ class MemoryDriver(Driver):
             )
             return [_snapshot_facts(row) for row in rows]
 
+    @contextmanager
+    def contents(self, of: VolumeRef | SnapshotRef, call: Call) -> Iterator[Contents]:
+        with self._faults("contents", of.name):
+            db = self._store.read()
+            if isinstance(of, SnapshotRef):
+                row = self._snapshot(db, of)
+            else:
+                row = self._volume(db, of, "size, contents")
+        yield Contents(row["size"], iter([(0, row["contents"])] if row["contents"] else []))
+
     def devices(self, volume: VolumeRef) -> list[Device]:
         with self._faults("devices", volume.name):
             device = self._device(self._store.read(), volume.id)
@@ -145,6 +158,23 @@ class MemoryDriver(Driver):
         check_volume_name(volume.name)
         with self._changing("create", volume.name, call) as db:
             return self._insert(db, volume, round_up(size_bytes, GRAIN), metadata, b"", call)
+
+    def load(
+        self,
+        volume: VolumeRef,
+        size_bytes: int,
+        metadata: Mapping[str, str],
+        contents: Contents,
+        call: Call,
+    ) -> VolumeFacts:
+        check_volume_name(volume.name)
+        size = round_up(size_bytes, GRAIN)
+        with TemporaryFile() as gathered:
+            pour(contents, gathered.fileno(), size, call)
+            data = gathered.read().rstrip(b"\0")
+        with self._changing("load", volume.name, call) as db:
+            self._need(db, len(data))
+            return self._insert(db, volume, size, metadata, data, call)
 
     def clone(
         self,
@@ -255,13 +285,18 @@ class MemoryDriver(Driver):
                 )
             return self._present(db, volume)
 
-    def wipe(self, volume: VolumeRef, call: Call) -> VolumeFacts:
+    def wipe(
+        self, volume: VolumeRef, call: Call, *, offset: int = 0, length: int | None = None
+    ) -> VolumeFacts:
         with self._changing("wipe", volume.name, call) as db:
-            self._fenced(db, volume, call)
+            row = self._fenced(db, volume, call, "size, contents")
             self._refuse_attached(db, volume)
-            db.execute("UPDATE volumes SET contents = x'' WHERE id = ?", (volume.id,))
+            end = row["size"] if length is None else min(row["size"], offset + length)
+            kept, behind = row["contents"][:offset], row["contents"][end:]
+            contents = kept.ljust(end, b"\0") + behind if behind else kept
+            db.execute("UPDATE volumes SET contents = ? WHERE id = ?", (contents, volume.id))
             facts = self._present(db, volume)
-        call.progress(facts.size_bytes, facts.size_bytes)
+        call.progress(end - offset, end - offset)
         return facts
 
     def fence_off(self, changed: VolumeRef | SnapshotRef, call: Call) -> None:

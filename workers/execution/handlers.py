@@ -10,7 +10,14 @@ import uuid
 from dataclasses import asdict
 from typing import Any
 
-from orchestrator.domain.errors import BackendError, HostUnavailable, IdentityMismatch, InUse
+from orchestrator.domain.errors import (
+    BackendError,
+    HostUnavailable,
+    IdentityMismatch,
+    InUse,
+    Problem,
+)
+from orchestrator.domain.sizes import round_up
 from orchestrator.domain.states import BackendState, SnapshotState, VolumeState
 from orchestrator.inventory.changes import (
     Change,
@@ -25,13 +32,10 @@ from orchestrator.inventory.changes import (
 from orchestrator.jobs.claim import size_wanted
 from orchestrator.jobs.outlook import VolumeOutlook
 from orchestrator.jobs.rules import newer_snapshots
-from workers.backends.interface import SnapshotRef, VolumeFacts
+from workers.backends.interface import SnapshotRef
+from workers.execution import transfers
 from workers.execution.refresh import look_at
-from workers.execution.work import Done, Handler, Work, attached_as
-
-
-def _told(facts: VolumeFacts) -> dict[str, Any]:
-    return {"size_bytes": facts.size_bytes, "used_bytes": facts.used_bytes}
+from workers.execution.work import Done, Handler, Part, Undo, Work, attached_as, made, sizes_of
 
 
 def _record(work: Work) -> VolumeOutlook:
@@ -40,20 +44,11 @@ def _record(work: Work) -> VolumeOutlook:
     return work.claim.volume
 
 
-def _made(work: Work, facts: VolumeFacts) -> Done:
-    told = {"id": work.volume.id, **_told(facts)}
-    return Done(
-        result=told,
-        changes=[set_volume(work.volume.id, state=VolumeState.AVAILABLE, **_told(facts))],
-        after={"state": VolumeState.AVAILABLE, **told},
-    )
-
-
 def create(work: Work) -> Done:
     """Make an empty volume."""
     metadata = work.intent.params.get("metadata") or {}
     facts = work.driver.create(work.volume, size_wanted(work.claim), metadata, work)
-    return _made(work, facts)
+    return made(work, facts)
 
 
 def clone(work: Work) -> Done:
@@ -61,7 +56,7 @@ def clone(work: Work) -> Done:
     source = work.source if work.intent.snapshot is None else work.snapshot
     size = size_wanted(work.claim)
     metadata = work.intent.params.get("metadata") or {}
-    return _made(work, work.driver.clone(work.volume, source, size, metadata, work))
+    return made(work, work.driver.clone(work.volume, source, size, metadata, work))
 
 
 def grow(work: Work) -> Done:
@@ -75,10 +70,10 @@ def grow(work: Work) -> Done:
             "the backend did not do what it said"
         )
     return Done(
-        result=_told(facts),
-        changes=[set_volume(work.volume.id, requested_bytes=wanted, **_told(facts))],
+        result=sizes_of(facts),
+        changes=[set_volume(work.volume.id, requested_bytes=wanted, **sizes_of(facts))],
         before={"size_bytes": _record(work).size_bytes},
-        after=_told(facts),
+        after=sizes_of(facts),
     )
 
 
@@ -127,28 +122,58 @@ def rollback(work: Work) -> Done:
     _refuse_while_used(work)
     work.intend("rollback", snapshot=work.snapshot.id)
     facts = work.driver.rollback(work.volume, work.snapshot, work)
-    changes: list[Change] = [set_volume(work.volume.id, **_told(facts))]
+    changes: list[Change] = [set_volume(work.volume.id, **sizes_of(facts))]
     if work.intent.snapshot in volume.snapshots:
         for newer in reversed(newer_snapshots(volume, work.intent.snapshot)):
             work.driver.delete_snapshot(SnapshotRef(newer.id, newer.name, work.volume), work)
             changes.append(SnapshotGone(newer.id))
     return Done(
-        result=_told(facts),
+        result=sizes_of(facts),
         changes=changes,
         before={"size_bytes": volume.size_bytes},
-        after={"restored": work.intent.snapshot, **_told(facts)},
+        after={"restored": work.intent.snapshot, **sizes_of(facts)},
     )
 
 
+#: A wipe is written down in parts, at most this many, so that another attempt goes on behind
+#: the last; a part is at least this large.
+_WIPED_IN_PARTS = 64
+_LEAST_PART = 2**30
+
+
 def wipe(work: Work) -> Done:
-    """Overwrite a volume with zeroes."""
+    """Overwrite a volume, or a range of it, with zeroes; go on where an earlier attempt ended."""
     _refuse_while_used(work)
-    work.intend("wipe")
-    facts = work.driver.wipe(work.volume, work)
+    params = work.intent.params
+    begin, length = params.get("offset_bytes", 0), params.get("length_bytes")
+    size = _record(work).size_bytes
+    end = size if length is None else begin + length
+    part = max(_LEAST_PART, round_up(-(-(end - begin) // _WIPED_IN_PARTS), _LEAST_PART))
+    work.intend("wipe", offset_bytes=begin, length_bytes=end - begin)
+    facts, done = None, 0
+    try:
+        for offset in range(begin, end, part):
+            last = offset + part >= end
+            # Of a volume that has more than is recorded, all is wiped.
+            much = None if last and length is None else min(part, end - offset)
+            behind = min(end, offset + part)
+            if last or work.intended(f"wiped to {behind}") is None:
+                at = Part(work, offset - begin, end - begin)
+                facts = work.driver.wipe(work.volume, at, offset=offset, length=much)
+            done = behind - begin
+            if not last:
+                work.note(f"wiped to {behind}")
+    except Problem as problem:
+        raise type(problem)(
+            f"{problem.detail}; of the {end - begin} bytes from {begin} on, at least the first "
+            f"{done} are wiped",
+            wiped_bytes=done,
+        ) from problem
+    assert facts is not None  # noqa: S101 - a range is never empty
     return Done(
-        result=_told(facts),
-        changes=[set_volume(work.volume.id, **_told(facts))],
-        after={"wiped": True},
+        result={**sizes_of(facts), "wiped_bytes": done},
+        changes=[set_volume(work.volume.id, **sizes_of(facts))],
+        after={"wiped": True, "offset_bytes": begin, "length_bytes": done},
     )
 
 
@@ -227,7 +252,7 @@ def verify(work: Work) -> Done:
     found_names = sorted(found.name for found in work.driver.list_snapshots(work.volume))
     if recorded_names != found_names:
         differences["snapshots"] = {"recorded": recorded_names, "found": found_names}
-    result = {"agrees": not differences, "differences": differences, **_told(facts)}
+    result = {"agrees": not differences, "differences": differences, **sizes_of(facts)}
     if record.state is not VolumeState.ERROR or differences:
         return Done(result=result)
     return Done(
@@ -397,6 +422,9 @@ def _backend_state(work: Work, state: BackendState) -> Done:
 HANDLERS: dict[str, Handler] = {
     "volume.create": create,
     "volume.clone": clone,
+    "volume.copy": transfers.copy,
+    "volume.import": transfers.import_,
+    "volume.export": transfers.export,
     "volume.grow": grow,
     "volume.update": update,
     "volume.set_info": set_info,
@@ -421,6 +449,9 @@ HANDLERS: dict[str, Handler] = {
     "backend.drain": drain,
     "backend.resume": resume,
 }
+
+#: How to take away what an action has made elsewhere than on the backend, where it failed.
+UNDOING: dict[str, Undo] = {"volume.export": transfers.take_back}
 
 #: Actions that concern the inventory alone, or check the marker in their own way.
 WITHOUT_STORAGE = frozenset(

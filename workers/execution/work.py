@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,9 +41,9 @@ from orchestrator.jobs.claim import (
 from orchestrator.jobs.finish import Ending, Outcome, back_off
 from orchestrator.jobs.outlook import VolumeOutlook
 from orchestrator.machine import boot_id
-from orchestrator.settings import RetrySettings
+from orchestrator.settings import RetrySettings, TransferSettings
 from orchestrator.store.database import Database
-from workers.backends.interface import Device, Driver, SnapshotRef, VolumeRef
+from workers.backends.interface import Device, Driver, SnapshotRef, VolumeFacts, VolumeRef
 from workers.execution.hooks import Hooks
 from workers.leases import HandBack, Held, LeaseLost, Leases
 
@@ -63,20 +63,32 @@ class Done:
     after: dict[str, Any] | None = None
 
 
+@dataclass(frozen=True)
+class Here:
+    """What all jobs of a worker process share."""
+
+    host: str
+    database: Database
+    leases: Leases
+    #: By the backend's id.
+    drivers: Mapping[int, Driver]
+    transfer: TransferSettings
+
+
 class Work:
     """One attempt. Also the `Call` that drivers receive."""
 
-    def __init__(
-        self, held: Held, driver: Driver, database: Database, leases: Leases, host: str
-    ) -> None:
+    def __init__(self, held: Held, here: Here) -> None:
         self.claim: Claim = held.claim
         self.intent = held.claim.intent
-        self.driver = failpoints.watched(driver, action=self.claim.action.name)
-        self.database = database
-        self.host = host
+        self.driver = self._watched(here.drivers[self.claim.backend_id])
+        self.here = here
+        self.host = here.host
+        self.database = here.database
         self._held = held
-        self._leases = leases
+        self._leases = here.leases
         self._steps = list(held.claim.steps)
+        self.undo: Undo | None = None
         #: Whether the storage may have been touched on behalf of this job, ever.
         self.touched = held.claim.touched
 
@@ -123,7 +135,7 @@ class Work:
         self._write(step)
         self._steps.append(step)
         self.touched = True
-        self._held.cancelable = self.claim.action.creates
+        self._held.cancelable = self.claim.action.cancelable
         return step
 
     @property
@@ -134,6 +146,11 @@ class Work:
     def intended(self, name: str) -> Step | None:
         """The step of this name, if it was ever intended."""
         return next((step for step in self._steps if step.name == name), None)
+
+    @property
+    def steps(self) -> Sequence[Step]:
+        """All that was written down, by earlier attempts too."""
+        return self._steps
 
     def _write(self, step: Step) -> None:
         if not self.database.transact(lambda connection: write_step(connection, self.claim, step)):
@@ -146,12 +163,8 @@ class Work:
     def volume(self) -> VolumeRef:
         """The target volume."""
         assert self.intent.volume is not None and self.intent.volume_id is not None  # noqa: S101
-        if (recorded := self.claim.volume) is None:
-            own = parameters_wanted(self.claim)
-            return VolumeRef(self.intent.volume_id, self.intent.volume, parameters=own)
-        return VolumeRef(
-            self.intent.volume_id, self.intent.volume, recorded.size_bytes, recorded.parameters
-        )
+        new = parameters_wanted(self.claim)
+        return _ref(self.intent.volume_id, self.intent.volume, self.claim.volume, new)
 
     @property
     def snapshot(self) -> SnapshotRef:
@@ -162,46 +175,103 @@ class Work:
 
     @property
     def source(self) -> VolumeRef:
-        """The source of a clone."""
+        """The source of a clone or copy."""
         assert self.intent.source_id is not None  # noqa: S101
-        name, recorded = self.intent.params["source"], self.claim.source
-        if recorded is None:
-            return VolumeRef(self.intent.source_id, name)
-        return VolumeRef(self.intent.source_id, name, recorded.size_bytes, recorded.parameters)
+        return _ref(self.intent.source_id, self.intent.params["source"], self.claim.source, {})
+
+    @property
+    def source_driver(self) -> Driver:
+        """The driver of the backend that the source of a copy is on, whose marker is right.
+
+        Raises `BackendUnavailable` where this worker does not serve that backend.
+        """
+        backend = self.claim.source_backend
+        assert backend is not None  # noqa: S101 - the rule has checked it
+        driver = self.here.drivers.get(backend.id)
+        if driver is None:
+            raise BackendUnavailable(
+                f"the worker on {self.host} that serves backend {self.intent.backend} does not "
+                f"serve backend {backend.name}, so it cannot read there: have one host serve both "
+                "(see 'hosts' in the configuration)"
+            )
+        _check_identity(driver, backend.name, backend.identity, backend.identity_written)
+        return self._watched(driver)
+
+    def _watched(self, driver: Driver) -> Driver:
+        return failpoints.watched(driver, action=self.claim.action.name)
 
     def check_identity(self) -> None:
-        """Raise `IdentityMismatch` unless the storage bears this backend's marker.
+        """Raise `IdentityMismatch` unless the storage bears this backend's marker."""
+        claim = self.claim
+        _check_identity(self.driver, self.intent.backend, claim.identity, claim.identity_written)
 
-        Of storage that can bear none it is only seen that it is there.
-        """
-        found = self.driver.read_identity()
-        wanted = self.claim.identity
-        if "identity" in self.driver.cannot_tell:
-            return
-        if wanted is None or not self.claim.identity_written:
-            raise BackendUnavailable(
-                f"backend {self.intent.backend} has not been set up yet: 'orchestrator backend "
-                f"show {self.intent.backend}' says what is wrong with it; it is tried again"
-            )
-        if found != wanted:
-            what = "no identity marker" if found is None else "the marker of another backend"
-            raise IdentityMismatch(
-                f"the storage of backend {self.intent.backend} bears {what}: is it mounted? "
-                "Nothing was changed. If it is the right storage, an administrator can say so "
-                f"with 'orchestrator backend verify {self.intent.backend} accept_identity=true'"
-            )
+
+def _ref(
+    id_: str, name: str, recorded: VolumeOutlook | None, parameters: Mapping[str, str]
+) -> VolumeRef:
+    """What drivers are told of a volume; ``parameters``: where there is no record yet."""
+    if recorded is None:
+        return VolumeRef(id_, name, parameters=parameters)
+    return VolumeRef(id_, name, recorded.size_bytes, recorded.parameters)
+
+
+def _check_identity(driver: Driver, backend: str, wanted: str | None, written: bool) -> None:
+    """Raise `IdentityMismatch` unless the storage bears the marker that is known of a backend.
+
+    Of storage that can bear none it is only seen that it is there.
+    """
+    found = driver.read_identity()
+    if "identity" in driver.cannot_tell:
+        return
+    if wanted is None or not written:
+        raise BackendUnavailable(
+            f"backend {backend} has not been set up yet: 'orchestrator backend show {backend}' "
+            "says what is wrong with it; it is tried again"
+        )
+    if found != wanted:
+        what = "no identity marker" if found is None else "the marker of another backend"
+        raise IdentityMismatch(
+            f"the storage of backend {backend} bears {what}: is it mounted? Nothing was changed. "
+            "If it is the right storage, an administrator can say so with 'orchestrator backend "
+            f"verify {backend} accept_identity=true'"
+        )
+
+
+def sizes_of(facts: VolumeFacts) -> dict[str, Any]:
+    """What results, records and history say of a volume's size."""
+    return {"size_bytes": facts.size_bytes, "used_bytes": facts.used_bytes}
+
+
+def made(work: Work, facts: VolumeFacts) -> Done:
+    """The target volume was made, and is like this."""
+    result = {"id": work.volume.id, **sizes_of(facts)}
+    return Done(
+        result=result,
+        changes=[set_volume(work.volume.id, state=VolumeState.AVAILABLE, **sizes_of(facts))],
+        after={"state": VolumeState.AVAILABLE, **result},
+    )
 
 
 Handler = Callable[[Work], Done]
+#: Takes away what an attempt made elsewhere than on the backend.
+Undo = Callable[[Work], None]
 
 
 def attempt(
-    work: Work, handler: Handler, retry: RetrySettings, hooks: Hooks, *, storage: bool
+    work: Work,
+    handler: Handler,
+    retry: RetrySettings,
+    hooks: Hooks,
+    *,
+    storage: bool,
+    undo: Undo | None = None,
 ) -> Outcome | None:
     """Make one attempt; how it ended, or None if the lease was lost and nothing may be said.
 
-    ``storage``: the action touches the backend, so its marker is checked first.
+    ``storage``: the action touches the backend, so its marker is checked first. ``undo``: for
+    one that leaves the backend as it is.
     """
+    work.undo = undo
     claim = work.claim
     try:
         if claim.refused is not None:
@@ -274,7 +344,9 @@ def _end(work: Work, ending: Ending, problem: Problem, retry: RetrySettings) -> 
     creates = claim.action.creates
     changes: Sequence[Change] = ()
     try:
-        if creates:
+        if work.undo is not None:
+            work.undo(work)
+        elif creates:
             changes = _undo(work, last_step_detail(ending, problem))
         elif work.touched:
             changes = _truth(work)
@@ -292,8 +364,9 @@ def _end(work: Work, ending: Ending, problem: Problem, retry: RetrySettings) -> 
         away = isinstance(obstacle, IdentityMismatch) or (foreseen and obstacle.retryable)
         if away or (not foreseen and claim.attempt < claim.max_attempts):
             return _later(work, ending, problem, obstacle, retry)
-        problem = type(problem)(f"{problem.detail}; {_LEFT[creates]}: {obstacle.detail}")
-        changes = _in_error(work, problem.detail)
+        made = creates or work.undo is not None
+        problem = type(problem)(f"{problem.detail}; {_LEFT[made]}: {obstacle.detail}")
+        changes = () if work.undo is not None else _in_error(work, problem.detail)
     return Outcome(ending=ending, problem=problem, changes=changes)
 
 
@@ -394,6 +467,21 @@ def attached_as(volume_id: str, host: str, device: Device) -> Attached:
         "boot_id": boot_id(),
     }
     return Attached(volume_id, host, told)
+
+
+class Part:
+    """The `Call` of a part of long work: what it tells of its progress is added to the whole."""
+
+    def __init__(self, work: Work, before: int, total: int) -> None:
+        self._work, self._before, self._total = work, before, total
+        self.job_id = work.job_id
+        self.fence = work.fence
+        self.checkpoint = work.checkpoint
+        self.seconds_left = work.seconds_left
+
+    def progress(self, done: int, total: int, unit: str = "bytes") -> None:
+        """Note how far the whole has come."""
+        self._work.progress(self._before + done, self._total, unit)
 
 
 class _Ending:

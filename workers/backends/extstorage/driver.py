@@ -7,6 +7,7 @@ import re
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 
 from orchestrator.domain.drivers import DRIVERS, DriverOptions, ExtStorageOptions
 from orchestrator.domain.errors import (
@@ -30,6 +31,7 @@ from workers.backends.interface import (
     Call,
     Candidate,
     Capacity,
+    Contents,
     Device,
     Driver,
     SnapshotFacts,
@@ -38,6 +40,7 @@ from workers.backends.interface import (
     VolumeRef,
     check_id,
 )
+from workers.backends.streams import pour, read_parts
 
 #: Providers count in these.
 GRAIN = 2**20
@@ -148,6 +151,15 @@ class ExtStorageDriver(Driver):
     def list_snapshots(self, volume: VolumeRef) -> list[SnapshotFacts]:
         return []
 
+    @contextmanager
+    def contents(self, of: VolumeRef | SnapshotRef, call: Call) -> Iterator[Contents]:
+        if isinstance(of, SnapshotRef):
+            raise Unsupported("what a provider snapshots is a volume of its own: read that")
+        self._checked(of)
+        with self._needed(of, call) as device, _opened(device, os.O_RDONLY) as descriptor:
+            size = size_of(str(device.path))
+            yield Contents(size, read_parts(descriptor, size))
+
     def devices(self, volume: VolumeRef) -> list[Device]:
         device = self._attached.of(check_id(volume.id))
         return [] if device is None else [device]
@@ -164,6 +176,25 @@ class ExtStorageDriver(Driver):
             if there is None:
                 self._run("create", volume, {"VOL_SIZE": _mib(size)}, call)
                 there = self._made(volume, call, size)
+        return self._as_asked(there, size)
+
+    def load(
+        self,
+        volume: VolumeRef,
+        size_bytes: int,
+        metadata: Mapping[str, str],
+        contents: Contents,
+        call: Call,
+    ) -> VolumeFacts:
+        self._checked(volume)
+        size = round_up(size_bytes, GRAIN)
+        with self._making(volume, call):
+            there = self._there(volume, call)
+            if there is None:
+                self._run("create", volume, {"VOL_SIZE": _mib(size)}, call)
+                there = self._as_asked(self._made(volume, call, size), size)
+                with self._needed(volume, call) as device:
+                    self._fill(volume, device, contents, size, call)
         return self._as_asked(there, size)
 
     def clone(
@@ -227,11 +258,13 @@ class ExtStorageDriver(Driver):
             self._run("setinfo", volume, {"VOL_METADATA": text}, call)
             return self._facts(volume, device)
 
-    def wipe(self, volume: VolumeRef, call: Call) -> VolumeFacts:
+    def wipe(
+        self, volume: VolumeRef, call: Call, *, offset: int = 0, length: int | None = None
+    ) -> VolumeFacts:
         self._checked(volume)
         self._refuse_attached(volume)
         with self._needed(volume, call) as device:
-            self._overwrite(volume, device, call)
+            self._overwrite(volume, device, call, offset, length)
             return self._facts(volume, device)
 
     def fence_off(self, changed: VolumeRef | SnapshotRef, call: Call) -> None:
@@ -449,22 +482,40 @@ class ExtStorageDriver(Driver):
         for device in self.devices(volume):
             raise InUse(f"volume {volume.name} is attached here as {device.path}: detach it first")
 
-    def _overwrite(self, volume: VolumeRef, device: Device, call: Call) -> None:
-        if device.path is None:
-            raise Unsupported("a volume without a block device cannot be wiped here")
-        refuse_used(device.path)
-        size, done = size_of(device.path), 0
+    def _fill(
+        self, volume: VolumeRef, device: Device, contents: Contents, size: int, call: Call
+    ) -> None:
+        # What a provider makes may hold what was there before.
+        with _opened(device, os.O_WRONLY) as descriptor:
+            ours = partial(self._scripts.claimed, volume.id, call)
+            pour(contents, descriptor, size, call, zeroed=False, writing=ours)
+
+    def _overwrite(
+        self, volume: VolumeRef, device: Device, call: Call, offset: int, length: int | None
+    ) -> None:
+        size, done = size_of(str(device.path)) - offset, 0
+        size = size if length is None else min(size, length)
         zeroes = bytes(_CHUNK)
-        descriptor = os.open(device.path, os.O_WRONLY | os.O_CLOEXEC)
-        try:
+        with _opened(device, os.O_WRONLY) as descriptor:
             while done < size:
                 call.checkpoint()
                 with self._scripts.claimed(volume.id, call):
-                    done += os.pwrite(descriptor, zeroes[: size - done], done)
+                    done += os.pwrite(descriptor, zeroes[: size - done], offset + done)
                 call.progress(done, size)
             os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+
+
+@contextmanager
+def _opened(device: Device, flags: int) -> Iterator[int]:
+    """A descriptor of a volume's device, which nobody else may use meanwhile."""
+    if device.path is None:
+        raise Unsupported("a volume without a block device cannot be read or written here")
+    refuse_used(device.path)
+    descriptor = os.open(device.path, flags | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _mib(size: int) -> str:

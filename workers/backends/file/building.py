@@ -12,8 +12,9 @@ from orchestrator.domain.errors import Conflict
 from workers.backends.file import layout
 from workers.backends.file.images import Image, refuse_taken
 from workers.backends.file.stamps import Stamp, write_stamp
-from workers.backends.file.tree import Tree, rename_without_replacing
+from workers.backends.file.tree import Tree
 from workers.backends.interface import Call
+from workers.files import rename_without_replacing
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from orchestrator.domain.errors import InUse, InvalidSize, NotFound
-from workers.backends.file import copying, loops
+from workers.backends.file import copying, layout, loops
 from workers.backends.file.building import Built
 from workers.backends.file.images import (
     Image,
@@ -40,18 +41,10 @@ def take(
                 f"a clone of {source.name} has at least its {image.status.st_size} bytes, "
                 f"not {size}"
             )
-        written = [loop for loop in loops.loops_of(image.status) if not loop.read_only]
-        for loop in written:
-            # Without the right to, what is taken is what a power cut would have left.
-            with suppress(PermissionError):
-                loops.flush(loop)
+        written = _written(image)
         if not copying.share(image.descriptor, built.descriptor):
             if written:
-                raise InUse(
-                    f"{source.name} is attached as {written[0].path}, and this file system "
-                    "cannot share blocks, so it cannot be copied while it is written to: "
-                    "detach it first, or keep the backend on XFS or btrfs"
-                )
+                raise _cannot_share(source.name, written[0])
             lock_file(image.descriptor, f"another call is changing {source.name}", shared=True)
             copying.copy(image.descriptor, built.descriptor, call)
         if size is not None:
@@ -59,11 +52,49 @@ def take(
         os.fsync(built.descriptor)
 
 
-def overwrite(tree: Tree, volume: VolumeRef, call: Call) -> None:
-    """Overwrite with zeroes all that was ever written to a volume."""
+@contextmanager
+def still(tree: Tree, image: Image) -> Iterator[int]:
+    """A descriptor through which an image can be read as it is at one moment."""
+    written = _written(image)
+    if not written:
+        lock_file(image.descriptor, f"another call is changing {image.name}", shared=True)
+        yield image.descriptor
+        return
+    temporary = tree.directory(*layout.TEMPORARY)
+    kept = os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=temporary)
+    try:
+        if not copying.share(image.descriptor, kept):
+            raise _cannot_share(image.name, written[0])
+        yield kept
+    finally:
+        os.close(kept)
+
+
+def _written(image: Image) -> list[loops.Loop]:
+    """The devices through which the image may be written to just now, their buffers flushed."""
+    written = [loop for loop in loops.loops_of(image.status) if not loop.read_only]
+    for loop in written:
+        # Without the right to, what is taken is what a power cut would have left.
+        with suppress(PermissionError):
+            loops.flush(loop)
+    return written
+
+
+def _cannot_share(name: str, written: loops.Loop) -> InUse:
+    return InUse(
+        f"{name} is attached as {written.path}, and this file system cannot share blocks, so it "
+        "cannot be copied while it is written to: detach it first, or keep the backend on XFS or "
+        "btrfs"
+    )
+
+
+def overwrite(
+    tree: Tree, volume: VolumeRef, call: Call, *, offset: int = 0, length: int | None = None
+) -> None:
+    """Overwrite with zeroes what was ever written to a volume, or to a range of it."""
     with found(tree, volume, os.O_RDWR) as there:
         image = needed(tree, there, volume)
-        for done, total, step in copying.zero_steps(image.descriptor):
+        for done, total, step in copying.zero_steps(image.descriptor, offset, length):
             call.checkpoint()
             # Locked anew for each step: a later claim can take over from one that is stuck.
             with held(tree, image, call) as present:

@@ -8,10 +8,8 @@ import os
 from collections.abc import Callable, Iterator
 
 from workers.backends.interface import Call
+from workers.backends.streams import Contents, data_ranges, is_zero, pour, read_parts, write_all
 
-#: Bytes between two looks at whether to stop; large enough that looking costs nothing.
-CHUNK = 4 * 2**20
-_ZEROES = bytes(CHUNK)
 _FICLONE = 0x40049409  # <linux/fs.h>: _IOW(0x94, 9, int)
 _CANNOT_SHARE = {
     errno.EOPNOTSUPP,
@@ -40,14 +38,8 @@ def share(source: int, target: int) -> bool:
 def copy(source: int, target: int, call: Call) -> None:
     """Copy contents and size into an empty file, leaving holes where there are zeroes."""
     size = os.fstat(source).st_size
-    for offset, length in _chunks_with_data(source, size):
-        call.checkpoint()
-        chunk = os.pread(source, length, offset)
-        if not _is_zero(chunk):
-            _write(target, chunk, offset)
-        call.progress(offset + len(chunk), size)
+    pour(Contents(size, read_parts(source, size)), target, size, call)
     os.ftruncate(target, size)
-    call.progress(size, size)
 
 
 def grow(image: int, size: int) -> None:
@@ -57,47 +49,21 @@ def grow(image: int, size: int) -> None:
         os.posix_fallocate(image, size - 1, 1)
 
 
-def zero_steps(image: int) -> Iterator[tuple[int, int, Callable[[], None]]]:
-    """The steps that overwrite all that was ever written with zeroes.
+def zero_steps(
+    image: int, start: int, length: int | None
+) -> Iterator[tuple[int, int, Callable[[], None]]]:
+    """The steps that overwrite what was ever written in this range with zeroes.
 
-    Each is (bytes behind it, size of all, the step itself), so that the caller can check
+    Each is (bytes done after it, bytes in all, the step itself), so that the caller can check
     between any two whether it may still go on. A hole has nothing to overwrite.
     """
     size = os.fstat(image).st_size
-    for offset, length in _chunks_with_data(image, size):
+    end = size if length is None else min(size, start + length)
+    for offset, much in data_ranges(image, start, end):
 
-        def overwrite(offset: int = offset, length: int = length) -> None:
-            if not _is_zero(os.pread(image, length, offset)):
-                _write(image, _ZEROES[:length], offset)
+        def overwrite(offset: int = offset, much: int = much) -> None:
+            if not is_zero(os.pread(image, much, offset)):
+                write_all(image, bytes(much), offset)
 
-        yield offset + length, size, overwrite
-    yield size, size, lambda: os.fdatasync(image)
-
-
-def _chunks_with_data(image: int, size: int) -> Iterator[tuple[int, int]]:
-    offset = 0
-    while offset < size:
-        try:
-            start = os.lseek(image, offset, os.SEEK_DATA)
-            end = min(size, os.lseek(image, start, os.SEEK_HOLE))
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # nothing but a hole from here on
-                return
-            if error.errno != errno.EINVAL:
-                raise
-            start, end = offset, size  # a file system that cannot tell
-        for begin in range(start, end, CHUNK):
-            yield begin, min(CHUNK, end - begin)
-        offset = max(end, offset + 1)
-
-
-def _is_zero(chunk: bytes) -> bool:
-    return chunk == (_ZEROES if len(chunk) == CHUNK else _ZEROES[: len(chunk)])
-
-
-def _write(target: int, chunk: bytes, offset: int) -> None:
-    view = memoryview(chunk)
-    while view:
-        written = os.pwrite(target, view, offset)
-        view = view[written:]
-        offset += written
+        yield offset + much - start, end - start, overwrite
+    yield end - start, end - start, lambda: os.fdatasync(image)

@@ -18,8 +18,9 @@ from orchestrator.domain.errors import (
 )
 from workers.backends.file import layout
 from workers.backends.file.stamps import Stamp, drop_stamp, read_stamp, write_stamp
-from workers.backends.file.tree import Tree, lock_file, open_directory, open_file
+from workers.backends.file.tree import Tree, lock_file
 from workers.backends.interface import Call, SnapshotRef, VolumeRef, check_id
+from workers.files import open_directory, open_file
 
 _BLOCK = 512  # what st_blocks counts, whatever the file system's own blocks are
 _LANE = re.compile(r"[0-9a-f]{2}")

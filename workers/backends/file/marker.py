@@ -8,7 +8,8 @@ import secrets
 
 from orchestrator.domain.errors import BackendError, IdentityMismatch
 from workers.backends.file import layout
-from workers.backends.file.tree import Tree, rename_without_replacing
+from workers.backends.file.tree import Tree
+from workers.files import rename_without_replacing
 
 _FORMAT = 1
 

@@ -7,11 +7,9 @@ system from being unmounted, or go on writing to one that is no longer there.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import os
-import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,18 +19,11 @@ from typing import Self
 
 from orchestrator.domain.errors import BackendBusy, BackendUnavailable, IdentityMismatch
 from workers.backends.file import layout
+from workers.files import NO_LINK, open_directory, open_file
 
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-#: O_NONBLOCK: a pipe that somebody put there must not hold us up.
-_FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_RENAME_NOREPLACE = 1
-_NO_SUCH_RENAME = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
 #: Seconds to wait for a lock: others hold one for the time of a few system calls.
 LOCK_WAIT = 0.5
 _LOCK_LOOK = 0.005
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_renameat2 = getattr(_libc, "renameat2", None)
 
 
 class Tree:
@@ -131,36 +122,13 @@ class Tree:
     def names_locked(self, lane: str) -> Iterator[None]:
         """Nobody else gives or takes a name of this lane meanwhile."""
         lock = os.open(
-            lane, _FILE | os.O_RDWR | os.O_CREAT, 0o600, dir_fd=self.directory(*layout.LOCKS)
+            lane, NO_LINK | os.O_RDWR | os.O_CREAT, 0o600, dir_fd=self.directory(*layout.LOCKS)
         )
         try:
             lock_file(lock, f"backend {self.backend}: another call is giving names just now")
             yield
         finally:
             os.close(lock)
-
-
-def open_directory(above: int, name: str) -> int:
-    """A descriptor of a directory that is no link; `FileNotFoundError` if absent."""
-    return os.open(name, _DIRECTORY, dir_fd=above)
-
-
-def open_file(directory: int, name: str, flags: int) -> int | None:
-    """A descriptor of a regular file; None if something else bears the name.
-
-    Raises `FileNotFoundError`.
-    """
-    try:
-        descriptor = os.open(name, _FILE | flags, dir_fd=directory)
-    except OSError as error:
-        # A link (ELOOP), a directory (EISDIR), a socket or a pipe without reader (ENXIO).
-        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
-            return None
-        raise
-    if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return descriptor
-    os.close(descriptor)
-    return None
 
 
 def lock_file(descriptor: int, busy: str, *, shared: bool = False) -> None:
@@ -175,27 +143,3 @@ def lock_file(descriptor: int, busy: str, *, shared: bool = False) -> None:
             if time.monotonic() >= end:
                 raise BackendBusy(busy) from None
         time.sleep(_LOCK_LOOK)
-
-
-def rename_without_replacing(from_directory: int, old: str, to_directory: int, new: str) -> None:
-    """Rename in one step; `FileExistsError` if the new name is taken, `FileNotFoundError`
-    if the old one is gone."""
-    if _renameat2 is not None:
-        if not _renameat2(
-            from_directory, os.fsencode(old), to_directory, os.fsencode(new), _RENAME_NOREPLACE
-        ):
-            return
-        code = ctypes.get_errno()
-        if code not in _NO_SUCH_RENAME:
-            raise OSError(code, os.strerror(code), new)
-    # Network file systems: a link replaces nothing either.
-    try:
-        os.link(old, new, src_dir_fd=from_directory, dst_dir_fd=to_directory, follow_symlinks=False)
-    except FileExistsError:
-        # The answer to a link that did happen may have been lost, and asked for again.
-        there = os.stat(new, dir_fd=to_directory, follow_symlinks=False)
-        mine = os.stat(old, dir_fd=from_directory, follow_symlinks=False)
-        if not os.path.samestat(there, mine):
-            raise
-    with suppress(FileNotFoundError):
-        os.unlink(old, dir_fd=from_directory)

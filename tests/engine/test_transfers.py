@@ -1,0 +1,552 @@
+"""Contents that come from elsewhere and go there: copy, import, export; and parts of a wipe."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.domain.errors import (
+    AlreadyExists,
+    ForbiddenPlace,
+    InvalidInput,
+    Problem,
+    ShrinkRefused,
+    UnknownBackend,
+    UnknownVolume,
+)
+from orchestrator.domain.requests import parse_request
+from orchestrator.jobs.submission import Submission
+from orchestrator.jobs.submit import submit
+from orchestrator.settings import Settings, TransferSettings
+from orchestrator.store.database import Database
+from tests.engine.conftest import ADMIN, Engine, act, create, grow
+from workers.backends.interface import VolumeRef
+from workers.backends.memory import Faults
+from workers.execution import handlers
+
+MIB = 2**20
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    made = tmp_path / "images"
+    made.mkdir()
+    return made
+
+
+@pytest.fixture
+def exports(tmp_path: Path) -> Path:
+    made = tmp_path / "exports"
+    made.mkdir()
+    return made
+
+
+class _Bad(SimpleHTTPRequestHandler):
+    """Serves files; and answers that are no image."""
+
+    def do_GET(self) -> None:
+        if self.path == "/broken":
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            self.wfile.write(b"only this")
+        elif self.path == "/elsewhere":
+            self.send_response(302)
+            self.send_header("Location", "http://169.254.169.254/secrets")
+            self.end_headers()
+        elif self.path == "/busy":
+            self.send_error(503)
+        else:
+            super().do_GET()
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        """Not told."""
+
+
+def _serving(handler: Any) -> Iterator[ThreadingHTTPServer]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def server(images: Path) -> Iterator[str]:
+    for running in _serving(partial(_Bad, directory=str(images))):
+        yield f"127.0.0.1:{running.server_port}"
+
+
+@pytest.fixture
+def transfer(images: Path, exports: Path, server: str) -> TransferSettings:
+    return TransferSettings(import_from=[images], export_to=[exports], hosts=[server])
+
+
+@pytest.fixture
+def engine(settings: Settings, transfer: TransferSettings) -> Iterator[Engine]:
+    made = Engine(
+        settings.model_copy(update={"transfer": transfer}), Database(settings.database_url)
+    )
+    yield made
+    made.close()
+
+
+def _one(engine: Engine, request: dict[str, Any]) -> Any:
+    [job_id] = engine.submit(request).job_ids
+    engine.work()
+    return engine.job(job_id)
+
+
+def _refused(engine: Engine, request: dict[str, Any]) -> Problem:
+    submission = Submission(requests=[parse_request(request)], actor=ADMIN)
+    places = engine.settings.transfer.places
+    with pytest.raises(Problem) as raised:
+        engine.database.transact(
+            lambda connection: submit(connection, submission, max_attempts=5, places=places)
+        )
+    return raised.value
+
+
+def _driver(engine: Engine, backend: str) -> Any:
+    return next(d for d in engine.worker.serving.drivers.values() if d.backend == backend)
+
+
+def _ref(engine: Engine, name: str, backend: str) -> VolumeRef:
+    return VolumeRef(engine.volumes(backend)[name]["id"], name)
+
+
+def _filled(engine: Engine, name: str, text: bytes, backend: str = "ram") -> None:
+    _one(engine, create(name, backend=backend))
+    driver, volume = _driver(engine, backend), _ref(engine, name, backend)
+    if backend == "ram":
+        driver.write(volume.id, text)
+    else:
+        [image] = (engine.settings.data / "volumes").glob(f"volumes/*/*{volume.id}*")
+        with image.open("r+b") as file:
+            file.write(text)
+
+
+def _contents(engine: Engine, name: str, backend: str) -> bytes:
+    whole = bytearray()
+    with _driver(engine, backend).contents(_ref(engine, name, backend), None) as contents:
+        for offset, data in contents.parts:
+            whole[len(whole) :] = bytes(offset - len(whole)) + data
+    return bytes(whole).rstrip(b"\0")
+
+
+def _names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+def _copy(name: str, backend: str, source: str, of: str, **more: Any) -> dict[str, Any]:
+    params = {"source": source, "source_backend": of, **more.pop("params", {})}
+    return act("volume.copy", name, backend, params=params, **more)
+
+
+def _import(name: str, image: str, **params: Any) -> dict[str, Any]:
+    return act("volume.import", name, "fast", params={"image": image, "size": "2M", **params})
+
+
+def _export(name: str, target: str | Path, **more: Any) -> dict[str, Any]:
+    return act("volume.export", name, "fast", params={"target": str(target)}, **more)
+
+
+# -- copy -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("of", "to"), [("ram", "fast"), ("fast", "ram")])
+def test_a_copy_on_another_backend_has_the_contents_and_a_life_of_its_own(
+    engine: Engine, of: str, to: str
+) -> None:
+    _filled(engine, "source", b"what it holds", of)
+    job = _one(engine, _copy("copy", to, "source", of, params={"size": "4M"}))
+    assert (job["state"], job["result"]["size_bytes"]) == ("succeeded", 4 * MIB), job
+    assert _contents(engine, "copy", to) == b"what it holds"
+    assert _one(engine, act("volume.remove", "source", of))["state"] == "succeeded"
+    assert _contents(engine, "copy", to) == b"what it holds"
+
+
+def test_a_copy_of_a_snapshot_has_what_was_there_then(engine: Engine) -> None:
+    _filled(engine, "source", b"then")
+    _one(engine, act("snapshot.create", "source", snapshot="s"))
+    _driver(engine, "ram").write(_ref(engine, "source", "ram").id, b"now!")
+    job = _one(engine, _copy("copy", "fast", "source", "ram", snapshot="s"))
+    assert job["state"] == "succeeded", job
+    assert _contents(engine, "copy", "fast") == b"then"
+
+
+def test_a_copy_is_ordered_with_the_jobs_of_both_volumes(engine: Engine) -> None:
+    engine.submit(create("source"))
+    engine.submit(grow("source", "3M"))
+    [copied] = engine.submit(_copy("copy", "fast", "source", "ram")).job_ids
+    [removed] = engine.submit(act("volume.remove", "source")).job_ids
+    [grown] = engine.submit(grow("copy", "8M", "fast")).job_ids
+    assert engine.states([copied, removed, grown]) == ["waiting"] * 3
+    engine.work()
+    engine.work()  # what has become free in a queue that was looked at before
+    assert engine.states([copied, removed, grown]) == ["succeeded"] * 3
+    assert engine.volumes("fast")["copy"]["size_bytes"] == 8 * MIB
+    assert engine.volumes("ram") == {}
+
+
+def test_what_cannot_be_copied_is_refused_with_the_field(engine: Engine) -> None:
+    _one(engine, create("source", "2M"))
+    for request, kind, field in (
+        (_copy("c", "fast", "none", "ram"), UnknownVolume, "params.source"),
+        (_copy("c", "fast", "source", "none"), UnknownBackend, "params.source_backend"),
+        (_copy("c", "ram", "source", "ram"), InvalidInput, "params.source_backend"),
+        (
+            _copy("c", "fast", "source", "ram", params={"size": "1M"}),
+            ShrinkRefused,
+            "params.size_bytes",
+        ),
+    ):
+        problem = _refused(engine, request)
+        assert (type(problem), problem.field) == (kind, field)
+
+
+def test_a_copy_where_no_worker_serves_both_says_so_and_leaves_nothing(engine: Engine) -> None:
+    _one(engine, create("source"))
+    drivers = engine.worker.serving.drivers
+    ram = next(id_ for id_, driver in drivers.items() if driver.backend == "ram")
+    taken = drivers.pop(ram)
+    try:
+        request = _copy("copy", "fast", "source", "ram", max_attempts=1)
+        job = _one(engine, request)
+    finally:
+        drivers[ram] = taken
+    assert (job["state"], job["error"]["code"]) == ("failed", "backend_unavailable")
+    assert "does not serve backend ram" in job["error"]["detail"]
+    assert engine.volumes("fast") == {}
+
+
+def test_a_copy_whose_source_fails_is_tried_again(engine: Engine) -> None:
+    _filled(engine, "source", b"text")
+    Faults("ram", _driver(engine, "ram").installation).set(
+        kind="unavailable", operation="contents", times=1
+    )
+    job = _one(engine, _copy("copy", "fast", "source", "ram"))
+    assert (job["state"], job["attempt"]) == ("waiting", 1)
+    engine.time_passes()
+    engine.work()
+    assert _contents(engine, "copy", "fast") == b"text"
+
+
+# -- import ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by_url", [False, True])
+def test_an_image_becomes_a_volume(engine: Engine, images: Path, server: str, by_url: bool) -> None:
+    held = os.urandom(MIB) + bytes(MIB // 2) + b"end"
+    (images / "disk.raw").write_bytes(held)
+    image = f"http://{server}/disk.raw" if by_url else str(images / "disk.raw")
+    digest = hashlib.sha256(held).hexdigest()
+    job = _one(engine, _import("vm", image, sha256=digest, metadata={"os": "none"}))
+    assert (job["state"], job["result"]["size_bytes"]) == ("succeeded", 2 * MIB), job
+    assert _contents(engine, "vm", "fast") == held
+    assert engine.volumes("fast")["vm"]["metadata"] == {"os": "none"}
+
+
+def test_the_digest_counts_holes_as_zeroes(engine: Engine, images: Path) -> None:
+    with (images / "sparse").open("wb") as file:
+        file.seek(MIB)
+        file.write(b"x")
+        file.truncate(MIB + MIB // 2)
+    digest = hashlib.sha256((images / "sparse").read_bytes()).hexdigest()
+    job = _one(engine, _import("vm", str(images / "sparse"), sha256=digest))
+    assert job["state"] == "succeeded", job
+
+
+def _prepare(images: Path) -> None:
+    (images / "plain").write_bytes(b"text")
+    (images / "large").write_bytes(b"x" * (3 * MIB))
+    (images / "cow").write_bytes(b"QFI\xfb" + bytes(100))
+    (images / "packed").write_bytes(b"\x1f\x8b" + bytes(100))
+    (images / "directory").mkdir()
+    (images / "link").symlink_to("/etc/hostname")
+    (images / "way").symlink_to("/etc")
+    os.mkfifo(images / "pipe")
+
+
+@pytest.mark.parametrize(
+    ("image", "params", "code", "told"),
+    [
+        ("{images}/plain", {"sha256": "0" * 64}, "image_unusable", "SHA-256"),
+        ("http://{server}/plain", {"sha256": "0" * 64}, "image_unusable", "SHA-256"),
+        ("{images}/large", {}, "invalid_size", "larger size_bytes"),
+        ("http://{server}/large", {}, "invalid_size", "larger size_bytes"),
+        ("{images}/cow", {}, "image_unusable", "qcow2"),
+        ("{images}/packed", {}, "image_unusable", "gzip"),
+        ("{images}/directory", {}, "image_unusable", "no regular file"),
+        ("{images}/link", {}, "image_unusable", "no regular file"),
+        ("{images}/way/hostname", {}, "image_unusable", "link"),
+        ("{images}/pipe", {}, "image_unusable", "no regular file"),
+        ("{images}/none", {}, "image_unusable", "there is none"),
+        ("http://{server}/none", {}, "image_unusable", "404"),
+        ("http://{server}/elsewhere", {}, "image_unusable", "169.254.169.254"),
+        ("http://{server}/broken", {}, "image_unreachable", "cannot be read"),
+        ("http://{server}/busy", {}, "image_unreachable", "503"),
+    ],
+)
+def test_an_image_that_is_not_right_makes_no_volume(
+    engine: Engine,
+    images: Path,
+    server: str,
+    image: str,
+    params: dict[str, Any],
+    code: str,
+    told: str,
+) -> None:
+    _prepare(images)
+    place = image.format(images=images, server=server)
+    job = _one(engine, {**_import("vm", place, **params), "max_attempts": 1})
+    assert (job["state"], job["error"]["code"]) == ("failed", code), job["error"]
+    assert told in job["error"]["detail"]
+    assert engine.volumes("fast") == {}
+    assert list(_driver(engine, "fast").list_volumes()) == []
+
+
+def test_bytes_that_look_like_another_format_are_taken_when_that_is_said(
+    engine: Engine, images: Path
+) -> None:
+    _prepare(images)
+    job = _one(engine, _import("vm", str(images / "cow"), format="raw"))
+    assert job["state"] == "succeeded", job
+    assert _contents(engine, "vm", "fast") == b"QFI\xfb"
+
+
+def test_images_elsewhere_are_refused_at_the_door_and_by_the_worker(
+    engine: Engine, server: str, tmp_path: Path
+) -> None:
+    (tmp_path / "other").write_text("secret")
+    port = server.partition(":")[2]
+    for image in (
+        str(tmp_path / "other"),
+        "/etc/shadow",
+        f"http://localhost:{port}/x",
+        "http://127.0.0.1/x",
+        "https://example.org/x",
+    ):
+        problem = _refused(engine, _import("vm", image))
+        assert (type(problem), problem.field) == (ForbiddenPlace, "params.image"), image
+        job = _one(engine, _import("vm", image))
+        assert (job["state"], job["error"]["code"]) == ("failed", "forbidden_place"), job
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "relative/path",
+        "/srv/../etc/shadow",
+        "/srv//x",
+        "/srv/x/",
+        "file:///etc/shadow",
+        "ftp://host/x",
+        "http:///x",
+        "http://user:secret@host/x",
+        "http://host/with space",
+        "http://host:99999/x",
+        "/srv/x\n",
+    ],
+)
+def test_what_is_no_place_of_an_image_is_refused_as_such(image: str) -> None:
+    with pytest.raises(InvalidInput) as raised:
+        parse_request(_import("vm", image))
+    assert raised.value.field == "params.image"
+    assert "secret" not in str(raised.value)
+
+
+# -- export ---------------------------------------------------------------------------------
+
+
+def test_an_export_is_a_file_with_the_contents_and_can_be_imported(
+    engine: Engine, exports: Path
+) -> None:
+    _filled(engine, "vm", b"what it holds", "fast")
+    target = exports / "vm.raw"
+    job = _one(engine, _export("vm", target))
+    assert job["result"] == {"target": str(target), "size_bytes": MIB, "host": "here"}, job
+    assert target.read_bytes() == b"what it holds" + bytes(MIB - 13)
+    assert target.stat().st_mode & 0o777 == 0o600
+    assert target.stat().st_blocks * 512 < MIB
+    assert _names(exports) == ["vm.raw"]
+
+
+def test_an_export_of_a_snapshot_has_what_was_there_then(engine: Engine, exports: Path) -> None:
+    _filled(engine, "vm", b"then", "fast")
+    _one(engine, act("snapshot.create", "vm", "fast", snapshot="s"))
+    job = _one(engine, _export("vm", exports / "s.raw", snapshot="s"))
+    assert job["state"] == "succeeded", job
+    assert (exports / "s.raw").read_bytes().rstrip(b"\0") == b"then"
+
+
+def test_an_export_overwrites_nothing(engine: Engine, exports: Path) -> None:
+    _one(engine, create("vm", backend="fast"))
+    (exports / "kept").write_text("kept")
+    (exports / "link").symlink_to(exports / "none")
+    for name in ("kept", "link"):
+        job = _one(engine, _export("vm", exports / name))
+        assert job["error"]["code"] == AlreadyExists.code, job
+    assert (exports / "kept").read_text() == "kept"
+    assert _names(exports) == ["kept", "link"]
+
+
+def test_an_export_goes_to_configured_directories_only(
+    engine: Engine, exports: Path, tmp_path: Path
+) -> None:
+    _one(engine, create("vm", backend="fast"))
+    (exports / "way").symlink_to(tmp_path)
+    problem = _refused(engine, _export("vm", tmp_path / "out"))
+    assert (type(problem), problem.field) == (ForbiddenPlace, "params.target")
+    job = _one(engine, _export("vm", tmp_path / "out"))
+    assert job["error"]["code"] == "forbidden_place"
+    job = _one(engine, _export("vm", exports / "way" / "out"))
+    assert job["error"]["code"] == "image_unusable"
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_export_that_was_published_before_its_worker_died_is_done(
+    engine: Engine, exports: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _filled(engine, "vm", b"text", "fast")
+    [job_id] = engine.submit(_export("vm", exports / "out")).job_ids
+    before = _broken_off_after_publishing(engine, monkeypatch)
+    engine.time_passes()
+    engine.work()
+    job = engine.job(job_id)
+    assert (job["state"], job["attempt"]) == ("succeeded", 2), job
+    assert (exports / "out").stat().st_ino == before(exports / "out")
+
+
+def test_an_export_that_was_published_and_is_canceled_is_taken_back(
+    engine: Engine, exports: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _filled(engine, "vm", b"text", "fast")
+    [job_id] = engine.submit(_export("vm", exports / "out")).job_ids
+    _broken_off_after_publishing(engine, monkeypatch)
+    engine.cancel(job_id)
+    engine.time_passes()
+    engine.work()
+    assert engine.job(job_id)["state"] == "canceled"
+    assert _names(exports) == []
+
+
+def test_taking_back_an_export_leaves_what_somebody_put_in_its_place(
+    engine: Engine, exports: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _filled(engine, "vm", b"text", "fast")
+    [job_id] = engine.submit(_export("vm", exports / "out")).job_ids
+    _broken_off_after_publishing(engine, monkeypatch)
+    (exports / "out").rename(exports / "moved")
+    (exports / "out").write_text("a person's")
+    engine.cancel(job_id)
+    engine.time_passes()
+    engine.work()
+    assert engine.job(job_id)["state"] == "canceled"
+    assert (exports / "out").read_text() == "a person's"
+
+
+def _broken_off_after_publishing(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Let the worker die once the file has its name; what tells the file's inode then."""
+    name = "volume.export"
+    whole = handlers.HANDLERS[name]
+    inodes: dict[str, int] = {}
+
+    def dies(work: Any) -> Any:
+        target = Path(whole(work).result["target"])
+        inodes[target.name] = target.stat().st_ino
+        raise SystemExit
+
+    monkeypatch.setitem(handlers.HANDLERS, name, dies)
+    with pytest.raises(SystemExit):
+        engine.work()
+    monkeypatch.setitem(handlers.HANDLERS, name, whole)
+    return lambda path: inodes[path.name]
+
+
+def test_what_an_earlier_attempt_was_building_is_cleared(engine: Engine, exports: Path) -> None:
+    _filled(engine, "vm", b"text", "fast")
+    [job_id] = engine.submit(_export("vm", exports / "out")).job_ids
+    owner = _driver(engine, "fast").installation
+    (exports / f".orchestrator-{owner}-{job_id}-1.part").write_text("begun")
+    other = exports / f".orchestrator-{owner}-{job_id + 1}-1.part"
+    other.write_text("another job's")
+    engine.work()
+    assert engine.job(job_id)["state"] == "succeeded"
+    assert _names(exports) == [other.name, "out"]
+
+
+# -- a wipe in parts ------------------------------------------------------------------------
+
+
+def test_a_range_is_wiped_and_what_is_outside_the_volume_refused(engine: Engine) -> None:
+    _filled(engine, "vm", b"x" * MIB)
+    job = _one(engine, act("volume.wipe", "vm", params={"offset": "4K", "length": "8K"}))
+    assert job["result"]["wiped_bytes"] == 8192, job
+    held = _contents(engine, "vm", "ram")
+    assert held == b"x" * 4096 + bytes(8192) + b"x" * (MIB - 12288)
+    for params, field in (
+        ({"offset": MIB}, "params.offset_bytes"),
+        ({"offset": 4096, "length": MIB}, "params.length_bytes"),
+    ):
+        assert _refused(engine, act("volume.wipe", "vm", params=params)).field == field
+
+
+def test_a_wipe_goes_on_behind_what_an_earlier_attempt_has_wiped(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handlers, "_LEAST_PART", MIB)
+    _one(engine, create("vm", "4M"))
+    faults = Faults("ram", _driver(engine, "ram").installation)
+    driver = _driver(engine, "ram")
+    asked: list[int] = []
+    whole = driver.wipe
+
+    def wipe(*arguments: Any, offset: int, **named: Any) -> Any:
+        asked.append(offset)
+        if len(asked) == 3:
+            faults.set(kind="unavailable", operation="wipe", times=1)
+        return whole(*arguments, offset=offset, **named)
+
+    monkeypatch.setattr(driver, "wipe", wipe)
+    job = _one(engine, act("volume.wipe", "vm"))
+    assert job["state"] == "waiting", job
+    assert f"at least the first {2 * MIB} are wiped" in job["error"]["detail"]
+    engine.time_passes()
+    engine.work()
+    job = engine.job(job["id"])
+    assert (job["state"], job["result"]["wiped_bytes"]) == ("succeeded", 4 * MIB), job
+    assert asked == [0, MIB, 2 * MIB, 2 * MIB, 3 * MIB]
+
+
+def test_a_wipe_that_is_canceled_stops_and_tells_how_far_it_came(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handlers, "_LEAST_PART", MIB)
+    _filled(engine, "vm", b"x" * MIB)
+    _one(engine, grow("vm", "4M"))
+    [job_id] = engine.submit(act("volume.wipe", "vm")).job_ids
+    driver = _driver(engine, "ram")
+    whole = driver.wipe
+
+    def wipe(*arguments: Any, offset: int, **named: Any) -> Any:
+        if offset == 2 * MIB:
+            engine.cancel(job_id)
+            engine.worker.leases._beat()
+        return whole(*arguments, offset=offset, **named)
+
+    monkeypatch.setattr(driver, "wipe", wipe)
+    engine.work()
+    job = engine.job(job_id)
+    assert (job["state"], job["error"]["wiped_bytes"]) == ("canceled", 2 * MIB), job
+    assert _contents(engine, "vm", "ram") == b""
+    assert engine.volumes()["vm"]["state"] == "available"

@@ -1,0 +1,299 @@
+"""Images outside of backends: files and URLs that volumes are imported from, and exports.
+
+A file is reached from a descriptor of the configured directory, step by step, and no step
+follows a symbolic link: nothing outside of that directory is ever read or written.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from urllib.parse import SplitResult
+
+import httpx
+
+from orchestrator.domain.errors import (
+    AlreadyExists,
+    Conflict,
+    ImageUnreachable,
+    ImageUnusable,
+    NoSpace,
+)
+from orchestrator.domain.places import Below
+from orchestrator.jobs.claim import Step
+from orchestrator.settings import TransferSettings
+from workers.backends.interface import Call, Contents
+from workers.backends.streams import pour, read_parts
+from workers.files import open_directory, open_file, rename_without_replacing
+
+#: How much of an answer is taken at once: zeroes are found in pieces of this size.
+_PIECE = 2**20
+#: How images begin that are not raw: offset, bytes, what they are.
+_FORMATS = (
+    (0, b"QFI\xfb", "a qcow2 image"),
+    (0, b"KDMV", "a VMDK image"),
+    (0, b"# Disk DescriptorFile", "a VMDK descriptor"),
+    (0, b"vhdxfile", "a VHDX image"),
+    (0, b"conectix", "a VHD image"),
+    (64, b"\x7f\x10\xda\xbe", "a VDI image"),
+    (0, b"\x1f\x8b", "compressed with gzip"),
+    (0, b"\xfd7zXZ\x00", "compressed with xz"),
+    (0, b"BZh", "compressed with bzip2"),
+    (0, b"\x28\xb5\x2f\xfd", "compressed with Zstandard"),
+)
+
+Parts = Iterator[tuple[int, bytes]]
+
+
+@contextmanager
+def opened(
+    written: str, transfer: TransferSettings, *, sha256: str | None, any_format: bool
+) -> Iterator[Contents]:
+    """What an image holds. Raises `ForbiddenPlace`, `ImageUnreachable`, `ImageUnusable`.
+
+    ``sha256``: what its digest must be, known once all is read; ``any_format``: do not mind
+    what it looks like.
+    """
+    place = transfer.places.image(written)
+    reading = (
+        _from_url(written, transfer.silence_seconds)
+        if isinstance(place, SplitResult)
+        else _from_file(written, place)
+    )
+    with reading as contents:
+        parts = contents.parts if any_format else _only_raw(written, contents.parts)
+        if sha256 is not None:
+            parts = _digested(written, parts, contents.size_bytes, sha256)
+        yield Contents(contents.size_bytes, parts)
+
+
+@contextmanager
+def _from_file(written: str, place: Below) -> Iterator[Contents]:
+    with _below(written, place) as directory:
+        with _told_of(written):
+            file = open_file(directory, place.parts[-1], os.O_RDONLY)
+        if file is None:
+            raise ImageUnusable(f"{written} is no regular file", field="params.image")
+        try:
+            before = os.fstat(file)
+            yield Contents(before.st_size, _unchanged(written, file, before))
+        finally:
+            os.close(file)
+
+
+def _unchanged(written: str, file: int, before: os.stat_result) -> Parts:
+    """The data of a file that nobody may write to meanwhile."""
+    with _told_of(written):
+        yield from read_parts(file, before.st_size)
+        after = os.fstat(file)
+    if (after.st_mtime_ns, after.st_size) != (before.st_mtime_ns, before.st_size):
+        raise ImageUnusable(f"{written} was written to while it was read", field="params.image")
+
+
+@contextmanager
+def _from_url(written: str, silence: float) -> Iterator[Contents]:
+    # Neither proxies nor passwords of the worker's own surroundings are used.
+    with httpx.Client(timeout=silence, trust_env=False, follow_redirects=False) as client:
+        with _answering(written):
+            asked = client.build_request("GET", written, headers={"Accept-Encoding": "identity"})
+            answer = client.send(asked, stream=True)
+        try:
+            _refuse_answer(written, answer)
+            length = answer.headers.get("content-length")
+            yield Contents(int(length) if length else None, _pieces(written, answer))
+        finally:
+            answer.close()
+
+
+def _refuse_answer(written: str, answer: httpx.Response) -> None:
+    status = answer.status_code
+    if status >= 500 or status == httpx.codes.TOO_MANY_REQUESTS:
+        raise ImageUnreachable(f"{written}: the server answered with {status}")
+    if answer.has_redirect_location:
+        raise ImageUnusable(
+            f"{written} is elsewhere: name {answer.headers['location']} itself",
+            field="params.image",
+        )
+    encoding = answer.headers.get("content-encoding", "identity")
+    if status != httpx.codes.OK or encoding != "identity":
+        what = f"answered with {status}" if encoding == "identity" else f"sends it as {encoding}"
+        raise ImageUnusable(f"{written}: the server {what}", field="params.image")
+
+
+def _pieces(written: str, answer: httpx.Response) -> Parts:
+    offset = 0
+    with _answering(written):
+        for piece in answer.iter_raw(_PIECE):
+            yield offset, piece
+            offset += len(piece)
+
+
+@contextmanager
+def _answering(written: str) -> Iterator[None]:
+    try:
+        yield
+    except httpx.HTTPError as error:
+        why = str(error) or type(error).__name__
+        raise ImageUnreachable(f"{written} cannot be read: {why}") from error
+
+
+def _only_raw(written: str, parts: Parts) -> Parts:
+    for offset, data in parts:
+        if offset == 0:
+            for place, magic, what in _FORMATS:
+                if data.startswith(magic, place):
+                    raise ImageUnusable(
+                        f"{written} looks as if it were {what}: convert it to a raw image first, "
+                        "or say format=raw to take its bytes as they are",
+                        field="params.image",
+                    )
+        yield offset, data
+
+
+def _digested(written: str, parts: Parts, size: int | None, sha256: str) -> Parts:
+    digest, done = hashlib.sha256(), 0
+    for offset, data in parts:
+        _feed_zeroes(digest, offset - done)
+        digest.update(data)
+        done = offset + len(data)
+        yield offset, data
+    _feed_zeroes(digest, (size or done) - done)
+    if digest.hexdigest() != sha256:
+        raise ImageUnusable(
+            f"the SHA-256 of {written} is {digest.hexdigest()}, not what was asked for",
+            field="params.sha256",
+        )
+
+
+def _feed_zeroes(digest: hashlib._Hash, length: int) -> None:
+    zeroes = bytes(min(length, _PIECE))
+    for done in range(0, length, _PIECE):
+        digest.update(zeroes[: length - done])
+
+
+class Export:
+    """The file that an export makes: built under the job's own name, then published.
+
+    What it publishes is known again by its inode, which the journal has: a file that somebody
+    else made under that name is neither taken for ours nor removed.
+    """
+
+    def __init__(self, written: str, directory: int, name: str, owner: str, call: Call) -> None:
+        """``owner``: the installation, so that two of them can share a directory."""
+        self._written, self._directory, self._name, self._call = written, directory, name, call
+        self._mine = f".orchestrator-{owner}-{call.job_id}-"
+        self._staged = f"{self._mine}{call.fence}.part"
+
+    def published(self, steps: Sequence[Step]) -> int | None:
+        """The size of the file if an earlier attempt has published it."""
+        try:
+            there = os.stat(self._name, dir_fd=self._directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        for step in steps:
+            if step.name.startswith("publish ") and step.detail == _mark(there):
+                return there.st_size
+        return None
+
+    def refuse_taken(self) -> None:
+        """Raise `AlreadyExists` if there is such a file: nothing is ever overwritten."""
+        with suppress(FileNotFoundError):
+            os.stat(self._name, dir_fd=self._directory, follow_symlinks=False)
+            raise AlreadyExists(
+                f"{self._written} is there already: choose another name, or move it away",
+                field="params.target",
+            )
+
+    def clear(self) -> None:
+        """Remove what earlier attempts were building: what they publish late then fails."""
+        for name in os.listdir(self._directory):  # noqa: PTH208 - a Path would follow links
+            if name.startswith(self._mine):
+                with suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=self._directory)
+
+    def build(self, contents: Contents) -> dict[str, int]:
+        """Write it under a temporary name; what the journal keeps of it before it is published."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with _told_of(self._written):
+            file = os.open(self._staged, flags, 0o600, dir_fd=self._directory)
+            try:
+                size = contents.size_bytes
+                assert size is not None  # noqa: S101 - volumes and snapshots tell
+                os.ftruncate(file, size)
+                pour(contents, file, size, self._call)
+                return _mark(os.fstat(file))
+            except BaseException:
+                self.clear()
+                raise
+            finally:
+                os.close(file)
+
+    def publish(self) -> None:
+        """Give it its name, durably."""
+        with _told_of(self._written):
+            try:
+                rename_without_replacing(self._directory, self._staged, self._directory, self._name)
+            except FileExistsError:
+                self.clear()
+                self.refuse_taken()
+                raise
+            except FileNotFoundError:
+                raise Conflict("a later claim has taken over: this one is too late") from None
+            os.fsync(self._directory)
+
+    def take_back(self, steps: Sequence[Step]) -> None:
+        """Leave nothing of it."""
+        with _told_of(self._written):
+            self.clear()
+            if self.published(steps) is not None:
+                os.unlink(self._name, dir_fd=self._directory)
+                os.fsync(self._directory)
+
+
+def _mark(file: os.stat_result) -> dict[str, int]:
+    return {"inode": file.st_ino, "size_bytes": file.st_size, "written_ns": file.st_mtime_ns}
+
+
+@contextmanager
+def exported(written: str, transfer: TransferSettings, owner: str, call: Call) -> Iterator[Export]:
+    """The file that an export makes. Raises `ForbiddenPlace`, `ImageUnusable`."""
+    place = transfer.places.target(written)
+    with _below(written, place) as directory:
+        yield Export(written, directory, place.parts[-1], owner, call)
+
+
+@contextmanager
+def _below(written: str, place: Below) -> Iterator[int]:
+    """A descriptor of the directory that the file is in."""
+    with _told_of(written):
+        # The configured directory may be reached through links: it is the administrator's.
+        directory = os.open(place.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for part in place.parts[:-1]:
+            with _told_of(written):
+                below = open_directory(directory, part)
+            os.close(directory)
+            directory = below
+        yield directory
+    finally:
+        os.close(directory)
+
+
+@contextmanager
+def _told_of(written: str) -> Iterator[None]:
+    """Raise what the system says of a file as errors of ours."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise ImageUnusable(f"{written}: there is none on this host") from error
+    except PermissionError as error:
+        raise ImageUnusable(f"{written}: the worker may not use it") from error
+    except OSError as error:
+        if error.errno in (errno.ENOTDIR, errno.ELOOP):
+            raise ImageUnusable(f"{written}: a part of it is a link or no directory") from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise NoSpace(f"there is no room for {written}") from error
+        raise ImageUnreachable(f"{written}: {error.strerror}") from error

@@ -1,0 +1,61 @@
+"""Contents that come from elsewhere, or go there: copy, import, export."""
+
+from __future__ import annotations
+
+from orchestrator.jobs.claim import size_wanted
+from workers.execution.images import exported, opened
+from workers.execution.work import Done, Work, made
+
+
+def copy(work: Work) -> Done:
+    """Make a volume with the contents of one on another backend."""
+    source = work.source if work.intent.snapshot is None else work.snapshot
+    metadata = work.intent.params.get("metadata") or {}
+    with work.source_driver.contents(source, work) as contents:
+        facts = work.driver.load(work.volume, size_wanted(work.claim), metadata, contents, work)
+    return made(work, facts)
+
+
+def import_(work: Work) -> Done:
+    """Make a volume with the contents of an image."""
+    params = work.intent.params
+    metadata = params.get("metadata") or {}
+    image = opened(
+        params["image"],
+        work.here.transfer,
+        sha256=params.get("sha256"),
+        any_format=params.get("format") == "raw",
+    )
+    with image as contents:
+        facts = work.driver.load(work.volume, size_wanted(work.claim), metadata, contents, work)
+    return made(work, facts)
+
+
+def export(work: Work) -> Done:
+    """Write the contents of a volume or a snapshot into a new file."""
+    target = work.intent.params["target"]
+    source = work.volume if work.intent.snapshot is None else work.snapshot
+    owner = work.driver.installation
+    with exported(target, work.here.transfer, owner, work) as file:
+        size = file.published(work.steps)
+        if size is None:
+            file.refuse_taken()
+            work.intend("export", target=target)
+            file.clear()
+            with work.driver.contents(source, work) as contents:
+                built = file.build(contents)
+            size = built["size_bytes"]
+            work.note(f"publish {work.fence}", **built)
+            work.checkpoint()
+            file.publish()
+    told = {"target": target, "size_bytes": size, "host": work.host}
+    return Done(result=told, after=told)
+
+
+def take_back(work: Work) -> None:
+    """Leave nothing of an export that failed or was canceled."""
+    if work.intended("export") is None:
+        return
+    target, owner = work.intent.params["target"], work.driver.installation
+    with exported(target, work.here.transfer, owner, work) as file:
+        file.take_back(work.steps)

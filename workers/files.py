@@ -1,0 +1,65 @@
+"""Opening files without following links, and giving names without replacing any."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import stat
+from contextlib import suppress
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+#: O_NONBLOCK: a pipe that somebody put there must not hold us up.
+NO_LINK = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_RENAME_NOREPLACE = 1
+_NO_SUCH_RENAME = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_renameat2 = getattr(_libc, "renameat2", None)
+
+
+def open_directory(above: int, name: str) -> int:
+    """A descriptor of a directory that is no link; `FileNotFoundError` if absent."""
+    return os.open(name, _DIRECTORY, dir_fd=above)
+
+
+def open_file(directory: int, name: str, flags: int) -> int | None:
+    """A descriptor of a regular file; None if something else bears the name.
+
+    Raises `FileNotFoundError`.
+    """
+    try:
+        descriptor = os.open(name, NO_LINK | flags, dir_fd=directory)
+    except OSError as error:
+        # A link (ELOOP), a directory (EISDIR), a socket or a pipe without reader (ENXIO).
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            return None
+        raise
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def rename_without_replacing(from_directory: int, old: str, to_directory: int, new: str) -> None:
+    """Rename in one step; `FileExistsError` if the new name is taken, `FileNotFoundError`
+    if the old one is gone."""
+    if _renameat2 is not None:
+        if not _renameat2(
+            from_directory, os.fsencode(old), to_directory, os.fsencode(new), _RENAME_NOREPLACE
+        ):
+            return
+        code = ctypes.get_errno()
+        if code not in _NO_SUCH_RENAME:
+            raise OSError(code, os.strerror(code), new)
+    # Network file systems: a link replaces nothing either.
+    try:
+        os.link(old, new, src_dir_fd=from_directory, dst_dir_fd=to_directory, follow_symlinks=False)
+    except FileExistsError:
+        # The answer to a link that did happen may have been lost, and asked for again.
+        there = os.stat(new, dir_fd=to_directory, follow_symlinks=False)
+        mine = os.stat(old, dir_fd=from_directory, follow_symlinks=False)
+        if not os.path.samestat(there, mine):
+            raise
+    with suppress(FileNotFoundError):
+        os.unlink(old, dir_fd=from_directory)
