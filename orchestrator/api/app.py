@@ -29,9 +29,6 @@ that submits takes `Idempotency-Key`, `Prefer: wait=30` and `?plan=true`. Errors
 documents (RFC 9457) with a stable `code`.
 """
 
-#: Requests that may be submitting, or reading, at the same time.
-_THREADS = 64
-
 #: Any route may answer with one of these.
 _ERRORS = {
     400: "The body could not be read.",
@@ -51,11 +48,11 @@ def create_app(service: Service) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        # Threads that read wait for a connection of the pool; those that submit wait for the
-        # committer, and the more of them there are, the more it commits together.
-        limiter = anyio.to_thread.current_default_thread_limiter()
-        limiter.total_tokens = 2 * service.settings.database.pool_size
-        threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="request")
+        # No more threads than the pool has connections for, its committer's included: others
+        # would wait for one, and some too long.
+        size = service.settings.database.pool_size
+        anyio.to_thread.current_default_thread_limiter().total_tokens = max(1, size - 1)
+        threads = ThreadPoolExecutor(size, thread_name_prefix="request")
         asyncio.get_running_loop().set_default_executor(threads)
         await service.waiters.start()
         try:

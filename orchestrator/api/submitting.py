@@ -14,7 +14,7 @@ from orchestrator.api import models
 from orchestrator.api.service import Receipt, Service
 from orchestrator.domain.requests import JobRequest
 from orchestrator.jobs.submission import Actor, PlannedJob, Submission
-from orchestrator.jobs.views import batch_view, job_view
+from orchestrator.jobs.views import batch_view, has_ended, job_view
 
 _PATHS = {"job": "/v1/jobs", "batch": "/v1/batches"}
 
@@ -55,13 +55,14 @@ async def told(service: Service, receipt: Receipt, wait: float) -> Response:
 
 async def wait_for(service: Service, kind: str, id_: int, seconds: float) -> Response:
     """The job or batch once it has ended, or as it is when the time is over."""
-    read = {"job": job_view, "batch": batch_view}[kind]
-    view = await asyncio.to_thread(service.read, lambda connection: read(connection, id_))
-    if view["finished_at"] is None and seconds > 0:
+    if seconds > 0 and not await asyncio.to_thread(
+        service.read, lambda connection: has_ended(connection, kind, id_)
+    ):
         ended = await service.waiters.wait(kind, id_, seconds)
         if ended is not None:
             return Response(ended.body, media_type="application/json")
-        view = await asyncio.to_thread(service.read, lambda connection: read(connection, id_))
+    read = {"job": job_view, "batch": batch_view}[kind]
+    view = await asyncio.to_thread(service.read, lambda connection: read(connection, id_))
     body = models.render(models.MODELS[kind], view)
     return Response(body, media_type="application/json")
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Select, exists, select
+from sqlalchemy import Connection, Select, Table, exists, select
 
 from orchestrator.domain.errors import UnknownJob
 from orchestrator.domain.states import FINISHED, JobState
@@ -78,6 +78,21 @@ def job_view(connection: Connection, job_id: int) -> View:
     if found is None:
         raise UnknownJob(f"there is no job {job_id}")
     return found
+
+
+def _end_of(table: Table) -> Question:
+    return Question(lambda d: select(table.c.finished_at).where(one_of(d, table.c.id, "ids")))
+
+
+_ENDS = {"job": _end_of(jobs), "batch": _end_of(batches)}
+
+
+def has_ended(connection: Connection, kind: str, id_: int) -> bool:
+    """Whether a ``job`` or a ``batch`` has ended. Raises `UnknownJob`."""
+    [rows] = ask(connection, _ENDS[kind](ids=[id_]))
+    if not rows:
+        raise UnknownJob(f"there is no {kind} {id_}")
+    return rows[0]["finished_at"] is not None
 
 
 def accepted_view(row: Mapping[str, Any], backend: str, depends_on: list[int]) -> View:

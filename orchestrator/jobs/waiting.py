@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -11,25 +11,96 @@ from sqlalchemy import Connection, func, select
 from orchestrator.domain.states import BackendState, JobState
 from orchestrator.inventory.hosts import ALIVE_SECONDS
 from orchestrator.jobs.lanes import due
-from orchestrator.store.bulk import among
+from orchestrator.store.asking import Question, Rows, ask, one_of
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import backends, job_dependencies, job_lanes, jobs, workers
 
 Waiting = dict[str, Any]
 
+_NOW = Question(lambda _: select(db_now().label("now")))
+_other = jobs.alias("other")
+#: The first unfinished job that each of these depends on.
+_NEEDED = Question(
+    lambda d: (
+        select(job_dependencies.c.job_id, func.min(job_dependencies.c.depends_on).label("other"))
+        .join(_other, _other.c.id == job_dependencies.c.depends_on)
+        .where(one_of(d, job_dependencies.c.job_id, "ids"), _other.c.finished_at.is_(None))
+        .group_by(job_dependencies.c.job_id)
+    )
+)
+_mine, _lane = job_lanes.alias("mine"), job_lanes.alias("lane")
+#: The first job before each of these in each of its lanes.
+_EARLIER = Question(
+    lambda d: (
+        select(_mine.c.job_id, func.min(_lane.c.job_id).label("other"), _mine.c.lane)
+        .join(_lane, (_lane.c.lane == _mine.c.lane) & (_lane.c.job_id < _mine.c.job_id))
+        .join(_other, _other.c.id == _lane.c.job_id)
+        .where(one_of(d, _mine.c.job_id, "ids"), due(_other.c.not_before))
+        .group_by(_mine.c.job_id, _mine.c.lane)
+    )
+)
+#: The job that holds a lane of each of these.
+_HOLDING = Question(
+    lambda d: (
+        select(_mine.c.job_id, _lane.c.job_id.label("other"), _lane.c.lane)
+        .join(_lane, (_lane.c.lane == _mine.c.lane) & (_lane.c.job_id != _mine.c.job_id))
+        .where(one_of(d, _mine.c.job_id, "ids"), _lane.c.begun)
+    )
+)
+_NOT_ENABLED = Question(
+    lambda _: select(backends.c.id, backends.c.state).where(
+        backends.c.state != BackendState.ENABLED
+    )
+)
 
-def waiting_on(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> dict[int, Waiting]:
+
+def _full(_dialect: str) -> Any:
+    """The backends that have as many jobs running as they may."""
+    running = (
+        select(jobs.c.backend_id, func.count().label("count"))
+        .where(jobs.c.state == JobState.RUNNING)
+        .group_by(jobs.c.backend_id)
+        .subquery()
+    )
+    return (
+        select(backends.c.id, backends.c.max_jobs)
+        .join(running, running.c.backend_id == backends.c.id)
+        .where(running.c.count >= backends.c.max_jobs)
+    )
+
+
+_FULL = Question(_full)
+_ALIVE = Question(
+    lambda _: select(workers.c.host, workers.c.queues).where(
+        workers.c.seen_at > db_now(-ALIVE_SECONDS)
+    )
+)
+
+
+def waiting_on(connection: Connection, rows: Rows) -> dict[int, Waiting]:
     """For each job of a page that does not run yet, what it waits for, if anything."""
     still = [row for row in rows if row["state"] in (JobState.WAITING, JobState.QUEUED)]
     if not still:
         return {}
-    now: datetime = connection.execute(select(db_now())).scalar_one()
     waiting = [row["id"] for row in still if row["state"] == JobState.WAITING]
-    needed = _dependencies(connection, waiting)
-    ahead = _ahead(connection, waiting)
-    drained = _not_enabled(connection)
-    full = _full(connection)
-    alive, served = _live_workers(connection)
+    [clock], needing, earlier, holding, not_enabled, at_limit, living = ask(
+        connection,
+        _NOW(),
+        _NEEDED(ids=waiting),
+        _EARLIER(ids=waiting),
+        _HOLDING(ids=waiting),
+        _NOT_ENABLED(),
+        _FULL(),
+        _ALIVE(),
+    )
+    now: datetime = clock["now"]
+    needed = {row["job_id"]: row["other"] for row in needing}
+    # One that holds the lane is nearer to running than one that is first in it.
+    ahead = {row["job_id"]: (row["other"], row["lane"]) for row in (*earlier, *holding)}
+    drained = {row["id"]: row["state"] for row in not_enabled}
+    full = {row["id"]: row["max_jobs"] for row in at_limit}
+    alive = {row["host"] for row in living}
+    served = {queue for row in living for queue in row["queues"]}
     found: dict[int, Waiting] = {}
     for row in still:
         job_id, later = row["id"], row["not_before"]
@@ -58,8 +129,7 @@ def waiting_on(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> dic
                     "detail": f"no live worker serves {row['queue']}: start one",
                 }
         elif later is not None and later > now:
-            kind = "back_off" if row["attempt"] else "start_time"
-            text = "the next attempt" if row["attempt"] else "its start time"
+            kind, text = _waits_for_time(row)
             found[job_id] = {"kind": kind, "until": later, "detail": f"{text} is {later:%FT%TZ}"}
         elif job_id in needed:
             other = needed[job_id]
@@ -79,70 +149,10 @@ def waiting_on(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> dic
     return found
 
 
-def _dependencies(connection: Connection, ids: list[int]) -> dict[int, int]:
-    needed = jobs.alias("needed")
-    return dict(
-        connection.execute(
-            select(job_dependencies.c.job_id, func.min(job_dependencies.c.depends_on))
-            .join(needed, needed.c.id == job_dependencies.c.depends_on)
-            .where(
-                among(connection, job_dependencies.c.job_id, ids), needed.c.finished_at.is_(None)
-            )
-            .group_by(job_dependencies.c.job_id)
-        ).all()
-    )
-
-
-def _ahead(connection: Connection, ids: list[int]) -> dict[int, tuple[int, str]]:
-    """The job that is nearest to running in a lane of each of these."""
-    mine, other, other_job = job_lanes.alias("mine"), job_lanes.alias("other"), jobs.alias("ahead")
-    begun = (
-        select(mine.c.job_id, other.c.job_id, other.c.lane)
-        .join(other, (other.c.lane == mine.c.lane) & (other.c.job_id != mine.c.job_id))
-        .where(among(connection, mine.c.job_id, ids), other.c.begun)
-    )
-    earlier = (
-        select(mine.c.job_id, func.min(other.c.job_id), mine.c.lane)
-        .join(other, (other.c.lane == mine.c.lane) & (other.c.job_id < mine.c.job_id))
-        .join(other_job, other_job.c.id == other.c.job_id)
-        .where(among(connection, mine.c.job_id, ids), due(other_job.c.not_before))
-        .group_by(mine.c.job_id, mine.c.lane)
-    )
-    found: dict[int, tuple[int, str]] = {}
-    for statement in (earlier, begun):
-        for job_id, ahead, lane in connection.execute(statement):
-            found[job_id] = (ahead, lane)
-    return found
-
-
-def _not_enabled(connection: Connection) -> dict[int, str]:
-    return dict(
-        connection.execute(
-            select(backends.c.id, backends.c.state).where(backends.c.state != BackendState.ENABLED)
-        ).all()
-    )
-
-
-def _full(connection: Connection) -> dict[int, int]:
-    """The limits of the backends that have as many jobs running as they may."""
-    running = (
-        select(jobs.c.backend_id, func.count().label("count"))
-        .where(jobs.c.state == JobState.RUNNING)
-        .group_by(jobs.c.backend_id)
-        .subquery()
-    )
-    return dict(
-        connection.execute(
-            select(backends.c.id, backends.c.max_jobs)
-            .join(running, running.c.backend_id == backends.c.id)
-            .where(running.c.count >= backends.c.max_jobs)
-        ).all()
-    )
-
-
-def _live_workers(connection: Connection) -> tuple[set[str], set[str]]:
-    """The hosts with live workers, and the queues that these serve."""
-    rows = connection.execute(
-        select(workers.c.host, workers.c.queues).where(workers.c.seen_at > db_now(-ALIVE_SECONDS))
-    ).all()
-    return {row.host for row in rows}, {queue for row in rows for queue in row.queues}
+def _waits_for_time(row: Mapping[str, Any]) -> tuple[str, str]:
+    """The kind and the name of the time that a job waits for."""
+    if row["error"] is not None:
+        return "back_off", "the next attempt"
+    if row["begun"]:
+        return "limit", "the backend's rate_limits allow one more of these at a time, and the next"
+    return "start_time", "its start time"
