@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -29,6 +30,8 @@ from orchestrator.domain.drivers import DRIVERS, DriverOptions, DriverSpec
 from orchestrator.domain.errors import InvalidInput
 from orchestrator.domain.names import BackendName, HostName, check_backend_name
 from orchestrator.domain.places import Places
+
+T = TypeVar("T")
 
 CONFIG_VARIABLE = "ORCHESTRATOR_CONFIG"
 
@@ -148,7 +151,11 @@ class RetentionSettings(_Section):
 
     idempotency_days: float = Field(default=7.0, gt=0)
     jobs_days: float | None = Field(
-        default=None, gt=0, description="Ended jobs are deleted after this; default: never."
+        default=None, gt=0, description="Ended jobs are archived after this; default: never."
+    )
+    archive: Path | None = Field(
+        default=None,
+        description="The scheduler's directory for archived jobs; default: 'archive' in data.",
     )
 
 
@@ -207,6 +214,10 @@ class LogSettings(_Section):
     format: Literal["text", "json"] = "text"
 
 
+_RATE = re.compile(r"([1-9][0-9]{0,5})/(s|min|h|d)", re.ASCII)
+_UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+
+
 class BackendSettings(BaseModel):
     """One backend: what every driver has, and the driver's own options beside it."""
 
@@ -228,11 +239,32 @@ class BackendSettings(BaseModel):
         default_factory=dict,
         description="Seconds that one attempt may take, by action; default: the action's own.",
     )
+    rate_limits: dict[str, str] = Field(
+        default_factory=dict,
+        description="How often an attempt at an action may begin, all workers together: "
+        "'10/min', in s, min, h or d; default: no limit.",
+    )
     enabled: bool = True
 
-    @field_validator("time_limits")
+    @field_validator("rate_limits")
     @classmethod
-    def _actions(cls, limits: dict[str, float]) -> dict[str, float]:
+    def _rates(cls, limits: dict[str, str]) -> dict[str, str]:
+        for written in limits.values():
+            if not _RATE.fullmatch(written):
+                raise ValueError(
+                    f"{written!r} is no rate: write a number and s, min, h or d: 10/min"
+                )
+        return limits
+
+    @property
+    def intervals(self) -> dict[str, float]:
+        """Seconds between attempts at an action, where there is a limit of its rate."""
+        rates = {action: _RATE.fullmatch(rate) for action, rate in self.rate_limits.items()}
+        return {a: _UNITS[rate[2]] / int(rate[1]) for a, rate in rates.items() if rate is not None}
+
+    @field_validator("time_limits", "rate_limits")
+    @classmethod
+    def _actions(cls, limits: dict[str, T]) -> dict[str, T]:
         for action in limits:
             if action not in ACTIONS:
                 raise ValueError(f"there is no action {action!r}; there are {', '.join(ACTIONS)}")
@@ -325,6 +357,11 @@ class Settings(BaseSettings):
     def database_url(self) -> str:
         """The configured database, or SQLite in the data directory."""
         return self.database.url or f"sqlite:///{self.data.absolute() / 'orchestrator.db'}"
+
+    @property
+    def archive(self) -> Path:
+        """The directory for archived jobs."""
+        return self.retention.archive or self.data.absolute() / "archive"
 
     @property
     def broker_url(self) -> str:

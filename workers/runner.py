@@ -78,7 +78,14 @@ class Runner:
         self._wakeups = wakeups
         self._notices = Notices(settings.broker_url)
         self._hooks = Hooks(settings.hooks)
-        self._here = Here(settings.host, database, leases, serving.drivers, settings.transfer)
+        self._here = Here(
+            host=settings.host,
+            database=database,
+            leases=leases,
+            drivers=serving.drivers,
+            intervals={id_: settings.backends[n].intervals for id_, n in serving.names.items()},
+            transfer=settings.transfer,
+        )
         self._worker = worker
         self._guard = threading.Lock()
         self._groups: list[_Group] = []

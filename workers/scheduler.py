@@ -13,6 +13,7 @@ import structlog
 from orchestrator import failpoints
 from orchestrator.audit.events import latest_number, number_committed
 from orchestrator.jobs import schedule
+from orchestrator.jobs.archive import archive
 from orchestrator.jobs.claim import put_back_blocked
 from orchestrator.jobs.finish import Finished
 from orchestrator.jobs.notices import Notices
@@ -46,6 +47,7 @@ class Scheduler:
             (_SELDOM_SECONDS, self._overlooked),
             (_SELDOM_SECONDS, self._dead_hosts),
             (_SELDOM_SECONDS, self._expire_locks),
+            (_SELDOM_SECONDS, self._archive_what_was_asked_for),
             (_RETENTION_SECONDS, self._retain),
         ]
         self._due = [0.0] * len(self._steps)
@@ -117,18 +119,26 @@ class Scheduler:
 
     def _retain(self) -> None:
         retention = self._settings.retention
-        while True:
-            deleted = self._database.transact(
-                lambda connection: schedule.retain(
-                    connection,
-                    idempotency_days=retention.idempotency_days,
-                    jobs_days=retention.jobs_days,
-                )
+        deleted = self._database.transact(
+            lambda connection: schedule.retain(
+                connection, idempotency_days=retention.idempotency_days
             )
-            if any(deleted.values()):
-                log.info("scheduler.retention", **deleted)
-            if not deleted["jobs"]:
-                return
+        )
+        if any(deleted.values()):
+            log.info("scheduler.retention", **deleted)
+        if retention.jobs_days is not None:
+            self._archive(retention.jobs_days)
+
+    def _archive_what_was_asked_for(self) -> None:
+        self._archive(None)
+
+    def _archive(self, older_than_days: float | None) -> None:
+        while archived := self._database.transact(
+            lambda connection: archive(
+                connection, self._settings.archive, older_than_days=older_than_days
+            )
+        ):
+            log.info("scheduler.archived", jobs=archived)
 
 
 def run(settings: Settings) -> None:

@@ -15,7 +15,7 @@ from orchestrator import __version__
 from orchestrator.api import models, problems
 from orchestrator.api.direct import ShortWay
 from orchestrator.api.requesting import Trusted
-from orchestrator.api.routes import batches, events, health, inventory, jobs, tokens, verbs
+from orchestrator.api.routes import batches, events, health, inventory, jobs, queue, tokens, verbs
 from orchestrator.api.service import Service
 from orchestrator.domain.errors import BodyTooLarge
 from orchestrator.domain.requests import MAX_BATCH
@@ -89,6 +89,7 @@ def create_app(service: Service) -> FastAPI:
         verbs.router(),
         events.router,
         tokens.router,
+        queue.router,
     ):
         app.include_router(router)
     _name_schemas(app)

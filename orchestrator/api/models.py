@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -91,7 +91,7 @@ class Attempt(Answer):
     """How an attempt ended that did not end the job well."""
 
     attempt: int
-    outcome: str = Field(description="failed, retried, canceled, lost or handed_back.")
+    outcome: str = Field(description="failed, retried, canceled, lost, handed_back or limited.")
     ended_at: datetime
     error: JobError | None = None
 
@@ -292,6 +292,19 @@ class NewToken(Token):
     """A token that was just made."""
 
     token: str = Field(description="The token itself. It is not shown again.")
+
+
+class Queue(Answer):
+    """The queue as a whole."""
+
+    accepting: bool = Field(description="Whether new jobs are taken.")
+    unfinished: dict[Literal["waiting", "queued", "running"], int]
+
+
+class Archived(Answer):
+    """What will be archived."""
+
+    jobs: int = Field(description="Jobs that leave the database for a file within a minute.")
 
 
 class Ready(Answer):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 import typer
@@ -170,6 +172,42 @@ def priority(
     """Change the priority of an unfinished job."""
     with connect() as client:
         tables.show_job(client.set_priority(job, priority), as_json=as_json)
+
+
+@app.command()
+def archive(
+    jobs: Annotated[
+        list[int] | None, typer.Argument(metavar="[JOB]...", min=1, help="Ids of ended jobs.")
+    ] = None,
+    ended_before: Annotated[
+        str | None,
+        typer.Option(
+            "--ended-before",
+            metavar="TIME",
+            help="All that ended before this (RFC 3339), or this long ago: 30d, 12h.",
+        ),
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Move ended jobs out of the database, into a file of the scheduler's archive."""
+    with connect() as client:
+        found = client.archive_jobs(jobs, ended_before=ended_before and _moment(ended_before))
+    if as_json:
+        print_json(found)
+    else:
+        say(f"{found['jobs']} jobs will be archived")
+
+
+_AGO = re.compile(r"([0-9]{1,6})([mhd])", re.ASCII)
+_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
+
+
+def _moment(written: str) -> str:
+    """A time as the service takes it, from one or from how long ago it was."""
+    ago = _AGO.fullmatch(written)
+    if ago is None:
+        return written
+    return (datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})).isoformat()
 
 
 def _one_of(job: int | None, batch: int | None) -> bool:

@@ -25,6 +25,7 @@ _COMMANDS = {
     "batch": ("batch", "batch"),
     "plan": ("submit", "plan"),
     "job": ("jobs", "app"),
+    "queue": ("queue", "app"),
     "volume": ("volumes", "app"),
     "snapshot": ("snapshots", "app"),
     "lock": ("locks", "app"),

@@ -1,4 +1,4 @@
-"""The client's methods for events, tokens and the list of actions."""
+"""The client's methods for events, tokens, the queue as a whole and the list of actions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from typing import cast
 from orchestrator.client.binding import listing, operation, stream
 from orchestrator.client.listings import PAGE, Query
 from orchestrator.client.resending import back_off
-from orchestrator.client.shapes import ActionDescription, Event, EventPage, NewToken, Token
+from orchestrator.client.shapes import (
+    ActionDescription,
+    Event,
+    EventPage,
+    NewToken,
+    Queue,
+    Token,
+)
 from orchestrator.client.steps import (
     Call,
     Item,
@@ -148,10 +155,34 @@ class HistoryMethods:
         """Make the token with this id invalid. Needs the role admin."""
         yield Call(method="DELETE", path=path_to("tokens", token))
 
+    @operation
+    def queue(self) -> Steps[Queue]:
+        """Whether the service takes new jobs, and how many have not ended."""
+        answer = yield Call(method="GET", path="/v1/queue", repeatable=True)
+        return cast(Queue, answer.body)
+
+    @operation
+    def drain_queue(self, *, reason: str | None = None) -> Steps[Queue]:
+        """Have no new jobs taken; those there are go on. Needs the role admin."""
+        return (yield from _queue("drain", reason))
+
+    @operation
+    def resume_queue(self, *, reason: str | None = None) -> Steps[Queue]:
+        """Have new jobs taken again. Needs the role admin."""
+        return (yield from _queue("resume", reason))
+
     @listing
     def actions(self) -> Query[ActionDescription]:
         """The actions the service knows, with their parameters."""
         return Query("/v1/actions", paged=False)
+
+
+def _queue(verb: str, reason: str | None) -> Steps[Queue]:
+    # Done twice, it is the same: it may be repeated where an answer was lost.
+    answer = yield Call(
+        method="POST", path=f"/v1/queue/{verb}", json={"reason": reason}, repeatable=True
+    )
+    return cast(Queue, answer.body)
 
 
 def _events(after: int, filters: dict[str, str]) -> Call:

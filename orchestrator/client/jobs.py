@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 
 from orchestrator.client.binding import listing, operation
 from orchestrator.client.listings import Query
-from orchestrator.client.shapes import Batch, Event, Job, JobRequest, Plan
+from orchestrator.client.shapes import Archived, Batch, Event, Job, JobRequest, Plan
 from orchestrator.client.steps import Call, Steps, given, path_to
 from orchestrator.client.waiting import Deadline, ended, until_ended
 from orchestrator.domain.errors import InvalidInput
@@ -211,6 +211,25 @@ class JobMethods:
             repeatable=True,
         )
         return cast(Job, answer.body)
+
+    @operation
+    def archive_jobs(
+        self, jobs: Sequence[int] | None = None, *, ended_before: datetime | str | None = None
+    ) -> Steps[Archived]:
+        """Have ended jobs moved out of the database into a file: these, or all that ended
+        before a time, which needs its zone. Needs the role admin.
+
+        Raises `UnknownJob`, and `WrongState` if one has not ended.
+        """
+        moment = ended_before.isoformat() if isinstance(ended_before, datetime) else ended_before
+        wanted: dict[str, Any] = {"jobs": list(jobs) if jobs else None, "ended_before": moment}
+        answer = yield Call(
+            method="POST",
+            path="/v1/jobs/archive",
+            json={name: value for name, value in wanted.items() if value is not None},
+            repeatable=True,
+        )
+        return cast(Archived, answer.body)
 
     @operation
     def read_batch(self, batch: int) -> Steps[Batch]:

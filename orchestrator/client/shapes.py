@@ -256,6 +256,19 @@ class NewToken(Token):
     token: str
 
 
+class Queue(TypedDict):
+    """The queue as a whole; ``unfinished`` by state."""
+
+    accepting: bool
+    unfinished: dict[Literal["waiting", "queued", "running"], int]
+
+
+class Archived(TypedDict):
+    """How many jobs will be archived."""
+
+    jobs: int
+
+
 class ActionDescription(TypedDict):
     """An action, as declared."""
 

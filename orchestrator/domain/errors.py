@@ -274,6 +274,12 @@ class HostUnavailable(Conflict):
     code = "host_unavailable"
 
 
+class QueueDrained(Conflict):
+    """No new jobs are taken: an administrator has drained the queue."""
+
+    code = "queue_drained"
+
+
 class JobEnded(Conflict):
     """The job has already ended."""
 

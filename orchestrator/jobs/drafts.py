@@ -20,6 +20,7 @@ from orchestrator.domain.errors import (
     InvalidInput,
     NotAllowed,
     Problem,
+    QueueDrained,
     UnknownJob,
 )
 from orchestrator.domain.places import Places
@@ -362,6 +363,11 @@ class Drafts:
 
     def _check_now(self, draft: Draft) -> None:
         """Check a job against the outlook as it is now."""
+        if not (self.outlook.accepting or draft.request.declaration.administrative):
+            raise QueueDrained(
+                "no new jobs are taken: an administrator has drained the queue, and ends that "
+                "with 'orchestrator queue resume'"
+            )
         intent = self._meaning(draft)
         self._check_host(draft, intent)
         rules.check(self.outlook, intent)

@@ -46,6 +46,8 @@ class Ending(StrEnum):
     CANCELED = "canceled"
     RETRY = "retried"
     HANDED_BACK = "handed_back"
+    #: It was too early for it: see `orchestrator.jobs.rates`.
+    LIMITED = "limited"
 
 
 #: The state of a job that an attempt has ended so.
@@ -222,7 +224,7 @@ def _lanes(claim: Claim) -> list[str]:
 
 
 def _ends(outcome: Outcome) -> bool:
-    return outcome.ending not in (Ending.RETRY, Ending.HANDED_BACK)
+    return outcome.ending in _STATES
 
 
 def _without_delay(outcome: Outcome) -> Outcome:
@@ -232,7 +234,7 @@ def _without_delay(outcome: Outcome) -> Outcome:
 
 def _is_queued(outcome: Outcome) -> bool:
     """Whether another worker may take the job up at once."""
-    if outcome.ending is Ending.RETRY:
+    if outcome.ending in (Ending.RETRY, Ending.LIMITED):
         return outcome.delay <= 0
     return outcome.ending is Ending.HANDED_BACK
 
@@ -256,13 +258,13 @@ def _outcomes(outcomes: Sequence[tuple[Claim, Outcome]], now: datetime) -> list[
                 }
             )
             continue
-        handed_back, queued = outcome.ending is Ending.HANDED_BACK, _is_queued(outcome)
+        counts, queued = outcome.ending is Ending.RETRY, _is_queued(outcome)
         resumed.append(
             {
                 **key,
                 "state": JobState.QUEUED if queued else JobState.WAITING,
-                # Being handed back at shutdown uses up no attempt.
-                "attempt": claim.attempt - 1 if handed_back else claim.attempt,
+                # What was handed back, or came too early, uses up no attempt.
+                "attempt": claim.attempt if counts else claim.attempt - 1,
                 "error": error,
                 "worker": None,
                 "lease_expires_at": None,

@@ -23,6 +23,7 @@ from orchestrator.store.statements import CLAIMED_POSTGRESQL
 from orchestrator.store.tables import (
     attachments,
     backends,
+    installation,
     job_lanes,
     jobs,
     locks,
@@ -50,6 +51,7 @@ _BACKENDS = select(
         .scalar_subquery(),
         0,
     ).label("turn"),
+    select(installation.c.accepting).scalar_subquery().label("accepting"),
 )
 
 
@@ -157,6 +159,7 @@ def take_backends(outlook: Outlook, rows: Rows) -> None:
     """Put backends into the outlook."""
     for row in rows:
         known = row["capabilities"]
+        outlook.accepting = row["accepting"]
         outlook.backends[row["name"]] = BackendOutlook(
             id=row["id"],
             name=row["name"],

@@ -109,6 +109,8 @@ class Outlook:
 
     def __init__(self) -> None:
         self.backends: dict[str, BackendOutlook] = {}
+        #: Whether new jobs are taken.
+        self.accepting = True
         self.volumes: dict[tuple[str, str], VolumeOutlook] = {}
         #: Ids of unfinished jobs that block their lane, by lane, in order.
         self.ahead: dict[str, list[int]] = defaultdict(list)

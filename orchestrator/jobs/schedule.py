@@ -17,7 +17,7 @@ from orchestrator import failpoints
 from orchestrator.audit.events import Event, job_event, record
 from orchestrator.domain.actions import ACTIONS
 from orchestrator.domain.errors import HostUnavailable, OutcomeUnknown, Problem
-from orchestrator.domain.states import FINISHED, JobState, SnapshotState, VolumeState
+from orchestrator.domain.states import JobState, SnapshotState, VolumeState
 from orchestrator.inventory.changes import Change, apply, set_snapshot, set_volume
 from orchestrator.inventory.hosts import ALIVE_SECONDS, forget_dead
 from orchestrator.jobs.claim import last_step, last_step_detail
@@ -371,41 +371,14 @@ def expire_locks(connection: Connection) -> int:
     return len(gone)
 
 
-def retain(
-    connection: Connection, *, idempotency_days: float, jobs_days: float | None
-) -> dict[str, int]:
+def retain(connection: Connection, *, idempotency_days: float) -> dict[str, int]:
     """Delete what retention says is old; returns how much of what."""
     day = 86400.0
-    deleted = {
+    return {
         "idempotency_keys": connection.execute(
             delete(idempotency_keys).where(
                 idempotency_keys.c.created_at < db_now(-idempotency_days * day)
             )
         ).rowcount,
         "workers": forget_dead(connection, older_than=day),
-        "jobs": 0,
     }
-    if jobs_days is not None:
-        old = (
-            select(jobs.c.id)
-            .where(
-                jobs.c.state.in_(FINISHED),
-                jobs.c.finished_at < db_now(-jobs_days * day),
-            )
-            .order_by(jobs.c.id)
-            .limit(_AT_ONCE)
-        )
-        ids = list(connection.execute(old).scalars())
-        if ids:
-            deleted["jobs"] = connection.execute(
-                delete(jobs).where(among(connection, jobs.c.id, ids))
-            ).rowcount
-            now: datetime = connection.execute(select(db_now())).scalar_one()
-            told = {
-                "jobs": len(ids),
-                "first": ids[0],
-                "last": ids[-1],
-                "older_than_days": jobs_days,
-            }
-            record(connection, [Event(kind="jobs.deleted", actor=ENGINE, data=told)], now)
-    return deleted

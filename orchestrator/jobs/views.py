@@ -8,7 +8,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, Table, exists, select
 
-from orchestrator.domain.errors import UnknownJob
+from orchestrator.audit.events import of_job
+from orchestrator.domain.errors import Gone, Problem, UnknownJob
 from orchestrator.domain.states import FINISHED, JobState
 from orchestrator.jobs.waiting import waiting_on
 from orchestrator.store.asking import Question, Rows, ask, one_of
@@ -76,7 +77,7 @@ def job_view(connection: Connection, job_id: int) -> View:
     """One job. Raises `UnknownJob`."""
     found = job_views(connection, [job_id]).get(job_id)
     if found is None:
-        raise UnknownJob(f"there is no job {job_id}")
+        raise _not_there(connection, "job", job_id)
     return found
 
 
@@ -91,8 +92,18 @@ def has_ended(connection: Connection, kind: str, id_: int) -> bool:
     """Whether a ``job`` or a ``batch`` has ended. Raises `UnknownJob`."""
     [rows] = ask(connection, _ENDS[kind](ids=[id_]))
     if not rows:
-        raise UnknownJob(f"there is no {kind} {id_}")
+        raise _not_there(connection, kind, id_)
     return rows[0]["finished_at"] is not None
+
+
+def _not_there(connection: Connection, kind: str, id_: int) -> Problem:
+    """What is wrong with a job or batch that was not found."""
+    if kind == "job" and of_job(connection, id_, (0, 0), 1):
+        return Gone(
+            f"job {id_} has ended and was archived; what happened is still in the history: "
+            f"'orchestrator event list --job {id_}'"
+        )
+    return UnknownJob(f"there is no {kind} {id_}", field=kind)
 
 
 def accepted_view(row: Mapping[str, Any], backend: str, depends_on: list[int]) -> View:
@@ -198,7 +209,7 @@ def batch_view(connection: Connection, batch_id: int) -> View:
     """One batch with its counts. Raises `UnknownJob`."""
     found = batch_views(connection, [batch_id]).get(batch_id)
     if found is None:
-        raise UnknownJob(f"there is no batch {batch_id}", field="batch")
+        raise _not_there(connection, "batch", batch_id)
     return found
 
 

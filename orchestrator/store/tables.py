@@ -20,6 +20,7 @@ from sqlalchemy import (
     UniqueConstraint,
     false,
     text,
+    true,
 )
 
 from orchestrator.domain.states import (
@@ -71,6 +72,8 @@ installation = Table(
     Column("id", Integer, primary_key=True),
     Column("uuid", String(32), nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
+    #: False while the queue is drained: no new jobs are taken.
+    Column("accepting", Boolean, nullable=False, server_default=true()),
     CheckConstraint("id = 1", name="single"),
 )
 
@@ -409,6 +412,32 @@ job_dependencies = Table(
 )
 
 #: How each attempt ended that did not end the job well.
+#: When the next attempt at an action may be made on a backend, where there is a limit of its
+#: rate; and the jobs that have been promised a turn, which is their ``not_before``.
+rates = Table(
+    "rates",
+    metadata,
+    Column("backend_id", ForeignKey("backends.id"), primary_key=True, autoincrement=False),
+    Column("action", String(40), primary_key=True),
+    Column("next_at", UtcDateTime, nullable=False),
+)
+job_turns = Table(
+    "job_turns",
+    metadata,
+    Column(
+        "job_id", ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    ),
+)
+
+#: Ended jobs that somebody wants archived before their time.
+job_archivals = Table(
+    "job_archivals",
+    metadata,
+    Column(
+        "job_id", ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    ),
+)
+
 job_attempts = Table(
     "job_attempts",
     metadata,
@@ -417,7 +446,7 @@ job_attempts = Table(
     Column("attempt", Integer, nullable=False),
     Column("worker", String(64)),
     Column("ended_at", UtcDateTime, nullable=False),
-    #: failed, retried, canceled, lost (the lease ran out) or handed_back.
+    #: failed, retried, canceled, lost (the lease ran out), handed_back or limited.
     Column("outcome", String(16), nullable=False),
     Column("error", Json),
 )

@@ -21,9 +21,7 @@ from orchestrator.domain.errors import (
     UnknownJob,
     WrongState,
 )
-from orchestrator.domain.states import JobState
 from orchestrator.inventory.backends import backend_views, configure
-from orchestrator.jobs import schedule
 from orchestrator.jobs.cancel import cancel_batch, set_priority
 from orchestrator.jobs.claim import Claim, Step, claim, renew, write_step
 from orchestrator.jobs.finish import Ending, Outcome, finish
@@ -537,22 +535,6 @@ def test_fencing_numbers_only_grow(engine: Engine) -> None:
     assert fences == sorted(set(fences))
     with engine.database.write() as connection:
         assert draw(connection, "fences", 1)[0] > max(fences)
-
-
-def test_retention_deletes_old_ended_jobs_only(engine: Engine) -> None:
-    ended, waiting = (
-        engine.submit(create("a")).job_ids[0],
-        engine.submit(create("b", run_at="2999-01-01T00:00:00Z")).job_ids[0],
-    )
-    engine.work()
-    day = 86400.0
-    deleted = engine.database.transact(
-        lambda c: schedule.retain(c, idempotency_days=7, jobs_days=1e-9 / day)
-    )
-    assert deleted["jobs"] == 1
-    with pytest.raises(UnknownJob):
-        engine.job(ended)
-    assert engine.job(waiting)["state"] == JobState.WAITING
 
 
 def test_workers_that_start_together_agree_on_what_is_configured(engine: Engine) -> None:

@@ -40,6 +40,7 @@ from orchestrator.jobs.claim import (
 )
 from orchestrator.jobs.finish import Ending, Outcome, back_off
 from orchestrator.jobs.outlook import VolumeOutlook
+from orchestrator.jobs.rates import take_turn
 from orchestrator.machine import boot_id
 from orchestrator.settings import RetrySettings, TransferSettings
 from orchestrator.store.database import Database
@@ -70,8 +71,10 @@ class Here:
     host: str
     database: Database
     leases: Leases
-    #: By the backend's id.
+    #: By the backend's id; and, where there is a limit, the seconds between two attempts at
+    #: an action there.
     drivers: Mapping[int, Driver]
+    intervals: Mapping[int, Mapping[str, float]]
     transfer: TransferSettings
 
 
@@ -103,6 +106,22 @@ class Work:
     def fence(self) -> int:
         """The claim's fencing number."""
         return self.claim.fence
+
+    def too_early(self) -> float:
+        """Seconds until the rate of such jobs allows another attempt."""
+        claim = self.claim
+        interval = self.here.intervals.get(claim.backend_id, {}).get(claim.action.name)
+        if interval is None:
+            return 0.0
+        return self.database.transact(
+            lambda connection: take_turn(
+                connection,
+                backend_id=claim.backend_id,
+                action=claim.action.name,
+                job_id=claim.job_id,
+                interval=interval,
+            )
+        )
 
     def checkpoint(self) -> None:
         """Raise if the work must stop here."""
@@ -279,6 +298,8 @@ def attempt(
         if decided := work.intended(last_step(claim.action)):
             return _resume_end(work, decided, retry)
         work.checkpoint()
+        if (wait := work.too_early()) > 0:
+            return Outcome(ending=Ending.LIMITED, delay=wait)
         if storage:
             work.check_identity()
         hooks.before(work)

@@ -7,12 +7,14 @@ from enum import StrEnum
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Body, Query, Response
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from orchestrator.api import models
 from orchestrator.api.models import NAME_OF_TOKENS
 from orchestrator.api.requesting import (
     MAX_WAIT,
+    Admin,
     Cursor,
     IdempotencyKey,
     IdInPath,
@@ -30,8 +32,9 @@ from orchestrator.audit.events import of_job
 from orchestrator.domain.actions import ACTIONS
 from orchestrator.domain.errors import InvalidInput
 from orchestrator.domain.names import BackendName, HostName, SnapshotName, VolumeName
-from orchestrator.domain.requests import MAX_ID, AnyJobRequest, Priority
+from orchestrator.domain.requests import MAX_ID, AnyJobRequest, JobId, Moment, Priority
 from orchestrator.domain.states import JobState
+from orchestrator.jobs import archive as archiving
 from orchestrator.jobs import cancel as canceling
 from orchestrator.jobs.retry import retry_request
 from orchestrator.jobs.submission import Submission
@@ -139,6 +142,33 @@ def list_(
     )
     more = cursor_for(found[-1]["id"]) if len(found) == limit else None
     return {"items": found, "cursor": more}
+
+
+class ToArchive(BaseModel):
+    """Which jobs to archive: those named, or all that ended before a time."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    jobs: list[JobId] | None = Field(default=None, min_length=1, max_length=1000)
+    ended_before: Moment | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> ToArchive:
+        if (self.jobs is None) == (self.ended_before is None):
+            raise PydanticCustomError("invalid_input", "name either jobs or ended_before")
+        return self
+
+
+@router.post("/archive", status_code=202, response_model=models.Archived)
+def archive(service: ServiceHere, _actor: Admin, wanted: ToArchive) -> dict[str, Any]:
+    """Move ended jobs out of the database, into a file of the scheduler's archive."""
+
+    def ask(connection: Any) -> int:
+        if wanted.ended_before is not None:
+            return archiving.ask_for_older(connection, wanted.ended_before)
+        return archiving.ask_for(connection, wanted.jobs or [])
+
+    return {"jobs": service.write(ask)}
 
 
 @router.get("/{job_id}", response_model=models.Job)

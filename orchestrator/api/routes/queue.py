@@ -1,0 +1,53 @@
+"""The queue as a whole: whether it takes new jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field
+
+from orchestrator.api import models
+from orchestrator.api.requesting import Admin, Reader, ServiceHere
+from orchestrator.api.service import Service
+from orchestrator.domain.requests import Reason
+from orchestrator.jobs.intake import queue_view, set_accepting
+from orchestrator.jobs.submission import Actor
+
+router = APIRouter(prefix="/v1/queue", tags=["queue"])
+
+
+@router.get("", response_model=models.Queue)
+def show(service: ServiceHere, _actor: Reader) -> Mapping[str, Any]:
+    """Tell whether new jobs are taken, and how many have not ended."""
+    return service.read(queue_view)
+
+
+class Change(BaseModel):
+    """Why the queue is drained or resumed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: Reason | None = Field(default=None, description="Kept in the history.")
+
+
+@router.post("/drain", response_model=models.Queue)
+def drain(service: ServiceHere, actor: Admin, change: Change | None = None) -> Mapping[str, Any]:
+    """Take no new jobs. Those that were accepted go on until they end."""
+    return _set(service, False, actor, change)
+
+
+@router.post("/resume", response_model=models.Queue)
+def resume(service: ServiceHere, actor: Admin, change: Change | None = None) -> Mapping[str, Any]:
+    """Take new jobs again."""
+    return _set(service, True, actor, change)
+
+
+def _set(
+    service: Service, accepting: bool, actor: Actor, change: Change | None
+) -> Mapping[str, Any]:
+    reason = change.reason if change else None
+    return service.write(
+        lambda connection: set_accepting(connection, accepting, actor.name, reason)
+    )

@@ -1,0 +1,123 @@
+"""Archives: ended jobs leave the database for compressed files, a JSON document a line."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import uuid
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, delete, insert, literal, select
+
+from orchestrator.audit.events import Event, record
+from orchestrator.domain.errors import UnknownJob, WrongState
+from orchestrator.domain.states import FINISHED
+from orchestrator.jobs.finish import ENGINE
+from orchestrator.jobs.views import View, job_views
+from orchestrator.store.bulk import among
+from orchestrator.store.columns import db_now
+from orchestrator.store.tables import job_archivals, jobs
+
+#: Jobs archived in one transaction, which are one file.
+AT_ONCE = 500
+
+
+def ask_for(connection: Connection, ids: Sequence[int]) -> int:
+    """Have these jobs archived soon; how many that are.
+
+    Raises `UnknownJob`, and `WrongState` if one has not ended.
+    """
+    wanted = set(ids)
+    found = dict(
+        connection.execute(
+            select(jobs.c.id, jobs.c.state).where(among(connection, jobs.c.id, wanted))
+        ).all()
+    )
+    for job_id in sorted(wanted):
+        if job_id not in found:
+            raise UnknownJob(f"there is no job {job_id}", field="jobs")
+        if found[job_id] not in FINISHED:
+            raise WrongState(
+                f"job {job_id} is {found[job_id]}: only jobs that have ended are archived",
+                field="jobs",
+            )
+    return _ask(connection, among(connection, jobs.c.id, wanted))
+
+
+def ask_for_older(connection: Connection, moment: datetime) -> int:
+    """Have all jobs archived soon that ended before ``moment``; how many that are."""
+    return _ask(connection, jobs.c.state.in_(FINISHED) & (jobs.c.finished_at < moment))
+
+
+def _ask(connection: Connection, condition: Any) -> int:
+    not_yet = ~select(literal(1)).where(job_archivals.c.job_id == jobs.c.id).exists()
+    wanted = select(jobs.c.id).where(condition, not_yet)
+    marked = insert(job_archivals).from_select(["job_id"], wanted)
+    return connection.execute(marked, execution_options={"preserve_rowcount": True}).rowcount
+
+
+def archive(connection: Connection, directory: Path, *, older_than_days: float | None) -> int:
+    """Move some of the jobs that are due out of the database; returns how many.
+
+    Due are those that somebody asked for, and those that ended ``older_than_days`` ago. The
+    file is on the disk before the transaction ends; if that fails, the jobs are archived once
+    more, in another file.
+    """
+    asked = select(job_archivals.c.job_id).order_by(job_archivals.c.job_id).limit(AT_ONCE)
+    ids = list(connection.execute(asked).scalars())
+    if older_than_days is not None and len(ids) < AT_ONCE:
+        old = (
+            select(jobs.c.id)
+            .where(
+                jobs.c.state.in_(FINISHED),
+                jobs.c.finished_at < db_now(-older_than_days * 86400.0),
+            )
+            .order_by(jobs.c.id)
+            .limit(AT_ONCE)
+        )
+        ids = sorted({*ids, *connection.execute(old).scalars()})
+    views = job_views(connection, ids)
+    if not views:
+        return 0
+    name = f"jobs-{min(views)}-{max(views)}-{uuid.uuid4().hex[:8]}.jsonl.gz"
+    _write(directory, name, views.values())
+    connection.execute(delete(jobs).where(among(connection, jobs.c.id, list(views))))
+    now: datetime = connection.execute(select(db_now())).scalar_one()
+    told = {"jobs": len(views), "first": min(views), "last": max(views), "file": name}
+    record(connection, [Event(kind="jobs.archived", actor=ENGINE, data=told)], now)
+    return len(views)
+
+
+def _write(directory: Path, name: str, views: Iterable[View]) -> None:
+    """Write a file whole or not at all, durably, for its owner only."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    begun = directory / f".{name}"
+    try:
+        descriptor = os.open(begun, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            with gzip.open(file, "wt", encoding="utf-8") as packed:
+                for view in views:
+                    packed.write(json.dumps(view, default=_written, separators=(",", ":")) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        begun.rename(directory / name)
+    except BaseException:
+        with suppress(OSError):
+            begun.unlink()
+        raise
+    above = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(above)
+    finally:
+        os.close(above)
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat().replace("+00:00", "Z")
+    raise TypeError(f"{type(value).__name__} cannot be written to an archive")
