@@ -98,7 +98,7 @@ def search_path(tmp_path: Path) -> list[Path]:
 
 
 def test_what_is_usable_is_what_ganeti_would_use(search_path: list[Path], tmp_path: Path) -> None:
-    theirs = ganeti.run(_DIAGNOSE, search_path=search_path, log_directory=tmp_path / "log")
+    theirs = ganeti.run(_DIAGNOSE, search_path=search_path, node=tmp_path / "node")
     ours = diagnose(search_path)
     assert {(one.name, str(one.directory), one.usable) for one in ours} == {
         (name, path, status) for name, path, status, _ in theirs

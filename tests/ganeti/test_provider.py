@@ -33,6 +33,15 @@ def _size(device: str) -> int:
     return int(entry.read_text()) * 512
 
 
+def test_the_node_daemon_finds_it_whole(installed: Installed) -> None:
+    [[success, found]] = installed.ganeti('told.append(ask("extstorage_diagnose"))')
+    assert success
+    [[name, directory, usable, fault, parameters]] = found
+    assert (name, directory, fault) == ("orch", str(installed.directory), "")
+    assert usable
+    assert [name for name, _ in parameters] == ["backend"]
+
+
 def test_a_disk_lives_on_the_provider(installed: Installed) -> None:
     told = installed.ganeti(
         _DISK
