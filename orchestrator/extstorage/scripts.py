@@ -29,6 +29,8 @@ _AGAIN = 0.5
 _PATIENCE = 60.0
 #: What a volume that is a snapshot for an export is marked with: of which volume it is.
 _SNAPSHOT_OF = "ganeti.snapshot_of"
+#: Parameters that Ganeti adds.
+_GANETIS_OWN = {"PROVIDER", "ACCESS"}
 _GONE = ("unknown_volume", "not_attached")
 
 
@@ -139,11 +141,14 @@ class Asked:
         self.config = config
         self.arguments = arguments
         self._environment = environment
+        self.known = ["backend", *config["parameters"]]
         known = {name.upper(): name for name in config["parameters"]}
         given = {name[5:]: value for name, value in environment.items() if name.startswith("EXTP_")}
         self.backend = given.pop("BACKEND", None) or config["backend"]
         #: Values for parameters of the backend, by name.
         self.parameters = {known[name]: given[name] for name in given if name in known}
+        #: Parameters that nothing is known of; Ganeti asks no provider about these itself.
+        self.unknown = sorted(set(given) - set(known) - _GANETIS_OWN)
 
     def text(self, name: str, default: str | None = None) -> str:
         """A variable. Raises `Refused` if it is missing."""
@@ -177,6 +182,8 @@ class Asked:
 
 def create(asked: Asked, service: Service) -> None:
     """What a job that fails has begun to make, it takes away itself."""
+    for name in asked.unknown:
+        raise Refused(_no_parameter(name.lower(), asked))
     params = {"size_bytes": asked.bytes("VOL_SIZE"), "metadata": asked.metadata()}
     if asked.parameters:
         params["parameters"] = asked.parameters
@@ -273,12 +280,15 @@ def snapshot(asked: Asked, service: Service) -> None:
 
 def verify(asked: Asked, service: Service) -> None:
     """Check the names of parameters that are given as arguments, and the backend."""
-    known = ["backend", *asked.config["parameters"]]
     for name in asked.arguments:
-        if name not in known:
-            raise Refused(f"there is no parameter {name!r}: there are {', '.join(known)}")
+        if name not in asked.known:
+            raise Refused(_no_parameter(name, asked))
     if service.read(f"/v1/backends/{quote(asked.backend, safe='')}") is None:
         raise Refused(f"the orchestrator has no backend {asked.backend!r}")
+
+
+def _no_parameter(name: str, asked: Asked) -> str:
+    return f"there is no parameter {name!r}: there are {', '.join(asked.known)}"
 
 
 def _path(backend: str, volume: str) -> str:

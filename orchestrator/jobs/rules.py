@@ -577,7 +577,9 @@ def _check_open(outlook: Outlook, intent: Intent) -> None:
             continue
         if exclusive or other.opening == "exclusive":
             raise InUse(
-                f"volume {volume.name!r} is open on {host} ({other.opening}): close it there first",
+                f"volume {volume.name!r} is open on {host} ({other.opening}): close it there "
+                "first; if that host is dead and fenced, detach it from there with force=true "
+                "fenced=true and a reason",
                 field="host",
                 hosts=[host],
             )

@@ -415,10 +415,28 @@ def test_snapshots_of_a_written_volume_need_shared_blocks(files: Files) -> None:
         driver.clone(clone, snapshot, MIB, {}, Claim())
         assert files.read(clone, 18) == b"through the device"
     else:
-        with pytest.raises(InUse, match="detach it first"):
-            driver.create_snapshot(snapshot, Claim())
+
+        def write(_number: int) -> None:
+            with Path(str(device.path)).open("r+b", buffering=0) as disk:
+                disk.write(b"through the device")
+
+        write(0)
+        with pytest.raises(InUse, match="was written to while it was copied"):
+            driver.create_snapshot(snapshot, Claim(at_checkpoint=write))
         assert driver.list_snapshots(volume) == []
         assert files.leftovers() == []
+        with (
+            pytest.raises(InUse, match="was written to while it was copied"),
+            driver.contents(volume, Claim()) as contents,
+        ):
+            for _ in contents.parts:
+                write(0)
+        # Attached, and nobody writes: what is copied is what there is at one moment.
+        driver.create_snapshot(snapshot, Claim())
+        clone = new_volume("clone")
+        driver.clone(clone, snapshot, MIB, {}, Claim())
+        assert files.read(clone, 18) == b"through the device"
+        driver.delete_snapshot(snapshot, Claim())
         driver.detach(volume, Claim())
         driver.attach(volume, Claim(), read_only=True)
         driver.create_snapshot(snapshot, Claim())

@@ -78,7 +78,6 @@ made.Close()
         _DISK
         + """
 there = disk("web1.ext.disk0")
-there.Shutdown()
 snap = there.Snapshot()
 note(snap)
 for _ in range(2):
@@ -87,6 +86,7 @@ for _ in range(2):
     note(copy.attached, copy.dev_path)
 copy.Shutdown()
 copy.Remove()
+there.Shutdown()
 there.Remove()
 """
     )
@@ -174,6 +174,10 @@ def test_what_fails_says_why_and_which_job(installed: Installed) -> None:
     assert done.stdout == ""
     done = _run(installed, "create", VOL_NAME="odd", VOL_SIZE="12 MiB")
     assert "a size in MiB is a whole number above 0" in done.stderr
+    more = {"EXTP_PROVIDER": "orch", "EXTP_ACCESS": "kernelspace", "EXTP_BAKEND": "ram"}
+    done = _run(installed, "create", VOL_NAME="odd", VOL_SIZE="12", **more)
+    assert "there is no parameter 'bakend'" in done.stderr
+    assert installed.volumes() == {}
     done = _run(installed, "verify", "backend", "colour")
     assert "there is no parameter 'colour'" in done.stderr
     assert _run(installed, "verify", "backend").returncode == 0

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import stat
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,6 +22,9 @@ _URI = re.compile(r"[a-z0-9-]+:.*\S", re.ASCII)
 _SECTOR = 512
 #: How much of a wrong answer an error shows.
 _SHOWN = 80
+#: Seconds for which a device may be held open before that counts as use.
+_LET_GO = 1.0
+_LOOK_AGAIN = 0.02
 
 
 def parse_answer(answer: bytes) -> Device:
@@ -125,10 +129,18 @@ def refuse_used(path: str) -> None:
 
 
 def use_of(path: str) -> str | None:
-    """How a block device is used: as the kernel tells, or held open by a process."""
+    """How a block device is used: as the kernel tells, or held open by a process.
+
+    Whoever only looks at devices lets go of them within a moment, and is waited for.
+    """
     real = str(Path(path).resolve())
     use = blockdevices.use_of(real, _entry(Path(path).stat().st_rdev))
-    if use is None and (openers := holding(real)):
-        named = ", ".join(f"process {pid} ({name})" for pid, name in openers.items())
-        use = f"held open by {named}: stop that"
-    return use
+    if use is not None:
+        return use
+    end = time.monotonic() + _LET_GO
+    while openers := holding(real):
+        if time.monotonic() >= end:
+            named = ", ".join(f"process {pid} ({name})" for pid, name in openers.items())
+            return f"held open by {named}: stop that"
+        time.sleep(_LOOK_AGAIN)
+    return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from orchestrator.domain.errors import InUse, InvalidSize, NotFound
@@ -43,29 +43,31 @@ def take(
             )
         written = _written(image)
         if not copying.share(image.descriptor, built.descriptor):
-            if written:
-                raise _cannot_share(source.name, written[0])
+            unchanged = _unchanged(source.name, written)
             lock_file(image.descriptor, f"another call is changing {source.name}", shared=True)
             copying.copy(image.descriptor, built.descriptor, call)
+            unchanged()
         if size is not None:
             os.ftruncate(built.descriptor, size)
         os.fsync(built.descriptor)
 
 
 @contextmanager
-def still(tree: Tree, image: Image) -> Iterator[int]:
-    """A descriptor through which an image can be read as it is at one moment."""
+def still(tree: Tree, image: Image) -> Iterator[tuple[int, Callable[[], None]]]:
+    """A descriptor through which an image can be read as it is at one moment, and what to call
+    once all was read: it raises `InUse` if it was written to meanwhile."""
     written = _written(image)
     if not written:
         lock_file(image.descriptor, f"another call is changing {image.name}", shared=True)
-        yield image.descriptor
+        yield image.descriptor, _unchanged(image.name, [])
         return
     temporary = tree.directory(*layout.TEMPORARY)
     kept = os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=temporary)
     try:
-        if not copying.share(image.descriptor, kept):
-            raise _cannot_share(image.name, written[0])
-        yield kept
+        if copying.share(image.descriptor, kept):
+            yield kept, _unchanged(image.name, [])
+        else:
+            yield image.descriptor, _unchanged(image.name, written)
     finally:
         os.close(kept)
 
@@ -80,12 +82,24 @@ def _written(image: Image) -> list[loops.Loop]:
     return written
 
 
-def _cannot_share(name: str, written: loops.Loop) -> InUse:
-    return InUse(
-        f"{name} is attached as {written.path}, and this file system cannot share blocks, so it "
-        "cannot be copied while it is written to: detach it first, or keep the backend on XFS or "
-        "btrfs"
-    )
+def _unchanged(name: str, written: list[loops.Loop]) -> Callable[[], None]:
+    """A check that nothing was written through these devices, flushed, since this call."""
+    before = {loop: loops.written(loop) for loop in written}
+
+    def check() -> None:
+        for loop, counters in before.items():
+            try:
+                loops.flush(loop)
+            except PermissionError:
+                counters = None
+            if counters is None or loops.written(loop) != counters:
+                raise InUse(
+                    f"{name} is attached as {loop.path} and was written to while it was copied, or "
+                    "that cannot be told; this file system cannot share blocks. Stop what uses it, "
+                    "or detach it, or keep the backend on XFS or btrfs"
+                )
+
+    return check
 
 
 def overwrite(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
@@ -133,10 +133,10 @@ class FileDriver(Driver):
             translated(self.backend),
             self._tree() as tree,
             found(tree, of) as there,
-            still(tree, needed(tree, there, of)) as descriptor,
+            still(tree, needed(tree, there, of)) as (descriptor, unchanged),
         ):
             size = os.fstat(descriptor).st_size
-            yield Contents(size, self._parts(descriptor, size))
+            yield Contents(size, self._parts(descriptor, size, unchanged))
 
     def devices(self, volume: VolumeRef) -> list[Device]:
         with translated(self.backend), self._tree() as tree, found(tree, volume) as image:
@@ -347,10 +347,13 @@ class FileDriver(Driver):
     def _directory(self) -> Tree:
         return Tree(self.backend, self.path, self.installation)
 
-    def _parts(self, descriptor: int, size: int) -> Iterator[tuple[int, bytes]]:
+    def _parts(
+        self, descriptor: int, size: int, unchanged: Callable[[], None]
+    ) -> Iterator[tuple[int, bytes]]:
         # What is wrong with reading is this backend's, whoever reads.
         with translated(self.backend):
             yield from read_parts(descriptor, size)
+            unchanged()
 
     @contextmanager
     def _tree(self) -> Iterator[Tree]:

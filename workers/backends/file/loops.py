@@ -147,6 +147,16 @@ def flush(loop: Loop) -> None:
         os.close(device)
 
 
+def written(loop: Loop) -> tuple[str, ...] | None:
+    """The sectors that were ever written and discarded through the device; None if the kernel
+    does not count them."""
+    entry = _BLOCK / f"loop{loop.number}"
+    if (entry / "queue" / "iostats").read_text().strip() != "1":
+        return None
+    counters = (entry / "stat").read_text().split()
+    return counters[6], counters[13]
+
+
 def detach(loop: Loop, image: os.stat_result) -> None:
     """Take the device away; `InUse` if somebody uses it, which then goes on unharmed."""
     refuse_used(loop.path, _BLOCK / f"loop{loop.number}")
