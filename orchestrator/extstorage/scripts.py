@@ -1,19 +1,19 @@
 """The scripts of the provider: each asks the service for a job, and waits for its end.
 
 One program under the names of all scripts, copied into the provider's directory. It stands
-alone and imports little: attach runs before nearly everything that Ganeti does. What it
+alone and imports little, for attach runs before nearly everything that Ganeti does: the
+standard library's HTTP client alone would take longer to import than the rest takes in all. What it
 must do is in ganeti-extstorage-interface(7).
 """
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
+import socket
 import stat
 import sys
 import time
-from urllib.parse import quote, urlsplit
 
 TYPE_CHECKING = False  # as of typing, which takes a while to import
 if TYPE_CHECKING:
@@ -46,10 +46,13 @@ class Service:
     """The orchestrator, as the file beside the scripts names it."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        self._url = urlsplit(config["url"])
+        self._url = config["url"]
+        scheme, _, rest = self._url.partition("://")
+        self._secure = scheme == "https"
+        self._netloc, slash, path = rest.partition("/")
+        self._path = (slash + path).rstrip("/")
         self._token = config["token"]
         self._until = time.monotonic() + config["seconds"]
-        self._connection: http.client.HTTPConnection | None = None
 
     def job(self, action: str, asked: Asked, **more: Any) -> dict[str, Any]:
         """Have a job done; what it has achieved. Raises `Refused`."""
@@ -95,9 +98,9 @@ class Service:
             try:
                 status, told = self._once(method, path, body, key)
             except OSError as error:
-                why = f"the orchestrator at {self._url.geturl()} cannot be reached: {error}"
-            except http.client.HTTPException as error:
-                why = f"what answers at {self._url.geturl()} is not the orchestrator: {error!r}"
+                why = f"the orchestrator at {self._url} cannot be reached: {error}"
+            except ValueError as error:
+                why = f"what answers at {self._url} is not the orchestrator: {error}"
             else:
                 if status < 400:
                     return told
@@ -105,31 +108,59 @@ class Service:
                 why = f"{told.get('detail', 'refused')} ({code})"
                 if status != 503:
                     raise Refused(why, code)
-            self._connection = None
             if time.monotonic() >= give_up:
                 raise Refused(why)
             time.sleep(_AGAIN)
 
     def _once(self, method: str, path: str, body: object, key: str) -> tuple[int, dict[str, Any]]:
-        headers = {"Authorization": f"Bearer {self._token}"}
+        """The status and the document of an answer. Raises `OSError`, or `ValueError` if what
+        answers says something else."""
+        # HTTP/1.0: the answer ends with the connection, and comes in one piece.
+        head = [
+            f"{method} {self._path}{path} HTTP/1.0",
+            f"Host: {self._netloc}",
+            f"Authorization: Bearer {self._token}",
+        ]
+        content = b""
         if body is not None:
-            headers |= {
-                "Content-Type": "application/json",
-                "Idempotency-Key": key,
-                "Prefer": f"wait={_HOLD}",
-            }
-        if self._connection is None:
-            secure = self._url.scheme == "https"
-            kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
-            self._connection = kind(self._url.netloc, timeout=_HOLD + 30)
-        self._connection.request(
-            method, self._url.path + path, None if body is None else json.dumps(body), headers
-        )
-        response = self._connection.getresponse()
-        try:
-            return response.status, json.loads(response.read() or b"{}")
-        except ValueError:
-            raise http.client.HTTPException("no JSON") from None
+            content = json.dumps(body).encode()
+            head += [
+                "Content-Type: application/json",
+                f"Content-Length: {len(content)}",
+                f"Idempotency-Key: {key}",
+                f"Prefer: wait={_HOLD}",
+            ]
+        with self._connect() as connection:
+            connection.sendall("\r\n".join([*head, "", ""]).encode() + content)
+            answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        if not answer:
+            raise ConnectionResetError("it has closed the connection")
+        return _parsed(answer)
+
+    def _connect(self) -> socket.socket:
+        host, colon, port = self._netloc.rpartition(":")
+        if not colon or "]" in port:  # an IPv6 address without a port
+            host, port = self._netloc, "443" if self._secure else "80"
+        host = host.strip("[]")
+        connection = socket.create_connection((host, int(port)), timeout=_HOLD + 30)
+        if not self._secure:
+            return connection
+        import ssl  # takes a while
+
+        return ssl.create_default_context().wrap_socket(connection, server_hostname=host)
+
+
+def _parsed(answer: bytes) -> tuple[int, dict[str, Any]]:
+    """The status and the document of an answer. Raises `ValueError`."""
+    head, _, content = answer.partition(b"\r\n\r\n")
+    first, *lines = head.decode("latin-1").split("\r\n")
+    version, _, rest = first.partition(" ")
+    if not version.startswith("HTTP/1.") or not rest[:3].isdigit():
+        raise ValueError("no HTTP")
+    fields = {name.lower(): value for name, _, value in (line.partition(":") for line in lines)}
+    if int(fields.get("content-length", len(content))) != len(content):
+        raise ValueError("the answer breaks off")
+    return int(rest[:3]), json.loads(content or b"{}")
 
 
 class Asked:
@@ -283,7 +314,7 @@ def verify(asked: Asked, service: Service) -> None:
     for name in asked.arguments:
         if name not in asked.known:
             raise Refused(_no_parameter(name, asked))
-    if service.read(f"/v1/backends/{quote(asked.backend, safe='')}") is None:
+    if service.read(f"/v1/backends/{_quoted(asked.backend)}") is None:
         raise Refused(f"the orchestrator has no backend {asked.backend!r}")
 
 
@@ -292,7 +323,13 @@ def _no_parameter(name: str, asked: Asked) -> str:
 
 
 def _path(backend: str, volume: str) -> str:
-    return f"/v1/backends/{quote(backend, safe='')}/volumes/{quote(volume, safe='')}"
+    return f"/v1/backends/{_quoted(backend)}/volumes/{_quoted(volume)}"
+
+
+def _quoted(name: str) -> str:
+    """A name as a part of a path."""
+    plain = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~"
+    return "".join(chr(byte) if byte in plain else f"%{byte:02X}" for byte in name.encode())
 
 
 SCRIPTS: dict[str, Callable[[Asked, Service], None]] = {

@@ -22,6 +22,10 @@ _CONFIG = """\
 lease_seconds = 6
 heartbeat_seconds = 1
 
+[transfer]
+import_from = ["{exchange}"]
+export_to = ["{exchange}"]
+
 [backends.fast]
 driver = "file"
 path = "{volumes}"
@@ -41,8 +45,11 @@ class Product:
         self.data = directory / "data"
         self.volumes = directory / "volumes"
         self.volumes.mkdir(parents=True)
+        #: Where images are imported from and exported to.
+        self.exchange = directory / "exchange"
+        self.exchange.mkdir()
         self.config = directory / "orchestrator.toml"
-        self.config.write_text(_CONFIG.format(volumes=self.volumes))
+        self.config.write_text(_CONFIG.format(volumes=self.volumes, exchange=self.exchange))
         self.log = directory / "up.log"
         self.url = f"http://127.0.0.1:{free_port()}"
         kept = {

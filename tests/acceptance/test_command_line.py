@@ -1,13 +1,14 @@
 """The command line as scripts use it: forms, exit statuses, and one JSON document each."""
 
+import gzip
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -187,13 +188,13 @@ def test_a_job_that_was_canceled_is_status_1(shell: Shell, name: str) -> None:
     assert shell.json("job", "wait", str(job["id"]), status=1)["state"] == "canceled"
 
 
-def test_a_job_that_failed_is_status_1_whatever_its_code(shell: Shell, name: str) -> None:
-    create(shell, name, backend="ram")
-    soon = (datetime.now(UTC) + timedelta(seconds=3)).isoformat()
-    target = ("--backend", "ram", "--volume", name)
-    grow = shell.json("submit", "volume.grow", *target, "size=2M", "--run-at", soon)
-    shell.ok("submit", "volume.remove", *target, "--wait")
-    done = shell.run("job", "wait", str(grow["id"]), "--json")
+def test_a_job_that_failed_is_status_1_whatever_its_code(
+    shell: Shell, product: Any, name: str
+) -> None:
+    create(shell, name)
+    [image] = product.volumes.rglob(f"{name}~*")
+    image.unlink()
+    done = shell.run("volume", "grow", name, "--backend", "fast", "size=2M", "--wait", "--json")
     job = json.loads(done.stdout)
     assert (done.returncode, job["state"]) == (1, "failed")
     # As a refusal this code would be status 3.
@@ -337,6 +338,58 @@ def test_each_action_on_a_volume_has_its_command(shell: Shell, name: str) -> Non
     shell.json("volume", "rename", f"{name}-c", *target, f"new_name={name}-d")
     job = shell.json("volume", "remove", f"{name}-d", *target, "wipe=true", "--reason", "old")
     assert (job["state"], job["params"], job["reason"]) == ("succeeded", {"wipe": True}, "old")
+
+
+def test_contents_are_exported_imported_on_a_host_and_copied(
+    shell: Shell, product: Any, name: str
+) -> None:
+    image, target = product.exchange / f"{name}.raw", ("--backend", "fast", "--wait")
+    create(shell, name)
+    shell.json("volume", "export", name, *target, f"target={image}", "--host", product.host)
+    assert image.stat().st_size == 2**20
+    imported = ("volume", "import", f"{name}-i", *target, f"image={image}", "size=2M")
+    job = shell.json(*imported, "--host", product.host)
+    assert (job["state"], job["host"]) == ("succeeded", product.host)
+    copied = (f"source={name}-i", "source_backend=fast")
+    job = shell.json("volume", "copy", f"{name}-c", "--backend", "ram", "--wait", *copied)
+    assert job["result"]["size_bytes"] == 2 * 2**20
+    refused = shell.json("volume", "export", name, *target, "target=/etc/motd", status=5)
+    assert (refused["code"], refused["field"]) == ("forbidden_place", "params.target")
+
+
+def test_the_queue_is_drained_and_resumed(shell: Shell, name: str) -> None:
+    assert shell.json("queue", "drain", "--reason", "maintenance")["accepting"] is False
+    try:
+        form = ("volume", "create", name, "--backend", "fast", "size=1M")
+        assert shell.json(*form, status=4)["code"] == "queue_drained"
+        assert "refused" in shell.ok("queue", "show")
+    finally:
+        assert shell.json("queue", "resume")["accepting"] is True
+    shell.json(*form, "--wait")
+
+
+def test_ended_jobs_are_archived(shell: Shell, product: Any, name: str) -> None:
+    job = create(shell, name)
+    waiting = shell.json("volume", "grow", name, "--backend", "fast", "size=2M", "--run-at", FAR)
+    refused = shell.json("job", "archive", str(job["id"]), str(waiting["id"]), status=4)
+    assert refused["code"] == "wrong_state"
+    assert shell.json("job", "archive", str(job["id"])) == {"jobs": 1}
+    _until(lambda: shell.run("job", "show", str(job["id"]), "--json").returncode == 3)
+    gone = shell.json("job", "show", str(job["id"]), status=3)
+    assert gone["code"] == "gone"
+    told: list[Any] = []
+    for path in (product.data / "archive").glob("jobs-*.jsonl.gz"):
+        with gzip.open(path, "rt") as file:
+            told += [json.loads(line) for line in file]
+    assert [one["volume"] for one in told if one["id"] == job["id"]] == [name]
+    shell.ok("job", "cancel", str(waiting["id"]))
+    assert shell.json("job", "archive", "--ended-before", "9999d") == {"jobs": 0}
+
+
+def _until(condition: Any) -> None:
+    until = time.monotonic() + 90
+    while not condition():
+        assert time.monotonic() < until, "it never happened"
 
 
 def test_locks_are_taken_renewed_released_and_broken(shell: Shell, name: str) -> None:
