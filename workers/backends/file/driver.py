@@ -316,8 +316,11 @@ class FileDriver(Driver):
                         f"{volume.name} is attached {part}read-"
                         f"{'only' if loop.read_only else 'write'} as {loop.path}: detach it first"
                     )
-                loops.keep(loop)
-                loops.refresh(loop)
+                # Each of these takes milliseconds, and most attach what is attached.
+                if loop.autoclear:
+                    loops.keep(loop)
+                if loops.size_of(loop) != image.status.st_size:
+                    loops.refresh(loop)
                 loops.verify(loop, image.status.st_size)
                 return self._device(image, loop)
             descriptor = os.open(

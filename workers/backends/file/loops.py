@@ -120,9 +120,13 @@ def verify(loop: Loop, size: int) -> None:
     """Raise `BackendError` unless the device is there and as large as the image."""
     if not Path(loop.path).is_block_device():
         raise BackendError(f"{loop.path} holds the image, and is no block device on this host")
-    there = int((_BLOCK / f"loop{loop.number}" / "size").read_text()) * 512
-    if there != size:
+    if (there := size_of(loop)) != size:
         raise BackendError(f"{loop.path} has {there} bytes, its image {size}")
+
+
+def size_of(loop: Loop) -> int:
+    """Bytes that the device has."""
+    return int((_BLOCK / f"loop{loop.number}" / "size").read_text()) * 512
 
 
 def keep(loop: Loop) -> None:
