@@ -93,10 +93,14 @@ def create_app(service: Service) -> FastAPI:
     ):
         app.include_router(router)
     _name_schemas(app)
-    app.add_middleware(ShortWay, service=service, trusted=app.state.trusted)
     app.add_middleware(RawPaths)
-    app.add_middleware(LimitedBodies, most=service.settings.api.max_body_bytes)
     return app
+
+
+def served(app: FastAPI, service: Service) -> ASGIApp:
+    """What a server serves: the application behind the short way in."""
+    short = ShortWay(app, service, app.state.trusted)
+    return LimitedBodies(short, most=service.settings.api.max_body_bytes)
 
 
 def _name_schemas(app: FastAPI) -> None:

@@ -37,17 +37,21 @@ class ShortWay:
         if scope["type"] != "http" or scope["path"] != "/v1/jobs" or scope["method"] != "POST":
             await self.app(scope, receive, send)
             return
+        body: bytes | None = None
+        response: Response | None
         try:
             body = await _received(receive)
             if body is None:
                 return  # the client has gone
             response = await self._answer(scope, body)
-            if response is None:
-                await self.app(scope, _again(body, receive), send)
-                return
         except Problem as problem:
             response = problems.respond(problem, scope["path"])
-        await response(scope, receive, send)
+        except Exception as error:
+            response = problems.unforeseen(error, scope["path"])
+        if response is not None:
+            await response(scope, receive, send)
+        else:
+            await self.app(scope, _again(body or b"", receive), send)
 
     async def _answer(self, scope: Scope, body: bytes) -> Response | None:
         """The answer; None if the request needs the usual way. Raises a `Problem`."""

@@ -34,6 +34,12 @@ def respond(problem: Problem, instance: str | None = None) -> JSONResponse:
     )
 
 
+def unforeseen(error: Exception, instance: str) -> JSONResponse:
+    """The response to what was not foreseen, which the log tells and the client does not see."""
+    log.error("api.unforeseen_error", path=instance, exc_info=error)
+    return respond(InternalError(), instance)
+
+
 class _Other(Problem):
     """The request could not be served."""
 
@@ -90,5 +96,4 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def _unforeseen(request: Request, error: Exception) -> JSONResponse:
-        log.error("api.unforeseen_error", path=request.url.path, exc_info=error)
-        return respond(InternalError(), request.url.path)
+        return unforeseen(error, request.url.path)

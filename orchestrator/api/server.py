@@ -7,7 +7,7 @@ import socket
 
 import uvicorn
 
-from orchestrator.api.app import create_app
+from orchestrator.api.app import create_app, served
 from orchestrator.api.service import Service
 from orchestrator.api.waiters import Waiters
 from orchestrator.domain.errors import InvalidInput
@@ -41,7 +41,7 @@ def serve(settings: Settings) -> None:
     service = Service(settings)
     service.write(lambda connection: configure(connection, settings.backends))
     config = uvicorn.Config(
-        create_app(service),
+        served(create_app(service), service),
         host=host,
         port=port,
         access_log=False,
@@ -49,6 +49,7 @@ def serve(settings: Settings) -> None:
         timeout_graceful_shutdown=5,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         server_header=False,
+        proxy_headers=False,  # nothing depends on who asks, or how
     )
     _Server(config, service.waiters).run()
 

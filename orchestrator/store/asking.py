@@ -91,20 +91,24 @@ def _pipeline(
     if not connection.in_transaction():
         connection.begin()
     before = _later.pop(connection, [])
-    everything = [*before, *asked]
-    cursors: list[psycopg.Cursor[dict[str, Any]]] = []
+    cursors = [raw.cursor(row_factory=dict_row) for _ in asked]
     try:
         begun = raw.autocommit or raw.info.transaction_status != TransactionStatus.IDLE
-        if len(everything) == 1 and begun and not commit:
-            cursors.append(_execute(raw, connection, everything[0]))
+        if len(asked) == 1 and begun and not before and not commit:
+            _execute(cursors[0], connection, asked[0])
         else:
             # Here the beginning of a transaction travels along, and its end.
             with raw.pipeline():
-                cursors += [_execute(raw, connection, one) for one in everything]
+                if before:
+                    # Nobody wants their rows, and a cursor for each costs more than one.
+                    unread = raw.cursor()
+                    for one in before:
+                        _execute(unread, connection, one)
+                for cursor, one in zip(cursors, asked, strict=True):
+                    _execute(cursor, connection, one)
                 if commit:
                     raw.commit()
-        wanted = cursors[len(before) :]
-        return [cursor.fetchall() if cursor.description else [] for cursor in wanted]
+        return [cursor.fetchall() if cursor.description else [] for cursor in cursors]
     except psycopg.Error as error:
         broken = raw.closed
         if broken:
@@ -120,11 +124,9 @@ def _pipeline(
         ) from error
 
 
-def _execute(
-    raw: psycopg.Connection[Any], connection: Connection, one: Asked
-) -> psycopg.Cursor[dict[str, Any]]:
+def _execute(cursor: psycopg.Cursor[Any], connection: Connection, one: Asked) -> None:
     statement, values = one.written(connection.dialect)
-    return raw.cursor(row_factory=dict_row).execute(statement.encode(), values)
+    cursor.execute(statement.encode(), values)
 
 
 class Question:

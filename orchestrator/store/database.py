@@ -48,6 +48,8 @@ class Database:
                 pool_size=pool_size,
                 max_overflow=pool_size,
                 pool_timeout=10,
+                # The one used last has its statements prepared, and is warm.
+                pool_use_lifo=True,
                 json_serializer=_dumps,
                 hide_parameters=True,  # they may hold what must be in no log
                 connect_args={"connect_timeout": 5, "application_name": "orchestrator"},

@@ -21,7 +21,7 @@ import redis
 import structlog
 
 from orchestrator import failpoints
-from orchestrator.api.app import create_app
+from orchestrator.api.app import create_app, served
 from orchestrator.api.service import Service
 from orchestrator.embedded.broker import redis_client_url
 from orchestrator.jobs.wakeups import Wakeups
@@ -140,8 +140,9 @@ def api(pipe: Connection, given: dict[str, Any], token: str) -> None:
 
 
 async def _api(pipe: Connection, given: dict[str, Any], token: str) -> None:
-    app = create_app(Service(Settings(**given)))
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    service = Service(Settings(**given))
+    app = create_app(service)
+    transport = httpx.ASGITransport(served(app, service), raise_app_exceptions=False)
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(
