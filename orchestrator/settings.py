@@ -197,7 +197,8 @@ class TransferSettings(_Section):
     @property
     def places(self) -> Places:
         """The same, for checks."""
-        return Places(tuple(self.import_from), tuple(self.export_to), frozenset(self.hosts))
+        hosts = frozenset(host.lower() for host in self.hosts)
+        return Places(tuple(self.import_from), tuple(self.export_to), hosts)
 
 
 class ApiSettings(_Section):

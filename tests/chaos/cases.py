@@ -19,7 +19,10 @@ HOST = "here"
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One action with its surroundings. ``{v}`` and ``{w}`` in names are the cell's own."""
+    """One action with its surroundings.
+
+    ``{v}`` and ``{w}`` in names are the cell's own, ``{x}`` the directory of images and exports.
+    """
 
     action: str
     job: Request
@@ -90,6 +93,17 @@ CASES: dict[str, Case] = {
             before=(_create("{w}", metadata={"a": "b"}),),
             job=_act("volume.clone", params={"source": "{w}", "size_bytes": 2 * MIB}),
             follower=_grow(3),
+        ),
+        Case(
+            action="volume.import",
+            job=_act("volume.import", params={"image": "{x}/image", "size_bytes": 2 * MIB}),
+            follower=_grow(3),
+        ),
+        Case(
+            action="volume.export",
+            before=(_create(),),
+            job=_act("volume.export", params={"target": "{x}/{v}"}),
+            follower=_act("volume.remove"),
         ),
         Case(action="volume.grow", before=(_create(),), job=_grow(2), follower=_grow(3)),
         Case(action="volume.update", before=(_create(),), job=_update("1"), follower=_update("2")),

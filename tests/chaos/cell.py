@@ -71,9 +71,14 @@ class Trial(ABC):
     def filled(self, request: Request) -> Request:
         """A request of the case with this cell's names."""
         first, second = self.names
-        return filled(
-            request, lambda text: text.replace("{v}", first).replace("{w}", second), BACKEND
-        )
+        own = {"{v}": first, "{w}": second, "{x}": str(self.world.exchange)}
+
+        def fill(text: str) -> str:
+            for name, meant in own.items():
+                text = text.replace(name, meant)
+            return text
+
+        return filled(request, fill, BACKEND)
 
     def prepare(self) -> None:
         """Bring about what the case starts from; nothing of the job itself is begun."""

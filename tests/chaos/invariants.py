@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from sqlalchemy import func, select
@@ -40,6 +41,8 @@ class Checked(Protocol):
 
     database: Database
     storage: Storage
+    #: The directory of the image that is imported, and of exports.
+    exchange: Path
     #: What must be there, from the jobs that were accepted, in the order of their ids.
     model: Model
     asked: list[tuple[int, Request]]
@@ -68,6 +71,7 @@ def check(world: Checked, expected: dict[int, str], names: Iterable[str]) -> Non
         *_promises(world),
         *_storage(world),
         *_closely(world, names),
+        *_exports(world),
     ]
     if told:
         raise Broken("\n".join(told))
@@ -221,6 +225,17 @@ def _storage(world: Checked) -> Iterable[str]:
 
 def _kept(model: Model) -> list[Volume]:
     return [*model.volumes.values(), *model.forgotten]
+
+
+def _exports(world: Checked) -> Iterable[str]:
+    """Each export that was made is there, whole, and nothing else."""
+    found = {str(path): path for path in world.exchange.iterdir() if path.name != "image"}
+    for path in found.keys() ^ world.model.exports.keys():
+        yield f"{path} is {'not there' if path in world.model.exports else 'there'}"
+    for path in found.keys() & world.model.exports.keys():
+        held, mark = found[path].read_bytes(), world.model.exports[path]
+        if held.rstrip(b"\0") != mark:
+            yield f"{path} holds {held[:80]!r} and not {mark!r}"
 
 
 def _closely(world: Checked, names: Iterable[str]) -> Iterable[str]:

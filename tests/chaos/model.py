@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+#: What the image that volumes are imported from begins with.
+IMAGE = b"an image"
+
 
 @dataclass
 class Volume:
@@ -28,6 +31,8 @@ class Model:
     def __init__(self) -> None:
         self.volumes: dict[str, Volume] = {}
         self.forgotten: list[Volume] = []
+        #: By path: what volumes had at their beginning that were exported.
+        self.exports: dict[str, bytes] = {}
         self.backend_state = "enabled"
 
     def play(self, request: dict[str, Any], volume_id: str | None) -> None:
@@ -47,6 +52,10 @@ class Model:
             source = self.volumes[params["source"]]
             size = params.get("size_bytes") or source.size
             self.volumes[name] = Volume(volume_id or "", name, size, mark=source.mark)
+            return
+        if verb == "import":
+            size = params["size_bytes"]
+            self.volumes[name] = Volume(volume_id or "", name, size, mark=IMAGE)
             return
         volume = self.volumes[name]
         if kind == "snapshot":
@@ -94,6 +103,8 @@ class Model:
                 volume.opening = "exclusive" if params.get("exclusive") else "shared"
             case "close":
                 volume.opening = None
+            case "export":
+                self.exports[params["target"]] = volume.mark
             case "verify":
                 pass
             case _:

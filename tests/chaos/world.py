@@ -24,7 +24,7 @@ from orchestrator.store.database import Database
 from orchestrator.store.tables import installation, jobs
 from tests.chaos import roles
 from tests.chaos.cases import HOST, Request
-from tests.chaos.model import Model
+from tests.chaos.model import IMAGE, Model
 from tests.chaos.processes import Child, Nursery
 from tests.chaos.storage import FileStorage, MemoryStorage, Storage, Stray
 from workers.backends.interface import VolumeRef
@@ -55,7 +55,9 @@ class World:
         self.directory = directory
         self.broker_url = broker_url
         volumes = directory / "volumes"
-
+        self.exchange = directory / "exchange"
+        self.exchange.mkdir()
+        (self.exchange / "image").write_bytes(IMAGE)
         options: dict[str, Any] = (
             {"capacity": CAPACITY} if driver == "memory" else {"path": str(volumes)}
         )
@@ -65,6 +67,10 @@ class World:
             "database": {"url": database_url},
             "broker": {"url": broker_url},
             "backends": {BACKEND: {"driver": driver, **options}},
+            "transfer": {
+                "import_from": [str(self.exchange)],
+                "export_to": [str(self.exchange)],
+            },
             # Time passes when the test says so: until then no lease runs out by itself.
             "worker": {"lease_seconds": HOUR, "heartbeat_seconds": 1.0},
         }

@@ -6,14 +6,17 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
+from sqlalchemy import select
 
 from orchestrator.domain.errors import UnknownParameter, Unsupported
 from orchestrator.inventory.hosts import seen
 from orchestrator.settings import BackendSettings, Settings
 from orchestrator.store.database import Database
+from orchestrator.store.tables import jobs
 from tests.conformance.systems import PROVIDERS, release_loops
 from tests.engine.conftest import Engine, act, create, grow
 from workers.backends.file import loops
@@ -358,3 +361,23 @@ def test_scripts_see_their_variables_and_nothing_of_the_workers(
     }
     assert seen.pop("LC_ALL") == "C"
     assert set(seen) <= {"PATH", "HOME", "PWD", "OLDPWD", "_", "SHLVL"}
+
+
+def test_what_another_host_had_half_filled_is_made_anew(engine: Engine, provider: Provider) -> None:
+    """A provider cannot publish in one step: a volume that is there need not be whole."""
+    _end(engine, {**create("source"), "backend": "ram"})
+    drivers = engine.worker.serving.drivers
+    ram: Any = next(driver for driver in drivers.values() if driver.backend == "ram")
+    volume = engine.volumes("ram")["source"]
+    ram.write(volume["id"], b"what it holds")
+    params = {"source": "source", "source_backend": "ram"}
+    [job_id] = engine.submit(act("volume.copy", "copy", "ext", params=params)).job_ids
+    with engine.database.read() as connection:
+        new = connection.execute(select(jobs.c.volume_id).where(jobs.c.id == job_id)).scalar_one()
+    # What is left of the other host's attempt: the volume, and nothing written about it here.
+    (provider.images / f"{new}.img").write_bytes(b"half".ljust(2**20, b"\0"))
+    engine.work()
+    job = engine.job(job_id)
+    assert job["state"] == "succeeded", job["error"]
+    held = (provider.images / f"{new}.img").read_bytes()
+    assert held == b"what it holds".ljust(2**20, b"\0")

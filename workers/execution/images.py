@@ -18,6 +18,7 @@ import httpx
 from orchestrator.domain.errors import (
     AlreadyExists,
     Conflict,
+    ForbiddenPlace,
     ImageUnreachable,
     ImageUnusable,
     NoSpace,
@@ -59,7 +60,7 @@ def opened(
     """
     place = transfer.places.image(written)
     reading = (
-        _from_url(written, transfer.silence_seconds)
+        _from_url(written, place, transfer.silence_seconds)
         if isinstance(place, SplitResult)
         else _from_file(written, place)
     )
@@ -94,11 +95,13 @@ def _unchanged(written: str, file: int, before: os.stat_result) -> Parts:
 
 
 @contextmanager
-def _from_url(written: str, silence: float) -> Iterator[Contents]:
+def _from_url(written: str, place: SplitResult, silence: float) -> Iterator[Contents]:
     # Neither proxies nor passwords of the worker's own surroundings are used.
     with httpx.Client(timeout=silence, trust_env=False, follow_redirects=False) as client:
+        asked = client.build_request("GET", written, headers={"Accept-Encoding": "identity"})
+        if asked.url.host != place.hostname or asked.url.port != _own_port(place):
+            raise ForbiddenPlace(f"{written} can be read in more than one way")
         with _answering(written):
-            asked = client.build_request("GET", written, headers={"Accept-Encoding": "identity"})
             answer = client.send(asked, stream=True)
         try:
             _refuse_answer(written, answer)
@@ -106,6 +109,11 @@ def _from_url(written: str, silence: float) -> Iterator[Contents]:
             yield Contents(int(length) if length else None, _pieces(written, answer))
         finally:
             answer.close()
+
+
+def _own_port(place: SplitResult) -> int | None:
+    """The port, unless it is the usual one."""
+    return None if place.port == {"http": 80, "https": 443}[place.scheme] else place.port
 
 
 def _refuse_answer(written: str, answer: httpx.Response) -> None:
