@@ -23,7 +23,7 @@ def upgrade() -> None:
         "rates",
         sa.Column("backend_id", sa.Integer(), nullable=False),
         sa.Column("action", sa.String(40), nullable=False),
-        sa.Column("next_at", UtcDateTime, nullable=False),
+        sa.Column("last_at", UtcDateTime, nullable=False),
         sa.PrimaryKeyConstraint("backend_id", "action", name=op.f("pk_rates")),
         sa.ForeignKeyConstraint(
             ["backend_id"], ["backends.id"], name=op.f("fk_rates_backend_id_backends")
@@ -32,7 +32,13 @@ def upgrade() -> None:
     op.create_table(
         "job_turns",
         sa.Column("job_id", BigId, nullable=False),
+        sa.Column("backend_id", sa.Integer(), nullable=False),
+        sa.Column("action", sa.String(40), nullable=False),
+        sa.Column("at", UtcDateTime, nullable=False),
         sa.PrimaryKeyConstraint("job_id", name=op.f("pk_job_turns")),
+        sa.ForeignKeyConstraint(
+            ["backend_id"], ["backends.id"], name=op.f("fk_job_turns_backend_id_backends")
+        ),
         sa.ForeignKeyConstraint(
             ["job_id"], ["jobs.id"], name=op.f("fk_job_turns_job_id_jobs"), ondelete="CASCADE"
         ),

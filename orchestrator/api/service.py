@@ -234,6 +234,6 @@ def _receipts(
 
 def _archived() -> Problem:
     return Gone(
-        "the job that this key was first used for has been deleted by retention: use a new key",
+        "the job that this key was first used for has ended and was archived: use a new key",
         field="Idempotency-Key",
     )

@@ -281,6 +281,8 @@ class Action:
     stoppable: bool = False
     #: Must run on the job's host.
     on_host: bool = False
+    #: Leaves files on the host, whatever the backend: it is done on one host from the beginning.
+    leaves_files: bool = False
     #: May take long even on a quick backend: claimed alone, not in a group.
     slow: bool = False
     #: Seconds that one attempt may take.
@@ -362,6 +364,7 @@ _DECLARED = (
         snapshot=Need.OPTIONAL,
         host=Need.OPTIONAL,
         on_host=True,
+        leaves_files=True,
         capability="export",
         stoppable=True,
         slow=True,

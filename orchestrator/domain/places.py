@@ -15,6 +15,8 @@ from orchestrator.domain.errors import ForbiddenPlace, InvalidInput
 
 _PORTS = {"http": 80, "https": 443}
 _MOST = 4096
+#: How the names of exports begin until they are whole.
+UNFINISHED = ".orchestrator-"
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,11 @@ class Places:
 
     def target(self, written: str) -> Below:
         """Where an export is written to. Raises `ForbiddenPlace`."""
+        if PurePosixPath(written).name.startswith(UNFINISHED):
+            raise ForbiddenPlace(
+                f"names that begin with {UNFINISHED} are those of exports that are not ready yet",
+                field="params.target",
+            )
         return _below(written, self.export_to, "target", "transfer.export_to")
 
 
@@ -92,6 +99,11 @@ def check_image(written: str) -> str:
     if "@" in url.netloc:
         # Jobs are shown to whoever may read them.
         raise InvalidInput("the URL of an image holds no user name and no password")
+    if url.query or url.fragment:
+        raise InvalidInput(
+            "the URL of an image holds no '?' and no '#': what is there is often a secret, and "
+            "whoever may read jobs would read it"
+        )
     return written
 
 

@@ -102,7 +102,7 @@ class Service:
             except ValueError as error:
                 why = f"what answers at {self._url} is not the orchestrator: {error}"
             else:
-                if status < 400:
+                if 200 <= status < 300:
                     return told
                 code = str(told.get("code", status))
                 why = f"{told.get('detail', 'refused')} ({code})"
@@ -160,7 +160,10 @@ def _parsed(answer: bytes) -> tuple[int, dict[str, Any]]:
     fields = {name.lower(): value for name, _, value in (line.partition(":") for line in lines)}
     if int(fields.get("content-length", len(content))) != len(content):
         raise ValueError("the answer breaks off")
-    return int(rest[:3]), json.loads(content or b"{}")
+    told = json.loads(content or b"{}")
+    if not isinstance(told, dict):
+        raise ValueError("no JSON object")
+    return int(rest[:3]), told
 
 
 class Asked:

@@ -12,13 +12,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, literal, select
+from sqlalchemy import Connection, delete, select
+from sqlalchemy.dialects import postgresql, sqlite
 
 from orchestrator.audit.events import Event, record
-from orchestrator.domain.errors import UnknownJob, WrongState
+from orchestrator.domain.errors import WrongState
 from orchestrator.domain.states import FINISHED
 from orchestrator.jobs.finish import ENGINE
-from orchestrator.jobs.views import View, job_views
+from orchestrator.jobs.views import View, job_views, not_there
 from orchestrator.store.bulk import among
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import job_archivals, jobs
@@ -30,7 +31,7 @@ AT_ONCE = 500
 def ask_for(connection: Connection, ids: Sequence[int]) -> int:
     """Have these jobs archived soon; how many that are.
 
-    Raises `UnknownJob`, and `WrongState` if one has not ended.
+    Raises `UnknownJob`, `Gone`, and `WrongState` if one has not ended.
     """
     wanted = set(ids)
     found = dict(
@@ -40,7 +41,7 @@ def ask_for(connection: Connection, ids: Sequence[int]) -> int:
     )
     for job_id in sorted(wanted):
         if job_id not in found:
-            raise UnknownJob(f"there is no job {job_id}", field="jobs")
+            raise not_there(connection, "job", job_id)
         if found[job_id] not in FINISHED:
             raise WrongState(
                 f"job {job_id} is {found[job_id]}: only jobs that have ended are archived",
@@ -55,9 +56,9 @@ def ask_for_older(connection: Connection, moment: datetime) -> int:
 
 
 def _ask(connection: Connection, condition: Any) -> int:
-    not_yet = ~select(literal(1)).where(job_archivals.c.job_id == jobs.c.id).exists()
-    wanted = select(jobs.c.id).where(condition, not_yet)
-    marked = insert(job_archivals).from_select(["job_id"], wanted)
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    wanted = select(jobs.c.id).where(condition)
+    marked = insert(job_archivals).from_select(["job_id"], wanted).on_conflict_do_nothing()
     return connection.execute(marked, execution_options={"preserve_rowcount": True}).rowcount
 
 

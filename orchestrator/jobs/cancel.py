@@ -10,11 +10,11 @@ from sqlalchemy import Connection, select, update
 
 from orchestrator.audit.events import Event, job_event, record
 from orchestrator.domain.actions import ACTIONS
-from orchestrator.domain.errors import JobEnded, UnknownJob
+from orchestrator.domain.errors import JobEnded
 from orchestrator.domain.states import JobState
 from orchestrator.jobs.finish import Finished, cancel_unbegun
 from orchestrator.jobs.lanes import promote
-from orchestrator.jobs.views import batch_view
+from orchestrator.jobs.views import batch_view, not_there
 from orchestrator.store.bulk import among
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import backends, job_steps, jobs
@@ -33,7 +33,7 @@ def _held(connection: Connection, job_id: int) -> Any:
         .first()
     )
     if row is None:
-        raise UnknownJob(f"there is no job {job_id}")
+        raise not_there(connection, "job", job_id)
     return row
 
 

@@ -6,7 +6,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -18,6 +18,7 @@ from orchestrator.domain.errors import (
     HostUnavailable,
     IdempotencyMismatch,
     InvalidInput,
+    MissingField,
     NotAllowed,
     Problem,
     QueueDrained,
@@ -45,6 +46,7 @@ from orchestrator.jobs.looking import (
 )
 from orchestrator.jobs.outlook import Intent, Outlook, source_of
 from orchestrator.jobs.submission import Submission
+from orchestrator.jobs.views import end_of_archived
 from orchestrator.jobs.wakeups import queue_for
 from orchestrator.store.asking import Rows, ask
 from orchestrator.store.bulk import among, drawn
@@ -348,7 +350,7 @@ class Drafts:
 
     def _check_needs(self, draft: Draft) -> None:
         for job_id in sorted(draft.needs):
-            state = self._states.get(job_id)
+            state = self._states.get(job_id) or end_of_archived(self.connection, job_id)
             if state is None:
                 raise UnknownJob(
                     f"depends_on names job {job_id}: there is none", field=draft.field("depends_on")
@@ -369,6 +371,8 @@ class Drafts:
                 "with 'orchestrator queue resume'"
             )
         intent = self._meaning(draft)
+        if intent.action.leaves_files and intent.host is None:
+            intent = self._on_one_host(draft, intent)
         self._check_host(draft, intent)
         rules.check(self.outlook, intent)
         draft.room = rules.check_room(self.outlook, intent)
@@ -431,9 +435,7 @@ class Drafts:
             return
         backend = self.outlook.backend(intent.backend)
         if queue_of(intent, backend.driver).startswith("host."):
-            if backend.name not in self._alive:
-                self._alive[backend.name] = live_hosts(self.connection, backend.name)
-            alive = self._alive[backend.name]
+            alive = self._alive_on(backend.name)
             if intent.host not in alive:
                 raise HostUnavailable(
                     f"no worker that serves backend {intent.backend} is alive on host "
@@ -441,6 +443,23 @@ class Drafts:
                     field=draft.field("host"),
                     **draft.at(),
                 )
+
+    def _on_one_host(self, draft: Draft, intent: Intent) -> Intent:
+        """The same on the only host that can do it; files on several would find no end."""
+        alive = sorted(self._alive_on(intent.backend))
+        if len(alive) > 1:
+            raise MissingField(
+                f"several hosts serve backend {intent.backend} ({', '.join(alive)}): say with host "
+                "on which the file shall be",
+                field=draft.field("host"),
+                **draft.at(),
+            )
+        return replace(intent, host=alive[0]) if alive else intent
+
+    def _alive_on(self, backend: str) -> set[str]:
+        if backend not in self._alive:
+            self._alive[backend] = live_hosts(self.connection, backend)
+        return self._alive[backend]
 
     def _order(self, draft: Draft) -> None:
         """Note what stands before the job in its lanes."""
@@ -543,5 +562,6 @@ def queue_of(intent: Intent, driver: str) -> str:
         intent.backend,
         intent.host,
         on_host=intent.action.on_host and not forced,
+        leaves_files=intent.action.leaves_files,
         administrative=intent.action.administrative,
     )

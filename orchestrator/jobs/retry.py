@@ -7,9 +7,10 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from orchestrator.domain.actions import ACTIONS
-from orchestrator.domain.errors import UnknownJob, WrongState
+from orchestrator.domain.errors import WrongState
 from orchestrator.domain.requests import JobRequest, parse_request
 from orchestrator.domain.states import JobState
+from orchestrator.jobs.views import not_there
 from orchestrator.store.tables import backends, jobs
 
 
@@ -29,7 +30,7 @@ def retry_request(connection: Connection, job_id: int) -> tuple[JobRequest, dict
         .first()
     )
     if row is None:
-        raise UnknownJob(f"there is no job {job_id}")
+        raise not_there(connection, "job", job_id)
     if row["state"] not in (JobState.FAILED, JobState.CANCELED):
         raise WrongState(
             f"job {job_id} is {row['state']}: only failed and canceled jobs can be retried",

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from orchestrator.domain.actions import MAX_METADATA
+from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import (
     AlreadyExists,
     BackendDisabled,
@@ -33,6 +34,7 @@ from orchestrator.domain.sizes import format_size, round_up
 from orchestrator.domain.states import BackendState, SnapshotState, VolumeState
 from orchestrator.jobs.outlook import (
     AttachmentOutlook,
+    BackendOutlook,
     Intent,
     Outlook,
     SnapshotOutlook,
@@ -322,6 +324,9 @@ def _check_copy(outlook: Outlook, intent: Intent) -> None:
             field="params.source_backend",
         )
     _check_clone(outlook, intent)
+    if intent.snapshot is None:
+        volume, _ = _clone_source(outlook, intent)
+        _not_written_elsewhere(source, volume, None, "params.source")
 
 
 def _check_import(outlook: Outlook, intent: Intent) -> None:
@@ -336,6 +341,24 @@ def _check_export(outlook: Outlook, intent: Intent) -> None:
     volume = _there(outlook, intent)
     if intent.snapshot is not None:
         _usable_snapshot(volume, intent)
+    else:
+        _not_written_elsewhere(outlook.backend(intent.backend), volume, intent.host, "volume")
+
+
+def _not_written_elsewhere(
+    backend: BackendOutlook, volume: VolumeOutlook, host: str | None, field: str
+) -> None:
+    """Refuse to read what another host may write to, which only that host could see."""
+    if not DRIVERS[backend.driver].attaches_locally:
+        return
+    for other, attachment in volume.attachments.items():
+        if other != host and not attachment.read_only:
+            raise InUse(
+                f"volume {volume.name!r} is attached to {other}, which may write to it meanwhile: "
+                "detach it, or take a snapshot and read that",
+                field=field,
+                hosts=[other],
+            )
 
 
 # -- changes of one volume ----------------------------------------------------------------

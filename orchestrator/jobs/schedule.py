@@ -23,6 +23,7 @@ from orchestrator.inventory.hosts import ALIVE_SECONDS, forget_dead
 from orchestrator.jobs.claim import last_step, last_step_detail
 from orchestrator.jobs.finish import ENGINE, Ending, Finished, cancel_dependents, close, ended_as
 from orchestrator.jobs.lanes import due, promote, runnable
+from orchestrator.jobs.rates import forget_turns
 from orchestrator.store.bulk import among, draw, insert_rows, update_rows
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import (
@@ -381,4 +382,5 @@ def retain(connection: Connection, *, idempotency_days: float) -> dict[str, int]
             )
         ).rowcount,
         "workers": forget_dead(connection, older_than=day),
+        "turns": forget_turns(connection),
     }

@@ -16,6 +16,7 @@ from orchestrator.store.asking import Question, Rows, ask, one_of
 from orchestrator.store.tables import (
     backends,
     batches,
+    events,
     job_attempts,
     job_dependencies,
     job_steps,
@@ -77,7 +78,7 @@ def job_view(connection: Connection, job_id: int) -> View:
     """One job. Raises `UnknownJob`."""
     found = job_views(connection, [job_id]).get(job_id)
     if found is None:
-        raise _not_there(connection, "job", job_id)
+        raise not_there(connection, "job", job_id)
     return found
 
 
@@ -92,11 +93,11 @@ def has_ended(connection: Connection, kind: str, id_: int) -> bool:
     """Whether a ``job`` or a ``batch`` has ended. Raises `UnknownJob`."""
     [rows] = ask(connection, _ENDS[kind](ids=[id_]))
     if not rows:
-        raise _not_there(connection, kind, id_)
+        raise not_there(connection, kind, id_)
     return rows[0]["finished_at"] is not None
 
 
-def _not_there(connection: Connection, kind: str, id_: int) -> Problem:
+def not_there(connection: Connection, kind: str, id_: int) -> Problem:
     """What is wrong with a job or batch that was not found."""
     if kind == "job" and of_job(connection, id_, (0, 0), 1):
         return Gone(
@@ -104,6 +105,14 @@ def _not_there(connection: Connection, kind: str, id_: int) -> Problem:
             f"'orchestrator event list --job {id_}'"
         )
     return UnknownJob(f"there is no {kind} {id_}", field=kind)
+
+
+def end_of_archived(connection: Connection, job_id: int) -> JobState | None:
+    """How a job has ended that is no longer there; None if there never was one."""
+    ends = {f"job.{state}": state for state in FINISHED}
+    query = select(events.c.kind).where(events.c.job_id == job_id, events.c.kind.in_(ends))
+    kind = connection.execute(query).scalar()
+    return None if kind is None else ends[kind]
 
 
 def accepted_view(row: Mapping[str, Any], backend: str, depends_on: list[int]) -> View:
@@ -209,7 +218,7 @@ def batch_view(connection: Connection, batch_id: int) -> View:
     """One batch with its counts. Raises `UnknownJob`."""
     found = batch_views(connection, [batch_id]).get(batch_id)
     if found is None:
-        raise _not_there(connection, "batch", batch_id)
+        raise not_there(connection, "batch", batch_id)
     return found
 
 

@@ -86,12 +86,18 @@ def queue(name: str) -> Queue:
 
 
 def queue_for(
-    driver: str, backend: str, host: str | None, *, on_host: bool, administrative: bool
+    driver: str,
+    backend: str,
+    host: str | None,
+    *,
+    on_host: bool,
+    leaves_files: bool,
+    administrative: bool,
 ) -> str:
     """The name of the queue a job travels on: any worker's, a backend's or a host's."""
     if administrative:
         return CONTROL_QUEUE
-    if on_host and host is not None and DRIVERS[driver].attaches_locally:
+    if on_host and host is not None and (leaves_files or DRIVERS[driver].attaches_locally):
         return host_queue(host)
     return backend_queue(backend)
 

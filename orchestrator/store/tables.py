@@ -412,14 +412,14 @@ job_dependencies = Table(
 )
 
 #: How each attempt ended that did not end the job well.
-#: When the next attempt at an action may be made on a backend, where there is a limit of its
-#: rate; and the jobs that have been promised a turn, which is their ``not_before``.
+#: When the last attempt at an action was made on a backend, where there is a limit of its rate;
+#: and the turns that jobs have been promised.
 rates = Table(
     "rates",
     metadata,
     Column("backend_id", ForeignKey("backends.id"), primary_key=True, autoincrement=False),
     Column("action", String(40), primary_key=True),
-    Column("next_at", UtcDateTime, nullable=False),
+    Column("last_at", UtcDateTime, nullable=False),
 )
 job_turns = Table(
     "job_turns",
@@ -427,6 +427,9 @@ job_turns = Table(
     Column(
         "job_id", ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
     ),
+    Column("backend_id", ForeignKey("backends.id"), nullable=False),
+    Column("action", String(40), nullable=False),
+    Column("at", UtcDateTime, nullable=False),
 )
 
 #: Ended jobs that somebody wants archived before their time.

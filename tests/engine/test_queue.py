@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from orchestrator.domain.errors import (
     Gone,
@@ -18,13 +18,14 @@ from orchestrator.domain.errors import (
     WrongState,
 )
 from orchestrator.domain.states import JobState
+from orchestrator.jobs import schedule
 from orchestrator.jobs.archive import archive, ask_for, ask_for_older
 from orchestrator.jobs.intake import queue_view, set_accepting
 from orchestrator.jobs.views import has_ended
 from orchestrator.settings import BackendSettings, Settings
 from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database
-from orchestrator.store.tables import events
+from orchestrator.store.tables import events, job_turns
 from tests.engine.conftest import Engine, act, create, grow
 
 
@@ -91,8 +92,10 @@ def limited(settings: Settings) -> Any:
     made.close()
 
 
-def _let_one_go(engine: Engine) -> None:
-    """Let the turn come of the job that is next."""
+def _let_them_go(engine: Engine) -> None:
+    """Let all turns come that were given."""
+    with engine.database.write() as connection:
+        connection.execute(update(job_turns).values(at=db_now(-1.0)))
     engine.time_passes()
     engine.work()
 
@@ -111,7 +114,7 @@ def test_attempts_keep_their_distance_and_their_order(limited: Engine) -> None:
         assert "rate_limits" in view["waiting_on"]["detail"]
     turns = [view["waiting_on"]["until"] for view in views[1:]]
     assert (turns[1] - turns[0]).total_seconds() == pytest.approx(3600.0, abs=60.0)
-    _let_one_go(limited)
+    _let_them_go(limited)
     assert limited.states(ids) == ["succeeded"] * 3
 
 
@@ -132,6 +135,41 @@ def test_a_job_that_waits_for_its_turn_keeps_its_place_and_can_be_canceled(
     limited.work()
     limited.work()
     assert limited.states([second, third]) == ["canceled", "succeeded"]
+
+
+def test_the_turns_of_canceled_jobs_are_free_again(limited: Engine) -> None:
+    names = [f"v{number}" for number in range(6)]
+    limited.submit(*[create(name) for name in names])
+    limited.work()
+    ids = [limited.submit(grow(name, "2M")).job_ids[0] for name in names[:5]]
+    limited.work()
+    second = limited.job(ids[1])["waiting_on"]["until"]
+    for job_id in ids[1:]:
+        limited.cancel(job_id)
+    limited.work()
+    assert limited.states(ids) == ["succeeded", *["canceled"] * 4]
+    [late] = limited.submit(grow(names[5], "2M")).job_ids
+    limited.work()
+    until = limited.job(late)["waiting_on"]["until"]
+    assert (until - second).total_seconds() == pytest.approx(0.0, abs=60.0)
+    deleted = limited.database.transact(lambda c: schedule.retain(c, idempotency_days=7))
+    assert deleted["turns"] == 4
+
+
+def test_a_turn_is_kept_until_its_time_whoever_has_died(limited: Engine) -> None:
+    limited.submit(create("a"), create("b"))
+    limited.work()
+    limited.submit(grow("a", "2M"))
+    [job_id] = limited.submit(grow("b", "2M")).job_ids
+    limited.work()
+    assert limited.job(job_id)["waiting_on"]["kind"] == "limit"
+    for _ in range(3):  # a worker that dies before it has put the job off again
+        limited.time_passes()
+        limited.work()
+        assert limited.job(job_id)["state"] == "waiting"
+        assert limited.volumes()["b"]["size_bytes"] == 2**20
+    _let_them_go(limited)
+    assert limited.states([job_id]) == ["succeeded"]
 
 
 @pytest.mark.parametrize("rate", ["10", "0/min", "10/year", "ten/min", "10/min/h"])
@@ -182,6 +220,14 @@ def test_jobs_that_were_asked_for_leave_the_database_for_a_file(engine: Engine) 
         engine.job(ended[0])
     with engine.database.read() as connection, pytest.raises(Gone):
         has_ended(connection, "job", ended[1])
+    with pytest.raises(Gone):
+        engine.cancel(ended[0])
+    with pytest.raises(Gone):
+        engine.database.transact(lambda connection: ask_for(connection, ended))
+    # What depends on one that had succeeded may run.
+    [after] = engine.submit(grow("a", "2M", depends_on=[ended[0]])).job_ids
+    engine.work()
+    assert engine.states([after]) == ["succeeded"]
     assert engine.job(kept)["state"] == "succeeded"
     assert _kinds(engine, "jobs.") == ["jobs.archived"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import threading
@@ -12,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import insert
 
 from orchestrator.domain.errors import (
     AlreadyExists,
+    Conflict,
     ForbiddenPlace,
     InvalidInput,
     Problem,
@@ -23,14 +26,19 @@ from orchestrator.domain.errors import (
     UnknownVolume,
 )
 from orchestrator.domain.requests import parse_request
+from orchestrator.inventory.hosts import seen
 from orchestrator.jobs.submission import Submission
 from orchestrator.jobs.submit import submit
 from orchestrator.settings import Settings, TransferSettings
+from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database
+from orchestrator.store.tables import attachments
+from tests.conformance.calls import Claim, LeaseLost
 from tests.engine.conftest import ADMIN, Engine, act, create, grow
-from workers.backends.interface import VolumeRef
+from workers.backends.interface import Contents, VolumeRef
 from workers.backends.memory import Faults
 from workers.execution import handlers
+from workers.execution.images import Export
 
 MIB = 2**20
 
@@ -60,8 +68,12 @@ class _Bad(SimpleHTTPRequestHandler):
             self.wfile.write(b"only this")
         elif self.path == "/elsewhere":
             self.send_response(302)
-            self.send_header("Location", "http://169.254.169.254/secrets")
+            self.send_header("Location", "http://169.254.169.254/there?signature=s3cret")
             self.end_headers()
+        elif self.path == "/endless":
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"how much more?")
         elif self.path == "/busy":
             self.send_error(503)
         else:
@@ -295,6 +307,7 @@ def _prepare(images: Path) -> None:
         ("http://{server}/elsewhere", {}, "image_unusable", "169.254.169.254"),
         ("http://{server}/broken", {}, "image_unreachable", "cannot be read"),
         ("http://{server}/busy", {}, "image_unreachable", "503"),
+        ("http://{server}/endless", {}, "image_unusable", "sha256"),
     ],
 )
 def test_an_image_that_is_not_right_makes_no_volume(
@@ -311,6 +324,7 @@ def test_an_image_that_is_not_right_makes_no_volume(
     job = _one(engine, {**_import("vm", place, **params), "max_attempts": 1})
     assert (job["state"], job["error"]["code"]) == ("failed", code), job["error"]
     assert told in job["error"]["detail"]
+    assert "s3cret" not in str(job)
     assert engine.volumes("fast") == {}
     assert list(_driver(engine, "fast").list_volumes()) == []
 
@@ -352,8 +366,10 @@ def test_images_elsewhere_are_refused_at_the_door_and_by_the_worker(
         "file:///etc/shadow",
         "ftp://host/x",
         "http:///x",
-        "http://user:secret@host/x",
+        "http://user:s3cret@host/x",
         "http://host/with space",
+        "http://host/x?signature=s3cret",
+        "http://host/x#s3cret",
         "http://host:99999/x",
         "/srv/x\n",
     ],
@@ -362,7 +378,7 @@ def test_what_is_no_place_of_an_image_is_refused_as_such(image: str) -> None:
     with pytest.raises(InvalidInput) as raised:
         parse_request(_import("vm", image))
     assert raised.value.field == "params.image"
-    assert "secret" not in str(raised.value)
+    assert "s3cret" not in str(raised.value)
 
 
 # -- export ---------------------------------------------------------------------------------
@@ -483,6 +499,88 @@ def test_what_an_earlier_attempt_was_building_is_cleared(engine: Engine, exports
     engine.work()
     assert engine.job(job_id)["state"] == "succeeded"
     assert _names(exports) == [other.name, "out"]
+
+
+def test_a_late_worker_harms_no_later_export(exports: Path) -> None:
+    """One that has lost its lease while it was building leaves what the next one builds."""
+    directory = os.open(exports, os.O_RDONLY)
+    try:
+        target = str(exports / "out")
+        later = Export(target, directory, "out", "own", Claim(job_id=7, fence=2))
+
+        def overtaken(_number: int) -> None:
+            later.clear()
+            later.build(Contents(MIB, iter([(0, b"later")])))
+            raise LeaseLost
+
+        first_call = Claim(job_id=7, fence=1, at_checkpoint=overtaken)
+        first = Export(target, directory, "out", "own", first_call)
+        with pytest.raises(LeaseLost):
+            first.build(Contents(MIB, iter([(0, b"first")])))
+        first.clear()
+        later.publish()
+        assert (exports / "out").read_bytes().rstrip(b"\0") == b"later"
+        with pytest.raises(Conflict):
+            first.publish()
+    finally:
+        os.close(directory)
+    assert _names(exports) == ["out"]
+
+
+def test_what_another_host_began_is_not_said_to_be_gone(
+    engine: Engine, exports: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _filled(engine, "vm", b"text", "fast")
+    [job_id] = engine.submit(_export("vm", exports / "out")).job_ids
+    _broken_off_after_publishing(engine, monkeypatch)
+    elsewhere = dataclasses.replace(engine.worker.runner._here, host="elsewhere")
+    monkeypatch.setattr(engine.worker.runner, "_here", elsewhere)
+    engine.cancel(job_id)
+    engine.time_passes()
+    engine.work()
+    job = engine.job(job_id)
+    assert job["state"] == "canceled"
+    assert "begun on host here" in job["error"]["detail"], job
+    assert _names(exports) == ["out"]
+    assert engine.volumes("fast")["vm"]["state"] == "available"
+
+
+def test_an_export_goes_to_the_one_host_there_is_or_to_one_that_is_named(
+    engine: Engine, exports: Path
+) -> None:
+    _one(engine, create("vm", backend="fast"))
+    _alive(engine, "here")
+    [job_id] = engine.submit(_export("vm", exports / "one")).job_ids
+    assert engine.job(job_id)["host"] == "here"
+    _alive(engine, "there")
+    problem = _refused(engine, _export("vm", exports / "two"))
+    assert (problem.code, problem.field) == ("missing_field", "host")
+    [job_id] = engine.submit(_export("vm", exports / "two", host="there")).job_ids
+    assert engine.job(job_id)["state"] == "waiting"
+
+
+def _alive(engine: Engine, host: str) -> None:
+    worker, queues = f"worker on {host}", ["backend.fast"]
+    engine.database.transact(
+        lambda connection: seen(connection, worker, host=host, pid=1, boot_id=None, queues=queues)
+    )
+
+
+def test_what_another_host_may_write_to_is_not_read(engine: Engine, exports: Path) -> None:
+    _one(engine, create("vm", backend="fast"))
+    volume = engine.volumes("fast")["vm"]["id"]
+    with engine.database.write() as connection:
+        connection.execute(
+            insert(attachments).values(
+                volume_id=volume, host="there", read_only=False, uris=[], attached_at=db_now()
+            )
+        )
+    for request, field in (
+        (_export("vm", exports / "out"), "volume"),
+        (_copy("copy", "ram", "vm", "fast"), "params.source"),
+    ):
+        problem = _refused(engine, request)
+        assert (problem.code, problem.field) == ("in_use", field)
 
 
 # -- a wipe in parts ------------------------------------------------------------------------

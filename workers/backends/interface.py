@@ -242,7 +242,8 @@ class Driver(ABC):
     ) -> VolumeFacts:
         """Make a volume with these contents, zeroes behind them.
 
-        It is published once all of them are on the disk. `InvalidSize` if they are larger.
+        It is published once all of them are on the disk; storage that cannot publish makes it
+        anew each time. `InvalidSize` if they are larger.
         """
         raise Unsupported(f"backend {self.backend} cannot fill volumes")
 

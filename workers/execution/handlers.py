@@ -167,7 +167,7 @@ def wipe(work: Work) -> Done:
         raise type(problem)(
             f"{problem.detail}; of the {end - begin} bytes from {begin} on, at least the first "
             f"{done} are wiped",
-            wiped_bytes=done,
+            **{**problem.facts, "wiped_bytes": done},
         ) from problem
     assert facts is not None  # noqa: S101 - a range is never empty
     return Done(

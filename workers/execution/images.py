@@ -23,7 +23,7 @@ from orchestrator.domain.errors import (
     ImageUnusable,
     NoSpace,
 )
-from orchestrator.domain.places import Below
+from orchestrator.domain.places import UNFINISHED, Below
 from orchestrator.jobs.claim import Step
 from orchestrator.settings import TransferSettings
 from workers.backends.interface import Call, Contents
@@ -51,7 +51,7 @@ Parts = Iterator[tuple[int, bytes]]
 
 @contextmanager
 def opened(
-    written: str, transfer: TransferSettings, *, sha256: str | None, any_format: bool
+    written: str, transfer: TransferSettings, call: Call, *, sha256: str | None, any_format: bool
 ) -> Iterator[Contents]:
     """What an image holds. Raises `ForbiddenPlace`, `ImageUnreachable`, `ImageUnusable`.
 
@@ -60,7 +60,7 @@ def opened(
     """
     place = transfer.places.image(written)
     reading = (
-        _from_url(written, place, transfer.silence_seconds)
+        _from_url(written, place, transfer.silence_seconds, call, verified=sha256 is not None)
         if isinstance(place, SplitResult)
         else _from_file(written, place)
     )
@@ -95,18 +95,30 @@ def _unchanged(written: str, file: int, before: os.stat_result) -> Parts:
 
 
 @contextmanager
-def _from_url(written: str, place: SplitResult, silence: float) -> Iterator[Contents]:
+def _from_url(
+    written: str, place: SplitResult, silence: float, call: Call, *, verified: bool
+) -> Iterator[Contents]:
     # Neither proxies nor passwords of the worker's own surroundings are used.
     with httpx.Client(timeout=silence, trust_env=False, follow_redirects=False) as client:
-        asked = client.build_request("GET", written, headers={"Accept-Encoding": "identity"})
-        if asked.url.host != place.hostname or asked.url.port != _own_port(place):
-            raise ForbiddenPlace(f"{written} can be read in more than one way")
+        try:
+            asked = client.build_request("GET", written, headers={"Accept-Encoding": "identity"})
+            same = (asked.url.host, asked.url.port) == (place.hostname, _own_port(place))
+        except httpx.InvalidURL:
+            same = False
+        if not same:
+            raise ForbiddenPlace(f"{written} can be read in more than one way, or in none")
         with _answering(written):
             answer = client.send(asked, stream=True)
         try:
             _refuse_answer(written, answer)
             length = answer.headers.get("content-length")
-            yield Contents(int(length) if length else None, _pieces(written, answer))
+            if length is None and not verified and "transfer-encoding" not in answer.headers:
+                raise ImageUnusable(
+                    f"{written}: the server does not tell how long it is, so that it cannot be "
+                    "known whether all of it arrives: say what its sha256 is",
+                    field="params.sha256",
+                )
+            yield Contents(int(length) if length else None, _pieces(written, answer, call))
         finally:
             answer.close()
 
@@ -122,7 +134,7 @@ def _refuse_answer(written: str, answer: httpx.Response) -> None:
         raise ImageUnreachable(f"{written}: the server answered with {status}")
     if answer.has_redirect_location:
         raise ImageUnusable(
-            f"{written} is elsewhere: name {answer.headers['location']} itself",
+            f"{written} is elsewhere, at {_without_query(answer.headers['location'])}: name that",
             field="params.image",
         )
     encoding = answer.headers.get("content-encoding", "identity")
@@ -131,12 +143,23 @@ def _refuse_answer(written: str, answer: httpx.Response) -> None:
         raise ImageUnusable(f"{written}: the server {what}", field="params.image")
 
 
-def _pieces(written: str, answer: httpx.Response) -> Parts:
-    offset = 0
+def _without_query(location: str) -> str:
+    """An address without what may be a secret."""
+    return location.partition("?")[0].partition("#")[0].rpartition("@")[2][:200]
+
+
+def _pieces(written: str, answer: httpx.Response, call: Call) -> Parts:
+    offset, held = 0, bytearray()
     with _answering(written):
-        for piece in answer.iter_raw(_PIECE):
-            yield offset, piece
-            offset += len(piece)
+        for arrived in answer.iter_raw():
+            call.checkpoint()  # however slowly it comes
+            held += arrived
+            if len(held) >= _PIECE:
+                yield offset, bytes(held)
+                offset += len(held)
+                held.clear()
+    if held:
+        yield offset, bytes(held)
 
 
 @contextmanager
@@ -192,7 +215,7 @@ class Export:
     def __init__(self, written: str, directory: int, name: str, owner: str, call: Call) -> None:
         """``owner``: the installation, so that two of them can share a directory."""
         self._written, self._directory, self._name, self._call = written, directory, name, call
-        self._mine = f".orchestrator-{owner}-{call.job_id}-"
+        self._mine = f"{UNFINISHED}{owner}-{call.job_id}-"
         self._staged = f"{self._mine}{call.fence}.part"
 
     def published(self, steps: Sequence[Step]) -> int | None:
@@ -216,11 +239,19 @@ class Export:
             )
 
     def clear(self) -> None:
-        """Remove what earlier attempts were building: what they publish late then fails."""
+        """Remove what earlier claims were building: what they publish late then fails.
+
+        What a later claim builds stays: then this one is late.
+        """
         for name in os.listdir(self._directory):  # noqa: PTH208 - a Path would follow links
-            if name.startswith(self._mine):
+            fence = name.removeprefix(self._mine).removesuffix(".part")
+            if name.startswith(self._mine) and fence.isdecimal() and int(fence) <= self._call.fence:
                 with suppress(FileNotFoundError):
                     os.unlink(name, dir_fd=self._directory)
+
+    def _drop_staged(self) -> None:
+        with suppress(FileNotFoundError):
+            os.unlink(self._staged, dir_fd=self._directory)
 
     def build(self, contents: Contents) -> dict[str, int]:
         """Write it under a temporary name; what the journal keeps of it before it is published."""
@@ -234,7 +265,7 @@ class Export:
                 pour(contents, file, size, self._call)
                 return _mark(os.fstat(file))
             except BaseException:
-                self.clear()
+                self._drop_staged()
                 raise
             finally:
                 os.close(file)
@@ -245,7 +276,7 @@ class Export:
             try:
                 rename_without_replacing(self._directory, self._staged, self._directory, self._name)
             except FileExistsError:
-                self.clear()
+                self._drop_staged()
                 self.refuse_taken()
                 raise
             except FileNotFoundError:
@@ -257,6 +288,7 @@ class Export:
         with _told_of(self._written):
             self.clear()
             if self.published(steps) is not None:
+                self._call.checkpoint()
                 os.unlink(self._name, dir_fd=self._directory)
                 os.fsync(self._directory)
 

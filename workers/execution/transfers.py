@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from orchestrator.domain.errors import HostUnavailable
 from orchestrator.jobs.claim import size_wanted
+from workers.backends.interface import Call
 from workers.execution.images import exported, opened
 from workers.execution.work import Done, Work, made
 
@@ -23,6 +25,7 @@ def import_(work: Work) -> Done:
     image = opened(
         params["image"],
         work.here.transfer,
+        work,
         sha256=params.get("sha256"),
         any_format=params.get("format") == "raw",
     )
@@ -35,12 +38,12 @@ def export(work: Work) -> Done:
     """Write the contents of a volume or a snapshot into a new file."""
     target = work.intent.params["target"]
     source = work.volume if work.intent.snapshot is None else work.snapshot
-    owner = work.driver.installation
-    with exported(target, work.here.transfer, owner, work) as file:
+    _begun_here(work)
+    with exported(target, work.here.transfer, work.driver.installation, work) as file:
         size = file.published(work.steps)
         if size is None:
             file.refuse_taken()
-            work.intend("export", target=target)
+            work.intend("export", target=target, host=work.host)
             file.clear()
             with work.driver.contents(source, work) as contents:
                 built = file.build(contents)
@@ -52,10 +55,21 @@ def export(work: Work) -> Done:
     return Done(result=told, after=told)
 
 
-def take_back(work: Work) -> None:
+def take_back(work: Work, call: Call) -> None:
     """Leave nothing of an export that failed or was canceled."""
     if work.intended("export") is None:
         return
-    target, owner = work.intent.params["target"], work.driver.installation
-    with exported(target, work.here.transfer, owner, work) as file:
+    _begun_here(work)
+    target = work.intent.params["target"]
+    with exported(target, work.here.transfer, work.driver.installation, call) as file:
         file.take_back(work.steps)
+
+
+def _begun_here(work: Work) -> None:
+    """Raise `HostUnavailable` where another host has begun: its files are not seen here."""
+    step = work.intended("export")
+    if step is not None and step.detail["host"] != work.host:
+        raise HostUnavailable(
+            f"this was begun on host {step.detail['host']}, which may have left a file beside "
+            f"{work.intent.params['target']}, or that itself: look there"
+        )

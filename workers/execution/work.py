@@ -44,7 +44,14 @@ from orchestrator.jobs.rates import take_turn
 from orchestrator.machine import boot_id
 from orchestrator.settings import RetrySettings, TransferSettings
 from orchestrator.store.database import Database
-from workers.backends.interface import Device, Driver, SnapshotRef, VolumeFacts, VolumeRef
+from workers.backends.interface import (
+    Call,
+    Device,
+    Driver,
+    SnapshotRef,
+    VolumeFacts,
+    VolumeRef,
+)
 from workers.execution.hooks import Hooks
 from workers.leases import HandBack, Held, LeaseLost, Leases
 
@@ -273,7 +280,7 @@ def made(work: Work, facts: VolumeFacts) -> Done:
 
 Handler = Callable[[Work], Done]
 #: Takes away what an attempt made elsewhere than on the backend.
-Undo = Callable[[Work], None]
+Undo = Callable[[Work, Call], None]
 
 
 def attempt(
@@ -365,8 +372,10 @@ def _end(work: Work, ending: Ending, problem: Problem, retry: RetrySettings) -> 
     creates = claim.action.creates
     changes: Sequence[Change] = ()
     try:
-        if work.undo is not None:
-            work.undo(work)
+        if work.undo is not None and work.touched:
+            # From here on other claims end it, too, and a late one is shut out.
+            work.note(last_step(claim.action), **last_step_detail(ending, problem))
+            work.undo(work, _Ending(work))
         elif creates:
             changes = _undo(work, last_step_detail(ending, problem))
         elif work.touched:

@@ -188,19 +188,15 @@ class ExtStorageDriver(Driver):
     ) -> VolumeFacts:
         self._checked(volume)
         size = round_up(size_bytes, GRAIN)
-        whole = made(self._room / "loaded") / volume.id
-        if not whole.exists() and self._there(volume, call) is not None:
+        if self._there(volume, call) is not None:
             # An earlier attempt's, perhaps on another host: how far it came is not known here.
             self._take_away(volume, call)
         with self._making(volume, call):
-            there = self._there(volume, call)
-            if there is None:
-                self._run("create", volume, {"VOL_SIZE": _mib(size)}, call)
-                there = self._as_asked(self._made(volume, call, size), size)
-                with self._needed(volume, call) as device:
-                    self._fill(volume, device, contents, size, call)
-                whole.touch()
-        return self._as_asked(there, size)
+            self._run("create", volume, {"VOL_SIZE": _mib(size)}, call)
+            there = self._as_asked(self._made(volume, call, size), size)
+            with self._needed(volume, call) as device:
+                self._fill(volume, device, contents, size, call)
+        return there
 
     def clone(
         self,
@@ -471,9 +467,8 @@ class ExtStorageDriver(Driver):
         self._run("detach", volume, {}, call)
         self._run("remove", volume, {}, call)
         self._attached.forget(volume.id)
-        for note in ("making", "loaded"):
-            with suppress(FileNotFoundError):
-                (self._room / note / volume.id).unlink()
+        with suppress(FileNotFoundError):
+            (self._room / "making" / volume.id).unlink()
         try:
             with self._needed(volume, call) as device:
                 path = device.path or ", ".join(device.uris)
