@@ -38,7 +38,14 @@ def data_ranges(file: int, offset: int, end: int) -> Iterator[tuple[int, int]]:
 def read_parts(file: int, size: int) -> Iterator[tuple[int, bytes]]:
     """The data in the first ``size`` bytes of a file or a device, for `Contents`."""
     for offset, length in data_ranges(file, 0, size):
-        yield offset, os.pread(file, length, offset)
+        end = offset + length
+        while offset < end:
+            data = os.pread(file, end - offset, offset)
+            if not data:
+                # What is left out counts as zeroes: an end that comes too early is none.
+                raise OSError(errno.EIO, "it ends before it should")
+            yield offset, data
+            offset += len(data)
 
 
 def pour(
