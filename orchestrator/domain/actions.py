@@ -8,6 +8,7 @@ entry in `ACTIONS`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -57,6 +58,9 @@ Metadata = Annotated[
 ParameterName = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_-]+$")]
 _own = "The volume's own values for parameters of the backend ('backend show' lists them)"
 
+#: The same of a volume that takes none over.
+OwnParameters = Annotated[dict[ParameterName, MetadataText] | None, Field(description=f"{_own}.")]
+
 _size = AliasChoices("size_bytes", "size")
 
 
@@ -71,9 +75,7 @@ class CreateParams(Params):
         validation_alias=_size, description="Size of the volume; rounded up to the backend's grain."
     )
     metadata: Metadata = Field(default_factory=dict)
-    parameters: dict[ParameterName, MetadataText] | None = Field(
-        default=None, description=f"{_own}."
-    )
+    parameters: OwnParameters = None
 
 
 class CloneParams(Params):
@@ -102,9 +104,7 @@ class CopyParams(Params):
         description="Size of the copy, at least the source's; the source's if absent.",
     )
     metadata: Metadata = Field(default_factory=dict)
-    parameters: dict[ParameterName, MetadataText] | None = Field(
-        default=None, description=f"{_own}."
-    )
+    parameters: OwnParameters = None
 
 
 class ImportParams(Params):
@@ -130,9 +130,7 @@ class ImportParams(Params):
         "format of its own (qcow2, VMDK …) or a compressed one, which is refused otherwise.",
     )
     metadata: Metadata = Field(default_factory=dict)
-    parameters: dict[ParameterName, MetadataText] | None = Field(
-        default=None, description=f"{_own}."
-    )
+    parameters: OwnParameters = None
 
 
 class ExportParams(Params):
@@ -251,6 +249,12 @@ class Lane(StrEnum):
     SOURCE = "source"  # params.source, on params.source_backend if there is that
     NEW_NAME = "new_name"  # params.new_name
     BACKEND = "backend"  # the backend's own state
+
+
+def source_of(backend: str, params: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The backend and the name of the volume that is cloned or copied, if one is."""
+    name = params.get("source")
+    return None if name is None else (params.get("source_backend", backend), name)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
-from pydantic_core import PydanticCustomError
 
+from orchestrator.domain.checking import checked
 from orchestrator.domain.errors import InvalidName
 
 MAX_NAME = 255
@@ -51,19 +50,9 @@ def check_host_name(name: str) -> str:
     return name
 
 
-def _validator(check: Callable[[str], str]) -> AfterValidator:
-    def validate(name: str) -> str:
-        try:
-            return check(name)
-        except InvalidName as problem:
-            raise PydanticCustomError("invalid_name", "{why}", {"why": problem.detail}) from None
-
-    return AfterValidator(validate)
-
-
 VolumeName = Annotated[
     str,
-    _validator(check_volume_name),
+    AfterValidator(checked(check_volume_name)),
     Field(
         json_schema_extra={"pattern": r"^[A-Za-z0-9_:+][A-Za-z0-9._:/+\-]{0,254}$"},
         examples=["vm1"],
@@ -71,7 +60,7 @@ VolumeName = Annotated[
 ]
 SnapshotName = Annotated[
     str,
-    _validator(check_volume_name),
+    AfterValidator(checked(check_volume_name)),
     Field(
         json_schema_extra={"pattern": r"^[A-Za-z0-9_:+][A-Za-z0-9._:/+\-]{0,254}$"},
         examples=["before-upgrade"],
@@ -79,12 +68,12 @@ SnapshotName = Annotated[
 ]
 BackendName = Annotated[
     str,
-    _validator(check_backend_name),
+    AfterValidator(checked(check_backend_name)),
     Field(json_schema_extra={"pattern": r"^[a-z0-9][a-z0-9_\-]{0,62}$"}, examples=["fast"]),
 ]
 HostName = Annotated[
     str,
-    _validator(check_host_name),
+    AfterValidator(checked(check_host_name)),
     Field(
         json_schema_extra={"pattern": r"^[A-Za-z0-9]([A-Za-z0-9.\-]{0,251}[A-Za-z0-9])?$"},
         examples=["node1.example.com"],

@@ -9,8 +9,8 @@ from typing import Annotated
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, Field
-from pydantic_core import PydanticCustomError
 
+from orchestrator.domain.checking import checked
 from orchestrator.domain.errors import ForbiddenPlace, InvalidInput
 
 _PORTS = {"http": 80, "https": 443}
@@ -41,9 +41,8 @@ class Places:
         if "://" not in written:
             return _below(written, self.import_from, "image", "transfer.import_from")
         url = urlsplit(written)
-        default = url.port in (None, _PORTS[url.scheme])
         named = {f"{url.hostname}:{url.port or _PORTS[url.scheme]}"}
-        named |= {str(url.hostname)} if default else set()
+        named |= {str(url.hostname)} if unusual_port(url) is None else set()
         if not named & self.hosts:
             raise ForbiddenPlace(
                 f"images may not be read from {url.netloc}: an administrator can add it to "
@@ -72,6 +71,11 @@ def _below(written: str, allowed: Iterable[Path], param: str, setting: str) -> B
         f"administrator can add one to {setting}",
         field=f"params.{param}",
     )
+
+
+def unusual_port(url: SplitResult) -> int | None:
+    """The port of a URL, if it is not the usual one of its scheme."""
+    return None if url.port == _PORTS[url.scheme] else url.port
 
 
 def check_path(written: str) -> str:
@@ -107,29 +111,15 @@ def check_image(written: str) -> str:
     return written
 
 
-def _validate_path(written: str) -> str:
-    try:
-        return check_path(written)
-    except InvalidInput as problem:
-        raise PydanticCustomError("invalid_input", "{why}", {"why": problem.detail}) from None
-
-
-def _validate_image(written: str) -> str:
-    try:
-        return check_image(written)
-    except InvalidInput as problem:
-        raise PydanticCustomError("invalid_input", "{why}", {"why": problem.detail}) from None
-
-
 #: Model fields.
 ImagePath = Annotated[
     str,
-    AfterValidator(_validate_path),
+    AfterValidator(checked(check_path)),
     Field(json_schema_extra={"pattern": r"^(/[A-Za-z0-9_-][A-Za-z0-9._-]{0,40}){1,20}$"}),
 ]
 ImageLocation = Annotated[
     str,
-    AfterValidator(_validate_image),
+    AfterValidator(checked(check_image)),
     Field(
         json_schema_extra={
             "pattern": r"^(https?://[a-z0-9-]{1,40})?(/[A-Za-z0-9_-][A-Za-z0-9._-]{0,40}){1,20}$"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
-from pydantic_core import PydanticCustomError
 
+from orchestrator.domain.checking import checked
 from orchestrator.domain.errors import InvalidSize
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "P": 2**50, "E": 2**60}
@@ -58,47 +58,36 @@ def round_up(size: int, grain: int) -> int:
     return -(-size // grain) * grain
 
 
-def _validate(value: Any) -> int:
-    try:
-        return parse_size(value)
-    except InvalidSize as problem:
-        raise PydanticCustomError("invalid_size", "{why}", {"why": problem.detail}) from None
+def _parse_offset(written: int | str) -> int:
+    return 0 if str(written) == "0" else parse_size(written)
 
 
-def _validate_offset(value: Any) -> int:
-    return 0 if str(value) == "0" else _validate(value)
+def _written(least: int, pattern: str, example: int) -> WithJsonSchema:
+    """What the documentation says of a number of bytes from ``least`` on."""
+    return WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": least, "maximum": MAX_SIZE},
+                {"type": "string", "pattern": pattern},
+            ],
+            "description": "Bytes, or text with a binary unit such as 10G.",
+            "examples": [example],
+        }
+    )
 
 
 #: A model field: bytes, or text with a binary unit; always bytes once read.
 Size = Annotated[
     int,
-    BeforeValidator(_validate),
+    BeforeValidator(checked(parse_size)),
     Field(ge=1, le=MAX_SIZE),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "integer", "minimum": 1, "maximum": MAX_SIZE},
-                {"type": "string", "pattern": "^[1-9][0-9]{0,3}[KMGTkmgt]$"},
-            ],
-            "description": "Bytes, or text with a binary unit such as 10G.",
-            "examples": [10737418240],
-        }
-    ),
+    _written(1, "^[1-9][0-9]{0,3}[KMGTkmgt]$", 10737418240),
 ]
 
 #: A model field: a place inside a volume, written like a size; zero is its beginning.
 Offset = Annotated[
     int,
-    BeforeValidator(_validate_offset),
+    BeforeValidator(checked(_parse_offset)),
     Field(ge=0, le=MAX_SIZE),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "integer", "minimum": 0, "maximum": MAX_SIZE},
-                {"type": "string", "pattern": "^(0|[1-9][0-9]{0,3}[KMGTkmgt])$"},
-            ],
-            "description": "Bytes, or text with a binary unit such as 10G.",
-            "examples": [0],
-        }
-    ),
+    _written(0, "^(0|[1-9][0-9]{0,3}[KMGTkmgt])$", 0),
 ]

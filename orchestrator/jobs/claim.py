@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 
 from orchestrator import failpoints
 from orchestrator.audit.events import Event, recorded
-from orchestrator.domain.actions import Action
+from orchestrator.domain.actions import Action, source_of
 from orchestrator.domain.errors import Locked, Problem
 from orchestrator.domain.states import JobState, SnapshotState, VolumeState
 from orchestrator.jobs import rules
@@ -31,7 +31,6 @@ from orchestrator.jobs.outlook import (
     Outlook,
     VolumeOutlook,
     intent_of,
-    source_of,
 )
 from orchestrator.jobs.submission import GROUP_BUDGET
 from orchestrator.jobs.wakeups import CONTROL_QUEUE

@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, select
 
+from orchestrator.domain.actions import source_of
 from orchestrator.domain.errors import (
     DependencyCycle,
     DependencyFailed,
@@ -44,7 +45,7 @@ from orchestrator.jobs.looking import (
     take_volumes,
     volumes_at,
 )
-from orchestrator.jobs.outlook import Intent, Outlook, source_of
+from orchestrator.jobs.outlook import Intent, Outlook
 from orchestrator.jobs.submission import Submission
 from orchestrator.jobs.views import end_of_archived
 from orchestrator.jobs.wakeups import queue_for

@@ -12,7 +12,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.expression import ColumnElement
 from sqlalchemy.sql.functions import FunctionElement
 
-from orchestrator.domain.actions import Action, Lane
+from orchestrator.domain.actions import Action, Lane, source_of
 from orchestrator.domain.states import JobState
 from orchestrator.store.asking import Asked, Question, ask, rows_of
 from orchestrator.store.bulk import among
@@ -43,7 +43,7 @@ def lanes_of(
     """The keys of the lanes a job holds, sorted. A backend's name has no slash."""
     keys = {
         Lane.VOLUME: f"{backend}/{volume}",
-        Lane.SOURCE: f"{params.get('source_backend', backend)}/{params.get('source')}",
+        Lane.SOURCE: "/".join(source_of(backend, params) or ()),
         Lane.NEW_NAME: f"{backend}/{params.get('new_name')}",
         Lane.BACKEND: f"{backend}/",  # no volume has this name
     }

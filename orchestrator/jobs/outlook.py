@@ -158,12 +158,6 @@ class Outlook:
         ]
 
 
-def source_of(backend: str, params: Mapping[str, Any]) -> tuple[str, str] | None:
-    """The backend and the name of the volume that is cloned or copied, if one is."""
-    name = params.get("source")
-    return None if name is None else (params.get("source_backend", backend), name)
-
-
 def intent_of(row: Mapping[str, Any], backend: str) -> Intent:
     """The intent of a stored job; ``row`` has the columns of `jobs`."""
     return Intent(

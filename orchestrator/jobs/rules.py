@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from orchestrator.domain.actions import MAX_METADATA
+from orchestrator.domain.actions import MAX_METADATA, source_of
 from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import (
     AlreadyExists,
@@ -39,7 +39,6 @@ from orchestrator.jobs.outlook import (
     Outlook,
     SnapshotOutlook,
     VolumeOutlook,
-    source_of,
 )
 
 

@@ -433,22 +433,18 @@ def test_an_export_goes_to_configured_directories_only(
 def test_an_export_that_was_published_before_its_worker_died_is_done(
     engine: Engine, exports: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _filled(engine, "vm", b"text", "fast")
-    [job_id] = engine.submit(_export("vm", exports / "out")).job_ids
-    before = _broken_off_after_publishing(engine, monkeypatch)
+    job_id, inode = _published_and_broken_off(engine, exports, monkeypatch)
     engine.time_passes()
     engine.work()
     job = engine.job(job_id)
     assert (job["state"], job["attempt"]) == ("succeeded", 2), job
-    assert (exports / "out").stat().st_ino == before(exports / "out")
+    assert (exports / "out").stat().st_ino == inode
 
 
 def test_an_export_that_was_published_and_is_canceled_is_taken_back(
     engine: Engine, exports: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _filled(engine, "vm", b"text", "fast")
-    [job_id] = engine.submit(_export("vm", exports / "out")).job_ids
-    _broken_off_after_publishing(engine, monkeypatch)
+    job_id, _ = _published_and_broken_off(engine, exports, monkeypatch)
     engine.cancel(job_id)
     engine.time_passes()
     engine.work()
@@ -459,9 +455,7 @@ def test_an_export_that_was_published_and_is_canceled_is_taken_back(
 def test_taking_back_an_export_leaves_what_somebody_put_in_its_place(
     engine: Engine, exports: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _filled(engine, "vm", b"text", "fast")
-    [job_id] = engine.submit(_export("vm", exports / "out")).job_ids
-    _broken_off_after_publishing(engine, monkeypatch)
+    job_id, _ = _published_and_broken_off(engine, exports, monkeypatch)
     (exports / "out").rename(exports / "moved")
     (exports / "out").write_text("a person's")
     engine.cancel(job_id)
@@ -471,22 +465,23 @@ def test_taking_back_an_export_leaves_what_somebody_put_in_its_place(
     assert (exports / "out").read_text() == "a person's"
 
 
-def _broken_off_after_publishing(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Let the worker die once the file has its name; what tells the file's inode then."""
+def _published_and_broken_off(
+    engine: Engine, exports: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[int, int]:
+    """An export to ``out`` whose worker dies once the file has its name; the job, its inode."""
+    _filled(engine, "vm", b"text", "fast")
+    [job_id] = engine.submit(_export("vm", exports / "out")).job_ids
     name = "volume.export"
     whole = handlers.HANDLERS[name]
-    inodes: dict[str, int] = {}
 
     def dies(work: Any) -> Any:
-        target = Path(whole(work).result["target"])
-        inodes[target.name] = target.stat().st_ino
+        whole(work)
         raise SystemExit
 
-    monkeypatch.setitem(handlers.HANDLERS, name, dies)
-    with pytest.raises(SystemExit):
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        patched.setitem(handlers.HANDLERS, name, dies)
         engine.work()
-    monkeypatch.setitem(handlers.HANDLERS, name, whole)
-    return lambda path: inodes[path.name]
+    return job_id, (exports / "out").stat().st_ino
 
 
 def test_what_an_earlier_attempt_was_building_is_cleared(engine: Engine, exports: Path) -> None:
@@ -530,9 +525,7 @@ def test_a_late_worker_harms_no_later_export(exports: Path) -> None:
 def test_what_another_host_began_is_not_said_to_be_gone(
     engine: Engine, exports: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _filled(engine, "vm", b"text", "fast")
-    [job_id] = engine.submit(_export("vm", exports / "out")).job_ids
-    _broken_off_after_publishing(engine, monkeypatch)
+    job_id, _ = _published_and_broken_off(engine, exports, monkeypatch)
     elsewhere = dataclasses.replace(engine.worker.runner._here, host="elsewhere")
     monkeypatch.setattr(engine.worker.runner, "_here", elsewhere)
     engine.cancel(job_id)

@@ -11,8 +11,6 @@ from itertools import chain
 from orchestrator.domain.errors import InvalidSize
 from workers.backends.interface import Call, Contents
 
-__all__ = ["Contents", "data_ranges", "is_zero", "pour", "read_parts", "write_all"]
-
 #: Bytes between two looks at whether to stop; large enough that looking costs nothing.
 CHUNK = 4 * 2**20
 _ZEROES = bytes(CHUNK)
@@ -57,7 +55,7 @@ def pour(
     zeroed: bool = True,
     writing: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> None:
-    """Write contents into a file or a device, and on its disk.
+    """Write contents into a file or a device; whoever wants them on its disk syncs it.
 
     Where ``zeroed``, the target reads as zeroes already, and zeroes are not written; otherwise
     all its ``most`` bytes are. Each write is done within ``writing()``. Raises `InvalidSize` if
@@ -73,7 +71,6 @@ def pour(
             with writing():
                 write_all(target, data, offset)
         call.progress(offset + len(data), total)
-    os.fsync(target)
     call.progress(total, total)
 
 

@@ -23,7 +23,7 @@ from orchestrator.domain.errors import (
     ImageUnusable,
     NoSpace,
 )
-from orchestrator.domain.places import UNFINISHED, Below
+from orchestrator.domain.places import UNFINISHED, Below, unusual_port
 from orchestrator.jobs.claim import Step
 from orchestrator.settings import TransferSettings
 from workers.backends.interface import Call, Contents
@@ -102,7 +102,7 @@ def _from_url(
     with httpx.Client(timeout=silence, trust_env=False, follow_redirects=False) as client:
         try:
             asked = client.build_request("GET", written, headers={"Accept-Encoding": "identity"})
-            same = (asked.url.host, asked.url.port) == (place.hostname, _own_port(place))
+            same = (asked.url.host, asked.url.port) == (place.hostname, unusual_port(place))
         except httpx.InvalidURL:
             same = False
         if not same:
@@ -121,11 +121,6 @@ def _from_url(
             yield Contents(int(length) if length else None, _pieces(written, answer, call))
         finally:
             answer.close()
-
-
-def _own_port(place: SplitResult) -> int | None:
-    """The port, unless it is the usual one."""
-    return None if place.port == {"http": 80, "https": 443}[place.scheme] else place.port
 
 
 def _refuse_answer(written: str, answer: httpx.Response) -> None:
@@ -263,6 +258,7 @@ class Export:
                 assert size is not None  # noqa: S101 - volumes and snapshots tell
                 os.ftruncate(file, size)
                 pour(contents, file, size, self._call)
+                os.fsync(file)
                 return _mark(os.fstat(file))
             except BaseException:
                 self._drop_staged()

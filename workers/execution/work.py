@@ -189,7 +189,7 @@ class Work:
     def volume(self) -> VolumeRef:
         """The target volume."""
         assert self.intent.volume is not None and self.intent.volume_id is not None  # noqa: S101
-        new = parameters_wanted(self.claim)
+        new = {} if self.claim.volume else parameters_wanted(self.claim)
         return _ref(self.intent.volume_id, self.intent.volume, self.claim.volume, new)
 
     @property

@@ -40,12 +40,10 @@ from workers.backends.interface import (
     VolumeRef,
     check_id,
 )
-from workers.backends.streams import pour, read_parts
+from workers.backends.streams import CHUNK, pour, read_parts
 
 #: Providers count in these.
 GRAIN = 2**20
-#: How much is overwritten between two looks at whether the work must stop.
-_CHUNK = 4 * 2**20
 #: What the text kept with a volume may have (Ganeti: VOL_METADATA), and how long it may be.
 _NOT_IN_TEXT = re.compile(r"[^-A-Za-z0-9_+.]", re.ASCII)
 _LONGEST_TEXT = 128
@@ -490,13 +488,14 @@ class ExtStorageDriver(Driver):
         with _opened(device, os.O_WRONLY) as descriptor:
             ours = partial(self._scripts.claimed, volume.id, call)
             pour(contents, descriptor, size, call, zeroed=False, writing=ours)
+            os.fsync(descriptor)
 
     def _overwrite(
         self, volume: VolumeRef, device: Device, call: Call, offset: int, length: int | None
     ) -> None:
         size, done = size_of(str(device.path)) - offset, 0
         size = size if length is None else min(size, length)
-        zeroes = bytes(_CHUNK)
+        zeroes = bytes(CHUNK)
         with _opened(device, os.O_WRONLY) as descriptor:
             while done < size:
                 call.checkpoint()

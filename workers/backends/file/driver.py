@@ -170,6 +170,7 @@ class FileDriver(Driver):
         def fill(built: Built) -> None:
             os.ftruncate(built.descriptor, size)
             pour(contents, built.descriptor, size, call)
+            os.fsync(built.descriptor)
 
         with translated(self.backend), self._tree() as tree:
             return make_volume(tree, volume, size, metadata, fill, call)
