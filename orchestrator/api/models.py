@@ -8,7 +8,14 @@ from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from orchestrator.domain.states import BackendState, JobState, Role, SnapshotState, VolumeState
+from orchestrator.domain.states import (
+    BackendState,
+    JobState,
+    PolicyState,
+    Role,
+    SnapshotState,
+    VolumeState,
+)
 
 T = TypeVar("T")
 
@@ -158,6 +165,7 @@ class PlannedJob(Answer):
     backend: str
     volume: str | None = None
     snapshot: str | None = None
+    policy: str | None = None
     host: str | None = None
     ref: str | None = None
     params: dict[str, Any]
@@ -230,6 +238,14 @@ class Volume(Answer):
     used_bytes: int
     metadata: dict[str, str]
     parameters: dict[str, str] = Field(description="Its own values for the backend's parameters.")
+    settings: dict[str, Any] = Field(
+        description="How it behaves, as far as that is known: autosize, junction path …"
+    )
+    policy: str | None = Field(default=None, description="Its export policy; null: it has none.")
+    address: str | None = Field(default=None, description="Where hosts mount it from.")
+    snapshot_reserve_used_percent: int | None = Field(
+        default=None, description="How much of their reserve its snapshots use."
+    )
     parent_volume_id: str | None = None
     parent_snapshot: str | None = None
     lock: Lock | None = None
@@ -255,6 +271,20 @@ class Snapshot(Answer):
     created_at: datetime
 
 
+class Policy(Answer):
+    """Which clients may mount the volumes that have it."""
+
+    id: str
+    backend: str
+    name: str
+    state: PolicyState
+    rules: list[str] = Field(description="In their order; none: nobody is admitted.")
+    volumes: int = Field(description="How many volumes have it.")
+    jobs: list[int] = Field(default_factory=list, description="Unfinished jobs that change it.")
+    created_at: datetime
+    changed_at: datetime
+
+
 class Event(Answer):
     """One line of history."""
 
@@ -265,6 +295,7 @@ class Event(Answer):
     volume: str | None = None
     volume_id: str | None = None
     snapshot: str | None = None
+    policy: str | None = None
     job_id: int | None = None
     actor: str
     reason: str | None = None

@@ -18,7 +18,13 @@ from pydantic import BeforeValidator
 
 from orchestrator.api.service import Service
 from orchestrator.domain.errors import InvalidInput, NotAllowed, NotAuthenticated
-from orchestrator.domain.names import BackendName, HostName, SnapshotName, VolumeName
+from orchestrator.domain.names import (
+    BackendName,
+    HostName,
+    PolicyName,
+    SnapshotName,
+    VolumeName,
+)
 from orchestrator.domain.requests import MAX_ID
 from orchestrator.domain.states import Role
 from orchestrator.jobs.submission import Actor
@@ -106,6 +112,9 @@ VolumeInPath = Annotated[
 ]
 SnapshotInPath = Annotated[
     SnapshotName, _decoded, Path(description="Name of the snapshot, percent-encoded.")
+]
+PolicyInPath = Annotated[
+    PolicyName, _decoded, Path(description="Name of the export policy, percent-encoded.")
 ]
 HostInPath = Annotated[HostName, _decoded, Path(description="Name of the host.")]
 IdInPath = Annotated[int, Path(ge=1, le=MAX_ID)]

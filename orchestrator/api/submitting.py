@@ -80,6 +80,7 @@ def _plan(planned: Sequence[PlannedJob]) -> models.Plan:
                 backend=job.request.backend,
                 volume=job.request.volume,
                 snapshot=job.request.snapshot,
+                policy=job.request.policy,
                 host=job.request.host,
                 ref=job.request.ref,
                 params=job.request.stored_params(),

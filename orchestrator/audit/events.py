@@ -34,6 +34,7 @@ class Event:
     volume: str | None = None
     volume_id: str | None = None
     snapshot: str | None = None
+    policy: str | None = None
     job_id: int | None = None
     reason: str | None = None
     data: dict[str, Any] = field(default_factory=dict)
@@ -56,6 +57,7 @@ def job_event(
         volume=row["volume"],
         volume_id=row["volume_id"],
         snapshot=row["snapshot"],
+        policy=row["policy"],
         job_id=row["id"],
         reason=reason,
         data=data,
@@ -79,6 +81,7 @@ def recorded(happened: Sequence[Event], at: datetime) -> Asked:
             "volume": event.volume,
             "volume_id": event.volume_id,
             "snapshot": event.snapshot,
+            "policy": event.policy,
             "job_id": event.job_id,
             "actor": event.actor,
             "reason": event.reason,

@@ -26,7 +26,7 @@ from orchestrator.domain.errors import (
 )
 from orchestrator.domain.requests import MAX_BATCH, JobOptions, parse_request
 
-_TARGETS = ("backend", "volume", "snapshot", "host")
+_TARGETS = ("backend", "volume", "snapshot", "policy", "host")
 #: Columns that are no parameters.
 _FIELDS = ("ref", "action", *_TARGETS, *JobOptions.model_fields)
 _NUMBERS = ("priority", "max_attempts")
@@ -108,7 +108,7 @@ def _format_of(path: Path, text: str) -> str:
 def read_csv(text: str) -> BatchFile:
     """The jobs of a table: a row each, its columns named by the first row.
 
-    The columns ``ref``, ``action``, ``backend``, ``volume``, ``snapshot``, ``host``,
+    The columns ``ref``, ``action``, ``backend``, ``volume``, ``snapshot``, ``policy``, ``host``,
     ``depends_on`` (refs or ids, separated by blanks, commas or semicolons), ``priority`` and
     the other options of a job are known; any other is a parameter, such as ``size`` or
     ``metadata.owner``. An empty cell is absent. Rows are counted as spreadsheets do: the one

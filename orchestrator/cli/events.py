@@ -28,7 +28,8 @@ def _what(event: Mapping[str, Any]) -> str | None:
         return None
     volume = f"/{event['volume']}" if event["volume"] else ""
     snapshot = f"@{event['snapshot']}" if event["snapshot"] else ""
-    return f"{event['backend']}{volume}{snapshot}"
+    policy = f" policy {event['policy']}" if event["policy"] else ""
+    return f"{event['backend']}{volume}{snapshot}{policy}"
 
 
 _EVENTS: Columns = {

@@ -7,7 +7,7 @@ import types
 from collections.abc import Iterable
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import AliasChoices, BeforeValidator
+from pydantic import AliasChoices, BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
 
 from orchestrator.domain.actions import ACTIONS
@@ -92,6 +92,10 @@ def convert(action: str, name: str, value: str) -> Any:
             return kind(value)
         except ValueError:
             raise ValueError(f"{value!r} is no number") from None
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        kind = dict
+    if kind is list and not value.lstrip().startswith("["):
+        return [part.strip() for part in value.split(",") if part.strip()]
     if kind in (dict, list):
         return _from_json(value, kind)
     return value

@@ -43,6 +43,7 @@ BackendIfAny = Annotated[
 Volume = Annotated[str, typer.Option("--volume", help="Name of the volume.")]
 VolumeIfAny = Annotated[str | None, typer.Option("--volume", help="Name of the volume.")]
 SnapshotIfAny = Annotated[str | None, typer.Option("--snapshot", help="Name of the snapshot.")]
+PolicyIfAny = Annotated[str | None, typer.Option("--policy", help="Name of the export policy.")]
 HostIfAny = Annotated[
     str | None, typer.Option("--host", help="The host on which, or on whose behalf, it is done.")
 ]

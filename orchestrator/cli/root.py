@@ -29,6 +29,7 @@ _COMMANDS = {
     "volume": ("volumes", "app"),
     "snapshot": ("snapshots", "app"),
     "lock": ("locks", "app"),
+    "policy": ("policies", "app"),
     "backend": ("backends", "app"),
     "event": ("events", "app"),
     "token": ("tokens", "app"),

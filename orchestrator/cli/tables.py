@@ -34,6 +34,8 @@ def target(job: Mapping[str, Any]) -> str:
         told += f"/{job['volume']}"
     if job["snapshot"]:
         told += f"@{job['snapshot']}"
+    if job["policy"]:
+        told += f" policy {job['policy']}"
     if job["host"]:
         told += f" on {job['host']}"
     return told

@@ -13,17 +13,18 @@ from orchestrator.cli.key_values import written_names
 from orchestrator.cli.submit import submit
 from orchestrator.domain.actions import ACTIONS, Action, Need
 
-_TARGETS = ("backend", "volume", "snapshot", "host")
+_TARGETS = ("backend", "volume", "snapshot", "policy", "host")
 _REQUIRED: dict[str, Any] = {
     "backend": options.Backend,
     "volume": options.Volume,
     "snapshot": Annotated[str, typer.Option("--snapshot", help="Name of the snapshot.")],
+    "policy": Annotated[str, typer.Option("--policy", help="Name of the export policy.")],
     "host": Annotated[str, typer.Option("--host", help="The host on which it is done.")],
 }
 
 
 def add_actions(app: typer.Typer, kind: str) -> None:
-    """Add a command for each action of a kind: ``volume``, ``snapshot`` or ``backend``."""
+    """Add a command for each action of a kind: ``volume``, ``policy`` …"""
     for action in ACTIONS.values():
         if action.kind == kind:
             app.command(action.verb.replace("_", "-"), help=_help(action))(_command(action))
@@ -39,7 +40,10 @@ def _command(action: Action) -> Callable[..., None]:
     named = Annotated[
         str, typer.Argument(metavar=action.kind.upper(), help=f"Name of the {action.kind}.")
     ]
-    parameters = [Parameter(action.kind, Parameter.KEYWORD_ONLY, annotation=named)]
+    target = Parameter(action.kind, Parameter.KEYWORD_ONLY, annotation=named)
+    if getattr(action, action.kind, Need.REQUIRED) is Need.OPTIONAL:
+        target = target.replace(annotation=named | None, default=None)
+    parameters = [target]
     for name, parameter in of_submit.items():
         if name in ("action", action.kind):
             continue

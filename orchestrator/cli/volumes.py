@@ -10,6 +10,7 @@ from orchestrator.cli import options
 from orchestrator.cli.connection import collect, connect, whole
 from orchestrator.cli.output import (
     Columns,
+    params,
     print_details,
     print_json,
     print_table,
@@ -95,6 +96,9 @@ def show(
             "requested": size(found["requested_bytes"]),
             "used": size(found["used_bytes"]),
             "metadata": found["metadata"],
+            "settings": params(found["settings"]),
+            "export policy": found["policy"],
+            "mounted from": found["address"],
             "parent": found["parent_volume_id"],
             "snapshot of it": found["parent_snapshot"],
             "locked by": lock and lock["owner"],

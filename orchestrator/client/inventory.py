@@ -7,7 +7,7 @@ from typing import cast
 
 from orchestrator.client.binding import listing, operation
 from orchestrator.client.listings import Query
-from orchestrator.client.shapes import Attachment, Backend, Lock, Snapshot, Volume
+from orchestrator.client.shapes import Attachment, Backend, Lock, Policy, Snapshot, Volume
 from orchestrator.client.steps import Call, Steps, given, path_to
 
 
@@ -50,6 +50,17 @@ class InventoryMethods:
         """Read a snapshot. Raises `UnknownSnapshot`."""
         answer = yield _get(_volume(backend, volume, "snapshots", snapshot))
         return cast(Snapshot, answer.body)
+
+    @listing
+    def policies(self, backend: str) -> Query[Policy]:
+        """A backend's export policies by name."""
+        return Query(path_to("backends", backend, "policies"))
+
+    @operation
+    def policy(self, backend: str, policy: str) -> Steps[Policy]:
+        """Read an export policy. Raises `UnknownPolicy`."""
+        answer = yield _get(path_to("backends", backend, "policies", policy))
+        return cast(Policy, answer.body)
 
     @listing
     def attachments(self, backend: str, volume: str) -> Query[Attachment]:

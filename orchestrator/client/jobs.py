@@ -35,6 +35,7 @@ class JobMethods:
         *,
         volume: str | None = None,
         snapshot: str | None = None,
+        policy: str | None = None,
         host: str | None = None,
         params: Mapping[str, Any] | None = None,
         wait: float | None = None,
@@ -57,7 +58,7 @@ class JobMethods:
         and `Unavailable` if it cannot be reached.
         """
         request = _request(
-            action, backend, volume, snapshot, host, params, more,
+            action, backend, volume, snapshot, policy, host, params, more,
             reason=reason, priority=priority, run_at=run_at, depends_on=depends_on,
             max_attempts=max_attempts, after=after,
         )  # fmt: skip
@@ -74,6 +75,7 @@ class JobMethods:
         *,
         volume: str | None = None,
         snapshot: str | None = None,
+        policy: str | None = None,
         host: str | None = None,
         params: Mapping[str, Any] | None = None,
         reason: str | None = None,
@@ -89,7 +91,7 @@ class JobMethods:
         Raises the `Problem` for which the service would refuse the job.
         """
         request = _request(
-            action, backend, volume, snapshot, host, params, more,
+            action, backend, volume, snapshot, policy, host, params, more,
             reason=reason, priority=priority, run_at=run_at, depends_on=depends_on,
             max_attempts=max_attempts, after=after,
         )  # fmt: skip
@@ -282,6 +284,7 @@ def _request(
     backend: str | None,
     volume: str | None,
     snapshot: str | None,
+    policy: str | None,
     host: str | None,
     params: Mapping[str, Any] | None,
     more: Mapping[str, Any],
@@ -297,6 +300,7 @@ def _request(
         "backend": backend,
         "volume": volume,
         "snapshot": snapshot,
+        "policy": policy,
         "host": host,
         "params": {**(params or {}), **more},
         "run_at": when,

@@ -128,6 +128,7 @@ class PlannedJob(TypedDict):
     backend: str
     volume: str | None
     snapshot: str | None
+    policy: str | None
     host: str | None
     ref: str | None
     params: dict[str, Any]
@@ -194,6 +195,10 @@ class Volume(TypedDict):
     used_bytes: int
     metadata: dict[str, str]
     parameters: dict[str, str]
+    settings: dict[str, Any]
+    policy: str | None
+    address: str | None
+    snapshot_reserve_used_percent: int | None
     parent_volume_id: str | None
     parent_snapshot: str | None
     lock: Lock | None
@@ -217,6 +222,20 @@ class Snapshot(TypedDict):
     created_at: str
 
 
+class Policy(TypedDict):
+    """Which clients may mount the volumes that have it."""
+
+    id: str
+    backend: str
+    name: str
+    state: Literal["pending", "available", "error", "removed"]
+    rules: list[str]
+    volumes: int
+    jobs: list[int]
+    created_at: str
+    changed_at: str
+
+
 class Event(TypedDict):
     """One line of history."""
 
@@ -227,6 +246,7 @@ class Event(TypedDict):
     volume: str | None
     volume_id: str | None
     snapshot: str | None
+    policy: str | None
     job_id: int | None
     actor: str
     reason: str | None

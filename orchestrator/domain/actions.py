@@ -13,12 +13,20 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
-from orchestrator.domain.names import BackendName, VolumeName
+from orchestrator.domain.exports import RuleText, RuleTexts
+from orchestrator.domain.names import BackendName, JunctionPath, VolumeName
 from orchestrator.domain.places import ImageLocation, ImagePath
-from orchestrator.domain.sizes import Offset, Size
+from orchestrator.domain.sizes import AnySize, Offset, Size
 from orchestrator.domain.states import Role
 
 #: How much metadata a volume may carry, as JSON.
@@ -68,6 +76,42 @@ class NoParams(Params):
     """This action takes no parameters."""
 
 
+class VolumeSettings(Params):
+    """How a volume behaves, and where it is found; what is absent stays as it is.
+
+    ``autosize_…`` and ``junction_path`` every backend has; the others are the driver's
+    (`orchestrator.domain.drivers.DriverSpec.settings`).
+    """
+
+    autosize_enabled: bool | None = Field(
+        default=None, description="Whether the volume grows by itself as it fills."
+    )
+    autosize_max_bytes: AnySize | None = Field(
+        default=None, description="How large it may grow so; without it, it does not."
+    )
+    snapshot_reserve_percent: Annotated[int, Field(ge=0, le=90)] | None = Field(
+        default=None, description="How much of the volume is kept for its snapshots."
+    )
+    compression: bool | None = Field(default=None, description="Compress what was written.")
+    inline_compression: bool | None = Field(
+        default=None, description="Compress what is being written."
+    )
+    caching_policy: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None = Field(
+        default=None, description="How the storage caches it, in its own words."
+    )
+    junction_path: JunctionPath | None = Field(
+        default=None, description="Where it is mounted in the backend's name space."
+    )
+
+
+class NewVolumeSettings(VolumeSettings):
+    """The same of a volume to be made."""
+
+    aggregate: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None = Field(
+        default=None, description="The aggregate that it shall be on; the emptiest if absent."
+    )
+
+
 class CreateParams(Params):
     """What a new volume shall be."""
 
@@ -76,6 +120,7 @@ class CreateParams(Params):
     )
     metadata: Metadata = Field(default_factory=dict)
     parameters: OwnParameters = None
+    settings: NewVolumeSettings | None = Field(default=None, description="What is not usual.")
 
 
 class CloneParams(Params):
@@ -152,14 +197,26 @@ class GrowParams(Params):
 
 
 class UpdateParams(Params):
-    """What to change in a volume's metadata."""
+    """What to change in a volume's metadata and settings: one of them at least."""
 
-    metadata: dict[MetadataKey, MetadataText | None] = Field(
+    metadata: dict[MetadataKey, MetadataText | None] | None = Field(
+        default=None,
         min_length=1,
         max_length=MAX_METADATA,
         description="Entries to set; null removes an entry.",
         examples=[{"owner": "billing", "stage": None}],
     )
+    settings: VolumeSettings | None = Field(
+        default=None, description="Settings to change.", examples=[{"autosize_enabled": True}]
+    )
+
+    @model_validator(mode="after")
+    def _something(self) -> UpdateParams:
+        if self.metadata is None and not (self.settings and self.settings.model_fields_set):
+            raise PydanticCustomError(
+                "invalid_input", "give metadata or settings to change, or both of them"
+            )
+        return self
 
 
 class SetInfoParams(Params):
@@ -232,6 +289,24 @@ class OpenParams(Params):
     )
 
 
+class PolicyParams(Params):
+    """Who may mount the volumes that have the policy."""
+
+    rules: RuleTexts = Field(default_factory=list)
+
+
+class RulesParams(Params):
+    """Who may mount the volumes that have the policy, instead of all that were named before."""
+
+    rules: RuleTexts
+
+
+class RuleParams(Params):
+    """One rule; it is the same rule however it is written."""
+
+    rule: RuleText
+
+
 class VerifyBackendParams(Params):
     """What to do about the identity marker."""
 
@@ -248,6 +323,8 @@ class Lane(StrEnum):
     VOLUME = "volume"
     SOURCE = "source"  # params.source, on params.source_backend if there is that
     NEW_NAME = "new_name"  # params.new_name
+    JUNCTION = "junction"  # params.settings.junction_path, if there is one
+    POLICY = "policy"
     BACKEND = "backend"  # the backend's own state
 
 
@@ -270,6 +347,7 @@ class Action:
     role: Role = Role.OPERATOR
     volume: Need = Need.REQUIRED
     snapshot: Need = Need.NO
+    policy: Need = Need.NO
     host: Need = Need.NO
     #: The names held while the job is unfinished; an action without lanes only reads.
     lanes: tuple[Lane, ...] = (Lane.VOLUME,)
@@ -298,7 +376,7 @@ class Action:
 
     @property
     def kind(self) -> str:
-        """``volume``, ``snapshot`` or ``backend``."""
+        """``volume``, ``snapshot``, ``policy`` or ``backend``."""
         return self.name.partition(".")[0]
 
     @property
@@ -318,6 +396,8 @@ _DECLARED = (
         summary="Make a new, empty volume.",
         audit="created volume {volume}",
         params=CreateParams,
+        policy=Need.OPTIONAL,
+        lanes=(Lane.VOLUME, Lane.JUNCTION),
         capability="create",
         creates=True,
         route=("POST", "/volumes"),
@@ -385,9 +465,10 @@ _DECLARED = (
     ),
     Action(
         name="volume.update",
-        summary="Set or remove entries of a volume's metadata.",
-        audit="changed the metadata of volume {volume}",
+        summary="Change a volume's metadata or settings.",
+        audit="changed volume {volume}",
         params=UpdateParams,
+        lanes=(Lane.VOLUME, Lane.JUNCTION),
         capability="metadata",
         route=("POST", "/volumes/{volume}/update"),
     ),
@@ -546,6 +627,81 @@ _DECLARED = (
         capability="snapshot",
         respects_lock=True,
         route=("DELETE", "/volumes/{volume}/snapshots/{snapshot}"),
+    ),
+    Action(
+        name="policy.create",
+        summary="Make an export policy.",
+        audit="made export policy {policy}",
+        params=PolicyParams,
+        volume=Need.NO,
+        policy=Need.REQUIRED,
+        lanes=(Lane.POLICY,),
+        capability="policy",
+        creates=True,
+        route=("POST", "/policies"),
+    ),
+    Action(
+        name="policy.remove",
+        summary="Remove an export policy that no volume has.",
+        audit="removed export policy {policy}",
+        volume=Need.NO,
+        policy=Need.REQUIRED,
+        lanes=(Lane.POLICY,),
+        capability="policy",
+        destructive=True,
+        route=("DELETE", "/policies/{policy}"),
+    ),
+    Action(
+        name="policy.add_rule",
+        summary="Add a rule at the end of an export policy, unless it is there.",
+        audit="added a rule to export policy {policy}",
+        params=RuleParams,
+        volume=Need.NO,
+        policy=Need.REQUIRED,
+        lanes=(Lane.POLICY,),
+        capability="policy",
+        route=("POST", "/policies/{policy}/add_rule"),
+    ),
+    Action(
+        name="policy.remove_rule",
+        summary="Take a rule out of an export policy, if it is there.",
+        audit="took a rule out of export policy {policy}",
+        params=RuleParams,
+        volume=Need.NO,
+        policy=Need.REQUIRED,
+        lanes=(Lane.POLICY,),
+        capability="policy",
+        route=("POST", "/policies/{policy}/remove_rule"),
+    ),
+    Action(
+        name="policy.set_rules",
+        summary="Replace the rules of an export policy.",
+        audit="replaced the rules of export policy {policy}",
+        params=RulesParams,
+        volume=Need.NO,
+        policy=Need.REQUIRED,
+        lanes=(Lane.POLICY,),
+        capability="policy",
+        route=("PUT", "/policies/{policy}/rules"),
+    ),
+    Action(
+        name="policy.assign",
+        summary="Give a volume an export policy, or take its own away if none is named.",
+        audit="gave volume {volume} the export policy {policy}",
+        policy=Need.OPTIONAL,
+        capability="policy",
+        respects_lock=True,
+        route=("PUT", "/volumes/{volume}/policy"),
+    ),
+    Action(
+        name="policy.reapply",
+        summary="Make the storage's rules of an export policy what is recorded.",
+        audit="applied export policy {policy} anew",
+        volume=Need.NO,
+        policy=Need.REQUIRED,
+        lanes=(Lane.POLICY,),
+        capability="policy",
+        route=("POST", "/policies/{policy}/reapply"),
     ),
     Action(
         name="backend.refresh",

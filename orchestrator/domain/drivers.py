@@ -12,6 +12,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
+from orchestrator.domain.exports import ClientKind
 from orchestrator.domain.names import PROVIDER
 from orchestrator.domain.sizes import Size
 
@@ -30,6 +31,9 @@ class MemoryOptions(DriverOptions):
 
     capacity: Size = Field(default=2**50, description="How much the backend pretends to hold.")
     delay: float = Field(default=0.0, ge=0, le=3600, description="Seconds each change takes.")
+    filer_address: str = Field(
+        default="memory", description="Where hosts would mount its volumes from."
+    )
 
 
 class FileOptions(DriverOptions):
@@ -138,6 +142,10 @@ class DriverSpec:
     group: int
     #: Attaching takes effect on the worker's own host, so the job must travel there.
     attaches_locally: bool
+    #: The settings of volumes that the storage has itself, besides those that all have.
+    settings: frozenset[str] = frozenset()
+    #: How export rules may name clients.
+    clients: frozenset[ClientKind] = frozenset()
 
 
 _EVERYTHING = frozenset(
@@ -160,6 +168,18 @@ _EVERYTHING = frozenset(
     }
 )
 
+#: The settings of volumes on NAS filers.
+_NAS_SETTINGS = frozenset(
+    {
+        "snapshot_reserve_percent",
+        "compression",
+        "inline_compression",
+        "caching_policy",
+        "junction_path",
+        "aggregate",
+    }
+)
+
 #: Every driver by the name used in the configuration.
 DRIVERS: dict[str, DriverSpec] = {
     spec.name: spec
@@ -167,12 +187,14 @@ DRIVERS: dict[str, DriverSpec] = {
         DriverSpec(
             name="memory",
             target="workers.backends.memory:MemoryDriver",
-            capabilities=_EVERYTHING,
+            capabilities=_EVERYTHING | {"policy"},
             options=MemoryOptions,
             thin=True,
             overcommit=20.0,
             group=200,
             attaches_locally=False,
+            settings=_NAS_SETTINGS,
+            clients=frozenset(ClientKind),
         ),
         DriverSpec(
             name="file",

@@ -178,6 +178,12 @@ class UnknownSnapshot(NotFound):
     code = "unknown_snapshot"
 
 
+class UnknownPolicy(NotFound):
+    """There is no such export policy."""
+
+    code = "unknown_policy"
+
+
 class UnknownJob(NotFound):
     """There is no such job."""
 
@@ -336,6 +342,22 @@ class TimedOut(Problem):
     code = "timed_out"
     status = 504
     retryable = True
+
+
+class StillWorking(Problem):
+    """The backend has taken the work on and has not finished it yet.
+
+    Not an attempt that failed: the job gives up its place at the worker, and the same call is
+    made again after ``seconds``.
+    """
+
+    code = "still_working"
+    status = 503
+    retryable = True
+
+    def __init__(self, detail: str | None = None, *, seconds: float = 5.0, **facts: Any):
+        super().__init__(detail, **facts)
+        self.seconds = seconds
 
 
 class ImageUnreachable(Problem):

@@ -50,6 +50,14 @@ def check_host_name(name: str) -> str:
     return name
 
 
+def check_junction_path(path: str) -> str:
+    """``path`` itself, or `InvalidName`: where a volume is mounted in its backend's name space."""
+    name = check_volume_name(path)
+    if not name.startswith("/") or name.endswith("/") or "//" in name:
+        raise InvalidName(f"{path!r} is no junction path: write /projects or /projects/web")
+    return name
+
+
 VolumeName = Annotated[
     str,
     AfterValidator(checked(check_volume_name)),
@@ -77,5 +85,21 @@ HostName = Annotated[
     Field(
         json_schema_extra={"pattern": r"^[A-Za-z0-9]([A-Za-z0-9.\-]{0,251}[A-Za-z0-9])?$"},
         examples=["node1.example.com"],
+    ),
+]
+JunctionPath = Annotated[
+    str,
+    AfterValidator(checked(check_junction_path)),
+    Field(
+        json_schema_extra={"pattern": r"^(/[A-Za-z0-9_:+][A-Za-z0-9_:+\-]{0,60}){1,4}$"},
+        examples=["/projects/web"],
+    ),
+]
+PolicyName = Annotated[
+    str,
+    AfterValidator(checked(check_volume_name)),
+    Field(
+        json_schema_extra={"pattern": r"^[A-Za-z0-9_:+][A-Za-z0-9._:/+\-]{0,254}$"},
+        examples=["web"],
     ),
 ]

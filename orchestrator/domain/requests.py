@@ -32,7 +32,13 @@ from orchestrator.domain.errors import (
     UnknownField,
     UnknownParameter,
 )
-from orchestrator.domain.names import BackendName, HostName, SnapshotName, VolumeName
+from orchestrator.domain.names import (
+    BackendName,
+    HostName,
+    PolicyName,
+    SnapshotName,
+    VolumeName,
+)
 
 #: The most jobs one batch may hold.
 MAX_BATCH = 100_000
@@ -97,6 +103,7 @@ class JobRequest(JobOptions):
     backend: BackendName = Field(description="Name of the backend.")
     volume: VolumeName | None = None
     snapshot: SnapshotName | None = None
+    policy: PolicyName | None = None
     host: HostName | None = None
     params: Any = None
     ref: Ref | None = Field(
@@ -119,12 +126,16 @@ class JobRequest(JobOptions):
     def stored_params(self) -> dict[str, Any]:
         """The parameters as a job keeps them: sizes in bytes, absent ones left out."""
         stored: dict[str, Any] = self.params.model_dump(mode="json", exclude_none=False)
+        if stored.get("settings"):
+            settings = stored["settings"].items()
+            stored["settings"] = {name: value for name, value in settings if value is not None}
         return {name: value for name, value in stored.items() if value is not None}
 
 
 _TARGETS: dict[str, tuple[Any, str]] = {
     "volume": (VolumeName, "Name of the volume."),
     "snapshot": (SnapshotName, "Name of the snapshot."),
+    "policy": (PolicyName, "Name of the export policy."),
     "host": (HostName, "The host on which, or on whose behalf, it is done."),
 }
 

@@ -11,16 +11,16 @@ from orchestrator.domain.checking import checked
 from orchestrator.domain.errors import InvalidSize
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "P": 2**50, "E": 2**60}
-_WRITTEN = re.compile(r"([0-9]{1,20})(?:([KMGTPE])(?:i?B)?|B)?", re.IGNORECASE | re.ASCII)
+_WRITTEN = re.compile(r"([0-9]{1,40})(?:([KMGTPE])(?:i?B)?|B)?", re.IGNORECASE | re.ASCII)
 
 #: The largest size a volume may have: what a signed 64-bit column holds.
 MAX_SIZE = 2**63 - 1
 
 
-def parse_size(written: int | str) -> int:
+def parse_size(written: int | str, most: int = MAX_SIZE) -> int:
     """Bytes for ``10737418240``, ``"10G"``, ``"512MiB"``; units are binary.
 
-    Raises `InvalidSize` for anything else, for zero and for more than `MAX_SIZE`.
+    Raises `InvalidSize` for anything else, for zero and for more than ``most``.
     """
     if isinstance(written, bool) or not isinstance(written, int | str):
         raise InvalidSize(f"a size is a number of bytes or text such as 10G, not {written!r}")
@@ -36,8 +36,8 @@ def parse_size(written: int | str) -> int:
         size = written
     if size <= 0:
         raise InvalidSize(f"a size is at least 1 byte, not {size}")
-    if size > MAX_SIZE:
-        raise InvalidSize(f"{written} is more than the largest size, {MAX_SIZE} bytes")
+    if size > most:
+        raise InvalidSize(f"{written} is more than the largest size, {most} bytes")
     return size
 
 
@@ -81,6 +81,17 @@ Size = Annotated[
     int,
     BeforeValidator(checked(parse_size)),
     Field(ge=1, le=MAX_SIZE),
+    _written(1, "^[1-9][0-9]{0,3}[KMGTkmgt]$", 10737418240),
+]
+
+#: The largest number that says how large something may become at most.
+MAX_LIMIT = 2**127 - 1
+
+#: A model field: a size that nothing need have, only stay below.
+AnySize = Annotated[
+    int,
+    BeforeValidator(checked(lambda written: parse_size(written, MAX_LIMIT))),
+    Field(ge=1, le=MAX_LIMIT),
     _written(1, "^[1-9][0-9]{0,3}[KMGTkmgt]$", 10737418240),
 ]
 

@@ -39,6 +39,15 @@ class SnapshotState(StrEnum):
     REMOVED = "removed"
 
 
+class PolicyState(StrEnum):
+    """What an export policy is."""
+
+    PENDING = "pending"
+    AVAILABLE = "available"
+    ERROR = "error"
+    REMOVED = "removed"
+
+
 class BackendState(StrEnum):
     """Whether a backend takes work: a draining one finishes what was begun, no more."""
 

@@ -56,6 +56,16 @@ def configure(connection: Connection, configured: Mapping[str, BackendSettings])
             )
 
 
+def backend_id(connection: Connection, backend: str) -> int:
+    """The id of a configured backend. Raises `UnknownBackend`."""
+    found = connection.execute(
+        select(backends.c.id).where(backends.c.name == backend, backends.c.configured)
+    ).scalar()
+    if found is None:
+        raise UnknownBackend(f"there is no backend {backend!r}", field="backend")
+    return int(found)
+
+
 def ids_of(connection: Connection, names: list[str]) -> dict[str, int]:
     """The ids of backends by name."""
     found = connection.execute(

@@ -10,15 +10,22 @@ from typing import Any
 
 from sqlalchemy import Connection, Table, and_, delete, or_, select, update
 
-from orchestrator.domain.states import SnapshotState, VolumeState
+from orchestrator.domain.states import PolicyState, SnapshotState, VolumeState
 from orchestrator.store.asking import Asked, Question, Rows, ask, one_of
 from orchestrator.store.bulk import among, insert_rows, updated
-from orchestrator.store.tables import attachments, backends, locks, snapshots, volumes
+from orchestrator.store.tables import (
+    attachments,
+    backends,
+    locks,
+    policies,
+    snapshots,
+    volumes,
+)
 
 
 @dataclass(frozen=True)
 class Set:
-    """Set columns of the row with this id in `volumes`, `snapshots` or `backends`."""
+    """Set columns of the row with this id in `volumes`, `snapshots`, `policies` or `backends`."""
 
     table: Table
     id: str | int
@@ -37,6 +44,13 @@ class SnapshotGone:
     """The snapshot no longer exists."""
 
     snapshot_id: str
+
+
+@dataclass(frozen=True)
+class PolicyGone:
+    """The export policy no longer exists."""
+
+    policy_id: str
 
 
 @dataclass(frozen=True)
@@ -65,7 +79,7 @@ class Opened:
     opening: str | None
 
 
-Change = Set | VolumeGone | SnapshotGone | Attached | Detached | Opened
+Change = Set | VolumeGone | SnapshotGone | PolicyGone | Attached | Detached | Opened
 
 
 def set_volume(volume_id: str, **values: Any) -> Set:
@@ -78,10 +92,23 @@ def set_snapshot(snapshot_id: str, **values: Any) -> Set:
     return Set(snapshots, snapshot_id, values)
 
 
+def set_policy(policy_id: str, **values: Any) -> Set:
+    """Set columns of an export policy."""
+    return Set(policies, policy_id, values)
+
+
 def set_backend(backend_id: int, **values: Any) -> Set:
     """Set columns of a backend."""
     return Set(backends, backend_id, values)
 
+
+def _key(table: Table) -> str:
+    """The column that holds the ids of `Set`."""
+    return "uid" if table is policies else "id"
+
+
+#: Tables whose rows tell when they were changed.
+_STAMPED = (volumes, policies)
 
 #: Volumes in these states take up what their backend has promised.
 _PROMISED = (VolumeState.AVAILABLE, VolumeState.RESTRICTED, VolumeState.ERROR)
@@ -101,6 +128,7 @@ class Changes:
     merged: dict[tuple[Table, str | int], dict[str, Any]]
     gone_volumes: list[str]
     gone_snapshots: list[str]
+    gone_policies: list[str]
     uses: list[Attached | Detached | Opened]
 
     def volumes_before(self) -> list[Asked]:
@@ -127,9 +155,9 @@ class Changes:
         """Set columns: one statement for all rows of a table that set the same ones."""
         alike: dict[tuple[Table, tuple[str, ...]], list[dict[str, Any]]] = defaultdict(list)
         for (table, id_), values in self.merged.items():
-            stamped = {**values, "changed_at": now} if table is volumes else values
-            alike[table, tuple(sorted(stamped))].append({"id": id_, **stamped})
-        return [updated(table, ["id"], rows) for (table, _), rows in alike.items()]
+            stamped = {**values, "changed_at": now} if table in _STAMPED else values
+            alike[table, tuple(sorted(stamped))].append({_key(table): id_, **stamped})
+        return [updated(table, [_key(table)], rows) for (table, _), rows in alike.items()]
 
     def write_others(self, connection: Connection, now: datetime) -> None:
         """Write what `rows_set` does not."""
@@ -140,6 +168,12 @@ class Changes:
                 update(snapshots)
                 .where(among(connection, snapshots.c.id, self.gone_snapshots))
                 .values(state=SnapshotState.REMOVED, removed_at=now)
+            )
+        if self.gone_policies:
+            connection.execute(
+                update(policies)
+                .where(among(connection, policies.c.uid, self.gone_policies))
+                .values(state=PolicyState.REMOVED, removed_at=now, changed_at=now)
             )
         if self.uses:
             _use(connection, self.uses, now)
@@ -155,7 +189,7 @@ class Changes:
 
 def merge(changes: Iterable[Change]) -> Changes:
     """Merge changes, in their order."""
-    merged = Changes(defaultdict(dict), [], [], [])
+    merged = Changes(defaultdict(dict), [], [], [], [])
     for change in changes:
         match change:
             case Set(table, id_, values):
@@ -164,6 +198,8 @@ def merge(changes: Iterable[Change]) -> Changes:
                 merged.gone_volumes.append(volume_id)
             case SnapshotGone(snapshot_id):
                 merged.gone_snapshots.append(snapshot_id)
+            case PolicyGone(policy_id):
+                merged.gone_policies.append(policy_id)
             case _:
                 merged.uses.append(change)
     return merged

@@ -8,30 +8,22 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, and_, func, or_, select
 
-from orchestrator.domain.errors import NotAttached, UnknownBackend, UnknownSnapshot, UnknownVolume
+from orchestrator.domain.errors import NotAttached, UnknownSnapshot, UnknownVolume
 from orchestrator.domain.states import VolumeState
+from orchestrator.inventory.backends import backend_id
 from orchestrator.store.bulk import among
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import (
     attachments,
-    backends,
     job_lanes,
     jobs,
     locks,
+    policies,
     snapshots,
     volumes,
 )
 
 View = dict[str, Any]
-
-
-def _backend_id(connection: Connection, backend: str) -> int:
-    found = connection.execute(
-        select(backends.c.id).where(backends.c.name == backend, backends.c.configured)
-    ).scalar()
-    if found is None:
-        raise UnknownBackend(f"there is no backend {backend!r}", field="backend")
-    return int(found)
 
 
 def list_volumes(
@@ -44,7 +36,7 @@ def list_volumes(
     limit: int,
 ) -> list[View]:
     """Live volumes of a backend in the order of their names, above the name ``after``."""
-    conditions = [volumes.c.backend_id == _backend_id(connection, backend)]
+    conditions = [volumes.c.backend_id == backend_id(connection, backend)]
     if states:
         conditions.append(volumes.c.state.in_(states))
     conditions.append(volumes.c.state != VolumeState.REMOVED)
@@ -65,7 +57,7 @@ def volume_row(connection: Connection, backend: str, name: str) -> RowMapping:
     row = (
         connection.execute(
             select(volumes).where(
-                volumes.c.backend_id == _backend_id(connection, backend),
+                volumes.c.backend_id == backend_id(connection, backend),
                 volumes.c.name == name,
                 volumes.c.state != VolumeState.REMOVED,
             )
@@ -76,6 +68,26 @@ def volume_row(connection: Connection, backend: str, name: str) -> RowMapping:
     if row is None:
         raise UnknownVolume(f"there is no volume {name!r} on backend {backend}", field="volume")
     return row
+
+
+def volume_at(connection: Connection, backend: str, junction_path: str) -> View:
+    """The live volume at a junction path. Raises `UnknownBackend`, `UnknownVolume`."""
+    row = (
+        connection.execute(
+            select(volumes).where(
+                volumes.c.backend_id == backend_id(connection, backend),
+                volumes.c.junction_path == junction_path,
+                volumes.c.state != VolumeState.REMOVED,
+            )
+        )
+        .mappings()
+        .first()
+    )
+    if row is None:
+        raise UnknownVolume(
+            f"there is no volume at {junction_path} on backend {backend}", field="volume"
+        )
+    return _views(connection, backend, [row])[0]
 
 
 def volume_view(connection: Connection, backend: str, name: str) -> View:
@@ -89,6 +101,7 @@ def _views(connection: Connection, backend: str, rows: Sequence[RowMapping]) -> 
     used: dict[str, list[View]] = defaultdict(list)
     doing: dict[str, list[int]] = defaultdict(list)
     parents: dict[str, str] = {}
+    exported: dict[int, str] = {}
     if ids:
         held = {row["volume_id"]: lock_of(row) for row in _locks(connection, ids)}
         for row in connection.execute(
@@ -114,6 +127,10 @@ def _views(connection: Connection, backend: str, rows: Sequence[RowMapping]) -> 
                     )
                 ).all()
             )
+        if given := {row["policy_id"] for row in rows} - {None}:
+            query = select(policies.c.id, policies.c.name)
+            found = connection.execute(query.where(among(connection, policies.c.id, given)))
+            exported = dict(found.all())
     return [
         {
             "id": row["id"],
@@ -125,6 +142,10 @@ def _views(connection: Connection, backend: str, rows: Sequence[RowMapping]) -> 
             "used_bytes": row["used_bytes"],
             "metadata": row["metadata"],
             "parameters": row["parameters"],
+            "settings": row["settings"],
+            "policy": exported.get(row["policy_id"]),
+            "address": row["address"],
+            "snapshot_reserve_used_percent": row["snapshot_reserve_used_percent"],
             "parent_volume_id": row["parent_volume_id"],
             "parent_snapshot": parents.get(row["parent_snapshot_id"] or ""),
             "lock": held.get(row["id"]),

@@ -14,13 +14,14 @@ from orchestrator import failpoints
 from orchestrator.audit.events import Event, recorded
 from orchestrator.domain.actions import Action, source_of
 from orchestrator.domain.errors import Locked, Problem
-from orchestrator.domain.states import JobState, SnapshotState, VolumeState
+from orchestrator.domain.states import JobState, PolicyState, SnapshotState, VolumeState
 from orchestrator.jobs import rules
 from orchestrator.jobs.lanes import lane_taken
 from orchestrator.jobs.looking import (
     backends_named,
     backends_with,
     take_backends,
+    take_exports,
     take_volumes,
     volumes_at,
     volumes_claimed,
@@ -29,6 +30,7 @@ from orchestrator.jobs.outlook import (
     BackendOutlook,
     Intent,
     Outlook,
+    PolicyOutlook,
     VolumeOutlook,
     intent_of,
 )
@@ -39,7 +41,15 @@ from orchestrator.store.bulk import among, draw, inserted
 from orchestrator.store.columns import Json, UtcDateTime, db_now
 from orchestrator.store.database import Database
 from orchestrator.store.statements import CLAIM_POSTGRESQL, CLAIM_SQLITE
-from orchestrator.store.tables import job_lanes, job_steps, jobs, locks, snapshots, volumes
+from orchestrator.store.tables import (
+    job_lanes,
+    job_steps,
+    jobs,
+    locks,
+    policies,
+    snapshots,
+    volumes,
+)
 
 #: At most this many jobs are claimed at once, however cheap they are.
 MOST_CLAIMED = 200
@@ -70,6 +80,9 @@ _BORN_VOLUMES = Question(
 )
 _BORN_SNAPSHOTS = Question(
     lambda d: select(snapshots.c.created_by_job).where(one_of(d, snapshots.c.id, "ids"))
+)
+_BORN_POLICIES = Question(
+    lambda d: select(policies.c.created_by_job).where(one_of(d, policies.c.uid, "ids"))
 )
 
 
@@ -110,6 +123,7 @@ class Claim:
     identity: str | None
     identity_written: bool
     grain_bytes: int
+    driver: str
     attempt: int
     max_attempts: int
     #: How often the job was claimed; more than its attempts where others had to find out how
@@ -125,6 +139,8 @@ class Claim:
     #: The target, and for a clone or copy the source, as the inventory has it before the job.
     volume: VolumeOutlook | None
     source: VolumeOutlook | None
+    #: The policy that it is about, likewise.
+    policy: PolicyOutlook | None = None
     #: The backend that the source of a copy is on.
     source_backend: BackendOutlook | None = None
     #: What earlier attempts wrote down.
@@ -219,15 +235,18 @@ def _claim(
     steps, born = _look(connection, again)
     own_jobs = frozenset(row["id"] for row in rows)
     take_volumes(connection, outlook, there, targets, own_jobs=own_jobs)
+    intents = [intent_of(row, names[row["backend_id"]]) for row in rows]
+    if exported := [intent for intent in intents if intent.policy or intent.junction]:
+        take_exports(connection, outlook, exported, own_jobs=own_jobs)
     claims = Claimed(
         _claim_of(
             row,
             outlook,
-            names[row["backend_id"]],
+            intent,
             steps.get(row["id"], []),
             touched=row["id"] in steps or row["id"] in born,
         )
-        for row in rows
+        for row, intent in zip(rows, intents, strict=True)
     )
     # Where it was not counted, looking again costs little.
     seen = rows[0].get("seen", values["most"])
@@ -302,6 +321,7 @@ def _look(connection: Connection, again: Rows) -> tuple[dict[int, list[Step]], s
         _STEPS(ids=ids),
         _BORN_VOLUMES(ids=[row["volume_id"] for row in again if row["volume_id"]]),
         _BORN_SNAPSHOTS(ids=[row["snapshot_id"] for row in again if row["snapshot_id"]]),
+        _BORN_POLICIES(ids=[row["policy_id"] for row in again if row["policy_id"]]),
     )
     steps: dict[int, list[Step]] = {}
     for row in written:
@@ -312,9 +332,9 @@ def _look(connection: Connection, again: Rows) -> tuple[dict[int, list[Step]], s
 
 
 def _claim_of(
-    row: Mapping[str, Any], outlook: Outlook, backend_name: str, steps: list[Step], *, touched: bool
+    row: Mapping[str, Any], outlook: Outlook, intent: Intent, steps: list[Step], *, touched: bool
 ) -> Claim:
-    intent = intent_of(row, backend_name)
+    backend_name = intent.backend
     backend = outlook.backends[backend_name]
     refused: Problem | None = None
     if not touched:
@@ -331,6 +351,7 @@ def _claim_of(
         identity=backend.identity,
         identity_written=backend.identity_written,
         grain_bytes=backend.grain_bytes,
+        driver=backend.driver,
         attempt=row["attempt"],
         max_attempts=row["max_attempts"],
         claims=row["claims"],
@@ -341,6 +362,7 @@ def _claim_of(
         touched=touched,
         volume=outlook.volume(backend_name, intent.volume) if intent.volume else None,
         source=outlook.volume(*source) if source else None,
+        policy=outlook.policies.get(intent.export_policy) if intent.export_policy else None,
         source_backend=outlook.backends.get(intent.params.get("source_backend", "")),
         steps=steps,
         refused=refused,
@@ -351,6 +373,7 @@ def _births(claims: Iterable[Claim], now: datetime) -> list[Asked]:
     """The pending rows of what these jobs will make, to be inserted."""
     new_volumes: list[dict[str, Any]] = []
     new_snapshots: list[dict[str, Any]] = []
+    new_policies: list[dict[str, Any]] = []
     for claim in claims:
         intent = claim.intent
         if not claim.action.creates or claim.refused or claim.touched:
@@ -369,6 +392,20 @@ def _births(claims: Iterable[Claim], now: datetime) -> list[Asked]:
                 }
             )
             continue
+        if claim.action.kind == "policy":
+            new_policies.append(
+                {
+                    "uid": intent.policy_id,
+                    "backend_id": claim.backend_id,
+                    "name": intent.policy,
+                    "rules": list(intent.params["rules"]),
+                    "state": PolicyState.PENDING,
+                    "created_by_job": claim.job_id,
+                    "created_at": now,
+                    "changed_at": now,
+                }
+            )
+            continue
         size = size_wanted(claim)
         new_volumes.append(
             {
@@ -380,6 +417,9 @@ def _births(claims: Iterable[Claim], now: datetime) -> list[Asked]:
                 "state": VolumeState.PENDING,
                 "metadata": intent.params.get("metadata") or {},
                 "parameters": parameters_wanted(claim),
+                "settings": dict(intent.settings),
+                "junction_path": intent.settings.get("junction_path"),
+                "policy_id": claim.policy.row_id if claim.policy else None,
                 "parent_volume_id": claim.source.id if claim.source else None,
                 "parent_snapshot_id": intent.snapshot_id,
                 "created_by_job": claim.job_id,
@@ -389,7 +429,11 @@ def _births(claims: Iterable[Claim], now: datetime) -> list[Asked]:
         )
     return [
         inserted(table, rows)
-        for table, rows in ((volumes, new_volumes), (snapshots, new_snapshots))
+        for table, rows in (
+            (volumes, new_volumes),
+            (snapshots, new_snapshots),
+            (policies, new_policies),
+        )
         if rows
     ]
 
@@ -417,6 +461,7 @@ def _started(claim: Claim) -> Event:
         volume=claim.intent.volume,
         volume_id=claim.intent.volume_id,
         snapshot=claim.intent.snapshot,
+        policy=claim.intent.policy,
         job_id=claim.job_id,
         reason=claim.intent.reason,
         data={"attempt": claim.attempt, "fence": claim.fence},

@@ -5,7 +5,6 @@ from __future__ import annotations
 import uuid
 from collections import defaultdict
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -35,13 +34,16 @@ from orchestrator.jobs.lanes import (
     hold_unfinished,
     lanes_of,
     locked_for_submission,
+    policy_lane,
     target_of,
 )
 from orchestrator.jobs.looking import (
     backends_named,
     jobs_in,
+    meaning,
     take_ahead,
     take_backends,
+    take_exports,
     take_volumes,
     volumes_at,
 )
@@ -52,6 +54,9 @@ from orchestrator.jobs.wakeups import queue_for
 from orchestrator.store.asking import Rows, ask
 from orchestrator.store.bulk import among, drawn
 from orchestrator.store.tables import idempotency_keys, jobs
+
+#: After these a volume may no longer have the policy that it has.
+_FREEING = frozenset({"policy.assign", "volume.remove", "volume.purge", "volume.forget"})
 
 #: How messages name a row of a batch.
 _ROW = "jobs.{}"
@@ -68,6 +73,8 @@ class Draft:
     number: int
     params: dict[str, Any]
     lanes: list[str]
+    #: A lane that it does not hold, but comes behind: of the policy that it gives a volume.
+    behind: list[str] = field(default_factory=list)
     #: Ids of stored jobs, and numbers of other drafts, whose success it was asked to wait for.
     needs: set[int] = field(default_factory=set)
     needs_here: set[int] = field(default_factory=set)
@@ -146,6 +153,8 @@ class Drafts:
         #: the success of everything before it.
         self._in_lane: dict[str, list[int]] = defaultdict(list)
         self._gates_here: dict[str, int] = {}
+        #: By lane of a policy: the drafts that give it to volumes, or take it away from them.
+        self._using_here: dict[str, set[int]] = defaultdict(set)
         self.now: datetime
 
     def check(self, *, draw_ids: bool = True) -> None:
@@ -156,7 +165,12 @@ class Drafts:
                 drafts[index] = self._draft(submission)
             except Problem as problem:
                 self.refused[index] = problem
-        lanes = {lane for some in drafts.values() for draft in some for lane in draft.lanes}
+        lanes = {
+            lane
+            for some in drafts.values()
+            for draft in some
+            for lane in (*draft.lanes, *draft.behind)
+        }
         keys = {
             f"key {submission.actor.name} {submission.idempotency_key}"
             for submission in self.submissions
@@ -232,8 +246,13 @@ class Drafts:
                 place=place,
                 number=self._made + place,
                 params=params,
-                lanes=lanes_of(request.declaration, request.backend, request.volume, params),
+                lanes=lanes_of(
+                    request.declaration, request.backend, request.volume, request.policy, params
+                ),
             )
+            if request.policy is not None:
+                lane = policy_lane(request.backend, request.policy)
+                draft.behind = [] if lane in draft.lanes else [lane]
             role = request.declaration.role
             if not submission.actor.role.includes(role):
                 raise NotAllowed(
@@ -296,19 +315,52 @@ class Drafts:
             self._unfinished = hold_unfinished(here, needed)
             query = select(jobs.c.id, jobs.c.state).where(among(here, jobs.c.id, needed))
             self._states = dict(here.execute(query).all())
+        wanted = [self._asked(draft) for draft in drafts if _exports(draft)]
         if not ahead:
             # A lane that is empty stays so: only who has locked it can put a job there.
             take_volumes(here, outlook, there, targets)
+            self._take_exports(wanted)
             return
         coming = self._hold(drafts, lanes)
         for _, intent in coming:
-            for lane in lanes_of(intent.action, intent.backend, intent.volume, intent.params):
+            for lane in intent.lanes:
                 targets.add(target_of(lane))
         [there] = ask(here, volumes_at(targets))
         own_jobs = frozenset(job_id for job_id, _ in coming)
         take_volumes(here, outlook, there, targets, own_jobs=own_jobs)
+        wanted += [intent for _, intent in coming if intent.policy or intent.junction]
+        self._take_exports(wanted, own_jobs)
         for _, intent in coming:
             rules.play(outlook, intent)
+
+    def _asked(self, draft: Draft) -> Intent:
+        """What a draft asks for, before anything was looked at."""
+        request = draft.request
+        return Intent(
+            action=request.declaration,
+            backend=request.backend,
+            volume=request.volume,
+            snapshot=request.snapshot,
+            policy=request.policy,
+            host=request.host,
+            params=draft.params,
+        )
+
+    def _take_exports(self, wanted: list[Intent], own_jobs: frozenset[int] = frozenset()) -> None:
+        """Take policies and junction paths into the outlook; and who will have a policy that
+        shall be removed."""
+        if not wanted:
+            return
+        take_exports(self.connection, self.outlook, wanted, own_jobs=own_jobs)
+        removed = {
+            intent.export_policy
+            for intent in wanted
+            if intent.action.name == "policy.remove" and intent.export_policy is not None
+        }
+        if removed:
+            for place, job_ids in meaning(self.connection, removed).items():
+                if (policy := self.outlook.policies.get(place)) is not None:
+                    policy.given_by = sorted(job_ids - own_jobs)
 
     def _hold(self, drafts: list[Draft], lanes: set[str]) -> list[tuple[int, Intent]]:
         """The unfinished jobs before these, as they will be until the commit.
@@ -340,6 +392,7 @@ class Drafts:
                 self._check_later(draft)
             else:
                 self._check_now(draft)
+                self._note_freed(draft)
                 rules.play(self.outlook, draft.intent)
         except Problem as problem:
             if draft.submission.batch:
@@ -386,22 +439,21 @@ class Drafts:
         before = self.outlook.due_by(draft.lanes, moment)
         touched = {target_of(lane) for lane in draft.lanes}
         for one in before:
-            others = lanes_of(one.action, one.backend, one.volume, one.params)
-            touched.update(target_of(lane) for lane in others)
-        kept = {key: deepcopy(self.outlook.volumes.get(key)) for key in touched}
+            touched.update(target_of(lane) for lane in one.lanes)
+        restore = self.outlook.keep(touched)
         for earlier in before:
             rules.play(self.outlook, earlier)
         try:
             self._check_now(draft)
         finally:
-            self.outlook.restore(kept)
+            restore()
         self.outlook.add_later(draft.lanes, moment, draft.intent)
 
     def _meaning(self, draft: Draft) -> Intent:
         request, bound, params = draft.request, draft.bound, draft.params
         action = request.declaration
-        volume_id, snapshot_id, source_id = (
-            bound.get(name) for name in ("volume_id", "snapshot_id", "source_id")
+        volume_id, snapshot_id, policy_id, source_id = (
+            bound.get(name) for name in ("volume_id", "snapshot_id", "policy_id", "source_id")
         )
         made = uuid.uuid4().hex if action.creates else None
         volume = self.outlook.volume(request.backend, request.volume) if request.volume else None
@@ -418,16 +470,23 @@ class Drafts:
         elif snapshot_id is None and origin is not None and request.snapshot is not None:
             found = origin.snapshots.get(request.snapshot)
             snapshot_id = found.id if found else None
+        if made is not None and action.kind == "policy":
+            policy_id = made
+        elif policy_id is None and request.policy is not None:
+            policy = self.outlook.policies.get((request.backend, request.policy))
+            policy_id = policy.id if policy else None
         return Intent(
             action=action,
             backend=request.backend,
             volume=request.volume,
             snapshot=request.snapshot,
+            policy=request.policy,
             host=request.host,
             params=params,
             reason=request.reason or draft.submission.reason,
             volume_id=volume_id,
             snapshot_id=snapshot_id,
+            policy_id=policy_id,
             source_id=source_id,
         )
 
@@ -479,9 +538,30 @@ class Drafts:
                 self._gates_here[lane] = draft.number
             if not later:
                 before.append(draft.number)
-        draft.blocked = draft.blocked or later
+        self._order_policies(draft)
+        draft.blocked = draft.blocked or later or bool(draft.follows or draft.follows_here)
         draft.follows -= draft.needs
         draft.follows_here -= draft.needs_here
+
+    def _order_policies(self, draft: Draft) -> None:
+        """Put what gives a volume a policy behind the unfinished changes of that, and its removal
+        behind what gives it."""
+        for lane in draft.behind:
+            draft.follows.update(self.outlook.ahead.get(lane, [])[-1:])
+            draft.follows_here.update(self._in_lane[lane][-1:])
+            self._using_here[lane].add(draft.number)
+        if draft.request.action == "policy.remove":
+            for lane in draft.lanes:
+                draft.follows_here |= self._using_here[lane]
+
+    def _note_freed(self, draft: Draft) -> None:
+        """Note whose policy a volume may have no longer once this is done."""
+        intent = draft.intent
+        volume = self.outlook.volume(intent.backend, intent.volume) if intent.volume else None
+        freeing = intent.action.name in _FREEING
+        if freeing and volume is not None and volume.policy is not None:
+            lane = policy_lane(intent.backend, volume.policy)
+            self._using_here[lane].add(draft.number)
 
     # -- plans -----------------------------------------------------------------------------
 
@@ -496,6 +576,12 @@ class Drafts:
         if draft.request.run_at is not None:
             told.append(draft.request.run_at.isoformat())
         return told
+
+
+def _exports(draft: Draft) -> bool:
+    """Whether it is about a policy or a junction path."""
+    request = draft.request
+    return request.policy is not None or bool(draft.params.get("settings"))
 
 
 def _resolve(drafts: list[Draft]) -> None:

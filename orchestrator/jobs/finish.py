@@ -14,13 +14,13 @@ from sqlalchemy import BigInteger, Connection, Integer, bindparam, case, delete,
 
 from orchestrator import failpoints
 from orchestrator.audit.events import Event, job_event, record, recorded
-from orchestrator.domain.actions import ACTIONS
 from orchestrator.domain.errors import Canceled, DependencyFailed, Problem
 from orchestrator.domain.states import JobState
 from orchestrator.inventory import changes as inventory
 from orchestrator.inventory import promises
 from orchestrator.jobs.claim import Claim
-from orchestrator.jobs.lanes import heads, heads_of, lanes_of, promote
+from orchestrator.jobs.lanes import heads, heads_of, promote
+from orchestrator.jobs.outlook import intent_of
 from orchestrator.store.asking import Asked, Question, Rows, ask, one_of, put_off
 from orchestrator.store.bulk import among, inserted, update_rows, updated
 from orchestrator.store.columns import UtcDateTime, db_now
@@ -156,7 +156,7 @@ def finish(connection: Connection, outcomes: Sequence[tuple[Claim, Outcome]]) ->
     """
     changes = inventory.merge(change for _, outcome in outcomes for change in outcome.changes)
     ids = [claim.job_id for claim, _ in outcomes]
-    lanes = sorted({lane for claim, _ in outcomes for lane in _lanes(claim)})
+    lanes = sorted({lane for claim, _ in outcomes for lane in claim.intent.lanes})
     rows, dependents, others, *before = ask(
         connection,
         _HELD(ids=ids),
@@ -214,13 +214,8 @@ def _ended(claim: Claim, outcome: Outcome, row: Mapping[str, Any]) -> Ended:
         claim.batch_id,
         claim.backend_id,
         row["promised_bytes"],
-        _lanes(claim),
+        claim.intent.lanes,
     )
-
-
-def _lanes(claim: Claim) -> list[str]:
-    intent = claim.intent
-    return lanes_of(claim.action, intent.backend, intent.volume, intent.params)
 
 
 def _ends(outcome: Outcome) -> bool:
@@ -307,6 +302,7 @@ def _events(claim: Claim, outcome: Outcome) -> Iterable[Event]:
         "volume": intent.volume,
         "volume_id": intent.volume_id,
         "snapshot": intent.snapshot,
+        "policy": intent.policy,
         "job_id": claim.job_id,
         "reason": intent.reason,
     }
@@ -315,6 +311,7 @@ def _events(claim: Claim, outcome: Outcome) -> Iterable[Event]:
             backend=intent.backend,
             volume=intent.volume,
             snapshot=intent.snapshot,
+            policy=intent.policy or "(none)",
             host=intent.host,
         )
         yield Event(kind=claim.action.name, **base, data={"text": text, **outcome.audit})
@@ -351,7 +348,7 @@ def ended_as(state: JobState, row: Any) -> Ended:
         row["batch_id"],
         row["backend_id"],
         row["promised_bytes"],
-        lanes_of(ACTIONS[row["action"]], row["backend"], row["volume"], row["params"]),
+        intent_of(row, row["backend"]).lanes,
     )
 
 

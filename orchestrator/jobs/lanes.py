@@ -37,23 +37,57 @@ _LOCK = Question(
 _SQLITE_NOW = "strftime('%Y-%m-%d %H:%M:%f000', 'now') AS now"
 
 
+#: What stands before the name in lanes of other things than volumes: no volume's name begins
+#: with a dash.
+_POLICY, _JUNCTION = "-policy/", "-junction"
+
+
 def lanes_of(
-    action: Action, backend: str, volume: str | None, params: Mapping[str, Any]
+    action: Action,
+    backend: str,
+    volume: str | None,
+    policy: str | None,
+    params: Mapping[str, Any],
 ) -> list[str]:
     """The keys of the lanes a job holds, sorted. A backend's name has no slash."""
+    junction = (params.get("settings") or {}).get("junction_path")
     keys = {
         Lane.VOLUME: f"{backend}/{volume}",
         Lane.SOURCE: "/".join(source_of(backend, params) or ()),
         Lane.NEW_NAME: f"{backend}/{params.get('new_name')}",
+        Lane.JUNCTION: junction_lane(backend, junction) if junction else None,
+        Lane.POLICY: policy_lane(backend, policy or ""),
         Lane.BACKEND: f"{backend}/",  # no volume has this name
     }
-    return sorted({keys[lane] for lane in action.lanes})
+    return sorted({key for lane in action.lanes if (key := keys[lane]) is not None})
+
+
+def policy_lane(backend: str, policy: str) -> str:
+    """The lane of an export policy."""
+    return f"{backend}/{_POLICY}{policy}"
+
+
+def junction_lane(backend: str, path: str) -> str:
+    """The lane of a junction path."""
+    return f"{backend}/{_JUNCTION}{path}"
 
 
 def target_of(lane: str) -> tuple[str, str]:
-    """The backend and the name that a lane stands for."""
+    """The backend and the name of the volume that a lane stands for, if it is a volume's."""
     backend, _, name = lane.partition("/")
     return backend, name
+
+
+def policy_of(lane: str) -> tuple[str, str] | None:
+    """The backend and the name of the policy that a lane stands for, if it is a policy's."""
+    backend, name = target_of(lane)
+    return (backend, name.removeprefix(_POLICY)) if name.startswith(_POLICY) else None
+
+
+def junction_of(lane: str) -> tuple[str, str] | None:
+    """The backend and the junction path that a lane stands for, if it stands for one."""
+    backend, name = target_of(lane)
+    return (backend, name.removeprefix(_JUNCTION)) if name.startswith(_JUNCTION) else None
 
 
 def locked_for_submission(keys: Iterable[str]) -> Asked:

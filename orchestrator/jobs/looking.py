@@ -6,13 +6,14 @@ from collections.abc import Iterable
 
 from sqlalchemy import Connection, any_, func, literal_column, or_, select
 
-from orchestrator.domain.states import JobState, SnapshotState, VolumeState
-from orchestrator.jobs.lanes import lanes_of
+from orchestrator.domain.exports import parse_rule
+from orchestrator.domain.states import JobState, PolicyState, SnapshotState, VolumeState
 from orchestrator.jobs.outlook import (
     AttachmentOutlook,
     BackendOutlook,
     Intent,
     Outlook,
+    PolicyOutlook,
     SnapshotOutlook,
     VolumeOutlook,
     intent_of,
@@ -27,6 +28,7 @@ from orchestrator.store.tables import (
     job_lanes,
     jobs,
     locks,
+    policies,
     promises,
     snapshots,
     volumes,
@@ -65,7 +67,8 @@ _JOBS_IN = Question(
             job_lanes.c.lane,
             *(jobs.c.id, jobs.c.action, jobs.c.backend_id, jobs.c.volume, jobs.c.snapshot),
             *(jobs.c.host, jobs.c.params, jobs.c.reason, jobs.c.volume_id, jobs.c.snapshot_id),
-            *(jobs.c.source_id, jobs.c.after, jobs.c.not_before),
+            *(jobs.c.policy, jobs.c.policy_id, jobs.c.source_id, jobs.c.after),
+            jobs.c.not_before,
             or_(jobs.c.begun, jobs.c.not_before.is_(None), jobs.c.not_before <= db_now()).label(
                 "blocks"
             ),
@@ -80,7 +83,8 @@ _LIVE_VOLUMES = (
     select(
         backends.c.name.label("backend"),
         *(volumes.c.id, volumes.c.name, volumes.c.state, volumes.c.size_bytes),
-        *(volumes.c.metadata, volumes.c.parameters, volumes.c.created_by_job),
+        *(volumes.c.metadata, volumes.c.parameters, volumes.c.settings),
+        *(volumes.c.policy_id, volumes.c.created_by_job),
     )
     .join(backends, backends.c.id == volumes.c.backend_id)
     .where(volumes.c.state != VolumeState.REMOVED)
@@ -97,6 +101,55 @@ _VOLUMES_CLAIMED = Question(
     lambda d: _LIVE_VOLUMES.where(
         one_of(d, volumes.c.backend_id, "backends"),
         volumes.c.name == any_(literal_column(CLAIMED_POSTGRESQL)),
+    )
+)
+#: The most users of a policy that are looked at.
+_USERS_SHOWN = 1000
+
+_POLICY_NAMES = Question(
+    lambda d: select(policies.c.id, policies.c.name).where(one_of(d, policies.c.id, "ids"))
+)
+_POLICIES = Question(
+    lambda d: (
+        select(policies, backends.c.name.label("backend"))
+        .join(backends, backends.c.id == policies.c.backend_id)
+        .where(
+            policies.c.state != PolicyState.REMOVED,
+            one_of(d, backends.c.name, "backends"),
+            one_of(d, policies.c.name, "names"),
+        )
+    )
+)
+_USERS = Question(
+    lambda d: (
+        select(volumes.c.id, volumes.c.name, volumes.c.policy_id)
+        .where(one_of(d, volumes.c.policy_id, "ids"), volumes.c.state != VolumeState.REMOVED)
+        .limit(_USERS_SHOWN)
+    )
+)
+_MOUNTED = Question(
+    lambda d: (
+        select(backends.c.name.label("backend"), volumes.c.junction_path, volumes.c.id)
+        .join(backends, backends.c.id == volumes.c.backend_id)
+        .where(
+            volumes.c.state != VolumeState.REMOVED,
+            one_of(d, backends.c.name, "backends"),
+            one_of(d, volumes.c.junction_path, "paths"),
+        )
+    )
+)
+#: Unfinished jobs that mean these policies without holding their lanes.
+_MEANING = Question(
+    lambda d: (
+        select(jobs.c.id, jobs.c.policy, backends.c.name.label("backend"))
+        .join(backends, backends.c.id == jobs.c.backend_id)
+        .where(
+            one_of(d, backends.c.name, "backends"),
+            one_of(d, jobs.c.policy, "names"),
+            jobs.c.action.in_(["volume.create", "policy.assign"]),
+            jobs.c.finished_at.is_(None),
+        )
+        .order_by(jobs.c.id)
     )
 )
 _SNAPSHOTS = Question(
@@ -192,6 +245,7 @@ def take_volumes(
     """
     wanted = set(targets)
     by_id: dict[str, VolumeOutlook] = {}
+    exported: dict[str, int] = {}
     for row in rows:
         place = row["backend"], row["name"]
         own = row["state"] == VolumeState.PENDING and row["created_by_job"] in own_jobs
@@ -204,10 +258,18 @@ def take_volumes(
             size_bytes=row["size_bytes"],
             metadata=dict(row["metadata"]),
             parameters=dict(row["parameters"]),
+            settings=dict(row["settings"]),
             created_by_job=row["created_by_job"],
         )
+        if row["policy_id"] is not None:
+            exported[row["id"]] = row["policy_id"]
     if not by_id:
         return
+    if exported:
+        [named] = ask(connection, _POLICY_NAMES(ids=sorted(set(exported.values()))))
+        names = {row["id"]: row["name"] for row in named}
+        for id_, policy_id in exported.items():
+            by_id[id_].policy = names[policy_id]
     ids = list(by_id)
     made, attached, locked = ask(
         connection, _SNAPSHOTS(ids=ids), _ATTACHMENTS(ids=ids), _LOCKS(ids=ids)
@@ -232,6 +294,80 @@ def take_volumes(
         by_id[row["volume_id"]].lock_owner = row["owner"]
 
 
+def take_exports(
+    connection: Connection,
+    outlook: Outlook,
+    intents: Iterable[Intent],
+    *,
+    own_jobs: frozenset[int] = frozenset(),
+) -> None:
+    """Put into the outlook the policies that these mean, and who is at the paths they give.
+
+    Policies and volumes that ``own_jobs`` are about to make do not count as there.
+    """
+    named: set[tuple[str, str]] = set()
+    paths: set[tuple[str, str]] = set()
+    removing = False
+    for intent in intents:
+        if (policy := intent.export_policy) is not None:
+            named.add(policy)
+            removing = removing or intent.action.name == "policy.remove"
+        if (path := intent.junction) is not None:
+            paths.add(path)
+    if named:
+        _take_policies(connection, outlook, named, own_jobs, users=removing)
+    if paths:
+        both = {"backends": sorted({b for b, _ in paths}), "paths": sorted({p for _, p in paths})}
+        [rows] = ask(connection, _MOUNTED(**both))
+        for row in rows:
+            outlook.junctions[row["backend"], row["junction_path"]] = row["id"]
+
+
+def _take_policies(
+    connection: Connection,
+    outlook: Outlook,
+    named: set[tuple[str, str]],
+    own_jobs: frozenset[int],
+    *,
+    users: bool,
+) -> None:
+    [rows] = ask(
+        connection,
+        _POLICIES(backends=sorted({b for b, _ in named}), names=sorted({n for _, n in named})),
+    )
+    by_row: dict[int, PolicyOutlook] = {}
+    for row in rows:
+        place = row["backend"], row["name"]
+        own = row["state"] == PolicyState.PENDING and row["created_by_job"] in own_jobs
+        if place not in named or own:
+            continue
+        outlook.policies[place] = by_row[row["id"]] = PolicyOutlook(
+            id=row["uid"],
+            row_id=row["id"],
+            name=row["name"],
+            rules=tuple(parse_rule(rule) for rule in row["rules"]),
+            state=PolicyState(row["state"]),
+            native=row["native"],
+        )
+    if users and by_row:
+        [using] = ask(connection, _USERS(ids=sorted(by_row)))
+        for row in using:
+            by_row[row["policy_id"]].used_by[row["id"]] = row["name"]
+
+
+def meaning(connection: Connection, named: set[tuple[str, str]]) -> dict[tuple[str, str], set[int]]:
+    """The unfinished jobs that give a volume one of these policies (backend, name)."""
+    found: dict[tuple[str, str], set[int]] = {}
+    [rows] = ask(
+        connection,
+        _MEANING(backends=sorted({b for b, _ in named}), names=sorted({n for _, n in named})),
+    )
+    for row in rows:
+        if (place := (row["backend"], row["policy"])) in named:
+            found.setdefault(place, set()).add(row["id"])
+    return found
+
+
 def take_ahead(
     connection: Connection, outlook: Outlook, rows: Rows, lanes: Iterable[str]
 ) -> list[tuple[int, Intent]]:
@@ -250,11 +386,7 @@ def take_ahead(
     while rows:
         _take_backends_of(connection, outlook, rows)
         intents = _take_jobs(outlook, rows, found, late)
-        wanted = {
-            lane
-            for one in intents
-            for lane in lanes_of(one.action, one.backend, one.volume, one.params)
-        } - loaded
+        wanted = {lane for one in intents for lane in one.lanes} - loaded
         loaded |= wanted
         [rows] = ask(connection, jobs_in(wanted)) if wanted else [[]]
     return [(job_id, found[job_id]) for job_id in sorted(found) if job_id not in late]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -11,9 +12,11 @@ from typing import Any
 from orchestrator.domain.actions import ACTIONS, Action
 from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import UnknownBackend
+from orchestrator.domain.exports import Rule
 from orchestrator.domain.places import Places
 from orchestrator.domain.requests import MAX_ID
-from orchestrator.domain.states import SnapshotState, VolumeState
+from orchestrator.domain.states import PolicyState, SnapshotState, VolumeState
+from orchestrator.jobs.lanes import lanes_of
 
 
 @dataclass(frozen=True)
@@ -24,12 +27,35 @@ class Intent:
     backend: str
     volume: str | None
     snapshot: str | None
+    policy: str | None
     host: str | None
     params: Mapping[str, Any]
     reason: str | None = None
     volume_id: str | None = None
     snapshot_id: str | None = None
+    policy_id: str | None = None
     source_id: str | None = None
+
+    @property
+    def lanes(self) -> list[str]:
+        """The lanes it holds."""
+        return lanes_of(self.action, self.backend, self.volume, self.policy, self.params)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The settings that it gives a volume."""
+        return self.params.get("settings") or {}
+
+    @property
+    def junction(self) -> tuple[str, str] | None:
+        """The backend and the junction path that it gives a volume, if it does."""
+        path = self.settings.get("junction_path")
+        return None if path is None else (self.backend, path)
+
+    @property
+    def export_policy(self) -> tuple[str, str] | None:
+        """The backend and the name of the policy that it is about, if it is about one."""
+        return None if self.policy is None else (self.backend, self.policy)
 
 
 @dataclass
@@ -53,6 +79,23 @@ class AttachmentOutlook:
 
 
 @dataclass
+class PolicyOutlook:
+    """An export policy as it will be."""
+
+    #: The id that storage is stamped with; and its row's, once it has one.
+    id: str
+    row_id: int | None
+    name: str
+    rules: tuple[Rule, ...]
+    state: PolicyState = PolicyState.AVAILABLE
+    native: str | None = None
+    #: Names of volumes that will have it, by id: not all, if they are very many.
+    used_by: dict[str, str] = field(default_factory=dict)
+    #: Unfinished jobs that will give it to volumes.
+    given_by: list[int] = field(default_factory=list)
+
+
+@dataclass
 class VolumeOutlook:
     """A volume as it will be."""
 
@@ -62,6 +105,9 @@ class VolumeOutlook:
     size_bytes: int
     metadata: dict[str, str] = field(default_factory=dict)
     parameters: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    #: The name of its export policy.
+    policy: str | None = None
     snapshots: dict[str, SnapshotOutlook] = field(default_factory=dict)
     attachments: dict[str, AttachmentOutlook] = field(default_factory=dict)
     lock_owner: str | None = None
@@ -112,6 +158,9 @@ class Outlook:
         #: Whether new jobs are taken.
         self.accepting = True
         self.volumes: dict[tuple[str, str], VolumeOutlook] = {}
+        self.policies: dict[tuple[str, str], PolicyOutlook] = {}
+        #: Which volume (id) is at a junction path, of those paths that were asked for.
+        self.junctions: dict[tuple[str, str], str] = {}
         #: Ids of unfinished jobs that block their lane, by lane, in order.
         self.ahead: dict[str, list[int]] = defaultdict(list)
         #: The last of them that itself runs only if all before it succeed.
@@ -140,13 +189,20 @@ class Outlook:
         for lane in lanes:
             self.later[lane].append((moment, MAX_ID, intent))
 
-    def restore(self, kept: Mapping[tuple[str, str], VolumeOutlook | None]) -> None:
-        """Put volumes back to what they were before jobs were played forward."""
-        for key, volume in kept.items():
-            if volume is None:
-                self.volumes.pop(key, None)
-            else:
-                self.volumes[key] = volume
+    def keep(self, volumes: Iterable[tuple[str, str]]) -> Callable[[], None]:
+        """What puts these volumes, and all policies, back to what they are now."""
+        kept = {key: deepcopy(self.volumes.get(key)) for key in volumes}
+        policies, junctions = deepcopy(self.policies), dict(self.junctions)
+
+        def restore() -> None:
+            for key, volume in kept.items():
+                if volume is None:
+                    self.volumes.pop(key, None)
+                else:
+                    self.volumes[key] = volume
+            self.policies, self.junctions = policies, junctions
+
+        return restore
 
     def due_by(self, lanes: Iterable[str], moment: datetime) -> list[Intent]:
         """The jobs of these lanes that will begin by ``moment``, in the order of their times."""
@@ -165,10 +221,12 @@ def intent_of(row: Mapping[str, Any], backend: str) -> Intent:
         backend=backend,
         volume=row["volume"],
         snapshot=row["snapshot"],
+        policy=row["policy"],
         host=row["host"],
         params=row["params"],
         reason=row["reason"],
         volume_id=row["volume_id"],
         snapshot_id=row["snapshot_id"],
+        policy_id=row["policy_id"],
         source_id=row["source_id"],
     )

@@ -42,6 +42,7 @@ def retry_request(connection: Connection, job_id: int) -> tuple[JobRequest, dict
         "backend": row["backend"],
         "volume": row["volume"],
         "snapshot": row["snapshot"],
+        "policy": row["policy"],
         "host": row["host"],
         "params": row["params"],
         "priority": row["priority"],
@@ -51,7 +52,7 @@ def retry_request(connection: Connection, job_id: int) -> tuple[JobRequest, dict
     }
     bound: dict[str, Any] = {"retry_of": job_id}
     if not action.creates:
-        bound |= {"volume_id": row["volume_id"], "snapshot_id": row["snapshot_id"]}
+        bound |= {name: row[name] for name in ("volume_id", "snapshot_id", "policy_id")}
     elif action.kind == "snapshot":
         bound["volume_id"] = row["volume_id"]
     else:

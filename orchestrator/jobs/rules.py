@@ -8,6 +8,7 @@ plays a successful job forward on the outlook.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from orchestrator.domain.actions import MAX_METADATA, source_of
@@ -15,6 +16,7 @@ from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import (
     AlreadyExists,
     BackendDisabled,
+    Conflict,
     InsufficientCapacity,
     InUse,
     InvalidInput,
@@ -24,19 +26,29 @@ from orchestrator.domain.errors import (
     ShrinkRefused,
     UnknownBackend,
     UnknownParameter,
+    UnknownPolicy,
     UnknownSnapshot,
     UnknownVolume,
     Unsupported,
     VolumeReplaced,
     WrongState,
 )
+from orchestrator.domain.exports import (
+    MAX_RULES,
+    parse_rule,
+    parse_rules,
+    with_rule,
+    without_rule,
+)
+from orchestrator.domain.exports import Rule as ExportRule
 from orchestrator.domain.sizes import format_size, round_up
-from orchestrator.domain.states import BackendState, SnapshotState, VolumeState
+from orchestrator.domain.states import BackendState, PolicyState, SnapshotState, VolumeState
 from orchestrator.jobs.outlook import (
     AttachmentOutlook,
     BackendOutlook,
     Intent,
     Outlook,
+    PolicyOutlook,
     SnapshotOutlook,
     VolumeOutlook,
 )
@@ -211,6 +223,50 @@ def _target(outlook: Outlook, intent: Intent) -> VolumeOutlook | None:
 def _check_create(outlook: Outlook, intent: Intent) -> None:
     _free(outlook, intent.backend, _named(intent), "volume")
     _check_parameters(outlook, intent)
+    _check_settings(outlook, intent, None)
+    if intent.policy is not None:
+        if "policy" not in outlook.backend(intent.backend).known_capabilities:
+            raise Unsupported(f"backend {intent.backend} has no export policies", field="policy")
+        _usable_policy(outlook, intent)
+
+
+#: The settings that every backend has: those that the engine itself sees to.
+_SETTINGS_OF_ALL = frozenset({"autosize_enabled", "autosize_max_bytes", "junction_path"})
+
+
+def _check_settings(outlook: Outlook, intent: Intent, volume: VolumeOutlook | None) -> None:
+    """Whether the backend has these settings, and the volume can have them."""
+    if not intent.settings:
+        return
+    backend = outlook.backend(intent.backend)
+    has = DRIVERS[backend.driver].settings | _SETTINGS_OF_ALL
+    for name in intent.settings:
+        if name not in has:
+            raise Unsupported(
+                f"backend {backend.name} (driver {backend.driver}) has no setting {name!r} for its "
+                f"volumes; it has {', '.join(sorted(has))}",
+                field=f"params.settings.{name}",
+            )
+    if intent.settings.get("autosize_enabled") and "grow" not in backend.known_capabilities:
+        raise Unsupported(
+            f"backend {backend.name} (driver {backend.driver}) cannot grow volumes",
+            field="params.settings.autosize_enabled",
+        )
+    merged = {**(volume.settings if volume else {}), **intent.settings}
+    if merged.get("autosize_enabled") and merged.get("autosize_max_bytes") is None:
+        raise InvalidInput(
+            "a volume that grows by itself needs autosize_max_bytes: how large it may become",
+            field="params.settings.autosize_max_bytes",
+        )
+    if intent.junction is not None:
+        holder = outlook.junctions.get(intent.junction)
+        if holder is not None and (volume is None or holder != volume.id):
+            raise AlreadyExists(
+                f"backend {backend.name} has a volume at {intent.junction[1]} already, or will "
+                "have by then: choose another path",
+                field="params.settings.junction_path",
+                volume_id=holder,
+            )
 
 
 def _check_parameters(outlook: Outlook, intent: Intent) -> None:
@@ -226,6 +282,22 @@ def _check_parameters(outlook: Outlook, intent: Intent) -> None:
 
 def _play_create(outlook: Outlook, intent: Intent) -> None:
     _add(outlook, intent, _size(outlook, intent), intent.params.get("parameters") or {})
+    _play_settings(outlook, intent)
+    _play_assign(outlook, intent)
+
+
+def _play_settings(outlook: Outlook, intent: Intent) -> None:
+    if volume := _target(outlook, intent):
+        volume.settings = {**volume.settings, **intent.settings}
+        if intent.junction is not None:
+            _play_unmount(outlook, volume)
+            outlook.junctions[intent.junction] = volume.id
+
+
+def _play_unmount(outlook: Outlook, volume: VolumeOutlook) -> None:
+    for path, holder in list(outlook.junctions.items()):
+        if holder == volume.id:
+            del outlook.junctions[path]
 
 
 def _add(outlook: Outlook, intent: Intent, size: int, parameters: dict[str, str]) -> None:
@@ -390,7 +462,8 @@ def _check_there(outlook: Outlook, intent: Intent) -> None:
 
 def _check_update(outlook: Outlook, intent: Intent) -> None:
     volume = _there(outlook, intent)
-    merged = {**volume.metadata, **intent.params["metadata"]}
+    _check_settings(outlook, intent, volume)
+    merged = {**volume.metadata, **(intent.params.get("metadata") or {})}
     if sum(text is not None for text in merged.values()) > MAX_METADATA:
         raise InvalidInput(
             f"volume {volume.name!r} would have more than {MAX_METADATA} metadata entries: "
@@ -401,8 +474,9 @@ def _check_update(outlook: Outlook, intent: Intent) -> None:
 
 def _play_update(outlook: Outlook, intent: Intent) -> None:
     if volume := _target(outlook, intent):
-        merged = {**volume.metadata, **intent.params["metadata"]}
+        merged = {**volume.metadata, **(intent.params.get("metadata") or {})}
         volume.metadata = {key: text for key, text in merged.items() if text is not None}
+        _play_settings(outlook, intent)
 
 
 def _check_rename(outlook: Outlook, intent: Intent) -> None:
@@ -497,7 +571,10 @@ def _check_remove(outlook: Outlook, intent: Intent) -> None:
 
 
 def _play_remove(outlook: Outlook, intent: Intent) -> None:
-    outlook.volumes.pop((intent.backend, _named(intent)), None)
+    volume = outlook.volumes.pop((intent.backend, _named(intent)), None)
+    if volume is not None:
+        _play_unmount(outlook, volume)
+        _play_unassign(outlook, volume)
 
 
 def _check_any_state(outlook: Outlook, intent: Intent) -> None:
@@ -532,6 +609,154 @@ def _check_delete_snapshot(outlook: Outlook, intent: Intent) -> None:
 def _play_delete_snapshot(outlook: Outlook, intent: Intent) -> None:
     if volume := _target(outlook, intent):
         volume.snapshots.pop(intent.snapshot or "", None)
+
+
+# -- export policies ----------------------------------------------------------------------
+
+
+def _policy(outlook: Outlook, intent: Intent) -> PolicyOutlook | None:
+    place = intent.export_policy
+    return None if place is None else outlook.policies.get(place)
+
+
+def _policy_there(outlook: Outlook, intent: Intent) -> PolicyOutlook:
+    found = _policy(outlook, intent)
+    if found is None or (intent.policy_id is not None and found.id != intent.policy_id):
+        raise UnknownPolicy(
+            f"backend {intent.backend} has no export policy {intent.policy!r}, or will have none "
+            "by then: make it with policy.create",
+            field="policy",
+        )
+    return found
+
+
+def _usable_policy(outlook: Outlook, intent: Intent) -> PolicyOutlook:
+    found = _policy_there(outlook, intent)
+    if found.state is not PolicyState.AVAILABLE:
+        raise WrongState(
+            f"export policy {found.name!r} is {found.state}: reapply it, or remove it",
+            field="policy",
+        )
+    return found
+
+
+def _check_clients(outlook: Outlook, intent: Intent, written: list[str], field: str) -> None:
+    """Whether the backend knows clients that are named so."""
+    backend = outlook.backend(intent.backend)
+    known = DRIVERS[backend.driver].clients
+    for text in written:
+        rule = parse_rule(text)
+        if rule.kind not in known:
+            raise Unsupported(
+                f"{rule.written!r} names clients by {rule.kind}; backend {backend.name} (driver "
+                f"{backend.driver}) knows them by {', '.join(sorted(known))}",
+                field=field,
+            )
+
+
+def _check_create_policy(outlook: Outlook, intent: Intent) -> None:
+    if _policy(outlook, intent) is not None:
+        raise AlreadyExists(
+            f"backend {intent.backend} has an export policy {intent.policy!r} already, or will "
+            "have by then: choose another name",
+            field="policy",
+        )
+    _check_clients(outlook, intent, intent.params["rules"], "params.rules")
+
+
+def _play_create_policy(outlook: Outlook, intent: Intent) -> None:
+    assert intent.export_policy is not None  # noqa: S101 - the request model requires it
+    outlook.policies[intent.export_policy] = PolicyOutlook(
+        id=intent.policy_id or "",
+        row_id=None,
+        name=intent.export_policy[1],
+        rules=parse_rules(intent.params["rules"]),
+    )
+
+
+def _check_remove_policy(outlook: Outlook, intent: Intent) -> None:
+    found = _policy_there(outlook, intent)
+    if found.used_by:
+        names = sorted(found.used_by.values())
+        raise InUse(
+            f"export policy {found.name!r} is that of {', '.join(names[:10])}"
+            f"{f' and {len(names) - 10} more' if len(names) > 10 else ''}: give them another "
+            "one first",
+            field="policy",
+            volumes=names[:10],
+        )
+    if found.given_by:
+        raise InUse(
+            f"job {found.given_by[0]} gives export policy {found.name!r} to a volume: wait for its "
+            "end",
+            field="policy",
+            job=found.given_by[0],
+        )
+
+
+def _play_remove_policy(outlook: Outlook, intent: Intent) -> None:
+    if intent.export_policy is not None:
+        outlook.policies.pop(intent.export_policy, None)
+
+
+def rules_wanted(intent: Intent, policy: PolicyOutlook) -> tuple[ExportRule, ...]:
+    """The rules that a policy shall have after this. Raises `Conflict`."""
+    match intent.action.verb:
+        case "add_rule":
+            return with_rule(policy.rules, parse_rule(intent.params["rule"]))
+        case "remove_rule":
+            return without_rule(policy.rules, parse_rule(intent.params["rule"]))
+        case "set_rules":
+            return parse_rules(intent.params["rules"])
+    return policy.rules
+
+
+def _check_rules(outlook: Outlook, intent: Intent) -> None:
+    policy = _usable_policy(outlook, intent)
+    wanted = rules_wanted(intent, policy)
+    if len(wanted) > MAX_RULES:
+        raise InvalidInput(
+            f"export policy {policy.name!r} would have more than {MAX_RULES} rules: name networks "
+            "instead of addresses",
+            field="params",
+        )
+    new = [rule.written for rule in wanted if rule not in policy.rules]
+    _check_clients(outlook, intent, new, "params")
+
+
+def _play_rules(outlook: Outlook, intent: Intent) -> None:
+    if policy := _policy(outlook, intent):
+        with suppress(Conflict):
+            policy.rules = rules_wanted(intent, policy)
+
+
+def _check_reapply(outlook: Outlook, intent: Intent) -> None:
+    _policy_there(outlook, intent)
+
+
+def _play_reapply(outlook: Outlook, intent: Intent) -> None:
+    if policy := _policy(outlook, intent):
+        policy.state = PolicyState.AVAILABLE
+
+
+def _check_assign(outlook: Outlook, intent: Intent) -> None:
+    _there(outlook, intent)
+    if intent.policy is not None:
+        _usable_policy(outlook, intent)
+
+
+def _play_assign(outlook: Outlook, intent: Intent) -> None:
+    if volume := _target(outlook, intent):
+        _play_unassign(outlook, volume)
+        volume.policy = intent.policy
+        if policy := _policy(outlook, intent):
+            policy.used_by[volume.id] = volume.name
+
+
+def _play_unassign(outlook: Outlook, volume: VolumeOutlook) -> None:
+    for policy in outlook.policies.values():
+        policy.used_by.pop(volume.id, None)
+    volume.policy = None
 
 
 # -- use by hosts -------------------------------------------------------------------------
@@ -646,6 +871,13 @@ RULES: dict[str, Rule] = {
     "volume.close": Rule(_check_there, _play_close),
     "snapshot.create": Rule(_check_snapshot, _play_snapshot),
     "snapshot.delete": Rule(_check_delete_snapshot, _play_delete_snapshot),
+    "policy.create": Rule(_check_create_policy, _play_create_policy),
+    "policy.remove": Rule(_check_remove_policy, _play_remove_policy),
+    "policy.add_rule": Rule(_check_rules, _play_rules),
+    "policy.remove_rule": Rule(_check_rules, _play_rules),
+    "policy.set_rules": Rule(_check_rules, _play_rules),
+    "policy.assign": Rule(_check_assign, _play_assign),
+    "policy.reapply": Rule(_check_reapply, _play_reapply),
     "backend.refresh": Rule(_nothing, _nothing),
     "backend.verify": Rule(_nothing, _nothing),
     "backend.diagnose": Rule(_nothing, _nothing),

@@ -17,8 +17,8 @@ from orchestrator import failpoints
 from orchestrator.audit.events import Event, job_event, record
 from orchestrator.domain.actions import ACTIONS
 from orchestrator.domain.errors import HostUnavailable, OutcomeUnknown, Problem
-from orchestrator.domain.states import JobState, SnapshotState, VolumeState
-from orchestrator.inventory.changes import Change, apply, set_snapshot, set_volume
+from orchestrator.domain.states import JobState, PolicyState, SnapshotState, VolumeState
+from orchestrator.inventory.changes import Change, apply, set_policy, set_snapshot, set_volume
 from orchestrator.inventory.hosts import ALIVE_SECONDS, forget_dead
 from orchestrator.jobs.claim import last_step, last_step_detail
 from orchestrator.jobs.finish import ENGINE, Ending, Finished, cancel_dependents, close, ended_as
@@ -313,6 +313,8 @@ def _in_error(connection: Connection, failed: list[tuple[Any, Problem]]) -> list
             continue
         if row["snapshot_id"] and ACTIONS[row["action"]].kind == "snapshot":
             changes.append(set_snapshot(row["snapshot_id"], state=SnapshotState.ERROR))
+        elif ACTIONS[row["action"]].kind == "policy":
+            changes.append(set_policy(row["policy_id"], state=PolicyState.ERROR))
         else:
             changes.append(
                 set_volume(row["volume_id"], state=VolumeState.ERROR, detail=problem.detail)

@@ -17,7 +17,6 @@ from sqlalchemy import (
     String,
     Table,
     Text,
-    UniqueConstraint,
     false,
     text,
     true,
@@ -27,6 +26,7 @@ from orchestrator.domain.states import (
     FINISHED,
     BackendState,
     JobState,
+    PolicyState,
     Role,
     SnapshotState,
     VolumeState,
@@ -128,12 +128,29 @@ policies = Table(
     "policies",
     metadata,
     Column("id", Integer, primary_key=True),
+    #: What storage is stamped with, and jobs mean.
+    Column("uid", String(32), nullable=False, unique=True),
     Column("backend_id", ForeignKey("backends.id"), nullable=False),
     Column("name", String(255), nullable=False),
     #: Ordered list of rules, as written.
     Column("rules", Json, nullable=False),
+    Column("state", String(16), nullable=False),
+    #: The storage's own key for it, where it has one.
+    Column("native", String(64)),
+    Column("created_by_job", BigInteger),
     Column("created_at", UtcDateTime, nullable=False),
-    UniqueConstraint("backend_id", "name"),
+    Column("changed_at", UtcDateTime, nullable=False),
+    Column("removed_at", UtcDateTime),
+    CheckConstraint(_one_of("state", PolicyState), name="state"),
+    CheckConstraint("(state = 'removed') = (removed_at IS NOT NULL)", name="removed"),
+    Index(
+        "uq_policies_live_name",
+        "backend_id",
+        "name",
+        unique=True,
+        sqlite_where=text("state <> 'removed'"),
+        postgresql_where=text("state <> 'removed'"),
+    ),
 )
 
 volumes = Table(
@@ -150,6 +167,13 @@ volumes = Table(
     Column("metadata", Json, nullable=False),
     #: Its own values for parameters of the backend.
     Column("parameters", Json, nullable=False, server_default=text("'{}'")),
+    #: How it behaves (`orchestrator.domain.actions.VolumeSettings`), what is not usual.
+    Column("settings", Json, nullable=False, server_default=text("'{}'")),
+    #: The setting of this name, to be found by.
+    Column("junction_path", String(255)),
+    #: Where hosts mount it from, and how much of its reserve its snapshots use.
+    Column("address", String(255)),
+    Column("snapshot_reserve_used_percent", Integer),
     Column("policy_id", ForeignKey("policies.id")),
     Column("parent_volume_id", String(32)),
     Column("parent_snapshot_id", String(32)),
@@ -170,6 +194,21 @@ volumes = Table(
         unique=True,
         sqlite_where=text("state <> 'removed'"),
         postgresql_where=text("state <> 'removed'"),
+    ),
+    # One live volume per backend and junction path.
+    Index(
+        "uq_volumes_live_junction",
+        "backend_id",
+        "junction_path",
+        unique=True,
+        sqlite_where=text("state <> 'removed' AND junction_path IS NOT NULL"),
+        postgresql_where=text("state <> 'removed' AND junction_path IS NOT NULL"),
+    ),
+    Index(
+        "ix_volumes_policy_id",
+        "policy_id",
+        sqlite_where=text("policy_id IS NOT NULL"),
+        postgresql_where=text("policy_id IS NOT NULL"),
     ),
 )
 
@@ -265,6 +304,7 @@ jobs = Table(
     #: The very volume (snapshot) meant: a later one of the same name is never touched.
     Column("volume_id", String(32)),
     Column("snapshot_id", String(32)),
+    Column("policy_id", String(32)),
     Column("source_id", String(32)),
     Column("state", String(16), nullable=False),
     Column("priority", SmallInteger, nullable=False, server_default=text("0")),
@@ -372,6 +412,15 @@ jobs = Table(
         "id",
         sqlite_where=text("snapshot IS NOT NULL"),
         postgresql_where=text("snapshot IS NOT NULL"),
+    ),
+    # What still means a policy.
+    Index(
+        "ix_jobs_policy",
+        "backend_id",
+        "policy",
+        "id",
+        sqlite_where=text("policy IS NOT NULL"),
+        postgresql_where=text("policy IS NOT NULL"),
     ),
     Index(
         "ix_jobs_batch",
@@ -502,6 +551,7 @@ events = Table(
     Column("volume", String(255)),
     Column("volume_id", String(32)),
     Column("snapshot", String(255)),
+    Column("policy", String(255)),
     Column("job_id", BigInteger),
     Column("actor", String(64), nullable=False),
     Column("reason", Text),

@@ -168,6 +168,7 @@ def _lanes(request: Request) -> list[str]:
         ACTIONS[request["action"]],
         request["backend"],
         request.get("volume"),
+        request.get("policy"),
         request.get("params") or {},
     )
 

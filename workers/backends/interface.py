@@ -13,7 +13,8 @@ stopping is still safe. An exception from it leaves only unpublished objects beh
 `discard` or the next attempt takes away.
 
 Errors raised are those of `orchestrator.domain.errors`: `BackendUnavailable`,
-`BackendBusy` and `TimedOut` are tried again; `NoSpace`, `Conflict`, `InUse`, `NotFound`,
+`BackendBusy` and `TimedOut` are tried again; `StillWorking` means that the storage goes on by
+itself, and the same call will be made again; `NoSpace`, `Conflict`, `InUse`, `NotFound`,
 `IdentityMismatch`, `BackendError` are not.
 """
 
@@ -21,13 +22,14 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from orchestrator.domain.drivers import DriverOptions
 from orchestrator.domain.errors import InvalidInput, Unsupported
+from orchestrator.domain.exports import Rule
 
 _ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
@@ -43,6 +45,16 @@ def check_id(written: str) -> str:
 
 
 @dataclass(frozen=True)
+class PolicyRef:
+    """Which export policy is meant: ``id`` is 32 hexadecimal digits, never reused."""
+
+    id: str
+    name: str
+    #: The storage's own immutable key, as `build_policy` told it; None where it has none.
+    native: str | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
 class VolumeRef:
     """Which volume is meant: ``id`` is 32 hexadecimal digits, given once and never reused."""
 
@@ -52,6 +64,10 @@ class VolumeRef:
     #: own values of the driver's parameters.
     size_bytes: int | None = field(default=None, compare=False)
     parameters: Mapping[str, str] = field(default_factory=dict, compare=False)
+    #: Its settings (`orchestrator.domain.actions.VolumeSettings`): what is made is to have them,
+    #: of what is there they are those that the inventory has. The policy that it is made with.
+    settings: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    policy: PolicyRef | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -86,6 +102,38 @@ class VolumeFacts:
     metadata: Mapping[str, str] = field(default_factory=dict)
     #: The id of the job whose rollback made the present contents, if any.
     restored_by: int | None = None
+    #: The settings that this kind of storage has itself, as they are.
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    #: The name of its export policy; None: it has none.
+    policy: str | None = None
+    #: Where hosts mount it from: a host name or an address; None: it is not exported.
+    address: str | None = None
+    #: How much of what is reserved for snapshots they use.
+    snapshot_reserve_used_percent: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyFacts:
+    """What the storage really holds of one export policy."""
+
+    #: The stamp; None: this object is not ours, or the storage cannot tell.
+    id: str | None
+    name: str
+    native: str | None
+    #: In their order; none: nobody is admitted.
+    rules: tuple[Rule, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientLock:
+    """A lock that the storage itself has given a client on something in a volume."""
+
+    #: The client: a host name or an address.
+    host: str
+    #: What kind of lock it is, in the storage's own words.
+    kind: str
+    #: What is locked, below the volume.
+    path: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,6 +272,10 @@ class Driver(ABC):
     def devices(self, volume: VolumeRef) -> list[Device]:
         """Where the volume is in use on this host, whoever attached it."""
 
+    def client_locks(self, volume: VolumeRef) -> list[ClientLock]:
+        """The locks that the storage has given clients on what is in the volume."""
+        raise Unsupported(f"backend {self.backend} knows of no locks of its clients")
+
     # -- making ---------------------------------------------------------------------------
 
     @abstractmethod
@@ -283,6 +335,16 @@ class Driver(ABC):
     ) -> VolumeFacts:
         """Replace the metadata kept with the volume by this."""
         raise Unsupported(f"backend {self.backend} keeps no metadata")
+
+    def configure(self, volume: VolumeRef, settings: Mapping[str, Any], call: Call) -> VolumeFacts:
+        """Change these settings of the volume, and no others."""
+        raise Unsupported(f"backend {self.backend} has no settings of its own for volumes")
+
+    def restrict(self, volume: VolumeRef, call: Call) -> None:  # noqa: B027 - for those that want it
+        """Keep clients from the volume and its data, which stays; done already is fine."""
+
+    def unrestrict(self, volume: VolumeRef, call: Call) -> None:  # noqa: B027 - for those that want it
+        """Let clients have it again."""
 
     def rename(self, volume: VolumeRef, new_name: str, call: Call) -> VolumeFacts:
         """Give the volume with this id another name; never overwrites (`Conflict`)."""
@@ -347,3 +409,48 @@ class Driver(ABC):
 
     def close(self, volume: VolumeRef, call: Call) -> None:  # noqa: B027 - for those that want it
         """End that use."""
+
+    # -- export policies: needed with the capability "policy" --------------------------------
+    #
+    # A policy is made in two calls, so that it is published in one step and is known for ours
+    # whatever its storage can stamp: what `build_policy` answers is written down before
+    # `publish_policy` is called with it as ``native``.
+
+    def list_policies(self) -> Iterator[PolicyFacts]:
+        """Every published policy, ours or not."""
+        raise self._no_policies()
+
+    def inspect_policy(self, policy: PolicyRef) -> PolicyFacts | None:
+        """What there is of the policy, published or not; None if nothing."""
+        raise self._no_policies()
+
+    def build_policy(self, policy: PolicyRef, rules: Sequence[Rule], call: Call) -> str | None:
+        """Make a policy under a name that nobody uses; the key of it, which never changes."""
+        raise self._no_policies()
+
+    def publish_policy(self, policy: PolicyRef, call: Call) -> PolicyFacts:
+        """Give what was built its name; never overwrites (`AlreadyExists`)."""
+        raise self._no_policies()
+
+    def discard_policy(self, policy: PolicyRef, call: Call) -> None:
+        """Take away what `build_policy` left for this id; nothing that was published."""
+        raise self._no_policies()
+
+    def set_rules(self, policy: PolicyRef, rules: Sequence[Rule], call: Call) -> PolicyFacts:
+        """Replace the policy's rules by these, in their order; `UnknownPolicy` if it is gone.
+
+        Where this takes several steps, no client is admitted in between that neither the old
+        rules nor the new ones admit.
+        """
+        raise self._no_policies()
+
+    def remove_policy(self, policy: PolicyRef, call: Call) -> None:
+        """Remove it; nothing if it is gone; `InUse` while a volume has it."""
+        raise self._no_policies()
+
+    def assign_policy(self, volume: VolumeRef, policy: PolicyRef | None, call: Call) -> VolumeFacts:
+        """Give the volume this policy, or none; `UnknownPolicy` if it is not there."""
+        raise self._no_policies()
+
+    def _no_policies(self) -> Unsupported:
+        return Unsupported(f"backend {self.backend} has no export policies")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from tempfile import TemporaryFile
 from typing import Any
@@ -25,14 +25,18 @@ from orchestrator.domain.errors import (
     UnknownSnapshot,
     UnknownVolume,
 )
+from orchestrator.domain.exports import Rule
 from orchestrator.domain.names import check_volume_name
 from orchestrator.domain.sizes import round_up
+from workers.backends import memory_exports as exports
 from workers.backends.interface import (
     Call,
     Capacity,
     Contents,
     Device,
     Driver,
+    PolicyFacts,
+    PolicyRef,
     SnapshotFacts,
     SnapshotRef,
     VolumeFacts,
@@ -53,7 +57,11 @@ PAGE = 500
 #: How long a change that takes its time goes without looking whether it must stop.
 NAP = 0.05
 
-_FACTS = "id, name, size, length(contents), metadata, restored_by"
+_FACTS = """
+    id, name, size, length(contents), metadata, restored_by, exports.settings AS settings,
+    (SELECT name FROM policies WHERE policies.n = exports.policy) AS policy
+"""
+_FROM = "volumes LEFT JOIN exports ON exports.volume = volumes.id"
 
 
 class MemoryDriver(Driver):
@@ -111,7 +119,7 @@ class MemoryDriver(Driver):
             rows = (
                 self._store.read()
                 .execute(
-                    f"SELECT n, {_FACTS} FROM volumes WHERE n > ? ORDER BY n LIMIT {PAGE}",  # noqa: S608
+                    f"SELECT n, {_FACTS} FROM {_FROM} WHERE n > ? ORDER BY n LIMIT {PAGE}",  # noqa: S608
                     (last,),
                 )
                 .fetchall()
@@ -120,7 +128,7 @@ class MemoryDriver(Driver):
                 return
             for n, *facts in rows:
                 last = n
-                yield _volume_facts(facts)
+                yield self._volume_facts(facts)
 
     def inspect(self, volume: VolumeRef) -> VolumeFacts | None:
         with self._faults("inspect", volume.name):
@@ -262,6 +270,22 @@ class MemoryDriver(Driver):
             )
             return self._present(db, volume)
 
+    def configure(self, volume: VolumeRef, settings: Mapping[str, Any], call: Call) -> VolumeFacts:
+        with self._changing("configure", volume.name, call) as db:
+            self._fenced(db, volume, call)
+            exports.configure(db, volume, settings)
+            return self._present(db, volume)
+
+    def restrict(self, volume: VolumeRef, call: Call) -> None:
+        with self._changing("restrict", volume.name, call) as db:
+            self._fenced(db, volume, call)
+            exports.restrict(db, volume, restricted=True)
+
+    def unrestrict(self, volume: VolumeRef, call: Call) -> None:
+        with self._changing("unrestrict", volume.name, call) as db:
+            self._fenced(db, volume, call)
+            exports.restrict(db, volume, restricted=False)
+
     def rename(self, volume: VolumeRef, new_name: str, call: Call) -> VolumeFacts:
         check_volume_name(new_name)
         with self._changing("rename", volume.name, call) as db:
@@ -344,6 +368,47 @@ class MemoryDriver(Driver):
             self._fenced(db, volume, call)
             db.execute("DELETE FROM attachments WHERE volume = ?", (volume.id,))
 
+    # -- export policies --------------------------------------------------------------------
+
+    def list_policies(self) -> Iterator[PolicyFacts]:
+        with self._faults("list_policies", ""):
+            yield from exports.published(self._store.read())
+
+    def inspect_policy(self, policy: PolicyRef) -> PolicyFacts | None:
+        with self._faults("inspect_policy", policy.name):
+            row = exports.found(self._store.read(), policy)
+        return None if row is None else exports.facts_of(row)
+
+    def build_policy(self, policy: PolicyRef, rules: Sequence[Rule], call: Call) -> str | None:
+        check_volume_name(policy.name)
+        with self._changing("build_policy", policy.name, call) as db:
+            self._refuse_buried(db, check_id(policy.id), policy.name, call)
+            return exports.build(db, policy, rules, call)
+
+    def publish_policy(self, policy: PolicyRef, call: Call) -> PolicyFacts:
+        with self._changing("publish_policy", policy.name, call) as db:
+            return exports.publish(db, policy, call)
+
+    def discard_policy(self, policy: PolicyRef, call: Call) -> None:
+        with self._changing("discard_policy", policy.name, call) as db:
+            exports.discard(db, policy, call)
+            self._bury(db, policy.id, call)
+
+    def set_rules(self, policy: PolicyRef, rules: Sequence[Rule], call: Call) -> PolicyFacts:
+        with self._changing("set_rules", policy.name, call) as db:
+            return exports.set_rules(db, policy, rules, call)
+
+    def remove_policy(self, policy: PolicyRef, call: Call) -> None:
+        with self._changing("remove_policy", policy.name, call) as db:
+            exports.remove(db, policy, call)
+            self._bury(db, policy.id, call)
+
+    def assign_policy(self, volume: VolumeRef, policy: PolicyRef | None, call: Call) -> VolumeFacts:
+        with self._changing("assign_policy", volume.name, call) as db:
+            self._fenced(db, volume, call)
+            exports.assign(db, volume, policy)
+            return self._present(db, volume)
+
     # -- what the user of an attached device would do ---------------------------------------
 
     def write(self, volume_id: str, data: bytes, offset: int = 0) -> None:
@@ -408,12 +473,15 @@ class MemoryDriver(Driver):
             (volume.id, volume.name, size, _written(metadata), contents, call.fence),
         )
         if made.rowcount == 1:
+            if volume.settings or volume.policy:
+                return self._exported(db, volume)
             return VolumeFacts(
                 id=volume.id,
                 name=volume.name,
                 size_bytes=size,
                 used_bytes=len(contents),
                 metadata=dict(metadata),
+                address=self.options.filer_address,
             )
         found = self._facts(db, volume.id)
         if found is None:
@@ -426,6 +494,13 @@ class MemoryDriver(Driver):
                 size_bytes=found.size_bytes,
             )
         return found
+
+    def _exported(self, db: sqlite3.Connection, volume: VolumeRef) -> VolumeFacts:
+        """The volume just made, with the settings and the policy that it is to have."""
+        own = DRIVERS["memory"].settings
+        exports.configure(db, volume, {k: v for k, v in volume.settings.items() if k in own})
+        exports.assign(db, volume, volume.policy)
+        return self._present(db, volume)
 
     def _delete(self, db: sqlite3.Connection, volume: VolumeRef, call: Call) -> None:
         if self._facts(db, volume.id) is None:
@@ -480,10 +555,24 @@ class MemoryDriver(Driver):
 
     def _facts(self, db: sqlite3.Connection, volume_id: str) -> VolumeFacts | None:
         row = db.execute(
-            f"SELECT {_FACTS} FROM volumes WHERE id = ?",  # noqa: S608 - columns are ours
+            f"SELECT {_FACTS} FROM {_FROM} WHERE id = ?",  # noqa: S608 - columns are ours
             (volume_id,),
         ).fetchone()
-        return None if row is None else _volume_facts(row)
+        return None if row is None else self._volume_facts(row)
+
+    def _volume_facts(self, row: Any) -> VolumeFacts:
+        volume_id, name, size, used, metadata, restored_by, settings, policy = row
+        return VolumeFacts(
+            id=volume_id,
+            name=name,
+            size_bytes=size,
+            used_bytes=used,
+            metadata={} if metadata == "{}" else json.loads(metadata),
+            restored_by=restored_by,
+            settings=json.loads(settings) if settings else {},
+            policy=policy,
+            address=self.options.filer_address,
+        )
 
     def _present(self, db: sqlite3.Connection, volume: VolumeRef) -> VolumeFacts:
         facts = self._facts(db, volume.id)
@@ -526,18 +615,6 @@ def _late(name: str, seen: int, call: Call) -> Conflict:
 
 def _written(metadata: Mapping[str, str]) -> str:
     return json.dumps(dict(metadata), sort_keys=True) if metadata else "{}"
-
-
-def _volume_facts(row: Any) -> VolumeFacts:
-    volume_id, name, size, used, metadata, restored_by = row
-    return VolumeFacts(
-        id=volume_id,
-        name=name,
-        size_bytes=size,
-        used_bytes=used,
-        metadata={} if metadata == "{}" else json.loads(metadata),
-        restored_by=restored_by,
-    )
 
 
 def _snapshot_facts(row: Any) -> SnapshotFacts:

@@ -7,9 +7,11 @@ on immutable ids, and the inventory changes only when the outcome is written.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import (
     BackendError,
     HostUnavailable,
@@ -17,25 +19,39 @@ from orchestrator.domain.errors import (
     InUse,
     Problem,
 )
+from orchestrator.domain.exports import Rule, parse_rules
 from orchestrator.domain.sizes import round_up
-from orchestrator.domain.states import BackendState, SnapshotState, VolumeState
+from orchestrator.domain.states import BackendState, PolicyState, SnapshotState, VolumeState
 from orchestrator.inventory.changes import (
     Change,
     Detached,
     Opened,
+    PolicyGone,
     SnapshotGone,
     VolumeGone,
     set_backend,
+    set_policy,
     set_snapshot,
     set_volume,
 )
 from orchestrator.jobs.claim import size_wanted
-from orchestrator.jobs.outlook import VolumeOutlook
-from orchestrator.jobs.rules import newer_snapshots
+from orchestrator.jobs.outlook import PolicyOutlook, VolumeOutlook
+from orchestrator.jobs.rules import newer_snapshots, rules_wanted
 from workers.backends.interface import SnapshotRef
 from workers.execution import transfers
 from workers.execution.refresh import look_at
-from workers.execution.work import Done, Handler, Part, Undo, Work, attached_as, made, sizes_of
+from workers.execution.work import (
+    Done,
+    Handler,
+    Part,
+    Undo,
+    Work,
+    attached_as,
+    built_policy,
+    exports_of,
+    made,
+    sizes_of,
+)
 
 
 def _record(work: Work) -> VolumeOutlook:
@@ -78,9 +94,28 @@ def grow(work: Work) -> Done:
 
 
 def update(work: Work) -> Done:
-    """Change entries of the metadata."""
-    changed: dict[str, str | None] = work.intent.params["metadata"]
-    return _set_metadata(work, changed)
+    """Change entries of the metadata, and settings."""
+    changed: dict[str, str | None] = work.intent.params.get("metadata") or {}
+    done = _set_metadata(work, changed) if changed else Done()
+    return _configured(work, done) if work.intent.settings else done
+
+
+def _configured(work: Work, done: Done) -> Done:
+    """Change settings: those of the storage there, the others in the inventory alone."""
+    wanted, recorded = work.intent.settings, _record(work).settings
+    has = DRIVERS[work.claim.driver].settings
+    native = {name: value for name, value in wanted.items() if name in has}
+    work.intend("configure")
+    after = {**recorded, **wanted}
+    record: dict[str, Any] = {"settings": after, "junction_path": after.get("junction_path")}
+    if native:
+        record = exports_of(work.driver.configure(work.volume, native, work), after)
+    return Done(
+        result={**done.result, "settings": record["settings"]},
+        changes=[*done.changes, set_volume(work.volume.id, **record)],
+        before={**(done.before or {}), "settings": recorded},
+        after={**(done.after or {}), "settings": record["settings"]},
+    )
 
 
 def set_info(work: Work) -> Done:
@@ -181,6 +216,7 @@ def restrict(work: Work) -> Done:
     """Hide a volume; its data stays."""
     _refuse_while_used(work)
     work.intend("restrict")
+    work.driver.restrict(work.volume, work)
     return _state(work, VolumeState.RESTRICTED)
 
 
@@ -188,6 +224,8 @@ def unrestrict(work: Work) -> Done:
     """Bring a hidden volume back, if its data is still there."""
     if work.driver.inspect(work.volume) is None:
         raise BackendError(f"the storage of volume {work.volume.name!r} is gone")
+    work.intend("unrestrict")
+    work.driver.unrestrict(work.volume, work)
     return _state(work, VolumeState.AVAILABLE)
 
 
@@ -248,6 +286,11 @@ def verify(work: Work) -> Done:
     ):
         if recorded != found and name not in work.driver.cannot_tell:
             differences[name] = {"recorded": recorded, "found": found}
+    if "policy" in work.driver.capabilities() and record.policy != facts.policy:
+        differences["policy"] = {"recorded": record.policy, "found": facts.policy}
+    for name, found in facts.settings.items():
+        if name in record.settings and record.settings[name] != found:
+            differences[f"settings.{name}"] = {"recorded": record.settings[name], "found": found}
     recorded_names = sorted(record.snapshots)
     found_names = sorted(found.name for found in work.driver.list_snapshots(work.volume))
     if recorded_names != found_names:
@@ -260,6 +303,74 @@ def verify(work: Work) -> Done:
         changes=[set_volume(work.volume.id, state=VolumeState.AVAILABLE, detail=None)],
         before={"state": VolumeState.ERROR},
         after={"state": VolumeState.AVAILABLE},
+    )
+
+
+# -- export policies ----------------------------------------------------------------------
+
+
+def _policy_record(work: Work) -> PolicyOutlook:
+    """The policy as the inventory has it; the rules made sure that there is one."""
+    assert work.claim.policy is not None  # noqa: S101
+    return work.claim.policy
+
+
+def _written(rules: Sequence[Rule]) -> list[str]:
+    return [rule.written for rule in rules]
+
+
+def create_policy(work: Work) -> Done:
+    """Make an export policy: build it, write down its key, and publish it."""
+    rules = parse_rules(work.intent.params["rules"])
+    if work.intended("built") is None:
+        work.note("built", native=work.driver.build_policy(work.policy, rules, work))
+    facts = work.driver.publish_policy(built_policy(work), work)
+    told = {"state": PolicyState.AVAILABLE, "rules": _written(rules)}
+    return Done(
+        result={"id": work.policy.id, "rules": _written(rules)},
+        changes=[set_policy(work.policy.id, native=facts.native, **told)],
+        after=told,
+    )
+
+
+def remove_policy(work: Work) -> Done:
+    """Remove an export policy."""
+    work.intend("remove")
+    work.driver.remove_policy(work.policy, work)
+    return Done(
+        changes=[PolicyGone(work.policy.id)],
+        before={"rules": _written(_policy_record(work).rules)},
+        after={"state": PolicyState.REMOVED},
+    )
+
+
+def change_rules(work: Work) -> Done:
+    """Give an export policy the rules that the action asks for; all of them are written anew."""
+    record = _policy_record(work)
+    wanted = rules_wanted(work.intent, record)
+    rules = _written(wanted)
+    if wanted != record.rules or work.intent.action.verb == "reapply":
+        work.intend("set_rules", rules=rules)
+        work.driver.set_rules(work.policy, wanted, work)
+    return Done(
+        result={"rules": rules},
+        changes=[set_policy(record.id, rules=rules, state=PolicyState.AVAILABLE)],
+        before={"rules": _written(record.rules)},
+        after={"rules": rules},
+    )
+
+
+def assign_policy(work: Work) -> Done:
+    """Give a volume an export policy, or none."""
+    record, wanted = _record(work), work.claim.policy
+    work.intend("assign")
+    work.driver.assign_policy(work.volume, work.policy if wanted else None, work)
+    after = {"policy": wanted.name if wanted else None}
+    return Done(
+        result=after,
+        changes=[set_volume(record.id, policy_id=wanted.row_id if wanted else None)],
+        before={"policy": record.policy},
+        after=after,
     )
 
 
@@ -443,6 +554,13 @@ HANDLERS: dict[str, Handler] = {
     "volume.close": close,
     "snapshot.create": create_snapshot,
     "snapshot.delete": delete_snapshot,
+    "policy.create": create_policy,
+    "policy.remove": remove_policy,
+    "policy.add_rule": change_rules,
+    "policy.remove_rule": change_rules,
+    "policy.set_rules": change_rules,
+    "policy.reapply": change_rules,
+    "policy.assign": assign_policy,
     "backend.refresh": refresh,
     "backend.verify": verify_backend,
     "backend.diagnose": diagnose,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
@@ -17,15 +17,18 @@ from orchestrator.domain.errors import (
     IdentityMismatch,
     InternalError,
     Problem,
+    StillWorking,
     problem_for,
 )
-from orchestrator.domain.states import SnapshotState, VolumeState
+from orchestrator.domain.states import PolicyState, SnapshotState, VolumeState
 from orchestrator.inventory.changes import (
     Attached,
     Change,
     Detached,
+    PolicyGone,
     SnapshotGone,
     VolumeGone,
+    set_policy,
     set_snapshot,
     set_volume,
 )
@@ -48,6 +51,7 @@ from workers.backends.interface import (
     Call,
     Device,
     Driver,
+    PolicyRef,
     SnapshotRef,
     VolumeFacts,
     VolumeRef,
@@ -189,8 +193,24 @@ class Work:
     def volume(self) -> VolumeRef:
         """The target volume."""
         assert self.intent.volume is not None and self.intent.volume_id is not None  # noqa: S101
-        new = {} if self.claim.volume else parameters_wanted(self.claim)
-        return _ref(self.intent.volume_id, self.intent.volume, self.claim.volume, new)
+        recorded = self.claim.volume
+        if recorded is not None:
+            return _ref(self.intent.volume_id, recorded)
+        return VolumeRef(
+            self.intent.volume_id,
+            self.intent.volume,
+            parameters=parameters_wanted(self.claim),
+            settings=self.intent.settings,
+            policy=self.policy if self.intent.policy is not None else None,
+        )
+
+    @property
+    def policy(self) -> PolicyRef:
+        """The export policy: the target, or what the target is to have."""
+        assert self.intent.policy is not None and self.intent.policy_id is not None  # noqa: S101
+        recorded = self.claim.policy
+        native = recorded.native if recorded else None
+        return PolicyRef(self.intent.policy_id, self.intent.policy, native)
 
     @property
     def snapshot(self) -> SnapshotRef:
@@ -203,7 +223,10 @@ class Work:
     def source(self) -> VolumeRef:
         """The source of a clone or copy."""
         assert self.intent.source_id is not None  # noqa: S101
-        return _ref(self.intent.source_id, self.intent.params["source"], self.claim.source, {})
+        recorded = self.claim.source
+        if recorded is not None:
+            return _ref(self.intent.source_id, recorded)
+        return VolumeRef(self.intent.source_id, self.intent.params["source"])
 
     @property
     def source_driver(self) -> Driver:
@@ -232,13 +255,11 @@ class Work:
         _check_identity(self.driver, self.intent.backend, claim.identity, claim.identity_written)
 
 
-def _ref(
-    id_: str, name: str, recorded: VolumeOutlook | None, parameters: Mapping[str, str]
-) -> VolumeRef:
-    """What drivers are told of a volume; ``parameters``: where there is no record yet."""
-    if recorded is None:
-        return VolumeRef(id_, name, parameters=parameters)
-    return VolumeRef(id_, name, recorded.size_bytes, recorded.parameters)
+def _ref(id_: str, recorded: VolumeOutlook) -> VolumeRef:
+    """What drivers are told of a recorded volume."""
+    return VolumeRef(
+        id_, recorded.name, recorded.size_bytes, recorded.parameters, recorded.settings
+    )
 
 
 def _check_identity(driver: Driver, backend: str, wanted: str | None, written: bool) -> None:
@@ -268,12 +289,26 @@ def sizes_of(facts: VolumeFacts) -> dict[str, Any]:
     return {"size_bytes": facts.size_bytes, "used_bytes": facts.used_bytes}
 
 
+def exports_of(facts: VolumeFacts, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What records say of a volume's settings and export: ``settings`` and what was found."""
+    if not settings and not facts.settings and facts.address is None:
+        return {}
+    found = {**settings, **facts.settings}
+    return {
+        "settings": found,
+        "junction_path": found.get("junction_path"),
+        "address": facts.address,
+        "snapshot_reserve_used_percent": facts.snapshot_reserve_used_percent,
+    }
+
+
 def made(work: Work, facts: VolumeFacts) -> Done:
     """The target volume was made, and is like this."""
     result = {"id": work.volume.id, **sizes_of(facts)}
+    record = {**sizes_of(facts), **exports_of(facts, work.volume.settings)}
     return Done(
         result=result,
-        changes=[set_volume(work.volume.id, state=VolumeState.AVAILABLE, **sizes_of(facts))],
+        changes=[set_volume(work.volume.id, state=VolumeState.AVAILABLE, **record)],
         after={"state": VolumeState.AVAILABLE, **result},
     )
 
@@ -318,6 +353,8 @@ def attempt(
         return None
     except HandBack:
         return HANDED_BACK
+    except StillWorking as problem:
+        return Outcome(ending=Ending.LIMITED, problem=problem, delay=problem.seconds)
     except Problem as problem:
         return _ended_badly(work, problem, retry)
     except Exception as error:
@@ -422,6 +459,11 @@ def _undo(work: Work, decided: dict[str, Any]) -> list[Change]:
     """Take away what this very job has made, and only that."""
     if work.touched:
         work.note(UNDO, **decided)
+    if work.claim.action.kind == "policy":
+        if work.touched and work.claim.identity_written:
+            work.check_identity()
+            work.driver.discard_policy(built_policy(work), _Ending(work))
+        return [PolicyGone(work.policy.id)]
     is_snapshot = work.claim.action.kind == "snapshot"
     made: VolumeRef | SnapshotRef = work.snapshot if is_snapshot else work.volume
     # A backend that was never set up cannot have been touched.
@@ -438,7 +480,7 @@ def _truth(work: Work) -> list[Change]:
     """
     recorded = work.claim.volume
     if recorded is None:
-        return []
+        return _truth_of_policy(work)
     work.check_identity()
     changed: list[VolumeRef | SnapshotRef] = [work.volume]
     changed += [SnapshotRef(one.id, one.name, work.volume) for one in recorded.snapshots.values()]
@@ -461,16 +503,54 @@ def _truth(work: Work) -> list[Change]:
             metadata=recorded.metadata
             if "metadata" in work.driver.cannot_tell
             else dict(facts.metadata),
+            **exports_of(facts, recorded.settings),
+            **_assigned(work, facts),
         ),
         *(SnapshotGone(one.id) for one in recorded.snapshots.values() if one.id not in kept),
         *_use(work, recorded, work.driver.devices(work.volume)),
     ]
 
 
+def built_policy(work: Work) -> PolicyRef:
+    """The policy that the job makes, with the key that the storage has given it."""
+    step = work.intended("built")
+    return replace(work.policy, native=step.detail.get("native") if step else None)
+
+
+def _assigned(work: Work, facts: VolumeFacts) -> dict[str, Any]:
+    """Which policy the volume has, after a change of just that had failed."""
+    if work.intended("assign") is None:
+        return {}
+    wanted = work.claim.policy
+    if facts.policy is None:
+        return {"policy_id": None}
+    return {"policy_id": wanted.row_id} if wanted and wanted.name == facts.policy else {}
+
+
+def _truth_of_policy(work: Work) -> list[Change]:
+    """What a change that failed left of an export policy."""
+    recorded = work.claim.policy
+    if recorded is None:
+        return []
+    work.check_identity()
+    found = work.driver.inspect_policy(work.policy)
+    if found is None:
+        if work.intended("remove"):
+            return [PolicyGone(recorded.id)]
+        return [set_policy(recorded.id, state=PolicyState.ERROR)]
+    # Written once more by this claim, they stay: earlier claims are shut out.
+    facts = work.driver.set_rules(work.policy, found.rules, _Ending(work))
+    if facts.rules == recorded.rules:
+        return []
+    return [set_policy(recorded.id, rules=[rule.written for rule in facts.rules])]
+
+
 def _in_error(work: Work, why: str) -> list[Change]:
     """The state of what nobody can tell the state of."""
     if work.claim.action.creates and work.claim.action.kind == "snapshot":
         return [set_snapshot(work.snapshot.id, state=SnapshotState.ERROR)]
+    if work.intent.volume is None and work.intent.policy_id is not None:
+        return [set_policy(work.intent.policy_id, state=PolicyState.ERROR)]
     if work.intent.volume_id is None:
         return []
     return [set_volume(work.intent.volume_id, state=VolumeState.ERROR, detail=why)]

@@ -14,6 +14,7 @@ from orchestrator.api.requesting import (
     HostInPath,
     Limit,
     Operator,
+    PolicyInPath,
     Reader,
     ServiceHere,
     SnapshotInPath,
@@ -26,7 +27,7 @@ from orchestrator.domain.errors import NotFound
 from orchestrator.domain.names import HostName
 from orchestrator.domain.requests import Reason
 from orchestrator.domain.states import VolumeState
-from orchestrator.inventory import backends, locks, volumes
+from orchestrator.inventory import backends, locks, policies, volumes
 
 router = APIRouter(prefix="/v1/backends", tags=["inventory"])
 
@@ -135,6 +136,31 @@ def show_attachment(
     return service.read(
         lambda connection: volumes.attachment_view(connection, backend, volume, host)
     )
+
+
+@router.get("/{backend}/policies", response_model=models.Page[models.Policy])
+def list_policies(
+    service: ServiceHere,
+    _actor: Reader,
+    backend: BackendInPath,
+    limit: Limit = 100,
+    cursor: Cursor = None,
+) -> dict[str, Any]:
+    """List a backend's export policies by name."""
+    after = position_of(cursor, str)
+    found = service.read(
+        lambda connection: policies.list_policies(connection, backend, after=after, limit=limit)
+    )
+    more = cursor_for(found[-1]["name"]) if len(found) == limit else None
+    return {"items": found, "cursor": more}
+
+
+@router.get("/{backend}/policies/{policy}", response_model=models.Policy)
+def show_policy(
+    service: ServiceHere, _actor: Reader, backend: BackendInPath, policy: PolicyInPath
+) -> dict[str, Any]:
+    """Read an export policy."""
+    return service.read(lambda connection: policies.policy_view(connection, backend, policy))
 
 
 class LockRequest(BaseModel):

@@ -15,6 +15,7 @@ from orchestrator.api.requesting import (
     BackendInPath,
     HostInPath,
     IdempotencyKey,
+    PolicyInPath,
     PreferredWait,
     Reader,
     ReasonHeader,
@@ -24,9 +25,9 @@ from orchestrator.api.requesting import (
 )
 from orchestrator.api.routes.jobs import SUBMITTED, Plan
 from orchestrator.api.submitting import answer, single
-from orchestrator.domain.actions import ACTIONS, Action, Metadata, Need
+from orchestrator.domain.actions import ACTIONS, Action, Metadata, Need, VolumeSettings
 from orchestrator.domain.errors import InvalidInput
-from orchestrator.domain.names import HostName, SnapshotName, VolumeName
+from orchestrator.domain.names import HostName, PolicyName, SnapshotName, VolumeName
 from orchestrator.domain.requests import JobOptions, JobRequest, parse_request
 from orchestrator.domain.sizes import Size
 
@@ -34,9 +35,15 @@ _IN_PATH: dict[str, Any] = {
     "backend": BackendInPath,
     "volume": VolumeInPath,
     "snapshot": SnapshotInPath,
+    "policy": PolicyInPath,
     "host": HostInPath,
 }
-_IN_BODY: dict[str, Any] = {"volume": VolumeName, "snapshot": SnapshotName, "host": HostName}
+_IN_BODY: dict[str, Any] = {
+    "volume": VolumeName,
+    "snapshot": SnapshotName,
+    "policy": PolicyName,
+    "host": HostName,
+}
 _PLACES = re.compile(r"\{(\w+)\}")
 
 
@@ -145,7 +152,7 @@ def _endpoint(action: Action) -> Callable[..., Any]:
 
 
 class VolumeChange(JobOptions):
-    """What to change in a volume: one of its size, its metadata, or its name."""
+    """What to change in a volume: one of its size, its metadata, its settings, or its name."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -155,6 +162,7 @@ class VolumeChange(JobOptions):
         description="The new size; above the present one.",
     )
     metadata: Metadata | None = Field(default=None, description="Entries to set.")
+    settings: VolumeSettings | None = Field(default=None, description="Settings to change.")
     name: VolumeName | None = Field(default=None, description="The new name.")
 
 
@@ -162,6 +170,7 @@ class VolumeChange(JobOptions):
 _CHANGES = {
     "size_bytes": ("volume.grow", "size_bytes"),
     "metadata": ("volume.update", "metadata"),
+    "settings": ("volume.update", "settings"),
     "name": ("volume.rename", "new_name"),
 }
 

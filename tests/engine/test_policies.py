@@ -1,0 +1,277 @@
+"""Export policies and settings of volumes: checked at submission, applied in order, undone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from orchestrator.domain.errors import (
+    AlreadyExists,
+    Conflict,
+    InUse,
+    InvalidInput,
+    Locked,
+    Problem,
+    UnknownPolicy,
+    Unsupported,
+)
+from orchestrator.inventory import locks
+from orchestrator.inventory.policies import list_policies
+from orchestrator.inventory.volumes import volume_at
+from tests.engine.conftest import ADMIN, Engine, act, create
+from workers.backends.interface import PolicyRef
+from workers.backends.memory import Faults, MemoryDriver
+
+NETWORK, HOST = "10.0.0.0/24", "2001:db8::7(ro)"
+
+
+def on_policy(verb: str, policy: str, backend: str = "ram", **more: Any) -> dict[str, Any]:
+    """A request for an action on an export policy."""
+    return {"action": f"policy.{verb}", "backend": backend, "policy": policy, **more}
+
+
+def with_policy(volume: str, policy: str | None) -> dict[str, Any]:
+    """A request to give a volume a policy."""
+    return act("policy.assign", volume, **({"policy": policy} if policy else {}))
+
+
+def made(policy: str, *rules: str) -> dict[str, Any]:
+    return on_policy("create", policy, params={"rules": list(rules)})
+
+
+def settings(volume: str, **wanted: Any) -> dict[str, Any]:
+    return act("volume.update", volume, params={"settings": wanted})
+
+
+def with_settings(volume: str, backend: str = "ram", **wanted: Any) -> dict[str, Any]:
+    return create(volume, backend=backend, params={"size_bytes": "1M", "settings": wanted})
+
+
+def done(engine: Engine, *requests: dict[str, Any]) -> list[str]:
+    """Submit these, let them be done, and tell how they ended."""
+    accepted = engine.submit(*requests)
+    for _ in accepted.job_ids:
+        engine.work()
+    return engine.states(accepted.job_ids)
+
+
+def recorded(engine: Engine, backend: str = "ram") -> dict[str, list[str]]:
+    with engine.database.read() as connection:
+        found = list_policies(connection, backend, after=None, limit=100)
+    return {policy["name"]: policy["rules"] for policy in found}
+
+
+def on_storage(engine: Engine) -> dict[str, list[str]]:
+    driver = next(d for d in engine.worker.serving.drivers.values() if isinstance(d, MemoryDriver))
+    return {facts.name: [r.written for r in facts.rules] for facts in driver.list_policies()}
+
+
+def faults(engine: Engine) -> Faults:
+    driver = next(d for d in engine.worker.serving.drivers.values() if isinstance(d, MemoryDriver))
+    return Faults("ram", driver.installation)
+
+
+def test_rules_are_kept_in_order_and_as_written(engine: Engine) -> None:
+    assert done(engine, made("web/1", "10.0.0.9/24", HOST)) == ["succeeded"]
+    assert recorded(engine) == on_storage(engine) == {"web/1": ["10.0.0.9/24", HOST]}
+
+
+def test_a_rule_is_added_and_removed_once_however_it_is_written(engine: Engine) -> None:
+    assert (
+        done(
+            engine,
+            made("web", "10.0.0.9/24"),
+            on_policy("add_rule", "web", params={"rule": NETWORK}),
+            on_policy("add_rule", "web", params={"rule": "www.example.com"}),
+            on_policy("add_rule", "web", params={"rule": HOST}),
+            on_policy("remove_rule", "web", params={"rule": "WWW.example.com(rw)"}),
+            on_policy("remove_rule", "web", params={"rule": "192.0.2.1"}),
+        )
+        == ["succeeded"] * 6
+    )
+    assert recorded(engine) == on_storage(engine) == {"web": ["10.0.0.9/24", HOST]}
+
+
+def test_a_client_has_one_access(engine: Engine) -> None:
+    done(engine, made("web", NETWORK))
+    with pytest.raises(Conflict, match="remove it first"):
+        engine.submit(on_policy("add_rule", "web", params={"rule": f"{NETWORK}(ro)"}))
+    with pytest.raises(InvalidInput, match="different access"):
+        engine.submit(made("other", NETWORK, "10.0.0.3/24(ro)"))
+
+
+def test_no_rules_are_not_no_policy(engine: Engine) -> None:
+    assert (
+        done(engine, made("nobody"), create("vm1", policy="nobody"), create("vm2"))
+        == ["succeeded"] * 3
+    )
+    assert recorded(engine) == {"nobody": []}
+    assert [engine.volumes()[name]["policy"] for name in ("vm1", "vm2")] == ["nobody", None]
+
+
+def test_a_policy_in_use_is_not_removed(engine: Engine) -> None:
+    done(engine, made("web"), create("vm1", policy="web"))
+    with pytest.raises(InUse, match="vm1"):
+        engine.submit(on_policy("remove", "web"))
+    assert done(engine, with_policy("vm1", None), on_policy("remove", "web")) == ["succeeded"] * 2
+    assert recorded(engine) == on_storage(engine) == {}
+    assert done(engine, made("web")) == ["succeeded"], "its name is free again"
+
+
+def test_a_policy_that_will_be_in_use_is_not_removed(engine: Engine) -> None:
+    done(engine, made("web"))
+    accepted = engine.submit(create("vm1", policy="web"))
+    with pytest.raises(InUse, match=f"job {accepted.job_ids[0]}"):
+        engine.submit(on_policy("remove", "web"))
+
+
+def test_the_storage_refuses_what_the_inventory_did_not_know(engine: Engine) -> None:
+    done(engine, made("web"), create("vm1"))
+    removal = engine.submit(on_policy("remove", "web"))
+    driver = next(d for d in engine.worker.serving.drivers.values() if isinstance(d, MemoryDriver))
+    policy = next(iter(driver.list_policies()))
+    volume = next(iter(driver.list_volumes()))
+    with driver._store.change() as db:
+        db.execute("INSERT INTO exports (volume, policy) VALUES (?, ?)", (volume.id, policy.native))
+    engine.work()
+    job = engine.job(removal.job_ids[0])
+    assert (job["state"], job["error"]["code"]) == ("failed", "in_use")
+    assert recorded(engine) == {"web": []}
+
+
+def test_a_policy_is_checked_with_what_comes_before(engine: Engine) -> None:
+    with pytest.raises(UnknownPolicy):
+        engine.submit(create("vm1", policy="web"))
+    engine.submit(made("web"))
+    with pytest.raises(AlreadyExists):
+        engine.submit(made("web"))
+    accepted = engine.submit(create("vm1", policy="web"))
+    assert engine.job(accepted.job_ids[0])["state"] == "waiting", "behind the policy"
+    engine.work()
+    engine.work()
+    assert engine.volumes()["vm1"]["policy"] == "web"
+
+
+def test_a_driver_without_policies_refuses_them(engine: Engine) -> None:
+    with pytest.raises(Unsupported):
+        engine.submit(on_policy("create", "web", backend="fast", params={"rules": []}))
+    with pytest.raises(Unsupported):
+        engine.submit(create("vm1", backend="fast", policy="web"))
+
+
+def test_a_policy_that_was_not_published_is_taken_away(engine: Engine) -> None:
+    faults(engine).set(kind="fail", operation="publish_policy", code="backend_error")
+    assert done(engine, made("web", NETWORK)) == ["failed"]
+    assert recorded(engine) == on_storage(engine) == {}
+    faults(engine).clear()
+    assert done(engine, made("web", NETWORK)) == ["succeeded"]
+
+
+@pytest.mark.parametrize("operation", ["build_policy", "publish_policy", "set_rules"])
+def test_a_lost_reply_makes_no_second_policy(engine: Engine, operation: str) -> None:
+    faults(engine).set(kind="lost reply", operation=operation, times=1)
+    accepted = engine.submit(
+        made("web", NETWORK), on_policy("set_rules", "web", params={"rules": [HOST]})
+    )
+    for _ in range(3):
+        engine.work()
+        engine.time_passes()
+    assert engine.states(accepted.job_ids) == ["succeeded"] * 2
+    assert recorded(engine) == on_storage(engine) == {"web": [HOST]}
+
+
+def test_what_a_failed_change_left_is_recorded(engine: Engine) -> None:
+    done(engine, made("web", NETWORK))
+    faults(engine).set(kind="fail", operation="set_rules", when="after", times=1)
+    assert done(engine, on_policy("set_rules", "web", params={"rules": [HOST]})) == ["failed"]
+    assert recorded(engine) == on_storage(engine) == {"web": [HOST]}
+
+
+def test_reapplying_mends_what_was_changed_by_hand(engine: Engine) -> None:
+    done(engine, made("web", NETWORK))
+    driver = next(d for d in engine.worker.serving.drivers.values() if isinstance(d, MemoryDriver))
+    with driver._store.change() as db:
+        db.execute("UPDATE policies SET rules = '[]'")
+    assert on_storage(engine) == {"web": []}
+    assert done(engine, on_policy("reapply", "web")) == ["succeeded"]
+    assert on_storage(engine) == {"web": [NETWORK]}
+
+
+def test_a_lock_of_another_host_forbids_another_policy(engine: Engine) -> None:
+    done(engine, made("web"), create("vm1"))
+    engine.database.transact(
+        lambda connection: locks.take(
+            connection, "ram", "vm1", "node1", ADMIN, reason=None, seconds=None
+        )
+    )
+    with pytest.raises(Locked):
+        engine.submit(with_policy("vm1", "web"))
+    assert done(engine, with_policy("vm1", "web") | {"host": "node1"}) == ["succeeded"]
+
+
+def test_settings_are_kept_and_changed(engine: Engine) -> None:
+    done(engine, with_settings("vm1", compression=True, junction_path="/web"))
+    done(engine, settings("vm1", snapshot_reserve_percent=20))
+    found = engine.volumes()["vm1"]
+    assert found["settings"] == {
+        "compression": True,
+        "junction_path": "/web",
+        "snapshot_reserve_percent": 20,
+    }
+    assert found["address"] == "memory"
+
+
+def test_a_maximum_may_be_more_than_any_volume_can_have(engine: Engine) -> None:
+    done(engine, with_settings("vm1", autosize_enabled=True, autosize_max_bytes=2**100))
+    assert engine.volumes()["vm1"]["settings"]["autosize_max_bytes"] == 2**100
+
+
+@pytest.mark.parametrize("backend", ["ram", "fast"])
+def test_a_junction_path_is_one_volume_s(engine: Engine, backend: str) -> None:
+    waiting = engine.submit(with_settings("vm1", backend, junction_path="/a"))
+    with pytest.raises(AlreadyExists, match="/a"):
+        engine.submit(with_settings("vm2", backend, junction_path="/a"))
+    engine.work()
+    assert engine.states(waiting.job_ids) == ["succeeded"]
+    with pytest.raises(AlreadyExists, match="/a"):
+        engine.submit(with_settings("vm2", backend, junction_path="/a"))
+    # The path is free once the volume has another one, in the same batch, too.
+    assert (
+        done(
+            engine,
+            {**settings("vm1", junction_path="/b"), "backend": backend, "ref": "away"},
+            {**with_settings("vm2", backend, junction_path="/a"), "depends_on": ["away"]},
+        )
+        == ["succeeded"] * 2
+    )
+    with engine.database.read() as connection:
+        assert volume_at(connection, backend, "/a")["name"] == "vm2"
+        assert volume_at(connection, backend, "/b")["name"] == "vm1"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "problem"),
+    [
+        ({"autosize_enabled": True}, InvalidInput),
+        ({"snapshot_reserve_percent": 91}, InvalidInput),
+        ({"junction_path": "web"}, InvalidInput),
+        ({"colour": "red"}, InvalidInput),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(
+    engine: Engine, wanted: dict[str, Any], problem: type[Problem]
+) -> None:
+    with pytest.raises(problem):
+        engine.submit(with_settings("vm1", **wanted))
+
+
+def test_a_setting_that_the_driver_lacks_is_refused(engine: Engine) -> None:
+    with pytest.raises(Unsupported, match="compression"):
+        engine.submit(with_settings("vm1", "fast", compression=True))
+
+
+def test_a_policy_of_another_id_is_not_ours(engine: Engine) -> None:
+    done(engine, made("web", NETWORK))
+    driver = next(d for d in engine.worker.serving.drivers.values() if isinstance(d, MemoryDriver))
+    assert driver.inspect_policy(PolicyRef("0" * 32, "web")) is None
