@@ -208,6 +208,31 @@ class ApiSettings(_Section):
     max_body_bytes: int = Field(default=64 * 2**20, ge=1024)
 
 
+class V3Settings(_Section):
+    """The NAS interface at ``/v3``. Members are names of tokens, or 'anonymous'."""
+
+    enabled: bool = True
+    backends: list[BackendName] | None = Field(
+        default=None, description="Those that it serves; default: all."
+    )
+    user: list[str] | None = Field(
+        default=None, description="Who has the role USER; default: everybody, without a token too."
+    )
+    admin: list[str] | None = Field(
+        default=None, description="Who has the role ADMIN; default: operators and administrators."
+    )
+    uber_admin: list[str] | None = Field(
+        default=None, description="Who has the role UBER_ADMIN; default: administrators."
+    )
+    open_snapshots: bool = Field(default=False, description="Anybody may make snapshots.")
+    discard_newer: bool = Field(
+        default=False, description="Rolling back deletes newer snapshots; it is refused otherwise."
+    )
+    wait_seconds: float = Field(
+        default=600.0, gt=0, description="How long a request waits for the end of its jobs."
+    )
+
+
 class LogSettings(_Section):
     """What is logged, and how."""
 
@@ -327,6 +352,7 @@ class Settings(BaseSettings):
     retention: RetentionSettings = RetentionSettings()
     hooks: HooksSettings = HooksSettings()
     transfer: TransferSettings = TransferSettings()
+    v3: V3Settings = V3Settings()
     log: LogSettings = LogSettings()
     # What the client reads; named here so that they are not taken for misspelt settings.
     url: str | None = None

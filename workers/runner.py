@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 import structlog
 
@@ -13,7 +15,7 @@ from orchestrator.domain.errors import InternalError, Problem
 from orchestrator.jobs.claim import Claim, claim
 from orchestrator.jobs.finish import Ending, Outcome, finish
 from orchestrator.jobs.notices import Notices
-from orchestrator.jobs.wakeups import CONTROL_QUEUE, Wakeups, backend_queue, host_queue
+from orchestrator.jobs.wakeups import CONTROL_QUEUE, backend_queue, host_queue
 from orchestrator.settings import Settings
 from orchestrator.store.database import Database
 from workers.execution.handlers import HANDLERS, UNDOING, WITHOUT_STORAGE
@@ -58,6 +60,23 @@ class _Group:
             return left
 
 
+class SendsWakeups(Protocol):
+    """What `Wakeups` does for a runner."""
+
+    def send(self, queues: Mapping[str, int] | Iterable[str]) -> None:
+        """Ask for wake-ups."""
+
+
+class SendsNotices(Protocol):
+    """What `Notices` does for a runner."""
+
+    def ended(self, jobs: Sequence[int], batches: Sequence[int]) -> None:
+        """Tell that these have ended."""
+
+    def close(self) -> None:
+        """Let go of the broker."""
+
+
 class Runner:
     """What one worker process does with wake-ups. Its threads share it."""
 
@@ -67,16 +86,18 @@ class Runner:
         database: Database,
         serving: Serving,
         leases: Leases,
-        wakeups: Wakeups,
+        wakeups: SendsWakeups,
+        notices: SendsNotices | None = None,
         *,
         worker: str,
     ) -> None:
+        """``notices``: who is told of ends; those who listen to the broker, if None."""
         self._settings = settings
         self._database = database
         self._serving = serving
         self._leases = leases
         self._wakeups = wakeups
-        self._notices = Notices(settings.broker_url)
+        self._notices = notices or Notices(settings.broker_url)
         self._hooks = Hooks(settings.hooks)
         self._here = Here(
             host=settings.host,

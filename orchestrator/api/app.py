@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from orchestrator import __version__
 from orchestrator.api import models, problems
 from orchestrator.api.direct import ShortWay
+from orchestrator.api.nas import nas_application
 from orchestrator.api.requesting import Trusted
 from orchestrator.api.routes import batches, events, health, inventory, jobs, queue, tokens, verbs
 from orchestrator.api.service import Service
@@ -92,6 +93,8 @@ def create_app(service: Service) -> FastAPI:
         queue.router,
     ):
         app.include_router(router)
+    if service.settings.v3.enabled:
+        app.mount("/v3", nas_application(service, app.state.trusted))
     _name_schemas(app)
     app.add_middleware(RawPaths)
     return app

@@ -27,11 +27,20 @@ class InventoryMethods:
 
     @listing
     def volumes(
-        self, backend: str, *, state: str | Sequence[str] = (), prefix: str | None = None
+        self,
+        backend: str,
+        *,
+        state: str | Sequence[str] = (),
+        prefix: str | None = None,
+        junction_path: str | None = None,
     ) -> Query[Volume]:
-        """A backend's volumes by name; ``prefix``: those whose names begin so."""
+        """A backend's volumes by name; ``prefix``: those whose names begin so.
+
+        ``junction_path``: the one that is mounted there.
+        """
         return Query(
-            path_to("backends", backend, "volumes"), given(state=state or None, prefix=prefix)
+            path_to("backends", backend, "volumes"),
+            given(state=state or None, prefix=prefix, junction_path=junction_path),
         )
 
     @operation

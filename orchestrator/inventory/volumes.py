@@ -32,6 +32,7 @@ def list_volumes(
     *,
     states: Sequence[VolumeState],
     prefix: str | None,
+    junction_path: str | None = None,
     after: str | None,
     limit: int,
 ) -> list[View]:
@@ -42,6 +43,8 @@ def list_volumes(
     conditions.append(volumes.c.state != VolumeState.REMOVED)
     if after is not None:
         conditions.append(volumes.c.name > after)
+    if junction_path is not None:
+        conditions.append(volumes.c.junction_path == junction_path)
     if prefix:
         conditions.append(func.substr(volumes.c.name, 1, len(prefix)) == prefix)
     rows = (

@@ -21,19 +21,32 @@ from orchestrator.store.tables import installation
 _MIGRATION_LOCK = 0x6D696772
 
 
-def upgrade(url: str, revision: str = "head") -> None:
-    """Bring the database to a revision; the first time, give the installation its id."""
+def upgrade(url: str, revision: str = "head", *, named: bool = True) -> None:
+    """Bring the database to a revision; the first time, give the installation its id.
+
+    Not ``named``, it has none yet, so that the database can be copied.
+    """
 
     def work(connection: Connection) -> None:
         command.upgrade(_config(connection), revision)
-        if not inspect(connection).has_table(installation.name):
-            return
-        if connection.execute(select(installation.c.id)).first() is None:
-            connection.execute(
-                insert(installation).values(id=1, uuid=uuid.uuid4().hex, created_at=db_now())
-            )
+        if named:
+            _name(connection)
 
     _alone(url, work)
+
+
+def name_installation(url: str) -> None:
+    """Give the installation its id, unless it has one."""
+    _alone(url, _name)
+
+
+def _name(connection: Connection) -> None:
+    if not inspect(connection).has_table(installation.name):
+        return
+    if connection.execute(select(installation.c.id)).first() is None:
+        connection.execute(
+            insert(installation).values(id=1, uuid=uuid.uuid4().hex, created_at=db_now())
+        )
 
 
 def downgrade(url: str, revision: str) -> None:

@@ -24,7 +24,7 @@ from orchestrator.api.requesting import (
 )
 from orchestrator.api.routes.jobs import states_of
 from orchestrator.domain.errors import NotFound
-from orchestrator.domain.names import HostName
+from orchestrator.domain.names import HostName, JunctionPath
 from orchestrator.domain.requests import Reason
 from orchestrator.domain.states import VolumeState
 from orchestrator.inventory import backends, locks, policies, volumes
@@ -56,6 +56,9 @@ def list_volumes(
         str | None,
         Query(max_length=255, pattern=r"^[A-Za-z0-9._:/+-]*$", description="Names that begin so."),
     ] = None,
+    junction_path: Annotated[
+        JunctionPath | None, Query(description="The one that is mounted there.")
+    ] = None,
     limit: Limit = 100,
     cursor: Cursor = None,
 ) -> dict[str, Any]:
@@ -64,7 +67,13 @@ def list_volumes(
     states = states_of(state, VolumeState)
     found = service.read(
         lambda connection: volumes.list_volumes(
-            connection, backend, states=states, prefix=prefix, after=after, limit=limit
+            connection,
+            backend,
+            states=states,
+            prefix=prefix,
+            junction_path=junction_path,
+            after=after,
+            limit=limit,
         )
     )
     more = cursor_for(found[-1]["name"]) if len(found) == limit else None

@@ -1,0 +1,197 @@
+"""What ``/v3`` serves here: the configured backends, with the service's own tokens."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from fastapi import FastAPI
+from sqlalchemy import Connection
+
+from orchestrator.api.requesting import Trusted
+from orchestrator.api.service import Service
+from orchestrator.domain.errors import UnknownBackend
+from orchestrator.domain.requests import parse_request
+from orchestrator.domain.states import Role as TokenRole
+from orchestrator.inventory import backends, locks, policies, volumes
+from orchestrator.jobs.submission import Actor, Submission
+from orchestrator.jobs.views import job_views
+from orchestrator.nas import contract
+from orchestrator.nas.gateways import Request, View, ended_well
+from orchestrator.nas.v3 import Caller, Role, application
+from orchestrator.settings import V3Settings
+
+T = TypeVar("T")
+
+#: The name of those who send no token, in the configuration and in the history.
+ANONYMOUS = "anonymous"
+#: What tokens may do whose names the configuration does not assign: by their own role.
+_USUAL = {
+    Role.USER: TokenRole.READER,
+    Role.ADMIN: TokenRole.OPERATOR,
+    Role.UBER_ADMIN: TokenRole.ADMIN,
+}
+#: The most items that a list has.
+_ALL = 1_000_000
+
+
+def nas_application(service: Service, trusted: Trusted) -> FastAPI:
+    """The application for ``/v3``."""
+    return application(Backends(service, trusted, service.settings.v3))
+
+
+@dataclass(frozen=True)
+class _Caller:
+    actor: Actor
+    name: str | None
+    roles: frozenset[Role]
+
+
+class Backends:
+    """The configured backends as `orchestrator.nas.v3.Subsystems`."""
+
+    def __init__(self, service: Service, trusted: Trusted, settings: V3Settings) -> None:
+        self._service = service
+        self._trusted = trusted
+        self._settings = settings
+        self._members = {
+            Role.USER: settings.user,
+            Role.ADMIN: settings.admin,
+            Role.UBER_ADMIN: settings.uber_admin,
+        }
+        self.open_snapshots = settings.open_snapshots
+        self.discard_newer = settings.discard_newer
+
+    async def names(self) -> list[str]:
+        """The names of the backends."""
+        found = await asyncio.to_thread(self._service.read, backends.backend_views)
+        names = [view["name"] for view in found]
+        served = self._settings.backends
+        return names if served is None else [name for name in names if name in served]
+
+    async def caller(self, token: str | None) -> Caller:
+        """Who has this token. Raises `NotAuthenticated`."""
+        if token is None:
+            # Its roles say what it may do; of the service's own ones it needs the one that
+            # submits jobs.
+            anonymous = Actor(ANONYMOUS, TokenRole.OPERATOR)
+            return _Caller(anonymous, None, self._roles(ANONYMOUS, None))
+        actor = await self._trusted.check(self._service, token)
+        return _Caller(actor, actor.name, self._roles(actor.name, actor.role))
+
+    def _roles(self, name: str, role: TokenRole | None) -> frozenset[Role]:
+        return frozenset(
+            wanted
+            for wanted, members in self._members.items()
+            if (self._usually(wanted, role) if members is None else name in members)
+        )
+
+    def _usually(self, wanted: Role, role: TokenRole | None) -> bool:
+        if role is None:
+            return wanted is Role.USER
+        return role.includes(_USUAL[wanted])
+
+    async def run(self, name: str, caller: Caller, operation: contract.Operation[T]) -> T:
+        """Run an operation on a backend. Raises `UnknownBackend`."""
+        served = self._settings.backends
+        if served is not None and name not in served:
+            raise UnknownBackend(f"there is no backend {name!r}")
+        assert isinstance(caller, _Caller)  # noqa: S101 - `caller` makes no others
+        here = _Here(self._service, name, caller.actor, self._settings.wait_seconds)
+        return await contract.aperform(operation, here)
+
+
+class _Here:
+    """A gateway to the engine of this service, whose calls are awaited."""
+
+    def __init__(self, service: Service, backend: str, actor: Actor, wait_seconds: float) -> None:
+        self._service = service
+        self._backend = backend
+        self._actor = actor
+        self._wait = wait_seconds
+
+    async def driver(self) -> str:
+        return str((await self._view())["driver"])
+
+    async def capabilities(self) -> frozenset[str]:
+        return frozenset((await self._view())["capabilities"] or ())
+
+    async def _view(self) -> View:
+        backend = self._backend
+        [view] = await self._read(lambda connection: backends.backend_views(connection, backend))
+        return view
+
+    async def run(self, requests: Sequence[Request]) -> Sequence[View]:
+        submission = Submission(
+            requests=[parse_request({**request, "backend": self._backend}) for request in requests],
+            actor=self._actor,
+            batch=len(requests) > 1,
+        )
+        receipt = await self._service.submit(submission)
+        ids = receipt.view["job_ids"] if receipt.kind == "batch" else [receipt.id]
+        await self._service.waiters.wait(receipt.kind, receipt.id, self._wait)
+        found = await self._read(lambda connection: job_views(connection, ids))
+        return ended_well([found[job_id] for job_id in ids], self._wait)
+
+    async def volumes(self) -> Sequence[View]:
+        return await self._read(
+            lambda connection: volumes.list_volumes(
+                connection, self._backend, states=[], prefix=None, after=None, limit=_ALL
+            )
+        )
+
+    async def volume(self, name: str) -> View:
+        return await self._read(
+            lambda connection: volumes.volume_view(connection, self._backend, name)
+        )
+
+    async def volume_at(self, path: str) -> View:
+        return await self._read(
+            lambda connection: volumes.volume_at(connection, self._backend, path)
+        )
+
+    async def snapshots(self, volume: str) -> Sequence[View]:
+        return await self._read(
+            lambda connection: volumes.list_snapshots(
+                connection, self._backend, volume, after=None, limit=_ALL
+            )
+        )
+
+    async def snapshot(self, volume: str, name: str) -> View:
+        return await self._read(
+            lambda connection: volumes.snapshot_view(connection, self._backend, volume, name)
+        )
+
+    async def policies(self) -> Sequence[View]:
+        return await self._read(
+            lambda connection: policies.list_policies(
+                connection, self._backend, after=None, limit=_ALL
+            )
+        )
+
+    async def policy(self, name: str) -> View:
+        return await self._read(
+            lambda connection: policies.policy_view(connection, self._backend, name)
+        )
+
+    async def take_lock(self, volume: str, host: str) -> None:
+        await self._write(
+            lambda connection: locks.take(
+                connection, self._backend, volume, host, self._actor, reason=None, seconds=None
+            )
+        )
+
+    async def release_lock(self, volume: str, host: str) -> None:
+        await self._write(
+            lambda connection: locks.release(
+                connection, self._backend, volume, host, self._actor, force=False, reason=None
+            )
+        )
+
+    async def _read(self, work: Callable[[Connection], T]) -> T:
+        return await asyncio.to_thread(self._service.read, work)
+
+    async def _write(self, work: Callable[[Connection], T]) -> T:
+        return await asyncio.to_thread(self._service.write, work)

@@ -1,0 +1,269 @@
+"""An engine in this very process, for one backend: the whole of it but the broker.
+
+The broker carries hints alone, so it can be left out where whoever submits also works: jobs
+are rows of a SQLite database and are executed, retried and taken up again like any others,
+also by other processes that use the same directory.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import threading
+import time
+import uuid
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import structlog
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+from sqlalchemy import Connection
+
+from orchestrator.domain.requests import parse_request
+from orchestrator.domain.states import Role
+from orchestrator.inventory import backends, locks, policies, volumes
+from orchestrator.jobs import schedule
+from orchestrator.jobs.submission import Actor, Submission
+from orchestrator.jobs.submit import submit
+from orchestrator.jobs.views import job_views
+from orchestrator.logs import configure_logs
+from orchestrator.nas.gateways import Request, View, ended_well
+from orchestrator.settings import LogSettings, Settings
+from orchestrator.store import migrate
+from orchestrator.store.database import Database
+
+T = TypeVar("T")
+
+#: What the engine's one backend is called.
+BACKEND = "nas"
+_ACTOR = Actor("nas", Role.ADMIN)
+#: The most items that a list has.
+_ALL = 1_000_000
+#: Seconds between looks at jobs that wait for something, and at what time brings.
+_LOOK_SECONDS = 0.05
+_SELDOM_SECONDS = 1.0
+
+#: A database with the schema and nothing in it, made once a process: to copy is quicker.
+_template: bytes | None = None
+_template_guard = threading.Lock()
+
+
+class _OwnSettings(Settings):
+    """Settings that come from nowhere but their arguments."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The arguments."""
+        return (init_settings,)
+
+
+class _Nobody:
+    """Hears what would be told to others."""
+
+    def send(self, queues: Mapping[str, int] | Iterable[str], *, jobs: int = 1) -> None:
+        """Whoever submits works by itself."""
+
+    def ended(self, jobs: Sequence[int], batches: Sequence[int]) -> None:
+        """Whoever waits looks by itself."""
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
+class PrivateEngine:
+    """A `orchestrator.nas.gateways.Gateway` to an engine of this process. Threads may share it."""
+
+    def __init__(
+        self, backend: Mapping[str, Any], data: Path | None = None, *, wait_seconds: float = 600.0
+    ) -> None:
+        """``backend``: as in the configuration. ``data``: a directory; None: all is forgotten."""
+        # Brings the drivers along, which those who use a service need not load.
+        from workers.leases import Leases
+        from workers.runner import Runner
+        from workers.serving import Serving
+
+        if not structlog.is_configured():
+            configure_logs(LogSettings(level="warning"), "nas")
+        directory = data or Path(tempfile.mkdtemp(prefix="orchestrator-"))
+        self._settings = _OwnSettings(
+            data=directory, backends={BACKEND: dict(backend)}, host=os.uname().nodename
+        )
+        _prepare(self._settings.database_url, directory, forgotten=data is None)
+        self._wait = wait_seconds
+        self._database = Database(self._settings.database_url, pool_size=10)
+        self._serving = Serving(self._settings, self._database)
+        self._serving.look_at_all()
+        worker = self._settings.worker
+        self._leases = Leases(
+            self._database,
+            lease_seconds=worker.lease_seconds,
+            beat_seconds=worker.heartbeat_seconds,
+        )
+        nobody = _Nobody()
+        self._runner = Runner(
+            self._settings,
+            self._database,
+            self._serving,
+            self._leases,
+            nobody,
+            nobody,
+            worker=f"nas-{os.getpid()}-{uuid.uuid4().hex[:8]}",
+        )
+        self._seldom = 0.0
+        forgetting = [driver for driver in self._serving.drivers.values() if data is None]
+        self._finalizer = weakref.finalize(
+            self,
+            _end,
+            self._leases.close,
+            self._database.close,
+            None if data else directory,
+            [(driver.backend, driver.installation) for driver in forgetting],
+        )
+
+    def close(self) -> None:
+        """End the engine."""
+        self._finalizer()
+
+    def driver(self) -> str:
+        return self._settings.backends[BACKEND].driver
+
+    def capabilities(self) -> frozenset[str]:
+        [view] = self._read(lambda connection: backends.backend_views(connection, BACKEND))
+        return frozenset(view["capabilities"] or ())
+
+    def run(self, requests: Sequence[Request]) -> Sequence[View]:
+        submission = Submission(
+            requests=[parse_request({**request, "backend": BACKEND}) for request in requests],
+            actor=_ACTOR,
+            batch=len(requests) > 1,
+        )
+        accepted = self._database.transact(
+            lambda connection: submit(
+                connection, submission, max_attempts=self._settings.retry.max_attempts
+            )
+        )
+        end = time.monotonic() + self._wait
+        while True:
+            for queue in self._runner.queues:
+                self._runner.drain(queue)
+            found = self._read(lambda connection: job_views(connection, accepted.job_ids))
+            jobs = [found[job_id] for job_id in accepted.job_ids]
+            if all(job["finished_at"] for job in jobs) or time.monotonic() >= end:
+                return ended_well(jobs, self._wait)
+            self._bring_time()
+            time.sleep(_LOOK_SECONDS)
+
+    def volumes(self) -> Sequence[View]:
+        return list(
+            self._read(
+                lambda connection: volumes.list_volumes(
+                    connection, BACKEND, states=[], prefix=None, after=None, limit=_ALL
+                )
+            )
+        )
+
+    def volume(self, name: str) -> View:
+        return self._read(lambda connection: volumes.volume_view(connection, BACKEND, name))
+
+    def volume_at(self, path: str) -> View:
+        return self._read(lambda connection: volumes.volume_at(connection, BACKEND, path))
+
+    def snapshots(self, volume: str) -> Sequence[View]:
+        return list(
+            self._read(
+                lambda connection: volumes.list_snapshots(
+                    connection, BACKEND, volume, after=None, limit=_ALL
+                )
+            )
+        )
+
+    def snapshot(self, volume: str, name: str) -> View:
+        return self._read(
+            lambda connection: volumes.snapshot_view(connection, BACKEND, volume, name)
+        )
+
+    def policies(self) -> Sequence[View]:
+        return list(
+            self._read(
+                lambda connection: policies.list_policies(
+                    connection, BACKEND, after=None, limit=_ALL
+                )
+            )
+        )
+
+    def policy(self, name: str) -> View:
+        return self._read(lambda connection: policies.policy_view(connection, BACKEND, name))
+
+    def take_lock(self, volume: str, host: str) -> None:
+        self._database.transact(
+            lambda connection: locks.take(
+                connection, BACKEND, volume, host, _ACTOR, reason=None, seconds=None
+            )
+        )
+
+    def release_lock(self, volume: str, host: str) -> None:
+        self._database.transact(
+            lambda connection: locks.release(
+                connection, BACKEND, volume, host, _ACTOR, force=False, reason=None
+            )
+        )
+
+    def _read(self, work: Callable[[Connection], T]) -> T:
+        return self._database.look(work)
+
+    def _bring_time(self) -> None:
+        """Do what a scheduler would: queue what is due, take up what a dead process had."""
+        self._database.transact(schedule.queue_due)
+        if time.monotonic() >= self._seldom:
+            self._seldom = time.monotonic() + _SELDOM_SECONDS
+            self._database.transact(schedule.reclaim_expired)
+            self._serving.look_at_unusable()
+
+
+def data_for(hostname: str, vserver: str) -> Path:
+    """The user's directory for what is known of a filer's SVM."""
+    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    safe = "".join(c if c.isalnum() or c in "-_" else f".{ord(c):x}." for c in hostname)
+    return Path(base) / "orchestrator-nas" / safe / vserver.replace("/", "_")
+
+
+def _prepare(url: str, directory: Path, *, forgotten: bool) -> None:
+    """Make sure that the database is there."""
+    global _template
+    if not forgotten:
+        migrate.upgrade(url)
+        return
+    file = directory / "orchestrator.db"
+    with _template_guard:
+        if _template is None:
+            migrate.upgrade(url, named=False)
+            _template = file.read_bytes()
+        else:
+            file.write_bytes(_template)
+    migrate.name_installation(url)
+
+
+def _end(
+    stop: Callable[[], None],
+    close: Callable[[], None],
+    directory: Path | None,
+    in_memory: Sequence[tuple[str, str]],
+) -> None:
+    stop()
+    close()
+    if directory is not None:
+        shutil.rmtree(directory, ignore_errors=True)
+        from workers.backends.memory import erase
+
+        for backend, installation in in_memory:
+            erase(backend, installation)

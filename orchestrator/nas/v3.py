@@ -1,0 +1,507 @@
+"""The NAS contract over HTTP, as its clients know it: synchronous, below ``/v3``.
+
+Each route runs one operation of `orchestrator.nas.contract` and waits for its end. Errors are
+``{"message": …}``; the order in which a request is checked is: its form (400), the caller's
+role (403), names (400), what there is (404).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections.abc import Awaitable, Callable, Mapping
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
+from urllib.parse import unquote
+
+from fastapi import APIRouter, Body, Depends, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
+
+from orchestrator.domain.errors import (
+    NotAllowed,
+    NotAuthenticated,
+    NotFound,
+    Problem,
+    UnknownBackend,
+    UnknownPolicy,
+)
+from orchestrator.domain.exports import RuleText
+from orchestrator.nas import contract
+from orchestrator.nas.fields import CHANGEABLE, PolicySchema, SnapshotSchema, VolumeSchema, told
+from orchestrator.nas.returned import normalised
+
+if TYPE_CHECKING:
+    from orchestrator.nas.storage import StorageBackend
+
+T = TypeVar("T")
+
+
+class Role(StrEnum):
+    """What a caller may do; none includes another."""
+
+    USER = "USER"
+    ADMIN = "ADMIN"
+    UBER_ADMIN = "UBER_ADMIN"
+
+
+class Caller(Protocol):
+    """Who asks."""
+
+    @property
+    def name(self) -> str | None:
+        """The name of the caller's token; None: anonymous."""
+
+    @property
+    def roles(self) -> frozenset[Role]:
+        """What the caller may do."""
+
+
+class Subsystems(Protocol):
+    """What is served: storage systems by name, and who may do what."""
+
+    @property
+    def open_snapshots(self) -> bool:
+        """Whether anybody may make snapshots."""
+
+    @property
+    def discard_newer(self) -> bool:
+        """Whether rolling back deletes newer snapshots, which it refuses otherwise."""
+
+    async def names(self) -> list[str]:
+        """The names of the storage systems."""
+
+    async def caller(self, token: str | None) -> Caller:
+        """Who has this token. Raises `NotAuthenticated`."""
+
+    async def run(self, name: str, caller: Caller, operation: contract.Operation[T]) -> T:
+        """Run an operation on a storage system. Raises `UnknownBackend`."""
+
+
+# -- what is read ---------------------------------------------------------------------------
+
+
+class _Read(BaseModel):
+    """Unknown keys are dropped."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+_Text = Annotated[str, Field(min_length=1, max_length=255)]
+
+
+class VolumeChange(_Read):
+    """What may be changed in a volume."""
+
+    autosize_enabled: bool | None = None
+    max_autosize: Annotated[int, Field(ge=1)] | None = None
+    size_total: Annotated[int, Field(ge=1)] | None = None
+    active_policy_name: _Text | None = None
+    percentage_snapshot_reserve: Annotated[int, Field(ge=0, le=90)] | None = None
+    compression_enabled: bool | None = None
+    inline_compression: bool | None = None
+    caching_policy: _Text | None = None
+
+
+class NewVolume(VolumeChange):
+    """What may be said of a volume to be made, cloned or rolled back."""
+
+    name: _Text | None = None
+    aggregate_name: _Text | None = None
+    junction_path: _Text | None = None
+    from_snapshot: _Text | None = None
+    from_volume: _Text | None = None
+
+
+class NewSnapshot(_Read):
+    """How to make a snapshot."""
+
+    purge_old_if_needed: bool = False
+
+
+class NewPolicy(_Read):
+    """The rules of a policy to be made."""
+
+    rules: list[Annotated[RuleText, Field(min_length=1)]]
+
+
+# -- the application --------------------------------------------------------------------------
+
+
+def application(subsystems: Subsystems) -> FastAPI:
+    """The ASGI application that serves these."""
+    app = FastAPI(title="NAS storage", version="3", redirect_slashes=False)
+    app.state.subsystems = subsystems
+    for kind, answer in (
+        (Problem, _problem),
+        (RequestValidationError, _invalid),
+        (HTTPException, _refused),
+    ):
+        app.add_exception_handler(kind, answer)
+    app.include_router(_conf)
+    app.include_router(_routes)
+    return app
+
+
+def _problem(_request: Request, problem: Any) -> Response:
+    status = problem.status
+    if isinstance(problem, NotFound):
+        status = 404
+    elif status in (409, 422):
+        status = 400
+    return JSONResponse({"message": told(problem)}, status)
+
+
+def _invalid(_request: Request, error: Any) -> Response:
+    errors = {
+        ".".join(str(part) for part in one["loc"] if part not in ("body", "path", "query")): str(
+            one["msg"]
+        )
+        for one in error.errors()
+    }
+    wrong = "; ".join(f"{name}: {why}" if name else why for name, why in errors.items())
+    return JSONResponse({"message": f"the request is not valid: {wrong}", "errors": errors}, 400)
+
+
+def _refused(_request: Request, error: Any) -> Response:
+    return JSONResponse({"message": str(error.detail)}, error.status_code, error.headers)
+
+
+async def _subsystems(request: Request) -> Subsystems:
+    served: Subsystems = request.app.state.subsystems
+    return served
+
+
+_Here = Annotated[Subsystems, Depends(_subsystems)]
+
+
+async def _caller(request: Request, subsystems: _Here) -> Caller:
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme and scheme.lower() != "bearer":
+        raise NotAuthenticated("send a token: Authorization: Bearer TOKEN")
+    return await subsystems.caller(token or None)
+
+
+_Who = Annotated[Caller, Depends(_caller)]
+
+
+class _Asked:
+    """A request on a storage system, as far as every route has it."""
+
+    def __init__(self, sub: str, subsystems: Subsystems, caller: Caller) -> None:
+        self.sub, self.subsystems, self.caller = unquote(sub), subsystems, caller
+
+    async def __call__(self, role: Role | None, operation: contract.Operation[T]) -> T:
+        """Run the operation, if the caller has the role (None: anybody may)."""
+        if role is not None and role not in self.caller.roles:
+            raise NotAllowed(f"this needs the role {role}")
+        return await self.subsystems.run(self.sub, self.caller, operation)
+
+
+async def _asked(sub: str, subsystems: _Here, caller: _Who) -> _Asked:
+    return _Asked(sub, subsystems, caller)
+
+
+_Ask = Annotated[_Asked, Depends(_asked)]
+
+
+def _in_path(parameter: str) -> Callable[[Request], Awaitable[str]]:
+    async def read(request: Request) -> str:
+        # Matched as it was sent: what is written %2F is part of a name.
+        return unquote(request.path_params[parameter], errors="replace")
+
+    return read
+
+
+_Volume = Annotated[str, Depends(_in_path("name"))]
+_Snapshot = Annotated[str, Depends(_in_path("snapshot"))]
+_Host = Annotated[str, Depends(_in_path("host"))]
+_Policy = Annotated[str, Depends(_in_path("policy"))]
+_Rule = Annotated[str, Depends(_in_path("rule"))]
+
+_conf = APIRouter(prefix="/conf", tags=["conf"])
+# The longer paths come first: a name may have slashes.
+_routes = APIRouter(prefix="/{sub}", tags=["storage"])
+
+
+def _made() -> Response:
+    return JSONResponse("", 201)
+
+
+def _gone() -> Response:
+    return Response(status_code=204)
+
+
+# -- configuration ----------------------------------------------------------------------------
+
+
+@_conf.get("/subsystems")
+async def subsystems(here: _Here) -> list[str]:
+    """The storage systems that are served."""
+    return await here.names()
+
+
+@_conf.get("/roles")
+async def roles() -> list[Role]:
+    """The roles there are."""
+    return list(Role)
+
+
+@_conf.get("/me")
+async def me(caller: _Who) -> dict[str, Any]:
+    """Who asks; the name of nobody is null."""
+    return {"name": caller.name, "roles": sorted(caller.roles)}
+
+
+@_conf.get("/me/roles")
+async def my_roles(caller: _Who) -> list[Role]:
+    """The roles of who asks."""
+    return sorted(caller.roles)
+
+
+# -- snapshots --------------------------------------------------------------------------------
+
+
+@_routes.get("/volumes/{name:path}/snapshots", response_model=list[SnapshotSchema])
+async def get_snapshots(ask: _Ask, name: _Volume) -> Any:
+    """The snapshots of a volume."""
+    found = await ask(None, contract.get_snapshots(name))
+    return [normalised("snapshot", one) for one in found]
+
+
+@_routes.get("/volumes/{name:path}/snapshots/{snapshot}", response_model=SnapshotSchema)
+async def get_snapshot(ask: _Ask, name: _Volume, snapshot: _Snapshot) -> Any:
+    """A snapshot."""
+    return normalised("snapshot", await ask(None, contract.get_snapshot(name, snapshot)))
+
+
+@_routes.post("/volumes/{name:path}/snapshots/{snapshot}", status_code=201)
+async def create_snapshot(
+    ask: _Ask,
+    name: _Volume,
+    snapshot: _Snapshot,
+    wanted: Annotated[NewSnapshot | None, Body()] = None,
+) -> Response:
+    """Make a snapshot."""
+    role = None if ask.subsystems.open_snapshots else Role.ADMIN
+    purge = wanted is not None and wanted.purge_old_if_needed
+    try:
+        await ask(role, contract.create_snapshot(name, snapshot, purge_old=purge))
+    except Problem as problem:
+        if problem.status == 409:
+            return JSONResponse({"message": problem.detail}, 409)
+        raise
+    return _made()
+
+
+@_routes.delete("/volumes/{name:path}/snapshots/{snapshot}", status_code=204)
+async def delete_snapshot(ask: _Ask, name: _Volume, snapshot: _Snapshot) -> Response:
+    """Delete a snapshot."""
+    await ask(Role.ADMIN, contract.delete_snapshot(name, snapshot))
+    return _gone()
+
+
+# -- locks ------------------------------------------------------------------------------------
+
+
+@_routes.get("/volumes/{name:path}/locks")
+async def get_locks(ask: _Ask, name: _Volume) -> list[dict[str, str]]:
+    """The lock on a volume: a list of one or none."""
+    host = await ask(Role.USER, contract.locks(name))
+    return [] if host is None else [{"host": host}]
+
+
+@_routes.put("/volumes/{name:path}/locks/{host}", status_code=201)
+async def create_lock(ask: _Ask, name: _Volume, host: _Host) -> Response:
+    """Lock a volume for a host."""
+    await ask(Role.ADMIN, contract.create_lock(name, host))
+    return _made()
+
+
+@_routes.delete("/volumes/{name:path}/locks/{host}", status_code=204)
+async def remove_lock(ask: _Ask, name: _Volume, host: _Host) -> Response:
+    """End the lock of a host."""
+    await ask(Role.UBER_ADMIN, contract.remove_lock(name, host))
+    return _gone()
+
+
+# -- volumes ----------------------------------------------------------------------------------
+
+
+@_routes.get("/volumes", response_model=list[VolumeSchema])
+async def get_volumes(ask: _Ask) -> Any:
+    """All volumes."""
+    found = await ask(Role.USER, contract.volumes())
+    return [normalised("volume", one) for one in found]
+
+
+@_routes.get("/volumes/{name:path}", response_model=VolumeSchema)
+async def get_volume(ask: _Ask, name: _Volume) -> Any:
+    """A volume."""
+    return normalised("volume", await ask(Role.USER, contract.get_volume(name)))
+
+
+@_routes.post("/volumes/{name:path}", status_code=201, response_model=VolumeSchema)
+async def create_volume(
+    ask: _Ask, name: _Volume, wanted: Annotated[NewVolume | None, Body()] = None
+) -> Any:
+    """Make a volume; with ``from_snapshot`` roll it back, with ``from_volume`` too clone it."""
+    fields = (wanted or NewVolume()).model_dump(exclude_none=True)
+    snapshot, source = fields.pop("from_snapshot", None), fields.pop("from_volume", None)
+    if snapshot is not None and source is not None:
+        made = await ask(Role.ADMIN, contract.clone_volume(name, source, snapshot))
+    elif snapshot is not None:
+        discard = ask.subsystems.discard_newer
+        rolling = contract.rollback_volume(name, snapshot, discard_newer=discard)
+        await ask(Role.ADMIN, rolling)
+        made = await ask(Role.ADMIN, contract.get_volume(name))
+    else:
+        try:
+            made = await ask(Role.ADMIN, contract.create_volume(name, fields))
+        except UnknownPolicy as problem:
+            return JSONResponse({"message": problem.detail}, 400)
+    return normalised("volume", made)
+
+
+@_routes.patch("/volumes/{name:path}")
+async def patch_volume(
+    ask: _Ask, name: _Volume, wanted: Annotated[VolumeChange | None, Body()] = None
+) -> Response:
+    """Change a volume."""
+    fields = (wanted or VolumeChange()).model_dump(exclude_unset=True)
+    if not fields:
+        known = ", ".join(sorted(CHANGEABLE))
+        return JSONResponse(
+            {"message": f"nothing to change: give one of {known}", "errors": {}}, 400
+        )
+    given = {
+        field: value
+        for field, value in fields.items()
+        if value is not None or field == "active_policy_name"
+    }
+    try:
+        await ask(Role.UBER_ADMIN, contract.patch_volume(name, given))
+    except UnknownPolicy as problem:
+        return JSONResponse({"message": problem.detail}, 400)
+    return JSONResponse(None, 200)
+
+
+@_routes.delete("/volumes/{name:path}", status_code=204)
+async def restrict_volume(ask: _Ask, name: _Volume) -> Response:
+    """Hide a volume and keep its data."""
+    await ask(Role.UBER_ADMIN, contract.restrict_volume(name))
+    return _gone()
+
+
+# -- export policies --------------------------------------------------------------------------
+
+
+@_routes.put("/export/{policy:path}/rule/{rule:path}", status_code=201)
+async def ensure_rule_present(ask: _Ask, policy: _Policy, rule: _Rule) -> Response:
+    """Add a rule to a policy, unless it is there."""
+    await ask(Role.ADMIN, contract.ensure_rule_present(policy, rule))
+    return _made()
+
+
+@_routes.delete("/export/{policy:path}/rule/{rule:path}", status_code=204)
+async def ensure_rule_absent(ask: _Ask, policy: _Policy, rule: _Rule) -> Response:
+    """Take a rule out of a policy, if it is there."""
+    await ask(Role.ADMIN, contract.ensure_rule_absent(policy, rule))
+    return _gone()
+
+
+@_routes.get("/export", response_model=list[PolicySchema])
+async def get_policies(ask: _Ask) -> Any:
+    """All export policies."""
+    found = await ask(Role.ADMIN, contract.policies())
+    return [{"name": name, "rules": rules} for name, rules in found]
+
+
+@_routes.get("/export/{policy:path}", response_model=PolicySchema)
+async def get_policy(ask: _Ask, policy: _Policy) -> Any:
+    """An export policy."""
+    return {"name": policy, "rules": await ask(Role.ADMIN, contract.get_policy(policy))}
+
+
+@_routes.post("/export/{policy:path}", status_code=201)
+async def create_policy(ask: _Ask, policy: _Policy, wanted: NewPolicy) -> Response:
+    """Make an export policy."""
+    await ask(Role.ADMIN, contract.create_policy(policy, wanted.rules))
+    return _made()
+
+
+@_routes.delete("/export/{policy:path}", status_code=204)
+async def remove_policy(ask: _Ask, policy: _Policy) -> Response:
+    """Remove an export policy."""
+    await ask(Role.ADMIN, contract.remove_policy(policy))
+    return _gone()
+
+
+# -- an application of one's own ---------------------------------------------------------------
+
+
+class _Known:
+    """A caller, and what it may do."""
+
+    def __init__(self, name: str | None, roles: frozenset[Role]) -> None:
+        self.name, self.roles = name, roles
+
+
+class NasApp:
+    """An ASGI application for `orchestrator.nas.StorageBackend` objects.
+
+        app = NasApp(tokens={"secret": ("alice", ["ADMIN"])})
+        NetappStorage(...).init_app(app=app, endpoint="netapp")
+
+    Serve it with uvicorn, or mount it at ``/v3`` of another application.
+    """
+
+    def __init__(
+        self,
+        tokens: Mapping[str, tuple[str, list[str]]] | None = None,
+        *,
+        anonymous: tuple[str, ...] = ("USER",),
+        open_snapshots: bool = False,
+        discard_newer: bool = False,
+    ) -> None:
+        """``tokens``: by secret, a name and roles; ``anonymous``: the roles of everybody."""
+        self._tokens = tokens or {}
+        self._anonymous = frozenset(Role(role) for role in anonymous)
+        self.open_snapshots = open_snapshots
+        self.discard_newer = discard_newer
+        self._storages: dict[str, StorageBackend] = {}
+        self._app = application(self)
+
+    def add(self, endpoint: str, storage: StorageBackend) -> None:
+        """Serve a storage below ``/{endpoint}``."""
+        self._storages[endpoint] = storage
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        await self._app(scope, receive, send)
+
+    async def names(self) -> list[str]:
+        """The endpoints."""
+        return sorted(self._storages)
+
+    async def caller(self, token: str | None) -> Caller:
+        """Who has this token. Raises `NotAuthenticated`."""
+        if token is None:
+            return _Known(None, self._anonymous)
+        found: _Known | None = None
+        for secret, (name, roles) in self._tokens.items():
+            if hmac.compare_digest(secret.encode(), token.encode()):
+                found = _Known(name, self._anonymous | {Role(role) for role in roles})
+        if found is None:
+            raise NotAuthenticated()
+        return found
+
+    async def run(self, name: str, _caller: Caller, operation: contract.Operation[T]) -> T:
+        """Run an operation on a storage, in a thread. Raises `UnknownBackend`."""
+        storage = self._storages.get(name)
+        if storage is None:
+            raise UnknownBackend(f"there is no storage {name!r}")
+        return await asyncio.to_thread(contract.perform, operation, storage.gateway)
