@@ -141,6 +141,12 @@ class SchedulerSettings(_Section):
     relay_seconds: float = Field(
         default=2.0, gt=0, description="A job queued this long has its wake-up sent again."
     )
+    autosize_seconds: float = Field(
+        default=300.0, gt=0, description="How often it looks for volumes that shall grow."
+    )
+    autosize_percent: float = Field(
+        default=85.0, gt=0, le=100, description="Volumes that are fuller than this grow."
+    )
     host_grace_seconds: float = Field(
         default=30.0, gt=0, description="A host without a live worker for this long is down."
     )

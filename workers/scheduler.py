@@ -6,17 +6,22 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import structlog
+from sqlalchemy import Connection
 
 from orchestrator import failpoints
 from orchestrator.audit.events import latest_number, number_committed
-from orchestrator.jobs import schedule
+from orchestrator.domain.errors import Problem
+from orchestrator.jobs import autosize, schedule
 from orchestrator.jobs.archive import archive
 from orchestrator.jobs.claim import put_back_blocked
 from orchestrator.jobs.finish import Finished
 from orchestrator.jobs.notices import Notices
+from orchestrator.jobs.submission import Accepted, Submission
+from orchestrator.jobs.submit import submit
 from orchestrator.jobs.wakeups import Wakeups
 from orchestrator.logs import configure_logs
 from orchestrator.settings import Settings
@@ -47,6 +52,7 @@ class Scheduler:
             (_SELDOM_SECONDS, self._overlooked),
             (_SELDOM_SECONDS, self._dead_hosts),
             (_SELDOM_SECONDS, self._expire_locks),
+            (settings.scheduler.autosize_seconds, self._autosize),
             (_SELDOM_SECONDS, self._archive_what_was_asked_for),
             (_RETENTION_SECONDS, self._retain),
         ]
@@ -116,6 +122,25 @@ class Scheduler:
 
     def _expire_locks(self) -> None:
         self._database.transact(schedule.expire_locks)
+
+    def _autosize(self) -> None:
+        scheduler = self._settings.scheduler
+        with self._database.read() as connection:
+            wanted = [
+                *autosize.refreshes(connection, scheduler.autosize_seconds),
+                *autosize.growths(connection, scheduler.autosize_percent),
+            ]
+        for submission in wanted:
+            try:
+                accepted = self._database.transact(partial(self._submit, submission))
+            except Problem as problem:
+                [request] = submission.requests
+                log.warning("autosize.refused", volume=request.volume, why=problem.detail)
+            else:
+                self._wakeups.send(accepted.wake)
+
+    def _submit(self, submission: Submission, connection: Connection) -> Accepted:
+        return submit(connection, submission, max_attempts=self._settings.retry.max_attempts)
 
     def _retain(self) -> None:
         retention = self._settings.retention

@@ -77,6 +77,11 @@ def upgrade() -> None:
         "volumes", sa.Column("settings", Json, nullable=False, server_default=sa.text("'{}'"))
     )
     op.add_column("volumes", sa.Column("junction_path", sa.String(255), nullable=True))
+    op.add_column(
+        "volumes",
+        sa.Column("autosize", sa.Boolean(), nullable=False, server_default=sa.false()),
+    )
+    _partial("ix_volumes_autosize", "volumes", ["backend_id"], "autosize", unique=False)
     op.add_column("volumes", sa.Column("address", sa.String(255), nullable=True))
     op.add_column(
         "volumes", sa.Column("snapshot_reserve_used_percent", sa.Integer(), nullable=True)
@@ -105,7 +110,14 @@ def downgrade() -> None:
     op.drop_column("jobs", "policy_id")
     op.drop_index("ix_volumes_policy_id", "volumes")
     op.drop_index("uq_volumes_live_junction", "volumes")
-    for column in ("snapshot_reserve_used_percent", "address", "junction_path", "settings"):
+    op.drop_index("ix_volumes_autosize", "volumes")
+    for column in (
+        "snapshot_reserve_used_percent",
+        "address",
+        "autosize",
+        "junction_path",
+        "settings",
+    ):
         op.drop_column("volumes", column)
     op.execute(sa.text("UPDATE volumes SET policy_id = NULL"))
     _link(link=False)

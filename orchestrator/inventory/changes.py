@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -85,6 +85,15 @@ Change = Set | VolumeGone | SnapshotGone | PolicyGone | Attached | Detached | Op
 def set_volume(volume_id: str, **values: Any) -> Set:
     """Set columns of a volume."""
     return Set(volumes, volume_id, values)
+
+
+def settings_columns(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a volume's row says of its settings: all of them, and those it is found by."""
+    return {
+        "settings": dict(settings),
+        "junction_path": settings.get("junction_path"),
+        "autosize": bool(settings.get("autosize_enabled")),
+    }
 
 
 def set_snapshot(snapshot_id: str, **values: Any) -> Set:

@@ -15,6 +15,7 @@ from orchestrator.audit.events import Event, recorded
 from orchestrator.domain.actions import Action, source_of
 from orchestrator.domain.errors import Locked, Problem
 from orchestrator.domain.states import JobState, PolicyState, SnapshotState, VolumeState
+from orchestrator.inventory.changes import settings_columns
 from orchestrator.jobs import rules
 from orchestrator.jobs.lanes import lane_taken
 from orchestrator.jobs.looking import (
@@ -417,8 +418,7 @@ def _births(claims: Iterable[Claim], now: datetime) -> list[Asked]:
                 "state": VolumeState.PENDING,
                 "metadata": intent.params.get("metadata") or {},
                 "parameters": parameters_wanted(claim),
-                "settings": dict(intent.settings),
-                "junction_path": intent.settings.get("junction_path"),
+                **settings_columns(intent.settings),
                 "policy_id": claim.policy.row_id if claim.policy else None,
                 "parent_volume_id": claim.source.id if claim.source else None,
                 "parent_snapshot_id": intent.snapshot_id,

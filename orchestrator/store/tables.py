@@ -169,8 +169,9 @@ volumes = Table(
     Column("parameters", Json, nullable=False, server_default=text("'{}'")),
     #: How it behaves (`orchestrator.domain.actions.VolumeSettings`), what is not usual.
     Column("settings", Json, nullable=False, server_default=text("'{}'")),
-    #: The setting of this name, to be found by.
+    #: The setting of this name, and whether it grows by itself: to be found by.
     Column("junction_path", String(255)),
+    Column("autosize", Boolean, nullable=False, server_default=false()),
     #: Where hosts mount it from, and how much of its reserve its snapshots use.
     Column("address", String(255)),
     Column("snapshot_reserve_used_percent", Integer),
@@ -203,6 +204,12 @@ volumes = Table(
         unique=True,
         sqlite_where=text("state <> 'removed' AND junction_path IS NOT NULL"),
         postgresql_where=text("state <> 'removed' AND junction_path IS NOT NULL"),
+    ),
+    Index(
+        "ix_volumes_autosize",
+        "backend_id",
+        sqlite_where=text("autosize"),
+        postgresql_where=text("autosize"),
     ),
     Index(
         "ix_volumes_policy_id",

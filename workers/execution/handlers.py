@@ -33,6 +33,7 @@ from orchestrator.inventory.changes import (
     set_policy,
     set_snapshot,
     set_volume,
+    settings_columns,
 )
 from orchestrator.jobs.claim import size_wanted
 from orchestrator.jobs.outlook import PolicyOutlook, VolumeOutlook
@@ -107,7 +108,7 @@ def _configured(work: Work, done: Done) -> Done:
     native = {name: value for name, value in wanted.items() if name in has}
     work.intend("configure")
     after = {**recorded, **wanted}
-    record: dict[str, Any] = {"settings": after, "junction_path": after.get("junction_path")}
+    record = settings_columns(after)
     if native:
         record = exports_of(work.driver.configure(work.volume, native, work), after)
     return Done(

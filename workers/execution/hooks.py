@@ -116,6 +116,7 @@ def _told(work: _Work, phase: str, more: Mapping[str, str]) -> dict[str, str]:
         "VOLUME": intent.volume,
         "VOLUME_ID": intent.volume_id,
         "SNAPSHOT": intent.snapshot,
+        "POLICY": intent.policy,
         "HOST": intent.host,
         "PARAMS": json.dumps(intent.params),
         "JOB": claim.job_id,

@@ -31,6 +31,7 @@ from orchestrator.inventory.changes import (
     set_policy,
     set_snapshot,
     set_volume,
+    settings_columns,
 )
 from orchestrator.jobs.claim import (
     UNDO,
@@ -291,12 +292,10 @@ def sizes_of(facts: VolumeFacts) -> dict[str, Any]:
 
 def exports_of(facts: VolumeFacts, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What records say of a volume's settings and export: ``settings`` and what was found."""
-    if not settings and not facts.settings and facts.address is None:
-        return {}
-    found = {**settings, **facts.settings}
+    if not settings and not facts.settings:
+        return {} if facts.address is None else {"address": facts.address}
     return {
-        "settings": found,
-        "junction_path": found.get("junction_path"),
+        **settings_columns({**settings, **facts.settings}),
         "address": facts.address,
         "snapshot_reserve_used_percent": facts.snapshot_reserve_used_percent,
     }

@@ -1,0 +1,102 @@
+"""Volumes that grow by themselves: read, found full, and grown, once however many look."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator.settings import Settings
+from tests.engine.conftest import Engine, act, create
+from workers.scheduler import Scheduler
+
+MIB = 2**20
+
+
+@pytest.fixture
+def schedulers(settings: Settings) -> Iterator[list[Scheduler]]:
+    made = [Scheduler(settings), Scheduler(settings)]
+    yield made
+    for scheduler in made:
+        scheduler.close()
+
+
+def growing(volume: str, most: int, size: int = MIB, backend: str = "fast") -> dict[str, object]:
+    """A request for a volume that grows up to ``most`` bytes."""
+    wanted = {"autosize_enabled": True, "autosize_max_bytes": most}
+    return create(volume, backend=backend, params={"size_bytes": size, "settings": wanted})
+
+
+def fill(engine: Engine, volume: str, much: int) -> None:
+    """Write so many bytes into a volume, behind everybody's back."""
+    [image] = Path(engine.settings.data, "volumes").rglob(f"{volume}~*.img")
+    with image.open("r+b") as file:
+        file.write(b"x" * much)
+
+
+def look(engine: Engine, *schedulers: Scheduler) -> None:
+    """Let schedulers look, with the use of volumes read between two looks."""
+    for _ in range(2):
+        for scheduler in schedulers:
+            scheduler._autosize()
+        engine.work()
+
+
+def size(engine: Engine, volume: str, backend: str = "fast") -> int:
+    found: int = engine.volumes(backend)[volume]["size_bytes"]
+    return found
+
+
+def test_a_volume_grows_as_it_fills(engine: Engine, schedulers: list[Scheduler]) -> None:
+    engine.submit(
+        growing("full", 2 * MIB), growing("empty", 2 * MIB), create("other", "1M", "fast")
+    )
+    engine.work()
+    fill(engine, "full", MIB)
+    fill(engine, "other", MIB)
+    look(engine, *schedulers)
+    assert MIB * 6 // 5 <= size(engine, "full") < MIB * 5 // 4
+    assert (size(engine, "empty"), size(engine, "other")) == (MIB, MIB)
+    with engine.database.read() as connection:
+        told = connection.exec_driver_sql(
+            "SELECT reason FROM jobs WHERE action = 'volume.grow'"
+        ).all()
+    assert told == [("autosize: 100 % full",)], "two schedulers, one job"
+
+
+def test_no_volume_grows_beyond_its_maximum(engine: Engine, schedulers: list[Scheduler]) -> None:
+    engine.submit(growing("vm1", MIB + 4096))
+    engine.work()
+    fill(engine, "vm1", MIB)
+    look(engine, *schedulers)
+    assert size(engine, "vm1") == MIB + 4096
+    fill(engine, "vm1", MIB + 4096)
+    look(engine, *schedulers)
+    assert size(engine, "vm1") == MIB + 4096
+
+
+def test_what_does_not_grow_any_more_is_left_alone(
+    engine: Engine, schedulers: list[Scheduler]
+) -> None:
+    engine.submit(growing("vm1", 2 * MIB))
+    engine.work()
+    fill(engine, "vm1", MIB)
+    off = {"settings": {"autosize_enabled": False}}
+    engine.submit(act("volume.update", "vm1", "fast", params=off))
+    engine.work()
+    look(engine, *schedulers)
+    assert size(engine, "vm1") == MIB
+
+
+def test_a_growth_that_is_refused_does_no_harm(engine: Engine, schedulers: list[Scheduler]) -> None:
+    engine.submit(growing("vm1", 2 * MIB), growing("vm2", 2 * MIB))
+    engine.work()
+    fill(engine, "vm1", MIB)
+    fill(engine, "vm2", MIB)
+    engine.submit({"action": "backend.refresh", "backend": "fast"})
+    engine.work()
+    engine.submit(act("volume.grow", "vm1", "fast", params={"size_bytes": 3 * MIB}))
+    look(engine, *schedulers)
+    assert size(engine, "vm1") == 3 * MIB, "larger already than it would have become"
+    assert size(engine, "vm2") > MIB
