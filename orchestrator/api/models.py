@@ -65,8 +65,8 @@ class WaitingOn(Answer):
     """What a job waits for."""
 
     kind: str = Field(
-        description="earlier_job, dependency, start_time, back_off, draining_backend, "
-        "host_down, no_worker.",
+        description="earlier_job, dependency, start_time, back_off, limit, backend (it is at "
+        "work), draining_backend, host_down, no_worker.",
         examples=["earlier_job"],
     )
     detail: str = Field(description="The same in words.")

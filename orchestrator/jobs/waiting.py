@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select
 
+from orchestrator.domain.errors import StillWorking
 from orchestrator.domain.states import BackendState, JobState
 from orchestrator.inventory.hosts import ALIVE_SECONDS
 from orchestrator.jobs.lanes import due
@@ -151,6 +152,8 @@ def waiting_on(connection: Connection, rows: Rows) -> dict[int, Waiting]:
 
 def _waits_for_time(row: Mapping[str, Any]) -> tuple[str, str]:
     """The kind and the name of the time that a job waits for."""
+    if row["error"] is not None and row["error"]["code"] == StillWorking.code:
+        return "backend", f"{row['error']['detail']}; the next look"
     if row["error"] is not None:
         return "back_off", "the next attempt"
     if row["begun"]:

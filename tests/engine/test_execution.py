@@ -550,3 +550,16 @@ def test_workers_that_start_together_agree_on_what_is_configured(engine: Engine)
             started.result()
     with engine.database.read() as connection:
         assert {view["name"] for view in backend_views(connection)} == set(added)
+
+
+def test_what_the_backend_has_not_finished_gives_its_place_to_others(engine: Engine) -> None:
+    _faults(engine).set(kind="fail", operation="create", code="still_working", times=3)
+    accepted = engine.submit(create("vm1", max_attempts=1))
+    for look in range(3):
+        engine.work()
+        job = engine.job(accepted.job_ids[0])
+        assert (job["state"], job["waiting_on"]["kind"]) == ("waiting", "backend"), look
+        assert job["attempt"] == 0, "no attempt is used up"
+        engine.time_passes()
+    engine.work()
+    assert engine.job(accepted.job_ids[0])["state"] == "succeeded"

@@ -7,11 +7,9 @@ on immutable ids, and the inventory changes only when the outcome is written.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import (
     BackendError,
     HostUnavailable,
@@ -19,27 +17,22 @@ from orchestrator.domain.errors import (
     InUse,
     Problem,
 )
-from orchestrator.domain.exports import Rule, parse_rules
 from orchestrator.domain.sizes import round_up
-from orchestrator.domain.states import BackendState, PolicyState, SnapshotState, VolumeState
+from orchestrator.domain.states import BackendState, SnapshotState, VolumeState
 from orchestrator.inventory.changes import (
     Change,
     Detached,
     Opened,
-    PolicyGone,
     SnapshotGone,
     VolumeGone,
     set_backend,
-    set_policy,
     set_snapshot,
     set_volume,
-    settings_columns,
 )
 from orchestrator.jobs.claim import size_wanted
-from orchestrator.jobs.outlook import PolicyOutlook, VolumeOutlook
-from orchestrator.jobs.rules import newer_snapshots, rules_wanted
+from orchestrator.jobs.rules import newer_snapshots
 from workers.backends.interface import SnapshotRef
-from workers.execution import transfers
+from workers.execution import exports, transfers
 from workers.execution.refresh import look_at
 from workers.execution.work import (
     Done,
@@ -48,17 +41,10 @@ from workers.execution.work import (
     Undo,
     Work,
     attached_as,
-    built_policy,
-    exports_of,
     made,
+    recorded_volume,
     sizes_of,
 )
-
-
-def _record(work: Work) -> VolumeOutlook:
-    """The target as the inventory has it; the rules made sure that there is one."""
-    assert work.claim.volume is not None  # noqa: S101
-    return work.claim.volume
 
 
 def create(work: Work) -> Done:
@@ -89,7 +75,7 @@ def grow(work: Work) -> Done:
     return Done(
         result=sizes_of(facts),
         changes=[set_volume(work.volume.id, requested_bytes=wanted, **sizes_of(facts))],
-        before={"size_bytes": _record(work).size_bytes},
+        before={"size_bytes": recorded_volume(work).size_bytes},
         after=sizes_of(facts),
     )
 
@@ -98,25 +84,7 @@ def update(work: Work) -> Done:
     """Change entries of the metadata, and settings."""
     changed: dict[str, str | None] = work.intent.params.get("metadata") or {}
     done = _set_metadata(work, changed) if changed else Done()
-    return _configured(work, done) if work.intent.settings else done
-
-
-def _configured(work: Work, done: Done) -> Done:
-    """Change settings: those of the storage there, the others in the inventory alone."""
-    wanted, recorded = work.intent.settings, _record(work).settings
-    has = DRIVERS[work.claim.driver].settings
-    native = {name: value for name, value in wanted.items() if name in has}
-    work.intend("configure")
-    after = {**recorded, **wanted}
-    record = settings_columns(after)
-    if native:
-        record = exports_of(work.driver.configure(work.volume, native, work), after)
-    return Done(
-        result={**done.result, "settings": record["settings"]},
-        changes=[*done.changes, set_volume(work.volume.id, **record)],
-        before={**(done.before or {}), "settings": recorded},
-        after={**(done.after or {}), "settings": record["settings"]},
-    )
+    return exports.configured(work, done) if work.intent.settings else done
 
 
 def set_info(work: Work) -> Done:
@@ -125,7 +93,7 @@ def set_info(work: Work) -> Done:
 
 
 def _set_metadata(work: Work, changed: dict[str, str | None]) -> Done:
-    before = _record(work).metadata
+    before = recorded_volume(work).metadata
     merged = {**before, **changed}
     after = {key: text for key, text in merged.items() if text is not None}
     work.intend("set_metadata")
@@ -154,7 +122,7 @@ def rename(work: Work) -> Done:
 
 def rollback(work: Work) -> Done:
     """Put a volume back to a snapshot; then newer ones go, if that was asked for."""
-    volume = _record(work)
+    volume = recorded_volume(work)
     _refuse_while_used(work)
     work.intend("rollback", snapshot=work.snapshot.id)
     facts = work.driver.rollback(work.volume, work.snapshot, work)
@@ -182,7 +150,7 @@ def wipe(work: Work) -> Done:
     _refuse_while_used(work)
     params = work.intent.params
     begin, length = params.get("offset_bytes", 0), params.get("length_bytes")
-    size = _record(work).size_bytes
+    size = recorded_volume(work).size_bytes
     end = size if length is None else begin + length
     part = max(_LEAST_PART, round_up(-(-(end - begin) // _WIPED_IN_PARTS), _LEAST_PART))
     work.intend("wipe", offset_bytes=begin, length_bytes=end - begin)
@@ -234,7 +202,7 @@ def _state(work: Work, state: VolumeState) -> Done:
     return Done(
         result={"state": state},
         changes=[set_volume(work.volume.id, state=state)],
-        before={"state": _record(work).state},
+        before={"state": recorded_volume(work).state},
         after={"state": state},
     )
 
@@ -245,7 +213,7 @@ def remove(work: Work) -> Done:
     _refuse_while_used(work)
     work.intend("remove", wipe=wiped)
     work.driver.remove(work.volume, work, wipe=wiped)
-    before = _record(work)
+    before = recorded_volume(work)
     return Done(
         result={"wiped": wiped},
         changes=[VolumeGone(work.volume.id)],
@@ -268,14 +236,14 @@ def forget(work: Work) -> Done:
     """Strike a volume from the inventory; the storage is not touched."""
     return Done(
         changes=[VolumeGone(work.volume.id)],
-        before={"state": _record(work).state},
+        before={"state": recorded_volume(work).state},
         after={"state": VolumeState.REMOVED, "forgotten": True},
     )
 
 
 def verify(work: Work) -> Done:
     """Compare a volume's record with the storage; one in error that agrees is available again."""
-    record = _record(work)
+    record = recorded_volume(work)
     facts = work.driver.inspect(work.volume)
     if facts is None:
         return Done(result={"agrees": False, "differences": {"storage": "there is none"}})
@@ -304,74 +272,6 @@ def verify(work: Work) -> Done:
         changes=[set_volume(work.volume.id, state=VolumeState.AVAILABLE, detail=None)],
         before={"state": VolumeState.ERROR},
         after={"state": VolumeState.AVAILABLE},
-    )
-
-
-# -- export policies ----------------------------------------------------------------------
-
-
-def _policy_record(work: Work) -> PolicyOutlook:
-    """The policy as the inventory has it; the rules made sure that there is one."""
-    assert work.claim.policy is not None  # noqa: S101
-    return work.claim.policy
-
-
-def _written(rules: Sequence[Rule]) -> list[str]:
-    return [rule.written for rule in rules]
-
-
-def create_policy(work: Work) -> Done:
-    """Make an export policy: build it, write down its key, and publish it."""
-    rules = parse_rules(work.intent.params["rules"])
-    if work.intended("built") is None:
-        work.note("built", native=work.driver.build_policy(work.policy, rules, work))
-    facts = work.driver.publish_policy(built_policy(work), work)
-    told = {"state": PolicyState.AVAILABLE, "rules": _written(rules)}
-    return Done(
-        result={"id": work.policy.id, "rules": _written(rules)},
-        changes=[set_policy(work.policy.id, native=facts.native, **told)],
-        after=told,
-    )
-
-
-def remove_policy(work: Work) -> Done:
-    """Remove an export policy."""
-    work.intend("remove")
-    work.driver.remove_policy(work.policy, work)
-    return Done(
-        changes=[PolicyGone(work.policy.id)],
-        before={"rules": _written(_policy_record(work).rules)},
-        after={"state": PolicyState.REMOVED},
-    )
-
-
-def change_rules(work: Work) -> Done:
-    """Give an export policy the rules that the action asks for; all of them are written anew."""
-    record = _policy_record(work)
-    wanted = rules_wanted(work.intent, record)
-    rules = _written(wanted)
-    if wanted != record.rules or work.intent.action.verb == "reapply":
-        work.intend("set_rules", rules=rules)
-        work.driver.set_rules(work.policy, wanted, work)
-    return Done(
-        result={"rules": rules},
-        changes=[set_policy(record.id, rules=rules, state=PolicyState.AVAILABLE)],
-        before={"rules": _written(record.rules)},
-        after={"rules": rules},
-    )
-
-
-def assign_policy(work: Work) -> Done:
-    """Give a volume an export policy, or none."""
-    record, wanted = _record(work), work.claim.policy
-    work.intend("assign")
-    work.driver.assign_policy(work.volume, work.policy if wanted else None, work)
-    after = {"policy": wanted.name if wanted else None}
-    return Done(
-        result=after,
-        changes=[set_volume(record.id, policy_id=wanted.row_id if wanted else None)],
-        before={"policy": record.policy},
-        after=after,
     )
 
 
@@ -555,13 +455,13 @@ HANDLERS: dict[str, Handler] = {
     "volume.close": close,
     "snapshot.create": create_snapshot,
     "snapshot.delete": delete_snapshot,
-    "policy.create": create_policy,
-    "policy.remove": remove_policy,
-    "policy.add_rule": change_rules,
-    "policy.remove_rule": change_rules,
-    "policy.set_rules": change_rules,
-    "policy.reapply": change_rules,
-    "policy.assign": assign_policy,
+    "policy.create": exports.create_policy,
+    "policy.remove": exports.remove_policy,
+    "policy.add_rule": exports.change_rules,
+    "policy.remove_rule": exports.change_rules,
+    "policy.set_rules": exports.change_rules,
+    "policy.reapply": exports.change_rules,
+    "policy.assign": exports.assign_policy,
     "backend.refresh": refresh,
     "backend.verify": verify_backend,
     "backend.diagnose": diagnose,

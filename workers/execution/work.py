@@ -290,6 +290,12 @@ def sizes_of(facts: VolumeFacts) -> dict[str, Any]:
     return {"size_bytes": facts.size_bytes, "used_bytes": facts.used_bytes}
 
 
+def recorded_volume(work: Work) -> VolumeOutlook:
+    """The target as the inventory has it; the rules made sure that there is one."""
+    assert work.claim.volume is not None  # noqa: S101
+    return work.claim.volume
+
+
 def exports_of(facts: VolumeFacts, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What records say of a volume's settings and export: ``settings`` and what was found."""
     if not settings and not facts.settings:

@@ -1,0 +1,101 @@
+"""How volumes are offered to clients: handlers for export policies, and for settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from orchestrator.domain.drivers import DRIVERS
+from orchestrator.domain.exports import Rule, parse_rules
+from orchestrator.domain.states import PolicyState
+from orchestrator.inventory.changes import (
+    PolicyGone,
+    set_policy,
+    set_volume,
+    settings_columns,
+)
+from orchestrator.jobs.outlook import PolicyOutlook
+from orchestrator.jobs.rules import rules_wanted
+from workers.execution.work import Done, Work, built_policy, exports_of, recorded_volume
+
+
+def configured(work: Work, done: Done) -> Done:
+    """Change settings: those of the storage there, the others in the inventory alone."""
+    wanted, recorded = work.intent.settings, recorded_volume(work).settings
+    has = DRIVERS[work.claim.driver].settings
+    native = {name: value for name, value in wanted.items() if name in has}
+    work.intend("configure")
+    after = {**recorded, **wanted}
+    record = settings_columns(after)
+    if native:
+        record = exports_of(work.driver.configure(work.volume, native, work), after)
+    return Done(
+        result={**done.result, "settings": record["settings"]},
+        changes=[*done.changes, set_volume(work.volume.id, **record)],
+        before={**(done.before or {}), "settings": recorded},
+        after={**(done.after or {}), "settings": record["settings"]},
+    )
+
+
+def _policy_record(work: Work) -> PolicyOutlook:
+    """The policy as the inventory has it; the rules made sure that there is one."""
+    assert work.claim.policy is not None  # noqa: S101
+    return work.claim.policy
+
+
+def _written(rules: Sequence[Rule]) -> list[str]:
+    return [rule.written for rule in rules]
+
+
+def create_policy(work: Work) -> Done:
+    """Make an export policy: build it, write down its key, and publish it."""
+    rules = parse_rules(work.intent.params["rules"])
+    if work.intended("built") is None:
+        work.note("built", native=work.driver.build_policy(work.policy, rules, work))
+    facts = work.driver.publish_policy(built_policy(work), work)
+    told = {"state": PolicyState.AVAILABLE, "rules": _written(rules)}
+    return Done(
+        result={"id": work.policy.id, "rules": _written(rules)},
+        changes=[set_policy(work.policy.id, native=facts.native, **told)],
+        after=told,
+    )
+
+
+def remove_policy(work: Work) -> Done:
+    """Remove an export policy."""
+    work.intend("remove")
+    work.driver.remove_policy(work.policy, work)
+    return Done(
+        changes=[PolicyGone(work.policy.id)],
+        before={"rules": _written(_policy_record(work).rules)},
+        after={"state": PolicyState.REMOVED},
+    )
+
+
+def change_rules(work: Work) -> Done:
+    """Give an export policy the rules that the action asks for; all of them are written anew."""
+    record = _policy_record(work)
+    wanted = rules_wanted(work.intent, record)
+    rules = _written(wanted)
+    if wanted != record.rules or work.intent.action.verb == "reapply":
+        work.intend("set_rules", rules=rules)
+        work.driver.set_rules(work.policy, wanted, work)
+    return Done(
+        result={"rules": rules},
+        changes=[set_policy(record.id, rules=rules, state=PolicyState.AVAILABLE)],
+        before={"rules": _written(record.rules)},
+        after={"rules": rules},
+    )
+
+
+def assign_policy(work: Work) -> Done:
+    """Give a volume an export policy, or none."""
+    record, wanted = recorded_volume(work), work.claim.policy
+    work.intend("assign")
+    work.driver.assign_policy(work.volume, work.policy if wanted else None, work)
+    after = {"policy": wanted.name if wanted else None}
+    return Done(
+        result=after,
+        changes=[set_volume(record.id, policy_id=wanted.row_id if wanted else None)],
+        before={"policy": record.policy},
+        after=after,
+    )
