@@ -359,6 +359,8 @@ class Action:
     destructive: bool = False
     #: Makes something new, which is taken away again if the job fails or is canceled.
     creates: bool = False
+    #: Takes into the inventory what is on the storage; that stays, whatever becomes of the job.
+    adopts: bool = False
     #: Can be stopped anywhere: what was done until then stays, and is told.
     stoppable: bool = False
     #: Must run on the job's host.
@@ -561,6 +563,15 @@ _DECLARED = (
         respects_lock=True,
         destructive=True,
         route=("POST", "/volumes/{volume}/forget"),
+    ),
+    Action(
+        name="volume.adopt",
+        summary="Take a volume that is on the storage and not ours into the inventory.",
+        audit="adopted volume {volume}",
+        role=Role.ADMIN,
+        capability="adopt",
+        adopts=True,
+        route=("POST", "/volumes/{volume}/adopt"),
     ),
     Action(
         name="volume.verify",

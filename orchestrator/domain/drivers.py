@@ -187,7 +187,7 @@ DRIVERS: dict[str, DriverSpec] = {
         DriverSpec(
             name="memory",
             target="workers.backends.memory:MemoryDriver",
-            capabilities=_EVERYTHING | {"policy"},
+            capabilities=_EVERYTHING | {"adopt", "policy"},
             options=MemoryOptions,
             thin=True,
             overcommit=20.0,

@@ -33,6 +33,17 @@ class Set:
 
 
 @dataclass(frozen=True)
+class Adopted:
+    """A volume that was on the storage is in the inventory from now on, with its snapshots.
+
+    Both are columns of their tables; times are added.
+    """
+
+    volume: dict[str, Any]
+    snapshots: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
 class VolumeGone:
     """The volume no longer exists; its lock, attachments and snapshots go with it."""
 
@@ -79,7 +90,7 @@ class Opened:
     opening: str | None
 
 
-Change = Set | VolumeGone | SnapshotGone | PolicyGone | Attached | Detached | Opened
+Change = Set | Adopted | VolumeGone | SnapshotGone | PolicyGone | Attached | Detached | Opened
 
 
 def set_volume(volume_id: str, **values: Any) -> Set:
@@ -135,6 +146,7 @@ class Changes:
     the last holds."""
 
     merged: dict[tuple[Table, str | int], dict[str, Any]]
+    adopted: list[Adopted]
     gone_volumes: list[str]
     gone_snapshots: list[str]
     gone_policies: list[str]
@@ -158,6 +170,8 @@ class Changes:
                 room[row["backend_id"]] += int(new.get("size_bytes") or row["size_bytes"])
             if row["state"] in _PROMISED:
                 room[row["backend_id"]] -= row["size_bytes"]
+        for one in self.adopted:
+            room[one.volume["backend_id"]] += one.volume["size_bytes"]
         return room
 
     def rows_set(self, now: datetime) -> list[Asked]:
@@ -170,6 +184,11 @@ class Changes:
 
     def write_others(self, connection: Connection, now: datetime) -> None:
         """Write what `rows_set` does not."""
+        for one in self.adopted:
+            times = {"created_at": now, "changed_at": now}
+            insert_rows(connection, volumes, [{**one.volume, **times}])
+            kept = [{**row, "created_at": now} for row in one.snapshots]
+            insert_rows(connection, snapshots, kept)
         if self.gone_volumes:
             _remove_volumes(connection, self.gone_volumes, now)
         if self.gone_snapshots:
@@ -198,11 +217,13 @@ class Changes:
 
 def merge(changes: Iterable[Change]) -> Changes:
     """Merge changes, in their order."""
-    merged = Changes(defaultdict(dict), [], [], [], [])
+    merged = Changes(defaultdict(dict), [], [], [], [], [])
     for change in changes:
         match change:
             case Set(table, id_, values):
                 merged.merged[table, id_].update(values)
+            case Adopted():
+                merged.adopted.append(change)
             case VolumeGone(volume_id):
                 merged.gone_volumes.append(volume_id)
             case SnapshotGone(snapshot_id):

@@ -455,14 +455,14 @@ class Drafts:
         volume_id, snapshot_id, policy_id, source_id = (
             bound.get(name) for name in ("volume_id", "snapshot_id", "policy_id", "source_id")
         )
-        made = uuid.uuid4().hex if action.creates else None
+        made = uuid.uuid4().hex if action.creates or action.adopts else None
         volume = self.outlook.volume(request.backend, request.volume) if request.volume else None
         origin = volume
         if (place := source_of(request.backend, params)) is not None:
             origin = self.outlook.volume(*place)
             source_id = source_id or (origin.id if origin else None)
         if made is not None and action.kind == "volume":
-            volume_id = made
+            volume_id = (volume_id if action.adopts else None) or made
         elif volume_id is None and volume is not None:
             volume_id = volume.id
         if made is not None and action.kind == "snapshot":

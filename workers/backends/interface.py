@@ -20,6 +20,7 @@ itself, and the same call will be made again; `NoSpace`, `Conflict`, `InUse`, `N
 
 from __future__ import annotations
 
+import hashlib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,6 +43,11 @@ def check_id(written: str) -> str:
     if not _ID.fullmatch(written):
         raise InvalidInput(f"{written[:40]!r} is no id: 32 hexadecimal digits")
     return written
+
+
+def adopted_id(volume_id: str, snapshot: str) -> str:
+    """The id of a snapshot that is adopted with its volume: the same each time."""
+    return hashlib.sha256(f"{volume_id} {snapshot}".encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True)
@@ -298,6 +304,14 @@ class Driver(ABC):
         anew each time. `InvalidSize` if they are larger.
         """
         raise Unsupported(f"backend {self.backend} cannot fill volumes")
+
+    def adopt(self, volume: VolumeRef, call: Call) -> VolumeFacts:
+        """Stamp what is there under this name and bears no stamp, and its snapshots, too.
+
+        Their ids are made with `adopted_id`. Nothing else of it changes. What bears this very
+        stamp is adopted already; `Conflict` if it bears another one.
+        """
+        raise Unsupported(f"backend {self.backend} cannot adopt volumes")
 
     def clone(
         self,

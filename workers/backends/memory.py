@@ -184,6 +184,20 @@ class MemoryDriver(Driver):
             self._need(db, len(data))
             return self._insert(db, volume, size, metadata, data, call)
 
+    def adopt(self, volume: VolumeRef, call: Call) -> VolumeFacts:
+        with self._changing("adopt", volume.name, call) as db:
+            self._refuse_buried(db, check_id(volume.id), volume.name, call)
+            db.execute(
+                "UPDATE volumes SET id = ? WHERE name = ? AND id IS NULL", (volume.id, volume.name)
+            )
+            row = db.execute("SELECT id FROM volumes WHERE name = ?", (volume.name,)).fetchone()
+            if row is None:
+                raise UnknownVolume(f"backend {self.backend} has no volume {volume.name}")
+            if row["id"] != volume.id:
+                raise Conflict(f"volume {volume.name} bears the stamp {row['id']} already")
+            self._fenced(db, volume, call)
+            return self._present(db, volume)
+
     def clone(
         self,
         volume: VolumeRef,

@@ -20,6 +20,7 @@ from orchestrator.domain.errors import (
 from orchestrator.domain.sizes import round_up
 from orchestrator.domain.states import BackendState, SnapshotState, VolumeState
 from orchestrator.inventory.changes import (
+    Adopted,
     Change,
     Detached,
     Opened,
@@ -41,6 +42,7 @@ from workers.execution.work import (
     Undo,
     Work,
     attached_as,
+    exports_of,
     made,
     recorded_volume,
     sizes_of,
@@ -238,6 +240,42 @@ def forget(work: Work) -> Done:
         changes=[VolumeGone(work.volume.id)],
         before={"state": recorded_volume(work).state},
         after={"state": VolumeState.REMOVED, "forgotten": True},
+    )
+
+
+def adopt(work: Work) -> Done:
+    """Stamp what is on the storage under this name, and take it into the inventory."""
+    work.intend("adopt")
+    facts = work.driver.adopt(work.volume, work)
+    kept = [found for found in work.driver.list_snapshots(work.volume) if found.id is not None]
+    metadata = {} if "metadata" in work.driver.cannot_tell else dict(facts.metadata)
+    volume = {
+        "id": work.volume.id,
+        "backend_id": work.claim.backend_id,
+        "name": work.volume.name,
+        "requested_bytes": facts.size_bytes,
+        "state": VolumeState.AVAILABLE,
+        "metadata": metadata,
+        **sizes_of(facts),
+        **exports_of(facts, {}),
+    }
+    snapshots = [
+        {
+            "id": found.id,
+            "volume_id": work.volume.id,
+            "name": found.name,
+            "size_bytes": found.size_bytes,
+            "used_bytes": found.used_bytes,
+            "state": SnapshotState.AVAILABLE,
+            "created_by_job": work.job_id,
+        }
+        for found in kept
+    ]
+    result = {"id": work.volume.id, **sizes_of(facts), "snapshots": [s.name for s in kept]}
+    return Done(
+        result=result,
+        changes=[Adopted(volume, snapshots)],
+        after={"state": VolumeState.AVAILABLE, **result},
     )
 
 
@@ -448,6 +486,7 @@ HANDLERS: dict[str, Handler] = {
     "volume.remove": remove,
     "volume.purge": remove,
     "volume.forget": forget,
+    "volume.adopt": adopt,
     "volume.verify": verify,
     "volume.attach": attach,
     "volume.detach": detach,

@@ -139,6 +139,15 @@ def own_parameters(intent: Intent, source: VolumeOutlook | None) -> dict[str, st
     return dict(own or {})
 
 
+def check_adopt(outlook: Outlook, intent: Intent) -> None:
+    name_free(outlook, intent.backend, volume_name(intent), "volume")
+
+
+def play_adopt(outlook: Outlook, intent: Intent) -> None:
+    # How large it is only the storage can tell.
+    _add(outlook, intent, 0, {})
+
+
 def check_copy(outlook: Outlook, intent: Intent) -> None:
     name = intent.params["source_backend"]
     if name == intent.backend:

@@ -55,12 +55,14 @@ from orchestrator.jobs.rules.hosts import (
     play_open,
 )
 from orchestrator.jobs.rules.making import (
+    check_adopt,
     check_clone,
     check_copy,
     check_create,
     check_export,
     check_import,
     clone_size,
+    play_adopt,
     play_clone,
     play_create,
 )
@@ -172,6 +174,7 @@ RULES: dict[str, Rule] = {
     "volume.remove": Rule(check_remove, play_remove),
     "volume.purge": Rule(check_remove, play_remove),
     "volume.forget": Rule(check_any_state, play_remove),
+    "volume.adopt": Rule(check_adopt, play_adopt),
     "volume.verify": Rule(check_any_state, nothing),
     "volume.attach": Rule(check_attach, play_attach),
     "volume.detach": Rule(check_detach, play_detach),

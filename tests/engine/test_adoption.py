@@ -1,0 +1,99 @@
+"""Volumes that were on the storage before: taken into the inventory, never taken away."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from orchestrator.domain.errors import AlreadyExists, Unsupported
+from tests.engine.conftest import Engine, act, create, grow
+from workers.backends.memory import Faults, MemoryDriver
+
+MIB = 2**20
+
+
+def storage(engine: Engine) -> MemoryDriver:
+    return next(d for d in engine.worker.serving.drivers.values() if isinstance(d, MemoryDriver))
+
+
+def plant(engine: Engine, name: str, size: int = MIB) -> None:
+    """Make a volume behind everybody's back."""
+    with storage(engine)._store.change() as db:
+        db.execute("INSERT INTO volumes (name, size) VALUES (?, ?)", (name, size))
+
+
+def ids(engine: Engine) -> dict[str, str | None]:
+    return {facts.name: facts.id for facts in storage(engine).list_volumes()}
+
+
+def adopted(engine: Engine, name: str) -> Any:
+    accepted = engine.submit(act("volume.adopt", name))
+    engine.work()
+    return engine.job(accepted.job_ids[0])
+
+
+def promised(engine: Engine) -> int:
+    with engine.database.read() as connection:
+        found = connection.exec_driver_sql("SELECT sum(promised_bytes) FROM promises").scalar()
+    return int(found or 0)
+
+
+def test_an_adopted_volume_is_like_any_other(engine: Engine) -> None:
+    plant(engine, "old", 3 * MIB)
+    job = adopted(engine, "old")
+    assert job["state"] == "succeeded", job["error"]
+    found = engine.volumes()["old"]
+    assert (found["id"], found["size_bytes"]) == (ids(engine)["old"], 3 * MIB)
+    assert promised(engine) == 3 * MIB
+    accepted = engine.submit(grow("old", 4 * MIB), act("volume.remove", "old"))
+    engine.work()
+    engine.work()
+    assert engine.states(accepted.job_ids) == ["succeeded"] * 2
+    assert ids(engine) == {}
+
+
+def test_what_is_ours_is_not_adopted(engine: Engine) -> None:
+    engine.submit(create("mine"))
+    engine.work()
+    with pytest.raises(AlreadyExists):
+        engine.submit(act("volume.adopt", "mine"))
+    engine.submit(act("volume.forget", "mine"))
+    engine.work()
+    before = ids(engine)
+    job = adopted(engine, "mine")
+    assert (job["state"], job["error"]["code"]) == ("failed", "conflict"), "it bears a stamp"
+    assert ids(engine) == before
+
+
+def test_what_is_not_there_is_not_adopted(engine: Engine) -> None:
+    job = adopted(engine, "nothing")
+    assert (job["state"], job["error"]["code"]) == ("failed", "unknown_volume")
+    assert engine.volumes() == {}
+
+
+def test_an_adoption_that_fails_takes_nothing_away(engine: Engine) -> None:
+    plant(engine, "old")
+    faults = Faults("ram", storage(engine).installation)
+    faults.set(kind="fail", operation="adopt", when="after", times=1)
+    failed = adopted(engine, "old")
+    assert failed["state"] == "failed"
+    assert list(ids(engine)) == ["old"]
+    assert engine.volumes() == {}
+
+
+def test_a_lost_reply_adopts_once(engine: Engine) -> None:
+    plant(engine, "old")
+    faults = Faults("ram", storage(engine).installation)
+    faults.set(kind="lost reply", operation="adopt", times=1)
+    accepted = engine.submit(act("volume.adopt", "old"))
+    engine.work()
+    engine.time_passes()
+    engine.work()
+    assert engine.states(accepted.job_ids) == ["succeeded"]
+    assert engine.volumes()["old"]["id"] == ids(engine)["old"]
+
+
+def test_a_driver_that_cannot_says_so(engine: Engine) -> None:
+    with pytest.raises(Unsupported):
+        engine.submit(act("volume.adopt", "old", "fast"))
