@@ -18,9 +18,10 @@ from orchestrator.jobs.notices import Notices
 from orchestrator.jobs.wakeups import CONTROL_QUEUE, backend_queue, host_queue
 from orchestrator.settings import Settings
 from orchestrator.store.database import Database
+from workers.execution.attempt import HANDED_BACK, attempt
 from workers.execution.handlers import HANDLERS, UNDOING, WITHOUT_STORAGE
 from workers.execution.hooks import Hooks
-from workers.execution.work import HANDED_BACK, Here, Work, attempt
+from workers.execution.work import Here, Work
 from workers.leases import Held, Leases
 from workers.serving import Serving
 from workers.slots import Slots

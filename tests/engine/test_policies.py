@@ -181,6 +181,16 @@ def test_a_lost_reply_makes_no_second_policy(engine: Engine, operation: str) -> 
     assert recorded(engine) == on_storage(engine) == {"web": [HOST]}
 
 
+def test_a_policy_whose_making_failed_is_gone_though_it_was_published(engine: Engine) -> None:
+    faults(engine).set(kind="lost reply", operation="publish_policy")
+    accepted = engine.submit({**made("web", NETWORK), "max_attempts": 2})
+    for _ in range(2):
+        engine.work()
+        engine.time_passes()
+    assert engine.states(accepted.job_ids) == ["failed"]
+    assert recorded(engine) == on_storage(engine) == {}
+
+
 def test_what_a_failed_change_left_is_recorded(engine: Engine) -> None:
     done(engine, made("web", NETWORK))
     faults(engine).set(kind="fail", operation="set_rules", when="after", times=1)
