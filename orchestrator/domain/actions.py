@@ -715,6 +715,14 @@ _DECLARED = (
         route=("POST", "/policies/{policy}/reapply"),
     ),
     Action(
+        name="volume.client_locks",
+        summary="Ask the storage which clients hold locks on what is in a volume.",
+        audit="read the client locks of volume {volume}",
+        lanes=(),
+        capability="client_locks",
+        route=("POST", "/volumes/{volume}/client_locks"),
+    ),
+    Action(
         name="backend.refresh",
         summary="Read a backend's capacity and the use of its volumes anew.",
         audit="refreshed backend {backend}",

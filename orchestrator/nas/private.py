@@ -201,6 +201,11 @@ class PrivateEngine:
             )
         )
 
+    def foreign(self) -> list[str]:
+        """The names of volumes on the storage that nobody has made here."""
+        [driver] = self._serving.drivers.values()
+        return [facts.name for facts in driver.list_volumes() if facts.id is None]
+
     def policy(self, name: str) -> View:
         return self._read(lambda connection: policies.policy_view(connection, BACKEND, name))
 

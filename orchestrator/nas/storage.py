@@ -240,6 +240,7 @@ class NetappStorage(_Private):
 
     What it has made it remembers in ``data``, a directory (default: one in the user's data
     directory for each filer and SVM), so that the next process goes on where this one was.
+    What others have made is not to be seen until `adopt_volumes` has taken it over.
     """
 
     def __init__(
@@ -267,6 +268,16 @@ class NetappStorage(_Private):
             **options,
         }
         super().__init__(PrivateEngine(configured, data or data_for(hostname, vserver)))
+
+    def adopt_volumes(self) -> list[str]:
+        """Take over the volumes that others have made, snapshots included; their names.
+
+        Each is marked as ours in its comment, whose text is kept; nothing else changes.
+        """
+        names = self._engine.foreign()
+        for name in names:
+            self.gateway.run([{"action": "volume.adopt", "volume": name}])
+        return names
 
     def name_from_path(self, junction_path: str) -> str:
         """The name of the volume at a junction path. Raises `KeyError`."""

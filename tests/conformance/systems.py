@@ -6,8 +6,10 @@ behind the driver's back. A new driver adds a subclass here and its name to ``SY
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import socket
 import subprocess
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -21,11 +23,14 @@ from orchestrator.domain.drivers import (
     ExtStorageOptions,
     FileOptions,
     MemoryOptions,
+    OntapOptions,
 )
+from tests.ontap.double import PASSWORD, USER, Double
 from workers.backends.extstorage import ExtStorageDriver
 from workers.backends.file import FileDriver, loops
 from workers.backends.interface import Driver, VolumeRef
 from workers.backends.memory import MemoryDriver, erase
+from workers.backends.ontap import OntapDriver
 
 INSTALLATION = "conformance"
 #: The example provider of Ganeti's External Storage interface.
@@ -51,6 +56,10 @@ class System(ABC):
     def options(self) -> DriverOptions:
         """The options of the driver, for a second process."""
 
+    def written_options(self) -> str:
+        """The same as JSON, secrets uncovered."""
+        return self.options().model_dump_json()
+
     @abstractmethod
     def unmarked(self) -> Driver:
         """A driver on storage that bears no marker yet."""
@@ -74,6 +83,10 @@ class System(ABC):
     @abstractmethod
     def leftovers(self) -> list[str]:
         """Objects that were begun and never published."""
+
+    def takes(self, name: str) -> bool:
+        """Whether a volume of this valid name fits, where native names are shorter than ours."""
+        return True
 
 
 class Memory(System):
@@ -276,12 +289,81 @@ class SparseProvider(Imaged):
         return [path.name for path in self.images.glob("*.new")]
 
 
+class Ontap(System):
+    """A double of a NetApp filer, which answers over HTTP as one does."""
+
+    kind = "ontap"
+    driver: OntapDriver
+
+    def start(self, room: Path, backend: str) -> None:
+        self.double = Double().start()
+        self.driver = OntapDriver(backend, self.options(), INSTALLATION)
+        self.driver.write_identity("conformance-marker")
+
+    def stop(self) -> None:
+        self.double.stop()
+
+    def options(self) -> OntapOptions:
+        return OntapOptions.model_validate_json(self.written_options())
+
+    def written_options(self) -> str:
+        return json.dumps(
+            {
+                "hostname": "127.0.0.1",
+                "port": self.double.port,
+                "scheme": "http",
+                "username": USER,
+                "password": PASSWORD,
+                "vserver": "svm1",
+                "poll": 0.01,
+            }
+        )
+
+    def _other(self, **changed: object) -> Driver:
+        options = self.options().model_copy(update=changed)
+        return OntapDriver("other", options, INSTALLATION)
+
+    def unmarked(self) -> Driver:
+        return self._other(vserver="other_svm")
+
+    def absent(self) -> Driver | None:
+        with socket.socket() as unused:
+            unused.bind(("127.0.0.1", 0))
+            return self._other(port=unused.getsockname()[1])
+
+    def write(self, volume: VolumeRef, data: bytes, offset: int = 0) -> None:
+        filer = self.double.filer
+        filer.write(filer.bearing(volume.id), data, offset)
+
+    def read(self, volume: VolumeRef, length: int, offset: int = 0) -> bytes:
+        record = self.double.filer.bearing(volume.id)
+        end = min(offset + length, record["size"])
+        return bytes(record["_contents"][offset:end].ljust(end - offset, b"\0"))
+
+    def plant_foreign(self, label: str) -> str:
+        self.double.filer.plant(label)
+        return label
+
+    def leftovers(self) -> list[str]:
+        filer = self.double.filer
+        made = [*filer.volumes.values(), *filer.policies.records.values()]
+        kept = [one for volume in filer.volumes.values() for one in volume["_snapshots"]]
+        mine = ("orchestrator_new_", "orchestrator_rollback_")
+        return [str(one["name"]) for one in (*made, *kept) if one["name"].startswith(mine)]
+
+    def takes(self, name: str) -> bool:
+        # ONTAP: letters, digits and underscores; what else there is takes four characters.
+        plain = sum(letter.isalnum() or letter == "_" for letter in name)
+        return plain + 4 * (len(name) - plain) <= 203
+
+
 SYSTEMS: dict[str, type[System]] = {
     "memory": Memory,
     "file": Files,
     "file-xfs": XfsFiles,
     "file-without-attributes": PlainFiles,
     "extstorage": SparseProvider,
+    "ontap": Ontap,
 }
 
 assert {system.kind for system in SYSTEMS.values()} == set(DRIVERS), "every driver is tested"

@@ -313,6 +313,11 @@ def verify(work: Work) -> Done:
     )
 
 
+def client_locks(work: Work) -> Done:
+    """Ask the storage which clients hold locks in the volume."""
+    return Done(result={"locks": [asdict(lock) for lock in work.driver.client_locks(work.volume)]})
+
+
 # -- use by hosts -------------------------------------------------------------------------
 
 
@@ -501,6 +506,7 @@ HANDLERS: dict[str, Handler] = {
     "policy.set_rules": exports.change_rules,
     "policy.reapply": exports.change_rules,
     "policy.assign": exports.assign_policy,
+    "volume.client_locks": client_locks,
     "backend.refresh": refresh,
     "backend.verify": verify_backend,
     "backend.diagnose": diagnose,

@@ -1,0 +1,285 @@
+"""Snapshots: taken, listed, deleted, rolled back to; and those that a clone begins from."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from dataclasses import replace
+
+from orchestrator.domain.errors import (
+    AlreadyExists,
+    Conflict,
+    NewerSnapshots,
+    NotFound,
+    Problem,
+    StillWorking,
+    TimedOut,
+    UnknownSnapshot,
+    UnknownVolume,
+)
+from workers.backends.interface import Call, SnapshotRef, VolumeRef, adopted_id, check_id
+from workers.backends.ontap.facts import SNAPSHOT_FIELDS
+from workers.backends.ontap.names import NEW, ROLLBACK, native_snapshot, seen_other
+from workers.backends.ontap.stamps import Stamp, read_stamp
+from workers.backends.ontap.volumes import VOLUMES, Record, Volumes, fenced
+
+#: What the filer takes and deletes by itself, after a schedule: nobody counts on one of these.
+_SCHEDULED = re.compile(
+    r"[A-Za-z0-9]+\.\d{4}-\d\d-\d\d_\d{4}|(?:5min|hourly|nightly|daily|weekly|monthly)\.\d+",
+    re.ASCII,
+)
+
+
+class Snapshots:
+    """What is done with the snapshots of the volumes of one SVM."""
+
+    def __init__(self, volumes: Volumes) -> None:
+        self.volumes = volumes
+        self.filer = volumes.filer
+
+    # -- looking ------------------------------------------------------------------------------
+
+    def all_of(self, volume: Record) -> list[Record]:
+        """All the filer has, oldest first."""
+        found = self.filer.records(_path(volume), SNAPSHOT_FIELDS)
+
+        def age(record: Record) -> tuple[str, int]:
+            # The filer tells whole seconds; within one, our fences know.
+            stamp = read_stamp(record.get("comment"))
+            return str(record.get("create_time", "")), stamp.fence if stamp else 0
+
+        return sorted(found, key=age)
+
+    def seen(self, volume: Record) -> list[Record]:
+        """Those that are not the driver's own tools."""
+        return [one for one in self.all_of(volume) if not one["name"].startswith((NEW, ROLLBACK))]
+
+    def holding(self, volume: Record) -> list[str]:
+        """The names of those that keep the volume from being removed."""
+        return [
+            seen_other(one["name"])
+            for one in self.seen(volume)
+            if read_stamp(one.get("comment")) or not _SCHEDULED.fullmatch(one["name"])
+        ]
+
+    def needed(self, volume: Record, snapshot: SnapshotRef) -> Record:
+        """The snapshot with this id."""
+        found = _with_id(self.all_of(volume), snapshot.id)
+        if found is None:
+            raise UnknownSnapshot(f"volume {snapshot.volume.name} has no snapshot {snapshot.name}")
+        return found
+
+    # -- making and deleting --------------------------------------------------------------------
+
+    def create(self, snapshot: SnapshotRef, call: Call) -> Record:
+        """Take it. ONTAP does so in one step, so it is published as it is made."""
+        native, snapshot_id = native_snapshot(snapshot.name), check_id(snapshot.id)
+        call.checkpoint()
+        volume = self.volumes.needed(snapshot.volume)
+        fenced(volume, snapshot.volume.name, call)
+        there = self.all_of(volume)
+        if (found := _with_id(there, snapshot_id)) is not None:
+            if found["name"] != native:
+                raise Conflict(f"snapshot {snapshot_id} exists as {seen_other(found['name'])}")
+            return found
+        if any(one["name"] == native for one in there):
+            raise AlreadyExists(
+                f"volume {snapshot.volume.name} has another snapshot {snapshot.name}"
+            )
+        self._take(volume, native, Stamp(id=snapshot_id, fence=call.fence), call)
+        return self.needed(volume, snapshot)
+
+    def adopt(self, volume: Record, volume_id: str, call: Call) -> None:
+        """Stamp those that others have taken, but for what the filer deletes by itself."""
+        for one in self.seen(volume):
+            if read_stamp(one.get("comment")) or _SCHEDULED.fullmatch(one["name"]):
+                continue
+            call.checkpoint()
+            stamp = Stamp(
+                id=adopted_id(volume_id, seen_other(one["name"])),
+                fence=call.fence,
+                # As far as anybody knows now.
+                size=int(volume["size"]),
+            )
+            path = f"{_path(volume)}/{one['uuid']}"
+            answer = self.filer.patch(path, {"comment": stamp.written()}, return_timeout="0")
+            self.filer.follow(answer, call, f"PATCH {path}")
+
+    def delete(self, snapshot: SnapshotRef, call: Call) -> None:
+        """Delete it; nothing if it is gone."""
+        snapshot_id = check_id(snapshot.id)
+        call.checkpoint()
+        volume = self.volumes.found(snapshot.volume)
+        if volume is None:
+            return
+        fenced(volume, snapshot.volume.name, call)
+        found = _with_id(self.all_of(volume), snapshot_id)
+        if found is not None:
+            self._drop(volume, found, call)
+
+    def _take(self, volume: Record, native: str, stamp: Stamp, call: Call) -> None:
+        sized = replace(stamp, size=int(volume["size"])).written()
+        path = _path(volume)
+        answer = self.filer.post(path, {"name": native, "comment": sized}, return_timeout="0")
+        self.filer.follow(answer, call, f"POST {path}")
+
+    def _drop(self, volume: Record, snapshot: Record, call: Call) -> None:
+        path = f"{_path(volume)}/{snapshot['uuid']}"
+        with suppress(NotFound):
+            self.filer.follow(self.filer.delete(path), call, f"DELETE {path}")
+
+    # -- what clones begin from -------------------------------------------------------------------
+
+    def base(self, parent: Record, clone_id: str, call: Call) -> Record:
+        """The snapshot of the source as the clone is to have it; the one that is there already."""
+        return self._tool(parent, NEW + clone_id, Stamp(id=clone_id, fence=call.fence), call)
+
+    def _tool(self, volume: Record, native: str, stamp: Stamp, call: Call) -> Record:
+        """A snapshot for the driver's own use, unless it is there already."""
+        for begun in (False, True):
+            found = self.filer.records(_path(volume), SNAPSHOT_FIELDS, name=native)
+            if (one := next(found, None)) is not None:
+                return one
+            if not begun:
+                with suppress(AlreadyExists):
+                    self._take(volume, native, stamp, call)
+        raise StillWorking(f"the filer is taking a snapshot of {volume['name']}")
+
+    def drop_bases(self, clone_id: str, call: Call, parent: Record | None = None) -> None:
+        """Delete it again, wherever it is."""
+        for found in self._bases(clone_id, parent):
+            self._drop(found["volume"], found, call)
+
+    def forget_bases(self, clone_id: str) -> None:
+        """The same without waiting for the end."""
+        for found in self._bases(clone_id, None):
+            self.filer.delete(f"{_path(found['volume'])}/{found['uuid']}")
+
+    def _bases(self, clone_id: str, parent: Record | None) -> list[Record]:
+        path = _path(parent or {"uuid": "*"})
+        query = {"name": NEW + check_id(clone_id)}
+        if parent is None:
+            query["svm.name"] = self.filer.svm
+        with suppress(NotFound):
+            return [
+                record
+                for record in self.filer.records(path, SNAPSHOT_FIELDS, **query)
+                if (stamp := read_stamp(record.get("comment"))) and stamp.id == clone_id
+            ]
+        return []
+
+    def drop_all(self, volume: Record, call: Call) -> None:
+        """Delete every snapshot of a volume that is being built."""
+        for found in self.all_of(volume):
+            self._drop(volume, found, call)
+
+    # -- rolling back -----------------------------------------------------------------------------
+
+    def rollback(self, volume: VolumeRef, snapshot: SnapshotRef, call: Call) -> Record:
+        """Put the volume back, once for each job.
+
+        ONTAP deletes the snapshots that are newer, and that is the proof: one is taken first,
+        then the job is written into the volume's stamp as rolling back; if that snapshot is
+        gone after that, the filer has done it, and it is not done again.
+        """
+        native_snapshot(snapshot.name)
+        call.checkpoint()
+        record = self.volumes.needed(volume)
+        stamp = fenced(record, volume.name, call)
+        if stamp.restored_by == call.job_id:
+            return record
+        target = self.needed(record, snapshot)
+        if stamp.restoring != call.job_id:
+            self._refuse_newer(record, target)
+            self._tool(record, _proof(call.job_id), Stamp(id=volume.id, fence=call.fence), call)
+            intent = replace(stamp, restoring=call.job_id)
+            record = self.volumes.apply(record, {}, intent, call)
+        if not self.is_restored(record, call.job_id):
+            self._restore(record, target, volume, call)
+        return self._conclude(record, target, call)
+
+    def is_restored(self, volume: Record, job_id: int) -> bool:
+        """Whether the rollback that a job has begun has been done by the filer."""
+        found = self.filer.records(_path(volume), SNAPSHOT_FIELDS, name=_proof(job_id))
+        return next(found, None) is None
+
+    def _refuse_newer(self, volume: Record, target: Record) -> None:
+        """Foreign snapshots are not ours to lose; those of our own the engine has looked at."""
+        there = self.all_of(volume)
+        newer = [
+            seen_other(one["name"])
+            for one in there[there.index(target) + 1 :]
+            if read_stamp(one.get("comment")) is None and not _SCHEDULED.fullmatch(one["name"])
+        ]
+        if newer:
+            raise NewerSnapshots(
+                f"rolling back would lose snapshots that others have taken: {', '.join(newer)}; "
+                "delete them on the filer first",
+                snapshots=newer,
+            )
+
+    def _restore(self, record: Record, target: Record, volume: VolumeRef, call: Call) -> None:
+        call.checkpoint()
+        there = self.volumes.again(record["uuid"])
+        if there is None:
+            raise UnknownVolume(f"the SVM {self.filer.svm} has no volume {volume.name}")
+        fenced(there, volume.name, call)
+        if self.filer.is_at_work_on(record["uuid"]):
+            raise StillWorking(f"the filer is rolling {volume.name} back")
+        path = f"{VOLUMES}/{record['uuid']}"
+        query = {"return_timeout": "0", "restore_to.snapshot.uuid": target["uuid"]}
+        try:
+            self.filer.follow(self.filer.patch(path, {}, **query), call, f"PATCH {path}")
+        except Problem as problem:
+            if not problem.retryable and not isinstance(problem, TimedOut):
+                self._withdraw(there, call)
+            raise
+
+    def _withdraw(self, record: Record, call: Call) -> None:
+        """The filer refused: first the intent goes, then what would have proved it done."""
+        stamp = read_stamp(record.get("comment"))
+        if stamp is None or self.is_restored(record, call.job_id):
+            return
+        with suppress(Problem):
+            self.volumes.apply(record, {}, replace(stamp, restoring=None), call)
+            for one in self.all_of(record):
+                if one["name"] == _proof(call.job_id):
+                    self._drop(record, one, call)
+
+    def _conclude(self, record: Record, target: Record, call: Call) -> Record:
+        """Write down that it was done. The size becomes the snapshot's, if the filer lets it."""
+        there = self.volumes.again(record["uuid"]) or record
+        stamp = fenced(there, record["name"], call)
+        done = replace(stamp, restoring=None, restored_by=call.job_id)
+        kept = read_stamp(target.get("comment"))
+        size = kept.size if kept else None
+        if size is None or size == there.get("size"):
+            return self.volumes.apply(there, {}, done, call)
+        try:
+            return self.volumes.apply(there, {"size": size}, done, call)
+        except Problem as problem:
+            if problem.retryable:
+                raise
+            # Larger than it was; the contents are what was asked for.
+            return self.volumes.apply(there, {}, done, call)
+
+
+def _path(volume: Record) -> str:
+    return f"{VOLUMES}/{volume['uuid']}/snapshots"
+
+
+def _proof(job_id: int) -> str:
+    return f"{ROLLBACK}{job_id}"
+
+
+def _with_id(there: list[Record], snapshot_id: str) -> Record | None:
+    return next(
+        (
+            one
+            for one in there
+            if (stamp := read_stamp(one.get("comment")))
+            and stamp.id == snapshot_id
+            and not one["name"].startswith((NEW, ROLLBACK))
+        ),
+        None,
+    )
