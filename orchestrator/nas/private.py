@@ -44,7 +44,9 @@ _ACTOR = Actor("nas", Role.ADMIN)
 _ALL = 1_000_000
 #: Seconds between looks at jobs that wait for something, and at what time brings.
 _LOOK_SECONDS = 0.05
-_SELDOM_SECONDS = 1.0
+_TICK_SECONDS = 1.0
+
+log = structlog.get_logger(__name__)
 
 #: A database with the schema and nothing in it, made once a process: to copy is quicker.
 _template: bytes | None = None
@@ -119,16 +121,27 @@ class PrivateEngine:
             nobody,
             worker=f"nas-{os.getpid()}-{uuid.uuid4().hex[:8]}",
         )
-        self._seldom = 0.0
+        stopped = threading.Event()
+        ticking = threading.Thread(
+            target=_tick, args=(weakref.ref(self), stopped), name="nas", daemon=True
+        )
+        ticking.start()
         forgetting = [driver for driver in self._serving.drivers.values() if data is None]
         self._finalizer = weakref.finalize(
             self,
             _end,
+            stopped,
+            ticking,
             self._leases.close,
             self._database.close,
             None if data else directory,
             [(driver.backend, driver.installation) for driver in forgetting],
         )
+
+    @property
+    def directory(self) -> Path:
+        """Where its database is."""
+        return self._settings.data
 
     def close(self) -> None:
         """End the engine."""
@@ -154,13 +167,12 @@ class PrivateEngine:
         )
         end = time.monotonic() + self._wait
         while True:
-            for queue in self._runner.queues:
-                self._runner.drain(queue)
+            self._work()
             found = self._read(lambda connection: job_views(connection, accepted.job_ids))
             jobs = [found[job_id] for job_id in accepted.job_ids]
             if all(job["finished_at"] for job in jobs) or time.monotonic() >= end:
                 return ended_well(jobs, self._wait)
-            self._bring_time()
+            self._database.transact(schedule.queue_due)
             time.sleep(_LOOK_SECONDS)
 
     def volumes(self) -> Sequence[View]:
@@ -226,13 +238,28 @@ class PrivateEngine:
     def _read(self, work: Callable[[Connection], T]) -> T:
         return self._database.look(work)
 
-    def _bring_time(self) -> None:
-        """Do what a scheduler would: queue what is due, take up what a dead process had."""
+    def _work(self) -> None:
+        for queue in self._runner.queues:
+            self._runner.drain(queue)
+
+    def tick(self) -> None:
+        """Do what a scheduler would, also for processes that have died, and what comes of it."""
         self._database.transact(schedule.queue_due)
-        if time.monotonic() >= self._seldom:
-            self._seldom = time.monotonic() + _SELDOM_SECONDS
-            self._database.transact(schedule.reclaim_expired)
-            self._serving.look_at_unusable()
+        self._database.transact(schedule.reclaim_expired)
+        self._serving.look_at_unusable()
+        self._work()
+
+
+def _tick(engine: weakref.ref[PrivateEngine], stopped: threading.Event) -> None:
+    """Let time pass in an engine until it is ended, or nobody has it any more."""
+    while not stopped.wait(_TICK_SECONDS):
+        if (here := engine()) is None:
+            return
+        try:
+            here.tick()
+        except Exception as error:
+            log.warning("nas.tick_failed", error=str(error))
+        del here
 
 
 def data_for(hostname: str, vserver: str) -> Path:
@@ -259,11 +286,16 @@ def _prepare(url: str, directory: Path, *, forgotten: bool) -> None:
 
 
 def _end(
+    stopped: threading.Event,
+    ticking: threading.Thread,
     stop: Callable[[], None],
     close: Callable[[], None],
     directory: Path | None,
     in_memory: Sequence[tuple[str, str]],
 ) -> None:
+    stopped.set()
+    if ticking is not threading.current_thread():
+        ticking.join()
     stop()
     close()
     if directory is not None:
