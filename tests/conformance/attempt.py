@@ -10,20 +10,15 @@ import signal
 import sys
 
 from orchestrator.domain.drivers import DRIVERS
-from orchestrator.domain.exports import parse_rules
 from tests.conformance.calls import Claim
-from workers.backends.interface import PolicyRef, SnapshotRef, VolumeRef
+from workers.backends.interface import SnapshotRef, VolumeRef
 
 
 def _ref(given):
     if isinstance(given, dict) and "volume" in given:
         return SnapshotRef(given["id"], given["name"], _ref(given["volume"]))
-    if isinstance(given, dict) and "native" in given:
-        return PolicyRef(**given)
     if isinstance(given, dict) and "id" in given:
         return VolumeRef(**given)
-    if isinstance(given, list):
-        return parse_rules(given)
     return given
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,25 +12,23 @@ from tests.ontap.double import PASSWORD, USER, Double
 from workers.backends.ontap import OntapDriver
 
 
-def written_options(double: Double, **changed: Any) -> str:
-    """Options of a driver on a double, as JSON."""
-    return json.dumps(
-        {
-            "hostname": "127.0.0.1",
-            "port": double.port,
-            "scheme": "http",
-            "username": USER,
-            "password": PASSWORD,
-            "vserver": "svm1",
-            "poll": 0.01,
-            **changed,
-        }
-    )
-
-
 def driver_on(double: Double, **changed: Any) -> OntapDriver:
-    options = OntapOptions.model_validate_json(written_options(double, **changed))
-    return OntapDriver("nas", options, "tests")
+    return driver_at(double.port, **changed)
+
+
+def driver_at(port: int, **changed: Any) -> OntapDriver:
+    """A driver on the double that listens there."""
+    options = {
+        "hostname": "127.0.0.1",
+        "port": port,
+        "scheme": "http",
+        "username": USER,
+        "password": PASSWORD,
+        "vserver": "svm1",
+        "poll": 0.01,
+        **changed,
+    }
+    return OntapDriver("nas", OntapOptions.model_validate(options), "tests")
 
 
 def leftovers(double: Double) -> list[str]:
