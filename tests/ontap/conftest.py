@@ -13,7 +13,7 @@ from workers.backends.ontap import OntapDriver
 
 
 def driver_on(double: Double, **changed: Any) -> OntapDriver:
-    return driver_at(double.port, **changed)
+    return driver_at(changed.pop("port", double.port), **changed)
 
 
 def driver_at(port: int, **changed: Any) -> OntapDriver:
