@@ -214,6 +214,16 @@ class ApiSettings(_Section):
     max_body_bytes: int = Field(default=64 * 2**20, ge=1024)
 
 
+class AuditSettings(_Section):
+    """How the history can be believed."""
+
+    key: SecretStr | None = Field(
+        default=None, description="The key of the chain; default: 'audit.key' in data, made once."
+    )
+
+    _secret = field_validator("key", mode="before")(_resolve_secret)
+
+
 class V3Settings(_Section):
     """The NAS interface at ``/v3``. Members are names of tokens, or 'anonymous'."""
 
@@ -358,6 +368,7 @@ class Settings(BaseSettings):
     retention: RetentionSettings = RetentionSettings()
     hooks: HooksSettings = HooksSettings()
     transfer: TransferSettings = TransferSettings()
+    audit: AuditSettings = AuditSettings()
     v3: V3Settings = V3Settings()
     log: LogSettings = LogSettings()
     # What the client reads; named here so that they are not taken for misspelt settings.

@@ -13,6 +13,7 @@ import structlog
 from sqlalchemy import Connection
 
 from orchestrator import failpoints
+from orchestrator.audit.chain import extend, key_of
 from orchestrator.audit.events import latest_number, number_committed
 from orchestrator.domain.errors import Problem
 from orchestrator.jobs import autosize, schedule
@@ -32,6 +33,8 @@ log = structlog.get_logger(__name__)
 #: Seconds between looks at what hardly ever happens.
 _SELDOM_SECONDS = 10.0
 _RETENTION_SECONDS = 600.0
+#: Events that get their links in one tick: the others wait, and whoever writes them does not.
+CHAINED_AT_ONCE = 5_000
 
 
 class Scheduler:
@@ -42,12 +45,14 @@ class Scheduler:
         self._database = Database(settings.database_url, pool_size=2)
         self._wakeups = Wakeups(settings.broker_url)
         self._notices = Notices(settings.broker_url)
+        self._key = key_of(settings, make=True)
         tick = settings.scheduler.tick_seconds
         #: (seconds between, what is done, when it is due next)
         self._steps: list[tuple[float, Callable[[], None]]] = [
             (tick, self._queue_due),
             (tick, self._reclaim),
             (tick, self._number_events),
+            (tick, self._chain_events),
             (settings.scheduler.relay_seconds, self._relay),
             (_SELDOM_SECONDS, self._overlooked),
             (_SELDOM_SECONDS, self._dead_hosts),
@@ -98,6 +103,9 @@ class Scheduler:
             failpoints.reach("events.after_commit")
             with self._database.read() as connection:
                 self._notices.numbered(latest_number(connection))
+
+    def _chain_events(self) -> None:
+        self._database.transact(lambda connection: extend(connection, self._key, CHAINED_AT_ONCE))
 
     def _relay(self) -> None:
         older_than = self._settings.scheduler.relay_seconds

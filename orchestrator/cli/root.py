@@ -32,6 +32,7 @@ _COMMANDS = {
     "policy": ("policies", "app"),
     "backend": ("backends", "app"),
     "event": ("events", "app"),
+    "audit": ("audit", "app"),
     "token": ("tokens", "app"),
     "extstorage": ("extstorage", "app"),
     "action": ("actions", "app"),

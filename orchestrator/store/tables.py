@@ -11,6 +11,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Sequence,
     SmallInteger,
@@ -540,6 +541,18 @@ event_commits = Table(
         sqlite_where=text("base IS NULL"),
         postgresql_where=text("base IS NULL"),
     ),
+)
+
+#: A link for each numbered commit, in their order: see `orchestrator.audit.chain`.
+event_chain = Table(
+    "event_chain",
+    metadata,
+    Column("base", BigId, primary_key=True, autoincrement=False),
+    Column("commit_id", BigInteger, nullable=False),
+    Column("events", Integer, nullable=False),
+    #: Of each of its events.
+    Column("digests", LargeBinary, nullable=False),
+    Column("link", LargeBinary, nullable=False),
 )
 
 #: Leaves out the kinds of which every job has one: those are found soon without an index.

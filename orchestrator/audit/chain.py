@@ -1,0 +1,292 @@
+"""The chain: a keyed hash over all numbered events, which shows whether one was changed.
+
+Each commit gets a link: a digest of each of its events, and an HMAC over these and the link
+before. Whoever owns the database but not the key can change events, digests and links, and
+cannot make them fit again. What the key cannot show is that the newest events were cut off:
+for that, keep a head (`head`) elsewhere, and verify with it.
+
+The scheduler writes links behind the numbering, at a limited pace, so that no writer waits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+from sqlalchemy import Connection, Row, select, text
+
+from orchestrator.domain.errors import InvalidInput
+from orchestrator.settings import Settings
+from orchestrator.store.bulk import among, insert_rows
+from orchestrator.store.tables import event_chain, event_commits, events
+
+#: Bytes of the digest of one event.
+DIGEST = 16
+#: What stands before the first link.
+GENESIS = bytes(32)
+#: Commits and events that are read at a time, one commit at least.
+_PAGE = 500
+_MOST_EVENTS = 20_000
+#: The advisory lock of whoever writes links.
+_CHAIN_LOCK = 0x636861696E
+
+#: What of an event is hashed, in this order.
+_HASHED = (
+    "seq", "at", "kind", "backend", "volume", "volume_id", "snapshot", "policy", "job_id",
+    "actor", "reason", "data",
+)  # fmt: skip
+_json = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+
+
+@dataclass(frozen=True)
+class Broken:
+    """The first place where the record does not fit the chain."""
+
+    #: The number of the event, or of the first one of a commit that is not right as a whole.
+    number: int
+    why: str
+
+
+@dataclass(frozen=True)
+class Verified:
+    """How far the record was read, and whether it fits."""
+
+    #: The number of the last event that was found right, and the link there.
+    number: int
+    link: str
+    events: int
+    broken: Broken | None = None
+
+
+def key_of(settings: Settings, *, make: bool = False) -> bytes:
+    """The installation's key: as configured, or the one kept in its data directory.
+
+    With ``make`` one is made where there is none. Raises `InvalidInput`.
+    """
+    if settings.audit.key is not None:
+        return settings.audit.key.get_secret_value().encode()
+    path = settings.data.absolute() / "audit.key"
+    if make and not path.exists():
+        _write_once(path, secrets.token_hex(32))
+    try:
+        return path.read_text(encoding="ascii").strip().encode()
+    except OSError as error:
+        raise InvalidInput(
+            f"the key of the audit chain cannot be read: {path}: {error.strerror}; set [audit] "
+            "key, or run this where the scheduler runs",
+            field="audit.key",
+        ) from None
+
+
+def _write_once(path: Path, secret: str) -> None:
+    """Give the file this content, unless somebody else has given it one."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with NamedTemporaryFile("w", dir=path.parent, prefix=".audit.key.", encoding="ascii") as new:
+        new.write(f"{secret}\n")
+        new.flush()
+        os.fsync(new.fileno())
+        with suppress(FileExistsError):
+            os.link(new.name, path)
+
+
+def extend(connection: Connection, key: bytes, most: int) -> int:
+    """Add links for numbered commits with up to about ``most`` events; how many events it were.
+
+    Only one transaction at a time does this.
+    """
+    if connection.dialect.name == "postgresql":
+        query = text("SELECT pg_try_advisory_xact_lock(:key)")
+        if not connection.execute(query, {"key": _CHAIN_LOCK}).scalar_one():
+            return 0
+    last = _last(connection)
+    number, link = (last.base + last.events, last.link) if last else (0, GENESIS)
+    done = 0
+    while done < most and (commits := _commits_after(connection, number)):
+        rows: list[dict[str, Any]] = []
+        for commit, digests in _digested(connection, commits):
+            link = _link(key, link, commit, digests)
+            number = commit.base + commit.events
+            done += commit.events
+            rows.append(
+                {
+                    "base": commit.base,
+                    "commit_id": commit.id,
+                    "events": commit.events,
+                    "digests": digests,
+                    "link": link,
+                }
+            )
+            if done >= most:
+                break
+        insert_rows(connection, event_chain, rows)
+    return done
+
+
+def head(connection: Connection) -> tuple[int, str] | None:
+    """The number of the newest event that has a link, and the link; None: there is none yet."""
+    last = _last(connection)
+    return None if last is None else (last.base + last.events, last.link.hex())
+
+
+def verify(
+    connection: Connection, key: bytes, *, after: int = 0, link: str | None = None
+) -> Iterator[Verified]:
+    """Compare the record with its chain, from the event behind ``after`` on.
+
+    Yields how far it came, from time to time, and last of all the result. ``after`` and
+    ``link`` are those of an earlier result, or of a head that was kept elsewhere: then the
+    chain must have had that link there.
+    """
+    number, before = 0, GENESIS
+    if after:
+        row = _ending_at(connection, after)
+        if row is None and link is not None:
+            yield Verified(after, link, 0, Broken(after, "no link ends there: it was cut off"))
+            return
+        if row is None:
+            raise InvalidInput(
+                f"no link ends with event {after}: begin with a number that 'audit head' or an "
+                "earlier verification has told",
+                field="after",
+            )
+        number, before = after, row.link
+        if link is not None and not hmac.compare_digest(link, row.link.hex()):
+            yield Verified(after, link, 0, Broken(after, "the chain had another link there"))
+            return
+    checked = 0
+    while links := _links_after(connection, number):
+        commits = {row.id: row for row in _numbered(connection, [one.commit_id for one in links])}
+        found = dict(_events_of(connection, list(commits)))
+        for one in links:
+            broken = _compare(key, before, number, one, commits.get(one.commit_id), found)
+            if broken is not None:
+                yield Verified(number, before.hex(), checked, broken)
+                return
+            before, number = one.link, one.base + one.events
+            checked += one.events
+        yield Verified(number, before.hex(), checked)
+    if not checked:
+        yield Verified(number, before.hex(), checked)
+
+
+def _compare(
+    key: bytes,
+    before: bytes,
+    number: int,
+    one: Any,
+    commit: Any,
+    found: Mapping[int, Sequence[Any]],
+) -> Broken | None:
+    """What is wrong with one commit, if anything is."""
+    if one.base != number:
+        return Broken(number + 1, f"links are missing up to event {one.base}")
+    there = found.get(one.commit_id, ())
+    digests = b"".join(_digest(event) for event in there)
+    if digests != one.digests:
+        for place in range(max(one.events, len(there))):
+            of = slice(place * DIGEST, (place + 1) * DIGEST)
+            if digests[of] != one.digests[of]:
+                gone = place >= len(there)
+                why = "it is missing" if gone else "it is not as it was written"
+                return Broken(number + place + 1, why)
+    if commit is None or (commit.base, commit.events) != (one.base, one.events):
+        return Broken(number + 1, "its commit was numbered otherwise")
+    if not hmac.compare_digest(_link(key, before, commit, digests), one.link):
+        return Broken(number + 1, "its link does not fit: it was made without the key")
+    return None
+
+
+# -- hashing ------------------------------------------------------------------------------
+
+
+def _digest(event: Row[Any]) -> bytes:
+    """Of one event: blake2b over its fields as JSON, times as RFC 3339."""
+    values = [event.at.isoformat() if name == "at" else getattr(event, name) for name in _HASHED]
+    return hashlib.blake2b(_json.encode(values).encode(), digest_size=DIGEST).digest()
+
+
+def _link(key: bytes, before: bytes, commit: Any, digests: bytes) -> bytes:
+    place = f"{commit.id} {commit.base} {commit.events} ".encode()
+    return hmac.digest(key, before + place + digests, "sha256")
+
+
+# -- reading ------------------------------------------------------------------------------
+
+
+def _last(connection: Connection) -> Any:
+    query = select(event_chain).order_by(event_chain.c.base.desc()).limit(1)
+    return connection.execute(query).first()
+
+
+def _ending_at(connection: Connection, number: int) -> Any:
+    query = (
+        select(event_chain)
+        .where(event_chain.c.base < number)
+        .order_by(event_chain.c.base.desc())
+        .limit(1)
+    )
+    row = connection.execute(query).first()
+    return row if row is not None and row.base + row.events == number else None
+
+
+def _links_after(connection: Connection, number: int) -> Sequence[Any]:
+    query = (
+        select(event_chain)
+        .where(event_chain.c.base >= number)
+        .order_by(event_chain.c.base)
+        .limit(_PAGE)
+    )
+    return _bounded(connection.execute(query).all())
+
+
+def _commits_after(connection: Connection, number: int) -> Sequence[Any]:
+    query = (
+        select(event_commits)
+        .where(event_commits.c.base >= number)
+        .order_by(event_commits.c.base)
+        .limit(_PAGE)
+    )
+    return _bounded(connection.execute(query).all())
+
+
+def _bounded(rows: Sequence[Any]) -> Sequence[Any]:
+    """As many of these as have no more events together than may be read at a time."""
+    total = 0
+    for count, row in enumerate(rows):
+        total += row.events
+        if total > _MOST_EVENTS and count:
+            return rows[:count]
+    return rows
+
+
+def _numbered(connection: Connection, ids: Sequence[int]) -> Sequence[Any]:
+    query = select(event_commits).where(among(connection, event_commits.c.id, ids))
+    return connection.execute(query).all()
+
+
+def _events_of(connection: Connection, ids: Sequence[int]) -> Iterator[tuple[int, list[Any]]]:
+    query = (
+        select(events)
+        .where(among(connection, events.c.commit_id, ids))
+        .order_by(events.c.commit_id, events.c.seq)
+    )
+    found = connection.execute(query)
+    for commit_id, rows in groupby(found, key=lambda row: row.commit_id):
+        yield commit_id, list(rows)
+
+
+def _digested(connection: Connection, commits: Sequence[Any]) -> Iterator[tuple[Any, bytes]]:
+    """Commits in their order, with the digests of their events."""
+    found = dict(_events_of(connection, [commit.id for commit in commits]))
+    for commit in commits:
+        yield commit, b"".join(_digest(event) for event in found.get(commit.id, ()))
