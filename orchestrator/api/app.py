@@ -20,6 +20,7 @@ from orchestrator.api.routes import batches, events, health, inventory, jobs, qu
 from orchestrator.api.service import Service
 from orchestrator.domain.errors import BodyTooLarge
 from orchestrator.domain.requests import MAX_BATCH
+from orchestrator.rawpaths import RawPaths
 
 _DESCRIPTION = f"""\
 Actions on storage become durable jobs; workers execute them, and the database tells what
@@ -122,23 +123,6 @@ def _name_schemas(app: FastAPI) -> None:
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
-
-
-class RawPaths:
-    """Routes by the path as it was sent, so that ``a%2Fb`` stays one segment.
-
-    Names in paths are decoded where they are validated.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Replace the decoded path by the raw one."""
-        if scope["type"] == "http" and scope.get("raw_path"):
-            raw = scope["raw_path"].partition(b"?")[0]
-            scope = {**scope, "path": raw.decode("latin-1")}
-        await self.app(scope, receive, send)
 
 
 class LimitedBodies:

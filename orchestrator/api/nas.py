@@ -79,7 +79,10 @@ class Backends:
             anonymous = Actor(ANONYMOUS, TokenRole.OPERATOR)
             return _Caller(anonymous, None, self._roles(ANONYMOUS, None))
         actor = await self._trusted.check(self._service, token)
-        return _Caller(actor, actor.name, self._roles(actor.name, actor.role))
+        roles = self._roles(actor.name, actor.role)
+        if {Role.ADMIN, Role.UBER_ADMIN} & roles and not actor.role.includes(TokenRole.OPERATOR):
+            actor = Actor(actor.name, TokenRole.OPERATOR)
+        return _Caller(actor, actor.name, roles)
 
     def _roles(self, name: str, role: TokenRole | None) -> frozenset[Role]:
         return frozenset(

@@ -14,6 +14,7 @@ from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import (
     AlreadyExists,
     InvalidInput,
+    InvalidSize,
     Locked,
     MissingField,
     NoSpace,
@@ -23,6 +24,7 @@ from orchestrator.domain.errors import (
     UnknownSnapshot,
     UnknownVolume,
 )
+from orchestrator.domain.sizes import parse_size
 from orchestrator.nas.fields import (
     CHANGEABLE,
     CREATABLE,
@@ -121,7 +123,7 @@ def create_volume(name: str, fields: Mapping[str, Any]) -> Operation[dict[str, A
     _refuse_unknown(fields, CREATABLE)
     driver = yield lambda gateway: gateway.driver()
     own_name, path = _named(name, fields, driver)
-    size = fields.get("size_total")
+    size = _size(fields)
     if size is None:
         raise MissingField("size_total is missing: say how many bytes", field="size_total")
     settings = _settings({**fields, "junction_path": path}, driver, {}, size)
@@ -166,16 +168,25 @@ def _named(name: str, fields: Mapping[str, Any], driver: str) -> tuple[str, str 
 
 
 def _settings(
-    fields: Mapping[str, Any], driver: str, before: Mapping[str, Any], size: Any
+    fields: Mapping[str, Any], driver: str, before: Mapping[str, Any], size: int
 ) -> dict[str, Any]:
     """The settings to be written; a volume that shall grow by itself is told how far."""
     always = frozenset({"autosize_enabled", "autosize_max_bytes", "junction_path"})
     settings = settings_from(fields, DRIVERS[driver].settings | always)
     after = {**before, **settings}
     if after.get("autosize_enabled") and after.get("autosize_max_bytes") is None:
-        whole = size if isinstance(size, int) else 0
-        settings["autosize_max_bytes"] = max(1, whole * _AUTOSIZE_PERCENT // 100)
+        settings["autosize_max_bytes"] = max(1, size * _AUTOSIZE_PERCENT // 100)
     return settings
+
+
+def _size(fields: Mapping[str, Any]) -> int | None:
+    """The size that is asked for, in bytes. Raises `InvalidSize`."""
+    if fields.get("size_total") is None:
+        return None
+    try:
+        return parse_size(fields["size_total"])
+    except InvalidSize as problem:
+        raise InvalidSize(f"size_total: {problem.detail}", field="size_total") from None
 
 
 def _refuse_unknown(fields: Mapping[str, Any], known: frozenset[str]) -> None:
@@ -194,9 +205,9 @@ def patch_volume(name: str, fields: Mapping[str, Any]) -> Operation[dict[str, An
     driver = yield lambda gateway: gateway.driver()
     target = {"volume": found["name"]}
     requests: list[dict[str, Any]] = []
-    size = fields.get("size_total")
+    size = _size(fields)
     if size is not None and size != found["size_bytes"]:
-        if isinstance(size, int) and 0 < size < found["size_bytes"]:
+        if size < found["size_bytes"]:
             raise ShrinkRefused(
                 f"volume {name!r} has {found['size_bytes']} bytes and cannot be made smaller: ask "
                 "for more",
@@ -221,10 +232,18 @@ def restrict_volume(name: str) -> Operation[None]:
     yield lambda gateway: gateway.run([request])
 
 
-def clone_volume(name: str, source: str, snapshot: str) -> Operation[dict[str, Any]]:
-    """Make a volume with what a snapshot holds. Raises `UnknownVolume`, `UnknownSnapshot`,
-    `AlreadyExists`."""
+def clone_volume(
+    name: str, source: str, snapshot: str, *, own: str | None = None
+) -> Operation[dict[str, Any]]:
+    """Make a volume with what a snapshot holds; ``own``: its name, if ``name`` is a place.
+
+    Raises `UnknownVolume`, `UnknownSnapshot`, `AlreadyExists`.
+    """
     check_name(name)
+    place = place_of(name)
+    if place is not None and own is not None:
+        name = check_name(own)
+    check_name(snapshot, "snapshot")
     try:
         origin = yield from _find(source)
     except UnknownVolume:
@@ -238,7 +257,7 @@ def clone_volume(name: str, source: str, snapshot: str) -> Operation[dict[str, A
             "params": {"source": origin["name"]},
         }
     ]
-    if (place := place_of(name)) is not None:
+    if place is not None:
         where = {"settings": {"junction_path": place[1]}}
         requests.append({"action": "volume.update", "volume": name, "params": where})
     try:
@@ -252,6 +271,7 @@ def clone_volume(name: str, source: str, snapshot: str) -> Operation[dict[str, A
 
 def rollback_volume(name: str, snapshot: str, *, discard_newer: bool = False) -> Operation[None]:
     """Put a volume back to a snapshot. Newer snapshots are lost by that: only if asked for."""
+    check_name(snapshot, "snapshot")
     found = yield from _find(name)
     request = {
         "action": "volume.rollback",
@@ -274,6 +294,7 @@ def get_snapshots(name: str) -> Operation[list[dict[str, Any]]]:
 
 def get_snapshot(name: str, snapshot: str) -> Operation[dict[str, Any]]:
     """One snapshot. Raises `UnknownVolume`, `UnknownSnapshot`."""
+    check_name(snapshot, "snapshot")
     found = yield from _find(name)
     view = yield lambda gateway: gateway.snapshot(found["name"], snapshot)
     if view["state"] != "available":
@@ -308,6 +329,7 @@ def _delete_oldest(target: dict[str, str], snapshot: str) -> Ask:
 
 def delete_snapshot(name: str, snapshot: str) -> Operation[None]:
     """Delete a snapshot. Raises `UnknownVolume`, `UnknownSnapshot`."""
+    check_name(snapshot, "snapshot")
     found = yield from _find(name)
     request = {"action": "snapshot.delete", "volume": found["name"], "snapshot": snapshot}
     yield lambda gateway: gateway.run([request])

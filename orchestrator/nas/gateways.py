@@ -55,6 +55,9 @@ class Gateway(Protocol):
     def release_lock(self, volume: str, host: str) -> None:
         """Release a volume's lock. Raises `Locked`."""
 
+    def close(self) -> None:
+        """Let go of everything."""
+
 
 def ended_well(jobs: Sequence[View], seconds: float) -> Sequence[View]:
     """The jobs themselves, if all have succeeded. Raises the `Problem` of the first that has not.

@@ -22,6 +22,12 @@ T = TypeVar("T")
 _OURS = 500
 
 
+def _named(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields, with the name that a policy prints as."""
+    policy = fields.get("active_policy_name")
+    return {**fields, **({} if policy is None else {"active_policy_name": str(policy)})}
+
+
 class Policy(NamedTuple):
     """An export policy: equal to the pair of its name and its rules."""
 
@@ -96,7 +102,7 @@ class StorageBackend:
         Raises `KeyError` if it exists, `ValueError` if the fields make no sense.
         """
         return self._do(
-            contract.create_volume(str(volume_name), fields),
+            contract.create_volume(str(volume_name), _named(fields)),
             keys=(NotFound, AlreadyExists),
             values=(UnknownPolicy,),
         )
@@ -104,7 +110,8 @@ class StorageBackend:
     @normalised_with("volume")
     def patch_volume(self, volume_name: object, **data: Any) -> Any:
         """Change a volume and return it. Sizes only grow."""
-        return self._do(contract.patch_volume(str(volume_name), data), values=(UnknownPolicy,))
+        changing = contract.patch_volume(str(volume_name), _named(data))
+        return self._do(changing, values=(UnknownPolicy,))
 
     def restrict_volume(self, volume_name: object) -> None:
         """Hide a volume, as if it never existed; its data is kept for an administrator."""
@@ -199,6 +206,10 @@ class StorageBackend:
         """Take a rule out of a policy, if it is there."""
         self._do(contract.ensure_rule_absent(str(policy_name), str(rule)))
 
+    def close(self) -> None:
+        """Let go of the connections, and of what lives in RAM with this object."""
+        self.gateway.close()
+
     # -- HTTP -----------------------------------------------------------------------------
 
     def init_app(self, app: NasApp, endpoint: str) -> None:
@@ -212,10 +223,6 @@ class _Private(StorageBackend):
     def __init__(self, engine: PrivateEngine) -> None:
         self._engine = engine
         self._begin(engine, discard_newer=False)
-
-    def close(self) -> None:
-        """End the engine; what is in RAM goes with it."""
-        self._engine.close()
 
 
 class DummyStorage(_Private):

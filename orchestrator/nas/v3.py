@@ -22,6 +22,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from orchestrator.domain.errors import (
+    InternalError,
     NotAllowed,
     NotAuthenticated,
     NotFound,
@@ -33,6 +34,7 @@ from orchestrator.domain.exports import RuleText
 from orchestrator.nas import contract
 from orchestrator.nas.fields import CHANGEABLE, PolicySchema, SnapshotSchema, VolumeSchema, told
 from orchestrator.nas.returned import normalised
+from orchestrator.rawpaths import RawPaths
 
 if TYPE_CHECKING:
     from orchestrator.nas.storage import StorageBackend
@@ -139,6 +141,7 @@ def application(subsystems: Subsystems) -> FastAPI:
         (Problem, _problem),
         (RequestValidationError, _invalid),
         (HTTPException, _refused),
+        (Exception, _unforeseen),
     ):
         app.add_exception_handler(kind, answer)
     app.include_router(_conf)
@@ -152,7 +155,12 @@ def _problem(_request: Request, problem: Any) -> Response:
         status = 404
     elif status in (409, 422):
         status = 400
-    return JSONResponse({"message": told(problem)}, status)
+    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
+    return JSONResponse({"message": told(problem)}, status, headers)
+
+
+def _unforeseen(_request: Request, _error: Any) -> Response:
+    return JSONResponse({"message": InternalError().detail}, 500)
 
 
 def _invalid(_request: Request, error: Any) -> Response:
@@ -352,7 +360,8 @@ async def create_volume(
     fields = (wanted or NewVolume()).model_dump(exclude_none=True)
     snapshot, source = fields.pop("from_snapshot", None), fields.pop("from_volume", None)
     if snapshot is not None and source is not None:
-        made = await ask(Role.ADMIN, contract.clone_volume(name, source, snapshot))
+        cloning = contract.clone_volume(name, source, snapshot, own=fields.get("name"))
+        made = await ask(Role.ADMIN, cloning)
     elif snapshot is not None:
         discard = ask.subsystems.discard_newer
         rolling = contract.rollback_volume(name, snapshot, discard_newer=discard)
@@ -468,12 +477,15 @@ class NasApp:
         discard_newer: bool = False,
     ) -> None:
         """``tokens``: by secret, a name and roles; ``anonymous``: the roles of everybody."""
-        self._tokens = tokens or {}
+        self._tokens = {
+            secret: (name, frozenset(Role(role) for role in roles))
+            for secret, (name, roles) in (tokens or {}).items()
+        }
         self._anonymous = frozenset(Role(role) for role in anonymous)
         self.open_snapshots = open_snapshots
         self.discard_newer = discard_newer
         self._storages: dict[str, StorageBackend] = {}
-        self._app = application(self)
+        self._app = RawPaths(application(self))
 
     def add(self, endpoint: str, storage: StorageBackend) -> None:
         """Serve a storage below ``/{endpoint}``."""
@@ -494,7 +506,7 @@ class NasApp:
         found: _Known | None = None
         for secret, (name, roles) in self._tokens.items():
             if hmac.compare_digest(secret.encode(), token.encode()):
-                found = _Known(name, self._anonymous | {Role(role) for role in roles})
+                found = _Known(name, self._anonymous | roles)
         if found is None:
             raise NotAuthenticated()
         return found

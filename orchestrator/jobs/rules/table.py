@@ -103,7 +103,8 @@ def check(outlook: Outlook, intent: Intent) -> None:
     known = backend.known_capabilities
     if action.capability is not None and action.capability not in known:
         raise Unsupported(
-            f"backend {backend.name} (driver {backend.driver}) cannot {action.verb} here",
+            f"backend {backend.name} (driver {backend.driver}) cannot do {action.name} here: it "
+            f"lacks the capability {action.capability}",
             field="action",
         )
     if action.respects_lock:
