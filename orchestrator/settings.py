@@ -324,6 +324,10 @@ class BackendSettings(BaseModel):
         _ = self.options
         return self
 
+    def __repr_args__(self) -> list[tuple[str | None, Any]]:
+        """What a repr shows: the driver's own options may be secrets."""
+        return [("driver", self.driver)]
+
     @property
     def spec(self) -> DriverSpec:
         """What is known of the driver without importing it."""

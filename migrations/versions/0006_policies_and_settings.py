@@ -81,7 +81,14 @@ def upgrade() -> None:
         "volumes",
         sa.Column("autosize", sa.Boolean(), nullable=False, server_default=sa.false()),
     )
-    _partial("ix_volumes_autosize", "volumes", ["backend_id"], "autosize", unique=False)
+    op.create_index(
+        "ix_volumes_autosize",
+        "volumes",
+        ["backend_id"],
+        # As queries ask for it on each.
+        sqlite_where=sa.text("autosize = 1"),
+        postgresql_where=sa.text("autosize"),
+    )
     op.add_column("volumes", sa.Column("address", sa.String(255), nullable=True))
     op.add_column(
         "volumes", sa.Column("snapshot_reserve_used_percent", sa.Integer(), nullable=True)

@@ -12,7 +12,8 @@ from sqlalchemy import Connection
 
 from orchestrator.api.requesting import Trusted
 from orchestrator.api.service import Service
-from orchestrator.domain.errors import UnknownBackend
+from orchestrator.domain.errors import InvalidName, UnknownBackend
+from orchestrator.domain.names import check_backend_name
 from orchestrator.domain.requests import parse_request
 from orchestrator.domain.states import Role as TokenRole
 from orchestrator.inventory import backends, locks, policies, volumes
@@ -99,6 +100,10 @@ class Backends:
     async def run(self, name: str, caller: Caller, operation: contract.Operation[T]) -> T:
         """Run an operation on a backend. Raises `UnknownBackend`."""
         served = self._settings.backends
+        try:
+            check_backend_name(name)
+        except InvalidName as problem:
+            raise UnknownBackend(problem.detail) from None
         if served is not None and name not in served:
             raise UnknownBackend(f"there is no backend {name!r}")
         assert isinstance(caller, _Caller)  # noqa: S101 - `caller` makes no others

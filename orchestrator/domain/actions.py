@@ -228,6 +228,16 @@ class SetInfoParams(Params):
     )
 
 
+class AdoptParams(Params):
+    """Whether to adopt also what was ours before."""
+
+    take_over: bool = Field(
+        default=False,
+        description="Also if it bears a stamp of ours that belongs to no volume of the inventory "
+        "any more: it was forgotten, or the inventory was lost.",
+    )
+
+
 class RenameParams(Params):
     """What a volume shall be called."""
 
@@ -568,6 +578,7 @@ _DECLARED = (
         name="volume.adopt",
         summary="Take a volume that is on the storage and not ours into the inventory.",
         audit="adopted volume {volume}",
+        params=AdoptParams,
         role=Role.ADMIN,
         capability="adopt",
         adopts=True,

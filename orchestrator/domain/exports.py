@@ -119,6 +119,14 @@ def parse_rules(written: Iterable[str]) -> tuple[Rule, ...]:
     return tuple(rules.values())
 
 
+def is_ours(rule: Rule) -> bool:
+    """Whether it can be read again from what is written, and means the same."""
+    try:
+        return parse_rule(rule.written) == rule
+    except InvalidInput:
+        return False
+
+
 def with_rule(rules: Iterable[Rule], rule: Rule) -> tuple[Rule, ...]:
     """The same with ``rule`` at the end, unless it is there. Raises `Conflict`."""
     before = tuple(rules)

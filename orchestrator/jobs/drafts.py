@@ -32,6 +32,7 @@ from orchestrator.jobs import rules
 from orchestrator.jobs.lanes import (
     hold_tails,
     hold_unfinished,
+    junction_lane,
     lanes_of,
     locked_for_submission,
     policy_lane,
@@ -153,7 +154,8 @@ class Drafts:
         #: the success of everything before it.
         self._in_lane: dict[str, list[int]] = defaultdict(list)
         self._gates_here: dict[str, int] = {}
-        #: By lane of a policy: the drafts that give it to volumes, or take it away from them.
+        #: By lane of a policy: the drafts that give it to volumes, or take it away from them; by
+        #: lane of a junction path: those that free it.
         self._using_here: dict[str, set[int]] = defaultdict(set)
         self.now: datetime
 
@@ -550,18 +552,22 @@ class Drafts:
             draft.follows.update(self.outlook.ahead.get(lane, [])[-1:])
             draft.follows_here.update(self._in_lane[lane][-1:])
             self._using_here[lane].add(draft.number)
-        if draft.request.action == "policy.remove":
+        if draft.request.action == "policy.remove" or draft.intent.junction is not None:
             for lane in draft.lanes:
-                draft.follows_here |= self._using_here[lane]
+                draft.follows_here |= self._using_here[lane] - {draft.number}
 
     def _note_freed(self, draft: Draft) -> None:
-        """Note whose policy a volume may have no longer once this is done."""
+        """Note which policy and which path a volume may have no longer once this is done."""
         intent = draft.intent
         volume = self.outlook.volume(intent.backend, intent.volume) if intent.volume else None
+        if volume is None:
+            return
         freeing = intent.action.name in _FREEING
-        if freeing and volume is not None and volume.policy is not None:
-            lane = policy_lane(intent.backend, volume.policy)
-            self._using_here[lane].add(draft.number)
+        if freeing and volume.policy is not None:
+            self._using_here[policy_lane(intent.backend, volume.policy)].add(draft.number)
+        path = volume.settings.get("junction_path")
+        if path is not None and (freeing or intent.junction is not None):
+            self._using_here[junction_lane(intent.backend, path)].add(draft.number)
 
     # -- plans -----------------------------------------------------------------------------
 
@@ -612,7 +618,7 @@ def _refuse_cycles(drafts: list[Draft]) -> None:
     """Refuse jobs of one batch that wait for one another in a circle."""
     if not any(draft.needs_here for draft in drafts):
         return
-    waits = {draft.number: set(draft.needs_here) for draft in drafts}
+    waits = {draft.number: draft.needs_here | draft.follows_here for draft in drafts}
     previous: dict[str, int] = {}
     for draft in drafts:
         for lane in draft.lanes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -88,6 +88,8 @@ class PolicyOutlook:
     name: str
     rules: tuple[Rule, ...]
     state: PolicyState = PolicyState.AVAILABLE
+    #: Whether its recorded rules can be read.
+    readable: bool = True
     native: str | None = None
     #: Names of volumes that will have it, by id: not all, if they are very many.
     used_by: dict[str, str] = field(default_factory=dict)
@@ -192,7 +194,10 @@ class Outlook:
     def keep(self, volumes: Iterable[tuple[str, str]]) -> Callable[[], None]:
         """What puts these volumes, and all policies, back to what they are now."""
         kept = {key: deepcopy(self.volumes.get(key)) for key in volumes}
-        policies, junctions = deepcopy(self.policies), dict(self.junctions)
+        policies = {
+            place: replace(one, used_by=dict(one.used_by)) for place, one in self.policies.items()
+        }
+        junctions = dict(self.junctions)
 
         def restore() -> None:
             for key, volume in kept.items():

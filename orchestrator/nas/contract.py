@@ -263,6 +263,8 @@ def clone_volume(
     try:
         yield lambda gateway: gateway.run(requests)
     except AlreadyExists as problem:
+        if problem.field not in ("volume", "jobs.0.volume"):
+            raise
         raise AlreadyExists(
             f"the name {name!r} is in use: choose another", field="name", **problem.facts
         ) from None
@@ -305,26 +307,24 @@ def get_snapshot(name: str, snapshot: str) -> Operation[dict[str, Any]]:
 def create_snapshot(
     name: str, snapshot: str, *, purge_old: bool = False
 ) -> Operation[dict[str, Any]]:
-    """Make a snapshot; with ``purge_old``, the oldest ones go where there is no room for it."""
+    """Make a snapshot; with ``purge_old``, the oldest one goes where there is no room for it.
+
+    One and no more: what is full for another reason would lose them all.
+    """
     check_name(snapshot, "snapshot")
     found = yield from _find(name)
     target = {"volume": found["name"]}
     request = {"action": "snapshot.create", **target, "snapshot": snapshot}
-    while True:
-        try:
-            yield lambda gateway: gateway.run([request])
-        except NoSpace:
-            kept = yield lambda gateway: gateway.snapshots(found["name"])
-            if not purge_old or not kept:
-                raise
-            yield _delete_oldest(target, kept[0]["name"])
-        else:
-            return (yield from get_snapshot(found["name"], snapshot))
-
-
-def _delete_oldest(target: dict[str, str], snapshot: str) -> Ask:
-    request = {"action": "snapshot.delete", **target, "snapshot": snapshot}
-    return lambda gateway: gateway.run([request])
+    try:
+        yield lambda gateway: gateway.run([request])
+    except NoSpace:
+        kept = yield lambda gateway: gateway.snapshots(found["name"])
+        if not purge_old or not kept:
+            raise
+        oldest = {"action": "snapshot.delete", **target, "snapshot": kept[0]["name"]}
+        yield lambda gateway: gateway.run([oldest])
+        yield lambda gateway: gateway.run([request])
+    return (yield from get_snapshot(found["name"], snapshot))
 
 
 def delete_snapshot(name: str, snapshot: str) -> Operation[None]:

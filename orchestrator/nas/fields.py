@@ -121,7 +121,7 @@ def told(problem: Problem) -> str:
     text = problem.detail
     for name, ours in {**SETTINGS, "size_total": "size_bytes"}.items():
         text = text.replace(f"params.settings.{ours}", name).replace(f"params.{ours}", name)
-        text = re.sub(rf"\b{ours}\b", name, text)
+        text = text.replace(f"setting '{ours}'", f"setting '{name}'")
     return text
 
 

@@ -15,6 +15,7 @@ import time
 import uuid
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ import structlog
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 from sqlalchemy import Connection
 
+from orchestrator.domain.errors import IdentityMismatch
 from orchestrator.domain.requests import parse_request
 from orchestrator.domain.states import Role
 from orchestrator.inventory import backends, locks, policies, volumes
@@ -86,24 +88,51 @@ class PrivateEngine:
     """A `orchestrator.nas.gateways.Gateway` to an engine of this process. Threads may share it."""
 
     def __init__(
-        self, backend: Mapping[str, Any], data: Path | None = None, *, wait_seconds: float = 600.0
+        self,
+        backend: Mapping[str, Any],
+        data: Path | None = None,
+        *,
+        wait_seconds: float = 600.0,
+        accept_identity: bool = False,
     ) -> None:
-        """``backend``: as in the configuration. ``data``: a directory; None: all is forgotten."""
+        """``backend``: as in the configuration. ``data``: a directory; None: all is forgotten.
+
+        Raises `IdentityMismatch` for storage that another engine has made its own, unless
+        ``accept_identity`` says that this one takes it over.
+        """
+        if not structlog.is_configured():
+            configure_logs(LogSettings(level="warning"), "nas")
+        self._wait = wait_seconds
+        closing = ExitStack()
+        #: Ends the engine, at the latest when nobody has it any more.
+        self._finalizer = weakref.finalize(self, closing.close)
+        try:
+            self._begin(backend, data, closing)
+            self._make_sure(accept_identity=accept_identity)
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self, backend: Mapping[str, Any], data: Path | None, closing: ExitStack) -> None:
         # Brings the drivers along, which those who use a service need not load.
+        from workers.backends.memory import erase
         from workers.leases import Leases
         from workers.runner import Runner
         from workers.serving import Serving
 
-        if not structlog.is_configured():
-            configure_logs(LogSettings(level="warning"), "nas")
         directory = data or Path(tempfile.mkdtemp(prefix="orchestrator-"))
+        if data is None:
+            closing.callback(shutil.rmtree, directory, ignore_errors=True)
         self._settings = _OwnSettings(
             data=directory, backends={BACKEND: dict(backend)}, host=os.uname().nodename
         )
         _prepare(self._settings.database_url, directory, forgotten=data is None)
-        self._wait = wait_seconds
         self._database = Database(self._settings.database_url, pool_size=10)
+        closing.callback(self._database.close)
         self._serving = Serving(self._settings, self._database)
+        if data is None:
+            for driver in self._serving.drivers.values():
+                closing.callback(erase, driver.backend, driver.installation)
         self._serving.look_at_all()
         worker = self._settings.worker
         self._leases = Leases(
@@ -111,6 +140,7 @@ class PrivateEngine:
             lease_seconds=worker.lease_seconds,
             beat_seconds=worker.heartbeat_seconds,
         )
+        closing.callback(self._leases.close)
         nobody = _Nobody()
         self._runner = Runner(
             self._settings,
@@ -126,17 +156,20 @@ class PrivateEngine:
             target=_tick, args=(weakref.ref(self), stopped), name="nas", daemon=True
         )
         ticking.start()
-        forgetting = [driver for driver in self._serving.drivers.values() if data is None]
-        self._finalizer = weakref.finalize(
-            self,
-            _end,
-            stopped,
-            ticking,
-            self._leases.close,
-            self._database.close,
-            None if data else directory,
-            [(driver.backend, driver.installation) for driver in forgetting],
-        )
+        closing.callback(_stop, stopped, ticking)
+
+    def _make_sure(self, *, accept_identity: bool) -> None:
+        """Make sure that the storage is this engine's. Raises `IdentityMismatch`."""
+        error = self._view()["error"]
+        if error is None or error["code"] != IdentityMismatch.code:
+            return
+        if not accept_identity:
+            raise IdentityMismatch(
+                "the storage bears the marker of another installation: a service that has it as a "
+                "backend, or one that was used with another data directory. If nobody else uses "
+                "it any more, say accept_identity=True"
+            )
+        self.run([{"action": "backend.verify", "params": {"accept_identity": True}}])
 
     @property
     def directory(self) -> Path:
@@ -151,8 +184,11 @@ class PrivateEngine:
         return self._settings.backends[BACKEND].driver
 
     def capabilities(self) -> frozenset[str]:
+        return frozenset(self._view()["capabilities"] or ())
+
+    def _view(self) -> View:
         [view] = self._read(lambda connection: backends.backend_views(connection, BACKEND))
-        return frozenset(view["capabilities"] or ())
+        return view
 
     def run(self, requests: Sequence[Request]) -> Sequence[View]:
         submission = Submission(
@@ -213,10 +249,11 @@ class PrivateEngine:
             )
         )
 
-    def foreign(self) -> list[str]:
-        """The names of volumes on the storage that nobody has made here."""
+    def unknown(self) -> list[str]:
+        """The names of volumes on the storage that the inventory does not have."""
         [driver] = self._serving.drivers.values()
-        return [facts.name for facts in driver.list_volumes() if facts.id is None]
+        known = {volume["id"] for volume in self.volumes()}
+        return [facts.name for facts in driver.list_volumes() if facts.id not in known]
 
     def policy(self, name: str) -> View:
         return self._read(lambda connection: policies.policy_view(connection, BACKEND, name))
@@ -285,22 +322,7 @@ def _prepare(url: str, directory: Path, *, forgotten: bool) -> None:
     migrate.name_installation(url)
 
 
-def _end(
-    stopped: threading.Event,
-    ticking: threading.Thread,
-    stop: Callable[[], None],
-    close: Callable[[], None],
-    directory: Path | None,
-    in_memory: Sequence[tuple[str, str]],
-) -> None:
+def _stop(stopped: threading.Event, ticking: threading.Thread) -> None:
     stopped.set()
     if ticking is not threading.current_thread():
         ticking.join()
-    stop()
-    close()
-    if directory is not None:
-        shutil.rmtree(directory, ignore_errors=True)
-        from workers.backends.memory import erase
-
-        for backend, installation in in_memory:
-            erase(backend, installation)

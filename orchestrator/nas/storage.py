@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+import structlog
+
 from orchestrator.domain.errors import AlreadyExists, NotFound, Problem, UnknownPolicy
 from orchestrator.nas import contract
 from orchestrator.nas.fields import place_of, told
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from orchestrator.nas.v3 import NasApp
 
 T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
 
 #: Problems with a status below this are the caller's to mend.
 _OURS = 500
@@ -259,10 +263,15 @@ class NetappStorage(_Private):
         timeout_s: float = 4,
         *,
         data: Path | None = None,
+        accept_identity: bool = False,
         **options: Any,
     ) -> None:
         """``timeout_s``: how long the filer may take for an answer; ``options``: as in the
-        configuration of an ``ontap`` backend."""
+        configuration of an ``ontap`` backend.
+
+        ``accept_identity``: take over an SVM that another installation has marked as its own.
+        Raises `IdentityMismatch` for such a one otherwise.
+        """
         from orchestrator.nas.private import PrivateEngine, data_for
 
         configured: Mapping[str, Any] = {
@@ -274,17 +283,26 @@ class NetappStorage(_Private):
             "timeout": timeout_s,
             **options,
         }
-        super().__init__(PrivateEngine(configured, data or data_for(hostname, vserver)))
+        place = data or data_for(hostname, vserver)
+        super().__init__(PrivateEngine(configured, place, accept_identity=accept_identity))
 
-    def adopt_volumes(self) -> list[str]:
+    def adopt_volumes(self, *, take_over: bool = False) -> list[str]:
         """Take over the volumes that others have made, snapshots included; their names.
 
-        Each is marked as ours in its comment, whose text is kept; nothing else changes.
+        Each is marked as ours in its comment, whose text is kept; nothing else changes. With
+        ``take_over`` also those that bear a mark of ours which nobody here knows any more. One
+        that cannot be adopted is left, and the log says why.
         """
-        names = self._engine.foreign()
-        for name in names:
-            self.gateway.run([{"action": "volume.adopt", "volume": name}])
-        return names
+        adopted = []
+        for name in self._engine.unknown():
+            params = {"take_over": take_over}
+            try:
+                self.gateway.run([{"action": "volume.adopt", "volume": name, "params": params}])
+            except Problem as problem:
+                log.warning("nas.not_adopted", volume=name, why=problem.detail)
+            else:
+                adopted.append(name)
+        return adopted
 
     def name_from_path(self, junction_path: str) -> str:
         """The name of the volume at a junction path. Raises `KeyError`."""

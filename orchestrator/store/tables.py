@@ -209,7 +209,7 @@ volumes = Table(
     Index(
         "ix_volumes_autosize",
         "backend_id",
-        sqlite_where=text("autosize"),
+        sqlite_where=text("autosize = 1"),
         postgresql_where=text("autosize"),
     ),
     Index(

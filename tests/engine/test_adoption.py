@@ -97,3 +97,39 @@ def test_a_lost_reply_adopts_once(engine: Engine) -> None:
 def test_a_driver_that_cannot_says_so(engine: Engine) -> None:
     with pytest.raises(Unsupported):
         engine.submit(act("volume.adopt", "old", "fast"))
+
+
+def test_what_was_ours_once_is_taken_over_if_that_is_said(engine: Engine) -> None:
+    engine.submit(create("mine"), act("snapshot.create", "mine", snapshot="s1"))
+    for _ in range(2):
+        engine.work()
+    engine.submit(act("volume.forget", "mine"))
+    engine.work()
+    failed = adopted(engine, "mine")
+    assert "take_over=true" in failed["error"]["detail"]
+    accepted = engine.submit(act("volume.adopt", "mine", params={"take_over": True}))
+    engine.work()
+    job = engine.job(accepted.job_ids[0])
+    assert (job["state"], job["result"]["snapshots"]) == ("succeeded", ["s1"]), job["error"]
+    assert engine.volumes()["mine"]["id"] == ids(engine)["mine"]
+    rest = engine.submit(
+        act("volume.rollback", "mine", snapshot="s1"),
+        act("snapshot.delete", "mine", snapshot="s1"),
+        act("volume.remove", "mine"),
+    )
+    for _ in rest.job_ids:
+        engine.work()
+    assert engine.states(rest.job_ids) == ["succeeded"] * 3
+
+
+def test_what_another_volume_is_is_never_taken_over(engine: Engine) -> None:
+    engine.submit(create("mine"))
+    engine.work()
+    with storage(engine)._store.change() as db:
+        db.execute("UPDATE volumes SET name = 'renamed by hand'")
+        db.execute("UPDATE volumes SET name = 'other'")
+    accepted = engine.submit(act("volume.adopt", "other", params={"take_over": True}))
+    engine.work()
+    job = engine.job(accepted.job_ids[0])
+    assert (job["state"], job["error"]["code"]) == ("failed", "conflict")
+    assert ids(engine)["other"] == engine.volumes()["mine"]["id"]

@@ -5,20 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from orchestrator.domain.errors import (
     AlreadyExists,
     Conflict,
+    DependencyCycle,
     InUse,
     InvalidInput,
     Locked,
     Problem,
     UnknownPolicy,
     Unsupported,
+    WrongState,
 )
 from orchestrator.inventory import locks
 from orchestrator.inventory.policies import list_policies
 from orchestrator.inventory.volumes import volume_at
+from orchestrator.store.tables import policies
 from tests.engine.conftest import ADMIN, Engine, act, create
 from workers.backends.interface import PolicyRef
 from workers.backends.memory import Faults, MemoryDriver
@@ -285,3 +289,78 @@ def test_a_policy_of_another_id_is_not_ours(engine: Engine) -> None:
     done(engine, made("web", NETWORK))
     driver = next(d for d in engine.worker.serving.drivers.values() if isinstance(d, MemoryDriver))
     assert driver.inspect_policy(PolicyRef("0" * 32, "web")) is None
+
+
+def driver_of(engine: Engine) -> MemoryDriver:
+    return next(d for d in engine.worker.serving.drivers.values() if isinstance(d, MemoryDriver))
+
+
+def spoil(engine: Engine, table: str, rules: str) -> None:
+    """Write rules that nobody can read, into the inventory or onto the storage."""
+    if table == "storage":
+        with driver_of(engine)._store.change() as db:
+            db.execute("UPDATE policies SET rules = ?", (rules,))
+        return
+    with engine.database.write() as connection:
+        connection.execute(update(policies).values(rules=[rules]))
+
+
+def test_what_nobody_can_read_keeps_no_other_job_from_running(engine: Engine) -> None:
+    done(engine, made("web", NETWORK))
+    waiting = engine.submit(on_policy("add_rule", "web", params={"rule": HOST}))
+    spoil(engine, "inventory", "10.9.0.0/16 [krb5]")
+    other = engine.submit(create("vm1"))
+    engine.work()
+    assert engine.states(other.job_ids) == ["succeeded"]
+    job = engine.job(waiting.job_ids[0])
+    assert (job["state"], job["error"]["code"]) == ("failed", "wrong_state")
+    with pytest.raises(WrongState, match="set_rules"):
+        engine.submit(on_policy("reapply", "web"))
+    # What was there is not known: it is named anew.
+    assert done(engine, on_policy("set_rules", "web", params={"rules": [NETWORK]})) == ["succeeded"]
+    assert recorded(engine) == on_storage(engine) == {"web": [NETWORK]}
+
+
+@pytest.mark.parametrize("jobs", ["rule", "volume"])
+def test_a_circle_through_a_policy_is_refused(engine: Engine, jobs: str) -> None:
+    done(engine, made("web"), create("vm1", policy="web"))
+    circles = {
+        "rule": (
+            on_policy("add_rule", "web", params={"rule": HOST}, depends_on=["x"]),
+            create("vm2", policy="web", ref="x"),
+        ),
+        "volume": (
+            {**with_policy("vm1", None), "depends_on": ["x"]},
+            on_policy("remove", "web", ref="x"),
+        ),
+    }
+    with pytest.raises(DependencyCycle):
+        engine.submit(*circles[jobs])
+
+
+@pytest.mark.parametrize("freed", ["moved", "removed"])
+def test_a_path_that_is_freed_before_is_taken_after_that(engine: Engine, freed: str) -> None:
+    done(engine, with_settings("vm1", junction_path="/a"))
+    freeing = (
+        settings("vm1", junction_path="/b") if freed == "moved" else act("volume.remove", "vm1")
+    )
+    assert done(engine, freeing, with_settings("vm2", junction_path="/a")) == ["succeeded"] * 2
+    with engine.database.read() as connection:
+        assert volume_at(connection, "ram", "/a")["name"] == "vm2"
+
+
+def test_a_path_given_behind_our_back_is_not_recorded(engine: Engine) -> None:
+    done(engine, with_settings("vm1", junction_path="/a"), with_settings("vm2", compression=True))
+    with driver_of(engine)._store.change() as db:
+        db.execute("UPDATE exports SET junction = NULL, settings = '{}' WHERE junction = '/a'")
+        db.execute(
+            "UPDATE exports SET junction = '/a', settings = '{\"junction_path\": \"/a\"}' "
+            "WHERE volume = ?",
+            (engine.volumes()["vm2"]["id"],),
+        )
+    assert done(engine, settings("vm2", compression=False)) == ["succeeded"]
+    with engine.database.read() as connection:
+        assert volume_at(connection, "ram", "/a")["name"] == "vm1", "as recorded"
+    accepted = engine.submit(act("volume.verify", "vm1"))
+    engine.work()
+    assert engine.job(accepted.job_ids[0])["result"]["agrees"] is False

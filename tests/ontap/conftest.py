@@ -9,6 +9,7 @@ import pytest
 
 from orchestrator.domain.drivers import OntapOptions
 from tests.ontap.double import PASSWORD, USER, Double
+from tests.ontap.processes import Forks
 from workers.backends.ontap import OntapDriver
 
 
@@ -50,3 +51,11 @@ def double() -> Iterator[Double]:
 @pytest.fixture
 def driver(double: Double) -> OntapDriver:
     return driver_on(double)
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """What makes processes that are to be killed."""
+    made = Forks()
+    yield made
+    made.end()

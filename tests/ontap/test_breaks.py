@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
@@ -19,12 +18,11 @@ from tests.conformance.calls import Claim
 from tests.ontap.conftest import driver_at, driver_on, leftovers
 from tests.ontap.double import Double, Fault, Request
 from tests.ontap.filer import Filer
+from tests.ontap.processes import Child, Forks
 from tests.ontap.scenes import SCENES, Scene
 
 #: More requests than any call takes.
 MANY = 60
-#: Shares with this process only what it has imported, which takes long to do anew.
-_fork = multiprocessing.get_context("fork")
 ALL = pytest.mark.parametrize("name", sorted(SCENES))
 
 
@@ -74,12 +72,21 @@ def test_a_connection_that_breaks_leaves_one_object_or_none(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["Create", "Clone", "Snapshot", "Rollback", "BuildPolicy"])
-def test_a_worker_that_dies_at_any_request_leaves_one_object(double: Double, name: str) -> None:
+def test_a_worker_that_dies_at_any_request_leaves_one_object(
+    double: Double, forks: Forks, name: str
+) -> None:
     for number in range(1, MANY):
         scene, claim = begun(double, name), Claim()
-        worker = _Worker(double, scene, claim, die_at=number)
+        worker = forks.child(_call, double.port, scene, claim)
+
+        def kill(_request: Request, worker: Child = worker) -> None:
+            os.kill(worker.pid, signal.SIGKILL)
+
+        double.faults = [Fault("call after", number=number, hook=kill)]
+        status = worker.go()
+        assert status in (0, -signal.SIGKILL)
         double.forget()
-        if worker.survived:
+        if status == 0:
             scene.check(double, driver_on(double))
             return
         scene.meanwhile(double)
@@ -88,29 +95,9 @@ def test_a_worker_that_dies_at_any_request_leaves_one_object(double: Double, nam
     raise AssertionError("more requests than expected")
 
 
-class _Worker:
-    """A process that makes the call of a scene, killed behind the effect of a request."""
-
-    def __init__(self, double: Double, scene: Scene, claim: Claim, die_at: int) -> None:
-        go = _fork.Event()
-        process = _fork.Process(target=_call, args=(double.port, scene, claim, go))
-        process.start()
-
-        def kill(_request: Request) -> None:
-            assert process.pid is not None
-            os.kill(process.pid, signal.SIGKILL)
-
-        double.faults = [Fault("call after", number=die_at, hook=kill)]
-        go.set()
-        process.join()
-        assert process.exitcode in (0, -signal.SIGKILL)
-        self.survived = process.exitcode == 0
-
-
-def _call(port: int, scene: Scene, claim: Claim, go: Any) -> None:
-    go.wait()
+def _call(port: int, scene: Scene, claim: Claim) -> Iterator[None]:
+    yield
     scene.call(driver_at(port), claim)
-    os._exit(0)
 
 
 @ALL

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import update
 
-from orchestrator.domain.errors import Problem
+from orchestrator.domain.errors import Conflict, IdentityMismatch, Problem
+from orchestrator.nas import NetappStorage
 from orchestrator.nas.private import PrivateEngine
 from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database
@@ -22,11 +22,10 @@ from orchestrator.store.tables import jobs
 from tests.ontap.conftest import leftovers
 from tests.ontap.double import PASSWORD, USER, Double, Fault, Request
 from tests.ontap.filer import Filer
+from tests.ontap.processes import Child, Forks
 
 #: More requests than a creation takes.
 MANY = 40
-#: Shares nothing with this process but what was imported: its own connections, its own threads.
-_fork = multiprocessing.get_context("fork")
 
 CREATE = {
     "action": "volume.create",
@@ -35,13 +34,18 @@ CREATE = {
 }
 
 
-@contextmanager
-def engine_on(double: Double, data: Path, **options: Any) -> Iterator[PrivateEngine]:
+def engine_on(double: Double, data: Path, **options: Any) -> AbstractContextManager[PrivateEngine]:
     """The engine of one process, with a filer as its backend."""
+    return engine_at(double.port, data, **options)
+
+
+@contextmanager
+def engine_at(port: int, data: Path, **options: Any) -> Iterator[PrivateEngine]:
+    """The same, by the filer's port."""
     backend = {
         "driver": "ontap",
         "hostname": "127.0.0.1",
-        "port": double.port,
+        "port": port,
         "scheme": "http",
         "username": USER,
         "password": PASSWORD,
@@ -54,17 +58,11 @@ def engine_on(double: Double, data: Path, **options: Any) -> Iterator[PrivateEng
     engine.close()
 
 
-def _create(double_port: int, data: Path, ready: Any, go: Any) -> None:
+def _create(port: int, data: Path) -> Iterator[None]:
     """What the worker does that will be killed."""
-
-    class There:
-        port = double_port
-
-    with engine_on(There(), data) as engine:  # type: ignore[arg-type]
-        ready.set()
-        go.wait()
+    with engine_at(port, data) as engine:
+        yield
         engine.run([CREATE])
-    os._exit(0)
 
 
 def expire_leases(data: Path) -> None:
@@ -91,25 +89,20 @@ def published(double: Double) -> dict[str, str]:
 
 @pytest.mark.slow
 def test_a_worker_killed_at_any_request_of_a_creation_leaves_one_volume(
-    double: Double, tmp_path: Path
+    double: Double, forks: Forks, tmp_path: Path
 ) -> None:
     # Behind the effect of each request: before it, things are as behind the one before.
     for number in range(1, MANY):
         double.filer, data = Filer(), tmp_path / str(number)
         double.forget()
-        ready, go = _fork.Event(), _fork.Event()
-        worker = _fork.Process(target=_create, args=(double.port, data, ready, go))
-        worker.start()
-        ready.wait()
+        worker = forks.child(_create, double.port, data)
 
-        def kill(_request: Request, worker: Any = worker) -> None:
+        def kill(_request: Request, worker: Child = worker) -> None:
             os.kill(worker.pid, signal.SIGKILL)
 
         double.forget()
         double.faults = [Fault("call after", number=number, hook=kill)]
-        go.set()
-        worker.join()
-        survived = worker.exitcode == 0
+        survived = worker.go() == 0
         double.forget()
         with engine_on(double, data) as engine:
             if not survived:
@@ -165,3 +158,59 @@ def test_what_the_filer_takes_long_for_holds_up_nothing_else(
         [job] = ended
         assert (job["state"], job["attempt"]) == ("succeeded", 1)
         assert list(published(double)) == ["vx"]
+
+
+def test_an_svm_of_another_installation_is_refused_until_it_is_accepted(
+    double: Double, tmp_path: Path
+) -> None:
+    with engine_on(double, tmp_path / "one") as engine:
+        engine.run([CREATE])
+    with pytest.raises(IdentityMismatch), engine_on(double, tmp_path / "two"):
+        pass
+    options: dict[str, Any] = {"scheme": "http", "port": double.port, "poll": 0.01}
+    storage = NetappStorage(
+        "127.0.0.1",
+        USER,
+        PASSWORD,
+        "svm1",
+        data=tmp_path / "two",
+        accept_identity=True,
+        **options,
+    )
+    assert storage.volumes == []
+    assert storage.adopt_volumes() == [], "it bears a mark of ours that nobody knows"
+    assert storage.adopt_volumes(take_over=True) == ["vx"]
+    assert storage.patch_volume("vx", size_total=2**27)["size_total"] == 2**27
+    storage.close()
+
+
+def test_one_volume_that_cannot_be_adopted_holds_up_no_other(
+    double: Double, tmp_path: Path
+) -> None:
+    for name in ("aaa", "my__dev1", "x__00y", "zzz"):
+        double.filer.plant(name)
+    with engine_on(double, tmp_path) as engine:
+        storage = NetappStorage.__new__(NetappStorage)
+        storage._engine = engine
+        storage._begin(engine, discard_newer=False)
+        assert storage.adopt_volumes() == ["aaa", "zzz"]
+
+
+def test_a_rule_that_we_have_no_words_for_is_neither_lost_nor_recorded(
+    double: Double, tmp_path: Path
+) -> None:
+    with engine_on(double, tmp_path) as engine:
+        rules = {"rules": ["10.0.0.0/24"]}
+        engine.run([{"action": "policy.create", "policy": "web", "params": rules}])
+        [policy] = [p for p in double.filer.policies.records.values() if p["name"] == "web"]
+        foreign = {"clients": [{"match": "10.9.0.0/16"}], "ro_rule": ["krb5"], "rw_rule": ["krb5"]}
+        double.filer.policies.add_rule(str(policy["id"]), {**foreign, "protocols": ["nfs"]})
+        with pytest.raises(Conflict, match="krb5"):
+            engine.run(
+                [{"action": "policy.add_rule", "policy": "web", "params": {"rule": "10.1.0.1"}}]
+            )
+        assert engine.policy("web")["rules"] == ["10.0.0.0/24"]
+        # Nothing else on the backend is held up by it, and it can be mended.
+        engine.run([CREATE])
+        engine.run([{"action": "policy.set_rules", "policy": "web", "params": rules}])
+        assert engine.policy("web")["state"] == "available"

@@ -305,11 +305,12 @@ class Driver(ABC):
         """
         raise Unsupported(f"backend {self.backend} cannot fill volumes")
 
-    def adopt(self, volume: VolumeRef, call: Call) -> VolumeFacts:
+    def adopt(self, volume: VolumeRef, call: Call, *, instead_of: str | None = None) -> VolumeFacts:
         """Stamp what is there under this name and bears no stamp, and its snapshots, too.
 
         Their ids are made with `adopted_id`. Nothing else of it changes. What bears this very
-        stamp is adopted already; `Conflict` if it bears another one.
+        stamp is adopted already. If it bears another one than ``instead_of``, `Conflict` tells
+        it as the fact ``stamp``.
         """
         raise Unsupported(f"backend {self.backend} cannot adopt volumes")
 

@@ -41,6 +41,7 @@ from workers.backends.interface import (
     SnapshotRef,
     VolumeFacts,
     VolumeRef,
+    adopted_id,
     check_id,
 )
 from workers.backends.memory_store import AFTER, BEFORE, Faults, Store, erase, translated
@@ -184,17 +185,23 @@ class MemoryDriver(Driver):
             self._need(db, len(data))
             return self._insert(db, volume, size, metadata, data, call)
 
-    def adopt(self, volume: VolumeRef, call: Call) -> VolumeFacts:
+    def adopt(self, volume: VolumeRef, call: Call, *, instead_of: str | None = None) -> VolumeFacts:
         with self._changing("adopt", volume.name, call) as db:
             self._refuse_buried(db, check_id(volume.id), volume.name, call)
+            db.execute("PRAGMA defer_foreign_keys = ON")
             db.execute(
-                "UPDATE volumes SET id = ? WHERE name = ? AND id IS NULL", (volume.id, volume.name)
+                "UPDATE volumes SET id = ?, fence = ? WHERE name = ? AND id IS ?",
+                (volume.id, call.fence, volume.name, instead_of),
             )
+            if instead_of is not None:
+                self._hand_on(db, instead_of, volume.id)
             row = db.execute("SELECT id FROM volumes WHERE name = ?", (volume.name,)).fetchone()
             if row is None:
                 raise UnknownVolume(f"backend {self.backend} has no volume {volume.name}")
             if row["id"] != volume.id:
-                raise Conflict(f"volume {volume.name} bears the stamp {row['id']} already")
+                raise Conflict(
+                    f"volume {volume.name} bears the stamp {row['id']} already", stamp=row["id"]
+                )
             self._fenced(db, volume, call)
             return self._present(db, volume)
 
@@ -515,6 +522,16 @@ class MemoryDriver(Driver):
         exports.configure(db, volume, {k: v for k, v in volume.settings.items() if k in own})
         exports.assign(db, volume, volume.policy)
         return self._present(db, volume)
+
+    def _hand_on(self, db: sqlite3.Connection, old: str, new: str) -> None:
+        """What hangs on a volume's old id hangs on the new one."""
+        for table in ("attachments", "exports"):
+            db.execute(f"UPDATE {table} SET volume = ? WHERE volume = ?", (new, old))  # noqa: S608
+        for row in db.execute("SELECT n, name FROM snapshots WHERE volume = ?", (old,)).fetchall():
+            db.execute(
+                "UPDATE snapshots SET volume = ?, id = ? WHERE n = ?",
+                (new, adopted_id(new, row["name"]), row["n"]),
+            )
 
     def _delete(self, db: sqlite3.Connection, volume: VolumeRef, call: Call) -> None:
         if self._facts(db, volume.id) is None:

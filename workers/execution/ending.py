@@ -15,6 +15,7 @@ from orchestrator.domain.errors import (
     Problem,
     problem_for,
 )
+from orchestrator.domain.exports import is_ours
 from orchestrator.domain.states import PolicyState, SnapshotState, VolumeState
 from orchestrator.inventory.changes import (
     Change,
@@ -190,7 +191,7 @@ def _truth(work: Work) -> list[Change]:
             metadata=recorded.metadata
             if "metadata" in work.driver.cannot_tell
             else dict(facts.metadata),
-            **exports_of(facts, recorded.settings),
+            **exports_of(facts, recorded.settings, work.intent.settings.get("junction_path")),
             **_assigned(work, facts),
         ),
         *(SnapshotGone(one.id) for one in recorded.snapshots.values() if one.id not in kept),
@@ -218,6 +219,9 @@ def _truth_of_policy(work: Work) -> list[Change]:
     if found is None:
         if work.intended("remove"):
             return [PolicyGone(recorded.id)]
+        return [set_policy(recorded.id, state=PolicyState.ERROR)]
+    if not all(is_ours(rule) for rule in found.rules):
+        # Somebody has added what we have no words for: nothing of it is lost, nor recorded.
         return [set_policy(recorded.id, state=PolicyState.ERROR)]
     # Written once more by this claim, they stay: earlier claims are shut out.
     facts = work.driver.set_rules(work.policy, found.rules, _Ending(work))

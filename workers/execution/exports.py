@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from orchestrator.domain.drivers import DRIVERS
+from orchestrator.domain.errors import Conflict
 from orchestrator.domain.exports import Rule, parse_rules
 from orchestrator.domain.states import PolicyState
 from orchestrator.inventory.changes import (
@@ -76,6 +77,8 @@ def change_rules(work: Work) -> Done:
     record = _policy_record(work)
     wanted = rules_wanted(work.intent, record)
     rules = _written(wanted)
+    if work.intent.action.verb in ("add_rule", "remove_rule"):
+        _refuse_drift(work, record)
     if wanted != record.rules or work.intent.action.verb == "reapply":
         work.intend("set_rules", rules=rules)
         work.driver.set_rules(work.policy, wanted, work)
@@ -85,6 +88,21 @@ def change_rules(work: Work) -> Done:
         before={"rules": _written(record.rules)},
         after={"rules": rules},
     )
+
+
+def _refuse_drift(work: Work, record: PolicyOutlook) -> None:
+    """Refuse to change one rule where others are not as recorded: they would be written over."""
+    if work.intended("set_rules") is not None:
+        return  # an earlier attempt has begun to write them
+    found = work.driver.inspect_policy(work.policy)
+    if found is not None and found.rules != record.rules:
+        raise Conflict(
+            f"the storage's rules of export policy {record.name!r} are "
+            f"{', '.join(_written(found.rules)) or 'none'}, and recorded are "
+            f"{', '.join(_written(record.rules)) or 'none'}: somebody has changed them; name all "
+            "rules anew with policy.set_rules, or write the recorded ones with policy.reapply",
+            rules=_written(found.rules),
+        )
 
 
 def assign_policy(work: Work) -> Done:

@@ -10,8 +10,12 @@ import uuid
 from dataclasses import asdict
 from typing import Any
 
+from sqlalchemy import select
+
+from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import (
     BackendError,
+    Conflict,
     HostUnavailable,
     IdentityMismatch,
     InUse,
@@ -32,6 +36,7 @@ from orchestrator.inventory.changes import (
 )
 from orchestrator.jobs.claim import size_wanted
 from orchestrator.jobs.rules import newer_snapshots
+from orchestrator.store.tables import volumes
 from workers.backends.interface import SnapshotRef
 from workers.execution import exports, transfers
 from workers.execution.refresh import look_at
@@ -246,7 +251,13 @@ def forget(work: Work) -> Done:
 def adopt(work: Work) -> Done:
     """Stamp what is on the storage under this name, and take it into the inventory."""
     work.intend("adopt")
-    facts = work.driver.adopt(work.volume, work)
+    try:
+        facts = work.driver.adopt(work.volume, work)
+    except Conflict as problem:
+        facts = work.driver.adopt(work.volume, work, instead_of=_left_stamp(work, problem))
+    path = facts.settings.get("junction_path")
+    if path is not None and _is_mounted(work, path):
+        path = None
     kept = [found for found in work.driver.list_snapshots(work.volume) if found.id is not None]
     metadata = {} if "metadata" in work.driver.cannot_tell else dict(facts.metadata)
     volume = {
@@ -257,7 +268,7 @@ def adopt(work: Work) -> Done:
         "state": VolumeState.AVAILABLE,
         "metadata": metadata,
         **sizes_of(facts),
-        **exports_of(facts, {}),
+        **exports_of(facts, {}, path),
     }
     snapshots = [
         {
@@ -279,6 +290,41 @@ def adopt(work: Work) -> Done:
     )
 
 
+def _left_stamp(work: Work, problem: Conflict) -> str:
+    """The stamp that a volume bears, if it is to be taken over and nobody here has it."""
+    stamp = problem.facts.get("stamp")
+    if stamp is None:
+        raise problem
+    with work.database.read() as connection:
+        live = connection.execute(
+            select(volumes.c.name).where(
+                volumes.c.id == stamp, volumes.c.state != VolumeState.REMOVED
+            )
+        ).scalar()
+    if live is not None:
+        raise Conflict(f"it is the volume {live!r} of the inventory") from problem
+    if not work.intent.params.get("take_over"):
+        raise Conflict(
+            f"volume {work.volume.name!r} bears the stamp {stamp}, which no volume of the "
+            "inventory has: if nobody else manages it, say take_over=true",
+            stamp=stamp,
+        ) from problem
+    return str(stamp)
+
+
+def _is_mounted(work: Work, path: str) -> bool:
+    """Whether a volume of the inventory is at this path."""
+    with work.database.read() as connection:
+        found = connection.execute(
+            select(volumes.c.id).where(
+                volumes.c.backend_id == work.claim.backend_id,
+                volumes.c.junction_path == path,
+                volumes.c.state != VolumeState.REMOVED,
+            )
+        ).scalar()
+    return found is not None
+
+
 def verify(work: Work) -> Done:
     """Compare a volume's record with the storage; one in error that agrees is available again."""
     record = recorded_volume(work)
@@ -295,9 +341,10 @@ def verify(work: Work) -> Done:
             differences[name] = {"recorded": recorded, "found": found}
     if "policy" in work.driver.capabilities() and record.policy != facts.policy:
         differences["policy"] = {"recorded": record.policy, "found": facts.policy}
-    for name, found in facts.settings.items():
-        if name in record.settings and record.settings[name] != found:
-            differences[f"settings.{name}"] = {"recorded": record.settings[name], "found": found}
+    for name in sorted(DRIVERS[work.claim.driver].settings & record.settings.keys()):
+        kept, there = record.settings[name], facts.settings.get(name)
+        if kept != there:
+            differences[f"settings.{name}"] = {"recorded": kept, "found": there}
     recorded_names = sorted(record.snapshots)
     found_names = sorted(found.name for found in work.driver.list_snapshots(work.volume))
     if recorded_names != found_names:

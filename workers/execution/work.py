@@ -282,12 +282,22 @@ def built_policy(work: Work) -> PolicyRef:
     return replace(work.policy, native=step.detail.get("native") if step else None)
 
 
-def exports_of(facts: VolumeFacts, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What records say of a volume's settings and export: ``settings`` and what was found."""
+def exports_of(
+    facts: VolumeFacts, settings: Mapping[str, Any], asked: str | None = None
+) -> dict[str, Any]:
+    """What records say of a volume's settings and export: ``settings`` and what was found.
+
+    A junction path that is neither recorded nor ``asked`` for was given to it by others, who may
+    have taken it from a volume of ours: that is not recorded here.
+    """
     if not settings and not facts.settings:
         return {} if facts.address is None else {"address": facts.address}
+    found = {**settings, **facts.settings}
+    recorded = settings.get("junction_path")
+    if found.get("junction_path") not in (recorded, asked):
+        found["junction_path"] = recorded
     return {
-        **settings_columns({**settings, **facts.settings}),
+        **settings_columns({name: value for name, value in found.items() if value is not None}),
         "address": facts.address,
         "snapshot_reserve_used_percent": facts.snapshot_reserve_used_percent,
     }

@@ -162,5 +162,5 @@ def check_remove(outlook: Outlook, intent: Intent) -> None:
 def play_remove(outlook: Outlook, intent: Intent) -> None:
     volume = outlook.volumes.pop((intent.backend, volume_name(intent)), None)
     if volume is not None:
-        play_unmount(outlook, volume)
+        play_unmount(outlook, intent.backend, volume)
         play_unassign(outlook, volume)

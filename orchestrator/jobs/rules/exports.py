@@ -52,7 +52,8 @@ def usable_policy(outlook: Outlook, intent: Intent) -> PolicyOutlook:
     found = _policy_there(outlook, intent)
     if found.state is not PolicyState.AVAILABLE:
         raise WrongState(
-            f"export policy {found.name!r} is {found.state}: reapply it, or remove it",
+            f"export policy {found.name!r} is {found.state}: reapply it, name its rules anew with "
+            "policy.set_rules, or remove it",
             field="policy",
         )
     return found
@@ -130,7 +131,9 @@ def rules_wanted(intent: Intent, policy: PolicyOutlook) -> tuple[ExportRule, ...
 
 
 def check_rules(outlook: Outlook, intent: Intent) -> None:
-    policy = usable_policy(outlook, intent)
+    # To name all rules anew mends a policy in error.
+    anew = intent.action.verb == "set_rules"
+    policy = _policy_there(outlook, intent) if anew else usable_policy(outlook, intent)
     wanted = rules_wanted(intent, policy)
     if len(wanted) > MAX_RULES:
         raise InvalidInput(
@@ -149,7 +152,13 @@ def play_rules(outlook: Outlook, intent: Intent) -> None:
 
 
 def check_reapply(outlook: Outlook, intent: Intent) -> None:
-    _policy_there(outlook, intent)
+    policy = _policy_there(outlook, intent)
+    if not policy.readable:
+        raise WrongState(
+            f"what is recorded of export policy {policy.name!r} cannot be read: name its rules "
+            "anew with policy.set_rules",
+            field="policy",
+        )
 
 
 def play_reapply(outlook: Outlook, intent: Intent) -> None:

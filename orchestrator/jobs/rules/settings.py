@@ -56,13 +56,13 @@ def check_settings(outlook: Outlook, intent: Intent, volume: VolumeOutlook | Non
 
 def play_settings(outlook: Outlook, intent: Intent) -> None:
     if volume := target_volume(outlook, intent):
-        volume.settings = {**volume.settings, **intent.settings}
         if intent.junction is not None:
-            play_unmount(outlook, volume)
+            play_unmount(outlook, intent.backend, volume)
             outlook.junctions[intent.junction] = volume.id
+        volume.settings = {**volume.settings, **intent.settings}
 
 
-def play_unmount(outlook: Outlook, volume: VolumeOutlook) -> None:
-    for path, holder in list(outlook.junctions.items()):
-        if holder == volume.id:
-            del outlook.junctions[path]
+def play_unmount(outlook: Outlook, backend: str, volume: VolumeOutlook) -> None:
+    path = (backend, volume.settings.get("junction_path") or "")
+    if outlook.junctions.get(path) == volume.id:
+        del outlook.junctions[path]

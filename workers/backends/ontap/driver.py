@@ -155,9 +155,9 @@ class OntapDriver(Driver):
     ) -> VolumeFacts:
         return self._facts(self.making.create(volume, _size(size_bytes), call))
 
-    def adopt(self, volume: VolumeRef, call: Call) -> VolumeFacts:
+    def adopt(self, volume: VolumeRef, call: Call, *, instead_of: str | None = None) -> VolumeFacts:
         check_volume_name(volume.name)
-        return self._facts(self.making.adopt(volume, call))
+        return self._facts(self.making.adopt(volume, call, instead_of))
 
     def clone(
         self,

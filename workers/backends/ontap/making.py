@@ -79,7 +79,7 @@ class Making:
         self.snapshots.drop_all(built, call)
         return self._publish(built, native, volume, call)
 
-    def adopt(self, volume: VolumeRef, call: Call) -> Record:
+    def adopt(self, volume: VolumeRef, call: Call, instead_of: str | None) -> Record:
         """Stamp what others have made under this name, and the snapshots that it has."""
         native = native_volume(volume.name)
         call.checkpoint()
@@ -88,11 +88,13 @@ class Making:
             record = self.volumes.named(native)
             if record is None or not is_listed(record):
                 raise UnknownVolume(f"the SVM {self.filer.svm} has no volume {volume.name}")
-            if (other := read_stamp(record.get("comment"))) is not None:
-                raise Conflict(f"volume {volume.name} bears the stamp {other.id} already")
-            stamp = Stamp(
-                id=check_id(volume.id), fence=call.fence, was=record.get("comment") or None
-            )
+            other = read_stamp(record.get("comment"))
+            if other is not None and other.id != instead_of:
+                raise Conflict(
+                    f"volume {volume.name} bears the stamp {other.id} already", stamp=other.id
+                )
+            was = other.was if other else record.get("comment") or None
+            stamp = Stamp(id=check_id(volume.id), fence=call.fence, was=was)
             if len(stamp.written()) > LONGEST_COMMENT:
                 raise InvalidInput(
                     f"the comment of volume {volume.name} is too long to be kept beside the stamp: "
@@ -100,7 +102,7 @@ class Making:
                 )
             there = self.volumes.apply(record, {}, stamp, call)
         fenced(there, volume.name, call)
-        self.snapshots.adopt(there, volume.id, call)
+        self.snapshots.adopt(there, volume.id, call, again=instead_of is not None)
         return there
 
     def discard(self, volume: VolumeRef, call: Call) -> None:

@@ -66,8 +66,8 @@ def _encoded(name: str, escaped: re.Pattern[str], longest: int) -> str:
 def _decoded(native: str, escaped: re.Pattern[str]) -> str:
     name = _ESCAPED.sub(lambda found: chr(int(found[1], 16)), native)
     # No name has a '=', so what is told so is never taken for another.
-    return (
-        name
-        if escaped.sub(lambda found: f"__{ord(found[0]):02x}", name) == native
-        else (f"={native}")
-    )
+    try:
+        ours = _encoded(check_volume_name(name), escaped, len(native)) == native
+    except InvalidName:
+        ours = False
+    return name if ours else f"={native}"

@@ -89,18 +89,20 @@ class Snapshots:
         self._take(volume, native, Stamp(id=snapshot_id, fence=call.fence), call)
         return self.needed(volume, snapshot)
 
-    def adopt(self, volume: Record, volume_id: str, call: Call) -> None:
-        """Stamp those that others have taken, but for what the filer deletes by itself."""
+    def adopt(self, volume: Record, volume_id: str, call: Call, *, again: bool) -> None:
+        """Stamp those that others have taken, but for what the filer deletes by itself; with
+        ``again`` those that bear an old stamp of ours, too."""
         for one in self.seen(volume):
-            if read_stamp(one.get("comment")) or _SCHEDULED.fullmatch(one["name"]):
+            old = read_stamp(one.get("comment"))
+            id_ = adopted_id(volume_id, seen_other(one["name"]))
+            if old is None and _SCHEDULED.fullmatch(one["name"]):
+                continue
+            if old is not None and (old.id == id_ or not again):
                 continue
             call.checkpoint()
-            stamp = Stamp(
-                id=adopted_id(volume_id, seen_other(one["name"])),
-                fence=call.fence,
-                # As far as anybody knows now.
-                size=int(volume["size"]),
-            )
+            # Of a foreign one nobody knows how large the volume was.
+            size = old.size if old else int(volume["size"])
+            stamp = Stamp(id=id_, fence=call.fence, size=size)
             path = f"{_path(volume)}/{one['uuid']}"
             answer = self.filer.patch(path, {"comment": stamp.written()}, return_timeout="0")
             self.filer.follow(answer, call, f"PATCH {path}")

@@ -78,7 +78,9 @@ class Volumes:
     def named(self, native: str) -> Record | None:
         """Whatever has this name in the SVM."""
         query = {"svm.name": self.filer.svm, "name": native}
-        return next(self.filer.records(VOLUMES, VOLUME_FIELDS, **query), None)
+        found = self.filer.records(VOLUMES, VOLUME_FIELDS, **query)
+        # Some characters make a pattern of a name.
+        return next((record for record in found if record["name"] == native), None)
 
     def require_svm(self) -> Record:
         """The SVM's record. An SVM that is not there is not an empty one."""
