@@ -775,7 +775,7 @@ def faults(nas: Nas) -> Iterator[Faults]:
     made.clear()
 
 
-def test_old_snapshots_make_room_where_that_was_asked_for(
+def test_the_oldest_snapshot_makes_room_where_that_was_asked_for(
     nas: Nas, faults: Faults, name: str
 ) -> None:
     made(nas, name)
@@ -798,10 +798,23 @@ def test_old_snapshots_make_room_where_that_was_asked_for(
         answer = ask(nas, ADMIN, "POST", path, body)
         assert (answer.status_code, list(answer.json())) == (507, ["message"])
         assert snapshots_of(nas, name) == ["one", "two", "three"]
-    fill(2)
+    fill(1)
     answer = ask(nas, ADMIN, "POST", path, {"purge_old_if_needed": True})
     assert (answer.status_code, answer.json()) == (201, "")
-    assert snapshots_of(nas, name) == ["three", "four"]
+    assert snapshots_of(nas, name) == ["two", "three", "four"]
+
+
+def test_what_stays_full_costs_no_more_than_the_oldest_snapshot(
+    nas: Nas, faults: Faults, name: str
+) -> None:
+    made(nas, name)
+    snapshot(nas, name, "one", "two", "three")
+    faults.set(kind="fail", operation="create_snapshot", name_pattern="four", code="no_space")
+    answer = ask(
+        nas, ADMIN, "POST", f"/volumes/{name}/snapshots/four", {"purge_old_if_needed": True}
+    )
+    assert answer.status_code == 507
+    assert snapshots_of(nas, name) == ["two", "three"]
 
 
 def test_a_call_that_takes_too_long_says_so_and_goes_on(
