@@ -50,16 +50,23 @@ def lanes_of(
     params: Mapping[str, Any],
 ) -> list[str]:
     """The keys of the lanes a job holds, sorted. A backend's name has no slash."""
-    junction = (params.get("settings") or {}).get("junction_path")
-    keys = {
-        Lane.VOLUME: f"{backend}/{volume}",
-        Lane.SOURCE: "/".join(source_of(backend, params) or ()),
-        Lane.NEW_NAME: f"{backend}/{params.get('new_name')}",
-        Lane.JUNCTION: junction_lane(backend, junction) if junction else None,
-        Lane.POLICY: policy_lane(backend, policy or ""),
-        Lane.BACKEND: f"{backend}/",  # no volume has this name
-    }
-    return sorted({key for lane in action.lanes if (key := keys[lane]) is not None})
+    keys: set[str] = set()
+    for lane in action.lanes:
+        match lane:
+            case Lane.VOLUME:
+                keys.add(f"{backend}/{volume}")
+            case Lane.SOURCE:
+                keys.add("/".join(source_of(backend, params) or ()))
+            case Lane.NEW_NAME:
+                keys.add(f"{backend}/{params.get('new_name')}")
+            case Lane.JUNCTION:
+                if path := (params.get("settings") or {}).get("junction_path"):
+                    keys.add(junction_lane(backend, path))
+            case Lane.POLICY:
+                keys.add(policy_lane(backend, policy or ""))
+            case Lane.BACKEND:
+                keys.add(f"{backend}/")  # no volume has this name
+    return sorted(keys)
 
 
 def policy_lane(backend: str, policy: str) -> str:
