@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -155,7 +155,8 @@ class Drafts:
         self._in_lane: dict[str, list[int]] = defaultdict(list)
         self._gates_here: dict[str, int] = {}
         #: By lane of a policy: the drafts that give it to volumes, or take it away from them; by
-        #: lane of a junction path: those that free it.
+        #: lane of a junction path: those that free it, and the unfinished jobs that do.
+        self._freed: dict[str, set[int]] = {}
         self._using_here: dict[str, set[int]] = defaultdict(set)
         self.now: datetime
 
@@ -332,8 +333,14 @@ class Drafts:
         take_volumes(here, outlook, there, targets, own_jobs=own_jobs)
         wanted += [intent for _, intent in coming if intent.policy or intent.junction]
         self._take_exports(wanted, own_jobs)
-        for _, intent in coming:
+        freed: dict[str, set[int]] = defaultdict(set)
+        for job_id, intent in coming:
+            for lane in self._frees(intent):
+                freed[lane].add(job_id)
             rules.play(outlook, intent)
+        for lane in freed.keys() & {junction_lane(*one.junction) for one in wanted if one.junction}:
+            # One that has ended since has freed it.
+            self._freed[lane] = hold_unfinished(here, freed[lane])
 
     def _asked(self, draft: Draft) -> Intent:
         """What a draft asks for, before anything was looked at."""
@@ -554,20 +561,25 @@ class Drafts:
             self._using_here[lane].add(draft.number)
         if draft.request.action == "policy.remove" or draft.intent.junction is not None:
             for lane in draft.lanes:
+                draft.follows |= self._freed.get(lane, set())
                 draft.follows_here |= self._using_here[lane] - {draft.number}
 
     def _note_freed(self, draft: Draft) -> None:
         """Note which policy and which path a volume may have no longer once this is done."""
-        intent = draft.intent
+        for lane in self._frees(draft.intent):
+            self._using_here[lane].add(draft.number)
+
+    def _frees(self, intent: Intent) -> Iterator[str]:
+        """The lanes of the policy and the path that a volume has, and may not have after this."""
         volume = self.outlook.volume(intent.backend, intent.volume) if intent.volume else None
         if volume is None:
             return
         freeing = intent.action.name in _FREEING
         if freeing and volume.policy is not None:
-            self._using_here[policy_lane(intent.backend, volume.policy)].add(draft.number)
+            yield policy_lane(intent.backend, volume.policy)
         path = volume.settings.get("junction_path")
         if path is not None and (freeing or intent.junction is not None):
-            self._using_here[junction_lane(intent.backend, path)].add(draft.number)
+            yield junction_lane(intent.backend, path)
 
     # -- plans -----------------------------------------------------------------------------
 

@@ -10,18 +10,25 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator.domain.drivers import DRIVERS
+
 Request = dict[str, Any]
 
 #: Sizes, in bytes.
 MIB = 2**20
 HOST = "here"
 
+NETWORK, READER, WEB = "10.0.0.9/24", "2001:db8::7(ro)", "www.example.com"
+#: What a person gives to policies of their own, and to ours by hand.
+ANYBODY = "0.0.0.0/0"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
     """One action with its surroundings.
 
-    ``{v}`` and ``{w}`` in names are the cell's own, ``{x}`` the directory of images and exports.
+    ``{v}`` and ``{w}`` in names are the cell's own, ``{p}`` and ``{q}`` too, which are export
+    policies' where a cell has any; ``{x}`` is the directory of images and exports.
     """
 
     action: str
@@ -34,16 +41,24 @@ class Case:
     follower_ends: str = "succeeded"
     #: Puts back what other cells need.
     afterwards: tuple[Request, ...] = ()
-    #: What the job and its follower are allowed to end as if nothing is ever broken.
-    ends: str = "succeeded"
-    #: Somebody who is no job of ours has a volume of this name.
+    #: What the job must end as; None: well or not, if only it leaves nothing where it failed.
+    ends: str | None = "succeeded"
+    #: Somebody who is no job of ours has a volume, or a policy, of this name.
     taken: bool = False
+    #: Somebody has changed the rules of the policy by hand.
+    meddled: bool = False
+    #: What the driver must be able to do.
+    needs: frozenset[str] = frozenset()
     #: How this case is called, where an action has several.
     name: str = field(default="")
 
     @property
     def id(self) -> str:
         return self.name or self.action
+
+    def fits(self, driver: str) -> bool:
+        """Whether it can be tried on this driver."""
+        return self.needs <= DRIVERS[driver].capabilities
 
 
 def _act(action: str, volume: str | None = "{v}", **more: Any) -> Request:
@@ -65,6 +80,27 @@ def _update(value: str) -> Request:
     return _act("volume.update", params={"metadata": {"stage": value}})
 
 
+def _settings(**wanted: Any) -> Request:
+    return _act("volume.update", params={"settings": wanted})
+
+
+def _exported(**settings: Any) -> Request:
+    """A volume made with a policy, at a path of its own."""
+    return {**_create(settings={"junction_path": "/{v}", **settings}), "policy": "{p}"}
+
+
+def _on_policy(verb: str, policy: str = "{p}", **params: Any) -> Request:
+    return _act(f"policy.{verb}", None, policy=policy, **({"params": params} if params else {}))
+
+
+def _policy(*rules: str, policy: str = "{p}") -> Request:
+    return _on_policy("create", policy, rules=list(rules))
+
+
+def _assign(policy: str | None) -> Request:
+    return _act("policy.assign", **({} if policy is None else {"policy": policy}))
+
+
 def _snapshot(name: str) -> Request:
     return _act("snapshot.create", snapshot=name)
 
@@ -76,6 +112,7 @@ _CLOSE = _act("volume.close", host=HOST)
 _VERIFY = _act("volume.verify")
 _RESTRICT = _act("volume.restrict")
 _RESUME = _act("backend.resume", None)
+_POLICIES = frozenset({"policy"})
 
 CASES: dict[str, Case] = {
     case.id: case
@@ -87,6 +124,22 @@ CASES: dict[str, Case] = {
             job=_create(),
             taken=True,
             ends="failed",
+        ),
+        Case(
+            action="volume.create",
+            name="volume.create with a policy and settings",
+            needs=_POLICIES,
+            before=(_policy(NETWORK),),
+            job=_exported(compression=True, snapshot_reserve_percent=20, autosize_max_bytes=2**70),
+            follower=_settings(junction_path="/{w}", compression=False),
+        ),
+        Case(
+            action="volume.create",
+            name="volume.create with a policy that is tried once",
+            needs=_POLICIES,
+            before=(_policy(NETWORK),),
+            job={**_exported(compression=True), "max_attempts": 1},
+            ends=None,
         ),
         Case(
             action="volume.clone",
@@ -107,6 +160,20 @@ CASES: dict[str, Case] = {
         ),
         Case(action="volume.grow", before=(_create(),), job=_grow(2), follower=_grow(3)),
         Case(action="volume.update", before=(_create(),), job=_update("1"), follower=_update("2")),
+        Case(
+            action="volume.update",
+            name="volume.update of metadata and settings",
+            before=(_create(settings={"junction_path": "/{v}"}),),
+            job=_act(
+                "volume.update",
+                params={
+                    "metadata": {"stage": "1"},
+                    # One that grows by itself would have the scheduler submit jobs, too.
+                    "settings": {"junction_path": "/{w}", "autosize_max_bytes": 2**70},
+                },
+            ),
+            follower=_settings(junction_path="/{v}"),
+        ),
         Case(
             action="volume.set_info",
             before=(_create(),),
@@ -143,6 +210,15 @@ CASES: dict[str, Case] = {
             before=(_create(),),
             job=_act("volume.remove"),
             follower=_create(mib=2),
+        ),
+        Case(
+            action="volume.remove",
+            name="volume.remove of one with a policy and a path",
+            needs=_POLICIES,
+            before=(_policy(NETWORK), _exported()),
+            job=_act("volume.remove"),
+            # The path is free again.
+            follower=_exported(compression=True),
         ),
         Case(
             action="volume.purge",
@@ -189,6 +265,79 @@ CASES: dict[str, Case] = {
             action="snapshot.delete",
             before=(_create(), _snapshot("one")),
             job=_act("snapshot.delete", snapshot="one"),
+            follower=_act("volume.remove"),
+        ),
+        Case(
+            action="policy.create",
+            needs=_POLICIES,
+            job=_policy(NETWORK, READER),
+            follower=_on_policy("add_rule", rule=WEB),
+        ),
+        Case(
+            action="policy.create",
+            name="policy.create of a name that a person took",
+            needs=_POLICIES,
+            job=_policy(NETWORK),
+            taken=True,
+            ends="failed",
+        ),
+        Case(
+            action="policy.create",
+            name="policy.create that is tried once",
+            needs=_POLICIES,
+            job={**_policy(NETWORK), "max_attempts": 1},
+            ends=None,
+        ),
+        Case(
+            action="policy.remove",
+            needs=_POLICIES,
+            before=(_policy(NETWORK),),
+            job=_on_policy("remove"),
+            follower=_policy(READER),
+        ),
+        Case(
+            action="policy.add_rule",
+            needs=_POLICIES,
+            before=(_policy(NETWORK),),
+            job=_on_policy("add_rule", rule=READER),
+            follower=_on_policy("add_rule", rule=WEB),
+        ),
+        Case(
+            action="policy.remove_rule",
+            needs=_POLICIES,
+            before=(_policy(NETWORK, READER),),
+            job=_on_policy("remove_rule", rule=NETWORK),
+            # Now it comes behind the other one.
+            follower=_on_policy("add_rule", rule=NETWORK),
+        ),
+        Case(
+            action="policy.set_rules",
+            needs=_POLICIES,
+            before=(_policy(NETWORK),),
+            job=_on_policy("set_rules", rules=[WEB, READER]),
+            follower=_on_policy("remove_rule", rule=WEB),
+        ),
+        Case(
+            action="policy.reapply",
+            needs=_POLICIES,
+            before=(_policy(NETWORK, READER),),
+            meddled=True,
+            job=_on_policy("reapply"),
+            follower=_on_policy("remove_rule", rule=NETWORK),
+        ),
+        Case(
+            action="policy.assign",
+            needs=_POLICIES,
+            before=(_policy(NETWORK), _policy(READER, policy="{q}"), _exported()),
+            job=_assign("{q}"),
+            follower=_assign("{p}"),
+        ),
+        Case(
+            action="policy.assign",
+            name="policy.assign of none",
+            needs=_POLICIES,
+            before=(_policy(NETWORK), _exported()),
+            job=_assign(None),
             follower=_act("volume.remove"),
         ),
         Case(action="backend.refresh", job=_act("backend.refresh", None)),

@@ -14,7 +14,7 @@ from sqlalchemy import func, select
 from orchestrator.store.tables import jobs
 from tests.chaos import invariants, roles
 from tests.chaos.armed import Armed
-from tests.chaos.cases import HOST, MIB, Case, Request, filled
+from tests.chaos.cases import ANYBODY, HOST, MIB, READER, Case, Request, filled
 from tests.chaos.faults import Fault
 from tests.chaos.processes import Child, until
 from tests.chaos.servers import Broker, FragilePostgres, SmallFileSystem
@@ -64,14 +64,15 @@ class Trial(ABC):
         self.follower = case.follower if followed else None
         number = next(_numbers)
         self.names = [f"v{number}", f"w{number}"]
+        self.policies = [f"p{number}", f"q{number}"]
         self.expected: dict[int, str] = {}
         self.job_id: int | None = None
         self.victim: Child
 
     def filled(self, request: Request) -> Request:
         """A request of the case with this cell's names."""
-        first, second = self.names
-        own = {"{v}": first, "{w}": second, "{x}": str(self.world.exchange)}
+        names = [*self.names, *self.policies, str(self.world.exchange)]
+        own = dict(zip(("{v}", "{w}", "{p}", "{q}", "{x}"), names, strict=True))
 
         def fill(text: str) -> str:
             for name, meant in own.items():
@@ -83,9 +84,14 @@ class Trial(ABC):
     def prepare(self) -> None:
         """Bring about what the case starts from; nothing of the job itself is begun."""
         self.world.sign_of_life()
-        if self.case.taken:
-            self.world.storage.put(Stray(self.names[0], b"mine, and nobody else's"))
+        storage, job = self.world.storage, self.filled(self.case.job)
+        if self.case.taken and "volume" in job:
+            storage.put(Stray(job["volume"], b"mine, and nobody else's"))
+        elif self.case.taken:
+            storage.put_policy(job["policy"], [ANYBODY])
         self.world.prepare([self.filled(request) for request in self.case.before])
+        if self.case.meddled:
+            storage.meddle(job["policy"], [ANYBODY])
         self._prepare()
         self.world.empty_broker()
 
@@ -111,11 +117,15 @@ class Trial(ABC):
         """The victim has gone on, or died: do what those would who rely on it."""
         until(lambda: self.victim.answered, "the process goes on or dies")
 
-    def submit(self, request: Request, ends: str) -> int:
+    def submit(self, request: Request, ends: str | None) -> int:
         """Submit directly."""
         [job_id] = self.world.submit([self.filled(request)])
-        self.expected[job_id] = ends
+        self._expect(job_id, ends)
         return job_id
+
+    def _expect(self, job_id: int, ends: str | None) -> None:
+        if ends is not None:
+            self.expected[job_id] = ends
 
     @property
     @abstractmethod
@@ -227,7 +237,7 @@ class ApiTrial(Trial):
             self._noted = True
             self.job_id = body["id"]
             self.world.note(self.job_id, self.filled(self.case.job))
-            self.expected[self.job_id] = self.case.ends
+            self._expect(self.job_id, self.case.ends)
 
     def _judge(self) -> None:
         """Every answer that accepts names one and the same job; the client has one at last."""
@@ -409,6 +419,8 @@ def _others_take_over(world: World, trial: Trial, *, remade: bool) -> None:
     if remade:
         for name in trial.names:
             _make_anew(world, name)
+        for name in trial.policies:
+            _make_policy_anew(world, name)
     world.use(trial.names)
 
 
@@ -433,6 +445,21 @@ def _make_anew(world: World, name: str) -> None:
             ),
             {"action": "volume.remove", **about},
             {"action": "volume.create", **about, "params": {"size_bytes": 4 * MIB}},
+        ]
+    )
+
+
+def _make_policy_anew(world: World, name: str) -> None:
+    """Remove an export policy, which no volume has then, and make another of its name."""
+    if name not in world.model.policies:
+        return
+    about = {"backend": BACKEND, "policy": name}
+    users = [one.name for one in world.model.volumes.values() if one.policy == name]
+    world.prepare(
+        [
+            *({"action": "policy.assign", "backend": BACKEND, "volume": user} for user in users),
+            {"action": "policy.remove", **about},
+            {"action": "policy.create", **about, "params": {"rules": [READER]}},
         ]
     )
 

@@ -12,6 +12,7 @@ import random
 import zlib
 from collections.abc import Sequence
 
+from tests.chaos.cases import CASES
 from tests.chaos.faults import FAULTS, Turns
 
 #: What the short form tries: tests, and cells in each.
@@ -66,7 +67,8 @@ class Choice:
     ) -> bool:
         """Whether it is this driver's and this database's turn, where they take turns."""
         made = FAULTS[fault]
-        drivers, databases = made.drivers, made.databases
+        drivers = [one for one in made.drivers if CASES[case].fits(one)]
+        databases = made.databases
         turn = zlib.crc32(f"{self.seed} {role} {case} {fault} {step}".encode())
         turns = made.turns
         if role != "worker":

@@ -67,7 +67,8 @@ FAULTS: dict[str, Fault] = {
         ),
         Fault(
             name="frozen-remade",
-            summary="the same, and the volume is removed and made anew before SIGCONT",
+            summary="the same, and the volume or the export policy is removed and made anew "
+            "before SIGCONT",
             deed="stop",
             turns=Turns.DRIVERS,
             late=True,

@@ -11,6 +11,7 @@ from sqlalchemy import func, select
 
 from orchestrator.audit.events import read_after
 from orchestrator.domain.actions import ACTIONS
+from orchestrator.domain.drivers import DRIVERS
 from orchestrator.jobs.lanes import lanes_of
 from orchestrator.store.database import Database
 from orchestrator.store.tables import (
@@ -19,6 +20,7 @@ from orchestrator.store.tables import (
     job_lanes,
     jobs,
     locks,
+    policies,
     promises,
     snapshots,
     volumes,
@@ -41,6 +43,7 @@ class Checked(Protocol):
 
     database: Database
     storage: Storage
+    driver_name: str
     #: The directory of the image that is imported, and of exports.
     exchange: Path
     #: What must be there, from the jobs that were accepted, in the order of their ids.
@@ -68,8 +71,10 @@ def check(world: Checked, expected: dict[int, str], names: Iterable[str]) -> Non
         *_nothing_is_held(world),
         *_history(world),
         *_inventory(world),
+        *_policies(world),
         *_promises(world),
         *_storage(world),
+        *_policies_on_storage(world),
         *_closely(world, names),
         *_exports(world),
     ]
@@ -105,7 +110,7 @@ def _nothing_is_held(world: Checked) -> Iterable[str]:
             count = connection.execute(select(func.count()).select_from(table)).scalar_one()
             if count:
                 yield f"{count} rows are left in {table.name}"
-        for things in (volumes, snapshots):
+        for things in (volumes, snapshots, policies):
             stuck = select(things.c.name).where(things.c.state.in_(("pending", "error")))
             for name in connection.execute(stuck).scalars():
                 yield f"{name} of {things.name} is stuck"
@@ -180,6 +185,7 @@ def _inventory(world: Checked) -> Iterable[str]:
         state = connection.execute(select(backends.c.state)).scalar_one()
         rows = connection.execute(select(volumes).where(volumes.c.state != "removed")).all()
         uses = {row.volume_id: row for row in connection.execute(select(attachments))}
+        given = dict(connection.execute(select(policies.c.id, policies.c.uid)).all())
     if state != model.backend_state:
         yield f"the backend is {state} and not {model.backend_state}"
     found = {row.name: row for row in rows}
@@ -192,8 +198,47 @@ def _inventory(world: Checked) -> Iterable[str]:
         right = (wanted.id, wanted.size, wanted.metadata, wanted.state, wanted.attached)
         if told != right:
             yield f"the inventory says {told} of {name}, and it must be {right}"
+        policy = model.policies[wanted.policy].id if wanted.policy else None
+        exported = (row.settings, row.junction_path, given.get(row.policy_id))
+        to_be = (wanted.settings, wanted.settings.get("junction_path"), policy)
+        if exported != to_be:
+            yield f"the inventory says {name} is exported as {exported}, and it must be {to_be}"
         if (use.opening if use else None) != wanted.opening or (use and use.host != world.host):
             yield f"the attachment of {name} is {use}"
+
+
+def _policies(world: Checked) -> Iterable[str]:
+    """The inventory has the policies that the jobs have brought about, and no more."""
+    with world.database.read() as connection:
+        rows = connection.execute(select(policies).where(policies.c.state != "removed")).all()
+    there = {facts.id: facts.native for facts in world.storage.policies()}
+    told = {row.name: (row.uid, row.rules, row.state, row.native) for row in rows}
+    right = {
+        name: (policy.id, policy.rules, "available", there.get(policy.id))
+        for name, policy in world.model.policies.items()
+    }
+    for name in sorted(told.keys() | right.keys()):
+        if told.get(name) != right.get(name):
+            yield (
+                f"the inventory says {told.get(name)} of policy {name}, "
+                f"and it must be {right.get(name)}"
+            )
+
+
+def _policies_on_storage(world: Checked) -> Iterable[str]:
+    """The storage has these policies, and those that persons made, as they made them."""
+    found = world.storage.policies()
+    told = {facts.name: (facts.id, [rule.written for rule in facts.rules]) for facts in found}
+    right: dict[str, tuple[str | None, list[str]]] = {
+        name: (policy.id, policy.rules) for name, policy in world.model.policies.items()
+    }
+    right |= {name: (None, rules) for name, rules in world.storage.stray_policies.items()}
+    for name in sorted(told.keys() | right.keys()):
+        if told.get(name) != right.get(name):
+            yield (
+                f"the storage has {told.get(name)} of policy {name}, "
+                f"and it must be {right.get(name)}"
+            )
 
 
 def _promises(world: Checked) -> Iterable[str]:
@@ -209,13 +254,15 @@ def _storage(world: Checked) -> Iterable[str]:
     """The storage holds what the inventory says, what was forgotten, and what persons made."""
     there = world.storage.volumes()
     wanted = {volume.id: volume for volume in _kept(world.model)}
+    native = DRIVERS[world.driver_name].settings
     for id_ in there.keys() ^ wanted.keys():
         where = "the storage holds" if id_ in there else "the storage has lost"
         yield f"{where} {there.get(id_) or wanted.get(id_)}"
     for id_ in there.keys() & wanted.keys():
         facts, volume = there[id_], wanted[id_]
-        told = (facts.name, facts.size_bytes, dict(facts.metadata))
-        right = (volume.name, volume.size, volume.metadata)
+        settings = {name: value for name, value in volume.settings.items() if name in native}
+        told = (facts.name, facts.size_bytes, facts.metadata, facts.settings, facts.policy)
+        right = (volume.name, volume.size, volume.metadata, settings, volume.policy)
         if told != right:
             yield f"the storage has {told}, and it must be {right}"
     for stray in world.storage.strays:

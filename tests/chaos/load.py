@@ -8,13 +8,18 @@ from collections.abc import Iterator
 
 import httpx
 
-from tests.chaos.cases import MIB, Request
+from tests.chaos.cases import MIB, NETWORK, READER, WEB, Request
 from tests.chaos.product import Shaken, accept
 from tests.chaos.world import BACKEND
 
 
-def life(name: str, host: str, chance: random.Random) -> Iterator[Request]:
-    """The life of one volume: every action, in an order that makes sense."""
+def life(
+    name: str, host: str, chance: random.Random, *, policies: bool = False
+) -> Iterator[Request]:
+    """The life of one volume: every action, in an order that makes sense.
+
+    ``policies``: the backend has export policies, so the volume gets one of its own.
+    """
 
     def act(action: str, **more: object) -> Request:
         return {"action": action, "backend": BACKEND, "volume": name, **more}
@@ -56,8 +61,26 @@ def life(name: str, host: str, chance: random.Random) -> Iterator[Request]:
         back = {**act("volume.rename", params={"new_name": name}), "volume": f"{name}.new"}
         return [there, back]
 
+    def on_policy(verb: str, policy: str = f"{name}.p", **params: object) -> Request:
+        action = f"policy.{verb}"
+        return {"action": action, "backend": BACKEND, "policy": policy, "params": params}
+
+    def export() -> list[Request]:
+        return [
+            on_policy("create", rules=[NETWORK]),
+            act("policy.assign", policy=f"{name}.p"),
+            act("volume.update", params={"settings": {"junction_path": f"/{name}"}}),
+            on_policy("add_rule", rule=READER),
+            on_policy("remove_rule", rule=NETWORK),
+            on_policy("set_rules", rules=[WEB, READER]),
+            on_policy("reapply"),
+            *([act("policy.assign")] if chance.random() < 0.5 else []),
+            on_policy("create", f"{name}.q", rules=[WEB]),
+            on_policy("remove", f"{name}.q"),
+        ]
+
     yield act("volume.create", params={"size_bytes": MIB})
-    parts = [attach, describe, keep, copy, hide, rename]
+    parts = [attach, describe, keep, copy, hide, rename, *([export] if policies else [])]
     chance.shuffle(parts)
     for size, part in enumerate(parts, start=2):
         yield from part()
@@ -112,7 +135,14 @@ class Load:
             Client(
                 product,
                 f"client{number}",
-                list(life(f"c{number}", product.host, random.Random(chance.random()))),
+                list(
+                    life(
+                        f"c{number}",
+                        product.host,
+                        random.Random(chance.random()),
+                        policies=product.storage.has_policies,
+                    )
+                ),
             )
             for number in range(volumes)
         ]

@@ -23,19 +23,33 @@ class Volume:
     snapshots: dict[str, tuple[int, bytes]] = field(default_factory=dict)
     attached: bool = False
     opening: str | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    #: The name of its export policy.
+    policy: str | None = None
+
+
+@dataclass
+class Policy:
+    """An export policy as it must be: its rules in their order, as they were written."""
+
+    id: str
+    rules: list[str]
 
 
 class Model:
-    """All volumes of one backend, by name, and those that were forgotten."""
+    """All volumes and policies of one backend, by name, and the volumes that were forgotten."""
 
     def __init__(self) -> None:
         self.volumes: dict[str, Volume] = {}
+        self.policies: dict[str, Policy] = {}
         self.forgotten: list[Volume] = []
         #: By path: what volumes had at their beginning that were exported.
         self.exports: dict[str, bytes] = {}
         self.backend_state = "enabled"
 
-    def play(self, request: dict[str, Any], volume_id: str | None) -> None:
+    def play(
+        self, request: dict[str, Any], volume_id: str | None, policy_id: str | None = None
+    ) -> None:
         """Do what a job that succeeded must have done."""
         params = request.get("params") or {}
         name = request.get("volume") or ""
@@ -46,7 +60,17 @@ class Model:
             return
         if (kind, verb) == ("volume", "create"):
             metadata = dict(params.get("metadata") or {})
-            self.volumes[name] = Volume(volume_id or "", name, params["size_bytes"], metadata)
+            self.volumes[name] = Volume(
+                volume_id or "",
+                name,
+                params["size_bytes"],
+                metadata,
+                settings=dict(params.get("settings") or {}),
+                policy=request.get("policy"),
+            )
+            return
+        if kind == "policy" and verb != "assign":
+            self._change_policy(request["policy"], verb, params, policy_id)
             return
         if verb == "clone":
             source = self.volumes[params["source"]]
@@ -66,6 +90,27 @@ class Model:
             return
         self._change(volume, verb, request, params)
 
+    def _change_policy(
+        self, name: str, verb: str, params: dict[str, Any], policy_id: str | None
+    ) -> None:
+        if verb == "create":
+            self.policies[name] = Policy(policy_id or "", list(params["rules"]))
+            return
+        policy = self.policies[name]
+        match verb:
+            case "remove":
+                del self.policies[name]
+            case "add_rule":
+                policy.rules = [*policy.rules, params["rule"]]
+            case "remove_rule":
+                policy.rules = [rule for rule in policy.rules if rule != params["rule"]]
+            case "set_rules":
+                policy.rules = list(params["rules"])
+            case "reapply":
+                pass
+            case _:
+                raise KeyError(verb)
+
     def _change(
         self, volume: Volume, verb: str, request: dict[str, Any], params: dict[str, Any]
     ) -> None:
@@ -73,7 +118,10 @@ class Model:
             case "grow":
                 volume.size = params["size_bytes"]
             case "update":
-                volume.metadata = {**volume.metadata, **params["metadata"]}
+                volume.metadata = {**volume.metadata, **(params.get("metadata") or {})}
+                volume.settings = {**volume.settings, **(params.get("settings") or {})}
+            case "assign":
+                volume.policy = request.get("policy")
             case "set_info":
                 volume.metadata = {**volume.metadata, "info": params["info"]}
             case "rename":

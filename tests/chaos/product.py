@@ -14,7 +14,7 @@ from sqlalchemy import select
 from orchestrator.store.database import Database
 from orchestrator.store.tables import installation, jobs
 from tests.acceptance.conftest import Product
-from tests.chaos.cases import Request
+from tests.chaos.cases import ANYBODY, Request
 from tests.chaos.model import Model
 from tests.chaos.processes import until
 from tests.chaos.storage import FileStorage, MemoryStorage, Storage, Stray
@@ -93,6 +93,8 @@ class Shaken(Product):
         self._known = True
         for number in range(3):
             self.storage.put(Stray(f"person{number}", b"somebody needs this" * 100))
+        if self.storage.has_policies:
+            self.storage.put_policy("person", [ANYBODY])
 
     def end(self) -> None:
         """Take it down for good, and what it kept in RAM with it."""
@@ -113,14 +115,24 @@ class Shaken(Product):
         if not pids:
             return 0
         pid = pids[which % len(pids)]
-        os.kill(pid, signal.SIGKILL)
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return 0  # it has just died by itself
         return pid
 
     def broker_socket(self) -> Path:
         """Where the embedded broker listens, as its title among the processes says."""
-        [pid] = self.children()["broker"]
-        title = Path(f"/proc/{pid}/cmdline").read_text()
-        return Path(title.partition("unixsocket:")[2].partition("\0")[0])
+        # It may just have been killed, and not have been started again.
+        return Path(until(self._broker_listens, "the broker is there"))
+
+    def _broker_listens(self) -> str:
+        try:
+            [pid] = self.children().get("broker", [])
+            title = Path(f"/proc/{pid}/cmdline").read_text()
+        except (OSError, ValueError):
+            return ""
+        return title.partition("unixsocket:")[2].partition("\0")[0]
 
     def settle(self) -> None:
         """Play what has ended since into the model, in the order of submission."""
@@ -138,7 +150,7 @@ class Shaken(Product):
                 break
             self._played += 1
             if row.state == "succeeded":
-                self.model.play(request, row.volume_id)
+                self.model.play(request, row.volume_id, row.policy_id)
 
     def wait_for_the_end(self) -> None:
         """Everything that was accepted has ended, and its history is complete."""

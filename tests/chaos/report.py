@@ -101,6 +101,13 @@ def _absent(record: Record) -> Iterable[str]:
         for what, points in (("only at", made.points), ("not at", made.but_not)):
             if points:
                 yield f"\n*{fault}* is tried {what} {', '.join(f'`{p}`' for p in sorted(points))}."
+    for needs in sorted({case.needs for case in CASES.values() if case.needs}, key=sorted):
+        names = [case.id for case in CASES.values() if case.needs == needs]
+        drivers = [one for one in DRIVERS if CASES[names[0]].fits(one)]
+        yield (
+            f"\nOnly *{', '.join(drivers)}* has what is needed ({', '.join(sorted(needs))}) for "
+            f"{', '.join(names)}."
+        )
 
 
 def _whole(record: Record) -> Iterable[str]:

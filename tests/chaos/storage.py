@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 
 from orchestrator.domain.drivers import FileOptions, MemoryOptions
 from workers.backends.file import FileDriver, layout
-from workers.backends.interface import Driver, VolumeFacts, VolumeRef
+from workers.backends.interface import Driver, PolicyFacts, VolumeFacts, VolumeRef
 from workers.backends.memory import MemoryDriver, erase
 from workers.backends.memory_store import place
 
@@ -33,6 +34,8 @@ class Storage(ABC):
     def __init__(self, driver: Driver) -> None:
         self.driver = driver
         self.strays: list[Stray] = []
+        #: Export policies that a person has made: their rules by name.
+        self.stray_policies: dict[str, list[str]] = {}
 
     def volumes(self) -> dict[str, VolumeFacts]:
         """Everything that bears a stamp of ours, by id."""
@@ -47,6 +50,22 @@ class Storage(ABC):
 
     def attached(self, volume: VolumeRef) -> bool:
         return bool(self.driver.devices(volume))
+
+    @property
+    def has_policies(self) -> bool:
+        return "policy" in self.driver.capabilities()
+
+    def policies(self) -> list[PolicyFacts]:
+        """Every export policy that can be had there, ours or not."""
+        return list(self.driver.list_policies()) if self.has_policies else []
+
+    def put_policy(self, name: str, rules: list[str]) -> None:
+        """Make by hand an export policy that is not ours."""
+        raise NotImplementedError
+
+    def meddle(self, policy: str, rules: list[str]) -> None:
+        """Change by hand the rules of an export policy of ours."""
+        raise NotImplementedError
 
     @abstractmethod
     def mark(self, volume: VolumeRef, text: bytes) -> None:
@@ -108,9 +127,28 @@ class MemoryStorage(Storage):
         rows = self._sql("SELECT id, contents FROM volumes WHERE name = ?", stray.name)
         return rows == [(None, stray.contents)]
 
+    def put_policy(self, name: str, rules: list[str]) -> None:
+        self._sql(
+            "INSERT INTO policies (name, rules, published) VALUES (?, ?, 1)",
+            name,
+            json.dumps(rules),
+        )
+        self.stray_policies[name] = rules
+
+    def meddle(self, policy: str, rules: list[str]) -> None:
+        self._sql("UPDATE policies SET rules = ? WHERE name = ?", json.dumps(rules), policy)
+
     def leftovers(self) -> list[str]:
-        rows = self._sql("SELECT id FROM snapshots WHERE volume NOT IN (SELECT id FROM volumes)")
-        return [f"snapshot {row[0]} of no volume" for row in rows]
+        there = "(SELECT id FROM volumes WHERE id IS NOT NULL)"
+        return [
+            f"{what} {row[0]}{of}"
+            for what, of, statement in (
+                ("snapshot", " of no volume", f"id FROM snapshots WHERE volume NOT IN {there}"),
+                ("export", " of no volume", f"volume FROM exports WHERE volume NOT IN {there}"),
+                ("unpublished policy", "", "name FROM policies WHERE NOT published"),
+            )
+            for row in self._sql(f"SELECT {statement}")
+        ]
 
     def erase(self) -> None:
         erase(self._backend, self._installation)

@@ -1,4 +1,4 @@
-"""The matrix can fail: with any one of the engine's guards switched off, a cell tells so."""
+"""The matrix can fail: with any one of the guards switched off, a cell tells so."""
 
 from __future__ import annotations
 
@@ -75,6 +75,14 @@ GUARDS = (
         step="claim.after_commit",
         fault="killed",
         says="is running for ever",
+    ),
+    Guard(
+        name="policy fences",
+        role="worker",
+        case="policy.set_rules",
+        step="journal.after_commit",
+        fault="frozen",
+        says="the storage has .* of policy",
     ),
 )
 

@@ -27,7 +27,7 @@ def _tests() -> list[object]:
         for role in ROLES
         for case in CASES
         for fault, made in FAULTS.items()
-        if made.small == small and made.fits(role, driver, database)
+        if made.small == small and made.fits(role, driver, database) and CASES[case].fits(driver)
     ]
     return [
         pytest.param(*one, id="-".join(one).replace(" ", "_")) for one in CHOICE.of_tests(found)

@@ -6,6 +6,7 @@ replaced by ones that do without the guard.
 
 from __future__ import annotations
 
+import sqlite3
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -23,6 +24,8 @@ from orchestrator.jobs.submission import Accepted, Submission
 from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database
 from orchestrator.store.tables import job_dependencies, jobs
+from workers.backends import memory_exports
+from workers.backends.interface import Call, PolicyRef
 
 
 def switch_off(guard: str) -> None:
@@ -128,6 +131,15 @@ def _without_leases() -> None:
     _replace(schedule.reclaim_expired, reclaim_nothing)
 
 
+def _without_policy_fences() -> None:
+    """The storage lets a late worker change an export policy."""
+
+    def unfenced(db: sqlite3.Connection, policy: PolicyRef, _call: Call) -> sqlite3.Row:
+        return memory_exports._row(db, policy)
+
+    _replace(memory_exports._fenced, unfenced)
+
+
 def _replace(function: Callable[..., Any], replacement: Callable[..., Any]) -> None:
     """Put one function in the place of another, wherever it was imported to."""
     for name, module in list(sys.modules.items()):
@@ -146,4 +158,5 @@ GUARDS: dict[str, Callable[[], None]] = {
     "sweep": _without_sweep,
     "idempotency": _without_idempotency,
     "leases": _without_leases,
+    "policy fences": _without_policy_fences,
 }

@@ -23,7 +23,7 @@ from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database
 from orchestrator.store.tables import installation, jobs
 from tests.chaos import roles
-from tests.chaos.cases import HOST, Request
+from tests.chaos.cases import ANYBODY, HOST, Request
 from tests.chaos.model import IMAGE, Model
 from tests.chaos.processes import Child, Nursery
 from tests.chaos.storage import FileStorage, MemoryStorage, Storage, Stray
@@ -98,6 +98,8 @@ class World:
         )
         for number in range(3):
             self.storage.put(Stray(f"person{number}", b"somebody needs this" * 100))
+        if self.storage.has_policies:
+            self.storage.put_policy("person", [ANYBODY])
 
     # -- who is there -----------------------------------------------------------------------
 
@@ -179,7 +181,7 @@ class World:
                 break
             self._played += 1
             if rows[job_id].state == "succeeded":
-                self.model.play(request, rows[job_id].volume_id)
+                self.model.play(request, rows[job_id].volume_id, rows[job_id].policy_id)
         return rows
 
     def sign_of_life(self) -> None:

@@ -349,6 +349,18 @@ def test_a_path_that_is_freed_before_is_taken_after_that(engine: Engine, freed: 
         assert volume_at(connection, "ram", "/a")["name"] == "vm2"
 
 
+def test_a_path_that_unfinished_jobs_free_is_taken_after_them(engine: Engine) -> None:
+    requests = (
+        with_settings("vm1", junction_path="/a"),
+        settings("vm1", junction_path="/b"),
+        with_settings("vm2", junction_path="/a"),
+    )
+    accepted = [engine.submit(request).job_ids[0] for request in requests]
+    for _ in accepted:
+        engine.work()
+    assert engine.states(accepted) == ["succeeded"] * 3
+
+
 def test_a_path_given_behind_our_back_is_not_recorded(engine: Engine) -> None:
     done(engine, with_settings("vm1", junction_path="/a"), with_settings("vm2", compression=True))
     with driver_of(engine)._store.change() as db:
