@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, and_, func, or_, select
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, func, or_, select
 
 from orchestrator.domain.errors import NotAttached, UnknownSnapshot, UnknownVolume
 from orchestrator.domain.states import VolumeState
@@ -57,40 +57,29 @@ def list_volumes(
 
 def volume_row(connection: Connection, backend: str, name: str) -> RowMapping:
     """The live volume of this name. Raises `UnknownBackend`, `UnknownVolume`."""
-    row = (
-        connection.execute(
-            select(volumes).where(
-                volumes.c.backend_id == backend_id(connection, backend),
-                volumes.c.name == name,
-                volumes.c.state != VolumeState.REMOVED,
-            )
-        )
-        .mappings()
-        .first()
-    )
-    if row is None:
-        raise UnknownVolume(f"there is no volume {name!r} on backend {backend}", field="volume")
-    return row
+    return _the_one(connection, backend, volumes.c.name == name, repr(name))
 
 
 def volume_at(connection: Connection, backend: str, junction_path: str) -> View:
     """The live volume at a junction path. Raises `UnknownBackend`, `UnknownVolume`."""
-    row = (
-        connection.execute(
-            select(volumes).where(
-                volumes.c.backend_id == backend_id(connection, backend),
-                volumes.c.junction_path == junction_path,
-                volumes.c.state != VolumeState.REMOVED,
-            )
-        )
-        .mappings()
-        .first()
+    at = volumes.c.junction_path == junction_path
+    return _views(connection, backend, [_the_one(connection, backend, at, f"at {junction_path}")])[
+        0
+    ]
+
+
+def _the_one(
+    connection: Connection, backend: str, is_it: ColumnElement[bool], called: str
+) -> RowMapping:
+    query = select(volumes).where(
+        volumes.c.backend_id == backend_id(connection, backend),
+        is_it,
+        volumes.c.state != VolumeState.REMOVED,
     )
+    row = connection.execute(query).mappings().first()
     if row is None:
-        raise UnknownVolume(
-            f"there is no volume at {junction_path} on backend {backend}", field="volume"
-        )
-    return _views(connection, backend, [row])[0]
+        raise UnknownVolume(f"there is no volume {called} on backend {backend}", field="volume")
+    return row
 
 
 def volume_view(connection: Connection, backend: str, name: str) -> View:
