@@ -12,9 +12,11 @@ COPY migrations migrations
 RUN /opt/orchestrator/bin/pip install --no-cache-dir --no-deps .
 
 FROM python:3.13-slim
-# /srv/volumes belongs to the service, and so does an empty volume that is mounted there first.
+# These belong to the service, and so does an empty volume that is mounted there first.
 RUN useradd --system --uid 10001 --create-home orchestrator \
-    && install -d -o orchestrator -g orchestrator /srv/volumes
+    && install -d -o orchestrator -g orchestrator /srv/volumes \
+        /home/orchestrator/.local /home/orchestrator/.local/share \
+        /home/orchestrator/.local/share/orchestrator
 COPY --from=build /opt/orchestrator /opt/orchestrator
 ENV PATH=/opt/orchestrator/bin:$PATH \
     PYTHONUNBUFFERED=1
