@@ -8,6 +8,8 @@ STAMP := $(VENV)/.installed
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-header --upgrade pyproject.toml
 
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+
 # Other queues to measure beside ours: apart, so that nothing they bring reaches ours.
 BENCH := .venv-bench
 BENCH_STAMP := $(BENCH)/.installed
@@ -22,7 +24,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test chaos bench lint types lock clean
+.PHONY: help install demo test slow chaos bench lint types lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -33,7 +35,10 @@ demo: $(STAMP) ## start everything in a temporary directory and show it at work
 	$(BIN)/python -m examples.demo
 
 test: $(STAMP) ## run the tests; choose with ARGS="-k lease", one at a time with ARGS="-n 0"
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal $(ARGS)
+	$(PYTEST) -m 'not slow' $(ARGS)
+
+slow: $(STAMP) ## run those that take long: killed workers, broken brokers, Ganeti's own code
+	$(PYTEST) -m slow $(ARGS)
 
 chaos: $(STAMP) ## break everything at every step; one cell: STEP=claim.after_commit ARGS="-k …"
 	CHAOS_STEP='$(STEP)' CHAOS_SEED='$(SEED)' $(BIN)/python -m tests.chaos $(ARGS)

@@ -13,6 +13,8 @@ import pytest
 
 from tests.ganeti.conftest import Installed
 
+pytestmark = pytest.mark.slow
+
 _MIB = 2**20
 
 #: The master's side: what it knows of an instance and its disks, and how it asks a node.

@@ -16,6 +16,8 @@ from workers.backends.extstorage.provider import (
     parse_parameters,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def _whole(directory: Path) -> Path:
     directory.mkdir(parents=True)

@@ -9,7 +9,11 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 from tests.ganeti.conftest import Installed
+
+pytestmark = pytest.mark.slow
 
 #: What a node daemon keeps of a disk, and what it makes of a name.
 _DISK = """

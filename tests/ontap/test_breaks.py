@@ -21,6 +21,8 @@ from tests.ontap.filer import Filer
 from tests.ontap.processes import Child, Forks
 from tests.ontap.scenes import SCENES, Scene
 
+pytestmark = pytest.mark.slow
+
 #: More requests than any call takes.
 MANY = 60
 ALL = pytest.mark.parametrize("name", sorted(SCENES))
@@ -70,7 +72,6 @@ def test_a_connection_that_breaks_leaves_one_object_or_none(
     raise AssertionError("more requests than expected")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["Create", "Clone", "Snapshot", "Rollback", "BuildPolicy"])
 def test_a_worker_that_dies_at_any_request_leaves_one_object(
     double: Double, forks: Forks, name: str

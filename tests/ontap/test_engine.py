@@ -24,6 +24,8 @@ from tests.ontap.double import PASSWORD, USER, Double, Fault, Request
 from tests.ontap.filer import Filer
 from tests.ontap.processes import Child, Forks
 
+pytestmark = pytest.mark.slow
+
 #: More requests than a creation takes.
 MANY = 40
 
@@ -87,7 +89,6 @@ def published(double: Double) -> dict[str, str]:
     }
 
 
-@pytest.mark.slow
 def test_a_worker_killed_at_any_request_of_a_creation_leaves_one_volume(
     double: Double, forks: Forks, tmp_path: Path
 ) -> None:
