@@ -35,6 +35,10 @@ _SELDOM_SECONDS = 10.0
 _RETENTION_SECONDS = 600.0
 #: Events that get their links in one tick: the others wait, and whoever writes them does not.
 CHAINED_AT_ONCE = 5_000
+#: While so many events come in a tick, the chain waits for a pause, but not for longer than this.
+_MANY_EVENTS = 1_000
+_PAUSE_SECONDS = 2.0
+_UNCHAINED_SECONDS = 60.0
 
 
 class Scheduler:
@@ -46,6 +50,9 @@ class Scheduler:
         self._wakeups = Wakeups(settings.broker_url)
         self._notices = Notices(settings.broker_url)
         self._key = key_of(settings, make=True)
+        #: When the chain was extended last, and until when it leaves the machine to others.
+        self._chained_at = time.monotonic()
+        self._busy_until = 0.0
         tick = settings.scheduler.tick_seconds
         #: (seconds between, what is done, when it is due next)
         self._steps: list[tuple[float, Callable[[], None]]] = [
@@ -99,13 +106,19 @@ class Scheduler:
         self._tell(reclaimed.finished)
 
     def _number_events(self) -> None:
-        while self._database.transact(number_committed):
+        while numbered := self._database.transact(number_committed):
+            if numbered >= _MANY_EVENTS:
+                self._busy_until = time.monotonic() + _PAUSE_SECONDS
             failpoints.reach("events.after_commit")
             with self._database.read() as connection:
                 self._notices.numbered(latest_number(connection))
 
     def _chain_events(self) -> None:
+        now = time.monotonic()
+        if now < self._busy_until and now < self._chained_at + _UNCHAINED_SECONDS:
+            return
         self._database.transact(lambda connection: extend(connection, self._key, CHAINED_AT_ONCE))
+        self._chained_at = now
 
     def _relay(self) -> None:
         older_than = self._settings.scheduler.relay_seconds
