@@ -345,7 +345,8 @@ class BackendSettings(BaseModel):
         return self.spec.options.model_validate(given)
 
 
-def _default_data() -> Path:
+def default_data() -> Path:
+    """The data directory, unless one is configured."""
     base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     return Path(base) / "orchestrator"
 
@@ -360,7 +361,7 @@ class Settings(BaseSettings):
         hide_input_in_errors=True,
     )
 
-    data: Path = Field(default_factory=_default_data, description="The data directory.")
+    data: Path = Field(default_factory=default_data, description="The data directory.")
     host: HostName = Field(default_factory=socket.gethostname, description="This machine's name.")
     database: DatabaseSettings = DatabaseSettings()
     broker: BrokerSettings = BrokerSettings()

@@ -14,13 +14,13 @@ from orchestrator.api.requesting import Trusted
 from orchestrator.api.service import Service
 from orchestrator.domain.errors import InvalidName, UnknownBackend
 from orchestrator.domain.names import check_backend_name
-from orchestrator.domain.requests import parse_request
 from orchestrator.domain.states import Role as TokenRole
-from orchestrator.inventory import backends, locks, policies, volumes
-from orchestrator.jobs.submission import Actor, Submission
+from orchestrator.inventory import backends
+from orchestrator.jobs.submission import Actor
 from orchestrator.jobs.views import job_views
 from orchestrator.nas import contract
 from orchestrator.nas.gateways import Request, View, ended_well
+from orchestrator.nas.local import Local
 from orchestrator.nas.v3 import Caller, Role, application
 from orchestrator.settings import V3Settings
 
@@ -34,8 +34,6 @@ _USUAL = {
     Role.ADMIN: TokenRole.OPERATOR,
     Role.UBER_ADMIN: TokenRole.ADMIN,
 }
-#: The most items that a list has.
-_ALL = 1_000_000
 
 
 def nas_application(service: Service, trusted: Trusted) -> FastAPI:
@@ -111,92 +109,20 @@ class Backends:
         return await contract.aperform(operation, here)
 
 
-class _Here:
+class _Here(Local):
     """A gateway to the engine of this service, whose calls are awaited."""
 
     def __init__(self, service: Service, backend: str, actor: Actor, wait_seconds: float) -> None:
+        super().__init__(backend, actor)
         self._service = service
-        self._backend = backend
-        self._actor = actor
         self._wait = wait_seconds
 
-    async def driver(self) -> str:
-        return str((await self._view())["driver"])
-
-    async def capabilities(self) -> frozenset[str]:
-        return frozenset((await self._view())["capabilities"] or ())
-
-    async def _view(self) -> View:
-        backend = self._backend
-        [view] = await self._read(lambda connection: backends.backend_views(connection, backend))
-        return view
-
     async def run(self, requests: Sequence[Request]) -> Sequence[View]:
-        submission = Submission(
-            requests=[parse_request({**request, "backend": self._backend}) for request in requests],
-            actor=self._actor,
-            batch=len(requests) > 1,
-        )
-        receipt = await self._service.submit(submission)
+        receipt = await self._service.submit(self._submission(requests))
         ids = receipt.view["job_ids"] if receipt.kind == "batch" else [receipt.id]
         await self._service.waiters.wait(receipt.kind, receipt.id, self._wait)
         found = await self._read(lambda connection: job_views(connection, ids))
         return ended_well([found[job_id] for job_id in ids], self._wait)
-
-    async def volumes(self) -> Sequence[View]:
-        return await self._read(
-            lambda connection: volumes.list_volumes(
-                connection, self._backend, states=[], prefix=None, after=None, limit=_ALL
-            )
-        )
-
-    async def volume(self, name: str) -> View:
-        return await self._read(
-            lambda connection: volumes.volume_view(connection, self._backend, name)
-        )
-
-    async def volume_at(self, path: str) -> View:
-        return await self._read(
-            lambda connection: volumes.volume_at(connection, self._backend, path)
-        )
-
-    async def snapshots(self, volume: str) -> Sequence[View]:
-        return await self._read(
-            lambda connection: volumes.list_snapshots(
-                connection, self._backend, volume, after=None, limit=_ALL
-            )
-        )
-
-    async def snapshot(self, volume: str, name: str) -> View:
-        return await self._read(
-            lambda connection: volumes.snapshot_view(connection, self._backend, volume, name)
-        )
-
-    async def policies(self) -> Sequence[View]:
-        return await self._read(
-            lambda connection: policies.list_policies(
-                connection, self._backend, after=None, limit=_ALL
-            )
-        )
-
-    async def policy(self, name: str) -> View:
-        return await self._read(
-            lambda connection: policies.policy_view(connection, self._backend, name)
-        )
-
-    async def take_lock(self, volume: str, host: str) -> None:
-        await self._write(
-            lambda connection: locks.take(
-                connection, self._backend, volume, host, self._actor, reason=None, seconds=None
-            )
-        )
-
-    async def release_lock(self, volume: str, host: str) -> None:
-        await self._write(
-            lambda connection: locks.release(
-                connection, self._backend, volume, host, self._actor, force=False, reason=None
-            )
-        )
 
     async def _read(self, work: Callable[[Connection], T]) -> T:
         return await asyncio.to_thread(self._service.read, work)

@@ -154,9 +154,10 @@ class Drafts:
         #: the success of everything before it.
         self._in_lane: dict[str, list[int]] = defaultdict(list)
         self._gates_here: dict[str, int] = {}
-        #: By lane of a policy: the drafts that give it to volumes, or take it away from them; by
-        #: lane of a junction path: those that free it, and the unfinished jobs that do.
+        #: By lane of a junction path: the unfinished jobs that free it.
         self._freed: dict[str, set[int]] = {}
+        #: By lane of a policy: the drafts that give it to volumes, or take it away from them; by
+        #: lane of a junction path: those that free it.
         self._using_here: dict[str, set[int]] = defaultdict(set)
         self.now: datetime
 
@@ -553,8 +554,8 @@ class Drafts:
         draft.follows_here -= draft.needs_here
 
     def _order_policies(self, draft: Draft) -> None:
-        """Put what gives a volume a policy behind the unfinished changes of that, and its removal
-        behind what gives it."""
+        """Put what gives a volume a policy behind the unfinished changes of that, its removal
+        behind what gives it, and who takes a junction path behind who frees it."""
         for lane in draft.behind:
             draft.follows.update(self.outlook.ahead.get(lane, [])[-1:])
             draft.follows_here.update(self._in_lane[lane][-1:])

@@ -24,16 +24,15 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 from sqlalchemy import Connection
 
 from orchestrator.domain.errors import IdentityMismatch
-from orchestrator.domain.requests import parse_request
 from orchestrator.domain.states import Role
-from orchestrator.inventory import backends, locks, policies, volumes
 from orchestrator.jobs import schedule
-from orchestrator.jobs.submission import Actor, Submission
+from orchestrator.jobs.submission import Actor
 from orchestrator.jobs.submit import submit
 from orchestrator.jobs.views import job_views
 from orchestrator.logs import configure_logs
 from orchestrator.nas.gateways import Request, View, ended_well
-from orchestrator.settings import LogSettings, Settings
+from orchestrator.nas.local import Local
+from orchestrator.settings import LogSettings, Settings, default_data
 from orchestrator.store import migrate
 from orchestrator.store.database import Database
 
@@ -42,8 +41,6 @@ T = TypeVar("T")
 #: What the engine's one backend is called.
 BACKEND = "nas"
 _ACTOR = Actor("nas", Role.ADMIN)
-#: The most items that a list has.
-_ALL = 1_000_000
 #: Seconds between looks at jobs that wait for something, and at what time brings.
 _LOOK_SECONDS = 0.05
 _TICK_SECONDS = 1.0
@@ -84,7 +81,7 @@ class _Nobody:
         """There is nothing to close."""
 
 
-class PrivateEngine:
+class PrivateEngine(Local):
     """A `orchestrator.nas.gateways.Gateway` to an engine of this process. Threads may share it."""
 
     def __init__(
@@ -102,6 +99,7 @@ class PrivateEngine:
         """
         if not structlog.is_configured():
             configure_logs(LogSettings(level="warning"), "nas")
+        super().__init__(BACKEND, _ACTOR)
         self._wait = wait_seconds
         closing = ExitStack()
         #: Ends the engine, at the latest when nobody has it any more.
@@ -160,7 +158,7 @@ class PrivateEngine:
 
     def _make_sure(self, *, accept_identity: bool) -> None:
         """Make sure that the storage is this engine's. Raises `IdentityMismatch`."""
-        error = self._view()["error"]
+        error = self._read(lambda connection: self._view(connection)["error"])
         if error is None or error["code"] != IdentityMismatch.code:
             return
         if not accept_identity:
@@ -180,22 +178,8 @@ class PrivateEngine:
         """End the engine."""
         self._finalizer()
 
-    def driver(self) -> str:
-        return self._settings.backends[BACKEND].driver
-
-    def capabilities(self) -> frozenset[str]:
-        return frozenset(self._view()["capabilities"] or ())
-
-    def _view(self) -> View:
-        [view] = self._read(lambda connection: backends.backend_views(connection, BACKEND))
-        return view
-
     def run(self, requests: Sequence[Request]) -> Sequence[View]:
-        submission = Submission(
-            requests=[parse_request({**request, "backend": BACKEND}) for request in requests],
-            actor=_ACTOR,
-            batch=len(requests) > 1,
-        )
+        submission = self._submission(requests)
         accepted = self._database.transact(
             lambda connection: submit(
                 connection, submission, max_attempts=self._settings.retry.max_attempts
@@ -211,69 +195,17 @@ class PrivateEngine:
             self._database.transact(schedule.queue_due)
             time.sleep(_LOOK_SECONDS)
 
-    def volumes(self) -> Sequence[View]:
-        return list(
-            self._read(
-                lambda connection: volumes.list_volumes(
-                    connection, BACKEND, states=[], prefix=None, after=None, limit=_ALL
-                )
-            )
-        )
-
-    def volume(self, name: str) -> View:
-        return self._read(lambda connection: volumes.volume_view(connection, BACKEND, name))
-
-    def volume_at(self, path: str) -> View:
-        return self._read(lambda connection: volumes.volume_at(connection, BACKEND, path))
-
-    def snapshots(self, volume: str) -> Sequence[View]:
-        return list(
-            self._read(
-                lambda connection: volumes.list_snapshots(
-                    connection, BACKEND, volume, after=None, limit=_ALL
-                )
-            )
-        )
-
-    def snapshot(self, volume: str, name: str) -> View:
-        return self._read(
-            lambda connection: volumes.snapshot_view(connection, BACKEND, volume, name)
-        )
-
-    def policies(self) -> Sequence[View]:
-        return list(
-            self._read(
-                lambda connection: policies.list_policies(
-                    connection, BACKEND, after=None, limit=_ALL
-                )
-            )
-        )
-
     def unknown(self) -> list[str]:
         """The names of volumes on the storage that the inventory does not have."""
         [driver] = self._serving.drivers.values()
         known = {volume["id"] for volume in self.volumes()}
         return [facts.name for facts in driver.list_volumes() if facts.id not in known]
 
-    def policy(self, name: str) -> View:
-        return self._read(lambda connection: policies.policy_view(connection, BACKEND, name))
-
-    def take_lock(self, volume: str, host: str) -> None:
-        self._database.transact(
-            lambda connection: locks.take(
-                connection, BACKEND, volume, host, _ACTOR, reason=None, seconds=None
-            )
-        )
-
-    def release_lock(self, volume: str, host: str) -> None:
-        self._database.transact(
-            lambda connection: locks.release(
-                connection, BACKEND, volume, host, _ACTOR, force=False, reason=None
-            )
-        )
-
     def _read(self, work: Callable[[Connection], T]) -> T:
         return self._database.look(work)
+
+    def _write(self, work: Callable[[Connection], T]) -> T:
+        return self._database.transact(work)
 
     def _work(self) -> None:
         for queue in self._runner.queues:
@@ -301,9 +233,8 @@ def _tick(engine: weakref.ref[PrivateEngine], stopped: threading.Event) -> None:
 
 def data_for(hostname: str, vserver: str) -> Path:
     """The user's directory for what is known of a filer's SVM."""
-    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     safe = "".join(c if c.isalnum() or c in "-_" else f".{ord(c):x}." for c in hostname)
-    return Path(base) / "orchestrator-nas" / safe / vserver.replace("/", "_")
+    return default_data().with_name("orchestrator-nas") / safe / vserver.replace("/", "_")
 
 
 def _prepare(url: str, directory: Path, *, forgotten: bool) -> None:

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import structlog
 
-from orchestrator.domain.errors import (
-    Problem,
-    StillWorking,
-)
-from orchestrator.jobs.claim import (
-    last_step,
-)
+from orchestrator.domain.errors import Problem, StillWorking
+from orchestrator.jobs.claim import last_step
 from orchestrator.jobs.finish import Ending, Outcome
 from orchestrator.settings import RetrySettings
 from workers.execution.ending import ended_badly, resume_end, unforeseen

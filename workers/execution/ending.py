@@ -27,27 +27,12 @@ from orchestrator.inventory.changes import (
     set_snapshot,
     set_volume,
 )
-from orchestrator.jobs.claim import (
-    UNDO,
-    Step,
-    last_step,
-    last_step_detail,
-)
+from orchestrator.jobs.claim import UNDO, Step, last_step, last_step_detail
 from orchestrator.jobs.finish import Ending, Outcome, back_off
 from orchestrator.jobs.outlook import VolumeOutlook
 from orchestrator.settings import RetrySettings
-from workers.backends.interface import (
-    Device,
-    SnapshotRef,
-    VolumeFacts,
-    VolumeRef,
-)
-from workers.execution.work import (
-    Work,
-    attached_as,
-    built_policy,
-    exports_of,
-)
+from workers.backends.interface import Device, SnapshotRef, VolumeFacts, VolumeRef
+from workers.execution.work import Work, attached_as, built_policy, exports_of
 from workers.leases import HandBack, LeaseLost
 
 log = structlog.get_logger(__name__)

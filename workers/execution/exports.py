@@ -8,12 +8,7 @@ from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import Conflict
 from orchestrator.domain.exports import Rule, parse_rules
 from orchestrator.domain.states import PolicyState
-from orchestrator.inventory.changes import (
-    PolicyGone,
-    set_policy,
-    set_volume,
-    settings_columns,
-)
+from orchestrator.inventory.changes import PolicyGone, set_policy, set_volume, settings_columns
 from orchestrator.jobs.outlook import PolicyOutlook
 from orchestrator.jobs.rules import rules_wanted
 from workers.execution.work import Done, Work, built_policy, exports_of, recorded_volume

@@ -10,23 +10,10 @@ from typing import Any
 import structlog
 
 from orchestrator import failpoints
-from orchestrator.domain.errors import (
-    BackendUnavailable,
-    IdentityMismatch,
-)
+from orchestrator.domain.errors import BackendUnavailable, IdentityMismatch
 from orchestrator.domain.states import VolumeState
-from orchestrator.inventory.changes import (
-    Attached,
-    Change,
-    set_volume,
-    settings_columns,
-)
-from orchestrator.jobs.claim import (
-    Claim,
-    Step,
-    parameters_wanted,
-    write_step,
-)
+from orchestrator.inventory.changes import Attached, Change, set_volume, settings_columns
+from orchestrator.jobs.claim import Claim, Step, parameters_wanted, write_step
 from orchestrator.jobs.outlook import VolumeOutlook
 from orchestrator.jobs.rates import take_turn
 from orchestrator.machine import boot_id

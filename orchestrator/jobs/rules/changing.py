@@ -5,19 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from orchestrator.domain.actions import MAX_METADATA
-from orchestrator.domain.errors import (
-    InUse,
-    InvalidInput,
-    NewerSnapshots,
-    ShrinkRefused,
-)
+from orchestrator.domain.errors import InUse, InvalidInput, NewerSnapshots, ShrinkRefused
 from orchestrator.domain.states import VolumeState
-from orchestrator.jobs.outlook import (
-    Intent,
-    Outlook,
-    SnapshotOutlook,
-    VolumeOutlook,
-)
+from orchestrator.jobs.outlook import Intent, Outlook, SnapshotOutlook, VolumeOutlook
 from orchestrator.jobs.rules.exports import play_unassign
 from orchestrator.jobs.rules.settings import check_settings, play_settings, play_unmount
 from orchestrator.jobs.rules.targets import (

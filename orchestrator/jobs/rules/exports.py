@@ -14,21 +14,10 @@ from orchestrator.domain.errors import (
     Unsupported,
     WrongState,
 )
-from orchestrator.domain.exports import (
-    MAX_RULES,
-    parse_rule,
-    parse_rules,
-    with_rule,
-    without_rule,
-)
+from orchestrator.domain.exports import MAX_RULES, parse_rule, parse_rules, with_rule, without_rule
 from orchestrator.domain.exports import Rule as ExportRule
 from orchestrator.domain.states import PolicyState
-from orchestrator.jobs.outlook import (
-    Intent,
-    Outlook,
-    PolicyOutlook,
-    VolumeOutlook,
-)
+from orchestrator.jobs.outlook import Intent, Outlook, PolicyOutlook, VolumeOutlook
 from orchestrator.jobs.rules.targets import target_volume, volume_there
 
 

@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-from orchestrator.domain.errors import (
-    InUse,
-    InvalidInput,
-    NotAttached,
-    Unsupported,
-)
+from orchestrator.domain.errors import InUse, InvalidInput, NotAttached, Unsupported
 from orchestrator.domain.states import VolumeState
-from orchestrator.jobs.outlook import (
-    AttachmentOutlook,
-    Intent,
-    Outlook,
-)
+from orchestrator.jobs.outlook import AttachmentOutlook, Intent, Outlook
 from orchestrator.jobs.rules.targets import target_volume, volume_there
 
 

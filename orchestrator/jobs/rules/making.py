@@ -17,12 +17,7 @@ from orchestrator.domain.errors import (
 )
 from orchestrator.domain.sizes import round_up
 from orchestrator.domain.states import VolumeState
-from orchestrator.jobs.outlook import (
-    BackendOutlook,
-    Intent,
-    Outlook,
-    VolumeOutlook,
-)
+from orchestrator.jobs.outlook import BackendOutlook, Intent, Outlook, VolumeOutlook
 from orchestrator.jobs.rules.exports import play_assign, usable_policy
 from orchestrator.jobs.rules.settings import check_settings, play_settings
 from orchestrator.jobs.rules.targets import (

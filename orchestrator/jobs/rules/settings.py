@@ -3,16 +3,8 @@
 from __future__ import annotations
 
 from orchestrator.domain.drivers import DRIVERS
-from orchestrator.domain.errors import (
-    AlreadyExists,
-    InvalidInput,
-    Unsupported,
-)
-from orchestrator.jobs.outlook import (
-    Intent,
-    Outlook,
-    VolumeOutlook,
-)
+from orchestrator.domain.errors import AlreadyExists, InvalidInput, Unsupported
+from orchestrator.jobs.outlook import Intent, Outlook, VolumeOutlook
 from orchestrator.jobs.rules.targets import target_volume
 
 #: The settings that every backend has: those that the engine itself sees to.

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-from orchestrator.domain.errors import (
-    AlreadyExists,
-)
+from orchestrator.domain.errors import AlreadyExists
 from orchestrator.domain.states import VolumeState
-from orchestrator.jobs.outlook import (
-    Intent,
-    Outlook,
-    SnapshotOutlook,
-)
+from orchestrator.jobs.outlook import Intent, Outlook, SnapshotOutlook
 from orchestrator.jobs.rules.targets import snapshot_there, target_volume, volume_there
 
 

@@ -5,18 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from orchestrator.domain.errors import (
-    BackendDisabled,
-    InsufficientCapacity,
-    Locked,
-    Unsupported,
-)
+from orchestrator.domain.errors import BackendDisabled, InsufficientCapacity, Locked, Unsupported
 from orchestrator.domain.sizes import format_size
 from orchestrator.domain.states import BackendState, VolumeState
-from orchestrator.jobs.outlook import (
-    Intent,
-    Outlook,
-)
+from orchestrator.jobs.outlook import Intent, Outlook
 from orchestrator.jobs.rules.changing import (
     becomes,
     check_grow,

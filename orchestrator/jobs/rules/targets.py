@@ -12,12 +12,7 @@ from orchestrator.domain.errors import (
 )
 from orchestrator.domain.sizes import round_up
 from orchestrator.domain.states import SnapshotState, VolumeState
-from orchestrator.jobs.outlook import (
-    Intent,
-    Outlook,
-    SnapshotOutlook,
-    VolumeOutlook,
-)
+from orchestrator.jobs.outlook import Intent, Outlook, SnapshotOutlook, VolumeOutlook
 
 
 def volume_name(intent: Intent) -> str:

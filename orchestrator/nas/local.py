@@ -1,0 +1,106 @@
+"""What gateways on a database of their own have in common: all that is read, and locks."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import Connection
+
+from orchestrator.domain.requests import parse_request
+from orchestrator.inventory import backends, locks, policies, volumes
+from orchestrator.jobs.submission import Actor, Submission
+from orchestrator.nas.gateways import Request
+
+#: The most items that a list has.
+_ALL = 1_000_000
+
+
+class Local(ABC):
+    """A `orchestrator.nas.gateways.Gateway` but for ``run`` and ``close``.
+
+    Its methods return what `_read` and `_write` do: an answer, or an awaitable of it.
+    """
+
+    def __init__(self, backend: str, actor: Actor) -> None:
+        self._backend = backend
+        self._actor = actor
+
+    @abstractmethod
+    def _read(self, work: Callable[[Connection], Any]) -> Any:
+        """Run a reading function on the database."""
+
+    @abstractmethod
+    def _write(self, work: Callable[[Connection], Any]) -> Any:
+        """Run a changing function in one transaction."""
+
+    def _submission(self, requests: Any) -> Submission:
+        """These jobs on the backend, accepted together."""
+        asked: list[Request] = [{**request, "backend": self._backend} for request in requests]
+        return Submission(
+            requests=[parse_request(request) for request in asked],
+            actor=self._actor,
+            batch=len(asked) > 1,
+        )
+
+    def driver(self) -> Any:
+        return self._read(lambda connection: self._view(connection)["driver"])
+
+    def capabilities(self) -> Any:
+        return self._read(
+            lambda connection: frozenset(self._view(connection)["capabilities"] or ())
+        )
+
+    def _view(self, connection: Connection) -> dict[str, Any]:
+        [view] = backends.backend_views(connection, self._backend)
+        return view
+
+    def volumes(self) -> Any:
+        return self._read(
+            lambda connection: volumes.list_volumes(
+                connection, self._backend, states=[], prefix=None, after=None, limit=_ALL
+            )
+        )
+
+    def volume(self, name: str) -> Any:
+        return self._read(lambda connection: volumes.volume_view(connection, self._backend, name))
+
+    def volume_at(self, path: str) -> Any:
+        return self._read(lambda connection: volumes.volume_at(connection, self._backend, path))
+
+    def snapshots(self, volume: str) -> Any:
+        return self._read(
+            lambda connection: volumes.list_snapshots(
+                connection, self._backend, volume, after=None, limit=_ALL
+            )
+        )
+
+    def snapshot(self, volume: str, name: str) -> Any:
+        return self._read(
+            lambda connection: volumes.snapshot_view(connection, self._backend, volume, name)
+        )
+
+    def policies(self) -> Any:
+        return self._read(
+            lambda connection: policies.list_policies(
+                connection, self._backend, after=None, limit=_ALL
+            )
+        )
+
+    def policy(self, name: str) -> Any:
+        return self._read(lambda connection: policies.policy_view(connection, self._backend, name))
+
+    def take_lock(self, volume: str, host: str) -> Any:
+        return self._write(
+            lambda connection: locks.take(
+                connection, self._backend, volume, host, self._actor, reason=None, seconds=None
+            )
+        )
+
+    def release_lock(self, volume: str, host: str) -> Any:
+        return self._write(
+            lambda connection: locks.release(
+                connection, self._backend, volume, host, self._actor, force=False, reason=None
+            )
+        )
