@@ -56,6 +56,28 @@ class BackendState(StrEnum):
     DISABLED = "disabled"
 
 
+class FindingKind(StrEnum):
+    """What a finding is about."""
+
+    ORPHAN = "orphan"  # storage without a row
+    GHOST = "ghost"  # a row without storage
+    SIZE = "size"
+    SNAPSHOT = "snapshot"
+    POLICY = "policy"
+    ATTACHMENT = "attachment"
+    LOCK = "lock"
+    METADATA = "metadata"
+    STUCK = "stuck"  # a job or a lock older than a limit
+    CAPACITY = "capacity"  # promises do not add up
+
+
+class FindingState(StrEnum):
+    """Whether the difference was still there at the latest audit."""
+
+    OPEN = "open"
+    CLOSED = "closed"
+
+
 class Role(StrEnum):
     """What a token may do; each role includes the ones before it."""
 

@@ -7,6 +7,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Date,
     Float,
     ForeignKey,
     Index,
@@ -26,6 +27,8 @@ from sqlalchemy import (
 from orchestrator.domain.states import (
     FINISHED,
     BackendState,
+    FindingKind,
+    FindingState,
     JobState,
     PolicyState,
     Role,
@@ -75,6 +78,8 @@ installation = Table(
     Column("created_at", UtcDateTime, nullable=False),
     #: False while the queue is drained: no new jobs are taken.
     Column("accepting", Boolean, nullable=False, server_default=true()),
+    #: The database was found to be older than it had been; null once somebody has seen to that.
+    Column("restored_at", UtcDateTime),
     CheckConstraint("id = 1", name="single"),
 )
 
@@ -180,7 +185,9 @@ volumes = Table(
     Column("parent_volume_id", String(32)),
     Column("parent_snapshot_id", String(32)),
     Column("created_by_job", BigInteger),
-    #: Why the state is 'error'.
+    #: Whose it is: the project of the token that had it made, or the name of that token.
+    Column("account", String(64)),
+    #: Why the state is 'error', or that it was forgotten.
     Column("detail", Text),
     Column("created_at", UtcDateTime, nullable=False),
     Column("changed_at", UtcDateTime, nullable=False),
@@ -218,6 +225,36 @@ volumes = Table(
         sqlite_where=text("policy_id IS NOT NULL"),
         postgresql_where=text("policy_id IS NOT NULL"),
     ),
+    # What an account has.
+    Index(
+        "ix_volumes_account",
+        "account",
+        "backend_id",
+        sqlite_where=text("state <> 'removed'"),
+        postgresql_where=text("state <> 'removed'"),
+    ),
+)
+
+#: What each volume was from when until when: triggers on `volumes` write it, in the transaction
+#: of each change, whoever makes it. Volumes are in it from when they are usable until they are
+#: removed.
+volume_versions = Table(
+    "volume_versions",
+    metadata,
+    Column("volume_id", String(32), primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("backend_id", Integer, nullable=False),
+    Column("name", String(255), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("requested_bytes", BigInteger, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("policy_id", Integer),
+    Column("account", String(64)),
+    Column("metadata", Json, nullable=False),
+    Column("valid_from", UtcDateTime, nullable=False),
+    #: null: it still is.
+    Column("valid_to", UtcDateTime),
+    Index("ix_volume_versions_name", "backend_id", "name", "valid_from"),
 )
 
 snapshots = Table(
@@ -345,6 +382,8 @@ jobs = Table(
     Column("result", Json),
     Column("error", Json),
     Column("submitted_by", String(64), nullable=False),
+    #: Whose storage it makes, as `volumes.account`.
+    Column("account", String(64)),
     Column("reason", Text),
     Column("batch_id", ForeignKey("batches.id")),
     Column("ref", String(64)),
@@ -489,6 +528,18 @@ job_turns = Table(
     Column("at", UtcDateTime, nullable=False),
 )
 
+#: Jobs that a person has to approve; until then their `jobs.not_before` never comes.
+job_approvals = Table(
+    "job_approvals",
+    metadata,
+    Column(
+        "job_id", ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    ),
+    Column("approved_by", String(64)),
+    Column("approved_at", UtcDateTime),
+    CheckConstraint("(approved_by IS NULL) = (approved_at IS NULL)", name="approved"),
+)
+
 #: Ended jobs that somebody wants archived before their time.
 job_archivals = Table(
     "job_archivals",
@@ -555,6 +606,24 @@ event_chain = Table(
     Column("link", LargeBinary, nullable=False),
 )
 
+#: Events that have left the database for files, in the order of their numbers.
+event_archives = Table(
+    "event_archives",
+    metadata,
+    #: The number before that of its first event, and the number of its last.
+    Column("base", BigId, primary_key=True, autoincrement=False),
+    Column("last", BigInteger, nullable=False),
+    Column("file", String(255), nullable=False),
+    Column("sha256", String(64), nullable=False),
+    #: The links of the chain before its first event and at its last.
+    Column("link_before", LargeBinary, nullable=False),
+    Column("link_after", LargeBinary, nullable=False),
+    Column("archived_at", UtcDateTime, nullable=False),
+    #: The file was deleted, as the retention says.
+    Column("deleted_at", UtcDateTime),
+    CheckConstraint("last > base", name="events"),
+)
+
 #: Leaves out the kinds of which every job has one: those are found soon without an index.
 _UNUSUAL = "kind NOT IN ('job.submitted', 'job.started', 'job.succeeded')"
 
@@ -607,6 +676,8 @@ tokens = Table(
     Column("id", String(16), primary_key=True),
     Column("name", String(64), nullable=False),
     Column("role", String(16), nullable=False),
+    #: What is made with it counts for this project; null: for the token's own name.
+    Column("project", String(64)),
     #: SHA-256 of the secret part; the secret itself is told once and kept nowhere.
     Column("digest", String(64), nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
@@ -634,4 +705,127 @@ workers = Table(
     Column("started_at", UtcDateTime, nullable=False),
     Column("seen_at", UtcDateTime, nullable=False),
     Index("ix_workers_host", "host"),
+)
+
+#: The most that an account may have on a backend; null: no limit.
+quotas = Table(
+    "quotas",
+    metadata,
+    Column("account", String(64), primary_key=True),
+    Column("backend_id", ForeignKey("backends.id"), primary_key=True, autoincrement=False),
+    Column("max_bytes", BigInteger),
+    Column("max_volumes", Integer),
+    Column("max_snapshots", Integer),
+    Column("set_by", String(64), nullable=False),
+    Column("set_at", UtcDateTime, nullable=False),
+)
+
+#: Differences between a backend and its record. One that persists stays one row.
+findings = Table(
+    "findings",
+    metadata,
+    Column("id", BigId, primary_key=True),
+    Column("backend_id", ForeignKey("backends.id"), nullable=False),
+    Column("kind", String(16), nullable=False),
+    #: What it is about, in a form that is the same at each audit.
+    Column("subject", String(600), nullable=False),
+    Column("volume", String(255)),
+    Column("volume_id", String(32)),
+    Column("snapshot", String(255)),
+    Column("policy", String(255)),
+    Column("host", String(253)),
+    Column("job_id", BigInteger),
+    #: One sentence for people.
+    Column("text", Text, nullable=False),
+    #: {"recorded": …, "found": …} and what else repairs need to know.
+    Column("detail", Json, nullable=False),
+    Column("state", String(8), nullable=False),
+    Column("first_seen_at", UtcDateTime, nullable=False),
+    Column("last_seen_at", UtcDateTime, nullable=False),
+    #: The audit that saw it last.
+    Column("last_seen_by", BigInteger, nullable=False),
+    Column("closed_at", UtcDateTime),
+    CheckConstraint(_one_of("kind", FindingKind), name="kind"),
+    CheckConstraint(_one_of("state", FindingState), name="state"),
+    CheckConstraint("(state = 'closed') = (closed_at IS NOT NULL)", name="closed"),
+    Index(
+        "uq_findings_open",
+        "backend_id",
+        "kind",
+        "subject",
+        unique=True,
+        sqlite_where=text("state = 'open'"),
+        postgresql_where=text("state = 'open'"),
+    ),
+    Index("ix_findings_backend_id", "backend_id", "id"),
+)
+
+#: The latest audit of each backend that could read it whole.
+audits = Table(
+    "audits",
+    metadata,
+    Column("backend_id", ForeignKey("backends.id"), primary_key=True, autoincrement=False),
+    Column("job_id", BigInteger, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    #: Volumes in the inventory, and on the storage.
+    Column("recorded", Integer, nullable=False),
+    Column("found", Integer, nullable=False),
+)
+
+#: What is done again and again.
+schedules = Table(
+    "schedules",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", String(64), nullable=False, unique=True),
+    Column("cron", String(128), nullable=False),
+    #: An action, or 'events.export'.
+    Column("action", String(40), nullable=False),
+    Column("backend_id", ForeignKey("backends.id")),
+    #: Patterns of names, of the volumes that it is done to.
+    Column("volumes", Json),
+    Column("params", Json, nullable=False),
+    #: How many of the snapshots that it made are kept: {"last": …, "hourly": …, …}.
+    Column("keep", Json),
+    Column("enabled", Boolean, nullable=False, server_default=true()),
+    Column("reason", Text),
+    Column("created_by", String(64), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("next_at", UtcDateTime, nullable=False),
+    #: The time for which it ran last, when that was, and what came of it.
+    Column("last_due_at", UtcDateTime),
+    Column("last_run_at", UtcDateTime),
+    Column("last_result", Json),
+    Index(
+        "ix_schedules_next_at",
+        "next_at",
+        sqlite_where=text("enabled"),
+        postgresql_where=text("enabled"),
+    ),
+)
+
+#: Jobs that schedules have submitted; they stay when the jobs are archived.
+schedule_jobs = Table(
+    "schedule_jobs",
+    metadata,
+    Column("job_id", BigId, primary_key=True, autoincrement=False),
+    Column("schedule_id", Integer, nullable=False),
+    Column("due_at", UtcDateTime, nullable=False),
+    Index("ix_schedule_jobs_schedule_id", "schedule_id", "due_at"),
+)
+
+#: How full each backend was at the last look of each day (UTC).
+capacity_days = Table(
+    "capacity_days",
+    metadata,
+    Column("backend_id", ForeignKey("backends.id"), primary_key=True, autoincrement=False),
+    Column("day", Date, primary_key=True),
+    Column("at", UtcDateTime, nullable=False),
+    Column("total_bytes", BigInteger),
+    Column("free_bytes", BigInteger),
+    Column("promised_bytes", BigInteger, nullable=False),
+    Column("volumes", Integer, nullable=False),
+    Column("volume_bytes", BigInteger, nullable=False),
+    Column("used_bytes", BigInteger, nullable=False),
+    Column("snapshots", Integer, nullable=False),
 )
