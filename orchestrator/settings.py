@@ -30,6 +30,8 @@ from orchestrator.domain.drivers import DRIVERS, DriverOptions, DriverSpec
 from orchestrator.domain.errors import InvalidInput
 from orchestrator.domain.names import BackendName, HostName, check_backend_name
 from orchestrator.domain.places import Places
+from orchestrator.domain.repairs import REPAIRS
+from orchestrator.domain.states import FindingKind
 
 T = TypeVar("T")
 
@@ -220,6 +222,37 @@ class AuditSettings(_Section):
     key: SecretStr | None = Field(
         default=None, description="The key of the chain; default: 'audit.key' in data, made once."
     )
+    stuck_hours: float = Field(
+        default=48.0, gt=0, description="A job that has not ended after this is a finding."
+    )
+    lock_days: float = Field(default=30.0, gt=0, description="A lock older than this is a finding.")
+    grace_hours: float = Field(
+        default=24.0,
+        ge=0,
+        description="Storage without a record is removed only this long after an audit saw it.",
+    )
+    rules: dict[FindingKind, str] = Field(
+        default_factory=dict,
+        description="Repairs that need nobody to ask for them, by kind of finding.",
+    )
+    most_percent: float = Field(
+        default=5.0,
+        gt=0,
+        le=100,
+        description="Rules do nothing on a backend where findings that they would repair are more "
+        "than this share of its volumes.",
+    )
+
+    @field_validator("rules")
+    @classmethod
+    def _repairs(cls, rules: dict[FindingKind, str]) -> dict[FindingKind, str]:
+        for kind, repair in rules.items():
+            if repair not in REPAIRS[kind]:
+                raise ValueError(
+                    f"there is no repair {repair!r} of a finding {kind.value!r}; there are "
+                    f"{', '.join(REPAIRS[kind]) or 'none'}"
+                )
+        return rules
 
     _secret = field_validator("key", mode="before")(_resolve_secret)
 

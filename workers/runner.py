@@ -107,6 +107,7 @@ class Runner:
             drivers=serving.drivers,
             intervals={id_: settings.backends[n].intervals for id_, n in serving.names.items()},
             transfer=settings.transfer,
+            audit=settings.audit,
         )
         self._worker = worker
         self._guard = threading.Lock()

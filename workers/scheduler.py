@@ -13,8 +13,10 @@ import structlog
 from sqlalchemy import Connection
 
 from orchestrator import failpoints
+from orchestrator.audit import restored
 from orchestrator.audit.chain import extend, key_of
 from orchestrator.audit.events import latest_number, number_committed
+from orchestrator.audit.repairing import by_rule, note_repair
 from orchestrator.domain.errors import Problem
 from orchestrator.jobs import autosize, schedule
 from orchestrator.jobs.archive import archive
@@ -50,6 +52,7 @@ class Scheduler:
         self._wakeups = Wakeups(settings.broker_url)
         self._notices = Notices(settings.broker_url)
         self._key = key_of(settings, make=True)
+        self._watch = restored.Watch(settings.data)
         #: When the chain was extended last, and until when it leaves the machine to others.
         self._chained_at = time.monotonic()
         self._busy_until = 0.0
@@ -65,6 +68,8 @@ class Scheduler:
             (_SELDOM_SECONDS, self._dead_hosts),
             (_SELDOM_SECONDS, self._expire_locks),
             (settings.scheduler.autosize_seconds, self._autosize),
+            (_SELDOM_SECONDS, self._watch_restores),
+            (_SELDOM_SECONDS, self._repair_by_rule),
             (_SELDOM_SECONDS, self._archive_what_was_asked_for),
             (_RETENTION_SECONDS, self._retain),
         ]
@@ -162,6 +167,34 @@ class Scheduler:
 
     def _submit(self, submission: Submission, connection: Connection) -> Accepted:
         return submit(connection, submission, max_attempts=self._settings.retry.max_attempts)
+
+    def _watch_restores(self) -> None:
+        with self._database.read() as connection:
+            older = self._watch.is_older(connection)
+        if older:
+            log.warning("scheduler.database_is_older", remedy="orchestrator audit acknowledge")
+            self._database.transact(restored.note_restored)
+        with self._database.read() as connection:
+            self._watch.keep(connection)
+
+    def _repair_by_rule(self) -> None:
+        # What a restored database lacks is noticed before any rule acts on it.
+        if not self._settings.audit.rules:
+            return
+        self._watch_restores()
+        with self._database.read() as connection:
+            wanted = list(by_rule(connection, self._settings.audit))
+        for finding_id, submission in wanted:
+            try:
+                accepted = self._database.transact(partial(self._submit, submission))
+                # In a transaction of its own: nothing follows a submission but its commit.
+                self._database.transact(
+                    partial(note_repair, finding_id=finding_id, job_id=accepted.job_ids[0])
+                )
+            except Problem as problem:
+                log.warning("repair.refused", finding=finding_id, why=problem.detail)
+            else:
+                self._wakeups.send(accepted.wake)
 
     def _retain(self) -> None:
         retention = self._settings.retention

@@ -269,6 +269,7 @@ def _create_audit_tables() -> None:
         sa.Column("last_seen_at", UtcDateTime, nullable=False),
         sa.Column("last_seen_by", sa.BigInteger(), nullable=False),
         sa.Column("closed_at", UtcDateTime, nullable=True),
+        sa.Column("repair_job", sa.BigInteger(), nullable=True),
         sa.CheckConstraint(_KINDS, name=op.f("ck_findings_kind")),
         sa.CheckConstraint("state IN ('open', 'closed')", name=op.f("ck_findings_state")),
         sa.CheckConstraint(

@@ -16,7 +16,17 @@ from orchestrator.api import models, problems
 from orchestrator.api.direct import ShortWay
 from orchestrator.api.nas import nas_application
 from orchestrator.api.requesting import Trusted
-from orchestrator.api.routes import batches, events, health, inventory, jobs, queue, tokens, verbs
+from orchestrator.api.routes import (
+    batches,
+    events,
+    findings,
+    health,
+    inventory,
+    jobs,
+    queue,
+    tokens,
+    verbs,
+)
 from orchestrator.api.service import Service
 from orchestrator.domain.errors import BodyTooLarge
 from orchestrator.domain.requests import MAX_BATCH
@@ -90,6 +100,7 @@ def create_app(service: Service) -> FastAPI:
         inventory.router,
         verbs.router(),
         events.router,
+        findings.router,
         tokens.router,
         queue.router,
     ):

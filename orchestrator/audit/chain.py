@@ -23,12 +23,12 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
-from sqlalchemy import Connection, Row, select, text
+from sqlalchemy import Connection, Row, func, select, text
 
 from orchestrator.domain.errors import InvalidInput
 from orchestrator.settings import Settings
 from orchestrator.store.bulk import among, insert_rows
-from orchestrator.store.tables import event_chain, event_commits, events
+from orchestrator.store.tables import event_archives, event_chain, event_commits, events
 
 #: Bytes of the digest of one event.
 DIGEST = 16
@@ -136,6 +136,15 @@ def head(connection: Connection) -> tuple[int, str] | None:
     """The number of the newest event that has a link, and the link; None: there is none yet."""
     last = _last(connection)
     return None if last is None else (last.base + last.events, last.link.hex())
+
+
+def has_link(connection: Connection, number: int, link: str) -> bool:
+    """Whether the chain has this link at event ``number``, or that was archived since."""
+    row = _ending_at(connection, number)
+    if row is not None:
+        return hmac.compare_digest(link, row.link.hex())
+    archived = connection.execute(select(func.max(event_archives.c.last))).scalar()
+    return archived is not None and archived >= number
 
 
 def verify(

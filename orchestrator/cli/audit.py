@@ -1,14 +1,18 @@
-"""``audit``: whether the record can be believed."""
+"""``audit``: whether the storage and the record agree, and whether the record can be believed."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from enum import StrEnum
+from typing import Annotated, Any
 
 import typer
 
-from orchestrator.cli import options
-from orchestrator.cli.output import print_json
+from orchestrator.cli import options, tables
+from orchestrator.cli.connection import collect, connect
+from orchestrator.cli.failures import say
+from orchestrator.cli.output import Columns, print_details, print_json, print_table, when
 from orchestrator.cli.servers import Config, Data, settings_from
+from orchestrator.cli.waiting import exit_as_job, wait_for_job
 from orchestrator.domain.errors import NotFound
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
@@ -16,14 +20,179 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=N
 After = Annotated[
     int, typer.Option("--after", min=0, help="Begin behind this event, as 'audit head' tells one.")
 ]
+FindingId = Annotated[int, typer.Argument(metavar="FINDING", min=1, help="Its number.")]
+Timeout = Annotated[float, typer.Option("--timeout", help="Seconds to wait for each audit.")]
 Link = Annotated[
     str | None, typer.Option("--link", help="The link that the chain must have had there.")
 ]
 
 
+class FindingState(StrEnum):
+    """Which findings are listed."""
+
+    OPEN = "open"
+    CLOSED = "closed"
+    ALL = "all"
+
+
+_FINDINGS: Columns = {
+    "id": lambda finding: finding["id"],
+    "kind": lambda finding: finding["kind"],
+    "backend": lambda finding: finding["backend"],
+    "what": lambda finding: finding["text"],
+    "first seen (UTC)": lambda finding: when(finding["first_seen_at"]),
+    "repairs": lambda finding: [one["name"] for one in finding["repairs"]],
+}
+_REPAIRS: Columns = {
+    "repair": lambda repair: repair["name"],
+    "what it does": lambda repair: repair["summary"],
+    "job": lambda repair: repair["job"]["action"],
+    "approval": lambda repair: "needed" if repair["approval"] else None,
+}
+
+
 @app.callback()
 def audit() -> None:
-    """Audits. These commands read the configured database themselves."""
+    """Audits: what differs, how it is repaired, and whether the history is as it was written.
+
+    'head' and 'verify' read the configured database themselves.
+    """
+
+
+@app.command()
+def run(
+    backend: Annotated[
+        list[str] | None,
+        typer.Option("--backend", help="Name of a backend; repeatable; all, if absent."),
+    ] = None,
+    host: options.HostIfAny = None,
+    timeout: Timeout = 3600.0,
+    reason: options.Reason = None,
+    as_json: options.Json = False,
+) -> None:
+    """Compare what backends really have with the inventory, and show the open findings.
+
+    Attachments are seen on the host that does it. Exit status 1 if a backend could not be read
+    whole: then nothing was concluded about it.
+    """
+    with connect() as client:
+        names = backend or [one["name"] for one in client.backends()]
+        accepted = [client.submit("backend.audit", b, host=host, reason=reason) for b in names]
+        jobs: list[Any] = [wait_for_job(client, job["id"], timeout) for job in accepted]
+        found: list[Any] = [
+            one for name in names for one in client.findings(backend=name, state="open")
+        ]
+    if as_json:
+        print_json({"jobs": jobs, "findings": found})
+    else:
+        for name, job in zip(names, jobs, strict=True):
+            say(f"{name}: {_told(job)}")
+        print_table(found, _FINDINGS)
+    for job in jobs:
+        if job["state"] != "succeeded":
+            exit_as_job(job)
+
+
+def _told(job: Any) -> str:
+    """How an audit went, in one line."""
+    result = job["result"] or {}
+    if job["state"] != "succeeded":
+        return f"could not be audited: {(job['error'] or {}).get('detail', job['state'])}"
+    counts = ", ".join(f"{count} {kind}" for kind, count in result["findings"].items())
+    volumes = result.get("not_compared") or (
+        f"{result['volumes_recorded']} volumes recorded, {result['volumes_found']} found, "
+        f"{result['volumes_busy']} left out because jobs were changing them"
+    )
+    return f"{volumes}; findings: {counts or 'none'}"
+
+
+@app.command()
+def findings(
+    backend: options.BackendIfAny = None,
+    kind: Annotated[str | None, typer.Option("--kind", help="orphan, ghost, size …")] = None,
+    state: Annotated[
+        FindingState, typer.Option("--state", help="Which findings.")
+    ] = FindingState.OPEN,
+    limit: options.Limit = 100,
+    cursor: options.Cursor = None,
+    as_json: options.Json = False,
+) -> None:
+    """List findings, newest first."""
+    wanted = None if state is FindingState.ALL else state.value
+    with connect() as client:
+        found = collect(client.findings(backend=backend, kind=kind, state=wanted), limit, cursor)
+    if as_json:
+        print_json(found)
+    else:
+        print_table(found["items"], _FINDINGS)
+
+
+@app.command()
+def show(finding: FindingId, as_json: options.Json = False) -> None:
+    """Show a finding with the repairs that are possible."""
+    with connect() as client:
+        found: Any = client.finding(finding)
+    if as_json:
+        print_json(found)
+        return
+    print_details(
+        {
+            "finding": found["id"],
+            "kind": found["kind"],
+            "backend": found["backend"],
+            "state": found["state"],
+            "what": found["text"],
+            "recorded": found["detail"].get("recorded"),
+            "found": found["detail"].get("found"),
+            "first seen": when(found["first_seen_at"]),
+            "last seen": when(found["last_seen_at"]),
+            "closed": when(found["closed_at"]),
+            "repair by job": found["repair_job"],
+        }
+    )
+    print_table(found["repairs"], _REPAIRS)
+
+
+@app.command()
+def repair(
+    finding: FindingId,
+    name: Annotated[str, typer.Argument(metavar="REPAIR", help="As 'audit show' lists them.")],
+    plan: Annotated[bool, typer.Option("--plan", help="Tell what would be done.")] = False,
+    approval: options.Approval = False,
+    wait: options.Wait = False,
+    timeout: options.Timeout = 60.0,
+    reason: options.Reason = None,
+    as_json: options.Json = False,
+) -> None:
+    """Submit the job that repairs a finding.
+
+    The next audit closes the finding, if it is no longer true.
+    """
+    with connect() as client:
+        if plan:
+            planned = client.plan_repair(finding, name)
+            if as_json:
+                print_json(planned)
+            else:
+                tables.show_plan(planned)
+            return
+        job: Any = client.repair(finding, name, approval=approval, reason=reason)
+        if wait:
+            job = wait_for_job(client, job["id"], timeout)
+    tables.show_job(job, as_json=as_json)
+    if wait:
+        exit_as_job(job)
+
+
+@app.command()
+def acknowledge(reason: options.Reason = None, as_json: options.Json = False) -> None:
+    """Let rules repair findings again, after the database was restored from a backup."""
+    with connect() as client:
+        found = client.acknowledge_restored(reason=reason)
+    if as_json:
+        print_json(found)
+    else:
+        print("rules may repair findings")
 
 
 @app.command()

@@ -141,6 +141,13 @@ def cancel(job: JobIdIfAny = None, batch: BatchIfAny = None, as_json: options.Js
 
 
 @app.command()
+def approve(job: JobId, reason: options.Reason = None, as_json: options.Json = False) -> None:
+    """Let a job begin that waits for an approval."""
+    with connect() as client:
+        tables.show_job(client.approve(job, reason=reason), as_json=as_json)
+
+
+@app.command()
 def retry(
     job: JobId,
     wait: options.Wait = False,

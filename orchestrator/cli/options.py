@@ -89,6 +89,10 @@ AfterWhat = Annotated[
         help="Whether a destructive job needs the success or only the end of the jobs before it.",
     ),
 ]
+Approval = Annotated[
+    bool,
+    typer.Option("--approval", help="Begin only once an administrator has approved the job."),
+]
 Limit = Annotated[int, typer.Option("--limit", min=1, help="The most items to show.")]
 Cursor = Annotated[
     str | None, typer.Option("--cursor", help="Go on after a page: its 'cursor' in the JSON.")

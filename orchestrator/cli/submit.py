@@ -32,6 +32,7 @@ def submit(
     reason: options.Reason = None,
     max_attempts: options.MaxAttempts = None,
     after: options.AfterWhat = None,
+    approval: options.Approval = False,
     as_json: options.Json = False,
 ) -> None:
     """Submit a job.
@@ -58,6 +59,7 @@ def submit(
             depends_on=depends_on or (),
             max_attempts=max_attempts,
             after=after.value if after else None,
+            approval=approval,
         )
         if wait:
             job = wait_for_job(client, job["id"], timeout)
@@ -82,6 +84,7 @@ def plan(
     reason: options.Reason = None,
     max_attempts: options.MaxAttempts = None,
     after: options.AfterWhat = None,
+    approval: options.Approval = False,
     file: Annotated[
         Path | None, typer.Option("--file", help="A file as for 'batch', instead of an action.")
     ] = None,
@@ -115,6 +118,7 @@ def plan(
                 depends_on=depends_on or (),
                 max_attempts=max_attempts,
                 after=after.value if after else None,
+                approval=approval,
             )
     if as_json:
         print_json(planned)

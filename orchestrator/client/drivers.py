@@ -13,6 +13,7 @@ from typing import Any, Self, TypeVar
 import httpx
 
 from orchestrator.client.answers import read_answer, unreachable
+from orchestrator.client.audit import AuditMethods
 from orchestrator.client.endpoint import Endpoint, endpoint_for
 from orchestrator.client.history import HistoryMethods
 from orchestrator.client.inventory import InventoryMethods
@@ -29,7 +30,7 @@ _CONNECT_SECONDS = 5.0
 _THIS_MACHINE = ("127.0.0.1", "::1", "localhost")
 
 
-class _Methods(JobMethods, InventoryMethods, HistoryMethods):
+class _Methods(JobMethods, InventoryMethods, HistoryMethods, AuditMethods):
     """Every method, and what both drivers prepare alike."""
 
     def __init__(

@@ -46,13 +46,15 @@ class JobMethods:
         depends_on: Sequence[int] = (),
         max_attempts: int | None = None,
         after: Literal["success", "end"] | None = None,
+        approval: bool = False,
         **more: Any,
     ) -> Steps[Job]:
         """Submit a job; it, as accepted or, with ``wait``, once it has ended.
 
         The action's parameters are given in ``params`` or by name: ``size="10G"``,
         ``size_bytes=2**30``. ``wait``: at most this many seconds, after which the job is
-        returned as it is by then. ``run_at`` needs its time zone. Without an
+        returned as it is by then. ``run_at`` needs its time zone. ``approval``: it begins once
+        an administrator has said so. Without an
         ``idempotency_key`` one is made, so that sending again after a broken connection
         submits nothing twice. Raises the `Problem` for which the service refuses the job,
         and `Unavailable` if it cannot be reached.
@@ -60,7 +62,7 @@ class JobMethods:
         request = _request(
             action, backend, volume, snapshot, policy, host, params, more,
             reason=reason, priority=priority, run_at=run_at, depends_on=depends_on,
-            max_attempts=max_attempts, after=after,
+            max_attempts=max_attempts, after=after, approval=approval or None,
         )  # fmt: skip
         call = Call(method="POST", path="/v1/jobs", json=request)
         found: Job = yield from self._accepted(call, "jobs", idempotency_key, wait)
@@ -84,6 +86,7 @@ class JobMethods:
         depends_on: Sequence[int] = (),
         max_attempts: int | None = None,
         after: Literal["success", "end"] | None = None,
+        approval: bool = False,
         **more: Any,
     ) -> Steps[Plan]:
         """What `submit` would do with the same arguments; nothing is changed.
@@ -93,7 +96,7 @@ class JobMethods:
         request = _request(
             action, backend, volume, snapshot, policy, host, params, more,
             reason=reason, priority=priority, run_at=run_at, depends_on=depends_on,
-            max_attempts=max_attempts, after=after,
+            max_attempts=max_attempts, after=after, approval=approval or None,
         )  # fmt: skip
         return (yield from _planned(Call(method="POST", path="/v1/jobs", json=request)))
 
@@ -202,6 +205,20 @@ class JobMethods:
         call = Call(method="POST", path=path_to("jobs", job, "retry"), headers=_reason(reason))
         found: Job = yield from self._accepted(call, "jobs", idempotency_key, wait)
         return found
+
+    @operation
+    def approve(self, job: int, *, reason: str | None = None) -> Steps[Job]:
+        """Let a job begin that waits for an approval. Needs the role admin.
+
+        Raises `WrongState` if it does not wait for that.
+        """
+        answer = yield Call(
+            method="POST",
+            path=path_to("jobs", job, "approve"),
+            headers=_reason(reason),
+            repeatable=True,
+        )
+        return cast(Job, answer.body)
 
     @operation
     def set_priority(self, job: int, priority: int) -> Steps[Job]:

@@ -298,3 +298,41 @@ class ActionDescription(TypedDict):
     capability: str | None
     destructive: bool
     params: dict[str, Any]
+
+
+class PossibleRepair(TypedDict):
+    """One way to repair a finding."""
+
+    name: str
+    summary: str
+    job: dict[str, Any]
+    approval: bool
+
+
+class Finding(TypedDict):
+    """A difference between a backend and its record."""
+
+    id: int
+    backend: str
+    kind: str
+    state: str
+    text: str
+    volume: str | None
+    volume_id: str | None
+    snapshot: str | None
+    policy: str | None
+    host: str | None
+    job_id: int | None
+    detail: dict[str, Any]
+    first_seen_at: str
+    last_seen_at: str
+    last_seen_by: int
+    closed_at: str | None
+    repair_job: int | None
+    repairs: list[PossibleRepair]
+
+
+class Restored(TypedDict):
+    """Whether the database was restored from a backup, and that is not seen to yet."""
+
+    restored_at: str | None

@@ -273,6 +273,26 @@ class RemoveParams(Params):
     wipe: bool = Field(default=False, description="Overwrite the data with zeroes first.")
 
 
+class ReconcileParams(Params):
+    """What of a volume's record is taken from the storage."""
+
+    what: Annotated[
+        list[Literal["size", "metadata", "settings", "policy", "snapshots"]], Field(min_length=1)
+    ] = Field(
+        description="'size', 'metadata', 'settings', 'policy' (which it has), 'snapshots' (those "
+        "that are gone are struck, those that bear a stamp of ours are recorded)."
+    )
+
+
+class RemoveOrphanParams(Params):
+    """Which finding tells of it."""
+
+    finding: Annotated[int, Field(ge=1)] = Field(
+        description="The number of an open finding of the kind 'orphan', about a volume that the "
+        "inventory had removed; older than the grace time.",
+    )
+
+
 class AttachParams(Params):
     """How to attach."""
 
@@ -336,6 +356,7 @@ class Lane(StrEnum):
     JUNCTION = "junction"  # params.settings.junction_path, if there is one
     POLICY = "policy"
     BACKEND = "backend"  # the backend's own state
+    AUDIT = "audit"  # what audits of the backend write
 
 
 def source_of(backend: str, params: Mapping[str, Any]) -> tuple[str, str] | None:
@@ -375,6 +396,8 @@ class Action:
     stoppable: bool = False
     #: Must run on the job's host.
     on_host: bool = False
+    #: A person has to approve each job before it begins.
+    approval: bool = False
     #: Leaves files on the host, whatever the backend: it is done on one host from the beginning.
     leaves_files: bool = False
     #: May take long even on a quick backend: claimed alone, not in a group.
@@ -585,6 +608,45 @@ _DECLARED = (
         route=("POST", "/volumes/{volume}/adopt"),
     ),
     Action(
+        name="volume.reconcile",
+        summary="Make a volume's record say what the storage has.",
+        audit="made the record of volume {volume} what the storage has",
+        params=ReconcileParams,
+        role=Role.ADMIN,
+        capability="inspect",
+        route=("POST", "/volumes/{volume}/reconcile"),
+    ),
+    Action(
+        name="volume.recreate",
+        summary="Make a volume anew, empty, whose storage is lost; its snapshots are struck.",
+        audit="made volume {volume} anew, empty",
+        role=Role.ADMIN,
+        capability="create",
+        respects_lock=True,
+        destructive=True,
+        approval=True,
+        route=("POST", "/volumes/{volume}/recreate"),
+    ),
+    Action(
+        name="volume.remove_orphan",
+        summary="Remove storage that was left of a volume which the inventory has removed.",
+        audit="removed what was left of volume {volume}",
+        params=RemoveOrphanParams,
+        role=Role.ADMIN,
+        capability="remove",
+        destructive=True,
+        time_limit=24 * 3600.0,
+        route=("POST", "/volumes/{volume}/remove_orphan"),
+    ),
+    Action(
+        name="volume.break_lock",
+        summary="Break the lock on a volume, whoever holds it.",
+        audit="broke the lock on volume {volume}",
+        role=Role.ADMIN,
+        lanes=(),
+        route=("POST", "/volumes/{volume}/break_lock"),
+    ),
+    Action(
         name="volume.verify",
         summary="Compare a volume's record with the storage; one in error may be available again.",
         audit="verified volume {volume}",
@@ -750,6 +812,28 @@ _DECLARED = (
         volume=Need.NO,
         lanes=(),
         route=("POST", "/verify"),
+    ),
+    Action(
+        name="backend.audit",
+        summary="Compare what a backend really has with the inventory; write findings.",
+        audit="audited backend {backend}",
+        volume=Need.NO,
+        host=Need.OPTIONAL,
+        on_host=True,
+        lanes=(Lane.AUDIT,),
+        stoppable=True,
+        slow=True,
+        time_limit=24 * 3600.0,
+        route=("POST", "/audit"),
+    ),
+    Action(
+        name="backend.recount",
+        summary="Count anew what a backend has promised.",
+        audit="counted anew what backend {backend} has promised",
+        role=Role.ADMIN,
+        volume=Need.NO,
+        lanes=(Lane.AUDIT,),
+        route=("POST", "/recount"),
     ),
     Action(
         name="backend.diagnose",

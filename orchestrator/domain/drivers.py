@@ -240,7 +240,7 @@ DRIVERS: dict[str, DriverSpec] = {
         DriverSpec(
             name="file",
             target="workers.backends.file:FileDriver",
-            capabilities=_EVERYTHING,
+            capabilities=_EVERYTHING | {"adopt"},
             options=FileOptions,
             thin=True,
             overcommit=20.0,

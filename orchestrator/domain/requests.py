@@ -85,6 +85,11 @@ class JobOptions(BaseModel):
         max_length=1000,
         description="Ids of jobs, or refs of the same batch, that must succeed first.",
     )
+    approval: bool | None = Field(
+        default=None,
+        description="It begins only once an administrator has approved it. Some actions always "
+        "need that.",
+    )
     max_attempts: Annotated[int, Field(ge=1, le=100)] | None = Field(
         default=None, description="Attempts before an error that may pass ends the job."
     )
@@ -122,6 +127,11 @@ class JobRequest(JobOptions):
     def declaration(self) -> Action:
         """The declaration of the action."""
         return ACTIONS[self.action]
+
+    @property
+    def needs_approval(self) -> bool:
+        """Whether a person has to approve it before it begins."""
+        return bool(self.approval) or self.declaration.approval
 
     def stored_params(self) -> dict[str, Any]:
         """The parameters as a job keeps them: sizes in bytes, absent ones left out."""

@@ -30,6 +30,10 @@ class VolumeState(StrEnum):
     REMOVED = "removed"
 
 
+#: Volumes in these states take up what their backend has promised.
+PROMISED_STATES = (VolumeState.AVAILABLE, VolumeState.RESTRICTED, VolumeState.ERROR)
+
+
 class SnapshotState(StrEnum):
     """What a snapshot is."""
 

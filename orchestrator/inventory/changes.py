@@ -10,7 +10,10 @@ from typing import Any
 
 from sqlalchemy import Connection, Table, and_, delete, or_, select, update
 
-from orchestrator.domain.states import PolicyState, SnapshotState, VolumeState
+from orchestrator.audit.events import Event, record
+from orchestrator.audit.findings import AuditResult, write_audit
+from orchestrator.domain.states import PROMISED_STATES, PolicyState, SnapshotState, VolumeState
+from orchestrator.inventory import promises
 from orchestrator.store.asking import Asked, Question, Rows, ask, one_of
 from orchestrator.store.bulk import among, insert_rows, updated
 from orchestrator.store.tables import (
@@ -45,9 +48,46 @@ class Adopted:
 
 @dataclass(frozen=True)
 class VolumeGone:
-    """The volume no longer exists; its lock, attachments and snapshots go with it."""
+    """The volume no longer exists; its lock, attachments and snapshots go with it.
+
+    ``forgotten``: its storage was left where it is.
+    """
 
     volume_id: str
+    forgotten: bool = False
+
+
+@dataclass(frozen=True)
+class SnapshotFound:
+    """A snapshot that was on the storage is in the inventory from now on.
+
+    The columns of `snapshots`; its time is added.
+    """
+
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class LockGone:
+    """The lock that this host has on the volume is broken, as the event tells."""
+
+    volume_id: str
+    owner: str
+    event: Event
+
+
+@dataclass(frozen=True)
+class Recounted:
+    """What the backend has promised is counted anew, from its volumes and unfinished jobs."""
+
+    backend_id: int
+
+
+@dataclass(frozen=True)
+class Audited:
+    """What an audit of the backend has found, and which open findings are closed by it."""
+
+    result: AuditResult
 
 
 @dataclass(frozen=True)
@@ -90,7 +130,21 @@ class Opened:
     opening: str | None
 
 
-Change = Set | Adopted | VolumeGone | SnapshotGone | PolicyGone | Attached | Detached | Opened
+_Use = Attached | Detached | Opened | LockGone
+Change = (
+    Set
+    | Adopted
+    | VolumeGone
+    | SnapshotGone
+    | SnapshotFound
+    | PolicyGone
+    | _Use
+    | Recounted
+    | Audited
+)
+
+#: What is kept of a volume that was forgotten, not removed.
+FORGOTTEN = "forgotten"
 
 
 def set_volume(volume_id: str, **values: Any) -> Set:
@@ -130,9 +184,6 @@ def _key(table: Table) -> str:
 #: Tables whose rows tell when they were changed.
 _STAMPED = (volumes, policies)
 
-#: Volumes in these states take up what their backend has promised.
-_PROMISED = (VolumeState.AVAILABLE, VolumeState.RESTRICTED, VolumeState.ERROR)
-
 _BEFORE = Question(
     lambda d: select(
         volumes.c.id, volumes.c.backend_id, volumes.c.state, volumes.c.size_bytes
@@ -148,9 +199,13 @@ class Changes:
     merged: dict[tuple[Table, str | int], dict[str, Any]]
     adopted: list[Adopted]
     gone_volumes: list[str]
+    forgotten: list[str]
     gone_snapshots: list[str]
+    found_snapshots: list[dict[str, Any]]
     gone_policies: list[str]
-    uses: list[Attached | Detached | Opened]
+    uses: list[_Use]
+    recounted: list[int]
+    audits: list[AuditResult]
 
     def volumes_before(self) -> list[Asked]:
         """Ask for the volumes whose size or state changes, as they are; for `room`."""
@@ -166,9 +221,9 @@ class Changes:
         room: Counter[int] = Counter()
         for row in before:
             new = resized[row["id"]]
-            if new.get("state", row["state"]) in _PROMISED:
+            if new.get("state", row["state"]) in PROMISED_STATES:
                 room[row["backend_id"]] += int(new.get("size_bytes") or row["size_bytes"])
-            if row["state"] in _PROMISED:
+            if row["state"] in PROMISED_STATES:
                 room[row["backend_id"]] -= row["size_bytes"]
         for one in self.adopted:
             room[one.volume["backend_id"]] += one.volume["size_bytes"]
@@ -203,8 +258,21 @@ class Changes:
                 .where(among(connection, policies.c.uid, self.gone_policies))
                 .values(state=PolicyState.REMOVED, removed_at=now, changed_at=now)
             )
+        if self.forgotten:
+            connection.execute(
+                update(volumes)
+                .where(among(connection, volumes.c.id, self.forgotten))
+                .values(detail=FORGOTTEN)
+            )
+        if self.found_snapshots:
+            kept = [{**row, "created_at": now} for row in self.found_snapshots]
+            insert_rows(connection, snapshots, kept)
         if self.uses:
             _use(connection, self.uses, now)
+        for result in self.audits:
+            write_audit(connection, result, now)
+        for backend_id in self.recounted:
+            promises.recount(connection, backend_id)
 
     def _resized(self) -> dict[str | int, dict[str, Any]]:
         found: dict[str | int, dict[str, Any]] = {
@@ -217,19 +285,27 @@ class Changes:
 
 def merge(changes: Iterable[Change]) -> Changes:
     """Merge changes, in their order."""
-    merged = Changes(defaultdict(dict), [], [], [], [], [])
+    merged = Changes(defaultdict(dict), [], [], [], [], [], [], [], [], [])
     for change in changes:
         match change:
             case Set(table, id_, values):
                 merged.merged[table, id_].update(values)
             case Adopted():
                 merged.adopted.append(change)
-            case VolumeGone(volume_id):
+            case VolumeGone(volume_id, forgotten):
                 merged.gone_volumes.append(volume_id)
+                if forgotten:
+                    merged.forgotten.append(volume_id)
             case SnapshotGone(snapshot_id):
                 merged.gone_snapshots.append(snapshot_id)
+            case SnapshotFound(found):
+                merged.found_snapshots.append(found)
             case PolicyGone(policy_id):
                 merged.gone_policies.append(policy_id)
+            case Recounted(backend_id):
+                merged.recounted.append(backend_id)
+            case Audited(result):
+                merged.audits.append(result)
             case _:
                 merged.uses.append(change)
     return merged
@@ -259,8 +335,15 @@ def _remove_volumes(connection: Connection, ids: list[str], now: datetime) -> No
     )
 
 
-def _use(connection: Connection, uses: list[Attached | Detached | Opened], now: datetime) -> None:
+def _use(connection: Connection, uses: list[_Use], now: datetime) -> None:
     for change in uses:
+        if isinstance(change, LockGone):
+            broken = connection.execute(
+                delete(locks).where(
+                    locks.c.volume_id == change.volume_id, locks.c.owner == change.owner
+                )
+            )
+            record(connection, [change.event] * broken.rowcount, now)
         if isinstance(change, Opened):
             connection.execute(
                 update(attachments)

@@ -30,6 +30,7 @@ from orchestrator.domain.states import JobState
 from orchestrator.inventory.hosts import live_hosts
 from orchestrator.jobs import rules
 from orchestrator.jobs.lanes import (
+    UNAPPROVED,
     hold_tails,
     hold_unfinished,
     junction_lane,
@@ -106,8 +107,14 @@ class Draft:
         return self.request.declaration.destructive and self.request.after == "success"
 
     def later(self, now: datetime) -> bool:
-        """Whether it has a start time ahead."""
-        return self.request.run_at is not None and self.request.run_at > now
+        """Whether it has a start time ahead, or has to be approved first."""
+        begins = self.begins
+        return begins is not None and begins > now
+
+    @property
+    def begins(self) -> datetime | None:
+        """Its start time, if it has one; one that has to be approved has none that will come."""
+        return UNAPPROVED if self.request.needs_approval else self.request.run_at
 
     def field(self, name: str) -> str:
         """How a message names a field of its request."""
@@ -444,7 +451,7 @@ class Drafts:
 
     def _check_later(self, draft: Draft) -> None:
         """Check a job with a start time ahead against what will be there then."""
-        moment = draft.request.run_at
+        moment = draft.begins
         assert moment is not None  # noqa: S101 - that is what later means
         before = self.outlook.due_by(draft.lanes, moment)
         touched = {target_of(lane) for lane in draft.lanes}
@@ -592,6 +599,8 @@ class Drafts:
         for lane in draft.lanes:
             if ahead := self.outlook.ahead.get(lane):
                 told.append(f"job {ahead[-1]} on {lane}")
+        if draft.request.needs_approval:
+            told.append("an approval")
         if draft.request.run_at is not None:
             told.append(draft.request.run_at.isoformat())
         return told

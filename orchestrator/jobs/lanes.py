@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Boolean, Connection, Select, and_, exists, or_, select, text, update
@@ -37,9 +38,12 @@ _LOCK = Question(
 _SQLITE_NOW = "strftime('%Y-%m-%d %H:%M:%f000', 'now') AS now"
 
 
+#: The start time of a job that waits for an approval: it does not come by itself.
+UNAPPROVED = datetime(9999, 1, 1, tzinfo=UTC)
+
 #: What stands before the name in lanes of other things than volumes: no volume's name begins
 #: with a dash.
-_POLICY, _JUNCTION = "-policy/", "-junction"
+_POLICY, _JUNCTION, _AUDIT = "-policy/", "-junction", "-audit"
 
 
 def lanes_of(
@@ -66,6 +70,8 @@ def lanes_of(
                 keys.add(policy_lane(backend, policy or ""))
             case Lane.BACKEND:
                 keys.add(f"{backend}/")  # no volume has this name
+            case Lane.AUDIT:
+                keys.add(f"{backend}/{_AUDIT}")
     return sorted(keys)
 
 

@@ -11,7 +11,7 @@ from orchestrator.domain.errors import WrongState
 from orchestrator.domain.requests import JobRequest, parse_request
 from orchestrator.domain.states import JobState
 from orchestrator.jobs.views import not_there
-from orchestrator.store.tables import backends, jobs
+from orchestrator.store.tables import backends, job_approvals, jobs
 
 
 def retry_request(connection: Connection, job_id: int) -> tuple[JobRequest, dict[str, Any]]:
@@ -49,6 +49,7 @@ def retry_request(connection: Connection, job_id: int) -> tuple[JobRequest, dict
         "max_attempts": row["max_attempts"],
         "reason": row["reason"],
         "after": row["after"],
+        "approval": _needed_approval(connection, job_id),
     }
     bound: dict[str, Any] = {"retry_of": job_id}
     if not action.creates:
@@ -58,3 +59,8 @@ def retry_request(connection: Connection, job_id: int) -> tuple[JobRequest, dict
     else:
         bound |= {"source_id": row["source_id"], "snapshot_id": row["snapshot_id"]}
     return parse_request(written), bound
+
+
+def _needed_approval(connection: Connection, job_id: int) -> bool | None:
+    query = select(job_approvals.c.job_id).where(job_approvals.c.job_id == job_id)
+    return True if connection.execute(query).first() is not None else None

@@ -23,7 +23,14 @@ from orchestrator.jobs.turns import Turns, in_batch
 from orchestrator.jobs.wakeups import backend_queue
 from orchestrator.store.asking import put_off
 from orchestrator.store.bulk import draw, insert_rows, inserted
-from orchestrator.store.tables import batches, idempotency_keys, job_dependencies, job_lanes, jobs
+from orchestrator.store.tables import (
+    batches,
+    idempotency_keys,
+    job_approvals,
+    job_dependencies,
+    job_lanes,
+    jobs,
+)
 
 
 def submit(
@@ -145,6 +152,11 @@ def _store(drafts: Drafts, max_attempts: int, turns: Turns) -> dict[int, Accepte
         for key, some in together.items()
         if some[0].submission.idempotency_key is not None
     ]
+    approvals = [
+        {"job_id": ids[draft.number], "approved_by": None, "approved_at": None}
+        for draft in accepted
+        if draft.request.needs_approval
+    ]
     happened = [_event(rows[draft.number], draft.intent.backend) for draft in accepted]
     room, limits = _room(drafts)
     put_off(
@@ -155,6 +167,7 @@ def _store(drafts: Drafts, max_attempts: int, turns: Turns) -> dict[int, Accepte
             for table, some in (
                 (job_lanes, lanes),
                 (job_dependencies, dependencies),
+                (job_approvals, approvals),
                 (idempotency_keys, keys),
             )
             if some
@@ -263,7 +276,7 @@ def _row(
         "attempt": 0,
         "max_attempts": request.max_attempts or max_attempts,
         "run_at": request.run_at,
-        "not_before": request.run_at if draft.later(drafts.now) else None,
+        "not_before": draft.begins if draft.later(drafts.now) else None,
         "submitted_by": submitter,
         "reason": intent.reason,
         "batch_id": batch_id,

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, func, select
 from orchestrator.domain.errors import StillWorking
 from orchestrator.domain.states import BackendState, JobState
 from orchestrator.inventory.hosts import ALIVE_SECONDS
-from orchestrator.jobs.lanes import due
+from orchestrator.jobs.lanes import UNAPPROVED, due
 from orchestrator.store.asking import Question, Rows, ask, one_of
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import backends, job_dependencies, job_lanes, jobs, workers
@@ -130,6 +130,13 @@ def waiting_on(connection: Connection, rows: Rows) -> dict[int, Waiting]:
                     "detail": f"no live worker serves {row['queue']}: start one",
                 }
         elif later is not None and later > now:
+            if later == UNAPPROVED:
+                found[job_id] = {
+                    "kind": "approval",
+                    "detail": "an administrator has to approve it: "
+                    f"'orchestrator job approve {job_id}'",
+                }
+                continue
             kind, text = _waits_for_time(row)
             found[job_id] = {"kind": kind, "until": later, "detail": f"{text} is {later:%FT%TZ}"}
         elif job_id in needed:

@@ -745,6 +745,8 @@ findings = Table(
     #: The audit that saw it last.
     Column("last_seen_by", BigInteger, nullable=False),
     Column("closed_at", UtcDateTime),
+    #: The latest job that was to repair it.
+    Column("repair_job", BigInteger),
     CheckConstraint(_one_of("kind", FindingKind), name="kind"),
     CheckConstraint(_one_of("state", FindingState), name="state"),
     CheckConstraint("(state = 'closed') = (closed_at IS NOT NULL)", name="closed"),

@@ -116,6 +116,8 @@ class VolumeFacts:
     address: str | None = None
     #: How much of what is reserved for snapshots they use.
     snapshot_reserve_used_percent: int | None = None
+    #: Whether it is in use on this host; None: not to be told while listing.
+    attached: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

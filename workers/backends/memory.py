@@ -60,7 +60,8 @@ NAP = 0.05
 
 _FACTS = """
     id, name, size, length(contents), metadata, restored_by, exports.settings AS settings,
-    (SELECT name FROM policies WHERE policies.n = exports.policy) AS policy
+    (SELECT name FROM policies WHERE policies.n = exports.policy) AS policy,
+    EXISTS (SELECT 1 FROM attachments WHERE attachments.volume = volumes.id) AS attached
 """
 _FROM = "volumes LEFT JOIN exports ON exports.volume = volumes.id"
 
@@ -592,7 +593,7 @@ class MemoryDriver(Driver):
         return None if row is None else self._volume_facts(row)
 
     def _volume_facts(self, row: Any) -> VolumeFacts:
-        volume_id, name, size, used, metadata, restored_by, settings, policy = row
+        volume_id, name, size, used, metadata, restored_by, settings, policy, attached = row
         return VolumeFacts(
             id=volume_id,
             name=name,
@@ -603,6 +604,7 @@ class MemoryDriver(Driver):
             settings=json.loads(settings) if settings else {},
             policy=policy,
             address=self.options.filer_address,
+            attached=bool(attached),
         )
 
     def _present(self, db: sqlite3.Connection, volume: VolumeRef) -> VolumeFacts:

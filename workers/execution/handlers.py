@@ -12,7 +12,6 @@ from typing import Any
 
 from sqlalchemy import select
 
-from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import (
     BackendError,
     Conflict,
@@ -22,7 +21,7 @@ from orchestrator.domain.errors import (
     Problem,
 )
 from orchestrator.domain.sizes import round_up
-from orchestrator.domain.states import BackendState, SnapshotState, VolumeState
+from orchestrator.domain.states import BackendState, FindingKind, SnapshotState, VolumeState
 from orchestrator.inventory.changes import (
     Adopted,
     Change,
@@ -38,7 +37,9 @@ from orchestrator.jobs.claim import size_wanted
 from orchestrator.jobs.rules import newer_snapshots
 from orchestrator.store.tables import volumes
 from workers.backends.interface import SnapshotRef
-from workers.execution import exports, transfers
+from workers.execution import exports, repairs, transfers
+from workers.execution.auditing import audit
+from workers.execution.auditing.comparing import differences as compared
 from workers.execution.refresh import look_at
 from workers.execution.work import (
     Done,
@@ -242,7 +243,7 @@ def _refuse_while_used(work: Work) -> None:
 def forget(work: Work) -> Done:
     """Strike a volume from the inventory; the storage is not touched."""
     return Done(
-        changes=[VolumeGone(work.volume.id)],
+        changes=[VolumeGone(work.volume.id, forgotten=True)],
         before={"state": recorded_volume(work).state},
         after={"state": VolumeState.REMOVED, "forgotten": True},
     )
@@ -331,24 +332,18 @@ def verify(work: Work) -> Done:
     facts = work.driver.inspect(work.volume)
     if facts is None:
         return Done(result={"agrees": False, "differences": {"storage": "there is none"}})
-    differences: dict[str, Any] = {}
-    for name, recorded, found in (
-        ("size_bytes", record.size_bytes, facts.size_bytes),
-        ("name", record.name, facts.name),
-        ("metadata", record.metadata, dict(facts.metadata)),
-    ):
-        if recorded != found and name not in work.driver.cannot_tell:
-            differences[name] = {"recorded": recorded, "found": found}
-    if "policy" in work.driver.capabilities() and record.policy != facts.policy:
-        differences["policy"] = {"recorded": record.policy, "found": facts.policy}
-    for name in sorted(DRIVERS[work.claim.driver].settings & record.settings.keys()):
-        kept, there = record.settings[name], facts.settings.get(name)
-        if kept != there:
-            differences[f"settings.{name}"] = {"recorded": kept, "found": there}
-    recorded_names = sorted(record.snapshots)
-    found_names = sorted(found.name for found in work.driver.list_snapshots(work.volume))
-    if recorded_names != found_names:
-        differences["snapshots"] = {"recorded": recorded_names, "found": found_names}
+    snapshots = work.driver.list_snapshots(work.volume)
+    differing = list(compared(work.claim.driver, work.driver, record, facts, snapshots))
+    differences: dict[str, Any] = {
+        one.part: {"recorded": one.recorded, "found": one.found}
+        for one in differing
+        if one.kind is not FindingKind.SNAPSHOT
+    }
+    if len(differing) > len(differences):
+        differences["snapshots"] = {
+            "recorded": sorted(record.snapshots),
+            "found": sorted(found.name for found in snapshots),
+        }
     result = {"agrees": not differences, "differences": differences, **sizes_of(facts)}
     if record.state is not VolumeState.ERROR or differences:
         return Done(result=result)
@@ -539,6 +534,10 @@ HANDLERS: dict[str, Handler] = {
     "volume.purge": remove,
     "volume.forget": forget,
     "volume.adopt": adopt,
+    "volume.reconcile": repairs.reconcile,
+    "volume.recreate": repairs.recreate,
+    "volume.remove_orphan": repairs.remove_orphan,
+    "volume.break_lock": repairs.break_lock,
     "volume.verify": verify,
     "volume.attach": attach,
     "volume.detach": detach,
@@ -556,6 +555,8 @@ HANDLERS: dict[str, Handler] = {
     "volume.client_locks": client_locks,
     "backend.refresh": refresh,
     "backend.verify": verify_backend,
+    "backend.audit": audit,
+    "backend.recount": repairs.recount,
     "backend.diagnose": diagnose,
     "backend.drain": drain,
     "backend.resume": resume,
@@ -568,6 +569,8 @@ UNDOING: dict[str, Undo] = {"volume.export": transfers.take_back}
 WITHOUT_STORAGE = frozenset(
     {
         "volume.forget",
+        "volume.break_lock",
+        "backend.recount",
         "backend.refresh",
         "backend.verify",
         "backend.diagnose",

@@ -17,7 +17,7 @@ from orchestrator.jobs.claim import Claim, Step, parameters_wanted, write_step
 from orchestrator.jobs.outlook import VolumeOutlook
 from orchestrator.jobs.rates import take_turn
 from orchestrator.machine import boot_id
-from orchestrator.settings import TransferSettings
+from orchestrator.settings import AuditSettings, TransferSettings
 from orchestrator.store.database import Database
 from workers.backends.interface import (
     Call,
@@ -55,6 +55,7 @@ class Here:
     drivers: Mapping[int, Driver]
     intervals: Mapping[int, Mapping[str, float]]
     transfer: TransferSettings
+    audit: AuditSettings
 
 
 class Work:

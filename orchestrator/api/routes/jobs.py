@@ -34,6 +34,7 @@ from orchestrator.domain.errors import InvalidInput
 from orchestrator.domain.names import BackendName, HostName, SnapshotName, VolumeName
 from orchestrator.domain.requests import MAX_ID, AnyJobRequest, JobId, Moment, Priority
 from orchestrator.domain.states import JobState
+from orchestrator.jobs import approvals
 from orchestrator.jobs import archive as archiving
 from orchestrator.jobs import cancel as canceling
 from orchestrator.jobs.retry import retry_request
@@ -247,6 +248,15 @@ async def retry(
         requests=[request], actor=actor, reason=reason, idempotency_key=key, bound={0: bound}
     )
     return await answer(service, submission, wait=wait)
+
+
+@router.post("/{job_id}/approve", response_model=models.Job)
+def approve(
+    service: ServiceHere, actor: Admin, job_id: IdInPath, reason: ReasonHeader = None
+) -> dict[str, Any]:
+    """Let a job begin that waits for an approval."""
+    service.write(lambda connection: approvals.approve(connection, job_id, actor, reason))
+    return service.read(lambda connection: job_view(connection, job_id))
 
 
 class JobChange(BaseModel):

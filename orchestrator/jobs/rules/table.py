@@ -58,6 +58,12 @@ from orchestrator.jobs.rules.making import (
     play_clone,
     play_create,
 )
+from orchestrator.jobs.rules.repairing import (
+    check_forget,
+    check_recreate,
+    check_remove_orphan,
+    play_recreate,
+)
 from orchestrator.jobs.rules.snapshots import (
     check_delete_snapshot,
     check_snapshot,
@@ -166,8 +172,12 @@ RULES: dict[str, Rule] = {
     "volume.unrestrict": Rule(check_unrestrict, becomes(VolumeState.AVAILABLE)),
     "volume.remove": Rule(check_remove, play_remove),
     "volume.purge": Rule(check_remove, play_remove),
-    "volume.forget": Rule(check_any_state, play_remove),
+    "volume.forget": Rule(check_forget, play_remove),
     "volume.adopt": Rule(check_adopt, play_adopt),
+    "volume.reconcile": Rule(check_any_state, nothing),
+    "volume.recreate": Rule(check_recreate, play_recreate),
+    "volume.remove_orphan": Rule(check_remove_orphan, nothing),
+    "volume.break_lock": Rule(check_any_state, nothing),
     "volume.verify": Rule(check_any_state, nothing),
     "volume.attach": Rule(check_attach, play_attach),
     "volume.detach": Rule(check_detach, play_detach),
@@ -185,6 +195,8 @@ RULES: dict[str, Rule] = {
     "volume.client_locks": Rule(check_any_state, nothing),
     "backend.refresh": Rule(nothing, nothing),
     "backend.verify": Rule(nothing, nothing),
+    "backend.audit": Rule(nothing, nothing),
+    "backend.recount": Rule(nothing, nothing),
     "backend.diagnose": Rule(nothing, nothing),
     "backend.drain": Rule(nothing, nothing),
     "backend.resume": Rule(nothing, nothing),

@@ -11,6 +11,7 @@ from orchestrator.domain.drivers import DRIVERS, DriverOptions, FileOptions
 from orchestrator.domain.errors import Conflict, NotFound, UnknownVolume
 from orchestrator.domain.sizes import round_up
 from workers.backends.file import copying, layout, loops
+from workers.backends.file.adopting import adopt_volume
 from workers.backends.file.building import Built, building, clear, exchange
 from workers.backends.file.contents import (
     overwrite,
@@ -112,8 +113,9 @@ class FileDriver(Driver):
 
     def list_volumes(self) -> Iterator[VolumeFacts]:
         with translated(self.backend), self._tree() as tree:
+            held = loops.Held()
             for image in walk(tree, layout.VOLUMES):
-                yield volume_facts(image)
+                yield replace(volume_facts(image), attached=image.status in held)
 
     def inspect(self, volume: VolumeRef) -> VolumeFacts | None:
         with translated(self.backend), self._tree() as tree, found(tree, volume) as image:
@@ -190,6 +192,10 @@ class FileDriver(Driver):
                 take(tree, source, built, call, size=size)
 
             return make_volume(tree, volume, size, metadata, fill, call)
+
+    def adopt(self, volume: VolumeRef, call: Call, *, instead_of: str | None = None) -> VolumeFacts:
+        with translated(self.backend), self._tree() as tree:
+            return adopt_volume(tree, volume, instead_of, call)
 
     def create_snapshot(self, snapshot: SnapshotRef, call: Call) -> SnapshotFacts:
         with translated(self.backend), self._tree() as tree:

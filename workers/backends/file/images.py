@@ -23,7 +23,6 @@ from workers.backends.interface import Call, SnapshotRef, VolumeRef, check_id
 from workers.files import open_directory, open_file
 
 _BLOCK = 512  # what st_blocks counts, whatever the file system's own blocks are
-_LANE = re.compile(r"[0-9a-f]{2}")
 #: How often an image is looked for again that was exchanged between finding and locking.
 _TRIES = 10
 _ANY_ID = re.compile(r"[0-9a-f]{32}\.img")
@@ -205,10 +204,11 @@ def refuse_late(tree: Tree, stamp: Stamp, call: Call) -> Stamp:
     return replace(stamp, installation=tree.installation, fence=call.fence)
 
 
-def refuse_taken(tree: Tree, place: layout.Place) -> None:
-    """`AlreadyExists` if an image with this name is there, whatever its id."""
+def refuse_taken(tree: Tree, place: layout.Place, *, besides: str | None = None) -> None:
+    """`AlreadyExists` if an image with this name is there, whatever its id, but ``besides``."""
     for file in tree.list_names(*place.directory):
-        if file.startswith(place.prefix) and _ANY_ID.fullmatch(file, len(place.prefix)):
+        taken = file.startswith(place.prefix) and _ANY_ID.fullmatch(file, len(place.prefix))
+        if taken and file != besides:
             raise AlreadyExists(f"{'/'.join((*place.directory, file))} already has this name")
 
 
@@ -282,7 +282,7 @@ def _files_in(above: int, parts: tuple[str, ...]) -> Iterator[tuple[tuple[str, .
         for entry in entries:
             if not entry.is_dir(follow_symlinks=False):
                 yield parts, above, entry.name
-            elif layout.is_continued(entry.name) or (lanes and _LANE.fullmatch(entry.name)):
+            elif layout.is_continued(entry.name) or (lanes and layout.is_lane(entry.name)):
                 try:
                     below = open_directory(above, entry.name)
                 except FileNotFoundError:

@@ -37,6 +37,7 @@ SNAPSHOTS = ("snapshots",)
 CHUNK = 200
 #: Ends the directories of a split name. It appears in no name, so nothing collides with it.
 CONTINUED = "~"
+_LANE = re.compile(r"[0-9a-f]{2}")
 _IMAGE = re.compile(r"([^~]{1,200})~([0-9a-f]{32})\.img", re.DOTALL)
 _ESCAPED = re.compile(r"%([0-9A-F]{2})")
 #: Colons are escaped for file systems and tools that give them a meaning.
@@ -98,6 +99,21 @@ def unescape(text: str) -> str | None:
     except InvalidName:
         return None
     return name if escape(name) == text else None
+
+
+def is_lane(directory: str) -> bool:
+    """Whether a directory below the volumes holds some of them."""
+    return _LANE.fullmatch(directory) is not None
+
+
+def holds_volumes(directory: tuple[str, ...]) -> bool:
+    """Whether the files of a directory are listed as volumes."""
+    below = directory[1:]
+    return (
+        directory[:1] == VOLUMES
+        and (not below or is_lane(below[0]) or is_continued(below[0]))
+        and all(is_continued(part) for part in below[1:])
+    )
 
 
 def is_continued(directory: str) -> bool:

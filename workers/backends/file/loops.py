@@ -12,6 +12,8 @@ import fcntl
 import os
 import struct
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,6 +77,38 @@ def loops_of(image: os.stat_result) -> list[Loop]:
             if loop is not None:
                 found.append(loop)
     return sorted(found, key=lambda loop: loop.number)
+
+
+class Held:
+    """The images that devices of this host hold now: one look, however many are asked about."""
+
+    def __init__(self) -> None:
+        self._images = set(_images())
+
+    def __contains__(self, image: os.stat_result) -> bool:
+        return (_kernel_number(image.st_dev), image.st_ino) in self._images
+
+
+def _images() -> Iterator[tuple[int, int]]:
+    for entry in _BLOCK.glob("loop*"):
+        if not (entry / "loop" / "backing_file").exists():
+            continue
+        try:
+            device = _open_device(int(entry.name.removeprefix("loop")), os.O_RDONLY)
+        except (PermissionError, FileNotFoundError):
+            with suppress(FileNotFoundError, PermissionError):
+                there = Path((entry / "loop" / "backing_file").read_text().rstrip("\n")).stat()
+                yield _kernel_number(there.st_dev), there.st_ino
+            continue
+        try:
+            status = _status(device)
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # gone meanwhile
+                raise
+        else:
+            yield status[0], status[1]
+        finally:
+            os.close(device)
 
 
 def attach(image: int, path: str, *, read_only: bool) -> Loop:

@@ -40,7 +40,7 @@ def make_volume(
                     size_bytes=there.status.st_size,
                 )
             return volume_facts(there)
-    stamp = replace(_stamp(tree, volume, call), metadata=dict(metadata))
+    stamp = replace(new_stamp(tree, volume, call), metadata=dict(metadata))
     with building(tree, volume.id, call) as built:
         fill(built)
         publish(tree, built, place, stamp, call)
@@ -59,7 +59,7 @@ def make_snapshot(tree: Tree, snapshot: SnapshotRef, call: Call) -> SnapshotFact
     with building(tree, snapshot.id, call) as built:
         take(tree, snapshot.volume, built, call)
         stamp = replace(
-            _stamp(tree, snapshot, call),
+            new_stamp(tree, snapshot, call),
             volume=snapshot.volume.id,
             order=_last_order(tree, snapshot.volume) + 1,
         )
@@ -72,7 +72,8 @@ def _last_order(tree: Tree, volume: VolumeRef) -> int:
     return max((stamp.order for stamp in stamps if stamp is not None), default=0)
 
 
-def _stamp(tree: Tree, made: VolumeRef | SnapshotRef, call: Call) -> Stamp:
+def new_stamp(tree: Tree, made: VolumeRef | SnapshotRef, call: Call) -> Stamp:
+    """The stamp of what this call makes."""
     identity = read_marker(tree)
     if identity is None:
         raise IdentityMismatch(f"backend {tree.backend}: {tree.path} lost its identity marker")

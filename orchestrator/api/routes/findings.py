@@ -1,0 +1,120 @@
+"""Findings of audits, their repairs, and what is known of a restored database."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from orchestrator.api import models
+from orchestrator.api.requesting import (
+    Admin,
+    Cursor,
+    IdInPath,
+    Limit,
+    Operator,
+    PreferredWait,
+    Reader,
+    ReasonHeader,
+    ServiceHere,
+    cursor_for,
+    position_of,
+)
+from orchestrator.api.routes.jobs import SUBMITTED, Plan
+from orchestrator.api.submitting import answer, told
+from orchestrator.audit import restored
+from orchestrator.audit.findings import finding, list_findings
+from orchestrator.audit.repairing import finding_view, note_repair, repair_submission
+from orchestrator.domain.names import BackendName
+from orchestrator.domain.states import FindingKind, FindingState
+
+router = APIRouter(prefix="/v1", tags=["audit"])
+
+
+@router.get("/findings", response_model=models.Page[models.Finding])
+def list_(
+    service: ServiceHere,
+    _actor: Reader,
+    backend: BackendName | None = None,
+    kind: FindingKind | None = None,
+    state: Annotated[FindingState | None, Query(description="All, if absent.")] = None,
+    limit: Limit = 100,
+    cursor: Cursor = None,
+) -> dict[str, Any]:
+    """List findings, newest first."""
+    before = position_of(cursor, int)
+    filters = {"backend": backend, "kind": kind, "state": state}
+    given = {name: value for name, value in filters.items() if value is not None}
+    rows: Any = service.read(lambda c: list_findings(c, given, before=before, limit=limit))
+    more = cursor_for(rows[-1]["id"]) if len(rows) == limit else None
+    return {"items": [finding_view(row) for row in rows], "cursor": more}
+
+
+@router.get("/findings/{finding_id}", response_model=models.Finding)
+def show(service: ServiceHere, _actor: Reader, finding_id: IdInPath) -> dict[str, Any]:
+    """Read a finding with the repairs that are possible."""
+    row: Any = service.read(lambda connection: finding(connection, finding_id))
+    return finding_view(row)
+
+
+class RepairRequest(BaseModel):
+    """How to repair a finding."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    repair: Annotated[str, Field(max_length=40)] = Field(
+        description="The name of one of its repairs."
+    )
+    approval: bool = Field(
+        default=False, description="It begins only once an administrator has approved it."
+    )
+
+
+@router.post(
+    "/findings/{finding_id}/repair",
+    responses=SUBMITTED,
+    status_code=202,
+    response_model=models.Job,
+)
+async def repair(
+    service: ServiceHere,
+    actor: Operator,
+    finding_id: IdInPath,
+    wanted: RepairRequest,
+    wait: PreferredWait,
+    reason: ReasonHeader = None,
+    plan: Plan = False,
+) -> Response:
+    """Submit the job that repairs a finding; the same repair after the same audit is one job."""
+    submission = await asyncio.to_thread(
+        service.read,
+        lambda connection: repair_submission(
+            connection,
+            finding_id,
+            wanted.repair,
+            actor,
+            reason=reason,
+            approval=wanted.approval or None,
+        ),
+    )
+    if plan:
+        return await answer(service, submission, wait=wait, plan=True)
+    receipt = await service.submit(submission)
+    await asyncio.to_thread(
+        service.write, lambda connection: note_repair(connection, finding_id, receipt.id)
+    )
+    return await told(service, receipt, wait)
+
+
+@router.get("/audit/restored", response_model=models.Restored)
+def show_restored(service: ServiceHere, _actor: Reader) -> dict[str, Any]:
+    """Tell whether the database was found to be older than it had been."""
+    return service.read(restored.state)
+
+
+@router.post("/audit/acknowledge", response_model=models.Restored)
+def acknowledge(service: ServiceHere, actor: Admin, reason: ReasonHeader = None) -> dict[str, Any]:
+    """Note that a restored database was seen to: rules repair findings again."""
+    return service.write(lambda c: restored.acknowledge(c, actor.name, reason))

@@ -1,0 +1,189 @@
+"""Which repairs there are for which kind of finding: each a job of its own.
+
+A repair is possible or not for one finding; `repairs_of` tells which are, with the job each
+would be. What is not ours is never removed: it can only be adopted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.domain.errors import InvalidName
+from orchestrator.domain.names import check_volume_name
+from orchestrator.domain.states import FindingKind
+
+#: What is known of whose an orphan is, by `detail["whose"]`.
+REMOVED, FORGOTTEN, UNKNOWN, FOREIGN = "removed", "forgotten", "unknown", "foreign"
+
+#: A row of `findings`, with its ``backend``; the job that repairs it, or None.
+Row = Mapping[str, Any]
+Request = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Repair:
+    """One way to make a finding untrue."""
+
+    summary: str
+    request: Callable[[Row], Request | None]
+
+
+def repairs_of(row: Row) -> dict[str, tuple[Repair, Request]]:
+    """The repairs that are possible for this finding, by name, with the job each would be."""
+    possible: dict[str, tuple[Repair, Request]] = {}
+    for name, repair in REPAIRS[FindingKind(row["kind"])].items():
+        request = repair.request(row)
+        if request is not None:
+            possible[name] = repair, {"backend": row["backend"], **request}
+    return possible
+
+
+def _of_volume(action: str, **params: Any) -> Callable[[Row], Request | None]:
+    def request(row: Row) -> Request | None:
+        if row["volume"] is None:
+            return None
+        return {"action": action, "volume": row["volume"], "params": params}
+
+    return request
+
+
+def _adopt(row: Row) -> Request | None:
+    whose = row["detail"].get("whose")
+    if whose is None or row["detail"].get("name_taken"):
+        return None
+    try:
+        check_volume_name(row["volume"])
+    except InvalidName:
+        return None
+    params = {} if whose == FOREIGN else {"take_over": True}
+    return {"action": "volume.adopt", "volume": row["volume"], "params": params}
+
+
+def _remove(row: Row) -> Request | None:
+    if row["detail"].get("whose") != REMOVED or row["detail"].get("name_taken"):
+        return None
+    params = {"finding": row["id"]}
+    return {"action": "volume.remove_orphan", "volume": row["volume"], "params": params}
+
+
+def _record_snapshots(row: Row) -> Request | None:
+    if row["detail"].get("whose") == FOREIGN:
+        return None
+    return _of_volume("volume.reconcile", what=["snapshots"])(row)
+
+
+def _reapply(row: Row) -> Request | None:
+    if row["volume"] is None and row["detail"].get("recorded") is not None:
+        return {"action": "policy.reapply", "policy": row["policy"]}
+    if row["volume"] is not None:
+        return {"action": "policy.assign", "volume": row["volume"], "policy": row["policy"]}
+    return None
+
+
+def _record_policy(row: Row) -> Request | None:
+    found = row["detail"].get("found")
+    if row["volume"] is not None:
+        known = row["detail"].get("known")
+        return _of_volume("volume.reconcile", what=["policy"])(row) if known else None
+    if found is None or row["detail"].get("recorded") is None or row["detail"].get("foreign_rules"):
+        return None
+    return {"action": "policy.set_rules", "policy": row["policy"], "params": {"rules": found}}
+
+
+def _on_host(action: str) -> Callable[[Row], Request | None]:
+    def request(row: Row) -> Request | None:
+        if action == "volume.detach" and row["detail"].get("recorded") is None:
+            return None
+        params = {}
+        if action == "volume.attach" and row["detail"].get("read_only"):
+            params = {"read_only": True}
+        target = {"volume": row["volume"], "host": row["host"]}
+        return {"action": action, **target, "params": params}
+
+    return request
+
+
+def _differs(what: str) -> Callable[[Row], Request | None]:
+    def request(row: Row) -> Request | None:
+        if row["detail"].get("what") != what:
+            return None
+        if what == "name":
+            new_name = {"new_name": row["detail"]["found"]}
+            return _of_volume("volume.rename", **new_name)(row)
+        return _of_volume("volume.reconcile", what=[what])(row)
+
+    return request
+
+
+def _record_differing(row: Row) -> Request | None:
+    return next(
+        filter(None, (_differs(one)(row) for one in ("name", "metadata", "settings"))), None
+    )
+
+
+def _apply(row: Row) -> Request | None:
+    what, recorded, found = (row["detail"].get(key) for key in ("what", "recorded", "found"))
+    if what == "metadata":
+        changed = {**dict.fromkeys(found or {}), **(recorded or {})}
+        return _of_volume("volume.update", metadata=changed)(row) if changed else None
+    if what == "settings":
+        return _of_volume("volume.update", settings=recorded)(row)
+    return None
+
+
+def _forget_stuck(row: Row) -> Request | None:
+    return _of_volume("volume.forget")(row) if row["detail"].get("what") == "pending" else None
+
+
+def _break_stuck(row: Row) -> Request | None:
+    return _of_volume("volume.break_lock")(row) if row["detail"].get("what") == "lock" else None
+
+
+_BREAK = Repair("Break the lock.", _of_volume("volume.break_lock"))
+
+#: By kind of finding and name.
+REPAIRS: dict[FindingKind, dict[str, Repair]] = {
+    FindingKind.ORPHAN: {
+        "adopt": Repair("Take it into the inventory.", _adopt),
+        "remove": Repair("Remove what is left of a volume that was removed.", _remove),
+    },
+    FindingKind.GHOST: {
+        "forget": Repair("Strike the volume from the inventory.", _of_volume("volume.forget")),
+        "recreate": Repair("Make it anew, empty.", _of_volume("volume.recreate")),
+    },
+    FindingKind.SIZE: {
+        "record": Repair(
+            "Record the size that the storage has.", _of_volume("volume.reconcile", what=["size"])
+        ),
+    },
+    FindingKind.SNAPSHOT: {
+        "record": Repair("Record the snapshots that there are.", _record_snapshots),
+    },
+    FindingKind.POLICY: {
+        "reapply": Repair("Make the storage's what is recorded.", _reapply),
+        "record": Repair("Record what the storage has.", _record_policy),
+    },
+    FindingKind.ATTACHMENT: {
+        "attach": Repair("Attach it, or record that it is attached.", _on_host("volume.attach")),
+        "detach": Repair("Record that it is not attached.", _on_host("volume.detach")),
+    },
+    FindingKind.LOCK: {"break": _BREAK},
+    FindingKind.METADATA: {
+        "record": Repair("Record what the storage has.", _record_differing),
+        "apply": Repair("Make the storage's what is recorded.", _apply),
+    },
+    FindingKind.STUCK: {
+        "break": Repair("Break the lock.", _break_stuck),
+        "forget": Repair("Strike the volume that nothing makes any more.", _forget_stuck),
+    },
+    FindingKind.CAPACITY: {
+        "recount": Repair(
+            "Count anew what is promised.",
+            lambda row: (
+                {"action": "backend.recount"} if row["detail"].get("what") == "sum" else None
+            ),
+        ),
+    },
+}

@@ -1,0 +1,366 @@
+"""Audits: what was done behind the product's back is found, named and repaired; nothing else is."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text, update
+
+from orchestrator.audit.findings import list_findings
+from orchestrator.audit.repairing import finding_view, repair_submission
+from orchestrator.inventory.hosts import seen
+from orchestrator.inventory.locks import take
+from orchestrator.jobs.approvals import approve
+from orchestrator.jobs.schedule import queue_due
+from orchestrator.jobs.submission import Submission
+from orchestrator.jobs.submit import submit
+from orchestrator.machine import boot_id
+from orchestrator.settings import Settings
+from orchestrator.store.columns import db_now
+from orchestrator.store.tables import jobs, workers
+from tests.engine.conftest import ADMIN, Engine, act, create
+from workers.backends.file import loops
+from workers.backends.memory import MemoryDriver
+
+MIB = 2**20
+
+
+class Audited:
+    """An engine with something on both of its backends, and a look at what audits find."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.root = Path(engine.settings.data) / "volumes"
+
+    def beat(self) -> None:
+        """Let the worker count as alive."""
+        with self.engine.database.write() as connection:
+            seen(
+                connection,
+                "worker-1",
+                host="here",
+                pid=1,
+                boot_id=boot_id(),
+                queues=self.engine.worker.runner.queues,
+            )
+
+    def audit(self, backend: str) -> dict[str, Any]:
+        self.beat()
+        accepted = self.engine.submit(
+            {"action": "backend.audit", "backend": backend, "host": "here"}
+        )
+        self.work()
+        job = self.engine.job(accepted.job_ids[0])
+        assert job["state"] == "succeeded", job["error"]
+        result: dict[str, Any] = job["result"]
+        return result
+
+    def findings(self, state: str = "open") -> list[dict[str, Any]]:
+        with self.engine.database.read() as connection:
+            rows: Any = list_findings(connection, {"state": state}, before=None, limit=1000)
+            return [finding_view(row) for row in rows]
+
+    def repair(self, finding: int, name: str) -> Any:
+        with self.engine.database.read() as connection:
+            wanted = repair_submission(connection, finding, name, ADMIN)
+        self.beat()
+        job_id = self.submit(wanted)
+        self.work()
+        if self.engine.job(job_id)["waiting_on"]:
+            assert self.engine.job(job_id)["waiting_on"]["kind"] == "approval"
+            self.engine.database.transact(lambda c: approve(c, job_id, ADMIN, "tests"))
+            self.engine.database.transact(queue_due)
+            self.work()
+        return self.engine.job(job_id)
+
+    def submit(self, wanted: Submission) -> int:
+        accepted = self.engine.database.transact(lambda c: submit(c, wanted, max_attempts=5))
+        return accepted.job_ids[0]
+
+    def do(self, *requests: dict[str, Any]) -> None:
+        self.beat()
+        accepted = self.engine.submit(*requests, batch=True)
+        self.work()
+        states = [(job["state"], job["error"]) for job in map(self.engine.job, accepted.job_ids)]
+        assert all(state == "succeeded" for state, _ in states), states
+
+    def work(self) -> None:
+        for _ in range(4):
+            self.engine.work()
+
+    def image(self, volume: str) -> Path:
+        (path,) = self.root.glob(f"volumes/**/{volume}~*.img")
+        return path
+
+    def ram(self) -> MemoryDriver:
+        drivers = self.engine.worker.serving.drivers.values()
+        return next(driver for driver in drivers if isinstance(driver, MemoryDriver))
+
+    def sql(self, statement: str, **values: Any) -> None:
+        """What somebody does to the database by hand."""
+        with self.engine.database.write() as connection:
+            connection.execute(text(statement), values)
+
+    def storage_sql(self, statement: str, *values: Any) -> None:
+        """What somebody does to the memory backend by hand."""
+        with self.ram()._store.change() as db:
+            db.execute("PRAGMA defer_foreign_keys = ON")
+            db.execute(statement, values)
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    audit = settings.audit.model_copy(update={"grace_hours": 0.0})
+    return settings.model_copy(update={"audit": audit})
+
+
+@pytest.fixture
+def audited(engine: Engine) -> Iterator[Audited]:
+    made = Audited(engine)
+    for backend in ("fast", "ram"):
+        made.do(
+            create("vm1", backend=backend),
+            create("vm2", "2M", backend=backend, ref="vm2"),
+            act("snapshot.create", "vm1", backend, snapshot="s1"),
+            act("volume.update", "vm1", backend, params={"metadata": {"owner": "billing"}}),
+        )
+    made.do(
+        {
+            "action": "policy.create",
+            "backend": "ram",
+            "policy": "web",
+            "params": {"rules": ["10.0.0.0/8"]},
+        },
+    )
+    made.do(act("policy.assign", "vm1", "ram", policy="web"))
+    made.do(act("volume.attach", "vm2", "ram", host="here"))
+    yield made
+
+
+def lock_of_the_dead(audited: Audited) -> None:
+    with audited.engine.database.write() as connection:
+        row = {"id": "gone-1", "host": "gone", "pid": 1, "boot_id": None, "queues": []}
+        times = {"started_at": db_now(-9000.0), "seen_at": db_now(-9000.0)}
+        connection.execute(workers.insert().values(**row, **times))
+        take(connection, "ram", "vm1", "gone", ADMIN, seconds=None, reason=None)
+
+
+def old_job(audited: Audited) -> None:
+    accepted = audited.engine.submit(create("later", run_at="2030-01-01T00:00:00Z"))
+    with audited.engine.database.write() as connection:
+        connection.execute(
+            update(jobs)
+            .where(jobs.c.id == accepted.job_ids[0])
+            .values(created_at=db_now(-1e7), run_at=None)
+        )
+
+
+def stray_policy(audited: Audited) -> None:
+    audited.storage_sql(
+        "UPDATE policies SET rules = ? WHERE name = 'web'", json.dumps(["0.0.0.0/0"])
+    )
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Something done by hand, what an audit has to say of it, and how it can be repaired."""
+
+    does: Callable[[Audited], Any]
+    backend: str
+    kind: str
+    says: str
+    repairs: tuple[str, ...]
+    #: The sum of promises does not know what was done to rows, either.
+    miscounts: bool = False
+
+
+DAMAGES: dict[str, Damage] = {
+    "an image was removed": Damage(
+        lambda a: a.image("vm2").unlink(), "fast", "ghost", "'vm2'", ("forget", "recreate")
+    ),
+    "a volume was removed": Damage(
+        lambda a: a.storage_sql("DELETE FROM volumes WHERE name = 'free'"),
+        "ram",
+        "ghost",
+        "'free'",
+        ("forget", "recreate"),
+    ),
+    "an image was truncated": Damage(
+        lambda a: os.truncate(a.image("vm2"), MIB),
+        "fast",
+        "size",
+        "what was behind is lost",
+        ("record",),
+    ),
+    "a volume was grown": Damage(
+        lambda a: a.storage_sql("UPDATE volumes SET size = 4194304 WHERE name = 'vm2'"),
+        "ram",
+        "size",
+        "2M are recorded, and 4M there",
+        ("record",),
+    ),
+    "a snapshot was deleted": Damage(
+        lambda a: next(a.root.glob("snapshots/*/s1~*.img")).unlink(),
+        "fast",
+        "snapshot",
+        "'s1' is recorded, and the storage has none",
+        ("record",),
+    ),
+    "the row of a snapshot was deleted": Damage(
+        lambda a: a.sql("DELETE FROM snapshots WHERE name = 's1'"),
+        "fast",
+        "snapshot",
+        "'s1' is on the storage, and not recorded",
+        ("record",),
+    ),
+    "an export rule was edited": Damage(
+        stray_policy, "ram", "policy", "0.0.0.0/0", ("reapply", "record")
+    ),
+    "a volume was given another export policy": Damage(
+        lambda a: a.storage_sql("UPDATE exports SET policy = NULL"),
+        "ram",
+        "policy",
+        "no export policy",
+        ("reapply", "record"),
+    ),
+    "a file was put there": Damage(
+        lambda a: (a.root / "volumes" / "stray.raw").write_bytes(b"x" * 8192),
+        "fast",
+        "orphan",
+        "no stamp of ours",
+        ("adopt",),
+    ),
+    "a volume was made": Damage(
+        lambda a: a.storage_sql("INSERT INTO volumes (name, size) VALUES ('stray', 8192)"),
+        "ram",
+        "orphan",
+        "no stamp of ours",
+        ("adopt",),
+    ),
+    "the row of a volume was deleted": Damage(
+        lambda a: (
+            a.sql("DELETE FROM snapshots"),
+            a.sql("DELETE FROM volumes WHERE name = 'vm1' AND policy_id IS NULL"),
+        ),
+        "fast",
+        "orphan",
+        "a stamp of ours that no record has ever had",
+        ("adopt",),
+        miscounts=True,
+    ),
+    "a removed volume came back": Damage(
+        lambda a: a.sql(
+            "UPDATE volumes SET state = 'removed', removed_at = changed_at WHERE name = 'free'"
+        ),
+        "fast",
+        "orphan",
+        "of a volume that was removed",
+        ("adopt", "remove"),
+        miscounts=True,
+    ),
+    "a row was given another name": Damage(
+        lambda a: a.sql("UPDATE volumes SET name = 'other' WHERE name = 'vm2'"),
+        "fast",
+        "metadata",
+        "recorded is name 'other'",
+        ("record",),
+    ),
+    "the metadata of a row were changed": Damage(
+        lambda a: a.sql("UPDATE volumes SET metadata = '{}' WHERE name = 'vm1'"),
+        "fast",
+        "metadata",
+        "billing",
+        ("record", "apply"),
+    ),
+    "a volume was detached": Damage(
+        lambda a: a.storage_sql("DELETE FROM attachments"),
+        "ram",
+        "attachment",
+        "recorded as attached to here, and is not",
+        ("attach", "detach"),
+    ),
+    "the row of an attachment was deleted": Damage(
+        lambda a: a.sql("DELETE FROM attachments"),
+        "ram",
+        "attachment",
+        "in use here, and not recorded",
+        ("attach",),
+    ),
+    "a host died with a lock": Damage(lock_of_the_dead, "ram", "lock", "gone", ("break",)),
+    "a lock grew old": Damage(
+        lambda a: (
+            a.engine.database.transact(
+                lambda c: take(c, "ram", "vm1", "client", ADMIN, seconds=None, reason=None)
+            ),
+            a.sql("UPDATE locks SET taken_at = '2020-01-01 00:00:00.000000'"),
+        ),
+        "ram",
+        "stuck",
+        "since 2020-01-01",
+        ("break",),
+    ),
+    "a job grew old": Damage(old_job, "ram", "stuck", "orchestrator job cancel", ()),
+    "the sum of promises was changed": Damage(
+        lambda a: a.sql("UPDATE promises SET promised_bytes = promised_bytes + 512"),
+        "ram",
+        "capacity",
+        "add up to",
+        ("recount",),
+    ),
+}
+#: Which damage is repaired in each of its ways.
+CASES = [(name, repair) for name, damage in DAMAGES.items() for repair in damage.repairs or ("",)]
+
+
+@pytest.mark.parametrize(("name", "repair"), CASES)
+def test_damage_is_found_and_named_and_can_be_repaired(
+    audited: Audited, name: str, repair: str
+) -> None:
+    damage = DAMAGES[name]
+    audited.do(create("free", backend=damage.backend))
+    assert audited.audit(damage.backend)["findings"] == {}
+    damage.does(audited)
+    result = audited.audit(damage.backend)
+    if damage.miscounts:
+        assert result["findings"] == {damage.kind: 1, "capacity": 1}, audited.findings()
+        [sum_] = [one for one in audited.findings() if one["kind"] == "capacity"]
+        assert audited.repair(sum_["id"], "recount")["state"] == "succeeded"
+        result = audited.audit(damage.backend)
+    assert result["findings"] == {damage.kind: 1}, audited.findings()
+    [found] = audited.findings()
+    assert (found["kind"], found["backend"]) == (damage.kind, damage.backend)
+    assert damage.says in found["text"]
+    assert tuple(one["name"] for one in found["repairs"]) == damage.repairs
+    audited.audit(damage.backend)
+    [again] = audited.findings()
+    assert (again["id"], again["first_seen_at"]) == (found["id"], found["first_seen_at"])
+    assert again["last_seen_at"] > found["last_seen_at"]
+    if not repair:
+        return
+    job = audited.repair(found["id"], repair)
+    assert job["state"] == "succeeded", job["error"]
+    assert audited.audit(damage.backend)["findings"] == {}, audited.findings()
+    assert audited.findings() == []
+    assert found["id"] in [one["id"] for one in audited.findings("closed")]
+
+
+@pytest.mark.skipif(not loops.available(), reason="loop devices need root")
+@pytest.mark.parametrize("repair", ["attach", "detach"])
+def test_a_loop_device_taken_away_by_hand_is_found(audited: Audited, repair: str) -> None:
+    audited.do(act("volume.attach", "vm2", "fast", host="here"))
+    assert audited.audit("fast")["findings"] == {}
+    image = audited.image("vm2").stat()
+    for loop in loops.loops_of(image):
+        loops.detach(loop, image)
+    assert audited.audit("fast")["findings"] == {"attachment": 1}
+    [found] = audited.findings()
+    assert audited.repair(found["id"], repair)["state"] == "succeeded"
+    assert audited.audit("fast")["findings"] == {}
+    if repair == "attach":
+        audited.do(act("volume.detach", "vm2", "fast", host="here"))

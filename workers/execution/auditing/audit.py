@@ -1,0 +1,193 @@
+"""`backend.audit`: read the storage whole, then compare it with one state of the record.
+
+What a job may have changed since the reading began is left out, so nothing is flagged that is
+being changed. If the storage could not be read whole, nothing is flagged at all.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from sqlalchemy import Connection, select
+
+from orchestrator.audit.findings import AuditResult, Finding, open_findings
+from orchestrator.domain.states import FindingKind, VolumeState
+from orchestrator.inventory.changes import Audited
+from orchestrator.jobs.lanes import policy_lane
+from orchestrator.jobs.looking import take_volumes, volumes_at
+from orchestrator.jobs.outlook import Outlook, VolumeOutlook
+from orchestrator.store.asking import ask
+from orchestrator.store.tables import volumes
+from workers.backends.interface import PolicyFacts
+from workers.execution.auditing import inside
+from workers.execution.auditing.exported import compare_policies
+from workers.execution.auditing.orphans import orphans
+from workers.execution.auditing.reading import (
+    beginning,
+    note_busy,
+    read_policies,
+    read_volumes,
+)
+from workers.execution.auditing.seen import PAGE, Seen, SeenVolume, nothing_seen
+from workers.execution.auditing.volumes import compare_volume
+from workers.execution.work import Done, Work
+
+#: Findings that one audit writes at most. Where there are more, the backend is not what it was
+#: taken for, and repairing them one by one is not what helps.
+MOST_FINDINGS = 10_000
+
+
+def audit(work: Work) -> Done:
+    """Compare what a backend really has with the inventory."""
+    listed = "volumes" not in work.driver.cannot_tell
+    with work.database.read() as connection:
+        since = beginning(connection)
+    with nothing_seen() as seen:
+        policies: Mapping[str, PolicyFacts] = {}
+        if listed:
+            read_volumes(work, seen)
+            policies = read_policies(work)
+            # What was unmounted meanwhile has shown less than there is.
+            work.check_identity()
+        with work.database.read() as connection:
+            note_busy(connection, seen, since)
+            comparison = Comparison(work, connection, seen)
+            if listed:
+                comparison.add(comparison.volumes())
+                comparison.add(orphans(work, connection, seen))
+                comparison.add(compare_policies(work, connection, policies, seen))
+            comparison.add(inside.findings(work, connection, seen))
+            return comparison.done(listed=listed)
+
+
+class Comparison:
+    """The comparison of one audit, on one state of the database."""
+
+    def __init__(self, work: Work, connection: Connection, seen: Seen) -> None:
+        self._work = work
+        self._connection = connection
+        self._seen = seen
+        self._backend = work.intent.backend
+        self._findings: list[Finding] = []
+        self._total: Counter[str] = Counter()
+        self._recorded = 0
+        self._busy = 0
+
+    def add(self, found: Iterable[Finding]) -> None:
+        """Keep what was found, as far as there is room; all is counted."""
+        for one in found:
+            self._work.checkpoint()
+            self._total[one.kind] += 1
+            if len(self._findings) < MOST_FINDINGS:
+                self._findings.append(one)
+
+    def volumes(self) -> Iterator[Finding]:
+        """What is recorded of volumes otherwise than it is."""
+        for page in self._pages():
+            self._recorded += len(page)
+            self._work.progress(self._recorded, self._recorded, "volumes")
+            there = self._seen.of([record.id for record in page])
+            for record in page:
+                if self._seen.is_busy(f"{self._backend}/{record.name}"):
+                    self._busy += 1
+                    continue
+                yield from self._volume(record, there.get(record.id, []))
+
+    def _volume(self, record: VolumeOutlook, there: list[SeenVolume]) -> Iterator[Finding]:
+        subject = f"volume {record.id}"
+        about: dict[str, Any] = {"volume": record.name, "volume_id": record.id}
+        if record.state is VolumeState.PENDING:
+            yield Finding(
+                kind=FindingKind.STUCK,
+                subject=subject,
+                text=f"volume {record.name!r} is pending, and no job makes it any more",
+                detail={"what": "pending"},
+                **about,
+            )
+            return
+        if not there:
+            yield Finding(
+                kind=FindingKind.GHOST,
+                subject=subject,
+                text=f"volume {record.name!r} is recorded, and the storage has none",
+                detail={"recorded": {"size_bytes": record.size_bytes}, "found": None},
+                **about,
+            )
+            return
+        # A copy made by hand may bear the same stamp: the one with the right name is meant.
+        there.sort(key=lambda one: (one.facts.name != record.name, one.number))
+        yield from compare_volume(self._work, self._connection, record, there[0])
+        for copy in there[1:]:
+            yield Finding(
+                kind=FindingKind.ORPHAN,
+                subject=f"{subject} again as {copy.facts.name}"[:600],
+                text=f"{copy.facts.name!r} bears the stamp of volume {record.name!r}, which is "
+                "elsewhere: somebody has copied it; look which of them is used, and take the "
+                "other away by hand",
+                detail={"found": {"size_bytes": copy.facts.size_bytes}},
+                **{**about, "volume": copy.facts.name[:255]},
+            )
+
+    def _pages(self) -> Iterator[list[VolumeOutlook]]:
+        after = ""
+        live = (
+            volumes.c.backend_id == self._work.claim.backend_id,
+            volumes.c.state != VolumeState.REMOVED,
+        )
+        while names := list(
+            self._connection.execute(
+                select(volumes.c.name)
+                .where(*live, volumes.c.name > after)
+                .order_by(volumes.c.name)
+                .limit(PAGE)
+            ).scalars()
+        ):
+            after = names[-1]
+            outlook = Outlook()
+            targets = [(self._backend, name) for name in names]
+            [rows] = ask(self._connection, volumes_at(targets))
+            take_volumes(self._connection, outlook, rows, targets)
+            yield list(outlook.volumes.values())
+
+    def done(self, *, listed: bool) -> Done:
+        """The outcome of the audit; a finding that could not be looked at stays as it is."""
+        total = sum(self._total.values())
+        whole = total <= len(self._findings)
+        result = AuditResult(
+            backend_id=self._work.claim.backend_id,
+            backend=self._backend,
+            job_id=self._work.job_id,
+            seen=self._findings,
+            closed=[*self._closed()] if whole else [],
+            volumes=(self._recorded, self._seen.count()) if listed else None,
+        )
+        told = {
+            "host": self._work.host,
+            "findings": dict(sorted(self._total.items())),
+            "volumes_recorded": self._recorded if listed else None,
+            "volumes_found": self._seen.count() if listed else None,
+            "volumes_busy": self._busy,
+        }
+        if not listed:
+            told["not_compared"] = "this kind of storage cannot tell which volumes it has"
+        if not whole:
+            told["not_written"] = total - len(self._findings)
+        return Done(result=told, changes=[Audited(result)])
+
+    def _closed(self) -> Iterator[int]:
+        keys = {one.key for one in self._findings}
+        known: Any = open_findings(self._connection, self._work.claim.backend_id)
+        for key, row in known.items():
+            if key not in keys and not self._hidden(row):
+                yield row["id"]
+
+    def _hidden(self, row: Mapping[str, Any]) -> bool:
+        """Whether this audit could not see if a finding is still true."""
+        if row["kind"] == FindingKind.ATTACHMENT and not inside.sees(self._work, row):
+            return True
+        if row["volume"] is not None and self._seen.is_busy(f"{self._backend}/{row['volume']}"):
+            return True
+        policy = str(row["policy"])
+        return row["policy"] is not None and self._seen.is_busy(policy_lane(self._backend, policy))

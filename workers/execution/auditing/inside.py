@@ -1,0 +1,202 @@
+"""Findings inside the database: locks and jobs that grow old, promises that do not add up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, func, or_, select
+
+from orchestrator.audit.findings import Finding
+from orchestrator.domain.drivers import DRIVERS
+from orchestrator.domain.sizes import format_size
+from orchestrator.domain.states import FindingKind, VolumeState
+from orchestrator.inventory import promises
+from orchestrator.inventory.hosts import ALIVE_SECONDS
+from orchestrator.store.columns import db_now
+from orchestrator.store.tables import (
+    attachments,
+    backends,
+    job_approvals,
+    jobs,
+    locks,
+    volumes,
+    workers,
+)
+from orchestrator.store.tables import promises as promised
+from workers.execution.auditing.seen import PAGE, Seen
+from workers.execution.work import Work
+
+#: A lock that has expired is released within seconds: this much later, nobody does that.
+_LATE = timedelta(minutes=5)
+
+
+def findings(work: Work, connection: Connection, seen: Seen) -> Iterator[Finding]:
+    """What is wrong without any look at the storage."""
+    now: datetime = connection.execute(select(db_now())).scalar_one()
+    alive = _alive(connection)
+    yield from _locks(work, connection, seen, now, alive)
+    yield from _attachments(work, connection, seen, alive)
+    yield from _jobs(work, connection, now)
+    yield from _capacity(work, connection)
+
+
+def sees(work: Work, row: Mapping[str, Any]) -> bool:
+    """Whether an audit on this host can tell of a finding about an attachment."""
+    local = DRIVERS[work.claim.driver].attaches_locally
+    return not local or row["host"] == work.host or "boot" in (row["detail"].get("what") or "")
+
+
+def _alive(connection: Connection) -> dict[str, str | None]:
+    """The boot ids of hosts with a live worker."""
+    rows = connection.execute(
+        select(workers.c.host, workers.c.boot_id)
+        .where(workers.c.seen_at > db_now(-ALIVE_SECONDS))
+        .order_by(workers.c.seen_at)
+    )
+    return {row.host: row.boot_id for row in rows}
+
+
+def _locks(
+    work: Work,
+    connection: Connection,
+    seen: Seen,
+    now: datetime,
+    alive: Mapping[str, str | None],
+) -> Iterator[Finding]:
+    rows = connection.execute(
+        select(locks, volumes.c.name, volumes.c.state)
+        .join(volumes, volumes.c.id == locks.c.volume_id)
+        .where(volumes.c.backend_id == work.claim.backend_id)
+        .order_by(volumes.c.name)
+        .execution_options(yield_per=PAGE)
+    )
+    old = timedelta(days=work.here.audit.lock_days)
+    ours = set(
+        connection.execute(select(workers.c.host).union(select(attachments.c.host))).scalars()
+    )
+    for row in rows:
+        if seen.is_busy(f"{work.intent.backend}/{row.name}"):
+            continue
+        kind, why = None, ""
+        if row.state == VolumeState.REMOVED:
+            kind, why = FindingKind.LOCK, "of a volume that was removed"
+        elif row.expires_at is not None and row.expires_at < now - _LATE:
+            kind, why = FindingKind.LOCK, f"that expired at {row.expires_at:%FT%TZ}"
+        elif row.owner in ours and row.owner not in alive:
+            kind, why = FindingKind.LOCK, "though no worker is alive on that host any more"
+        elif row.taken_at < now - old:
+            kind, why = FindingKind.STUCK, f"since {row.taken_at:%FT%TZ}"
+        if kind is not None:
+            yield Finding(
+                kind=kind,
+                subject=f"lock {row.volume_id} {row.owner}"[:600],
+                text=f"host {row.owner} holds the lock on volume {row.name!r}, {why}",
+                volume=row.name,
+                volume_id=row.volume_id,
+                host=row.owner,
+                detail={"what": "lock", "recorded": row.owner, "found": None},
+            )
+
+
+def _attachments(
+    work: Work, connection: Connection, seen: Seen, alive: Mapping[str, str | None]
+) -> Iterator[Finding]:
+    """Attachments from before a host's last boot: what they say means nothing any more."""
+    rows = connection.execute(
+        select(attachments, volumes.c.name)
+        .join(volumes, volumes.c.id == attachments.c.volume_id)
+        .where(
+            volumes.c.backend_id == work.claim.backend_id,
+            attachments.c.boot_id.is_not(None),
+        )
+        .order_by(volumes.c.name, attachments.c.host)
+        .execution_options(yield_per=PAGE)
+    )
+    local = DRIVERS[work.claim.driver].attaches_locally
+    for row in rows:
+        boot = alive.get(row.host)
+        if not local or boot is None or boot == row.boot_id:
+            continue
+        # Of this host it is known already whether the device is there.
+        if row.host == work.host or seen.is_busy(f"{work.intent.backend}/{row.name}"):
+            continue
+        yield Finding(
+            kind=FindingKind.ATTACHMENT,
+            subject=f"volume {row.volume_id} on {row.host}"[:600],
+            text=f"volume {row.name!r}: it is recorded as attached to {row.host}, which has "
+            "been started anew since",
+            volume=row.name,
+            volume_id=row.volume_id,
+            host=row.host,
+            detail={
+                "what": "boot",
+                "recorded": row.device or row.host,
+                "found": None,
+                "read_only": row.read_only,
+            },
+        )
+
+
+def _jobs(work: Work, connection: Connection, now: datetime) -> Iterator[Finding]:
+    limit = now - timedelta(hours=work.here.audit.stuck_hours)
+    rows = connection.execute(
+        select(jobs)
+        .outerjoin(job_approvals, job_approvals.c.job_id == jobs.c.id)
+        .where(
+            jobs.c.finished_at.is_(None),
+            jobs.c.backend_id == work.claim.backend_id,
+            jobs.c.id != work.job_id,
+            jobs.c.created_at < limit,
+            or_(jobs.c.run_at.is_(None), jobs.c.run_at < limit),
+            or_(job_approvals.c.job_id.is_(None), job_approvals.c.approved_at < limit),
+        )
+        .order_by(jobs.c.id)
+        .execution_options(yield_per=PAGE)
+    )
+    for row in rows:
+        yield Finding(
+            kind=FindingKind.STUCK,
+            subject=f"job {row.id}",
+            text=f"job {row.id} ({row.action}) is {row.state} since {row.created_at:%FT%TZ}: "
+            f"'orchestrator job show {row.id}' says what it waits for, and "
+            f"'orchestrator job cancel {row.id}' ends it",
+            volume=row.volume,
+            volume_id=row.volume_id,
+            policy=row.policy,
+            host=row.host,
+            job_id=row.id,
+            detail={"what": "job", "state": row.state},
+        )
+
+
+def _capacity(work: Work, connection: Connection) -> Iterator[Finding]:
+    backend_id, name = work.claim.backend_id, work.intent.backend
+    kept = connection.execute(
+        select(func.coalesce(func.sum(promised.c.promised_bytes), 0)).where(
+            promised.c.backend_id == backend_id
+        )
+    ).scalar_one()
+    counted = promises.counted(connection, backend_id)
+    if int(kept) != counted:
+        yield Finding(
+            kind=FindingKind.CAPACITY,
+            subject="sum",
+            text=f"{format_size(int(kept))} are recorded as promised on backend {name}, and its "
+            f"volumes and unfinished jobs add up to {format_size(counted)}",
+            detail={"what": "sum", "recorded": int(kept), "found": counted},
+        )
+    room = connection.execute(
+        select(backends.c.total_bytes, backends.c.overcommit).where(backends.c.id == backend_id)
+    ).one()
+    if room.total_bytes is not None and counted > room.total_bytes * room.overcommit:
+        limit = int(room.total_bytes * room.overcommit)
+        yield Finding(
+            kind=FindingKind.CAPACITY,
+            subject="limit",
+            text=f"backend {name} has promised {format_size(counted)} and may promise "
+            f"{format_size(limit)} (overcommit {room.overcommit:g}): give it more room, or "
+            "remove volumes",
+            detail={"what": "limit", "recorded": counted, "found": limit},
+        )

@@ -1,0 +1,76 @@
+"""Findings about storage that no record has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from sqlalchemy import Connection, select
+
+from orchestrator.audit.findings import Finding
+from orchestrator.domain import repairs
+from orchestrator.domain.sizes import format_size
+from orchestrator.domain.states import FindingKind, VolumeState
+from orchestrator.inventory.changes import FORGOTTEN
+from orchestrator.store.bulk import among
+from orchestrator.store.tables import volumes
+from workers.execution.auditing.seen import Seen, SeenVolume
+from workers.execution.work import Work
+
+_WHOSE = {
+    repairs.FOREIGN: "it bears no stamp of ours: somebody else has put it there",
+    repairs.UNKNOWN: "it bears a stamp of ours that no record has ever had: the database may be "
+    "older than the storage",
+    repairs.FORGOTTEN: "it is of a volume that was forgotten",
+    repairs.REMOVED: "it is of a volume that was removed",
+}
+
+
+def orphans(work: Work, connection: Connection, seen: Seen) -> Iterator[Finding]:
+    """Volumes of the storage that no live row is about."""
+    backend = work.intent.backend
+    for page in seen.unmatched():
+        stamps = {one.facts.id for one in page if one.facts.id is not None}
+        known = {
+            row.id: row
+            for row in connection.execute(
+                select(volumes).where(among(connection, volumes.c.id, stamps))
+            )
+        }
+        taken = set(
+            connection.execute(
+                select(volumes.c.name).where(
+                    volumes.c.backend_id == work.claim.backend_id,
+                    volumes.c.state != VolumeState.REMOVED,
+                    among(connection, volumes.c.name, {one.facts.name[:255] for one in page}),
+                )
+            ).scalars()
+        )
+        for one in page:
+            row = known.get(one.facts.id)
+            names = {one.facts.name, row.name if row is not None else one.facts.name}
+            if not any(seen.is_busy(f"{backend}/{name}") for name in names):
+                yield _orphan(one, row, name_taken=one.facts.name in taken, work=work)
+
+
+def _orphan(one: SeenVolume, row: Any, *, name_taken: bool, work: Work) -> Finding:
+    facts = one.facts
+    whose = _whose(row, facts.id, work.claim.backend_id)
+    told: Mapping[str, Any] = {"size_bytes": facts.size_bytes, "snapshots": len(one.snapshots)}
+    return Finding(
+        kind=FindingKind.ORPHAN,
+        subject=f"stamp {facts.id}" if facts.id else f"name {facts.name}"[:600],
+        text=f"{facts.name!r} ({format_size(facts.size_bytes)}) is on the storage and no volume "
+        f"of the inventory; {_WHOSE[whose]}",
+        volume=facts.name[:255],
+        volume_id=facts.id,
+        detail={"whose": whose, "name_taken": name_taken, "recorded": None, "found": told},
+    )
+
+
+def _whose(row: Any, stamp: str | None, backend_id: int) -> str:
+    if stamp is None:
+        return repairs.FOREIGN
+    if row is None or row.backend_id != backend_id or row.state != VolumeState.REMOVED:
+        return repairs.UNKNOWN
+    return repairs.FORGOTTEN if row.detail == FORGOTTEN else repairs.REMOVED

@@ -1,0 +1,91 @@
+"""Reading a backend's storage whole, and what jobs did meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, func, select
+
+from orchestrator.domain.actions import ACTIONS
+from orchestrator.jobs.outlook import intent_of
+from orchestrator.store.bulk import among
+from orchestrator.store.tables import backends, event_commits, events, job_lanes, jobs
+from workers.backends.interface import PolicyFacts, SnapshotFacts, VolumeFacts, VolumeRef
+from workers.execution.auditing.seen import PAGE, Seen
+from workers.execution.work import Work
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """The state of the record before the storage was read."""
+
+    #: The newest commit of history that could be seen.
+    commit_id: int
+
+
+def beginning(connection: Connection) -> Beginning:
+    """Where history stands: whatever commits later than this look shows above it.
+
+    What was committing just then may get a lower number, but has changed the storage before.
+    """
+    newest = connection.execute(select(func.max(event_commits.c.id))).scalar()
+    return Beginning(int(newest or 0))
+
+
+def read_volumes(work: Work, seen: Seen) -> None:
+    """Note every volume of the storage with its snapshots."""
+    snapshots = "snapshot" in work.driver.capabilities()
+    for count, facts in enumerate(work.driver.list_volumes(), start=1):
+        if count % PAGE == 0:
+            work.checkpoint()
+            work.progress(count, count, "volumes")
+        seen.add(facts, _snapshots(work, facts) if snapshots and facts.id is not None else ())
+
+
+def _snapshots(work: Work, facts: VolumeFacts) -> Sequence[SnapshotFacts]:
+    assert facts.id is not None  # noqa: S101 - only stamped ones are asked for
+    return work.driver.list_snapshots(VolumeRef(facts.id, facts.name))
+
+
+def read_policies(work: Work) -> dict[str, PolicyFacts]:
+    """Every export policy of the storage, by name."""
+    if "policy" not in work.driver.capabilities():
+        return {}
+    return {facts.name: facts for facts in work.driver.list_policies()}
+
+
+def note_busy(connection: Connection, seen: Seen, since: Beginning) -> None:
+    """Note the lanes of jobs that run, or began or ended since then, on any backend."""
+    begun = select(job_lanes.c.lane).where(job_lanes.c.begun)
+    seen.note_busy(connection.execute(begun).scalars())
+    for rows in _history(connection, since.commit_id):
+        seen.note_busy(f"{row.backend}/{row.volume}" for row in rows if row.backend and row.volume)
+        ids = {row.job_id for row in rows if row.job_id is not None}
+        found: Any = connection.execute(
+            select(jobs, backends.c.name.label("backend"))
+            .join(backends, backends.c.id == jobs.c.backend_id)
+            .where(among(connection, jobs.c.id, ids))
+        ).mappings()
+        for job in found:
+            if job["action"] in ACTIONS:
+                seen.note_busy(intent_of(job, job["backend"]).lanes)
+
+
+def _history(connection: Connection, after: int) -> Iterator[Sequence[Any]]:
+    while commits := (
+        connection.execute(
+            select(event_commits.c.id)
+            .where(event_commits.c.id > after)
+            .order_by(event_commits.c.id)
+            .limit(PAGE)
+        )
+        .scalars()
+        .all()
+    ):
+        after = commits[-1]
+        of_them = among(connection, events.c.commit_id, commits)
+        yield connection.execute(
+            select(events.c.backend, events.c.volume, events.c.job_id).where(of_them).distinct()
+        ).all()

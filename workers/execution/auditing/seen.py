@@ -1,0 +1,115 @@
+"""What an audit has seen of a backend's storage, kept on the disk: however much, little memory."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from workers.backends.interface import SnapshotFacts, VolumeFacts
+
+#: How much of it SQLite may keep in memory, in KiB.
+_CACHE = 8192
+#: Rows read and written at a time.
+PAGE = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeenVolume:
+    """One volume on the storage."""
+
+    number: int
+    facts: VolumeFacts
+    snapshots: tuple[SnapshotFacts, ...]
+
+
+class Seen:
+    """Volumes of a backend's storage, and the lanes that jobs had meanwhile."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        db.execute(f"PRAGMA cache_size = -{_CACHE}")
+        db.execute("PRAGMA journal_mode = OFF")
+        db.execute(
+            "CREATE TABLE volumes (number INTEGER PRIMARY KEY, id TEXT, facts TEXT, "
+            "snapshots TEXT, matched INTEGER NOT NULL DEFAULT 0)"
+        )
+        db.execute("CREATE INDEX by_id ON volumes (id)")
+        db.execute("CREATE TABLE busy (lane TEXT PRIMARY KEY) WITHOUT ROWID")
+
+    def add(self, facts: VolumeFacts, snapshots: Sequence[SnapshotFacts]) -> None:
+        """Note a volume."""
+        told = [asdict(one) for one in snapshots]
+        self._db.execute(
+            "INSERT INTO volumes (id, facts, snapshots) VALUES (?, ?, ?)",
+            (facts.id, json.dumps(_plain(facts)), json.dumps(told)),
+        )
+
+    def count(self) -> int:
+        """How many volumes were seen."""
+        return int(self._db.execute("SELECT count(*) FROM volumes").fetchone()[0])
+
+    def of(self, ids: Iterable[str]) -> dict[str, list[SeenVolume]]:
+        """The volumes that bear these stamps; they count as matched from now on."""
+        wanted = json.dumps(list(ids))
+        found: dict[str, list[SeenVolume]] = {}
+        within = "id IN (SELECT value FROM json_each(?))"
+        for row in self._db.execute(
+            f"SELECT number, facts, snapshots FROM volumes WHERE {within} ORDER BY number",  # noqa: S608
+            (wanted,),
+        ):
+            one = _read(row)
+            found.setdefault(str(one.facts.id), []).append(one)
+        self._db.execute(f"UPDATE volumes SET matched = 1 WHERE {within}", (wanted,))  # noqa: S608
+        return found
+
+    def unmatched(self) -> Iterator[list[SeenVolume]]:
+        """The volumes that nobody has asked for, by pages."""
+        last = 0
+        while rows := self._db.execute(
+            "SELECT number, facts, snapshots FROM volumes WHERE matched = 0 AND number > ? "
+            "ORDER BY number LIMIT ?",
+            (last, PAGE),
+        ).fetchall():
+            last = rows[-1][0]
+            yield [_read(row) for row in rows]
+
+    def note_busy(self, lanes: Iterable[str]) -> None:
+        """Note lanes of jobs that may have changed something since the audit began."""
+        self._db.executemany(
+            "INSERT INTO busy VALUES (?) ON CONFLICT DO NOTHING", ((lane,) for lane in lanes)
+        )
+
+    def is_busy(self, lane: str) -> bool:
+        """Whether a job may have changed what this lane stands for."""
+        row = self._db.execute("SELECT 1 FROM busy WHERE lane = ?", (lane,)).fetchone()
+        return row is not None
+
+
+@contextmanager
+def nothing_seen() -> Iterator[Seen]:
+    """An empty store, which is gone afterwards."""
+    # SQLite's name for a database in a temporary file of its own.
+    with closing(sqlite3.connect("", isolation_level=None)) as db:
+        yield Seen(db)
+
+
+def _plain(facts: VolumeFacts) -> dict[str, Any]:
+    told = asdict(facts)
+    return {name: _as_dict(value) for name, value in told.items()}
+
+
+def _as_dict(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def _read(row: tuple[int, str, str]) -> SeenVolume:
+    number, facts, snapshots = row
+    return SeenVolume(
+        number=number,
+        facts=VolumeFacts(**json.loads(facts)),
+        snapshots=tuple(SnapshotFacts(**one) for one in json.loads(snapshots)),
+    )

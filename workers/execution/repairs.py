@@ -1,0 +1,267 @@
+"""Repairs of what audits find: handlers of their actions."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, select
+
+from orchestrator.audit.events import Event
+from orchestrator.audit.findings import finding
+from orchestrator.domain.errors import BackendError, Conflict, InUse, WrongState
+from orchestrator.domain.states import (
+    FindingKind,
+    FindingState,
+    PolicyState,
+    SnapshotState,
+    VolumeState,
+)
+from orchestrator.inventory import promises
+from orchestrator.inventory.changes import (
+    FORGOTTEN,
+    Change,
+    LockGone,
+    Recounted,
+    SnapshotFound,
+    SnapshotGone,
+    set_snapshot,
+    set_volume,
+)
+from orchestrator.store.columns import db_now
+from orchestrator.store.tables import locks, policies, snapshots, volumes
+from orchestrator.store.tables import promises as promised
+from workers.backends.interface import SnapshotFacts, SnapshotRef, VolumeFacts, VolumeRef
+from workers.execution.work import Done, Work, exports_of, recorded_volume, sizes_of
+
+
+def reconcile(work: Work) -> Done:
+    """Make parts of a volume's record what the storage has; the storage is not touched."""
+    what: list[str] = work.intent.params["what"]
+    record = recorded_volume(work)
+    facts = work.driver.inspect(work.volume)
+    if facts is None:
+        raise BackendError(
+            f"the storage of volume {record.name!r} is gone: 'volume.forget' strikes it, and "
+            "'volume.recreate' makes it anew, empty"
+        )
+    values: dict[str, Any] = {}
+    for part in what:
+        if part in _PARTS:
+            values |= _PARTS[part](work, facts)
+    changes: list[Change] = [set_volume(record.id, **values)] if values else []
+    if "snapshots" in what:
+        changes += _snapshots(work, work.driver.list_snapshots(work.volume))
+    return Done(
+        result={"what": what, **sizes_of(facts)},
+        changes=changes,
+        before={"size_bytes": record.size_bytes, "snapshots": sorted(record.snapshots)},
+        after={"what": what, **sizes_of(facts)},
+    )
+
+
+def _size(_work: Work, facts: VolumeFacts) -> dict[str, Any]:
+    return {**sizes_of(facts), "requested_bytes": facts.size_bytes}
+
+
+def _metadata(work: Work, facts: VolumeFacts) -> dict[str, Any]:
+    return {} if "metadata" in work.driver.cannot_tell else {"metadata": dict(facts.metadata)}
+
+
+def _settings(work: Work, facts: VolumeFacts) -> dict[str, Any]:
+    return exports_of(facts, recorded_volume(work).settings)
+
+
+def _policy(work: Work, facts: VolumeFacts) -> dict[str, Any]:
+    if facts.policy is None:
+        return {"policy_id": None}
+    with work.database.read() as connection:
+        found = connection.execute(
+            select(policies.c.id).where(
+                policies.c.backend_id == work.claim.backend_id,
+                policies.c.name == facts.policy,
+                policies.c.state != PolicyState.REMOVED,
+            )
+        ).scalar()
+    if found is None:
+        raise Conflict(
+            f"the storage gives the volume the export policy {facts.policy!r}, which the "
+            "inventory does not have: assign one that it has"
+        )
+    return {"policy_id": found}
+
+
+#: What each part of the record becomes.
+_PARTS = {"size": _size, "metadata": _metadata, "settings": _settings, "policy": _policy}
+
+
+def _snapshots(work: Work, found: list[SnapshotFacts]) -> list[Change]:
+    """Strike the snapshots that are gone, and record those that bear a stamp of ours."""
+    recorded = {one.id: one for one in recorded_volume(work).snapshots.values()}
+    there = {one.id: one for one in found if one.id is not None}
+    changes: list[Change] = [SnapshotGone(id_) for id_ in recorded if id_ not in there]
+    with work.database.read() as connection:
+        for id_, one in there.items():
+            told = {
+                "name": one.name,
+                "size_bytes": one.size_bytes,
+                "used_bytes": one.used_bytes,
+                "state": SnapshotState.AVAILABLE,
+            }
+            if id_ in recorded or _was_recorded(connection, id_, work.volume.id):
+                changes.append(set_snapshot(id_, removed_at=None, **told))
+            else:
+                row = {"id": id_, "volume_id": work.volume.id, "created_by_job": work.job_id}
+                changes.append(SnapshotFound({**row, **told}))
+    return changes
+
+
+def _was_recorded(connection: Connection, snapshot_id: str, volume_id: str) -> bool:
+    row = connection.execute(
+        select(snapshots.c.volume_id).where(snapshots.c.id == snapshot_id)
+    ).scalar()
+    if row is not None and row != volume_id:
+        raise Conflict(f"the snapshot {snapshot_id} is recorded of another volume")
+    return row is not None
+
+
+def recreate(work: Work) -> Done:
+    """Make a lost volume anew, empty, under its id; snapshots that are still there stay."""
+    record = recorded_volume(work)
+    begun = work.intended("recreate") is not None
+    if work.driver.inspect(work.volume) is not None and not begun:
+        raise Conflict(
+            f"the storage of volume {record.name!r} is there: nothing is made anew; "
+            "'volume.verify' compares it with its record"
+        )
+    work.intend("recreate", size_bytes=record.size_bytes)
+    facts = work.driver.create(work.volume, record.size_bytes, record.metadata, work)
+    kept = {one.id for one in work.driver.list_snapshots(work.volume)}
+    lost = [one for one in record.snapshots.values() if one.id not in kept]
+    told = {"state": VolumeState.AVAILABLE, **sizes_of(facts)}
+    return Done(
+        result={**sizes_of(facts), "lost_snapshots": sorted(one.name for one in lost)},
+        changes=[
+            set_volume(record.id, detail=None, **told),
+            *(SnapshotGone(one.id) for one in lost),
+        ],
+        before={"state": record.state, "snapshots": sorted(record.snapshots)},
+        after={"empty": True, **told},
+    )
+
+
+def remove_orphan(work: Work) -> Done:
+    """Remove what is left of a volume that the inventory has removed, and has not forgotten."""
+    stamp = _removable(work)
+    assert work.intent.volume is not None  # noqa: S101 - the request model requires it
+    left = VolumeRef(stamp, work.intent.volume)
+    facts = work.driver.inspect(left)
+    if facts is None:
+        return Done(result={"removed": False, "id": stamp})
+    in_use = [device.path or ", ".join(device.uris) for device in work.driver.devices(left)]
+    if in_use:
+        raise InUse(f"{left.name!r} is in use on {work.host} as {'; '.join(in_use)}")
+    found = work.driver.list_snapshots(left)
+    removed = _removed_snapshots(work, stamp)
+    if kept := sorted(one.name for one in found if one.id not in removed):
+        raise InUse(
+            f"{left.name!r} has snapshots that are not known as removed ({', '.join(kept)}): "
+            "adopt the volume, and decide about them"
+        )
+    work.intend("remove_orphan", id=stamp)
+    for one in found:
+        work.driver.delete_snapshot(SnapshotRef(str(one.id), one.name, left), work)
+    work.driver.remove(left, work)
+    return Done(
+        result={"removed": True, "id": stamp},
+        before={"id": stamp, **sizes_of(facts)},
+        after={"state": VolumeState.REMOVED},
+    )
+
+
+def _removable(work: Work) -> str:
+    """The stamp of what may be removed. Raises `WrongState` where it may not, or not yet."""
+    number = work.intent.params["finding"]
+    with work.database.read() as connection:
+        row = finding(connection, number)
+        now: datetime = connection.execute(select(db_now())).scalar_one()
+        volume = connection.execute(select(volumes).where(volumes.c.id == row["volume_id"])).first()
+    about = (row["kind"], row["backend_id"], row["volume"])
+    if about != (FindingKind.ORPHAN, work.claim.backend_id, work.intent.volume):
+        raise WrongState(
+            f"finding {number} is not about storage of this name without a record",
+            field="params.finding",
+        )
+    if row["state"] != FindingState.OPEN:
+        raise WrongState(
+            f"finding {number} is {row['state']}: audit the backend again", field="params.finding"
+        )
+    if volume is None or volume.state != VolumeState.REMOVED or volume.detail == FORGOTTEN:
+        raise WrongState(
+            f"what finding {number} is about was not removed by anybody: it can only be adopted",
+            field="params.finding",
+        )
+    if work.intended("remove_orphan") is None:
+        after = row["first_seen_at"] + timedelta(hours=work.here.audit.grace_hours)
+        if now < after:
+            raise WrongState(
+                f"finding {number} was seen first at {row['first_seen_at']:%FT%TZ}: what it is "
+                f"about may be removed after {after:%FT%TZ} (audit.grace_hours)",
+                field="params.finding",
+            )
+    return str(volume.id)
+
+
+def _removed_snapshots(work: Work, volume_id: str) -> set[str]:
+    with work.database.read() as connection:
+        return set(
+            connection.execute(
+                select(snapshots.c.id).where(
+                    snapshots.c.volume_id == volume_id,
+                    snapshots.c.state == SnapshotState.REMOVED,
+                )
+            ).scalars()
+        )
+
+
+def break_lock(work: Work) -> Done:
+    """Break the lock on a volume; nothing if there is none."""
+    record = recorded_volume(work)
+    with work.database.read() as connection:
+        owner = connection.execute(
+            select(locks.c.owner).where(locks.c.volume_id == record.id)
+        ).scalar()
+    if owner is None:
+        return Done(result={"owner": None})
+    event = Event(
+        kind="lock.broken",
+        actor=work.claim.submitted_by,
+        backend=work.intent.backend,
+        volume=record.name,
+        volume_id=record.id,
+        job_id=work.job_id,
+        reason=work.intent.reason,
+        data={"before": {"owner": owner}, "after": None},
+    )
+    return Done(
+        result={"owner": owner},
+        changes=[LockGone(record.id, owner, event)],
+        before={"owner": owner},
+        after={"owner": None},
+    )
+
+
+def recount(work: Work) -> Done:
+    """Count anew what a backend has promised."""
+    backend_id = work.claim.backend_id
+    with work.database.read() as connection:
+        kept = connection.execute(
+            select(promised.c.promised_bytes).where(promised.c.backend_id == backend_id)
+        ).scalar()
+        counted = promises.counted(connection, backend_id)
+    return Done(
+        result={"promised_bytes": counted},
+        changes=[Recounted(backend_id)],
+        before={"promised_bytes": kept},
+        after={"promised_bytes": counted},
+    )
