@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +25,9 @@ from orchestrator.machine import boot_id
 from orchestrator.settings import Settings
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import jobs, workers
-from tests.engine.conftest import ADMIN, Engine, act, create
+from tests.engine.conftest import ADMIN, Engine, Worker, act, create
 from workers.backends.file import loops
-from workers.backends.memory import MemoryDriver
+from workers.backends.memory import Faults, MemoryDriver
 
 MIB = 2**20
 
@@ -364,3 +365,177 @@ def test_a_loop_device_taken_away_by_hand_is_found(audited: Audited, repair: str
     assert audited.audit("fast")["findings"] == {}
     if repair == "attach":
         audited.do(act("volume.detach", "vm2", "fast", host="here"))
+
+
+# -- what is not a finding ------------------------------------------------------------------
+
+
+def _busy_with(audited: Audited, backend: str, number: int) -> list[dict[str, Any]]:
+    """Jobs that make, change and take away a volume, and what belongs to it."""
+    name, copy, moved = f"c{number}", f"copy{number}", f"moved{number}"
+    jobs_: list[dict[str, Any]] = [
+        create(name, backend=backend),
+        act("volume.grow", name, backend, params={"size_bytes": 2 * MIB}),
+        act("snapshot.create", name, backend, snapshot="a"),
+        act("volume.clone", copy, backend, params={"source": name}),
+        act("volume.update", name, backend, params={"metadata": {"n": str(number)}}),
+        act("volume.rename", copy, backend, params={"new_name": moved}),
+        act("snapshot.delete", name, backend, snapshot="a"),
+        act("volume.remove", name, backend),
+        act("volume.remove", moved, backend),
+    ]
+    if backend == "ram":
+        policy = f"p{number}"
+        jobs_[3:3] = [
+            {
+                "action": "policy.create",
+                "backend": backend,
+                "policy": policy,
+                "params": {"rules": ["10.0.0.1"]},
+            },
+            act("policy.assign", name, backend, policy=policy),
+            {
+                "action": "policy.set_rules",
+                "backend": backend,
+                "policy": policy,
+                "params": {"rules": ["10.0.0.2"]},
+            },
+            act("volume.attach", name, backend, host="here"),
+            act("volume.detach", name, backend, host="here"),
+            act("policy.assign", name, backend),
+            {"action": "policy.remove", "backend": backend, "policy": policy},
+        ]
+    return jobs_
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["ram", "fast"])
+def test_nothing_is_flagged_while_jobs_churn(audited: Audited, backend: str) -> None:
+    """A thousand jobs on one backend, which is audited again and again meanwhile."""
+    engine = audited.engine
+    audited.beat()
+    churn = [job for n in range(64) for job in _busy_with(audited, backend, n)]
+    extra = -(-max(0, 1000 - len(churn)) // 2)
+    churn += [create(f"e{n}", backend=backend) for n in range(extra)]
+    churn += [act("volume.remove", f"e{n}", backend) for n in range(extra)]
+    assert len(churn) >= 1000
+    accepted = engine.submit(*churn)
+    other = engine.another_worker()
+    done = threading.Event()
+
+    def work(worker: Worker) -> None:
+        while not done.is_set():
+            worker.work()
+
+    threads = [threading.Thread(target=work, args=(one,)) for one in (engine.worker, other)]
+    for thread in threads:
+        thread.start()
+    audits: list[dict[str, Any]] = []
+    try:
+        while True:
+            before = engine.batch(accepted.batch_id or 0)
+            [job_id] = engine.submit(
+                {"action": "backend.audit", "backend": backend, "priority": -20}
+            ).job_ids
+            while engine.job(job_id)["finished_at"] is None:
+                engine.database.transact(queue_due)
+            audits.append(engine.job(job_id))
+            if before["finished_at"] is not None:
+                break
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    batch = engine.batch(accepted.batch_id or 0)
+    assert batch["succeeded"] == len(churn), batch
+    assert [one["state"] for one in audits] == ["succeeded"] * len(audits)
+    assert [one["result"]["findings"] for one in audits] == [{}] * len(audits)
+    assert any(one["result"]["volumes_busy"] for one in audits), "none saw a busy volume"
+    assert audited.findings() == audited.findings("closed") == []
+
+
+def test_what_a_job_is_changing_is_left_out_and_its_findings_stay(audited: Audited) -> None:
+    audited.storage_sql("UPDATE volumes SET size = 4194304 WHERE name = 'vm1'")
+    assert audited.audit("ram")["findings"] == {"size": 1}
+    [found] = audited.findings()
+    faults = Faults("ram", audited.ram().installation)
+    faults.set(kind="fail", operation="grow", code="backend_busy")
+    grow = act("volume.grow", "vm1", "ram", params={"size_bytes": 8 * MIB})
+    [job_id] = audited.engine.submit(grow).job_ids
+    audited.work()
+    assert audited.engine.job(job_id)["waiting_on"]["kind"] == "back_off"
+    result = audited.audit("ram")
+    assert (result["findings"], result["volumes_busy"]) == ({}, 1)
+    assert [one["id"] for one in audited.findings()] == [found["id"]]
+    faults.clear()
+    audited.engine.time_passes()
+    audited.work()
+    assert audited.engine.states([job_id]) == ["succeeded"]
+    assert audited.audit("ram")["findings"] == {}
+    assert audited.findings() == []
+
+
+def test_a_backend_that_cannot_be_read_whole_is_not_judged(audited: Audited) -> None:
+    audited.do(create("free"))
+    audited.storage_sql("DELETE FROM volumes WHERE name = 'free'")
+    faults = Faults("ram", audited.ram().installation)
+    faults.set(kind="fail", operation="list_snapshots", times=1)
+    [job_id] = audited.engine.submit({"action": "backend.audit", "backend": "ram"}).job_ids
+    audited.work()
+    job = audited.engine.job(job_id)
+    assert (job["state"], job["result"]) == ("failed", None)
+    assert audited.findings() == []
+    assert audited.audit("ram")["findings"] == {"ghost": 1}
+
+
+def test_another_storage_in_its_place_is_not_audited(audited: Audited) -> None:
+    marker = audited.root / ".orchestrator" / "identity.json"
+    written = marker.read_text()
+    marker.unlink()
+    [job_id] = audited.engine.submit({"action": "backend.audit", "backend": "fast"}).job_ids
+    audited.work()
+    job = audited.engine.job(job_id)
+    assert (job["state"], job["error"]["code"]) == ("failed", "identity_mismatch")
+    assert audited.findings() == []
+    marker.write_text(written)
+    assert audited.audit("fast")["findings"] == {}
+
+
+# -- what is never removed ------------------------------------------------------------------
+
+
+def test_what_is_not_ours_or_was_forgotten_is_never_removed(audited: Audited) -> None:
+    audited.do(act("volume.forget", "vm2", "fast"))
+    (audited.root / "volumes" / "stray.raw").write_bytes(b"x" * 8192)
+    assert audited.audit("fast")["findings"] == {"orphan": 2}
+    for found in audited.findings():
+        assert [one["name"] for one in found["repairs"]] == ["adopt"]
+        request = act(
+            "volume.remove_orphan", found["volume"], "fast", params={"finding": found["id"]}
+        )
+        [job_id] = audited.engine.submit(request).job_ids
+        audited.work()
+        job = audited.engine.job(job_id)
+        assert (job["state"], job["error"]["code"]) == ("failed", "wrong_state")
+    assert (audited.root / "volumes" / "stray.raw").read_bytes() == b"x" * 8192
+    assert audited.image("vm2").exists()
+
+
+def test_an_adopted_image_keeps_its_contents_and_snapshots(audited: Audited) -> None:
+    with audited.image("vm1").open("r+b") as file:
+        file.write(b"precious")
+    audited.do(act("volume.forget", "vm1", "fast"))
+    audited.audit("fast")
+    [found] = audited.findings()
+    assert audited.repair(found["id"], "adopt")["state"] == "succeeded"
+    assert audited.audit("fast")["findings"] == {}
+    volume = audited.engine.volumes("fast")["vm1"]
+    assert volume["metadata"] == {"owner": "billing"}
+    audited.do(act("snapshot.create", "vm1", "fast", snapshot="s2"))
+    with audited.image("vm1").open("rb") as file:
+        assert file.read(8) == b"precious"
+    audited.do(act("volume.rollback", "vm1", "fast", snapshot="s2"))
+    audited.do(act("snapshot.delete", "vm1", "fast", snapshot="s1"))
+    audited.do(act("snapshot.delete", "vm1", "fast", snapshot="s2"))
+    audited.do(act("volume.remove", "vm1", "fast"))
+    assert audited.audit("fast")["findings"] == {}
