@@ -162,6 +162,17 @@ def old_job(audited: Audited) -> None:
         )
 
 
+def old_lock(audited: Audited) -> None:
+    with audited.engine.database.write() as connection:
+        take(connection, "ram", "vm1", "client", ADMIN, seconds=None, reason=None)
+    audited.sql("UPDATE locks SET taken_at = '2020-01-01 00:00:00.000000'")
+
+
+def row_deleted(audited: Audited) -> None:
+    audited.sql("DELETE FROM snapshots")
+    audited.sql("DELETE FROM volumes WHERE name = 'vm1' AND policy_id IS NULL")
+
+
 def stray_policy(audited: Audited) -> None:
     audited.storage_sql(
         "UPDATE policies SET rules = ? WHERE name = 'web'", json.dumps(["0.0.0.0/0"])
@@ -245,10 +256,7 @@ DAMAGES: dict[str, Damage] = {
         ("adopt",),
     ),
     "the row of a volume was deleted": Damage(
-        lambda a: (
-            a.sql("DELETE FROM snapshots"),
-            a.sql("DELETE FROM volumes WHERE name = 'vm1' AND policy_id IS NULL"),
-        ),
+        row_deleted,
         "fast",
         "orphan",
         "a stamp of ours that no record has ever had",
@@ -295,12 +303,7 @@ DAMAGES: dict[str, Damage] = {
     ),
     "a host died with a lock": Damage(lock_of_the_dead, "ram", "lock", "gone", ("break",)),
     "a lock grew old": Damage(
-        lambda a: (
-            a.engine.database.transact(
-                lambda c: take(c, "ram", "vm1", "client", ADMIN, seconds=None, reason=None)
-            ),
-            a.sql("UPDATE locks SET taken_at = '2020-01-01 00:00:00.000000'"),
-        ),
+        old_lock,
         "ram",
         "stuck",
         "since 2020-01-01",

@@ -117,7 +117,7 @@ class VolumeFacts:
     #: How much of what is reserved for snapshots they use.
     snapshot_reserve_used_percent: int | None = None
     #: Whether it is in use on this host; None: not to be told while listing.
-    attached: bool | None = None
+    attached: bool | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +152,8 @@ class SnapshotFacts:
     name: str
     size_bytes: int
     used_bytes: int
+    #: The storage takes it and deletes it by itself: nobody counts on it.
+    passing: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)

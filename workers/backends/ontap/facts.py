@@ -7,7 +7,13 @@ from typing import Any
 
 from orchestrator.domain.errors import InvalidInput, Unsupported
 from workers.backends.interface import PolicyRef, SnapshotFacts, VolumeFacts
-from workers.backends.ontap.names import NEW, native_policy, seen_other, seen_volume
+from workers.backends.ontap.names import (
+    NEW,
+    is_scheduled,
+    native_policy,
+    seen_other,
+    seen_volume,
+)
 from workers.backends.ontap.stamps import read_stamp
 
 #: All that is ever wanted of a volume, so that a listing is one query.
@@ -152,4 +158,5 @@ def snapshot_facts(record: Mapping[str, Any]) -> SnapshotFacts:
         name=seen_other(record["name"]),
         size_bytes=stamp.size if stamp and stamp.size is not None else used,
         used_bytes=used,
+        passing=stamp is None and is_scheduled(record["name"]),
     )

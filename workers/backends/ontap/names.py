@@ -27,6 +27,17 @@ _VOLUME = re.compile(rf"{_OURS}|^[0-9]|[^A-Za-z0-9_]|{_AMBIGUOUS}", re.ASCII)
 _OTHER = re.compile(rf"{_OURS}|[^A-Za-z0-9_.-]|{_AMBIGUOUS}", re.ASCII)
 _ESCAPED = re.compile(r"__([0-9a-f]{2})", re.ASCII)
 
+#: What the filer takes and deletes by itself, after a schedule: nobody counts on one of these.
+_SCHEDULED = re.compile(
+    r"[A-Za-z0-9]+\.\d{4}-\d\d-\d\d_\d{4}|(?:5min|hourly|nightly|daily|weekly|monthly)\.\d+",
+    re.ASCII,
+)
+
+
+def is_scheduled(native: str) -> bool:
+    """Whether a snapshot of this name was taken after a schedule of the filer's own."""
+    return _SCHEDULED.fullmatch(native) is not None
+
 
 def native_volume(name: str) -> str:
     """The filer's name of a volume. Raises `InvalidName`."""

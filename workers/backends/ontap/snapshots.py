@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import suppress
 from dataclasses import replace
 
@@ -19,15 +18,15 @@ from orchestrator.domain.errors import (
 )
 from workers.backends.interface import Call, SnapshotRef, VolumeRef, adopted_id, check_id
 from workers.backends.ontap.facts import SNAPSHOT_FIELDS
-from workers.backends.ontap.names import NEW, ROLLBACK, native_snapshot, seen_other
+from workers.backends.ontap.names import (
+    NEW,
+    ROLLBACK,
+    is_scheduled,
+    native_snapshot,
+    seen_other,
+)
 from workers.backends.ontap.stamps import Stamp, read_stamp
 from workers.backends.ontap.volumes import VOLUMES, Record, Volumes, fenced
-
-#: What the filer takes and deletes by itself, after a schedule: nobody counts on one of these.
-_SCHEDULED = re.compile(
-    r"[A-Za-z0-9]+\.\d{4}-\d\d-\d\d_\d{4}|(?:5min|hourly|nightly|daily|weekly|monthly)\.\d+",
-    re.ASCII,
-)
 
 
 class Snapshots:
@@ -59,7 +58,7 @@ class Snapshots:
         return [
             seen_other(one["name"])
             for one in self.seen(volume)
-            if read_stamp(one.get("comment")) or not _SCHEDULED.fullmatch(one["name"])
+            if read_stamp(one.get("comment")) or not is_scheduled(one["name"])
         ]
 
     def needed(self, volume: Record, snapshot: SnapshotRef) -> Record:
@@ -95,7 +94,7 @@ class Snapshots:
         for one in self.seen(volume):
             old = read_stamp(one.get("comment"))
             id_ = adopted_id(volume_id, seen_other(one["name"]))
-            if old is None and _SCHEDULED.fullmatch(one["name"]):
+            if old is None and is_scheduled(one["name"]):
                 continue
             if old is not None and (old.id == id_ or not again):
                 continue
@@ -211,7 +210,7 @@ class Snapshots:
         newer = [
             seen_other(one["name"])
             for one in there[there.index(target) + 1 :]
-            if read_stamp(one.get("comment")) is None and not _SCHEDULED.fullmatch(one["name"])
+            if read_stamp(one.get("comment")) is None and not is_scheduled(one["name"])
         ]
         if newer:
             raise NewerSnapshots(

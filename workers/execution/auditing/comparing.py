@@ -73,7 +73,7 @@ def _snapshots(record: VolumeOutlook, found: Sequence[SnapshotFacts]) -> Iterato
                 recorded=recorded,
                 found=told,
             )
-    others = [*there.values(), *(one for one in found if one.id is None)]
+    others = [*there.values(), *(one for one in found if one.id is None and not one.passing)]
     for one in others:
         yield Difference(
             kind=FindingKind.SNAPSHOT,
