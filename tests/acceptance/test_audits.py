@@ -24,9 +24,7 @@ def name() -> str:
 @pytest.fixture
 def stray(product: Any, shell: Shell, name: str) -> str:
     """A file that somebody has put among the images of backend ``fast``."""
-    shell.json(
-        "submit", "volume.create", "--backend", "fast", "--volume", name, "size=1M", "--wait"
-    )
+    shell.json("volume", "create", name, "--backend", "fast", "size=1M", "--wait")
     (product.volumes / "volumes" / f"{name}.raw").write_bytes(b"x" * 4096)
     return f"{name}.raw"
 
