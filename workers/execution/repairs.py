@@ -152,7 +152,8 @@ def recreate(work: Work) -> Done:
 
 def remove_orphan(work: Work) -> Done:
     """Remove what is left of a volume that the inventory has removed, and has not forgotten."""
-    stamp = _removable(work)
+    begun = work.intended("remove_orphan")
+    stamp = str(begun.detail["id"]) if begun is not None else _removable(work)
     assert work.intent.volume is not None  # noqa: S101 - the request model requires it
     left = VolumeRef(stamp, work.intent.volume)
     facts = work.driver.inspect(left)
@@ -201,14 +202,13 @@ def _removable(work: Work) -> str:
             f"what finding {number} is about was not removed by anybody: it can only be adopted",
             field="params.finding",
         )
-    if work.intended("remove_orphan") is None:
-        after = row["first_seen_at"] + timedelta(hours=work.here.audit.grace_hours)
-        if now < after:
-            raise WrongState(
-                f"finding {number} was seen first at {row['first_seen_at']:%FT%TZ}: what it is "
-                f"about may be removed after {after:%FT%TZ} (audit.grace_hours)",
-                field="params.finding",
-            )
+    after = row["first_seen_at"] + timedelta(hours=work.here.audit.grace_hours)
+    if now < after:
+        raise WrongState(
+            f"finding {number} was seen first at {row['first_seen_at']:%FT%TZ}: what it is about "
+            f"may be removed after {after:%FT%TZ} (audit.grace_hours)",
+            field="params.finding",
+        )
     return str(volume.id)
 
 

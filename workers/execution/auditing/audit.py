@@ -78,7 +78,6 @@ class Comparison:
     def add(self, found: Iterable[Finding]) -> None:
         """Keep what was found, as far as there is room; all is counted."""
         for one in found:
-            self._work.checkpoint()
             self._total[one.kind] += 1
             if len(self._findings) < MOST_FINDINGS:
                 self._findings.append(one)
@@ -86,6 +85,7 @@ class Comparison:
     def volumes(self) -> Iterator[Finding]:
         """What is recorded of volumes otherwise than it is."""
         for page in self._pages():
+            self._work.checkpoint()
             self._recorded += len(page)
             self._work.progress(self._recorded, self._recorded, "volumes")
             there = self._seen.of([record.id for record in page])

@@ -28,7 +28,8 @@ from orchestrator.store.tables import promises as promised
 from workers.execution.auditing.seen import PAGE, Seen
 from workers.execution.work import Work
 
-#: A lock that has expired is released within seconds: this much later, nobody does that.
+#: A lock that has expired is released within seconds: this much later, nobody does that. A host
+#: whose workers are restarted is back by then.
 _LATE = timedelta(minutes=5)
 
 
@@ -36,7 +37,7 @@ def findings(work: Work, connection: Connection, seen: Seen) -> Iterator[Finding
     """What is wrong without any look at the storage."""
     now: datetime = connection.execute(select(db_now())).scalar_one()
     alive = _alive(connection)
-    yield from _locks(work, connection, seen, now, alive)
+    yield from _locks(work, connection, seen, now)
     yield from _attachments(work, connection, seen, alive)
     yield from _jobs(work, connection, now)
     yield from _capacity(work, connection)
@@ -58,13 +59,15 @@ def _alive(connection: Connection) -> dict[str, str | None]:
     return {row.host: row.boot_id for row in rows}
 
 
-def _locks(
-    work: Work,
-    connection: Connection,
-    seen: Seen,
-    now: datetime,
-    alive: Mapping[str, str | None],
-) -> Iterator[Finding]:
+def _dead(connection: Connection) -> set[str]:
+    """Hosts that have had workers, or have volumes attached, and have no live worker."""
+    live = select(workers.c.host).where(workers.c.seen_at > db_now(-_LATE.total_seconds()))
+    known = select(workers.c.host).union(select(attachments.c.host))
+    both = (set(connection.execute(query).scalars()) for query in (known, live))
+    return next(both) - next(both)
+
+
+def _locks(work: Work, connection: Connection, seen: Seen, now: datetime) -> Iterator[Finding]:
     rows = connection.execute(
         select(locks, volumes.c.name, volumes.c.state)
         .join(volumes, volumes.c.id == locks.c.volume_id)
@@ -73,9 +76,7 @@ def _locks(
         .execution_options(yield_per=PAGE)
     )
     old = timedelta(days=work.here.audit.lock_days)
-    ours = set(
-        connection.execute(select(workers.c.host).union(select(attachments.c.host))).scalars()
-    )
+    dead = _dead(connection)
     for row in rows:
         if seen.is_busy(f"{work.intent.backend}/{row.name}"):
             continue
@@ -84,7 +85,7 @@ def _locks(
             kind, why = FindingKind.LOCK, "of a volume that was removed"
         elif row.expires_at is not None and row.expires_at < now - _LATE:
             kind, why = FindingKind.LOCK, f"that expired at {row.expires_at:%FT%TZ}"
-        elif row.owner in ours and row.owner not in alive:
+        elif row.owner in dead:
             kind, why = FindingKind.LOCK, "though no worker is alive on that host any more"
         elif row.taken_at < now - old:
             kind, why = FindingKind.STUCK, f"since {row.taken_at:%FT%TZ}"
