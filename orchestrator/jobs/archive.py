@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
-import json
-import os
 import uuid
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,9 +15,10 @@ from orchestrator.audit.events import Event, record
 from orchestrator.domain.errors import WrongState
 from orchestrator.domain.states import FINISHED
 from orchestrator.jobs.finish import ENGINE
-from orchestrator.jobs.views import View, job_views, not_there
+from orchestrator.jobs.views import job_views, not_there
 from orchestrator.store.bulk import among
 from orchestrator.store.columns import db_now
+from orchestrator.store.files import write_lines
 from orchestrator.store.tables import job_archivals, jobs
 
 #: Jobs archived in one transaction, which are one file.
@@ -86,39 +83,9 @@ def archive(connection: Connection, directory: Path, *, older_than_days: float |
     if not views:
         return 0
     name = f"jobs-{min(views)}-{max(views)}-{uuid.uuid4().hex[:8]}.jsonl.gz"
-    _write(directory, name, views.values())
+    write_lines(directory, name, views.values())
     connection.execute(delete(jobs).where(among(connection, jobs.c.id, list(views))))
     now: datetime = connection.execute(select(db_now())).scalar_one()
     told = {"jobs": len(views), "first": min(views), "last": max(views), "file": name}
     record(connection, [Event(kind="jobs.archived", actor=ENGINE, data=told)], now)
     return len(views)
-
-
-def _write(directory: Path, name: str, views: Iterable[View]) -> None:
-    """Write a file whole or not at all, durably, for its owner only."""
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    begun = directory / f".{name}"
-    try:
-        descriptor = os.open(begun, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            with gzip.open(file, "wt", encoding="utf-8") as packed:
-                for view in views:
-                    packed.write(json.dumps(view, default=_written, separators=(",", ":")) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        begun.rename(directory / name)
-    except BaseException:
-        with suppress(OSError):
-            begun.unlink()
-        raise
-    above = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(above)
-    finally:
-        os.close(above)
-
-
-def _written(value: Any) -> str:
-    if isinstance(value, datetime):
-        return value.isoformat().replace("+00:00", "Z")
-    raise TypeError(f"{type(value).__name__} cannot be written to an archive")
