@@ -242,6 +242,10 @@ class AuditSettings(_Section):
         description="Rules do nothing on a backend where findings that they would repair are more "
         "than this share of its volumes.",
     )
+    export_to: Path | None = Field(
+        default=None,
+        description="The scheduler's directory for exported events; default: 'exports' in data.",
+    )
 
     @field_validator("rules")
     @classmethod
@@ -444,6 +448,11 @@ class Settings(BaseSettings):
     def archive(self) -> Path:
         """The directory for archived jobs."""
         return self.retention.archive or self.data.absolute() / "archive"
+
+    @property
+    def exports(self) -> Path:
+        """The directory for exported events."""
+        return self.audit.export_to or self.data.absolute() / "exports"
 
     @property
     def broker_url(self) -> str:

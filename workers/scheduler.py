@@ -27,6 +27,7 @@ from orchestrator.jobs.submission import Accepted, Submission
 from orchestrator.jobs.submit import submit
 from orchestrator.jobs.wakeups import Wakeups
 from orchestrator.logs import configure_logs
+from orchestrator.schedules.due import mend_schedules, run_due
 from orchestrator.settings import Settings
 from orchestrator.store.database import Database
 
@@ -35,6 +36,8 @@ log = structlog.get_logger(__name__)
 #: Seconds between looks at what hardly ever happens.
 _SELDOM_SECONDS = 10.0
 _RETENTION_SECONDS = 600.0
+#: The most that a run of a schedule holds up the end of the process.
+_CLOSING_SECONDS = 5.0
 #: Events that get their links in one tick: the others wait, and whoever writes them does not.
 CHAINED_AT_ONCE = 5_000
 #: While so many events come in a tick, the chain waits for a pause, but not for longer than this.
@@ -56,6 +59,8 @@ class Scheduler:
         #: When the chain was extended last, and until when it leaves the machine to others.
         self._chained_at = time.monotonic()
         self._busy_until = 0.0
+        #: Where schedules are run: a long run keeps nothing else waiting.
+        self._beside: threading.Thread | None = None
         tick = settings.scheduler.tick_seconds
         #: (seconds between, what is done, when it is due next)
         self._steps: list[tuple[float, Callable[[], None]]] = [
@@ -70,6 +75,8 @@ class Scheduler:
             (settings.scheduler.autosize_seconds, self._autosize),
             (_SELDOM_SECONDS, self._watch_restores),
             (_SELDOM_SECONDS, self._repair_by_rule),
+            (tick, self._run_schedules_beside),
+            (_SELDOM_SECONDS, self._mend_schedules),
             (_SELDOM_SECONDS, self._archive_what_was_asked_for),
             (_RETENTION_SECONDS, self._retain),
         ]
@@ -87,7 +94,9 @@ class Scheduler:
             self._due[place] = time.monotonic() + seconds
 
     def close(self) -> None:
-        """Let go of the database and the broker."""
+        """Let go of the database and the broker. A run that goes on is finished by the next one."""
+        if self._beside is not None:
+            self._beside.join(timeout=_CLOSING_SECONDS)
         self._wakeups.close()
         self._notices.close()
         self._database.close()
@@ -195,6 +204,28 @@ class Scheduler:
                 log.warning("repair.refused", finding=finding_id, why=problem.detail)
             else:
                 self._wakeups.send(accepted.wake)
+
+    def _run_schedules_beside(self) -> None:
+        if self._beside is None or not self._beside.is_alive():
+            self._beside = threading.Thread(target=self._try_schedules, daemon=True)
+            self._beside.start()
+
+    def _try_schedules(self) -> None:
+        try:
+            self._run_schedules()
+        except Exception as error:
+            log.warning("scheduler.step_failed", step="run_schedules", error=str(error))
+
+    def _run_schedules(self) -> None:
+        run_due(
+            self._database,
+            max_attempts=self._settings.retry.max_attempts,
+            exports=self._settings.exports,
+            send=self._wakeups.send,
+        )
+
+    def _mend_schedules(self) -> None:
+        mend_schedules(self._database)
 
     def _retain(self) -> None:
         retention = self._settings.retention

@@ -326,6 +326,7 @@ def _create_schedule_tables() -> None:
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_schedules")),
         sa.UniqueConstraint("name", name=op.f("uq_schedules_name")),
+        sqlite_autoincrement=True,
     )
     _partial("ix_schedules_next_at", "schedules", ["next_at"], "enabled", unique=False)
     op.create_table(

@@ -24,6 +24,7 @@ from orchestrator.api.routes import (
     inventory,
     jobs,
     queue,
+    schedules,
     tokens,
     verbs,
 )
@@ -103,6 +104,7 @@ def create_app(service: Service) -> FastAPI:
         findings.router,
         tokens.router,
         queue.router,
+        schedules.router,
     ):
         app.include_router(router)
     if service.settings.v3.enabled:

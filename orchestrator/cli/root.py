@@ -31,6 +31,7 @@ _COMMANDS = {
     "lock": ("locks", "app"),
     "policy": ("policies", "app"),
     "backend": ("backends", "app"),
+    "schedule": ("schedules", "app"),
     "event": ("events", "app"),
     "audit": ("audit", "app"),
     "token": ("tokens", "app"),

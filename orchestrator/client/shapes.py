@@ -276,6 +276,40 @@ class NewToken(Token):
     token: str
 
 
+class Schedule(TypedDict):
+    """What is done again and again."""
+
+    name: str
+    cron: str
+    action: str
+    backend: str | None
+    volumes: list[str] | None
+    params: dict[str, Any]
+    keep: dict[str, int] | None
+    enabled: bool
+    reason: str | None
+    created_by: str
+    created_at: str
+    next_at: str | None
+    last_run_at: str | None
+    last_result: dict[str, Any] | None
+
+
+class ScheduleInDetail(Schedule):
+    """A schedule, and what became of the jobs of its last run."""
+
+    last_jobs: dict[JobState, int]
+    failed: list[dict[str, Any]]
+
+
+class ScheduleRun(TypedDict):
+    """A run that was asked for; without a result, the scheduler does it within seconds."""
+
+    due_at: str
+    job_ids: list[int]
+    result: dict[str, Any] | None
+
+
 class Queue(TypedDict):
     """The queue as a whole; ``unfinished`` by state."""
 

@@ -406,6 +406,9 @@ class Action:
     time_limit: float = 3600.0
     #: Runs whatever the backend's state, on the queue that every worker serves.
     administrative: bool = False
+    #: A schedule may have it done, with any parameters except those that only a person may give.
+    schedulable: bool = False
+    by_hand: tuple[str, ...] = ()
     #: Method and path below ``/v1/backends/{backend}``.
     route: tuple[str, str]
 
@@ -651,6 +654,7 @@ _DECLARED = (
         summary="Compare a volume's record with the storage; one in error may be available again.",
         audit="verified volume {volume}",
         capability="inspect",
+        schedulable=True,
         route=("POST", "/volumes/{volume}/verify"),
     ),
     Action(
@@ -701,6 +705,7 @@ _DECLARED = (
         capability="snapshot",
         creates=True,
         slow=True,
+        schedulable=True,
         route=("POST", "/volumes/{volume}/snapshots"),
     ),
     Action(
@@ -801,6 +806,7 @@ _DECLARED = (
         audit="refreshed backend {backend}",
         volume=Need.NO,
         lanes=(),
+        schedulable=True,
         route=("POST", "/refresh"),
     ),
     Action(
@@ -811,12 +817,15 @@ _DECLARED = (
         role=Role.ADMIN,
         volume=Need.NO,
         lanes=(),
+        schedulable=True,
+        by_hand=("accept_identity",),
         route=("POST", "/verify"),
     ),
     Action(
         name="backend.audit",
         summary="Compare what a backend really has with the inventory; write findings.",
         audit="audited backend {backend}",
+        schedulable=True,
         volume=Need.NO,
         host=Need.OPTIONAL,
         on_host=True,

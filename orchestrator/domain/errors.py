@@ -184,6 +184,12 @@ class UnknownPolicy(NotFound):
     code = "unknown_policy"
 
 
+class UnknownSchedule(NotFound):
+    """There is no such schedule."""
+
+    code = "unknown_schedule"
+
+
 class UnknownJob(NotFound):
     """There is no such job."""
 

@@ -794,7 +794,7 @@ schedules = Table(
     Column("created_by", String(64), nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     Column("next_at", UtcDateTime, nullable=False),
-    #: The time for which it ran last, when that was, and what came of it.
+    #: The latest time for which it ran; when it ran last, and what came of it.
     Column("last_due_at", UtcDateTime),
     Column("last_run_at", UtcDateTime),
     Column("last_result", Json),
@@ -804,6 +804,8 @@ schedules = Table(
         sqlite_where=text("enabled"),
         postgresql_where=text("enabled"),
     ),
+    # Its number is never another's: what a schedule made is its own after it was removed, too.
+    sqlite_autoincrement=True,
 )
 
 #: Jobs that schedules have submitted; they stay when the jobs are archived.

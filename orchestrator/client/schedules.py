@@ -1,0 +1,87 @@
+"""The client's methods for schedules."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from orchestrator.client.binding import listing, operation
+from orchestrator.client.listings import Query
+from orchestrator.client.shapes import Schedule, ScheduleInDetail, ScheduleRun
+from orchestrator.client.steps import Call, Steps, given, path_to
+
+
+class ScheduleMethods:
+    """What is done again and again. Changes need the role admin."""
+
+    @listing
+    def schedules(self) -> Query[Schedule]:
+        """The schedules by name."""
+        return Query("/v1/schedules")
+
+    @operation
+    def schedule(self, name: str) -> Steps[ScheduleInDetail]:
+        """Read a schedule, and what became of its last run. Raises `UnknownSchedule`."""
+        answer = yield Call(method="GET", path=path_to("schedules", name), repeatable=True)
+        return cast(ScheduleInDetail, answer.body)
+
+    @operation
+    def put_schedule(
+        self,
+        name: str,
+        cron: str,
+        action: str,
+        *,
+        backend: str | None = None,
+        volumes: Sequence[str] | None = None,
+        params: Mapping[str, Any] | None = None,
+        keep: Mapping[str, int] | None = None,
+        enabled: bool = True,
+        reason: str | None = None,
+        replace: bool = True,
+    ) -> Steps[ScheduleInDetail]:
+        """Make a schedule, or replace what the one of this name does.
+
+        Without ``replace`` that raises `AlreadyExists`.
+        """
+        wanted = {
+            **{"cron": cron, "action": action, "backend": backend, "params": params},
+            **{"volumes": None if volumes is None else list(volumes), "keep": keep},
+            **{"enabled": enabled, "reason": reason},
+        }
+        answer = yield Call(
+            method="PUT",
+            path=path_to("schedules", name),
+            params=given(replace=replace),
+            json={field: value for field, value in wanted.items() if value is not None},
+            repeatable=replace,
+        )
+        return cast(ScheduleInDetail, answer.body)
+
+    @operation
+    def enable_schedule(self, name: str, enabled: bool = True) -> Steps[ScheduleInDetail]:
+        """Let a schedule run, or not; what it misses meanwhile is not caught up."""
+        answer = yield Call(
+            method="PATCH",
+            path=path_to("schedules", name),
+            json={"enabled": enabled},
+            repeatable=True,
+        )
+        return cast(ScheduleInDetail, answer.body)
+
+    @operation
+    def run_schedule(self, name: str, *, idempotency_key: str | None = None) -> Steps[ScheduleRun]:
+        """Run a schedule now, enabled or not; it runs at its next time all the same."""
+        answer = yield Call(
+            method="POST",
+            path=path_to("schedules", name, "run"),
+            headers={"Idempotency-Key": idempotency_key or str(uuid.uuid4())},
+            repeatable=True,
+        )
+        return cast(ScheduleRun, answer.body)
+
+    @operation
+    def remove_schedule(self, name: str) -> Steps[None]:
+        """Remove a schedule; its jobs and the snapshots that it made stay."""
+        yield Call(method="DELETE", path=path_to("schedules", name))
