@@ -127,7 +127,7 @@ def kept(keep: Keep, there: list[Made]) -> list[Made]:
 @given(keeps, steps)
 def test_kept_is_what_any_of_the_four_keeps(keep: Keep, hours: list[float]) -> None:
     there = made(hours)
-    wanted = {one.id for one in there[len(there) - keep.last :]} if keep.last else set()
+    wanted = {one.id for one in there[max(0, len(there) - keep.last) :]}
     for count, bucket in (
         (keep.hourly, "%Y-%m-%d %H"),
         (keep.daily, "%Y-%m-%d"),
