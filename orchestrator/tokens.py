@@ -28,7 +28,13 @@ def digest_of(secret: str) -> str:
 
 
 def create(
-    connection: Connection, name: str, role: Role, actor: str, *, days: float | None = None
+    connection: Connection,
+    name: str,
+    role: Role,
+    actor: str,
+    *,
+    days: float | None = None,
+    project: str | None = None,
 ) -> tuple[dict[str, Any], str]:
     """Make a token; its description, and the token itself, which is told only now.
 
@@ -51,6 +57,7 @@ def create(
         "id": id_,
         "name": name,
         "role": role,
+        "project": project,
         "digest": digest_of(secret),
         "created_at": now,
         "expires_at": now + timedelta(days=days) if days is not None else None,
@@ -96,7 +103,7 @@ def authenticate(connection: Connection, token: str) -> Actor:
     prefix, _, rest = token.partition("_")
     id_, _, secret = rest.partition("_")
     row = connection.execute(
-        select(tokens.c.name, tokens.c.role, tokens.c.digest).where(
+        select(tokens.c.name, tokens.c.role, tokens.c.project, tokens.c.digest).where(
             tokens.c.id == id_,
             tokens.c.revoked_at.is_(None),
             or_(tokens.c.expires_at.is_(None), tokens.c.expires_at > db_now()),
@@ -107,13 +114,15 @@ def authenticate(connection: Connection, token: str) -> Actor:
     matches = hmac.compare_digest(expected, digest_of(secret))
     if row is None or not matches or prefix != _PREFIX:
         raise NotAuthenticated("the token is not valid: it may have been revoked or expired")
-    return Actor(name=row.name, role=Role(row.role))
+    return Actor(name=row.name, role=Role(row.role), project=row.project)
 
 
 def describe(row: Any) -> dict[str, Any]:
     """A token as it may be shown."""
-    return {name: row[name] for name in ("id", "name", "role", "created_at", "expires_at")}
+    told = ("id", "name", "role", "project", "created_at", "expires_at")
+    return {name: row[name] for name in told}
 
 
 def _told(row: Any) -> dict[str, Any]:
-    return {"token": row["id"], "name": row["name"], "role": str(row["role"])}
+    told = {"token": row["id"], "name": row["name"], "role": str(row["role"])}
+    return told if row["project"] is None else {**told, "project": row["project"]}

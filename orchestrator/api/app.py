@@ -24,6 +24,7 @@ from orchestrator.api.routes import (
     inventory,
     jobs,
     queue,
+    quotas,
     schedules,
     tokens,
     verbs,
@@ -103,6 +104,7 @@ def create_app(service: Service) -> FastAPI:
         events.router,
         findings.router,
         tokens.router,
+        quotas.router,
         queue.router,
         schedules.router,
     ):

@@ -128,6 +128,9 @@ class Job(Answer):
     result: dict[str, Any] | None = None
     error: JobError | None = None
     submitted_by: str = Field(description="The name of the token.")
+    account: str | None = Field(
+        default=None, description="For whose quota it counts: a project, or the name of a token."
+    )
     reason: str | None = None
     batch_id: int | None = None
     ref: str | None = None
@@ -245,6 +248,7 @@ class Volume(Answer):
         description="How it behaves, as far as that is known: autosize, junction path …"
     )
     policy: str | None = Field(default=None, description="Its export policy; null: it has none.")
+    account: str | None = Field(default=None, description="For whose quota it counts.")
     address: str | None = Field(default=None, description="Where hosts mount it from.")
     snapshot_reserve_used_percent: int | None = Field(
         default=None, description="How much of their reserve its snapshots use."
@@ -318,6 +322,10 @@ class Token(Answer):
     id: str
     name: str
     role: Role
+    project: str | None = Field(
+        default=None,
+        description="For whose quota counts what is made with it; null: its own name's.",
+    )
     created_at: datetime
     expires_at: datetime | None = None
 
@@ -443,6 +451,59 @@ class ScheduleRun(Answer):
     due_at: datetime
     job_ids: list[int]
     result: RunResult | None = Field(description="Null: the scheduler does it within seconds.")
+
+
+class Amounts(Answer):
+    """What is counted for an account."""
+
+    bytes: int
+    volumes: int
+    snapshots: int | None = Field(description="Null where that is not known.")
+
+
+class Limits(Answer):
+    """The most that an account may have on a backend; null: no limit."""
+
+    backend: str
+    max_bytes: int | None = None
+    max_volumes: int | None = None
+    max_snapshots: int | None = None
+    used: Amounts = Field(description="What there is.")
+    promised: Amounts | None = Field(description="What unfinished jobs will add to it.")
+
+
+class Quota(Limits):
+    """The most that an account may have on a backend, and what it has."""
+
+    account: str = Field(description="A project, or the name of a token without one.")
+    set_by: str
+    set_at: datetime
+
+
+class Holding(Answer):
+    """Something that counts for an account: a volume, or an unfinished job."""
+
+    kind: Literal["volume", "job"]
+    backend: str
+    volume: str | None = None
+    volume_id: str | None = None
+    snapshot: str | None = None
+    action: str | None = Field(default=None, description="What the job does.")
+    state: str
+    bytes: int
+    volumes: int
+    snapshots: int | None = None
+    since: datetime | None = None
+    job: int | None = Field(default=None, description="The job, or the one that made the volume.")
+
+
+class Account(Answer):
+    """What an account may have, has and has been promised, and from which rows that comes."""
+
+    account: str
+    at: datetime | None = Field(default=None, description="Null: now.")
+    backends: list[Limits]
+    entries: Page[Holding]
 
 
 class Queue(Answer):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from fastapi import FastAPI
@@ -80,7 +80,7 @@ class Backends:
         actor = await self._trusted.check(self._service, token)
         roles = self._roles(actor.name, actor.role)
         if {Role.ADMIN, Role.UBER_ADMIN} & roles and not actor.role.includes(TokenRole.OPERATOR):
-            actor = Actor(actor.name, TokenRole.OPERATOR)
+            actor = replace(actor, role=TokenRole.OPERATOR)
         return _Caller(actor, actor.name, roles)
 
     def _roles(self, name: str, role: TokenRole | None) -> frozenset[Role]:

@@ -104,19 +104,19 @@ Reader = Annotated[Actor, Depends(_needs(Role.READER))]
 Operator = Annotated[Actor, Depends(_needs(Role.OPERATOR))]
 Admin = Annotated[Actor, Depends(_needs(Role.ADMIN))]
 
-# Paths are matched as they were sent, so a name arrives percent-encoded (see `app`).
-_decoded = BeforeValidator(lambda value: unquote(value, errors="strict"))
-BackendInPath = Annotated[BackendName, _decoded, Path(description="Name of the backend.")]
+#: Paths are matched as they were sent, so a name arrives percent-encoded (see `app`).
+decoded = BeforeValidator(lambda value: unquote(value, errors="strict"))
+BackendInPath = Annotated[BackendName, decoded, Path(description="Name of the backend.")]
 VolumeInPath = Annotated[
-    VolumeName, _decoded, Path(description="Name of the volume, percent-encoded.")
+    VolumeName, decoded, Path(description="Name of the volume, percent-encoded.")
 ]
 SnapshotInPath = Annotated[
-    SnapshotName, _decoded, Path(description="Name of the snapshot, percent-encoded.")
+    SnapshotName, decoded, Path(description="Name of the snapshot, percent-encoded.")
 ]
 PolicyInPath = Annotated[
-    PolicyName, _decoded, Path(description="Name of the export policy, percent-encoded.")
+    PolicyName, decoded, Path(description="Name of the export policy, percent-encoded.")
 ]
-HostInPath = Annotated[HostName, _decoded, Path(description="Name of the host.")]
+HostInPath = Annotated[HostName, decoded, Path(description="Name of the host.")]
 IdInPath = Annotated[int, Path(ge=1, le=MAX_ID)]
 
 Limit = Annotated[int, Query(ge=1, le=1000, description="The most items to answer.")]

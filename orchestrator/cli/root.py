@@ -34,6 +34,7 @@ _COMMANDS = {
     "schedule": ("schedules", "app"),
     "event": ("events", "app"),
     "audit": ("audit", "app"),
+    "quota": ("quotas", "app"),
     "token": ("tokens", "app"),
     "extstorage": ("extstorage", "app"),
     "action": ("actions", "app"),

@@ -33,6 +33,7 @@ _TOKENS: Columns = {
     "token": lambda token: token["id"],
     "name": lambda token: token["name"],
     "role": lambda token: token["role"],
+    "project": lambda token: token["project"],
     "created (UTC)": lambda token: when(token["created_at"]),
     "expires (UTC)": lambda token: when(token["expires_at"]) or "never",
 }
@@ -50,6 +51,13 @@ def create(
     days: Annotated[
         float | None, typer.Option("--days", help="It expires after this; never, if absent.")
     ] = None,
+    project: Annotated[
+        str | None,
+        typer.Option(
+            "--project",
+            help="What is made with it counts for the quota of this; of its own name, if absent.",
+        ),
+    ] = None,
     direct: Annotated[
         bool,
         typer.Option(
@@ -63,12 +71,13 @@ def create(
 ) -> None:
     """Make a token. It is shown this once; only a digest of it is kept."""
     if direct:
-        made = _create_directly(name, role, days, servers.settings_from(data=data, config=config))
+        settings = servers.settings_from(data=data, config=config)
+        made = _create_directly(name, role, days, project, settings)
     elif data is not None or config is not None:
         raise InvalidInput("--data and --config belong to --direct")
     else:
         with connect() as client:
-            made = client.create_token(name, role.value, days=days)
+            made = client.create_token(name, role.value, days=days, project=project)
     if as_json:
         print_json(made)
     else:
@@ -76,15 +85,18 @@ def create(
         print(made["token"])
 
 
-def _create_directly(name: str, role: Role, days: float | None, settings: Any) -> Any:
+def _create_directly(
+    name: str, role: Role, days: float | None, project: str | None, settings: Any
+) -> Any:
     # What the service needs; commands that call the service do without.
     from orchestrator.domain.states import Role as DomainRole
     from orchestrator.store import migrate
     from orchestrator.store.database import Database
     from orchestrator.tokens import create as create_token
 
-    if not _NAME.fullmatch(name):
-        raise InvalidName("a token's name is 1 to 64 of A-Z a-z 0-9 . _ @ -", field="name")
+    for field, given in (("name", name), ("project", project)):
+        if given is not None and not _NAME.fullmatch(given):
+            raise InvalidName(f"a token's {field} is 1 to 64 of A-Z a-z 0-9 . _ @ -", field=field)
     if days is not None and not 0 < days <= 36500:
         raise InvalidInput("days is above 0 and at most 36500", field="days")
     if behind := migrate.check(settings.database_url):
@@ -93,7 +105,12 @@ def _create_directly(name: str, role: Role, days: float | None, settings: Any) -
     try:
         described, secret = database.transact(
             lambda connection: create_token(
-                connection, name, DomainRole(role.value), _DIRECT_ACTOR, days=days
+                connection,
+                name,
+                DomainRole(role.value),
+                _DIRECT_ACTOR,
+                days=days,
+                project=project,
             )
         )
     finally:

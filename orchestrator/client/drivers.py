@@ -19,6 +19,7 @@ from orchestrator.client.history import HistoryMethods
 from orchestrator.client.inventory import InventoryMethods
 from orchestrator.client.jobs import JobMethods
 from orchestrator.client.listings import AsyncListing, Listing, Query
+from orchestrator.client.quotas import QuotaMethods
 from orchestrator.client.resending import resending
 from orchestrator.client.schedules import ScheduleMethods
 from orchestrator.client.steps import Call, Item, NextLine, Open, Pause, Steps, StreamSteps
@@ -31,7 +32,9 @@ _CONNECT_SECONDS = 5.0
 _THIS_MACHINE = ("127.0.0.1", "::1", "localhost")
 
 
-class _Methods(JobMethods, InventoryMethods, HistoryMethods, AuditMethods, ScheduleMethods):
+class _Methods(
+    JobMethods, InventoryMethods, HistoryMethods, AuditMethods, ScheduleMethods, QuotaMethods
+):
     """Every method, and what both drivers prepare alike."""
 
     def __init__(

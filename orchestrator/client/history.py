@@ -136,13 +136,19 @@ class HistoryMethods:
 
     @operation
     def create_token(
-        self, name: str, role: str = "operator", *, days: float | None = None
+        self,
+        name: str,
+        role: str = "operator",
+        *,
+        days: float | None = None,
+        project: str | None = None,
     ) -> Steps[NewToken]:
         """Make a token for ``days`` days, or for ever. Only this answer tells it.
 
-        Needs the role admin. Raises `AlreadyExists` if a valid token has this name.
+        What is made with it counts for the quota of ``project``; without, of its own
+        name. Needs the role admin. Raises `AlreadyExists` if a valid token has this name.
         """
-        wanted = {"name": name, "role": role, "days": days}
+        wanted = {"name": name, "role": role, "days": days, "project": project}
         answer = yield Call(
             method="POST",
             path="/v1/tokens",

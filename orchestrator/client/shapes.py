@@ -90,6 +90,7 @@ class Job(TypedDict):
     result: dict[str, Any] | None
     error: JobError | None
     submitted_by: str
+    account: str | None
     reason: str | None
     batch_id: int | None
     ref: str | None
@@ -197,6 +198,7 @@ class Volume(TypedDict):
     parameters: dict[str, str]
     settings: dict[str, Any]
     policy: str | None
+    account: str | None
     address: str | None
     snapshot_reserve_used_percent: int | None
     parent_volume_id: str | None
@@ -266,6 +268,7 @@ class Token(TypedDict):
     id: str
     name: str
     role: Literal["reader", "operator", "admin"]
+    project: str | None
     created_at: str
     expires_at: str | None
 
@@ -308,6 +311,59 @@ class ScheduleRun(TypedDict):
     due_at: str
     job_ids: list[int]
     result: dict[str, Any] | None
+
+
+class Amounts(TypedDict):
+    """What is counted for an account."""
+
+    bytes: int
+    volumes: int
+    snapshots: int | None
+
+
+class Limits(TypedDict):
+    """The most that an account may have on a backend, and what it has."""
+
+    backend: str
+    max_bytes: int | None
+    max_volumes: int | None
+    max_snapshots: int | None
+    used: Amounts
+    promised: Amounts | None
+
+
+class Quota(Limits):
+    """A quota that somebody has set."""
+
+    account: str
+    set_by: str
+    set_at: str
+
+
+class Holding(TypedDict):
+    """Something that counts for an account: a volume, or an unfinished job."""
+
+    kind: Literal["volume", "job"]
+    backend: str
+    volume: str | None
+    volume_id: str | None
+    snapshot: str | None
+    action: str | None
+    state: str
+    bytes: int
+    volumes: int
+    snapshots: int | None
+    since: str | None
+    job: int | None
+
+
+class Account(TypedDict):
+    """What an account may have, has and has been promised, and a page of the rows it is of."""
+
+    account: str
+    at: str | None
+    backends: list[Limits]
+    entries: Page[Holding]
 
 
 class Queue(TypedDict):

@@ -262,6 +262,12 @@ class InsufficientCapacity(Conflict):
     code = "insufficient_capacity"
 
 
+class QuotaExceeded(Conflict):
+    """The account may not have more on this backend."""
+
+    code = "quota_exceeded"
+
+
 class IdempotencyMismatch(Conflict):
     """This idempotency key was used for a different request: use a new key."""
 

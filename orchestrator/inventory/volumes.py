@@ -136,6 +136,7 @@ def _views(connection: Connection, backend: str, rows: Sequence[RowMapping]) -> 
             "parameters": row["parameters"],
             "settings": row["settings"],
             "policy": exported.get(row["policy_id"]),
+            "account": row["account"],
             "address": row["address"],
             "snapshot_reserve_used_percent": row["snapshot_reserve_used_percent"],
             "parent_volume_id": row["parent_volume_id"],

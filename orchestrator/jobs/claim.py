@@ -154,6 +154,11 @@ class Claim:
         """The declaration of its action."""
         return self.intent.action
 
+    @property
+    def account(self) -> str:
+        """Whose storage it makes; a job from before there were accounts, its submitter's."""
+        return self.intent.account or self.submitted_by
+
 
 class Claimed(list[Claim]):
     """Jobs that were claimed together."""
@@ -423,6 +428,7 @@ def _births(claims: Iterable[Claim], now: datetime) -> list[Asked]:
                 "parent_volume_id": claim.source.id if claim.source else None,
                 "parent_snapshot_id": intent.snapshot_id,
                 "created_by_job": claim.job_id,
+                "account": claim.account,
                 "created_at": now,
                 "changed_at": now,
             }

@@ -50,6 +50,8 @@ from orchestrator.jobs.looking import (
     volumes_at,
 )
 from orchestrator.jobs.outlook import Intent, Outlook
+from orchestrator.jobs.quotas import take_quotas
+from orchestrator.jobs.rules.quotas import account_of
 from orchestrator.jobs.submission import Submission
 from orchestrator.jobs.views import end_of_archived
 from orchestrator.jobs.wakeups import queue_for
@@ -220,6 +222,13 @@ class Drafts:
         if not everything:
             return
         self._look(everything, lanes, targets, ahead, there)
+        if self.outlook.quotas_set:
+            # The last locks but one: only the promises of backends are locked after these.
+            take_quotas(
+                self.connection,
+                self.outlook,
+                [(one.request, one.submission.actor.account) for one in everything],
+            )
         for index, some in wanted.items():
             try:
                 for draft in some:
@@ -505,6 +514,7 @@ class Drafts:
             snapshot_id=snapshot_id,
             policy_id=policy_id,
             source_id=source_id,
+            account=account_of(action, volume, draft.submission.actor.account),
         )
 
     def _check_host(self, draft: Draft, intent: Intent) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sqlalchemy import Connection, any_, func, literal_column, or_, select
+from sqlalchemy import Connection, any_, exists, func, literal_column, or_, select
 
 from orchestrator.domain.errors import InvalidInput
 from orchestrator.domain.exports import Rule, parse_rule
@@ -31,6 +31,7 @@ from orchestrator.store.tables import (
     locks,
     policies,
     promises,
+    quotas,
     snapshots,
     volumes,
 )
@@ -55,6 +56,7 @@ _BACKENDS = select(
         0,
     ).label("turn"),
     select(installation.c.accepting).scalar_subquery().label("accepting"),
+    select(exists(select(quotas.c.account))).scalar_subquery().label("quotas_set"),
 )
 
 
@@ -68,7 +70,7 @@ _JOBS_IN = Question(
             job_lanes.c.lane,
             *(jobs.c.id, jobs.c.action, jobs.c.backend_id, jobs.c.volume, jobs.c.snapshot),
             *(jobs.c.host, jobs.c.params, jobs.c.reason, jobs.c.volume_id, jobs.c.snapshot_id),
-            *(jobs.c.policy, jobs.c.policy_id, jobs.c.source_id, jobs.c.after),
+            *(jobs.c.policy, jobs.c.policy_id, jobs.c.source_id, jobs.c.account, jobs.c.after),
             jobs.c.not_before,
             or_(jobs.c.begun, jobs.c.not_before.is_(None), jobs.c.not_before <= db_now()).label(
                 "blocks"
@@ -85,7 +87,7 @@ _LIVE_VOLUMES = (
         backends.c.name.label("backend"),
         *(volumes.c.id, volumes.c.name, volumes.c.state, volumes.c.size_bytes),
         *(volumes.c.metadata, volumes.c.parameters, volumes.c.settings),
-        *(volumes.c.policy_id, volumes.c.created_by_job),
+        *(volumes.c.policy_id, volumes.c.created_by_job, volumes.c.account),
     )
     .join(backends, backends.c.id == volumes.c.backend_id)
     .where(volumes.c.state != VolumeState.REMOVED)
@@ -214,6 +216,7 @@ def take_backends(outlook: Outlook, rows: Rows) -> None:
     for row in rows:
         known = row["capabilities"]
         outlook.accepting = row["accepting"]
+        outlook.quotas_set = bool(row["quotas_set"])
         outlook.backends[row["name"]] = BackendOutlook(
             id=row["id"],
             name=row["name"],
@@ -261,6 +264,7 @@ def take_volumes(
             parameters=dict(row["parameters"]),
             settings=dict(row["settings"]),
             created_by_job=row["created_by_job"],
+            account=row["account"],
         )
         if row["policy_id"] is not None:
             exported[row["id"]] = row["policy_id"]

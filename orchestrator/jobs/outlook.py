@@ -35,6 +35,8 @@ class Intent:
     snapshot_id: str | None = None
     policy_id: str | None = None
     source_id: str | None = None
+    #: Whose storage it makes, or adds to.
+    account: str | None = None
 
     @property
     def lanes(self) -> list[str]:
@@ -114,6 +116,8 @@ class VolumeOutlook:
     attachments: dict[str, AttachmentOutlook] = field(default_factory=dict)
     lock_owner: str | None = None
     created_by_job: int | None = None
+    #: Whose it is.
+    account: str | None = None
 
 
 @dataclass
@@ -149,6 +153,20 @@ class BackendOutlook:
         return None if self.total_bytes is None else int(self.total_bytes * self.overcommit)
 
 
+@dataclass
+class QuotaOutlook:
+    """The most that an account may have on a backend, and what it will have.
+
+    All three by what is counted: ``bytes``, ``volumes``, ``snapshots``.
+    """
+
+    limits: Mapping[str, int]
+    #: What there is.
+    used: Mapping[str, int]
+    #: What unfinished jobs will add, the present ones included.
+    promised: dict[str, int]
+
+
 class Outlook:
     """Backends and volumes, by name, as they will be when the jobs ahead have succeeded.
 
@@ -163,6 +181,9 @@ class Outlook:
         self.policies: dict[tuple[str, str], PolicyOutlook] = {}
         #: Which volume (id) is at a junction path, of those paths that were asked for.
         self.junctions: dict[tuple[str, str], str] = {}
+        #: Whether anybody has a quota; and those that these jobs may touch, by account and backend.
+        self.quotas_set = False
+        self.quotas: dict[tuple[str, str], QuotaOutlook] = {}
         #: Ids of unfinished jobs that block their lane, by lane, in order.
         self.ahead: dict[str, list[int]] = defaultdict(list)
         #: The last of them that itself runs only if all before it succeed.
@@ -234,4 +255,5 @@ def intent_of(row: Mapping[str, Any], backend: str) -> Intent:
         snapshot_id=row["snapshot_id"],
         policy_id=row["policy_id"],
         source_id=row["source_id"],
+        account=row["account"],
     )

@@ -17,10 +17,16 @@ GROUP_BUDGET = 1000
 
 @dataclass(frozen=True)
 class Actor:
-    """Who submits: a token's name and role."""
+    """Who submits: a token's name, role and project."""
 
     name: str
     role: Role
+    project: str | None = None
+
+    @property
+    def account(self) -> str:
+        """Whose storage it is that this one has made."""
+        return self.project or self.name
 
 
 @dataclass(frozen=True, kw_only=True)

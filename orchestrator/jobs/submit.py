@@ -278,6 +278,7 @@ def _row(
         "run_at": request.run_at,
         "not_before": draft.begins if draft.later(drafts.now) else None,
         "submitted_by": submitter,
+        "account": intent.account,
         "reason": intent.reason,
         "batch_id": batch_id,
         "ref": request.ref,

@@ -31,7 +31,7 @@ _TRIED = (JobState.WAITING, JobState.QUEUED, JobState.FAILED, JobState.CANCELED)
 #: Columns that a job is told with as they are.
 _TOLD = (
     "id", "action", "volume", "snapshot", "policy", "host", "params", "state", "priority",
-    "attempt", "max_attempts", "progress", "result", "error", "submitted_by", "reason",
+    "attempt", "max_attempts", "progress", "result", "error", "submitted_by", "account", "reason",
     "batch_id", "ref", "retry_of", "volume_id", "run_at", "created_at", "started_at",
     "finished_at", "worker",
 )  # fmt: skip

@@ -39,7 +39,7 @@ FROM counted
 WHERE jobs.id = counted.id AND (counted.before = 0 OR counted.before + counted.cost <= :budget)
 RETURNING jobs.id, jobs.action, jobs.backend_id, jobs.volume, jobs.snapshot, jobs.policy,
           jobs.host, jobs.params, jobs.volume_id, jobs.snapshot_id, jobs.policy_id,
-          jobs.source_id, jobs.fence,
+          jobs.source_id, jobs.account, jobs.fence,
           jobs.attempt, jobs.max_attempts, jobs.batch_id, jobs.submitted_by, jobs.reason,
           jobs.queue, jobs.cancel_requested_at, jobs.claims, {now} AS now
 """

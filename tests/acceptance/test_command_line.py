@@ -435,6 +435,38 @@ def test_tokens_are_made_listed_and_revoked(shell: Shell, name: str) -> None:
     assert shell.json("token", "revoke", made["id"], status=3)["code"] == "not_found"
 
 
+def test_quotas_are_set_explained_and_removed(shell: Shell, name: str) -> None:
+    project = f"p{name}"
+    made = shell.json("token", "create", name, "--project", project)
+    tokens = shell.json("token", "list")["items"]
+    assert {token["project"] for token in tokens if token["id"] == made["id"]} == {project}
+    here = ("--backend", "fast")
+    quota = shell.json("quota", "set", project, *here, "--bytes", "3M", "--snapshots", "0")
+    assert (quota["max_bytes"], quota["max_volumes"], quota["max_snapshots"]) == (
+        3 * 2**20,
+        None,
+        0,
+    )
+    theirs = {"ORCHESTRATOR_TOKEN": made["token"]}
+    grown = ("submit", "volume.create", *here, "--volume", name, "--json")
+    job = json.loads(shell.run(*grown, "size=2M", "--wait", env=theirs).stdout)
+    assert (job["state"], job["account"]) == ("succeeded", project)
+    with shell.start(*grown[:-2], f"{name}-2", "size=2M", "--json", env=theirs) as refused:
+        problem = json.loads(refused.communicate(timeout=90)[0])
+    assert (refused.returncode, problem["code"]) == (4, "quota_exceeded")
+    assert (problem["used"], problem["asked"]) == (2 * 2**20, 2 * 2**20)
+    assert [
+        q["used"]["bytes"] for q in shell.json("quota", "list", "--account", project)["items"]
+    ] == [2 * 2**20]
+    shown = shell.json("quota", "show", project)
+    [entry] = shown["entries"]["items"]
+    assert (entry["volume"], entry["job"], entry["bytes"]) == (name, job["id"], 2 * 2**20)
+    assert shell.json("quota", "show", project, "--at", "2001-01-01T00:00:00Z")["backends"] == []
+    assert name in shell.ok("quota", "show", project, *here)
+    assert shell.json("quota", "remove", project, *here)["removed"] is True
+    assert shell.json("quota", "remove", project, *here, status=3)["code"] == "not_found"
+
+
 def test_events_are_listed_and_followed(shell: Shell, name: str) -> None:
     create(shell, name)
     page = shell.json("event", "list", "--volume", name)

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, event, text
 from benchmarks import past
 from orchestrator.audit.events import _after, number_committed
 from orchestrator.domain.states import JobState
+from orchestrator.inventory import usage
 from orchestrator.jobs import finish, looking, schedule, views
 from orchestrator.jobs.claim import _CLAIM, MOST_CLAIMED, put_back_blocked
 from orchestrator.jobs.lanes import heads_of
@@ -116,6 +117,8 @@ QUESTIONS: dict[str, Asked] = {
     "jobs to be told": views._JOBS(ids=[1]),
     "their journals": views._STEPS(ids=[1]),
     "their attempts": views._ATTEMPTS(ids=[1]),
+    "quotas of accounts": usage.locked_quotas(["tests"], [1]),
+    "what an account uses": usage._USAGES(accounts=["tests"]),
 }
 
 
@@ -143,6 +146,14 @@ def test_a_page_of_events_is_found_by_index(engine: Engine, filters: dict[str, A
         )
         plan = _plan(connection, str(compiled), compiled.params)
         assert not _scanned(plan) & LARGE
+
+
+def test_what_an_account_was_promised_is_read_from_unfinished_jobs(engine: Engine) -> None:
+    with engine.database.write() as connection:
+        connection.execute(text("SET LOCAL plan_cache_mode = force_generic_plan"))
+        plan = _plan(connection, *usage._USAGES(accounts=["tests"]).written(connection.dialect))
+    read = [node for node in _nodes(plan) if node.get("Relation Name") == "jobs"]
+    assert [node["Index Name"] for node in read] == ["ix_jobs_unfinished"]
 
 
 LISTS: dict[str, tuple[Sequence[JobState], dict[str, Any]]] = {

@@ -268,6 +268,7 @@ def adopt(work: Work) -> Done:
         "requested_bytes": facts.size_bytes,
         "state": VolumeState.AVAILABLE,
         "metadata": metadata,
+        "account": work.claim.account,
         **sizes_of(facts),
         **exports_of(facts, {}, path),
     }

@@ -22,6 +22,12 @@ class TokenRequest(BaseModel):
 
     name: Annotated[str, Field(min_length=1, max_length=64, pattern=models.NAME_OF_TOKENS)]
     role: Role = Role.OPERATOR
+    project: (
+        Annotated[str, Field(min_length=1, max_length=64, pattern=models.NAME_OF_TOKENS)] | None
+    ) = Field(
+        default=None,
+        description="For whose quota counts what is made with it; if absent, its own name's.",
+    )
     days: Annotated[float, Field(gt=0, le=36500)] | None = Field(
         default=None, description="It expires after this; never, if absent."
     )
@@ -32,7 +38,12 @@ def create(service: ServiceHere, actor: Admin, wanted: TokenRequest) -> dict[str
     """Make a token. The answer is the only place where it is shown."""
     described, token = service.write(
         lambda connection: tokens.create(
-            connection, wanted.name, wanted.role, actor.name, days=wanted.days
+            connection,
+            wanted.name,
+            wanted.role,
+            actor.name,
+            days=wanted.days,
+            project=wanted.project,
         )
     )
     return {**described, "token": token}

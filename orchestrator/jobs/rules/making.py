@@ -65,6 +65,7 @@ def _add(outlook: Outlook, intent: Intent, size: int, parameters: dict[str, str]
         size_bytes=size,
         metadata=dict(intent.params.get("metadata") or {}),
         parameters=dict(parameters),
+        account=intent.account,
     )
 
 

@@ -58,6 +58,7 @@ from orchestrator.jobs.rules.making import (
     play_clone,
     play_create,
 )
+from orchestrator.jobs.rules.quotas import take_from_quota
 from orchestrator.jobs.rules.repairing import (
     check_forget,
     check_recreate,
@@ -111,12 +112,10 @@ def check(outlook: Outlook, intent: Intent) -> None:
 
 
 def check_room(outlook: Outlook, intent: Intent) -> int:
-    """Bytes the intent will take up. Raises `InsufficientCapacity`."""
-    wanted = RULES[intent.action.name].room(outlook, intent)
-    if wanted <= 0:
-        return 0
+    """Bytes the intent will take up. Raises `InsufficientCapacity`, `QuotaExceeded`."""
+    wanted = max(0, RULES[intent.action.name].room(outlook, intent))
     backend = outlook.backend(intent.backend)
-    if backend.total_bytes is not None:
+    if wanted and backend.total_bytes is not None:
         asked = int(intent.params.get("size_bytes") or wanted)
         if asked > backend.total_bytes:
             raise InsufficientCapacity(
@@ -135,6 +134,7 @@ def check_room(outlook: Outlook, intent: Intent) -> int:
                 limit_bytes=limit,
                 promised_bytes=promised,
             )
+    take_from_quota(outlook, intent, wanted)
     backend.promised_bytes += wanted
     return wanted
 
