@@ -161,9 +161,15 @@ class RetentionSettings(_Section):
     jobs_days: float | None = Field(
         default=None, gt=0, description="Ended jobs are archived after this; default: never."
     )
+    events_days: float | None = Field(
+        default=None, gt=0, description="Events are archived after this; default: never."
+    )
+    archive_days: float | None = Field(
+        default=None, gt=0, description="Archive files are deleted after this; default: never."
+    )
     archive: Path | None = Field(
         default=None,
-        description="The scheduler's directory for archived jobs; default: 'archive' in data.",
+        description="The scheduler's directory for archives; default: 'archive' in data.",
     )
 
 
@@ -446,7 +452,7 @@ class Settings(BaseSettings):
 
     @property
     def archive(self) -> Path:
-        """The directory for archived jobs."""
+        """The directory for archived jobs and events."""
         return self.retention.archive or self.data.absolute() / "archive"
 
     @property

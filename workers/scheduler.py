@@ -13,7 +13,8 @@ import structlog
 from sqlalchemy import Connection
 
 from orchestrator import failpoints
-from orchestrator.audit import restored
+from orchestrator.audit import expiry, restored
+from orchestrator.audit.archive import archive_events
 from orchestrator.audit.chain import extend, key_of
 from orchestrator.audit.events import latest_number, number_committed
 from orchestrator.audit.repairing import by_rule, note_repair
@@ -78,6 +79,7 @@ class Scheduler:
             (tick, self._run_schedules_beside),
             (_SELDOM_SECONDS, self._mend_schedules),
             (_SELDOM_SECONDS, self._archive_what_was_asked_for),
+            (_SELDOM_SECONDS, self._archive_events),
             (_RETENTION_SECONDS, self._retain),
         ]
         self._due = [0.0] * len(self._steps)
@@ -238,6 +240,8 @@ class Scheduler:
             log.info("scheduler.retention", **deleted)
         if retention.jobs_days is not None:
             self._archive(retention.jobs_days)
+        if retention.archive_days is not None:
+            self._delete_archives(retention.archive_days)
 
     def _archive_what_was_asked_for(self) -> None:
         self._archive(None)
@@ -249,6 +253,29 @@ class Scheduler:
             )
         ):
             log.info("scheduler.archived", jobs=archived)
+
+    def _archive_events(self) -> None:
+        """One file at a time: what else there is to do comes in between."""
+        days = self._settings.retention.events_days
+        if days is None:
+            return
+        left = self._database.transact(
+            lambda connection: archive_events(
+                connection, self._key, self._settings.archive, older_than_days=days
+            )
+        )
+        if left:
+            log.info("scheduler.archived", events=left)
+
+    def _delete_archives(self, days: float) -> None:
+        directory = self._settings.archive
+        names = self._database.look(lambda connection: expiry.left_over(connection, directory))
+        expiry.unlink(directory, names)
+        while names := self._database.transact(
+            lambda connection: expiry.expire(connection, directory, older_than_days=days)
+        ):
+            expiry.unlink(directory, names)
+            log.info("scheduler.archives_deleted", files=names)
 
 
 def run(settings: Settings) -> None:

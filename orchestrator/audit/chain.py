@@ -23,7 +23,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, select, text
+from sqlalchemy import Connection, Row, select, text
 
 from orchestrator.domain.errors import InvalidInput
 from orchestrator.settings import Settings
@@ -35,13 +35,13 @@ DIGEST = 16
 #: What stands before the first link.
 GENESIS = bytes(32)
 #: Commits and events that are read at a time, one commit at least.
-_PAGE = 500
+PAGE = 500
 _MOST_EVENTS = 20_000
 #: The advisory lock of whoever writes links.
 _CHAIN_LOCK = 0x636861696E
 
 #: What of an event is hashed, in this order.
-_HASHED = (
+HASHED = (
     "seq", "at", "kind", "backend", "volume", "volume_id", "snapshot", "policy", "job_id",
     "actor", "reason", "data",
 )  # fmt: skip
@@ -108,13 +108,12 @@ def extend(connection: Connection, key: bytes, most: int) -> int:
         query = text("SELECT pg_try_advisory_xact_lock(:key)")
         if not connection.execute(query, {"key": _CHAIN_LOCK}).scalar_one():
             return 0
-    last = _last(connection)
-    number, link = (last.base + last.events, last.link) if last else (0, GENESIS)
+    number, link = _last(connection) or (0, GENESIS)
     done = 0
     while done < most and (commits := _commits_after(connection, number)):
         rows: list[dict[str, Any]] = []
         for commit, digests in _digested(connection, commits):
-            link = _link(key, link, commit, digests)
+            link = link_of(key, link, commit, digests)
             number = commit.base + commit.events
             done += commit.events
             rows.append(
@@ -135,49 +134,56 @@ def extend(connection: Connection, key: bytes, most: int) -> int:
 def head(connection: Connection) -> tuple[int, str] | None:
     """The number of the newest event that has a link, and the link; None: there is none yet."""
     last = _last(connection)
-    return None if last is None else (last.base + last.events, last.link.hex())
+    return None if last is None else (last[0], last[1].hex())
 
 
 def has_link(connection: Connection, number: int, link: str) -> bool:
     """Whether the chain has this link at event ``number``, or that was archived since."""
-    row = _ending_at(connection, number)
-    if row is not None:
-        return hmac.compare_digest(link, row.link.hex())
-    archived = connection.execute(select(func.max(event_archives.c.last))).scalar()
-    return archived is not None and archived >= number
+    there = _link_at(connection, number)
+    if there is not None:
+        return hmac.compare_digest(link, there.hex())
+    return archived_up_to(connection)[0] >= number
 
 
 def verify(
     connection: Connection, key: bytes, *, after: int = 0, link: str | None = None
 ) -> Iterator[Verified]:
-    """Compare the record with its chain, from the event behind ``after`` on.
+    """Compare what the database has with its chain, from the event behind ``after`` on, or from
+    the oldest that was not archived.
 
     Yields how far it came, from time to time, and last of all the result. ``after`` and
     ``link`` are those of an earlier result, or of a head that was kept elsewhere: then the
     chain must have had that link there.
     """
-    number, before = 0, GENESIS
+    number, before = archived_up_to(connection)
     if after:
-        row = _ending_at(connection, after)
-        if row is None and link is not None:
+        there = _link_at(connection, after)
+        if there is None and link is not None:
             yield Verified(after, link, 0, Broken(after, "no link ends there: it was cut off"))
             return
-        if row is None:
+        if there is None:
             raise InvalidInput(
                 f"no link ends with event {after}: begin with a number that 'audit head' or an "
                 "earlier verification has told",
                 field="after",
             )
-        number, before = after, row.link
-        if link is not None and not hmac.compare_digest(link, row.link.hex()):
+        number, before = after, there
+        if link is not None and not hmac.compare_digest(link, there.hex()):
             yield Verified(after, link, 0, Broken(after, "the chain had another link there"))
             return
+    yield from verify_behind(connection, key, number, before)
+
+
+def verify_behind(
+    connection: Connection, key: bytes, number: int, before: bytes
+) -> Iterator[Verified]:
+    """The same from a number on at which the chain had the link ``before``."""
     checked = 0
-    while links := _links_after(connection, number):
-        commits = {row.id: row for row in _numbered(connection, [one.commit_id for one in links])}
-        found = dict(_events_of(connection, list(commits)))
+    while links := links_after(connection, number):
+        commits = {row.id: row for row in numbered(connection, [one.commit_id for one in links])}
+        found = dict(events_of(connection, list(commits)))
         for one in links:
-            broken = _compare(key, before, number, one, commits.get(one.commit_id), found)
+            broken = compare(key, before, number, one, commits.get(one.commit_id), found)
             if broken is not None:
                 yield Verified(number, before.hex(), checked, broken)
                 return
@@ -188,7 +194,7 @@ def verify(
         yield Verified(number, before.hex(), checked)
 
 
-def _compare(
+def compare(
     key: bytes,
     before: bytes,
     number: int,
@@ -210,7 +216,7 @@ def _compare(
                 return Broken(number + place + 1, why)
     if commit is None or (commit.base, commit.events) != (one.base, one.events):
         return Broken(number + 1, "its commit was numbered otherwise")
-    if not hmac.compare_digest(_link(key, before, commit, digests), one.link):
+    if not hmac.compare_digest(link_of(key, before, commit, digests), one.link):
         return Broken(number + 1, "its link does not fit: it was made without the key")
     return None
 
@@ -219,12 +225,18 @@ def _compare(
 
 
 def _digest(event: Row[Any]) -> bytes:
-    """Of one event: blake2b over its fields as JSON, times as RFC 3339."""
-    values = [event.at.isoformat() if name == "at" else getattr(event, name) for name in _HASHED]
+    return digest(
+        [event.at.isoformat() if name == "at" else getattr(event, name) for name in HASHED]
+    )
+
+
+def digest(values: Sequence[Any]) -> bytes:
+    """Of one event: blake2b over what `HASHED` names as JSON, times as RFC 3339."""
     return hashlib.blake2b(_json.encode(values).encode(), digest_size=DIGEST).digest()
 
 
-def _link(key: bytes, before: bytes, commit: Any, digests: bytes) -> bytes:
+def link_of(key: bytes, before: bytes, commit: Any, digests: bytes) -> bytes:
+    """Of one commit (``id``, ``base``, ``events``), whose events have these digests."""
     place = f"{commit.id} {commit.base} {commit.events} ".encode()
     return hmac.digest(key, before + place + digests, "sha256")
 
@@ -232,12 +244,32 @@ def _link(key: bytes, before: bytes, commit: Any, digests: bytes) -> bytes:
 # -- reading ------------------------------------------------------------------------------
 
 
-def _last(connection: Connection) -> Any:
+def _last(connection: Connection) -> tuple[int, bytes] | None:
+    """The newest number that has a link, and the link."""
     query = select(event_chain).order_by(event_chain.c.base.desc()).limit(1)
-    return connection.execute(query).first()
+    row = connection.execute(query).first()
+    if row is not None:
+        return row.base + row.events, row.link
+    # Whoever archives in between has left a later link there.
+    number, link = archived_up_to(connection)
+    return (number, link) if number else None
 
 
-def _ending_at(connection: Connection, number: int) -> Any:
+def archived_up_to(connection: Connection) -> tuple[int, bytes]:
+    """The number up to which events were archived, and the link there."""
+    query = (
+        select(event_archives.c.last, event_archives.c.link_after)
+        .order_by(event_archives.c.base.desc())
+        .limit(1)
+    )
+    row = connection.execute(query).first()
+    return (0, GENESIS) if row is None else (row.last, row.link_after)
+
+
+def _link_at(connection: Connection, number: int) -> bytes | None:
+    """The link at a number, if a commit ends there and its link is in the database."""
+    if (archived := archived_up_to(connection))[0] == number:
+        return archived[1]
     query = (
         select(event_chain)
         .where(event_chain.c.base < number)
@@ -245,17 +277,18 @@ def _ending_at(connection: Connection, number: int) -> Any:
         .limit(1)
     )
     row = connection.execute(query).first()
-    return row if row is not None and row.base + row.events == number else None
+    return row.link if row is not None and row.base + row.events == number else None
 
 
-def _links_after(connection: Connection, number: int) -> Sequence[Any]:
+def links_after(connection: Connection, number: int) -> Sequence[Any]:
+    """Some of the links behind a number, in order."""
     query = (
         select(event_chain)
         .where(event_chain.c.base >= number)
         .order_by(event_chain.c.base)
-        .limit(_PAGE)
+        .limit(PAGE)
     )
-    return _bounded(connection.execute(query).all())
+    return bounded(connection.execute(query).all())
 
 
 def _commits_after(connection: Connection, number: int) -> Sequence[Any]:
@@ -263,12 +296,12 @@ def _commits_after(connection: Connection, number: int) -> Sequence[Any]:
         select(event_commits)
         .where(event_commits.c.base >= number)
         .order_by(event_commits.c.base)
-        .limit(_PAGE)
+        .limit(PAGE)
     )
-    return _bounded(connection.execute(query).all())
+    return bounded(connection.execute(query).all())
 
 
-def _bounded(rows: Sequence[Any]) -> Sequence[Any]:
+def bounded(rows: Sequence[Any]) -> Sequence[Any]:
     """As many of these as have no more events together than may be read at a time."""
     total = 0
     for count, row in enumerate(rows):
@@ -278,12 +311,14 @@ def _bounded(rows: Sequence[Any]) -> Sequence[Any]:
     return rows
 
 
-def _numbered(connection: Connection, ids: Sequence[int]) -> Sequence[Any]:
+def numbered(connection: Connection, ids: Sequence[int]) -> Sequence[Any]:
+    """The commits with these ids."""
     query = select(event_commits).where(among(connection, event_commits.c.id, ids))
     return connection.execute(query).all()
 
 
-def _events_of(connection: Connection, ids: Sequence[int]) -> Iterator[tuple[int, list[Any]]]:
+def events_of(connection: Connection, ids: Sequence[int]) -> Iterator[tuple[int, list[Any]]]:
+    """The events of commits, by the ids of these."""
     query = (
         select(events)
         .where(among(connection, events.c.commit_id, ids))
@@ -296,6 +331,6 @@ def _events_of(connection: Connection, ids: Sequence[int]) -> Iterator[tuple[int
 
 def _digested(connection: Connection, commits: Sequence[Any]) -> Iterator[tuple[Any, bytes]]:
     """Commits in their order, with the digests of their events."""
-    found = dict(_events_of(connection, [commit.id for commit in commits]))
+    found = dict(events_of(connection, [commit.id for commit in commits]))
     for commit in commits:
         yield commit, b"".join(_digest(event) for event in found.get(commit.id, ()))

@@ -13,8 +13,10 @@ from orchestrator import failpoints
 from orchestrator.domain.errors import Gone
 from orchestrator.store.asking import Asked, ask
 from orchestrator.store.bulk import Parent, inserted_family, update_rows
-from orchestrator.store.tables import event_commits, events
+from orchestrator.store.tables import event_archives, event_commits, events
 
+#: Who acts when nobody asked: the engine itself.
+ENGINE = "orchestrator"
 #: Events of at most this many commits get their numbers in one transaction.
 NUMBERED_AT_ONCE = 5_000
 #: The advisory lock of the one sequencer.
@@ -130,7 +132,18 @@ def latest_number(connection: Connection) -> int:
         .order_by(event_commits.c.base.desc())
         .limit(1)
     ).scalar()
-    return int(found or 0)
+    return int(found) if found is not None else _archived_up_to(connection)
+
+
+def _archived_up_to(connection: Connection) -> int:
+    """The number of the last event that has left the database; 0 if none has."""
+    query = (
+        select(event_archives.c.last)
+        .where(event_archives.c.base >= 0)
+        .order_by(event_archives.c.base.desc())
+        .limit(1)
+    )
+    return int(connection.execute(query).scalar() or 0)
 
 
 def read_after(
@@ -142,7 +155,9 @@ def read_after(
     """
     rows = connection.execute(_after(after, limit, filters or {})).all()
     oldest = connection.execute(select(func.min(event_commits.c.base))).scalar()
-    if oldest is not None and oldest > after:
+    if oldest is None:
+        oldest = _archived_up_to(connection)
+    if oldest > after:
         raise Gone(
             f"events up to {oldest} have been archived: begin after {oldest}",
             oldest=oldest + 1,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from orchestrator.cli import options, tables
+from orchestrator.cli import archives, options, tables
 from orchestrator.cli.connection import collect, connect
 from orchestrator.cli.failures import say
 from orchestrator.cli.output import Columns, print_details, print_json, print_table, when
@@ -25,6 +26,16 @@ Timeout = Annotated[float, typer.Option("--timeout", help="Seconds to wait for e
 Link = Annotated[
     str | None, typer.Option("--link", help="The link that the chain must have had there.")
 ]
+
+Archive = Annotated[
+    Path | None,
+    typer.Option("--archive", help="Where the archives are; as configured, if absent."),
+]
+NoArchives = Annotated[
+    bool, typer.Option("--no-archives", help="Leave the archives out: the database alone.")
+]
+
+app.command("read")(archives.read)
 
 
 class FindingState(StrEnum):
@@ -219,24 +230,30 @@ def head(data: Data = None, config: Config = None, as_json: options.Json = False
 def verify(
     after: After = 0,
     link: Link = None,
+    archive: Archive = None,
+    no_archives: NoArchives = False,
     data: Data = None,
     config: Config = None,
     as_json: options.Json = False,
 ) -> None:
     """Tell whether the history is as it was written; exit status 1 if it is not.
 
+    That is what has left for archives, from the beginning, and then what the database has.
+
     What was found right can be left out the next time: --after and --link take what this
     command and 'audit head' tell.
     """
     settings = settings_from(data=data, config=config)
-    from orchestrator.audit import chain
+    from orchestrator.audit import chain, verification
     from orchestrator.store.database import Database
 
     key = chain.key_of(settings)
+    directory = None if no_archives else archive or settings.archive
     database = Database(settings.database_url, pool_size=1)
     try:
         with database.read() as connection:
-            *_, found = chain.verify(connection, key, after=after, link=link)
+            *_, found = verification.verify(connection, key, directory, after=after, link=link)
+            unread = verification.unread(connection, directory, after)
     finally:
         database.close()
     broken = found.broken
@@ -248,6 +265,7 @@ def verify(
                 "number": found.number,
                 "link": found.link,
                 "broken": broken and {"number": broken.number, "why": broken.why},
+                "not_verified": unread,
             }
         )
     elif broken is None:
@@ -256,5 +274,8 @@ def verify(
     else:
         print(f"event {broken.number}: {broken.why}")
         print(f"the {found.events} events before it are as they were written")
+    if not as_json:
+        for told in unread:
+            print(f"not verified: {told}")
     if broken is not None:
         raise typer.Exit(1)

@@ -32,7 +32,8 @@ def _what(event: Mapping[str, Any]) -> str | None:
     return f"{event['backend']}{volume}{snapshot}{policy}"
 
 
-_EVENTS: Columns = {
+#: What of events is shown.
+EVENTS: Columns = {
     "number": lambda event: event["number"],
     "at (UTC)": lambda event: when(event["at"]),
     "kind": lambda event: event["kind"],
@@ -66,7 +67,7 @@ def list_events(
     if as_json:
         print_json(page)
     else:
-        print_table(page["items"], _EVENTS)
+        print_table(page["items"], EVENTS)
 
 
 @app.command()
@@ -88,4 +89,4 @@ def follow(
             if as_json:
                 print_json_line(event)
             else:
-                print("  ".join(text(tell(event)) for tell in _EVENTS.values()), flush=True)
+                print("  ".join(text(tell(event)) for tell in EVENTS.values()), flush=True)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import BigInteger, Connection, Integer, bindparam, case, delete, select, update
 
 from orchestrator import failpoints
+from orchestrator.audit.events import ENGINE as ENGINE
 from orchestrator.audit.events import Event, job_event, record, recorded
 from orchestrator.domain.errors import Canceled, DependencyFailed, Problem
 from orchestrator.domain.states import JobState
@@ -33,9 +34,6 @@ from orchestrator.store.tables import (
     job_steps,
     jobs,
 )
-
-#: Who acts when nobody asked: the engine itself.
-ENGINE = "orchestrator"
 
 
 class Ending(StrEnum):

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Select, Table, exists, select
+from sqlalchemy import Connection, Select, Table, exists, func, select
 
 from orchestrator.audit.events import of_job
 from orchestrator.domain.errors import Gone, Problem, UnknownJob
@@ -16,6 +16,7 @@ from orchestrator.store.asking import Question, Rows, ask, one_of
 from orchestrator.store.tables import (
     backends,
     batches,
+    event_archives,
     events,
     job_attempts,
     job_dependencies,
@@ -104,7 +105,19 @@ def not_there(connection: Connection, kind: str, id_: int) -> Problem:
             f"job {id_} has ended and was archived; what happened is still in the history: "
             f"'orchestrator event list --job {id_}'"
         )
+    if kind == "job" and _may_have_been(connection, id_):
+        return Gone(
+            f"there is no job {id_} here: if there was one, it has ended, and was archived with "
+            "its events; 'orchestrator audit read' shows what is in the files of the archive"
+        )
     return UnknownJob(f"there is no {kind} {id_}", field=kind)
+
+
+def _may_have_been(connection: Connection, job_id: int) -> bool:
+    """Whether there may have been a job of which not even the events are left."""
+    archived = connection.execute(select(exists(select(event_archives.c.base)))).scalar_one()
+    newest = connection.execute(select(func.max(jobs.c.id))).scalar()
+    return bool(archived) and newest is not None and job_id < newest
 
 
 def end_of_archived(connection: Connection, job_id: int) -> JobState | None:

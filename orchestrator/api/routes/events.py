@@ -14,7 +14,7 @@ from orchestrator.api import models
 from orchestrator.api.requesting import Limit, Reader, ServiceHere
 from orchestrator.api.service import Service
 from orchestrator.audit.events import read_after
-from orchestrator.domain.errors import InvalidInput
+from orchestrator.domain.errors import Gone, InvalidInput
 from orchestrator.domain.names import BackendName, VolumeName
 from orchestrator.domain.requests import MAX_ID
 
@@ -92,7 +92,11 @@ async def _stream(
 ) -> AsyncIterator[str]:
     heard = after
     while not (service.waiters.closing or await request.is_disconnected()):
-        rows = await _read(service, after, _CHUNK, filters)
+        try:
+            rows = await _read(service, after, _CHUNK, filters)
+        except Gone:
+            # Archived while this reader was slow: it is told so when it comes again.
+            return
         if rows:
             yield "".join(map(_message, rows))
             after = heard = rows[-1].number

@@ -1,0 +1,177 @@
+"""Archives of events: the oldest leave the database for files, and the chain tells where to.
+
+A file is on the disk, whole, before the transaction that deletes its events ends. That
+transaction also writes what there is to know of the file, as a row and as an event: the file is
+vouched for by the chain that its events have left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, delete, func, insert, select, text
+
+from orchestrator.audit import chain
+from orchestrator.audit.chapters import ARCHIVED, Chapter, Document, last_named, name_of
+from orchestrator.audit.events import ENGINE, Event, record
+from orchestrator.domain.errors import WrongState
+from orchestrator.store.bulk import among
+from orchestrator.store.columns import db_now
+from orchestrator.store.files import NameTakenError, write_lines
+from orchestrator.store.tables import event_archives, event_chain, event_commits, events
+
+#: Events that leave in one transaction, which are one file; at least one commit.
+AT_ONCE = 10_000
+#: The advisory lock of whoever archives events, or deletes archives.
+_ARCHIVE_LOCK = 0x6172636869
+
+
+def archive_events(
+    connection: Connection,
+    key: bytes,
+    directory: Path,
+    *,
+    older_than_days: float,
+    most: int = AT_ONCE,
+) -> int:
+    """Move the oldest events out of the database, if they are old enough; how many it were.
+
+    Only whole commits that have their links, in the order of their numbers. Raises `WrongState`
+    if one is not as it was written: that stays where it can be looked into.
+    """
+    if not alone(connection):
+        return 0
+    base, before = chain.archived_up_to(connection)
+    limit: datetime = connection.execute(select(db_now(-older_than_days * 86400.0))).scalar_one()
+    links = _due(connection, base, limit, most)
+    if not links:
+        return 0
+    links = _as_begun(directory, links)
+    last = links[-1].base + links[-1].events
+    name = name_of(base, last)
+    try:
+        sha256 = write_lines(directory, name, _documents(connection, key, base, before, links))
+    except NameTakenError:
+        raise WrongState(
+            f"the archive has a file {name} that is not of this history: move it elsewhere",
+            field="retention.archive",
+        ) from None
+    _leave(connection, Chapter(base, last, name, sha256, before, links[-1].link, False), links)
+    return int(last - base)
+
+
+def alone(connection: Connection) -> bool:
+    """Whether nobody else archives, until this transaction ends; on SQLite only one writes."""
+    if connection.dialect.name != "postgresql":
+        return True
+    query = text("SELECT pg_try_advisory_xact_lock(:key)")
+    return bool(connection.execute(query, {"key": _ARCHIVE_LOCK}).scalar_one())
+
+
+def chapters(connection: Connection) -> list[Chapter]:
+    """What is recorded of all archives, in their order."""
+    rows = connection.execute(select(event_archives).order_by(event_archives.c.base))
+    return [
+        Chapter(
+            base=row.base,
+            last=row.last,
+            file=row.file,
+            sha256=row.sha256,
+            link_before=row.link_before,
+            link_after=row.link_after,
+            deleted=row.deleted_at is not None,
+        )
+        for row in rows
+    ]
+
+
+def _due(connection: Connection, number: int, limit: datetime, most: int) -> list[Any]:
+    """The links of the commits behind a number whose events are all older than ``limit``."""
+    due: list[Any] = []
+    total = 0
+    while links := chain.links_after(connection, number):
+        ids = [one.commit_id for one in links]
+        newest = dict(
+            connection.execute(
+                select(events.c.commit_id, func.max(events.c.at))
+                .where(among(connection, events.c.commit_id, ids))
+                .group_by(events.c.commit_id)
+            ).all()
+        )
+        for one in links:
+            total += one.events
+            at = newest.get(one.commit_id)
+            # One that has lost its events is noticed when it is compared.
+            if (at is not None and at >= limit) or (due and total > most):
+                return due
+            due.append(one)
+            number = one.base + one.events
+    return due
+
+
+def _as_begun(directory: Path, links: list[Any]) -> list[Any]:
+    """As many of these as are in a file that was written for a transaction that failed: the new
+    one takes its place."""
+    ends = {one.base + one.events: place for place, one in enumerate(links, start=1)}
+    for path in sorted(directory.glob(f"events-{links[0].base + 1}-*.jsonl.gz")):
+        if (place := ends.get(last_named(path))) is not None:
+            return links[:place]
+    return links
+
+
+def _documents(
+    connection: Connection, key: bytes, number: int, before: bytes, links: Sequence[Any]
+) -> Iterator[Document]:
+    """The lines of a file, each commit compared with its link."""
+    link, rest = before, links
+    while rest:
+        page = chain.bounded(rest[: chain.PAGE])
+        rest = rest[len(page) :]
+        ids = [one.commit_id for one in page]
+        commits = {row.id: row for row in chain.numbered(connection, ids)}
+        found = dict(chain.events_of(connection, ids))
+        for one in page:
+            broken = chain.compare(key, link, number, one, commits.get(one.commit_id), found)
+            if broken is not None:
+                raise WrongState(
+                    f"events are not archived: event {broken.number}: {broken.why}",
+                    field="retention.events_days",
+                )
+            yield from _commit(one, found[one.commit_id], before if one is links[0] else None)
+            number, link = one.base + one.events, one.link
+
+
+def _commit(one: Any, found: Sequence[Any], before: bytes | None) -> Iterator[Document]:
+    head: Document = {"id": one.commit_id, "events": one.events, "link": one.link.hex()}
+    if before is not None:
+        head["before"] = before.hex()
+    for event in found:
+        told = {name: getattr(event, name) for name in chain.HASHED if name != "seq"}
+        document = {"number": one.base + event.seq, **told}
+        yield {**document, "commit": head} if event is found[0] else document
+
+
+def _leave(connection: Connection, chapter: Chapter, links: Sequence[Any]) -> None:
+    """Delete what is in the file, and tell where it is."""
+    ids = [one.commit_id for one in links]
+    for start in range(0, len(ids), chain.PAGE):
+        page = ids[start : start + chain.PAGE]
+        for column in (events.c.commit_id, event_commits.c.id):
+            connection.execute(delete(column.table).where(among(connection, column, page)))
+    connection.execute(delete(event_chain).where(event_chain.c.base < chapter.last))
+    now: datetime = connection.execute(select(db_now())).scalar_one()
+    connection.execute(
+        insert(event_archives).values(
+            base=chapter.base,
+            last=chapter.last,
+            file=chapter.file,
+            sha256=chapter.sha256,
+            link_before=chapter.link_before,
+            link_after=chapter.link_after,
+            archived_at=now,
+        )
+    )
+    record(connection, [Event(kind=ARCHIVED, actor=ENGINE, data=chapter.told())], now)

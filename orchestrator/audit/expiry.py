@@ -1,0 +1,120 @@
+"""Archives that are deleted, as the retention says; that is itself an event.
+
+The record of it is committed first, the files go after that: whoever dies in between leaves files
+that the next run takes away.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterable
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, select, update
+
+from orchestrator.audit.archive import alone
+from orchestrator.audit.chapters import DELETED, Document, name_of
+from orchestrator.audit.events import ENGINE, Event, record
+from orchestrator.store.bulk import among
+from orchestrator.store.columns import db_now
+from orchestrator.store.tables import event_archives
+
+#: Files that are deleted in one transaction.
+AT_ONCE = 100
+
+
+def expire(connection: Connection, directory: Path, *, older_than_days: float) -> list[str]:
+    """Record the deletion of archives that are old enough; the files that may go now.
+
+    Of events always the oldest ones. Files of jobs are as old as the last of them has ended, and
+    as the file: a wrong clock on this host deletes nothing that is young.
+    """
+    if not alone(connection):
+        return []
+    limit: datetime = connection.execute(select(db_now(-older_than_days * 86400.0))).scalar_one()
+    told: Document = {}
+    files: list[str] = []
+    chapters = _chapters(connection, limit)
+    if chapters:
+        last = chapters[-1]
+        # As they were named, not as a row says that somebody may have altered.
+        files = [name_of(one.base, one.last) for one in chapters]
+        told["events"] = {
+            "first": chapters[0].base + 1,
+            "last": last.last,
+            "link": last.link_after.hex(),
+            "files": files,
+        }
+        now = connection.execute(select(db_now())).scalar_one()
+        connection.execute(
+            update(event_archives)
+            .where(among(connection, event_archives.c.base, [one.base for one in chapters]))
+            .values(deleted_at=now)
+        )
+    if old := _jobs(directory, limit):
+        told["jobs"] = {"files": old}
+    if not told:
+        return []
+    now = connection.execute(select(db_now())).scalar_one()
+    record(connection, [Event(kind=DELETED, actor=ENGINE, data=told)], now)
+    return files + old
+
+
+def left_over(connection: Connection, directory: Path) -> list[str]:
+    """Files of events whose deletion was recorded, and which are still there."""
+    names = [path.name for path in directory.glob("events-*.jsonl.gz")]
+    found = connection.execute(
+        select(event_archives.c.file).where(
+            among(connection, event_archives.c.file, names),
+            event_archives.c.deleted_at.is_not(None),
+        )
+    )
+    return list(found.scalars())
+
+
+def unlink(directory: Path, names: Iterable[str]) -> None:
+    """Delete files of the archive."""
+    for name in names:
+        (directory / name).unlink(missing_ok=True)
+
+
+def _chapters(connection: Connection, limit: datetime) -> list[Any]:
+    """The oldest archives of events that are there, as far as they are old enough."""
+    rows = connection.execute(
+        select(event_archives)
+        .where(event_archives.c.deleted_at.is_(None))
+        .order_by(event_archives.c.base)
+        .limit(AT_ONCE)
+    )
+    old: list[Any] = []
+    for row in rows:
+        if row.archived_at >= limit:
+            break
+        old.append(row)
+    return old
+
+
+def _jobs(directory: Path, limit: datetime) -> list[str]:
+    """Files of jobs that all ended before ``limit``."""
+    old = (
+        path.name
+        for path in sorted(directory.glob("jobs-*.jsonl.gz"))
+        if path.stat().st_mtime < limit.timestamp() and _all_ended(path, limit)
+    )
+    return list(islice(old, AT_ONCE))
+
+
+def _all_ended(path: Path, limit: datetime) -> bool:
+    """Whether all jobs in a file ended before ``limit``; no, if it cannot be read."""
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as lines:
+            return all(
+                datetime.fromisoformat(json.loads(line)["finished_at"]) < limit for line in lines
+            )
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zlib.error):
+        return False
