@@ -29,48 +29,64 @@ _KEPT = (
     "metadata",
 )
 
-#: One statement of a group of jobs changes many volumes: they are compared all at once. Who
-#: changes a row by hand does not set `changed_at`.
+#: One statement of a group of jobs changes many volumes: those that become usable, of which there
+#: are most, are written all at once. Others are done one by one: each finds its version by the
+#: primary key, whatever size the tables had when a plan was made. Who changes a row by hand does
+#: not set `changed_at`; a version never ends before it began.
 _POSTGRESQL = [
     """
     CREATE FUNCTION keep_volume_versions() RETURNS trigger
-    LANGUAGE plpgsql SET enable_hashjoin = on AS $$
+    LANGUAGE plpgsql SET enable_seqscan = off SET enable_hashjoin = on AS $$
+    DECLARE
+        changed record;
+        latest volume_versions;
     BEGIN
-        IF TG_OP = 'INSERT' THEN
-            INSERT INTO volume_versions (volume_id, version, {kept}, valid_from)
-            SELECT id, 1, {kept}, changed_at FROM newer
-            WHERE state NOT IN ('pending', 'removed');
-        ELSIF TG_OP = 'UPDATE' THEN
-            WITH changed AS (
-                SELECT newer.*, older.state AS was,
-                    CASE WHEN newer.changed_at > older.changed_at THEN newer.changed_at
-                        ELSE clock_timestamp() END AS at
-                FROM newer JOIN older ON older.id = newer.id
-                WHERE ({newer}) IS DISTINCT FROM ({older})
-            ), closed AS (
-                UPDATE volume_versions AS version SET valid_to = changed.at FROM changed
-                WHERE changed.was <> 'pending' AND version.volume_id = changed.id
-                    AND version.valid_to IS NULL
-                RETURNING version.volume_id, version.version
-            )
-            INSERT INTO volume_versions (volume_id, version, {kept}, valid_from)
-            SELECT id, coalesce(closed.version, (
-                    SELECT max(version) FROM volume_versions AS before
-                    WHERE before.volume_id = changed.id AND changed.was <> 'pending'
-                ), 0) + 1, {changed}, at
-            FROM changed LEFT JOIN closed ON closed.volume_id = changed.id
-            WHERE state NOT IN ('pending', 'removed');
-        ELSE
-            UPDATE volume_versions AS version SET valid_to = clock_timestamp() FROM older
-            WHERE version.volume_id = older.id AND version.valid_to IS NULL;
+        IF TG_OP = 'DELETE' THEN
+            UPDATE volume_versions SET valid_to = greatest(clock_timestamp(), valid_from)
+            WHERE volume_id = OLD.id AND valid_to IS NULL;
+            RETURN NULL;
         END IF;
+        IF TG_OP = 'INSERT' THEN
+            SELECT * INTO latest FROM volume_versions
+            WHERE volume_id = NEW.id ORDER BY version DESC LIMIT 1;
+            INSERT INTO volume_versions (volume_id, version, {kept}, valid_from)
+            VALUES (NEW.id, coalesce(latest.version, 0) + 1, {new},
+                greatest(NEW.changed_at, latest.valid_to));
+            RETURN NULL;
+        END IF;
+        IF NOT EXISTS (SELECT FROM older WHERE state <> 'pending') THEN
+            INSERT INTO volume_versions (volume_id, version, {kept}, valid_from)
+            SELECT id, coalesce(
+                    (SELECT max(version) FROM volume_versions WHERE volume_id = newer.id), 0) + 1,
+                {kept},
+                greatest(
+                    (SELECT max(valid_to) FROM volume_versions WHERE volume_id = newer.id),
+                    CASE WHEN changed_at > created_at THEN changed_at ELSE clock_timestamp() END)
+            FROM newer WHERE state NOT IN ('pending', 'removed');
+            RETURN NULL;
+        END IF;
+        FOR changed IN
+            SELECT newer.*, CASE WHEN newer.changed_at > older.changed_at THEN newer.changed_at
+                ELSE clock_timestamp() END AS moment
+            FROM newer JOIN older ON older.id = newer.id
+            WHERE ({newer}) IS DISTINCT FROM ({older})
+        LOOP
+            SELECT * INTO latest FROM volume_versions
+            WHERE volume_id = changed.id ORDER BY version DESC LIMIT 1;
+            changed.moment := greatest(changed.moment, latest.valid_from, latest.valid_to);
+            UPDATE volume_versions SET valid_to = changed.moment
+            WHERE volume_id = changed.id AND version = latest.version AND valid_to IS NULL;
+            IF changed.state NOT IN ('pending', 'removed') THEN
+                INSERT INTO volume_versions (volume_id, version, {kept}, valid_from)
+                VALUES (changed.id, coalesce(latest.version, 0) + 1, {changed}, changed.moment);
+            END IF;
+        END LOOP;
         RETURN NULL;
     END $$
     """,
     """
-    CREATE TRIGGER volume_versions_insert AFTER INSERT ON volumes
-    REFERENCING NEW TABLE AS newer
-    FOR EACH STATEMENT EXECUTE FUNCTION keep_volume_versions()
+    CREATE TRIGGER volume_versions_insert AFTER INSERT ON volumes FOR EACH ROW
+    WHEN (NEW.state NOT IN ('pending', 'removed')) EXECUTE FUNCTION keep_volume_versions()
     """,
     """
     CREATE TRIGGER volume_versions_update AFTER UPDATE ON volumes
@@ -78,38 +94,45 @@ _POSTGRESQL = [
     FOR EACH STATEMENT EXECUTE FUNCTION keep_volume_versions()
     """,
     """
-    CREATE TRIGGER volume_versions_delete AFTER DELETE ON volumes
-    REFERENCING OLD TABLE AS older
-    FOR EACH STATEMENT EXECUTE FUNCTION keep_volume_versions()
+    CREATE TRIGGER volume_versions_delete AFTER DELETE ON volumes FOR EACH ROW
+    EXECUTE FUNCTION keep_volume_versions()
     """,
 ]
 _SQLITE_NOW = "strftime('%Y-%m-%d %H:%M:%f000', 'now')"
 _SQLITE_AT = f"CASE WHEN new.changed_at > old.changed_at THEN new.changed_at ELSE {_SQLITE_NOW} END"
+#: The next version of a volume begins when the one before it ended, if not later.
+_SQLITE_NEXT = """
+        INSERT INTO volume_versions (volume_id, version, {{kept}}, valid_from)
+        SELECT new.id,
+            1 + coalesce((SELECT max(version) FROM volume_versions WHERE volume_id = new.id), 0),
+            {{new}},
+            max({at}, coalesce(
+                (SELECT max(valid_to) FROM volume_versions WHERE volume_id = new.id), ''))
+        WHERE new.state NOT IN ('pending', 'removed');
+"""
 _SQLITE = [
-    """
+    f"""
     CREATE TRIGGER volume_versions_insert AFTER INSERT ON volumes
     WHEN new.state NOT IN ('pending', 'removed')
     BEGIN
-        INSERT INTO volume_versions (volume_id, version, {kept}, valid_from)
-        VALUES (new.id, 1, {new}, new.changed_at);
-    END
-    """,
-    """
-    CREATE TRIGGER volume_versions_update AFTER UPDATE OF {kept} ON volumes
-    WHEN {differs}
-    BEGIN
-        UPDATE volume_versions SET valid_to = {at}
+        UPDATE volume_versions SET valid_to = max(valid_from, {{now}})
         WHERE volume_id = new.id AND valid_to IS NULL;
-        INSERT INTO volume_versions (volume_id, version, {kept}, valid_from)
-        SELECT new.id, 1 + coalesce(max(version), 0), {new}, {at}
-        FROM volume_versions WHERE volume_id = new.id
-        HAVING new.state NOT IN ('pending', 'removed');
+        {_SQLITE_NEXT.format(at="new.changed_at")}
     END
-    """,
+    """,  # noqa: S608
+    f"""
+    CREATE TRIGGER volume_versions_update AFTER UPDATE OF {{kept}} ON volumes
+    WHEN {{differs}}
+    BEGIN
+        UPDATE volume_versions SET valid_to = max(valid_from, {{at}})
+        WHERE volume_id = new.id AND valid_to IS NULL;
+        {_SQLITE_NEXT.format(at="{at}")}
+    END
+    """,  # noqa: S608
     """
     CREATE TRIGGER volume_versions_delete AFTER DELETE ON volumes
     BEGIN
-        UPDATE volume_versions SET valid_to = {now}
+        UPDATE volume_versions SET valid_to = max(valid_from, {now})
         WHERE volume_id = old.id AND valid_to IS NULL;
     END
     """,
@@ -130,9 +153,13 @@ def _of(row: str) -> str:
 def _make_triggers() -> None:
     kept = ", ".join(_KEPT)
     if op.get_bind().dialect.name == "postgresql":
-        of = {row: _of(row) for row in ("newer", "older", "changed")}
         for statement in _POSTGRESQL:
-            op.execute(sa.text(statement.format(kept=kept, **of)))
+            # As it is: `:=` in it is PostgreSQL's.
+            op.get_bind().exec_driver_sql(
+                statement.format(
+                    kept=kept, **{row: _of(row) for row in ("new", "newer", "older", "changed")}
+                )
+            )
         return
     differs = " OR ".join(f"old.{column} IS NOT new.{column}" for column in _KEPT)
     for statement in _SQLITE:
