@@ -25,6 +25,8 @@ _SECTIONS = {
     "queues": "Other queues",
     "history": "With a history",
     "pages": "Pages of lists",
+    "sql": "The record, in SQL",
+    "chain": "The chain of events",
 }
 
 
@@ -247,6 +249,17 @@ events.
     "history": """\
 Two products side by side, one on an empty database and one with {sizes.history:,} finished jobs and
 five events for each, {sizes.history_rounds} rounds.
+""",
+    "sql": """\
+The examples of [SQL](sql.md) as an auditor asks them, on a session with usual settings, with
+{sizes.history:,} jobs, five events for each, and every version of their volumes, besides volumes
+that lived for months with their locks and snapshots. Above 50 ms are reports, which must read
+everything they are about.
+""",
+    "chain": """\
+Links for the first million events, written as the scheduler writes them, 5,000 a transaction; and
+`orchestrator audit verify` over them, on PostgreSQL. One byte of one event was changed then, and
+the command named that event.
 """,
     "pages": """\
 Pages of 100 on the database with the history, {sizes.pages} times each, over HTTP; the time holds

@@ -19,6 +19,7 @@ from orchestrator.audit.chain import extend, key_of
 from orchestrator.audit.events import latest_number, number_committed
 from orchestrator.audit.repairing import by_rule, note_repair
 from orchestrator.domain.errors import Problem
+from orchestrator.inventory.capacity import record_day
 from orchestrator.jobs import autosize, schedule
 from orchestrator.jobs.archive import archive
 from orchestrator.jobs.claim import put_back_blocked
@@ -39,6 +40,7 @@ _SELDOM_SECONDS = 10.0
 _RETENTION_SECONDS = 600.0
 #: The most that a run of a schedule holds up the end of the process.
 _CLOSING_SECONDS = 5.0
+_CAPACITY_SECONDS = 3600.0
 #: Events that get their links in one tick: the others wait, and whoever writes them does not.
 CHAINED_AT_ONCE = 5_000
 #: While so many events come in a tick, the chain waits for a pause, but not for longer than this.
@@ -81,6 +83,7 @@ class Scheduler:
             (_SELDOM_SECONDS, self._archive_what_was_asked_for),
             (_SELDOM_SECONDS, self._archive_events),
             (_RETENTION_SECONDS, self._retain),
+            (_CAPACITY_SECONDS, self._record_capacity),
         ]
         self._due = [0.0] * len(self._steps)
 
@@ -242,6 +245,9 @@ class Scheduler:
             self._archive(retention.jobs_days)
         if retention.archive_days is not None:
             self._delete_archives(retention.archive_days)
+
+    def _record_capacity(self) -> None:
+        self._database.transact(record_day)
 
     def _archive_what_was_asked_for(self) -> None:
         self._archive(None)

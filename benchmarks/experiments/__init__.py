@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from benchmarks.experiments import (
+    audit,
     batch,
     clients,
     files,
@@ -32,4 +33,5 @@ EXPERIMENTS: dict[str, Experiment] = {
     "scale": scale.measure,
     "queues": queues.measure,
     "history": history.measure,
+    "audit": audit.measure,
 }

@@ -1,4 +1,4 @@
-"""``db``: bring the database's schema to this version, and look whether it is."""
+"""``db``: bring the database's schema to this version, look whether it is, let auditors read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=N
 
 @app.callback()
 def database() -> None:
-    """The configured database: its schema."""
+    """The configured database: its schema, and who may read it for audits."""
 
 
 @app.command()
@@ -64,6 +64,27 @@ def downgrade(
 
     migrate.downgrade(settings.database_url, revision)
     _tell(f"the schema is at {revision}", {"revision": revision}, as_json=as_json)
+
+
+@app.command("grant-audit")
+def grant_audit(
+    role: Annotated[str, typer.Argument(metavar="ROLE", help="A role that PostgreSQL has.")],
+    data: Data = None,
+    config: Config = None,
+    as_json: options.Json = False,
+) -> None:
+    """Let a role of PostgreSQL read the views for audits, and nothing else."""
+    settings = settings_from(data=data, config=config)
+    from orchestrator.store import audit_views
+    from orchestrator.store.database import Database
+
+    database = Database(settings.database_url, pool_size=1)
+    try:
+        database.transact(lambda connection: audit_views.grant(connection, role))
+    finally:
+        database.close()
+    views = list(audit_views.VIEWS)
+    _tell(f"{role} may read {', '.join(views)}", {"role": role, "views": views}, as_json=as_json)
 
 
 def _tell(sentence: str, document: Mapping[str, object], *, as_json: bool) -> None:

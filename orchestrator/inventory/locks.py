@@ -19,6 +19,7 @@ from orchestrator.domain.errors import (
 )
 from orchestrator.domain.states import Role, VolumeState
 from orchestrator.inventory.volumes import lock_of, volume_row
+from orchestrator.jobs.finish import ENGINE
 from orchestrator.jobs.submission import Actor
 from orchestrator.store.bulk import insert_rows
 from orchestrator.store.columns import db_now
@@ -37,7 +38,10 @@ def _held(connection: Connection, backend: str, volume: str) -> tuple[Any, Any, 
         connection.execute(select(locks).where(locks.c.volume_id == row["id"])).mappings().first()
     )
     if found is not None and found["expires_at"] is not None and found["expires_at"] <= now:
-        connection.execute(delete(locks).where(locks.c.volume_id == row["id"]))
+        gone = connection.execute(delete(locks).where(locks.c.volume_id == row["id"])).rowcount
+        if gone:  # else the scheduler was quicker, and has told it
+            before = found["owner"]
+            _record(connection, "lock.expired", row, backend, ENGINE, None, before, None, now)
         found = None
     return row, found, now
 
@@ -73,10 +77,10 @@ def take(
     if found is None:
         new = {"volume_id": row["id"], "owner": owner, "taken_at": now, **values}
         insert_rows(connection, locks, [new])
-        _record(connection, "lock.taken", row, backend, actor, reason, None, owner, now)
+        _record(connection, "lock.taken", row, backend, actor.name, reason, None, owner, now)
     else:
         connection.execute(update(locks).where(locks.c.volume_id == row["id"]).values(**values))
-        _record(connection, "lock.renewed", row, backend, actor, reason, owner, owner, now)
+        _record(connection, "lock.renewed", row, backend, actor.name, reason, owner, owner, now)
         new = {**found, **values}
     return lock_of(new)
 
@@ -137,7 +141,7 @@ def release(
         )
     connection.execute(delete(locks).where(locks.c.volume_id == row["id"]))
     kind = "lock.broken" if force else "lock.released"
-    _record(connection, kind, row, backend, actor, reason, found["owner"], None, now)
+    _record(connection, kind, row, backend, actor.name, reason, found["owner"], None, now)
 
 
 def _record(
@@ -145,7 +149,7 @@ def _record(
     kind: str,
     row: Any,
     backend: str,
-    actor: Actor,
+    actor: str,
     reason: str | None,
     before: str | None,
     after: str | None,
@@ -157,7 +161,7 @@ def _record(
     }
     event = Event(
         kind=kind,
-        actor=actor.name,
+        actor=actor,
         backend=backend,
         volume=row["name"],
         volume_id=row["id"],

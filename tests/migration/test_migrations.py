@@ -10,6 +10,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import CheckConstraint, inspect, select
 
 from orchestrator.store import migrate
+from orchestrator.store.audit_views import VIEWS
 from orchestrator.store.database import Database
 from orchestrator.store.tables import installation, metadata
 
@@ -51,9 +52,21 @@ def test_downgrade_removes_everything_and_upgrade_brings_it_back(database: Datab
     migrate.upgrade(database.url)
     migrate.downgrade(database.url, "base")
     with database.read() as connection:
-        assert set(inspect(connection).get_table_names()) <= {"alembic_version"}
+        inspector = inspect(connection)
+        assert set(inspector.get_table_names()) <= {"alembic_version"}
+        assert inspector.get_view_names() == []
     migrate.upgrade(database.url)
     assert migrate.check(database.url) is None
+
+
+def test_the_views_for_audits_are_those_that_may_be_granted(database: Database) -> None:
+    migrate.upgrade(database.url)
+    with database.read() as connection:
+        assert sorted(inspect(connection).get_view_names()) == sorted(VIEWS)
+    migrate.downgrade(database.url, "0008")
+    with database.read() as connection:
+        assert inspect(connection).get_view_names() == []
+    migrate.upgrade(database.url)
 
 
 def test_a_schema_that_is_behind_is_told_with_the_remedy(database: Database) -> None:
