@@ -25,6 +25,7 @@ from orchestrator.api.routes import (
     jobs,
     queue,
     quotas,
+    report,
     schedules,
     tokens,
     verbs,
@@ -107,6 +108,7 @@ def create_app(service: Service) -> FastAPI:
         quotas.router,
         queue.router,
         schedules.router,
+        report.router,
     ):
         app.include_router(router)
     if service.settings.v3.enabled:

@@ -20,6 +20,7 @@ from orchestrator.client.inventory import InventoryMethods
 from orchestrator.client.jobs import JobMethods
 from orchestrator.client.listings import AsyncListing, Listing, Query
 from orchestrator.client.quotas import QuotaMethods
+from orchestrator.client.reports import ReportMethods
 from orchestrator.client.resending import resending
 from orchestrator.client.schedules import ScheduleMethods
 from orchestrator.client.steps import Call, Item, NextLine, Open, Pause, Steps, StreamSteps
@@ -33,7 +34,13 @@ _THIS_MACHINE = ("127.0.0.1", "::1", "localhost")
 
 
 class _Methods(
-    JobMethods, InventoryMethods, HistoryMethods, AuditMethods, ScheduleMethods, QuotaMethods
+    JobMethods,
+    InventoryMethods,
+    HistoryMethods,
+    AuditMethods,
+    QuotaMethods,
+    ReportMethods,
+    ScheduleMethods,
 ):
     """Every method, and what both drivers prepare alike."""
 
