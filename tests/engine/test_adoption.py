@@ -96,7 +96,7 @@ def test_a_lost_reply_adopts_once(engine: Engine) -> None:
 
 def test_a_driver_that_cannot_says_so(engine: Engine) -> None:
     with pytest.raises(Unsupported):
-        engine.submit(act("volume.adopt", "old", "fast"))
+        engine.submit(act("volume.client_locks", "old", "fast"))
 
 
 def test_what_was_ours_once_is_taken_over_if_that_is_said(engine: Engine) -> None:
