@@ -56,7 +56,8 @@ class Service:
 
     def job(self, action: str, asked: Asked, **more: Any) -> dict[str, Any]:
         """Have a job done; what it has achieved. Raises `Refused`."""
-        request = {"action": action, "backend": asked.backend, "volume": asked.volume, **more}
+        target = {"backend": asked.backend, "volume": asked.volume, "reason": asked.reason}
+        request = {"action": action, **target, **more}
         return self._ended(self._ask("POST", "/v1/jobs", request))
 
     def batch(self, requests: Sequence[Mapping[str, Any]]) -> None:
@@ -208,6 +209,15 @@ class Asked:
         """What this node is called."""
         return str(self.config["host"])
 
+    @property
+    def reason(self) -> str:
+        """For whose disk Ganeti asks, for the history."""
+        told = [f"Ganeti on {self.host}"]
+        disk = self.text("VOL_CNAME", "") or self.text("VOL_UUID", "")
+        if disk:
+            told.append(f"disk {disk}")
+        return "".join(c if c.isprintable() else " " for c in ", ".join(told))[:500]
+
     def metadata(self) -> dict[str, str]:
         """What Ganeti calls the disk, to be kept with the volume."""
         told = (("ganeti.name", "VOL_CNAME"), ("ganeti.uuid", "VOL_UUID"))
@@ -309,7 +319,7 @@ def snapshot(asked: Asked, service: Service) -> None:
         # It no longer is what the volume holds.
         sys.stderr.write(f"replacing {name}, which an earlier export has left\n")
         jobs.insert(0, {"action": "volume.remove", "backend": asked.backend, "volume": name})
-    service.batch(jobs)
+    service.batch([{**job, "reason": asked.reason} for job in jobs])
 
 
 def verify(asked: Asked, service: Service) -> None:

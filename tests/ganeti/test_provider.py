@@ -78,6 +78,10 @@ made.Close()
         "ganeti.uuid": "7ad1d1de-5d1f-4f2b-9d5b-6a9e5c1d3e4f",
         "info": "originstname+web1.example.org",
     }
+    with installed.product.client() as client:
+        found = client.get("/v1/events", params={"kind": "volume.create"}).json()["items"]
+    reasons = {one["reason"] for one in found if one["volume"] == "web1.ext.disk0"}
+    assert reasons == {f"Ganeti on {installed.host}, disk disk0"}
     told = installed.ganeti(
         _DISK
         + """
