@@ -232,8 +232,11 @@ def problem_from(errors: list[ErrorDetails] | list[dict[str, Any]]) -> Problem:
 
 
 def _describe(error: Mapping[str, Any]) -> tuple[type[Problem], str, str]:
-    # The tag of the union (the action's name) is in the path; people do not write it.
-    path = [str(part) for part in error["loc"] if part not in ACTIONS and part != "body"]
+    # The tag of the union (the action's name) is in the path; people do not write it. What comes
+    # last is what is wrong itself, whatever it is called.
+    *above, last = error["loc"] or ("body",)
+    path = [str(part) for part in above if part not in ACTIONS and part != "body"]
+    path += [] if last == "body" and not above else [str(last)]
     field = ".".join(path)
     kind = _KINDS.get(error["type"], InvalidInput)
     detail = str(error["msg"])

@@ -9,6 +9,8 @@ import pytest
 
 from tests.acceptance.test_command_line import Shell
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def shell(product: Any) -> Shell:

@@ -16,6 +16,8 @@ from tests.acceptance.test_command_line import Shell, create
 
 MADE = ("--cron", "0 3 * * *", "--action", "snapshot.create", "--backend", "fast")
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def shell(product: Product) -> Shell:

@@ -322,6 +322,7 @@ DAMAGES: dict[str, Damage] = {
 CASES = [(name, repair) for name, damage in DAMAGES.items() for repair in damage.repairs or ("",)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "repair"), CASES)
 def test_damage_is_found_and_named_and_can_be_repaired(
     audited: Audited, name: str, repair: str

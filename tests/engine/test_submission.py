@@ -91,6 +91,7 @@ REFUSED: list[tuple[dict[str, Any], type[Problem], str]] = [
     (create("new") | {"params": {}}, MissingField, "params.size_bytes"),
     (create("new") | {"params": {"size": 1, "colour": "red"}}, UnknownParameter, "params.colour"),
     (create("new") | {"colour": "red"}, UnknownField, "colour"),
+    (create("new") | {"volume.wipe": {}}, UnknownField, "volume.wipe"),
     (create("new", priority=20), InvalidInput, "priority"),
     (create("new", depends_on=[999]), UnknownJob, "depends_on"),
     ({"action": "volume.explode", "backend": "ram", "volume": "vm1"}, UnknownAction, "action"),

@@ -16,6 +16,8 @@ from tests.ontap.test_engine import engine_on
 
 MIB = 2**20
 
+pytestmark = pytest.mark.slow
+
 
 class Filed:
     """An engine on a filer with a few things, and what audits find."""
