@@ -23,7 +23,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
-from sqlalchemy import Connection, Row, select, text
+from sqlalchemy import Connection, select, text
 
 from orchestrator.domain.errors import InvalidInput
 from orchestrator.settings import Settings
@@ -224,10 +224,10 @@ def compare(
 # -- hashing ------------------------------------------------------------------------------
 
 
-def _digest(event: Row[Any]) -> bytes:
-    return digest(
-        [event.at.isoformat() if name == "at" else getattr(event, name) for name in HASHED]
-    )
+def _digest(event: Sequence[Any]) -> bytes:
+    # As `events_of` selects them: the commit, then what is hashed.
+    _, seq, at, *rest = event
+    return digest([seq, at.isoformat(), *rest])
 
 
 def digest(values: Sequence[Any]) -> bytes:
@@ -320,7 +320,7 @@ def numbered(connection: Connection, ids: Sequence[int]) -> Sequence[Any]:
 def events_of(connection: Connection, ids: Sequence[int]) -> Iterator[tuple[int, list[Any]]]:
     """The events of commits, by the ids of these."""
     query = (
-        select(events)
+        select(events.c.commit_id, *(events.c[name] for name in HASHED))
         .where(among(connection, events.c.commit_id, ids))
         .order_by(events.c.commit_id, events.c.seq)
     )
