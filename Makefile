@@ -37,7 +37,7 @@ demo: $(STAMP) ## start everything in a temporary directory and show it at work
 test: $(STAMP) ## run the tests; choose with ARGS="-k lease", one at a time with ARGS="-n 0"
 	$(PYTEST) -m 'not slow' $(ARGS)
 
-slow: $(STAMP) ## run those that take long: killed workers, broken brokers, Ganeti's own code
+slow: $(STAMP) ## run those that take long: killed processes, broken brokers, audits of damage, Ganeti's own code
 	$(PYTEST) -m slow $(ARGS)
 
 chaos: $(STAMP) ## break everything at every step; one cell: STEP=claim.after_commit ARGS="-k …"

@@ -23,6 +23,8 @@ from orchestrator.store.tables import installation
 from tests.acceptance.conftest import Product
 from workers.backends.memory import Faults
 
+pytestmark = pytest.mark.slow
+
 WAITERS = 1000
 
 

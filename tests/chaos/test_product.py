@@ -25,6 +25,8 @@ from tests.chaos.storm import Storm, empty_broker
 from tests.chaos.world import BACKEND
 from workers.backends.memory import Faults
 
+pytestmark = pytest.mark.slow
+
 _LONG = pytest.mark.skipif(not CHOICE.long, reason="part of the long form: make chaos")
 DATABASES = pytest.mark.parametrize("database_kind", ["sqlite", "postgresql"])
 _EMPTIED = 10
