@@ -278,7 +278,7 @@ class Scheduler:
         names = self._database.look(lambda connection: expiry.left_over(connection, directory))
         expiry.unlink(directory, names)
         while names := self._database.transact(
-            lambda connection: expiry.expire(connection, directory, older_than_days=days)
+            lambda connection: expiry.expire(connection, self._key, directory, older_than_days=days)
         ):
             expiry.unlink(directory, names)
             log.info("scheduler.archives_deleted", files=names)

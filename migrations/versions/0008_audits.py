@@ -180,6 +180,7 @@ def _fill() -> None:
             "(SELECT actor FROM events WHERE events.job_id = volumes.created_by_job LIMIT 1))"
         )
     )
+    op.execute(sa.text("UPDATE jobs SET account = submitted_by WHERE finished_at IS NULL"))
     kept = ", ".join(_KEPT)
     op.execute(
         sa.text(

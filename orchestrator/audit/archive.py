@@ -59,7 +59,7 @@ def archive_events(
             f"the archive has a file {name} that is not of this history: move it elsewhere",
             field="retention.archive",
         ) from None
-    _leave(connection, Chapter(base, last, name, sha256, before, links[-1].link, False), links)
+    _leave(connection, key, Chapter(base, last, name, sha256, before, links[-1].link, False), links)
     return int(last - base)
 
 
@@ -154,7 +154,7 @@ def _commit(one: Any, found: Sequence[Any], before: bytes | None) -> Iterator[Do
         yield {**document, "commit": head} if event is found[0] else document
 
 
-def _leave(connection: Connection, chapter: Chapter, links: Sequence[Any]) -> None:
+def _leave(connection: Connection, key: bytes, chapter: Chapter, links: Sequence[Any]) -> None:
     """Delete what is in the file, and tell where it is."""
     ids = [one.commit_id for one in links]
     for start in range(0, len(ids), chain.PAGE):
@@ -174,4 +174,4 @@ def _leave(connection: Connection, chapter: Chapter, links: Sequence[Any]) -> No
             archived_at=now,
         )
     )
-    record(connection, [Event(kind=ARCHIVED, actor=ENGINE, data=chapter.told())], now)
+    record(connection, [Event(kind=ARCHIVED, actor=ENGINE, data=chapter.told(key))], now)

@@ -23,7 +23,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
-from sqlalchemy import Connection, select, text
+from sqlalchemy import Connection, func, select, text
 
 from orchestrator.domain.errors import InvalidInput
 from orchestrator.settings import Settings
@@ -32,6 +32,8 @@ from orchestrator.store.tables import event_archives, event_chain, event_commits
 
 #: Bytes of the digest of one event.
 DIGEST = 16
+#: What is wrong with an event that is there and has no link.
+_PUT_IN = "it was put in"
 #: What stands before the first link.
 GENESIS = bytes(32)
 #: Commits and events that are read at a time, one commit at least.
@@ -179,11 +181,18 @@ def verify_behind(
 ) -> Iterator[Verified]:
     """The same from a number on at which the chain had the link ``before``."""
     checked = 0
+    oldest = connection.execute(select(func.min(event_commits.c.base))).scalar()
+    if oldest is not None and oldest < archived_up_to(connection)[0]:
+        yield Verified(number, before.hex(), 0, Broken(oldest + 1, _PUT_IN))
+        return
     while links := links_after(connection, number):
         commits = {row.id: row for row in numbered(connection, [one.commit_id for one in links])}
         found = dict(events_of(connection, list(commits)))
+        strange = _without_link(connection, number, links)
         for one in links:
             broken = compare(key, before, number, one, commits.get(one.commit_id), found)
+            if broken is None and strange is not None and strange < one.base + one.events:
+                broken = Broken(strange + 1, _PUT_IN)
             if broken is not None:
                 yield Verified(number, before.hex(), checked, broken)
                 return
@@ -309,6 +318,18 @@ def bounded(rows: Sequence[Any]) -> Sequence[Any]:
         if total > _MOST_EVENTS and count:
             return rows[:count]
     return rows
+
+
+def _without_link(connection: Connection, number: int, links: Sequence[Any]) -> int | None:
+    """The base of the first commit among these, behind ``number``, that has no link."""
+    end = links[-1].base + links[-1].events
+    there = connection.execute(
+        select(event_commits.c.id, event_commits.c.base)
+        .where(event_commits.c.base >= number, event_commits.c.base < end)
+        .order_by(event_commits.c.base)
+    )
+    linked = {one.commit_id for one in links}
+    return next((row.base for row in there if row.id not in linked), None)
 
 
 def numbered(connection: Connection, ids: Sequence[int]) -> Sequence[Any]:

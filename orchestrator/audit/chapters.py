@@ -56,9 +56,9 @@ class Chapter:
     link_after: bytes
     deleted: bool
 
-    def told(self) -> Document:
+    def told(self, key: bytes) -> Document:
         """The same as the event tells it that vouches for the file."""
-        return {
+        facts: Document = {
             "first": self.base + 1,
             "last": self.last,
             "file": self.file,
@@ -66,6 +66,20 @@ class Chapter:
             "link_before": self.link_before.hex(),
             "link_after": self.link_after.hex(),
         }
+        return signed(key, ARCHIVED, facts)
+
+
+def signed(key: bytes, kind: str, facts: Document) -> Document:
+    """What an event of this kind tells, with what only who has the key can add: the event counts
+    also while it has no link yet, and everybody who writes to the database gets one."""
+    text = json.dumps([kind, facts], sort_keys=True, separators=(",", ":"))
+    return {**facts, "mac": hmac.digest(key, text.encode(), "sha256").hex()}
+
+
+def is_signed(key: bytes, kind: str, told: Document) -> bool:
+    """Whether what such an event tells was written by who has the key."""
+    facts = {name: value for name, value in told.items() if name != "mac"}
+    return hmac.compare_digest(str(told.get("mac", "")), signed(key, kind, facts)["mac"])
 
 
 def name_of(base: int, last: int) -> str:

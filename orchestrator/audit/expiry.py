@@ -18,7 +18,7 @@ from typing import Any
 from sqlalchemy import Connection, select, update
 
 from orchestrator.audit.archive import alone
-from orchestrator.audit.chapters import DELETED, Document, name_of
+from orchestrator.audit.chapters import DELETED, Document, name_of, signed
 from orchestrator.audit.events import ENGINE, Event, record
 from orchestrator.store.bulk import among
 from orchestrator.store.columns import db_now
@@ -28,7 +28,9 @@ from orchestrator.store.tables import event_archives
 AT_ONCE = 100
 
 
-def expire(connection: Connection, directory: Path, *, older_than_days: float) -> list[str]:
+def expire(
+    connection: Connection, key: bytes, directory: Path, *, older_than_days: float
+) -> list[str]:
     """Record the deletion of archives that are old enough; the files that may go now.
 
     Of events always the oldest ones. Files of jobs are as old as the last of them has ended, and
@@ -61,7 +63,7 @@ def expire(connection: Connection, directory: Path, *, older_than_days: float) -
     if not told:
         return []
     now = connection.execute(select(db_now())).scalar_one()
-    record(connection, [Event(kind=DELETED, actor=ENGINE, data=told)], now)
+    record(connection, [Event(kind=DELETED, actor=ENGINE, data=signed(key, DELETED, told))], now)
     return files + old
 
 

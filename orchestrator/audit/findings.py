@@ -53,8 +53,8 @@ class AuditResult:
     seen: Sequence[Finding]
     #: Open findings that are no longer true, by id.
     closed: Sequence[int]
-    #: How many volumes there are in the inventory and on the storage; None: it could not be
-    #: read whole, or cannot tell.
+    #: How many volumes there are in the inventory and on the storage; None: that cannot be told,
+    #: or more differs than is written.
     volumes: tuple[int, int] | None
 
 
@@ -83,9 +83,10 @@ def write_audit(connection: Connection, result: AuditResult, now: datetime) -> N
     told = [_event("finding.opened", result, _columns(one)) for one in new]
     told += [_event("finding.closed", result, row) for row in gone]
     record(connection, told, now)
+    # Rules act on what the latest audit has seen: on nothing, if that was not all.
+    connection.execute(delete(audits).where(audits.c.backend_id == result.backend_id))
     if result.volumes is not None:
         recorded, found = result.volumes
-        connection.execute(delete(audits).where(audits.c.backend_id == result.backend_id))
         row = {"backend_id": result.backend_id, "job_id": result.job_id, "at": now}
         insert_rows(connection, audits, [{**row, "recorded": recorded, "found": found}])
 

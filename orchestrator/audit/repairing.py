@@ -6,22 +6,23 @@ from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, exists, func, select, update
 
 from orchestrator.audit.findings import finding
 from orchestrator.domain.actions import ACTIONS
 from orchestrator.domain.errors import InvalidInput, WrongState
 from orchestrator.domain.repairs import Repair, Request, repairs_of
 from orchestrator.domain.requests import parse_request
-from orchestrator.domain.states import BackendState, FindingState, Role
+from orchestrator.domain.states import BackendState, FindingKind, FindingState, Role
 from orchestrator.jobs.finish import ENGINE
 from orchestrator.jobs.submission import Actor, Submission
 from orchestrator.settings import AuditSettings
-from orchestrator.store.columns import db_now
-from orchestrator.store.tables import audits, backends, findings, installation, jobs
+from orchestrator.store.tables import audits, backends, events, findings, installation, jobs
 
 #: Findings that are looked at for rules at a time.
 _AT_ONCE = 500
+#: What is told of a volume, and changes nothing of it.
+_HARMLESS = ("finding.opened", "finding.closed", "job.submitted", "job.approved")
 
 
 def finding_view(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,6 +53,7 @@ def repair_submission(
     row: Any = finding(connection, finding_id)
     if row["state"] != FindingState.OPEN:
         raise WrongState(f"finding {finding_id} is closed: there is nothing to repair")
+    _refuse_changed(connection, row)
     possible = repairs_of(row)
     if name not in possible:
         raise InvalidInput(
@@ -60,6 +62,42 @@ def repair_submission(
             field="repair",
         )
     return _submission(row, name, possible[name][1], actor, reason, approval)
+
+
+def _refuse_changed(connection: Connection, row: Mapping[str, Any]) -> None:
+    """Refuse to repair what something has happened to since the audit that saw it began."""
+    if _changed(connection, row):
+        raise WrongState(
+            f"something has happened to what finding {row['id']} is about since it was seen: "
+            f"audit backend {row['backend']} again",
+            field="finding",
+        )
+
+
+def _changed(connection: Connection, row: Mapping[str, Any]) -> bool:
+    began = connection.execute(
+        select(jobs.c.started_at).where(jobs.c.id == row["last_seen_by"])
+    ).scalar()
+    since = began or row["last_seen_at"]
+    asked: list[Any] = []
+    if row["volume"] is not None:
+        asked.append(
+            exists().where(
+                events.c.backend == row["backend"],
+                events.c.volume == row["volume"],
+                events.c.at >= since,
+                events.c.kind.not_in(_HARMLESS),
+            )
+        )
+    elif row["policy"] is not None:
+        asked.append(
+            exists().where(
+                jobs.c.backend_id == row["backend_id"],
+                jobs.c.policy == row["policy"],
+                jobs.c.started_at >= since,
+            )
+        )
+    return any(connection.execute(select(one)).scalar_one() for one in asked)
 
 
 def _submission(
@@ -71,8 +109,13 @@ def _submission(
     approval: bool | None = None,
 ) -> Submission:
     written = {**request, "approval": approval} if approval else request
+    parsed = parse_request(written)
+    # The very volume that was seen: not another that has its name by now.
+    adds = parsed.declaration.adopts or row["kind"] == FindingKind.ORPHAN
+    meant = None if adds else row["volume_id"]
     return Submission(
-        requests=[parse_request(written)],
+        requests=[parsed],
+        bound={0: {"volume_id": meant}} if meant is not None else {},
         actor=actor,
         reason=reason or f"repair of finding {row['id']}: {row['kind']}",
         idempotency_key=f"repair {row['id']} {name} {row['last_seen_by']}",
@@ -96,7 +139,7 @@ def by_rule(connection: Connection, settings: AuditSettings) -> Iterator[tuple[i
     if not settings.rules or restored is not None:
         return
     for backend in connection.execute(
-        select(backends.c.id, audits.c.job_id, audits.c.recorded, audits.c.found)
+        select(backends.c.id, audits.c.job_id, audits.c.at, audits.c.recorded, audits.c.found)
         .join(audits, audits.c.backend_id == backends.c.id)
         .where(backends.c.configured, backends.c.state == BackendState.ENABLED)
     ).all():
@@ -118,7 +161,8 @@ def repairable(connection: Connection, backend_id: int, settings: AuditSettings)
 def _due(
     connection: Connection, backend: Any, settings: AuditSettings
 ) -> Iterator[tuple[int, Submission]]:
-    now = connection.execute(select(db_now())).scalar_one()
+    # An audit has seen it again after the grace time.
+    oldest = backend.at - timedelta(hours=settings.grace_hours)
     unfinished = select(jobs.c.id).where(jobs.c.finished_at.is_(None))
     rows = connection.execute(
         select(findings, backends.c.name.label("backend"))
@@ -128,13 +172,15 @@ def _due(
             findings.c.state == FindingState.OPEN,
             findings.c.kind.in_(settings.rules),
             findings.c.last_seen_by == backend.job_id,
-            findings.c.first_seen_at <= now - timedelta(hours=settings.grace_hours),
+            findings.c.first_seen_at <= oldest,
             findings.c.repair_job.is_(None) | findings.c.repair_job.not_in(unfinished),
         )
         .order_by(findings.c.id)
         .limit(_AT_ONCE)
     ).mappings()
     for row in rows.all():
+        if _changed(connection, row):  # type: ignore[arg-type]
+            continue
         name = settings.rules[row["kind"]]
         possible = repairs_of(row)  # type: ignore[arg-type]
         if name in possible:

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, select
 from orchestrator.audit import chain
 from orchestrator.audit.archive import chapters
 from orchestrator.audit.chain import Broken, Verified
-from orchestrator.audit.chapters import ARCHIVED, DELETED, Chapter, Document, Reading
+from orchestrator.audit.chapters import ARCHIVED, DELETED, Chapter, Document, Reading, is_signed
 from orchestrator.domain.errors import InvalidInput
 from orchestrator.store.tables import events
 
@@ -70,7 +70,7 @@ def verify(
     for verified in chain.verify_behind(connection, key, walk.number, walk.link):
         yield replace(verified, events=verified.events + walk.events)
     if verified.broken is None:
-        broken = _unvouched(walk, _vouching(connection))
+        broken = _unvouched(key, walk, _vouching(connection))
         yield replace(verified, events=verified.events + walk.events, broken=broken)
 
 
@@ -143,12 +143,14 @@ def _vouching(connection: Connection) -> list[Document]:
     return [{"kind": row.kind, "data": row.data} for row in connection.execute(query)]
 
 
-def _unvouched(walk: _Walk, found: Sequence[Document]) -> Broken | None:
-    """The first archive that nothing vouches for.
+def _unvouched(key: bytes, walk: _Walk, found: Sequence[Document]) -> Broken | None:
+    """The first archive that nothing vouches for which was written with the key.
 
     Of those that were not read the last one counts, where what was read begins.
     """
-    everything = [*walk.vouching, *found]
+    everything = [
+        one for one in (*walk.vouching, *found) if is_signed(key, one["kind"], one["data"] or {})
+    ]
     written = [one["data"] for one in everything if one["kind"] == ARCHIVED]
     deleted = [
         (one["data"]["events"]["last"], one["data"]["events"]["link"])
@@ -159,7 +161,7 @@ def _unvouched(walk: _Walk, found: Sequence[Document]) -> Broken | None:
         if chapter.deleted:
             vouched = (chapter.last, chapter.link_after.hex()) in deleted
         else:
-            vouched = chapter.told() in written
+            vouched = chapter.told(key) in written
         if not vouched:
             what = "was deleted" if chapter.deleted else "was written so"
             why = f"no event of the chain tells that the archive {chapter.file} {what}"

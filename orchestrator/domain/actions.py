@@ -24,7 +24,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from orchestrator.domain.exports import RuleText, RuleTexts
-from orchestrator.domain.names import BackendName, JunctionPath, VolumeName
+from orchestrator.domain.names import BackendName, HostName, JunctionPath, VolumeName
 from orchestrator.domain.places import ImageLocation, ImagePath
 from orchestrator.domain.sizes import AnySize, Offset, Size
 from orchestrator.domain.states import Role
@@ -271,6 +271,25 @@ class RemoveParams(Params):
     """How to remove."""
 
     wipe: bool = Field(default=False, description="Overwrite the data with zeroes first.")
+
+
+class ForgetParams(Params):
+    """What must be so for it."""
+
+    lost: bool = Field(
+        default=False, description="Only if the storage has none; refused if it is there."
+    )
+
+
+class BreakLockParams(Params):
+    """Whose lock is meant."""
+
+    owner: HostName | None = Field(
+        default=None, description="The host that has it; whoever has it, if absent."
+    )
+    taken_at: Annotated[str, Field(max_length=40)] | None = Field(
+        default=None, description="When it was taken, as 'lock show' tells it."
+    )
 
 
 class ReconcileParams(Params):
@@ -595,6 +614,7 @@ _DECLARED = (
         name="volume.forget",
         summary="Strike a volume from the inventory without touching the storage.",
         audit="forgot volume {volume}",
+        params=ForgetParams,
         role=Role.ADMIN,
         respects_lock=True,
         destructive=True,
@@ -645,6 +665,7 @@ _DECLARED = (
         name="volume.break_lock",
         summary="Break the lock on a volume, whoever holds it.",
         audit="broke the lock on volume {volume}",
+        params=BreakLockParams,
         role=Role.ADMIN,
         lanes=(),
         route=("POST", "/volumes/{volume}/break_lock"),

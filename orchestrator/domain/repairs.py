@@ -51,7 +51,7 @@ def _of_volume(action: str, **params: Any) -> Callable[[Row], Request | None]:
 
 def _adopt(row: Row) -> Request | None:
     whose = row["detail"].get("whose")
-    if whose is None or row["detail"].get("name_taken"):
+    if whose is None or row["detail"].get("name_taken") or row["detail"].get("copies"):
         return None
     try:
         check_volume_name(row["volume"])
@@ -133,15 +133,19 @@ def _apply(row: Row) -> Request | None:
     return None
 
 
+def _break(row: Row) -> Request | None:
+    """That very lock: not one that was taken since."""
+    if row["detail"].get("what") != "lock":
+        return None
+    meant = {"owner": row["host"], "taken_at": row["detail"].get("taken_at")}
+    return _of_volume("volume.break_lock", **meant)(row)
+
+
 def _forget_stuck(row: Row) -> Request | None:
     return _of_volume("volume.forget")(row) if row["detail"].get("what") == "pending" else None
 
 
-def _break_stuck(row: Row) -> Request | None:
-    return _of_volume("volume.break_lock")(row) if row["detail"].get("what") == "lock" else None
-
-
-_BREAK = Repair("Break the lock.", _of_volume("volume.break_lock"))
+_BREAK = Repair("Break the lock.", _break)
 
 #: By kind of finding and name.
 REPAIRS: dict[FindingKind, dict[str, Repair]] = {
@@ -150,7 +154,9 @@ REPAIRS: dict[FindingKind, dict[str, Repair]] = {
         "remove": Repair("Remove what is left of a volume that was removed.", _remove),
     },
     FindingKind.GHOST: {
-        "forget": Repair("Strike the volume from the inventory.", _of_volume("volume.forget")),
+        "forget": Repair(
+            "Strike the volume from the inventory.", _of_volume("volume.forget", lost=True)
+        ),
         "recreate": Repair("Make it anew, empty.", _of_volume("volume.recreate")),
     },
     FindingKind.SIZE: {
@@ -175,7 +181,7 @@ REPAIRS: dict[FindingKind, dict[str, Repair]] = {
         "apply": Repair("Make the storage's what is recorded.", _apply),
     },
     FindingKind.STUCK: {
-        "break": Repair("Break the lock.", _break_stuck),
+        "break": _BREAK,
         "forget": Repair("Strike the volume that nothing makes any more.", _forget_stuck),
     },
     FindingKind.CAPACITY: {

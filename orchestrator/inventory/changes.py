@@ -73,6 +73,7 @@ class LockGone:
 
     volume_id: str
     owner: str
+    taken_at: datetime
     event: Event
 
 
@@ -340,7 +341,9 @@ def _use(connection: Connection, uses: list[_Use], now: datetime) -> None:
         if isinstance(change, LockGone):
             broken = connection.execute(
                 delete(locks).where(
-                    locks.c.volume_id == change.volume_id, locks.c.owner == change.owner
+                    locks.c.volume_id == change.volume_id,
+                    locks.c.owner == change.owner,
+                    locks.c.taken_at == change.taken_at,
                 )
             )
             record(connection, [change.event] * broken.rowcount, now)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from orchestrator.store.columns import db_now
 from orchestrator.store.tables import jobs, workers
 from tests.engine.conftest import ADMIN, Engine, Worker, act, create
 from workers.backends.file import loops
+from workers.backends.file.stamps import ATTRIBUTE
 from workers.backends.memory import Faults, MemoryDriver
 
 MIB = 2**20
@@ -543,3 +545,20 @@ def test_an_adopted_image_keeps_its_contents_and_snapshots(audited: Audited) -> 
     audited.do(act("snapshot.delete", "vm1", "fast", snapshot="s2"))
     audited.do(act("volume.remove", "vm1", "fast"))
     assert audited.audit("fast")["findings"] == {}
+
+
+def test_two_with_one_stamp_are_two_findings_and_neither_is_removed(audited: Audited) -> None:
+    kept = audited.image("vm2")
+    copy = kept.with_name(kept.name.replace("vm2~", "copy~"))
+    shutil.copy2(kept, copy)
+    os.setxattr(copy, ATTRIBUTE, os.getxattr(kept, ATTRIBUTE))
+    audited.sql(
+        "UPDATE volumes SET state = 'removed', removed_at = changed_at WHERE name = 'vm2'"
+        " AND policy_id IS NULL AND backend_id = (SELECT id FROM backends WHERE name = 'fast')"
+    )
+    assert audited.audit("fast")["findings"] == {"orphan": 2, "capacity": 1}
+    orphans = [one for one in audited.findings() if one["kind"] == "orphan"]
+    assert [one["repairs"] for one in orphans] == [[], []]
+    assert audited.audit("fast")["findings"] == {"orphan": 2, "capacity": 1}
+    assert kept.exists()
+    assert copy.exists()

@@ -132,6 +132,22 @@ def test_an_event_that_was_put_in_is_named(record: Engine) -> None:
     assert verified(record).broken == Broken(base + last.seq + 1, "it is not as it was written")
 
 
+def test_a_commit_that_was_put_in_is_named(record: Engine) -> None:
+    commit_id, _, _ = place_of(record, "volume.grow")
+    with record.database.write() as connection:
+        one = connection.execute(select(events).where(events.c.commit_id == commit_id)).first()
+        base = connection.execute(
+            select(event_commits.c.base).where(
+                event_commits.c.base >= 0, event_commits.c.events > 1
+            )
+        ).scalar()
+        assert one is not None
+        assert base is not None
+        connection.execute(insert(event_commits), [{"id": 900000, "events": 1, "base": base + 1}])
+        connection.execute(insert(events), [{**one._mapping, "commit_id": 900000, "seq": 1}])
+    assert verified(record).broken == Broken(base + 2, "it was put in")
+
+
 def test_a_commit_that_was_taken_out_with_its_link_is_noticed(record: Engine) -> None:
     commit_id, _, number = place_of(record, "job.submitted")
     with record.database.write() as connection:

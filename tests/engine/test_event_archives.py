@@ -433,6 +433,15 @@ def test_an_old_end_that_was_cut_off_is_not_made_good_by_a_row(record: Installat
             broken = verified(record, archives=archives).broken
             assert broken is not None and broken.number == 1
         assert broken is not None and "no event of the chain tells" in broken.why
+    # Nor by an event that says so, which gets its link like every other.
+    told = {"events": {"first": 1, "last": last, "link": links[-1].link.hex(), "files": []}}
+    with record.database.write() as connection:
+        events_of_others = [Event(kind="archives.deleted", actor="somebody", data=told)]
+        write(connection, events_of_others, datetime.now(UTC))
+    for _ in range(2):
+        broken = verified(record).broken
+        assert broken is not None and "no event of the chain tells" in broken.why
+        chained(record)
 
 
 # -- parts --------------------------------------------------------------------------------
@@ -497,7 +506,9 @@ def test_what_archives_told_of_archives_is_found_in_archives(record: Installatio
 
 def expired(engine: Kept, days: float = AT_ONCE) -> list[str]:
     return engine.database.transact(
-        lambda connection: expiry.expire(connection, engine.settings.archive, older_than_days=days)
+        lambda connection: expiry.expire(
+            connection, KEY, engine.settings.archive, older_than_days=days
+        )
     )
 
 

@@ -13,8 +13,9 @@ from sqlalchemy import text
 
 from orchestrator.audit import restored
 from orchestrator.audit.repairing import repair_submission
-from orchestrator.domain.errors import InvalidInput, NotAllowed, WrongState
+from orchestrator.domain.errors import InvalidInput, NotAllowed, VolumeReplaced, WrongState
 from orchestrator.domain.states import Role
+from orchestrator.inventory.locks import release, take
 from orchestrator.jobs.approvals import approve
 from orchestrator.jobs.cancel import cancel
 from orchestrator.jobs.retry import retry_request
@@ -22,7 +23,7 @@ from orchestrator.jobs.schedule import queue_due
 from orchestrator.jobs.submission import Actor
 from orchestrator.settings import Settings
 from tests.engine.conftest import ADMIN, Engine, act, create, grow
-from tests.engine.test_audits import Audited
+from tests.engine.test_audits import Audited, lock_of_the_dead
 from workers.scheduler import Scheduler
 
 Schedules = Callable[..., Scheduler]
@@ -275,3 +276,64 @@ def test_jobs_that_depend_on_an_approval_wait_with_it(audited: Audited) -> None:
     engine.database.transact(queue_due)
     audited.work()
     assert engine.states(accepted.job_ids) == ["succeeded", "succeeded"]
+
+
+# -- findings that are not true any more --------------------------------------------------
+
+
+def test_a_repair_means_what_was_seen_and_nothing_later(audited: Audited) -> None:
+    engine = audited.engine
+    lose(audited, "vm1")
+    audited.audit("ram")
+    [found] = audited.findings()
+    with engine.database.read() as connection:
+        stale = repair_submission(connection, found["id"], "forget", ADMIN)
+    # Somebody sees to it, and makes another of that name.
+    audited.do(act("volume.forget", "vm1"))
+    audited.do(create("vm1"))
+    with engine.database.read() as connection, pytest.raises(WrongState, match="audit backend"):
+        repair_submission(connection, found["id"], "forget", ADMIN)
+    with pytest.raises(VolumeReplaced):
+        audited.submit(stale)
+    assert engine.volumes()["vm1"]["state"] == "available"
+
+
+def test_what_came_back_is_not_forgotten(audited: Audited) -> None:
+    lose(audited, "vm1")
+    audited.audit("ram")
+    [found] = audited.findings()
+    id_ = audited.engine.volumes()["vm1"]["id"]
+    audited.storage_sql("INSERT INTO volumes (id, name, size) VALUES (?, 'vm1', 1048576)", id_)
+    job = audited.repair(found["id"], "forget")
+    assert (job["state"], job["error"]["code"]) == ("failed", "conflict")
+    assert audited.audit("ram")["findings"] == {}
+
+
+def test_a_lock_that_was_taken_since_is_not_broken(audited: Audited, scheduler: Schedules) -> None:
+    engine = audited.engine
+    lock_of_the_dead(audited)
+    audited.audit("ram")
+    [found] = audited.findings()
+    with engine.database.read() as connection:
+        stale = repair_submission(connection, found["id"], "break", ADMIN)
+    with engine.database.write() as connection:
+        release(connection, "ram", "vm1", None, ADMIN, force=True, reason="it is dead")
+        take(connection, "ram", "vm1", "other", ADMIN, seconds=None, reason=None)
+    scheduler(rules={"lock": "break"})._repair_by_rule()
+    assert audited.findings()[0]["repair_job"] is None
+    job_id = audited.submit(stale)
+    audited.work()
+    assert engine.job(job_id)["error"]["code"] == "conflict"
+    assert engine.volumes()["vm1"]["lock"]["owner"] == "other"
+
+
+def test_where_not_all_is_written_no_rule_acts(
+    audited: Audited, scheduler: Schedules, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lose(audited, "vm1", "vm2")
+    monkeypatch.setattr("workers.execution.auditing.job.MOST_FINDINGS", 1)
+    [job_id] = audited.engine.submit({"action": "backend.audit", "backend": "ram"}).job_ids
+    audited.work()
+    assert audited.engine.job(job_id)["result"]["not_written"] == 1
+    scheduler(rules={"ghost": "forget"})._repair_by_rule()
+    assert [one["repair_job"] for one in audited.findings()] == [None]

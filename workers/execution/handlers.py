@@ -242,6 +242,13 @@ def _refuse_while_used(work: Work) -> None:
 
 def forget(work: Work) -> Done:
     """Strike a volume from the inventory; the storage is not touched."""
+    if work.intent.params.get("lost"):
+        work.check_identity()
+        if work.driver.inspect(work.volume) is not None:
+            raise Conflict(
+                f"the storage of volume {work.volume.name!r} is there: it is not lost; "
+                "'volume.verify' compares it with its record"
+            )
     return Done(
         changes=[VolumeGone(work.volume.id, forgotten=True)],
         before={"state": recorded_volume(work).state},

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, select
 from orchestrator.audit.events import Event
 from orchestrator.audit.findings import finding
 from orchestrator.domain.errors import BackendError, Conflict, InUse, WrongState
+from orchestrator.domain.repairs import REMOVED
 from orchestrator.domain.states import (
     FindingKind,
     FindingState,
@@ -157,7 +158,8 @@ def remove_orphan(work: Work) -> Done:
     assert work.intent.volume is not None  # noqa: S101 - the request model requires it
     left = VolumeRef(stamp, work.intent.volume)
     facts = work.driver.inspect(left)
-    if facts is None:
+    if facts is None or facts.name != left.name:
+        # Under another name it is what somebody has made of it.
         return Done(result={"removed": False, "id": stamp})
     in_use = [device.path or ", ".join(device.uris) for device in work.driver.devices(left)]
     if in_use:
@@ -197,7 +199,8 @@ def _removable(work: Work) -> str:
         raise WrongState(
             f"finding {number} is {row['state']}: audit the backend again", field="params.finding"
         )
-    if volume is None or volume.state != VolumeState.REMOVED or volume.detail == FORGOTTEN:
+    plain = row["detail"].get("whose") == REMOVED and not row["detail"].get("copies")
+    if volume is None or not plain or not _was_removed(volume, row["volume"]):
         raise WrongState(
             f"what finding {number} is about was not removed by anybody: it can only be adopted",
             field="params.finding",
@@ -210,6 +213,12 @@ def _removable(work: Work) -> str:
             field="params.finding",
         )
     return str(volume.id)
+
+
+def _was_removed(volume: Any, name: str) -> bool:
+    """Whether the inventory had this volume under this name, and removed it."""
+    removed = volume.state == VolumeState.REMOVED and volume.detail != FORGOTTEN
+    return bool(removed and volume.name == name)
 
 
 def _removed_snapshots(work: Work, volume_id: str) -> set[str]:
@@ -228,11 +237,16 @@ def break_lock(work: Work) -> Done:
     """Break the lock on a volume; nothing if there is none."""
     record = recorded_volume(work)
     with work.database.read() as connection:
-        owner = connection.execute(
-            select(locks.c.owner).where(locks.c.volume_id == record.id)
-        ).scalar()
-    if owner is None:
+        row = connection.execute(select(locks).where(locks.c.volume_id == record.id)).first()
+    if row is None:
         return Done(result={"owner": None})
+    owner, params = row.owner, work.intent.params
+    meant = params.get("owner", owner), params.get("taken_at", row.taken_at.isoformat())
+    if meant != (owner, row.taken_at.isoformat()):
+        raise Conflict(
+            f"the lock on volume {record.name!r} is another one: {owner} has it since "
+            f"{row.taken_at:%FT%TZ}"
+        )
     event = Event(
         kind="lock.broken",
         actor=work.claim.submitted_by,
@@ -245,7 +259,7 @@ def break_lock(work: Work) -> Done:
     )
     return Done(
         result={"owner": owner},
-        changes=[LockGone(record.id, owner, event)],
+        changes=[LockGone(record.id, owner, row.taken_at, event)],
         before={"owner": owner},
         after={"owner": None},
     )

@@ -59,10 +59,14 @@ def _alive(connection: Connection) -> dict[str, str | None]:
     return {row.host: row.boot_id for row in rows}
 
 
-def _dead(connection: Connection) -> set[str]:
-    """Hosts that have had workers, or have volumes attached, and have no live worker."""
+def _dead(work: Work, connection: Connection) -> set[str]:
+    """Hosts that have had workers, or volumes attached that only a worker there attaches, and
+    have no live worker. Other hosts never have any: nothing is known of them."""
     live = select(workers.c.host).where(workers.c.seen_at > db_now(-_LATE.total_seconds()))
-    known = select(workers.c.host).union(select(attachments.c.host))
+    known: Any = select(workers.c.host)
+    if DRIVERS[work.claim.driver].attaches_locally:
+        attached = select(attachments.c.host).join(volumes, volumes.c.id == attachments.c.volume_id)
+        known = known.union(attached.where(volumes.c.backend_id == work.claim.backend_id))
     both = (set(connection.execute(query).scalars()) for query in (known, live))
     return next(both) - next(both)
 
@@ -76,7 +80,7 @@ def _locks(work: Work, connection: Connection, seen: Seen, now: datetime) -> Ite
         .execution_options(yield_per=PAGE)
     )
     old = timedelta(days=work.here.audit.lock_days)
-    dead = _dead(connection)
+    dead = _dead(work, connection)
     for row in rows:
         if seen.is_busy(f"{work.intent.backend}/{row.name}"):
             continue
@@ -92,12 +96,17 @@ def _locks(work: Work, connection: Connection, seen: Seen, now: datetime) -> Ite
         if kind is not None:
             yield Finding(
                 kind=kind,
-                subject=f"lock {row.volume_id} {row.owner}"[:600],
+                subject=f"lock {row.volume_id} {row.taken_at.isoformat()} {row.owner}"[:600],
                 text=f"host {row.owner} holds the lock on volume {row.name!r}, {why}",
                 volume=row.name,
                 volume_id=row.volume_id,
                 host=row.owner,
-                detail={"what": "lock", "recorded": row.owner, "found": None},
+                detail={
+                    "what": "lock",
+                    "recorded": row.owner,
+                    "found": None,
+                    "taken_at": row.taken_at.isoformat(),
+                },
             )
 
 

@@ -14,7 +14,8 @@ from orchestrator.domain.states import FindingKind, VolumeState
 from orchestrator.inventory.changes import FORGOTTEN
 from orchestrator.store.bulk import among
 from orchestrator.store.tables import volumes
-from workers.execution.auditing.seen import Seen, SeenVolume
+from workers.backends.interface import VolumeFacts
+from workers.execution.auditing.seen import Seen, SeenVolume, skipped
 from workers.execution.work import Work
 
 _WHOSE = {
@@ -46,31 +47,40 @@ def orphans(work: Work, connection: Connection, seen: Seen) -> Iterator[Finding]
                 )
             ).scalars()
         )
+        copied = seen.several(stamps)
         for one in page:
             row = known.get(one.facts.id)
             names = {one.facts.name, row.name if row is not None else one.facts.name}
             if not any(seen.is_busy(f"{backend}/{name}") for name in names):
-                yield _orphan(one, row, name_taken=one.facts.name in taken, work=work)
+                where = {"name_taken": one.facts.name in taken, "copies": one.facts.id in copied}
+                yield _orphan(one, row, where, work)
+            elif one.facts.id is not None:
+                seen.note_busy([skipped(one.facts.id)])
 
 
-def _orphan(one: SeenVolume, row: Any, *, name_taken: bool, work: Work) -> Finding:
+def _orphan(one: SeenVolume, row: Any, where: Mapping[str, bool], work: Work) -> Finding:
     facts = one.facts
-    whose = _whose(row, facts.id, work.claim.backend_id)
+    whose = _whose(row, facts, work.claim.backend_id)
+    if where["copies"] and whose == repairs.REMOVED:
+        whose = repairs.UNKNOWN
     told: Mapping[str, Any] = {"size_bytes": facts.size_bytes, "snapshots": len(one.snapshots)}
     return Finding(
         kind=FindingKind.ORPHAN,
-        subject=f"stamp {facts.id}" if facts.id else f"name {facts.name}"[:600],
+        subject=(f"stamp {facts.id} {facts.name}" if facts.id else f"name {facts.name}")[:600],
         text=f"{facts.name!r} ({format_size(facts.size_bytes)}) is on the storage and no volume "
         f"of the inventory; {_WHOSE[whose]}",
         volume=facts.name[:255],
         volume_id=facts.id,
-        detail={"whose": whose, "name_taken": name_taken, "recorded": None, "found": told},
+        detail={"whose": whose, **where, "recorded": None, "found": told},
     )
 
 
-def _whose(row: Any, stamp: str | None, backend_id: int) -> str:
-    if stamp is None:
+def _whose(row: Any, facts: VolumeFacts, backend_id: int) -> str:
+    if facts.id is None:
         return repairs.FOREIGN
     if row is None or row.backend_id != backend_id or row.state != VolumeState.REMOVED:
         return repairs.UNKNOWN
-    return repairs.FORGOTTEN if row.detail == FORGOTTEN else repairs.REMOVED
+    if row.detail == FORGOTTEN:
+        return repairs.FORGOTTEN
+    # Under another name it is what somebody has made of it, a copy perhaps.
+    return repairs.REMOVED if row.name == facts.name else repairs.UNKNOWN

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, func, select
 
 from orchestrator.domain.actions import ACTIONS
+from orchestrator.domain.errors import BackendBusy
 from orchestrator.jobs.outlook import intent_of
 from orchestrator.store.bulk import among
 from orchestrator.store.tables import backends, event_commits, events, job_lanes, jobs
@@ -69,8 +70,12 @@ def note_busy(connection: Connection, seen: Seen, since: Beginning) -> None:
             .where(among(connection, jobs.c.id, ids))
         ).mappings()
         for job in found:
+            ids.discard(job["id"])
             if job["action"] in ACTIONS:
                 seen.note_busy(intent_of(job, job["backend"]).lanes)
+        if ids:
+            # Nobody can tell any more what these had to themselves.
+            raise BackendBusy("jobs have been archived while the storage was read")
 
 
 def _history(connection: Connection, after: int) -> Iterator[Sequence[Any]]:

@@ -77,6 +77,16 @@ class Seen:
             last = rows[-1][0]
             yield [_read(row) for row in rows]
 
+    def several(self, ids: Iterable[str]) -> set[str]:
+        """Those of these stamps that more than one volume bears."""
+        wanted = json.dumps(list(ids))
+        rows = self._db.execute(
+            "SELECT id FROM volumes WHERE id IN (SELECT value FROM json_each(?)) "
+            "GROUP BY id HAVING count(*) > 1",
+            (wanted,),
+        )
+        return {row[0] for row in rows}
+
     def note_busy(self, lanes: Iterable[str]) -> None:
         """Note lanes of jobs that may have changed something since the audit began."""
         self._db.executemany(
@@ -95,6 +105,11 @@ def nothing_seen() -> Iterator[Seen]:
     # SQLite's name for a database in a temporary file of its own.
     with closing(sqlite3.connect("", isolation_level=None)) as db:
         yield Seen(db)
+
+
+def skipped(volume_id: str) -> str:
+    """What `Seen.note_busy` notes of a volume, by its id, that was left out: no lane's name."""
+    return f"id {volume_id}"
 
 
 def _plain(facts: VolumeFacts) -> dict[str, Any]:

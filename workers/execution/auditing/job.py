@@ -30,7 +30,7 @@ from workers.execution.auditing.reading import (
     read_policies,
     read_volumes,
 )
-from workers.execution.auditing.seen import PAGE, Seen, SeenVolume, nothing_seen
+from workers.execution.auditing.seen import PAGE, Seen, SeenVolume, nothing_seen, skipped
 from workers.execution.auditing.volumes import compare_volume
 from workers.execution.work import Done, Work
 
@@ -92,6 +92,7 @@ class Comparison:
             for record in page:
                 if self._seen.is_busy(f"{self._backend}/{record.name}"):
                     self._busy += 1
+                    self._seen.note_busy([skipped(record.id)])
                     continue
                 yield from self._volume(record, there.get(record.id, []))
 
@@ -126,7 +127,7 @@ class Comparison:
                 text=f"{copy.facts.name!r} bears the stamp of volume {record.name!r}, which is "
                 "elsewhere: somebody has copied it; look which of them is used, and take the "
                 "other away by hand",
-                detail={"found": {"size_bytes": copy.facts.size_bytes}},
+                detail={"found": {"size_bytes": copy.facts.size_bytes}, "copies": True},
                 **{**about, "volume": copy.facts.name[:255]},
             )
 
@@ -161,7 +162,7 @@ class Comparison:
             job_id=self._work.job_id,
             seen=self._findings,
             closed=[*self._closed()] if whole else [],
-            volumes=(self._recorded, self._seen.count()) if listed else None,
+            volumes=(self._recorded, self._seen.count()) if listed and whole else None,
         )
         told = {
             "host": self._work.host,
@@ -188,6 +189,8 @@ class Comparison:
         if row["kind"] == FindingKind.ATTACHMENT and not inside.sees(self._work, row):
             return True
         if row["volume"] is not None and self._seen.is_busy(f"{self._backend}/{row['volume']}"):
+            return True
+        if row["volume_id"] is not None and self._seen.is_busy(skipped(row["volume_id"])):
             return True
         policy = str(row["policy"])
         return row["policy"] is not None and self._seen.is_busy(policy_lane(self._backend, policy))
