@@ -76,7 +76,6 @@ class Scheduler:
             (_SELDOM_SECONDS, self._dead_hosts),
             (_SELDOM_SECONDS, self._expire_locks),
             (settings.scheduler.autosize_seconds, self._autosize),
-            (_SELDOM_SECONDS, self._watch_restores),
             (_SELDOM_SECONDS, self._repair_by_rule),
             (tick, self._run_schedules_beside),
             (_SELDOM_SECONDS, self._mend_schedules),
@@ -193,8 +192,6 @@ class Scheduler:
 
     def _repair_by_rule(self) -> None:
         # What a restored database lacks is noticed before any rule acts on it.
-        if not self._settings.audit.rules:
-            return
         self._watch_restores()
         with self._database.read() as connection:
             wanted = list(by_rule(connection, self._settings.audit))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -71,7 +71,7 @@ def write_audit(connection: Connection, result: AuditResult, now: datetime) -> N
         [{"id": id_, "text": one.text, "detail": dict(one.detail), **seen} for id_, one in again],
     )
     common = {"backend_id": result.backend_id, "state": FindingState.OPEN, "first_seen_at": now}
-    insert_rows(connection, findings, [{**_columns(one), **common, **seen} for one in new])
+    insert_rows(connection, findings, [{**asdict(one), **common, **seen} for one in new])
     closing = set(result.closed)
     gone = [row for row in known.values() if row["id"] in closing]
     update_rows(
@@ -80,7 +80,7 @@ def write_audit(connection: Connection, result: AuditResult, now: datetime) -> N
         ["id"],
         [{"id": row["id"], "state": FindingState.CLOSED, "closed_at": now} for row in gone],
     )
-    told = [_event("finding.opened", result, _columns(one)) for one in new]
+    told = [_event("finding.opened", result, asdict(one)) for one in new]
     told += [_event("finding.closed", result, row) for row in gone]
     record(connection, told, now)
     # Rules act on what the latest audit has seen: on nothing, if that was not all.
@@ -130,21 +130,6 @@ def finding(connection: Connection, finding_id: int) -> RowMapping:
             field="finding",
         )
     return row
-
-
-def _columns(one: Finding) -> dict[str, Any]:
-    return {
-        "kind": one.kind,
-        "subject": one.subject,
-        "text": one.text,
-        "volume": one.volume,
-        "volume_id": one.volume_id,
-        "snapshot": one.snapshot,
-        "policy": one.policy,
-        "host": one.host,
-        "job_id": one.job_id,
-        "detail": dict(one.detail),
-    }
 
 
 def _event(kind: str, result: AuditResult, row: Any) -> Event:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, exists, func, select, update
@@ -66,7 +66,7 @@ def repair_submission(
 
 def _refuse_changed(connection: Connection, row: Mapping[str, Any]) -> None:
     """Refuse to repair what something has happened to since the audit that saw it began."""
-    if _changed(connection, row):
+    if _changed(connection, row, _began(connection, row["last_seen_by"], row["last_seen_at"])):
         raise WrongState(
             f"something has happened to what finding {row['id']} is about since it was seen: "
             f"audit backend {row['backend']} again",
@@ -74,11 +74,13 @@ def _refuse_changed(connection: Connection, row: Mapping[str, Any]) -> None:
         )
 
 
-def _changed(connection: Connection, row: Mapping[str, Any]) -> bool:
-    began = connection.execute(
-        select(jobs.c.started_at).where(jobs.c.id == row["last_seen_by"])
-    ).scalar()
-    since = began or row["last_seen_at"]
+def _began(connection: Connection, audit: int, ended: datetime) -> datetime:
+    """When an audit began; once its job is archived, when it had ended."""
+    query = select(jobs.c.started_at).where(jobs.c.id == audit)
+    return connection.execute(query).scalar() or ended
+
+
+def _changed(connection: Connection, row: Mapping[str, Any], since: datetime) -> bool:
     asked: list[Any] = []
     if row["volume"] is not None:
         asked.append(
@@ -178,8 +180,9 @@ def _due(
         .order_by(findings.c.id)
         .limit(_AT_ONCE)
     ).mappings()
+    began = _began(connection, backend.job_id, backend.at)
     for row in rows.all():
-        if _changed(connection, row):  # type: ignore[arg-type]
+        if _changed(connection, row, began):  # type: ignore[arg-type]
             continue
         name = settings.rules[row["kind"]]
         possible = repairs_of(row)  # type: ignore[arg-type]

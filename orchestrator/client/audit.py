@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 from orchestrator.client.binding import listing, operation
+from orchestrator.client.jobs import planned, reason_header
 from orchestrator.client.listings import Query
 from orchestrator.client.shapes import Finding, Job, Plan, Restored
 from orchestrator.client.steps import Call, Steps, given, path_to
@@ -58,9 +59,7 @@ class AuditMethods:
     @operation
     def plan_repair(self, finding: int, repair: str) -> Steps[Plan]:
         """What `repair` would do; nothing is changed."""
-        call = _repair(finding, repair, False, None, params={"plan": "true"})
-        answer = yield call
-        return cast(Plan, answer.body)
+        return (yield from planned(_repair(finding, repair, False, None)))
 
     @operation
     def restored(self) -> Steps[Restored]:
@@ -74,24 +73,17 @@ class AuditMethods:
         answer = yield Call(
             method="POST",
             path="/v1/audit/acknowledge",
-            headers={"Reason": reason} if reason else {},
+            headers=reason_header(reason),
             repeatable=True,
         )
         return cast(Restored, answer.body)
 
 
-def _repair(
-    finding: int,
-    repair: str,
-    approval: bool,
-    reason: str | None,
-    params: dict[str, str] | None = None,
-) -> Call:
+def _repair(finding: int, repair: str, approval: bool, reason: str | None) -> Call:
     return Call(
         method="POST",
         path=path_to("findings", finding, "repair"),
         json={"repair": repair, "approval": approval},
-        params=params or {},
-        headers={"Reason": reason} if reason else {},
+        headers=reason_header(reason),
         repeatable=True,
     )

@@ -98,7 +98,7 @@ class JobMethods:
             reason=reason, priority=priority, run_at=run_at, depends_on=depends_on,
             max_attempts=max_attempts, after=after, approval=approval or None,
         )  # fmt: skip
-        return (yield from _planned(Call(method="POST", path="/v1/jobs", json=request)))
+        return (yield from planned(Call(method="POST", path="/v1/jobs", json=request)))
 
     @operation
     def batch(
@@ -122,7 +122,7 @@ class JobMethods:
     @operation
     def plan_batch(self, jobs: Iterable[JobRequest]) -> Steps[Plan]:
         """What `batch` would do; nothing is changed."""
-        return (yield from _planned(_batch_call(list(jobs), None)))
+        return (yield from planned(_batch_call(list(jobs), None)))
 
     @operation
     def job(self, job: int) -> Steps[Job]:
@@ -202,7 +202,9 @@ class JobMethods:
         reason: str | None = None,
     ) -> Steps[Job]:
         """Submit a failed or canceled job again; the new job. Raises `WrongState`."""
-        call = Call(method="POST", path=path_to("jobs", job, "retry"), headers=_reason(reason))
+        call = Call(
+            method="POST", path=path_to("jobs", job, "retry"), headers=reason_header(reason)
+        )
         found: Job = yield from self._accepted(call, "jobs", idempotency_key, wait)
         return found
 
@@ -215,7 +217,7 @@ class JobMethods:
         answer = yield Call(
             method="POST",
             path=path_to("jobs", job, "approve"),
-            headers=_reason(reason),
+            headers=reason_header(reason),
             repeatable=True,
         )
         return cast(Job, answer.body)
@@ -334,7 +336,7 @@ def _batch_call(jobs: list[JobRequest], reason: str | None) -> Call:
             method="POST",
             path="/v1/batches",
             content=lines.encode(),
-            headers={**_NDJSON, **_reason(reason)},
+            headers={**_NDJSON, **reason_header(reason)},
         )
     body: dict[str, Any] = {"jobs": jobs}
     if reason is not None:
@@ -346,16 +348,17 @@ def _plain(text: str) -> bool:
     return text.isascii() and text.isprintable()
 
 
-def _reason(reason: str | None) -> dict[str, str]:
+def reason_header(reason: str | None) -> dict[str, str]:
     """The header that tells a reason. Raises `InvalidInput` where a header cannot."""
     if reason is None:
         return {}
     if not _plain(reason):
-        raise InvalidInput("the reason of a retry is plain ASCII text", field="reason")
+        raise InvalidInput("a reason that a header tells is plain ASCII text", field="reason")
     return {"Reason": reason}
 
 
-def _planned(call: Call) -> Steps[Plan]:
+def planned(call: Call) -> Steps[Plan]:
+    """What a call that submits would do; nothing is changed."""
     answer = yield Call(
         method=call.method,
         path=call.path,

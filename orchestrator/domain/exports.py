@@ -101,6 +101,20 @@ def _client(text: str) -> tuple[ClientKind, str]:
     raise InvalidInput(f"{text[:80]!r} is neither an address, a network nor a host name")
 
 
+def recorded_rules(written: Iterable[str]) -> tuple[Rule, ...] | None:
+    """The rules that are recorded; None where a record cannot be read: somebody may have written
+    it by hand."""
+    try:
+        return tuple(parse_rule(rule) for rule in written)
+    except InvalidInput:
+        return None
+
+
+def written_rules(rules: Iterable[Rule]) -> list[str]:
+    """Rules as they are recorded."""
+    return [rule.written for rule in rules]
+
+
 def parse_rules(written: Iterable[str]) -> tuple[Rule, ...]:
     """Read the rules of a policy, in their order; one that is there twice counts once.
 

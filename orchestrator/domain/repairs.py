@@ -105,22 +105,11 @@ def _on_host(action: str) -> Callable[[Row], Request | None]:
     return request
 
 
-def _differs(what: str) -> Callable[[Row], Request | None]:
-    def request(row: Row) -> Request | None:
-        if row["detail"].get("what") != what:
-            return None
-        if what == "name":
-            new_name = {"new_name": row["detail"]["found"]}
-            return _of_volume("volume.rename", **new_name)(row)
-        return _of_volume("volume.reconcile", what=[what])(row)
-
-    return request
-
-
 def _record_differing(row: Row) -> Request | None:
-    return next(
-        filter(None, (_differs(one)(row) for one in ("name", "metadata", "settings"))), None
-    )
+    what = row["detail"]["what"]
+    if what == "name":
+        return _of_volume("volume.rename", new_name=row["detail"]["found"])(row)
+    return _of_volume("volume.reconcile", what=[what])(row)
 
 
 def _apply(row: Row) -> Request | None:

@@ -6,8 +6,7 @@ from collections.abc import Iterable
 
 from sqlalchemy import Connection, any_, exists, func, literal_column, or_, select
 
-from orchestrator.domain.errors import InvalidInput
-from orchestrator.domain.exports import Rule, parse_rule
+from orchestrator.domain.exports import recorded_rules
 from orchestrator.domain.states import JobState, PolicyState, SnapshotState, VolumeState
 from orchestrator.jobs.outlook import (
     AttachmentOutlook,
@@ -346,7 +345,8 @@ def _take_policies(
         own = row["state"] == PolicyState.PENDING and row["created_by_job"] in own_jobs
         if place not in named or own:
             continue
-        rules, state = _read_rules(row["rules"]), PolicyState(row["state"])
+        # One row that cannot be read must not keep a backend's jobs from being claimed.
+        rules, state = recorded_rules(row["rules"]), PolicyState(row["state"])
         outlook.policies[place] = by_row[row["id"]] = PolicyOutlook(
             id=row["uid"],
             row_id=row["id"],
@@ -360,15 +360,6 @@ def _take_policies(
         [using] = ask(connection, _USERS(ids=sorted(by_row)))
         for row in using:
             by_row[row["policy_id"]].used_by[row["id"]] = row["name"]
-
-
-def _read_rules(written: list[str]) -> tuple[Rule, ...] | None:
-    """The rules that are recorded; None where a record cannot be read: one row that was written
-    by hand must not keep a backend's jobs from being claimed."""
-    try:
-        return tuple(parse_rule(rule) for rule in written)
-    except InvalidInput:
-        return None
 
 
 def meaning(connection: Connection, named: set[tuple[str, str]]) -> dict[tuple[str, str], set[int]]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import Conflict
-from orchestrator.domain.exports import Rule, parse_rules
+from orchestrator.domain.exports import parse_rules, written_rules
 from orchestrator.domain.states import PolicyState
 from orchestrator.inventory.changes import PolicyGone, set_policy, set_volume, settings_columns
 from orchestrator.jobs.outlook import PolicyOutlook
@@ -38,19 +36,15 @@ def _policy_record(work: Work) -> PolicyOutlook:
     return work.claim.policy
 
 
-def _written(rules: Sequence[Rule]) -> list[str]:
-    return [rule.written for rule in rules]
-
-
 def create_policy(work: Work) -> Done:
     """Make an export policy: build it, write down its key, and publish it."""
     rules = parse_rules(work.intent.params["rules"])
     if work.intended("built") is None:
         work.note("built", native=work.driver.build_policy(work.policy, rules, work))
     facts = work.driver.publish_policy(built_policy(work), work)
-    told = {"state": PolicyState.AVAILABLE, "rules": _written(rules)}
+    told = {"state": PolicyState.AVAILABLE, "rules": written_rules(rules)}
     return Done(
-        result={"id": work.policy.id, "rules": _written(rules)},
+        result={"id": work.policy.id, "rules": written_rules(rules)},
         changes=[set_policy(work.policy.id, native=facts.native, **told)],
         after=told,
     )
@@ -62,7 +56,7 @@ def remove_policy(work: Work) -> Done:
     work.driver.remove_policy(work.policy, work)
     return Done(
         changes=[PolicyGone(work.policy.id)],
-        before={"rules": _written(_policy_record(work).rules)},
+        before={"rules": written_rules(_policy_record(work).rules)},
         after={"state": PolicyState.REMOVED},
     )
 
@@ -71,7 +65,7 @@ def change_rules(work: Work) -> Done:
     """Give an export policy the rules that the action asks for; all of them are written anew."""
     record = _policy_record(work)
     wanted = rules_wanted(work.intent, record)
-    rules = _written(wanted)
+    rules = written_rules(wanted)
     if work.intent.action.verb in ("add_rule", "remove_rule"):
         _refuse_drift(work, record)
     if wanted != record.rules or work.intent.action.verb == "reapply":
@@ -80,7 +74,7 @@ def change_rules(work: Work) -> Done:
     return Done(
         result={"rules": rules},
         changes=[set_policy(record.id, rules=rules, state=PolicyState.AVAILABLE)],
-        before={"rules": _written(record.rules)},
+        before={"rules": written_rules(record.rules)},
         after={"rules": rules},
     )
 
@@ -93,10 +87,11 @@ def _refuse_drift(work: Work, record: PolicyOutlook) -> None:
     if found is not None and found.rules != record.rules:
         raise Conflict(
             f"the storage's rules of export policy {record.name!r} are "
-            f"{', '.join(_written(found.rules)) or 'none'}, and recorded are "
-            f"{', '.join(_written(record.rules)) or 'none'}: somebody has changed them; name all "
-            "rules anew with policy.set_rules, or write the recorded ones with policy.reapply",
-            rules=_written(found.rules),
+            f"{', '.join(written_rules(found.rules)) or 'none'}, and recorded are "
+            f"{', '.join(written_rules(record.rules)) or 'none'}: somebody has changed them; "
+            "name all rules anew with policy.set_rules, or write the recorded ones with "
+            "policy.reapply",
+            rules=written_rules(found.rules),
         )
 
 

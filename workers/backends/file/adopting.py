@@ -97,18 +97,12 @@ def _named(tree: Tree, volume: VolumeRef) -> Image | None:
 def _at_path(tree: Tree, name: str) -> Image | None:
     """The file that is listed under this name because it bears no stamp of ours."""
     *above, file = name.split("/")
-    for image in _listed(tree, (*layout.VOLUMES, *above), file):
-        if image.name == name and image.stamp is None:
-            return image
-        close(image)
+    directory = (*layout.VOLUMES, *above)
+    image = _read(tree, directory, file) if layout.holds_volumes(directory) else None
+    if image is None or (image.name == name and image.stamp is None):
+        return image
+    close(image)
     return None
-
-
-def _listed(tree: Tree, directory: tuple[str, ...], file: str) -> Iterator[Image]:
-    if layout.holds_volumes(directory):
-        image = _read(tree, directory, file)
-        if image is not None:
-            yield image
 
 
 def _read(tree: Tree, directory: tuple[str, ...], file: str) -> Image | None:

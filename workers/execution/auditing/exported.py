@@ -8,8 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from orchestrator.audit.findings import Finding
-from orchestrator.domain.errors import InvalidInput
-from orchestrator.domain.exports import Rule, is_ours, parse_rule
+from orchestrator.domain.exports import is_ours, recorded_rules, written_rules
 from orchestrator.domain.states import FindingKind, PolicyState
 from orchestrator.jobs.lanes import policy_lane
 from orchestrator.store.tables import policies
@@ -48,12 +47,12 @@ def compare_policies(
                 text=f"export policy {name!r} bears a stamp of ours and is not recorded: take it "
                 "away by hand, or leave it",
                 policy=name[:255],
-                detail={"recorded": None, "found": _written(facts.rules)},
+                detail={"recorded": None, "found": written_rules(facts.rules)},
             )
 
 
 def _compare(row: Any, facts: PolicyFacts | None) -> Iterator[Finding]:
-    kept = _parsed(row.rules)
+    kept = recorded_rules(row.rules)
     if facts is not None and kept == facts.rules:
         return
     if facts is None:
@@ -61,7 +60,7 @@ def _compare(row: Any, facts: PolicyFacts | None) -> Iterator[Finding]:
     elif kept is None:
         text = f"has a record that cannot be read: {row.rules}"
     else:
-        told = ", ".join(_written(facts.rules)) or "none"
+        told = ", ".join(written_rules(facts.rules)) or "none"
         text = f"is to have the rules {', '.join(row.rules) or 'none'}, and the storage has {told}"
     yield Finding(
         kind=FindingKind.POLICY,
@@ -70,19 +69,8 @@ def _compare(row: Any, facts: PolicyFacts | None) -> Iterator[Finding]:
         policy=row.name,
         detail={
             "recorded": None if kept is None else list(row.rules),
-            "found": None if facts is None else _written(facts.rules),
+            "found": None if facts is None else written_rules(facts.rules),
             # What we have no words for cannot be recorded.
             "foreign_rules": facts is not None and not all(is_ours(rule) for rule in facts.rules),
         },
     )
-
-
-def _parsed(written: list[str]) -> tuple[Rule, ...] | None:
-    try:
-        return tuple(parse_rule(rule) for rule in written)
-    except InvalidInput:
-        return None
-
-
-def _written(rules: tuple[Rule, ...]) -> list[str]:
-    return [rule.written for rule in rules]

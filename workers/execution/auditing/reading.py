@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, func, select
@@ -18,21 +17,13 @@ from workers.execution.auditing.seen import PAGE, Seen
 from workers.execution.work import Work
 
 
-@dataclass(frozen=True)
-class Beginning:
-    """The state of the record before the storage was read."""
-
-    #: The newest commit of history that could be seen.
-    commit_id: int
-
-
-def beginning(connection: Connection) -> Beginning:
-    """Where history stands: whatever commits later than this look shows above it.
+def beginning(connection: Connection) -> int:
+    """Where history stands, as a commit's id: whatever commits after this look shows above it.
 
     What was committing just then may get a lower number, but has changed the storage before.
     """
     newest = connection.execute(select(func.max(event_commits.c.id))).scalar()
-    return Beginning(int(newest or 0))
+    return int(newest or 0)
 
 
 def read_volumes(work: Work, seen: Seen) -> None:
@@ -57,11 +48,11 @@ def read_policies(work: Work) -> dict[str, PolicyFacts]:
     return {facts.name: facts for facts in work.driver.list_policies()}
 
 
-def note_busy(connection: Connection, seen: Seen, since: Beginning) -> None:
+def note_busy(connection: Connection, seen: Seen, since: int) -> None:
     """Note the lanes of jobs that run, or began or ended since then, on any backend."""
     begun = select(job_lanes.c.lane).where(job_lanes.c.begun)
     seen.note_busy(connection.execute(begun).scalars())
-    for rows in _history(connection, since.commit_id):
+    for rows in _history(connection, since):
         seen.note_busy(f"{row.backend}/{row.volume}" for row in rows if row.backend and row.volume)
         ids = {row.job_id for row in rows if row.job_id is not None}
         found: Any = connection.execute(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from workers.backends.interface import SnapshotFacts, VolumeFacts
 
@@ -45,7 +44,7 @@ class Seen:
         told = [asdict(one) for one in snapshots]
         self._db.execute(
             "INSERT INTO volumes (id, facts, snapshots) VALUES (?, ?, ?)",
-            (facts.id, json.dumps(_plain(facts)), json.dumps(told)),
+            (facts.id, json.dumps(asdict(facts)), json.dumps(told)),
         )
 
     def count(self) -> int:
@@ -110,15 +109,6 @@ def nothing_seen() -> Iterator[Seen]:
 def skipped(volume_id: str) -> str:
     """What `Seen.note_busy` notes of a volume, by its id, that was left out: no lane's name."""
     return f"id {volume_id}"
-
-
-def _plain(facts: VolumeFacts) -> dict[str, Any]:
-    told = asdict(facts)
-    return {name: _as_dict(value) for name, value in told.items()}
-
-
-def _as_dict(value: Any) -> Any:
-    return dict(value) if isinstance(value, Mapping) else value
 
 
 def _read(row: tuple[int, str, str]) -> SeenVolume:
