@@ -402,6 +402,18 @@ class BackendError(Problem):
     status = 502
 
 
+class AccessDenied(BackendError):
+    """The worker may not look at this, so nothing is known of it: give its user access."""
+
+    code = "access_denied"
+
+
+class Drift(Conflict):
+    """What is there is not what is recorded: nothing was changed."""
+
+    code = "drift"
+
+
 class ScriptFailed(BackendError):
     """A script of the storage provider failed: its log has the reason."""
 

@@ -155,6 +155,11 @@ class Claim:
         return self.intent.action
 
     @property
+    def token(self) -> str:
+        """The job, as no other database and no other life of this one names any of its own."""
+        return str(self.job_id)
+
+    @property
     def account(self) -> str:
         """Whose storage it makes; a job from before there were accounts, its submitter's."""
         return self.intent.account or self.submitted_by

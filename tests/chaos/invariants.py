@@ -28,7 +28,7 @@ from orchestrator.store.tables import (
 from tests.chaos.cases import Request
 from tests.chaos.model import Model, Volume
 from tests.chaos.storage import Storage
-from workers.backends.interface import VolumeRef
+from workers.backends.interface import Absent, VolumeRef
 
 _PAGE = 1000
 _ENDS = {"job.succeeded": "succeeded", "job.failed": "failed", "job.canceled": "canceled"}
@@ -293,7 +293,7 @@ def _closely(world: Checked, names: Iterable[str]) -> Iterable[str]:
         if volume.name not in wanted:
             continue
         ref = VolumeRef(volume.id, volume.name)
-        if world.storage.driver.inspect(ref) is None:
+        if world.storage.driver.inspect(ref) == Absent():
             continue
         if (mark := world.storage.marked(ref)) != volume.mark:
             yield f"{volume.name} holds {mark!r} and not {volume.mark!r}"

@@ -27,6 +27,10 @@ class Claim:
     checkpoints: int = 0
     reported: list[tuple[int, int]] = field(default_factory=list)
 
+    @property
+    def token(self) -> str:
+        return f"{self.job_id}_tests"
+
     def checkpoint(self) -> None:
         self.checkpoints += 1
         if self.at_checkpoint is not None:

@@ -35,7 +35,15 @@ from tests.conformance.calls import (
 )
 from tests.conformance.conftest import Needs
 from tests.conformance.systems import INSTALLATION, System
-from workers.backends.interface import Contents, Driver, SnapshotRef, VolumeFacts, VolumeRef
+from workers.backends.interface import (
+    Absent,
+    Contents,
+    Driver,
+    SnapshotRef,
+    VolumeFacts,
+    VolumeRef,
+    there,
+)
 
 MIB = 2**20
 #: The smallest volume that every system makes just so: ONTAP's are no smaller.
@@ -64,9 +72,7 @@ def snapped(driver: Driver, volume: VolumeRef, name: str = "s1") -> SnapshotRef:
 
 
 def present(driver: Driver, volume: VolumeRef) -> VolumeFacts:
-    facts = driver.inspect(volume)
-    assert facts is not None
-    return facts
+    return there(driver.inspect(volume), volume)
 
 
 def assert_metadata(driver: Driver, facts: VolumeFacts, metadata: Mapping[str, str]) -> None:
@@ -188,7 +194,7 @@ def test_what_exists_as_asked_is_done_and_anything_else_a_conflict(
 
 def test_what_is_not_there_is_none_or_not_found(driver: Driver) -> None:
     nobody = new_volume("nobody")
-    assert driver.inspect(nobody) is None
+    assert driver.inspect(nobody) == Absent()
     assert driver.list_snapshots(nobody) == []
     assert driver.devices(nobody) == []
     driver.remove(nobody, Claim())
@@ -314,7 +320,7 @@ def test_foreign_objects_are_told_and_never_touched(
     assert before[foreign].id is None
     assert before["ours"].id == ours.id
     stranger = new_volume("theirs")
-    assert driver.inspect(stranger) is None
+    assert driver.inspect(stranger) == Absent()
     driver.remove(stranger, Claim())
     driver.discard(stranger, Claim())
     driver.remove(ours, Claim())
@@ -456,18 +462,18 @@ def test_rollback_puts_contents_and_size_back_once_for_each_job(
     driver.grow(volume, 2 * SIZE, Claim())
     call = Claim()
     facts = driver.rollback(volume, snapshot, call)
-    assert (facts.size_bytes, facts.restored_by) == (SIZE, call.job_id)
+    assert (facts.size_bytes, facts.restored_by) == (SIZE, call.token)
     assert_metadata(driver, facts, {"owner": "a"})
     assert present(driver, volume) == facts
     assert system.read(volume, 6) == b"before"
     system.write(volume, b"newest")
-    assert driver.rollback(volume, snapshot, call.again()).restored_by == call.job_id
+    assert driver.rollback(volume, snapshot, call.again()).restored_by == call.token
     assert system.read(volume, 6) == b"newest"
     other = Claim()
-    assert driver.rollback(volume, snapshot, other).restored_by == other.job_id
+    assert driver.rollback(volume, snapshot, other).restored_by == other.token
     assert system.read(volume, 6) == b"before"
     driver.set_metadata(volume, {"owner": "b"}, Claim())
-    assert present(driver, volume).restored_by == other.job_id
+    assert present(driver, volume).restored_by == other.token
     with pytest.raises(NotFound):
         driver.rollback(volume, new_snapshot(volume, "none"), Claim())
     assert system.leftovers() == []
@@ -566,7 +572,7 @@ def test_contents_that_do_not_fit_or_break_off_leave_no_volume(
     with pytest.raises(ImageUnreachable):
         driver.load(volume, MIB, {}, Contents(None, breaking_off()), call.again())
     driver.discard(volume, call.again())
-    assert driver.inspect(volume) is None
+    assert driver.inspect(volume) == Absent()
     assert system.leftovers() == []
 
 
@@ -589,7 +595,7 @@ def test_remove_takes_this_volume_and_no_newer_one_of_its_name(
     old = made(driver, "vm1")
     system.write(old, b"old")
     driver.remove(old, Claim(), wipe=wipe)
-    assert driver.inspect(old) is None
+    assert driver.inspect(old) == Absent()
     driver.remove(old, Claim(), wipe=wipe)
     new = made(driver, "vm1")
     system.write(new, b"new")
@@ -865,7 +871,7 @@ def test_a_late_rollback_leaves_what_was_written_after_its_successor(
             system.write(volume, b"written later")
 
         first, _ = overtake(roll_back, roll_back_and_write)(at)
-        assert present(driver, volume).restored_by == first.job_id
+        assert present(driver, volume).restored_by == first.token
         assert system.leftovers() == []
         if first.checkpoints < at:
             return

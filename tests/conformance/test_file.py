@@ -26,7 +26,7 @@ from tests.conformance.systems import INSTALLATION, Files, MountedFiles, PlainFi
 from workers.backends.file import FileDriver, stamps
 from workers.backends.file.images import found, held
 from workers.backends.file.tree import Tree
-from workers.backends.interface import VolumeRef
+from workers.backends.interface import NotOurs, VolumeRef, there
 
 MIB = 2**20
 
@@ -114,7 +114,7 @@ def test_an_image_that_became_a_link_or_a_pipe_is_left_alone(files: Files, tmp_p
             image.symlink_to(secret)
         else:
             os.mkfifo(image)
-        assert files.driver.inspect(volume) is None
+        assert isinstance(files.driver.inspect(volume), NotOurs)
         for change in (
             lambda volume=volume: files.driver.remove(volume, Claim(), wipe=True),
             lambda volume=volume: files.driver.grow(volume, 2 * MIB, Claim()),
@@ -176,7 +176,7 @@ def test_an_image_without_stamp_is_not_ours_even_at_our_path(files: Files) -> No
     for stamp in files.path.glob(".orchestrator/stamps/*"):
         stamp.unlink()
     image.write_bytes(b"somebody else's")
-    assert files.driver.inspect(volume) is None
+    assert isinstance(files.driver.inspect(volume), NotOurs)
     assert [facts.id for facts in files.driver.list_volumes()] == [None]
     for change in (
         lambda: files.driver.create(volume, MIB, {}, Claim()),
@@ -207,7 +207,7 @@ def test_an_image_half_way_through_a_rename_is_found_and_finished(files: Files) 
     image = files.image(volume)
     image.rename(image.with_name(image.name.replace("old~", "between~")))
     for asked in ("old", "new"):
-        facts = files.driver.inspect(VolumeRef(volume.id, asked))
+        facts = there(files.driver.inspect(VolumeRef(volume.id, asked)), volume)
         assert facts is not None
         assert facts.name == "between"
     files.driver.rename(volume, "new", Claim())
@@ -223,9 +223,9 @@ def test_a_stamp_survives_where_attributes_are_too_small_for_it(files: Files) ->
     files.driver.create_snapshot(snapshot, Claim())
     call = Claim()
     files.driver.rollback(volume, snapshot, call)
-    facts = files.driver.inspect(volume)
+    facts = there(files.driver.inspect(volume), volume)
     assert facts is not None
-    assert (facts.restored_by, facts.metadata) == (call.job_id, metadata)
+    assert (facts.restored_by, facts.metadata) == (call.token, metadata)
     files.driver.delete_snapshot(snapshot, Claim())
     files.driver.remove(volume, Claim())
     assert not list(files.path.glob(".orchestrator/stamps/*"))
@@ -294,9 +294,9 @@ def test_a_rollback_that_was_superseded_is_not_taken_for_done(files: Files) -> N
     late = overtaken(probe.checkpoints, clear_away)
     with pytest.raises(Conflict, match="taken over"):
         files.driver.rollback(volume, snapshot, late)
-    facts = files.driver.inspect(volume)
+    facts = there(files.driver.inspect(volume), volume)
     assert facts is not None
-    assert facts.restored_by != late.job_id
+    assert facts.restored_by != late.token
 
 
 def test_an_image_exchanged_before_it_was_locked_is_looked_for_again(files: Files) -> None:

@@ -22,7 +22,7 @@ from orchestrator.domain.errors import (
     TimedOut,
 )
 from tests.conformance.calls import Claim, LeaseLost, new_volume, stopped
-from workers.backends.interface import VolumeRef
+from workers.backends.interface import Absent, VolumeFacts, VolumeRef
 from workers.backends.memory import Faults, MemoryDriver, erase
 from workers.backends.memory_store import place
 
@@ -51,10 +51,10 @@ def test_state_is_shared_and_private_to_user_and_installation(
 ) -> None:
     volume = new_volume()
     driver.create(volume, MIB, {}, Claim())
-    assert MemoryDriver("m", MemoryOptions(), installation).inspect(volume) is not None
+    assert isinstance(MemoryDriver("m", MemoryOptions(), installation).inspect(volume), VolumeFacts)
     assert place("m", installation).parent.stat().st_mode & 0o777 == 0o700
     other = MemoryDriver("m", MemoryOptions(), f"{installation}-other")
-    assert other.inspect(volume) is None
+    assert other.inspect(volume) == Absent()
     erase("m", f"{installation}-other")
 
 
@@ -91,7 +91,7 @@ def test_faults_hit_what_they_name_as_often_as_told(driver: MemoryDriver, faults
     with pytest.raises(BackendUnavailable):
         driver.inspect(new_volume("good"))
     faults.clear()
-    assert driver.inspect(new_volume("good")) is None
+    assert driver.inspect(new_volume("good")) == Absent()
 
 
 def test_a_lost_reply_and_a_failure_after_the_effect_leave_the_effect(
@@ -104,8 +104,8 @@ def test_a_lost_reply_and_a_failure_after_the_effect_leave_the_effect(
     faults.set(kind="fail", operation="create", when="after", times=1)
     with pytest.raises(BackendError):
         driver.create(two, MIB, {}, Claim())
-    assert driver.inspect(one) is not None
-    assert driver.inspect(two) is not None
+    assert isinstance(driver.inspect(one), VolumeFacts)
+    assert isinstance(driver.inspect(two), VolumeFacts)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -129,10 +129,10 @@ def test_a_hang_ends_when_the_faults_are_cleared(driver: MemoryDriver, faults: F
     thread.start()
     thread.join(0.2)
     assert thread.is_alive()
-    assert driver.inspect(volume) is None
+    assert driver.inspect(volume) == Absent()
     faults.clear()
     thread.join()
-    assert driver.inspect(volume) is not None
+    assert isinstance(driver.inspect(volume), VolumeFacts)
 
 
 def test_slow_calls_take_as_long_as_told(driver: MemoryDriver, faults: Faults) -> None:

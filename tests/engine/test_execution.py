@@ -57,6 +57,10 @@ class _Call:
         return self.claim.job_id
 
     @property
+    def token(self) -> str:
+        return self.claim.token
+
+    @property
     def fence(self) -> int:
         return self.claim.fence
 

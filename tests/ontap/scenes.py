@@ -10,7 +10,7 @@ from orchestrator.domain.exports import parse_rules
 from tests.conformance.calls import Claim, new_snapshot, new_volume
 from tests.ontap.conftest import leftovers
 from tests.ontap.double import Double
-from workers.backends.interface import PolicyRef, SnapshotRef, VolumeRef
+from workers.backends.interface import Absent, PolicyRef, SnapshotRef, VolumeRef, there
 from workers.backends.ontap import OntapDriver
 
 SIZE = 20 * 2**20
@@ -45,7 +45,7 @@ class Scene(ABC):
 
     def check_discarded(self, double: Double, driver: OntapDriver) -> None:
         assert leftovers(double) == []
-        assert driver.inspect(self.arguments[0]) is None
+        assert driver.inspect(self.arguments[0]) == Absent()
 
 
 class Create(Scene):
@@ -139,7 +139,7 @@ class Rollback(Scene):
 
     def check(self, double: Double, driver: OntapDriver) -> None:
         assert double.filer.bearing(self.volume.id)["_contents"] == self.wanted
-        facts = driver.inspect(self.volume)
+        facts = there(driver.inspect(self.volume), self.volume)
         assert facts is not None
         assert facts.size_bytes == SIZE
         assert [one.id for one in driver.list_snapshots(self.volume)] == [self.arguments[1].id]
@@ -182,7 +182,7 @@ class Restrict(Scene):
     def check(self, double: Double, driver: OntapDriver) -> None:
         assert double.filer.bearing(self.volume.id)["state"] == "restricted"
         driver.unrestrict(VolumeRef(self.volume.id, "vm1"), Claim())
-        facts = driver.inspect(self.volume)
+        facts = there(driver.inspect(self.volume), self.volume)
         assert facts is not None
         assert facts.settings["junction_path"] == "/a b"
 

@@ -20,6 +20,7 @@ from tests.ontap.double import Double, Fault, Request
 from tests.ontap.filer import Filer
 from tests.ontap.processes import Child, Forks
 from tests.ontap.scenes import SCENES, Scene
+from workers.backends.interface import Absent
 
 pytestmark = pytest.mark.slow
 
@@ -163,4 +164,4 @@ def test_what_broke_off_is_hidden(double: Double) -> None:
     driver = driver_on(double)
     assert [one.name for one in driver.list_volumes()] == ["source"]
     assert len(driver.list_snapshots(scene.arguments[1])) == 1
-    assert driver.inspect(scene.arguments[0]) is None
+    assert driver.inspect(scene.arguments[0]) == Absent()

@@ -19,7 +19,7 @@ from orchestrator.domain.errors import (
 from tests.conformance.calls import Claim, new_snapshot, new_volume
 from tests.ontap.conftest import driver_on, leftovers
 from tests.ontap.double import Double, Fault
-from workers.backends.interface import SnapshotRef, VolumeFacts, VolumeRef
+from workers.backends.interface import Absent, SnapshotRef, VolumeFacts, VolumeRef, there
 from workers.backends.ontap import OntapDriver
 from workers.backends.ontap.stamps import read_stamp
 
@@ -34,9 +34,7 @@ def made(driver: OntapDriver, name: str = "vm1", **wanted: Any) -> VolumeRef:
 
 
 def present(driver: OntapDriver, volume: VolumeRef) -> VolumeFacts:
-    facts = driver.inspect(volume)
-    assert facts is not None
-    return facts
+    return there(driver.inspect(volume), volume)
 
 
 # -- listing ------------------------------------------------------------------------------
@@ -113,7 +111,7 @@ def test_two_volumes_that_bear_one_id_are_a_conflict(double: Double, driver: Ont
 def test_a_stamp_that_was_taken_off_makes_it_foreign(double: Double, driver: OntapDriver) -> None:
     volume = made(driver)
     double.filer.named("vm1")["comment"] = "mine now"
-    assert driver.inspect(volume) is None
+    assert driver.inspect(volume) == Absent()
     driver.remove(volume, Claim())
     driver.discard(volume, Claim())
     assert [(one.id, one.name) for one in driver.list_volumes()] == [(None, "vm1")]
@@ -195,7 +193,7 @@ def test_a_split_tells_how_far_it_is(double: Double) -> None:
         with pytest.raises(Exception, match=r"still at it|copying the blocks"):
             driver.clone(clone, source, SIZE, {}, call)
     assert call.reported
-    assert driver.inspect(clone) is None
+    assert driver.inspect(clone) == Absent()
     driver.discard(clone, Claim())
     assert leftovers(double) == []
     driver.remove(source, Claim())
@@ -336,7 +334,7 @@ def test_a_rollback_that_nobody_lived_to_write_down_is_told(
     with pytest.raises(Exception, match="did not answer"):
         driver.rollback(volume, snapshot, call.again())
     assert "restored_by" not in double.filer.bearing(volume.id)["comment"]
-    assert present(driver, volume).restored_by == call.job_id
+    assert present(driver, volume).restored_by == call.token
 
 
 # -- the marker -----------------------------------------------------------------------------

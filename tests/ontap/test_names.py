@@ -85,7 +85,14 @@ def test_what_does_not_fit_is_refused_and_told_why() -> None:
 )
 def test_a_stamp_comes_back(fence: int, job: int | None, path: str | None) -> None:
     assume(path is None or path.isprintable())
-    stamp = Stamp(id="0" * 32, fence=fence, restored_by=job, restoring=job, size=job, path=path)
+    stamp = Stamp(
+        id="0" * 32,
+        fence=fence,
+        restored_by=None if job is None else f"{job}_x",
+        restoring=None if job is None else str(job),
+        size=job,
+        path=path,
+    )
     assert read_stamp(stamp.written()) == stamp
 
 

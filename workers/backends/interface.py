@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 from orchestrator.domain.drivers import DriverOptions
-from orchestrator.domain.errors import InvalidInput, Unsupported
+from orchestrator.domain.errors import Conflict, InvalidInput, UnknownVolume, Unsupported
 from orchestrator.domain.exports import Rule
 
 _ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
@@ -106,8 +106,8 @@ class VolumeFacts:
     size_bytes: int
     used_bytes: int
     metadata: Mapping[str, str] = field(default_factory=dict)
-    #: The id of the job whose rollback made the present contents, if any.
-    restored_by: int | None = None
+    #: The token of the job whose rollback made the present contents, if any.
+    restored_by: str | None = None
     #: The settings that this kind of storage has itself, as they are.
     settings: Mapping[str, Any] = field(default_factory=dict)
     #: The name of its export policy; None: it has none.
@@ -118,6 +118,45 @@ class VolumeFacts:
     snapshot_reserve_used_percent: int | None = None
     #: Whether it is in use on this host; None: not to be told while listing.
     attached: bool | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class Absent:
+    """It is not there: the driver was allowed to look, and looked at all of it."""
+
+
+@dataclass(frozen=True)
+class NotOurs:
+    """Something stands where it belongs and does not bear its stamp."""
+
+    #: What stands there, for people.
+    what: str
+
+
+#: What a look at one volume shows. What could not be seen is raised: it is none of the three.
+Look = VolumeFacts | Absent | NotOurs
+
+
+def there(look: Look, volume: VolumeRef) -> VolumeFacts:
+    """The facts of a volume that must be there. Raises `UnknownVolume`, `Conflict`."""
+    if isinstance(look, Absent):
+        raise UnknownVolume(f"the storage has no volume {volume.name!r}")
+    if isinstance(look, NotOurs):
+        raise Conflict(
+            f"{look.what} stands where volume {volume.name!r} belongs and does not bear its stamp: "
+            "somebody else put it there, so move it away"
+        )
+    return look
+
+
+@dataclass(frozen=True)
+class Removed:
+    """What a removal has done, which may be less than was asked for."""
+
+    #: False: there was nothing.
+    found: bool
+    #: Bytes that were overwritten before.
+    wiped_bytes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +191,8 @@ class SnapshotFacts:
     name: str
     size_bytes: int
     used_bytes: int
+    #: Grows with each snapshot of the volume, as the storage has them; 0: it does not say.
+    order: int = 0
     #: The storage takes it and deletes it by itself: nobody counts on it.
     passing: bool = field(default=False, compare=False)
 
@@ -194,6 +235,13 @@ class Call(Protocol):
     @property
     def job_id(self) -> int:
         """The job on whose behalf this is done."""
+
+    @property
+    def token(self) -> str:
+        """The job, as no other database and no other life of this one names any of its own.
+
+        Proofs on the storage are bound to this: letters, digits and underscores.
+        """
 
     @property
     def fence(self) -> int:
@@ -267,8 +315,11 @@ class Driver(ABC):
         """Everything that looks like a volume, ours or not, in bounded memory."""
 
     @abstractmethod
-    def inspect(self, volume: VolumeRef) -> VolumeFacts | None:
-        """What there is of the volume with this id, under whatever name; None if nothing."""
+    def inspect(self, volume: VolumeRef) -> Look:
+        """What there is of the volume with this id, under whatever name.
+
+        Raises what kept the driver from seeing it: `AccessDenied`, `BackendUnavailable` …
+        """
 
     @abstractmethod
     def list_snapshots(self, volume: VolumeRef) -> list[SnapshotFacts]:
@@ -372,7 +423,7 @@ class Driver(ABC):
     def rollback(self, volume: VolumeRef, snapshot: SnapshotRef, call: Call) -> VolumeFacts:
         """Put the volume's contents back to the snapshot's, in one atomic step.
 
-        Afterwards ``inspect(volume).restored_by`` is ``call.job_id``: that proves it was
+        Afterwards ``inspect(volume).restored_by`` is ``call.token``: that proves it was
         done, and a second call with the same job then changes nothing. The size becomes
         the snapshot's. `InUse` while the volume is attached on this host.
         """
@@ -397,9 +448,10 @@ class Driver(ABC):
     # -- removing -------------------------------------------------------------------------
 
     @abstractmethod
-    def remove(self, volume: VolumeRef, call: Call, *, wipe: bool = False) -> None:
+    def remove(self, volume: VolumeRef, call: Call, *, wipe: bool = False) -> Removed:
         """Remove the volume with this id; nothing if it is gone.
 
+        With ``wipe`` its contents are overwritten first; what cannot be wiped is not removed.
         `InUse` while attached on this host, recorded or not, or while it has snapshots.
         """
 

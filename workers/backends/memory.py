@@ -30,13 +30,16 @@ from orchestrator.domain.names import check_volume_name
 from orchestrator.domain.sizes import round_up
 from workers.backends import memory_exports as exports
 from workers.backends.interface import (
+    Absent,
     Call,
     Capacity,
     Contents,
     Device,
     Driver,
+    Look,
     PolicyFacts,
     PolicyRef,
+    Removed,
     SnapshotFacts,
     SnapshotRef,
     VolumeFacts,
@@ -132,14 +135,14 @@ class MemoryDriver(Driver):
                 last = n
                 yield self._volume_facts(facts)
 
-    def inspect(self, volume: VolumeRef) -> VolumeFacts | None:
+    def inspect(self, volume: VolumeRef) -> Look:
         with self._faults("inspect", volume.name):
-            return self._facts(self._store.read(), volume.id)
+            return self._facts(self._store.read(), volume.id) or Absent()
 
     def list_snapshots(self, volume: VolumeRef) -> list[SnapshotFacts]:
         with self._faults("list_snapshots", volume.name):
             rows = self._store.read().execute(
-                "SELECT id, name, size, length(contents) FROM snapshots WHERE volume = ? "
+                "SELECT id, name, size, length(contents), n FROM snapshots WHERE volume = ? "
                 "ORDER BY n",
                 (volume.id,),
             )
@@ -237,7 +240,7 @@ class MemoryDriver(Driver):
             volume = self._fenced(db, snapshot.volume, call, "size, contents")
             self._refuse_buried(db, check_id(snapshot.id), snapshot.name, call)
             for row in db.execute(
-                "SELECT id, name, volume, size, length(contents) AS used FROM snapshots "
+                "SELECT id, name, volume, size, length(contents) AS used, n FROM snapshots "
                 "WHERE id = ? OR (volume = ? AND name = ?)",
                 (snapshot.id, snapshot.volume.id, snapshot.name),
             ):
@@ -247,9 +250,9 @@ class MemoryDriver(Driver):
                     )
                 if (row["name"], row["volume"]) != (snapshot.name, snapshot.volume.id):
                     raise Conflict(f"snapshot {snapshot.id} exists as {row['name']}")
-                return _snapshot_facts((row["id"], row["name"], row["size"], row["used"]))
+                return _snapshot_facts((row["id"], row["name"], row["size"], row["used"], row["n"]))
             self._need(db, len(volume["contents"]))
-            db.execute(
+            made = db.execute(
                 "INSERT INTO snapshots (id, volume, name, size, contents) VALUES (?, ?, ?, ?, ?)",
                 (
                     snapshot.id,
@@ -259,8 +262,9 @@ class MemoryDriver(Driver):
                     volume["contents"],
                 ),
             )
+            used = len(volume["contents"])
             return _snapshot_facts(
-                (snapshot.id, snapshot.name, volume["size"], len(volume["contents"]))
+                (snapshot.id, snapshot.name, volume["size"], used, made.lastrowid)
             )
 
     def discard(self, made: VolumeRef | SnapshotRef, call: Call) -> None:
@@ -322,12 +326,12 @@ class MemoryDriver(Driver):
     def rollback(self, volume: VolumeRef, snapshot: SnapshotRef, call: Call) -> VolumeFacts:
         with self._changing("rollback", volume.name, call) as db:
             found = self._fenced(db, volume, call, "restored_by")
-            if found["restored_by"] != call.job_id:
+            if str(found["restored_by"]) != call.token:
                 self._refuse_attached(db, volume)
                 kept = self._snapshot(db, snapshot)
                 db.execute(
                     "UPDATE volumes SET size = ?, contents = ?, restored_by = ? WHERE id = ?",
-                    (kept["size"], kept["contents"], call.job_id, volume.id),
+                    (kept["size"], kept["contents"], call.token, volume.id),
                 )
             return self._present(db, volume)
 
@@ -355,10 +359,13 @@ class MemoryDriver(Driver):
 
     # -- removing -------------------------------------------------------------------------
 
-    def remove(self, volume: VolumeRef, call: Call, *, wipe: bool = False) -> None:
+    def remove(self, volume: VolumeRef, call: Call, *, wipe: bool = False) -> Removed:
         with self._changing("remove", volume.name, call) as db:
+            facts = self._facts(db, volume.id)
             self._delete(db, volume, call)
             self._bury(db, volume.id, call)
+        # RAM that is given back is zeroed before anybody else has it.
+        return Removed(facts is not None, facts.size_bytes if facts and wipe else 0)
 
     def delete_snapshot(self, snapshot: SnapshotRef, call: Call) -> None:
         with self._changing("delete_snapshot", snapshot.name, call) as db:
@@ -600,7 +607,7 @@ class MemoryDriver(Driver):
             size_bytes=size,
             used_bytes=used,
             metadata={} if metadata == "{}" else json.loads(metadata),
-            restored_by=restored_by,
+            restored_by=None if restored_by is None else str(restored_by),
             settings=json.loads(settings) if settings else {},
             policy=policy,
             address=self.options.filer_address,
@@ -651,5 +658,5 @@ def _written(metadata: Mapping[str, str]) -> str:
 
 
 def _snapshot_facts(row: Any) -> SnapshotFacts:
-    snapshot_id, name, size, used = row
-    return SnapshotFacts(id=snapshot_id, name=name, size_bytes=size, used_bytes=used)
+    snapshot_id, name, size, used, order = row
+    return SnapshotFacts(id=snapshot_id, name=name, size_bytes=size, used_bytes=used, order=order)

@@ -31,7 +31,7 @@ from orchestrator.jobs.claim import UNDO, Step, last_step, last_step_detail
 from orchestrator.jobs.finish import Ending, Outcome, back_off
 from orchestrator.jobs.outlook import VolumeOutlook
 from orchestrator.settings import RetrySettings
-from workers.backends.interface import Device, SnapshotRef, VolumeFacts, VolumeRef
+from workers.backends.interface import Absent, Device, SnapshotRef, VolumeFacts, VolumeRef
 from workers.execution.work import Work, attached_as, built_policy, exports_of
 from workers.leases import HandBack, LeaseLost
 
@@ -160,9 +160,9 @@ def _truth(work: Work) -> list[Change]:
     for one in changed:
         work.driver.fence_off(one, _Ending(work))
     facts = work.driver.inspect(work.volume)
-    if facts is None and work.intended("remove"):
+    if isinstance(facts, Absent) and work.intended("remove"):
         return [VolumeGone(recorded.id)]
-    if facts is None:
+    if not isinstance(facts, VolumeFacts):
         lost = f"its storage was not found after job {work.job_id} had failed"
         return [set_volume(recorded.id, state=VolumeState.ERROR, detail=lost)]
     kept = {snapshot.id for snapshot in work.driver.list_snapshots(work.volume)}
@@ -244,6 +244,7 @@ class _Ending:
     def __init__(self, work: Work) -> None:
         self._work = work
         self.job_id = work.job_id
+        self.token = work.token
         self.fence = work.fence
 
     def checkpoint(self) -> None:

@@ -36,7 +36,7 @@ from orchestrator.inventory.changes import (
 from orchestrator.jobs.claim import size_wanted
 from orchestrator.jobs.rules import newer_snapshots
 from orchestrator.store.tables import volumes
-from workers.backends.interface import SnapshotRef
+from workers.backends.interface import Absent, SnapshotRef, VolumeFacts, there
 from workers.execution import exports, repairs, transfers
 from workers.execution.auditing import audit
 from workers.execution.auditing.comparing import differences as compared
@@ -199,8 +199,7 @@ def restrict(work: Work) -> Done:
 
 def unrestrict(work: Work) -> Done:
     """Bring a hidden volume back, if its data is still there."""
-    if work.driver.inspect(work.volume) is None:
-        raise BackendError(f"the storage of volume {work.volume.name!r} is gone")
+    there(work.driver.inspect(work.volume), work.volume)
     work.intend("unrestrict")
     work.driver.unrestrict(work.volume, work)
     return _state(work, VolumeState.AVAILABLE)
@@ -220,10 +219,10 @@ def remove(work: Work) -> Done:
     wiped = bool(work.intent.params.get("wipe"))
     _refuse_while_used(work)
     work.intend("remove", wipe=wiped)
-    work.driver.remove(work.volume, work, wipe=wiped)
+    removed = work.driver.remove(work.volume, work, wipe=wiped)
     before = recorded_volume(work)
     return Done(
-        result={"wiped": wiped},
+        result={"wiped": wiped and removed.found, "wiped_bytes": removed.wiped_bytes},
         changes=[VolumeGone(work.volume.id)],
         before={"state": before.state, "size_bytes": before.size_bytes},
         after={"state": VolumeState.REMOVED},
@@ -244,7 +243,7 @@ def forget(work: Work) -> Done:
     """Strike a volume from the inventory; the storage is not touched."""
     if work.intent.params.get("lost"):
         work.check_identity()
-        if work.driver.inspect(work.volume) is not None:
+        if not isinstance(work.driver.inspect(work.volume), Absent):
             raise Conflict(
                 f"the storage of volume {work.volume.name!r} is there: it is not lost; "
                 "'volume.verify' compares it with its record"
@@ -338,8 +337,9 @@ def verify(work: Work) -> Done:
     """Compare a volume's record with the storage; one in error that agrees is available again."""
     record = recorded_volume(work)
     facts = work.driver.inspect(work.volume)
-    if facts is None:
-        return Done(result={"agrees": False, "differences": {"storage": "there is none"}})
+    if not isinstance(facts, VolumeFacts):
+        found = "there is none" if isinstance(facts, Absent) else f"{facts.what} is not ours"
+        return Done(result={"agrees": False, "differences": {"storage": found}})
     snapshots = work.driver.list_snapshots(work.volume)
     differing = list(compared(work.claim.driver, work.driver, record, facts, snapshots))
     differences: dict[str, Any] = {

@@ -32,7 +32,14 @@ from orchestrator.inventory.changes import (
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import locks, policies, snapshots, volumes
 from orchestrator.store.tables import promises as promised
-from workers.backends.interface import SnapshotFacts, SnapshotRef, VolumeFacts, VolumeRef
+from workers.backends.interface import (
+    Absent,
+    SnapshotFacts,
+    SnapshotRef,
+    VolumeFacts,
+    VolumeRef,
+    there,
+)
 from workers.execution.work import Done, Work, exports_of, recorded_volume, sizes_of
 
 
@@ -41,11 +48,12 @@ def reconcile(work: Work) -> Done:
     what: list[str] = work.intent.params["what"]
     record = recorded_volume(work)
     facts = work.driver.inspect(work.volume)
-    if facts is None:
+    if isinstance(facts, Absent):
         raise BackendError(
             f"the storage of volume {record.name!r} is gone: 'volume.forget' strikes it, and "
             "'volume.recreate' makes it anew, empty"
         )
+    facts = there(facts, work.volume)
     values: dict[str, Any] = {}
     for part in what:
         if part in _PARTS:
@@ -99,10 +107,10 @@ _PARTS = {"size": _size, "metadata": _metadata, "settings": _settings, "policy":
 def _snapshots(work: Work, found: list[SnapshotFacts]) -> list[Change]:
     """Strike the snapshots that are gone, and record those that bear a stamp of ours."""
     recorded = {one.id: one for one in recorded_volume(work).snapshots.values()}
-    there = {one.id: one for one in found if one.id is not None}
-    changes: list[Change] = [SnapshotGone(id_) for id_ in recorded if id_ not in there]
+    present = {one.id: one for one in found if one.id is not None}
+    changes: list[Change] = [SnapshotGone(id_) for id_ in recorded if id_ not in present]
     with work.database.read() as connection:
-        for id_, one in there.items():
+        for id_, one in present.items():
             told = {
                 "name": one.name,
                 "size_bytes": one.size_bytes,
@@ -130,7 +138,7 @@ def recreate(work: Work) -> Done:
     """Make a lost volume anew, empty, under its id; snapshots that are still there stay."""
     record = recorded_volume(work)
     begun = work.intended("recreate") is not None
-    if work.driver.inspect(work.volume) is not None and not begun:
+    if not isinstance(work.driver.inspect(work.volume), Absent) and not begun:
         raise Conflict(
             f"the storage of volume {record.name!r} is there: nothing is made anew; "
             "'volume.verify' compares it with its record"
@@ -158,7 +166,7 @@ def remove_orphan(work: Work) -> Done:
     assert work.intent.volume is not None  # noqa: S101 - the request model requires it
     left = VolumeRef(stamp, work.intent.volume)
     facts = work.driver.inspect(left)
-    if facts is None or facts.name != left.name:
+    if not isinstance(facts, VolumeFacts) or facts.name != left.name:
         # Under another name it is what somebody has made of it.
         return Done(result={"removed": False, "id": stamp})
     in_use = [device.path or ", ".join(device.uris) for device in work.driver.devices(left)]

@@ -83,6 +83,11 @@ class Work:
         return self.claim.job_id
 
     @property
+    def token(self) -> str:
+        """The job, as no other database and no other life of this one names any of its own."""
+        return self.claim.token
+
+    @property
     def fence(self) -> int:
         """The claim's fencing number."""
         return self.claim.fence
@@ -324,6 +329,7 @@ class Part:
     def __init__(self, work: Work, before: int, total: int) -> None:
         self._work, self._before, self._total = work, before, total
         self.job_id = work.job_id
+        self.token = work.token
         self.fence = work.fence
         self.checkpoint = work.checkpoint
         self.seconds_left = work.seconds_left

@@ -28,12 +28,15 @@ from workers.backends.extstorage.provider import Provider, diagnose, find
 from workers.backends.extstorage.room import made
 from workers.backends.extstorage.running import Run, Scripts
 from workers.backends.interface import (
+    Absent,
     Call,
     Candidate,
     Capacity,
     Contents,
     Device,
     Driver,
+    Look,
+    Removed,
     SnapshotFacts,
     SnapshotRef,
     VolumeFacts,
@@ -138,13 +141,13 @@ class ExtStorageDriver(Driver):
     def list_volumes(self) -> Iterator[VolumeFacts]:
         raise Unsupported("a provider cannot tell which volumes it has")
 
-    def inspect(self, volume: VolumeRef) -> VolumeFacts | None:
+    def inspect(self, volume: VolumeRef) -> Look:
         self._checked(volume)
         try:
             with self._needed(volume, None) as device:
                 return self._facts(volume, device)
         except NotFound:
-            return None
+            return Absent()
 
     def list_snapshots(self, volume: VolumeRef) -> list[SnapshotFacts]:
         return []
@@ -272,20 +275,22 @@ class ExtStorageDriver(Driver):
 
     # -- removing -------------------------------------------------------------------------
 
-    def remove(self, volume: VolumeRef, call: Call, *, wipe: bool = False) -> None:
+    def remove(self, volume: VolumeRef, call: Call, *, wipe: bool = False) -> Removed:
         self._checked(volume)
         self._refuse_attached(volume)
+        found, wiped = True, 0
         try:
             device = self._find(volume, call)
         except NotFound:
-            wipe = False
+            found, wipe = False, False
         else:
             # Whoever attached it.
             if device.path:
                 refuse_used(device.path)
         if wipe:
-            self.wipe(volume, call)
+            wiped = self.wipe(volume, call).size_bytes
         self._take_away(volume, call)
+        return Removed(found, wiped)
 
     # -- using ----------------------------------------------------------------------------
 

@@ -104,8 +104,12 @@ def _unchanged(name: str, written: list[loops.Loop]) -> Callable[[], None]:
 
 def overwrite(
     tree: Tree, volume: VolumeRef, call: Call, *, offset: int = 0, length: int | None = None
-) -> None:
-    """Overwrite with zeroes what was ever written to a volume, or to a range of it."""
+) -> int:
+    """Overwrite with zeroes what was ever written to a volume, or to a range of it.
+
+    Returns how many bytes read as zeroes since.
+    """
+    done = 0
     with found(tree, volume, os.O_RDWR) as there:
         image = needed(tree, there, volume)
         for done, total, step in copying.zero_steps(image.descriptor, offset, length):
@@ -115,16 +119,19 @@ def overwrite(
                 refuse_attached(needed(tree, present, volume))
                 step()
             call.progress(done, total)
+    return done
 
 
-def take_away(tree: Tree, ref: VolumeRef | SnapshotRef, call: Call) -> None:
-    """Remove an image and its stamp; nothing if it is gone."""
+def take_away(tree: Tree, ref: VolumeRef | SnapshotRef, call: Call) -> bool:
+    """Remove an image and its stamp; whether there was one."""
     with suppress(NotFound), changing(tree, ref, call) as image:
         refuse_attached(image)
         if isinstance(ref, VolumeRef):
             refuse_kept(tree, ref)
         call.checkpoint()
         unlink(tree, image)
+        return True
+    return False
 
 
 def refuse_attached(image: Image) -> None:

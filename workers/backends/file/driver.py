@@ -38,11 +38,15 @@ from workers.backends.file.marker import read_marker, write_marker
 from workers.backends.file.stamps import drop_stamp, write_stamp
 from workers.backends.file.tree import Tree
 from workers.backends.interface import (
+    Absent,
     Call,
     Capacity,
     Contents,
     Device,
     Driver,
+    Look,
+    NotOurs,
+    Removed,
     SnapshotFacts,
     SnapshotRef,
     VolumeFacts,
@@ -117,9 +121,11 @@ class FileDriver(Driver):
             for image in walk(tree, layout.VOLUMES):
                 yield replace(volume_facts(image), attached=image.status in held)
 
-    def inspect(self, volume: VolumeRef) -> VolumeFacts | None:
+    def inspect(self, volume: VolumeRef) -> Look:
         with translated(self.backend), self._tree() as tree, found(tree, volume) as image:
-            return None if image is None or image.stamp is None else volume_facts(image)
+            if image is None:
+                return Absent()
+            return NotOurs(image.path) if image.stamp is None else volume_facts(image)
 
     def list_snapshots(self, volume: VolumeRef) -> list[SnapshotFacts]:
         with translated(self.backend), self._tree() as tree:
@@ -262,7 +268,7 @@ class FileDriver(Driver):
     def rollback(self, volume: VolumeRef, snapshot: SnapshotRef, call: Call) -> VolumeFacts:
         with translated(self.backend), self._tree() as tree:
             with changing(tree, volume, call) as image:
-                if image.ours().restored_by == call.job_id:
+                if image.ours().restored_by == call.token:
                     return present_facts(image)
                 refuse_attached(image)
             with building(tree, volume.id, call) as built:
@@ -270,7 +276,7 @@ class FileDriver(Driver):
                 call.checkpoint()
                 with changing(tree, volume, call) as image:
                     refuse_attached(image)
-                    stamp = replace(image.ours(), restored_by=call.job_id)
+                    stamp = replace(image.ours(), restored_by=call.token)
                     exchange(tree, built, image, stamp)
             with found(tree, volume) as there:
                 return volume_facts(needed(tree, there, volume))
@@ -294,15 +300,17 @@ class FileDriver(Driver):
 
     # -- removing -------------------------------------------------------------------------
 
-    def remove(self, volume: VolumeRef, call: Call, *, wipe: bool = False) -> None:
+    def remove(self, volume: VolumeRef, call: Call, *, wipe: bool = False) -> Removed:
         with translated(self.backend), self._tree() as tree:
             clear(tree, check_id(volume.id), call)
+            wiped = 0
             if wipe:
                 refuse_kept(tree, volume)
                 with suppress(UnknownVolume):
-                    overwrite(tree, volume, call)
-            take_away(tree, volume, call)
+                    wiped = overwrite(tree, volume, call)
+            found = take_away(tree, volume, call)
             drop_stamp(tree, volume.id)
+            return Removed(found, wiped)
 
     def delete_snapshot(self, snapshot: SnapshotRef, call: Call) -> None:
         self.discard(snapshot, call)

@@ -36,4 +36,5 @@ def snapshot_facts(image: Image) -> SnapshotFacts:
         name=image.name,
         size_bytes=image.status.st_size,
         used_bytes=image.used_bytes,
+        order=image.stamp.order if image.stamp else 0,
     )

@@ -41,7 +41,8 @@ class Stamp:
     installation: str
     fence: int
     metadata: Mapping[str, str] = field(default_factory=dict)
-    restored_by: int | None = None
+    #: The token of the job whose rollback made the present contents.
+    restored_by: str | None = None
     #: The contents that ``restored_by`` speaks of, where the stamp is a file of its own and
     #: cannot be replaced in one step with them.
     restored_inode: int | None = None
@@ -132,6 +133,9 @@ def _parsed(written: str | bytes) -> Stamp | None:
         given = json.loads(written)
         if given.pop("format") != _FORMAT:
             return None
-        return Stamp(**given)
+        stamp = Stamp(**given)
+        # Earlier versions wrote the number of the job here.
+        made = stamp.restored_by
+        return stamp if made is None else replace(stamp, restored_by=str(made))
     except (ValueError, TypeError, AttributeError, KeyError):
         return None

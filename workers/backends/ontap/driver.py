@@ -14,13 +14,16 @@ from orchestrator.domain.exports import Rule
 from orchestrator.domain.names import check_volume_name
 from orchestrator.domain.sizes import round_up
 from workers.backends.interface import (
+    Absent,
     Call,
     Capacity,
     ClientLock,
     Device,
     Driver,
+    Look,
     PolicyFacts,
     PolicyRef,
+    Removed,
     SnapshotFacts,
     SnapshotRef,
     VolumeFacts,
@@ -111,10 +114,10 @@ class OntapDriver(Driver):
             # An SVM that is there has its root volume at least.
             self.volumes.require_svm()
 
-    def inspect(self, volume: VolumeRef) -> VolumeFacts | None:
+    def inspect(self, volume: VolumeRef) -> Look:
         record = self.volumes.found(volume)
         if record is None:
-            return None
+            return Absent()
         facts, stamp = self._facts(record), read_stamp(record.get("comment"))
         if stamp and stamp.restoring and self.snapshots.is_restored(record, stamp.restoring):
             # Done by the filer; who had asked for it did not live to write that down.
@@ -255,10 +258,10 @@ class OntapDriver(Driver):
 
     # -- removing -------------------------------------------------------------------------
 
-    def remove(self, volume: VolumeRef, call: Call, *, wipe: bool = False) -> None:
+    def remove(self, volume: VolumeRef, call: Call, *, wipe: bool = False) -> Removed:
         if wipe:
             raise Unsupported(f"backend {self.backend} cannot wipe")
-        self.making.remove(volume, call)
+        return Removed(self.making.remove(volume, call))
 
     def delete_snapshot(self, snapshot: SnapshotRef, call: Call) -> None:
         self.snapshots.delete(snapshot, call)

@@ -110,8 +110,9 @@ class Making:
         self.remove(volume, call)
         self.snapshots.drop_bases(volume.id, call)
 
-    def remove(self, volume: VolumeRef, call: Call) -> None:
-        """Take away all that bears this id; `InUse` while it has snapshots."""
+    def remove(self, volume: VolumeRef, call: Call) -> bool:
+        """Take away all that bears this id, and whether there was a volume; `InUse` while it
+        has snapshots."""
         call.checkpoint()
         there, built = self.volumes.bearing(volume.id)
         if there is not None:
@@ -123,6 +124,7 @@ class Making:
         for record in (built, there):
             if record is not None:
                 self.volumes.delete(record, call)
+        return there is not None
 
     # -- the parts ----------------------------------------------------------------------------
 

@@ -187,21 +187,21 @@ class Snapshots:
         call.checkpoint()
         record = self.volumes.needed(volume)
         stamp = fenced(record, volume.name, call)
-        if stamp.restored_by == call.job_id:
+        if stamp.restored_by == call.token:
             return record
         target = self.needed(record, snapshot)
-        if stamp.restoring != call.job_id:
+        if stamp.restoring != call.token:
             self._refuse_newer(record, target)
-            self._tool(record, _proof(call.job_id), Stamp(id=volume.id, fence=call.fence), call)
-            intent = replace(stamp, restoring=call.job_id)
+            self._tool(record, _proof(call.token), Stamp(id=volume.id, fence=call.fence), call)
+            intent = replace(stamp, restoring=call.token)
             record = self.volumes.apply(record, {}, intent, call)
-        if not self.is_restored(record, call.job_id):
+        if not self.is_restored(record, call.token):
             self._restore(record, target, volume, call)
         return self._conclude(record, target, call)
 
-    def is_restored(self, volume: Record, job_id: int) -> bool:
+    def is_restored(self, volume: Record, token: str) -> bool:
         """Whether the rollback that a job has begun has been done by the filer."""
-        found = self.filer.records(_path(volume), SNAPSHOT_FIELDS, name=_proof(job_id))
+        found = self.filer.records(_path(volume), SNAPSHOT_FIELDS, name=_proof(token))
         return next(found, None) is None
 
     def _refuse_newer(self, volume: Record, target: Record) -> None:
@@ -239,19 +239,19 @@ class Snapshots:
     def _withdraw(self, record: Record, call: Call) -> None:
         """The filer refused: first the intent goes, then what would have proved it done."""
         stamp = read_stamp(record.get("comment"))
-        if stamp is None or self.is_restored(record, call.job_id):
+        if stamp is None or self.is_restored(record, call.token):
             return
         with suppress(Problem):
             self.volumes.apply(record, {}, replace(stamp, restoring=None), call)
             for one in self.all_of(record):
-                if one["name"] == _proof(call.job_id):
+                if one["name"] == _proof(call.token):
                     self._drop(record, one, call)
 
     def _conclude(self, record: Record, target: Record, call: Call) -> Record:
         """Write down that it was done. The size becomes the snapshot's, if the filer lets it."""
         there = self.volumes.again(record["uuid"]) or record
         stamp = fenced(there, record["name"], call)
-        done = replace(stamp, restoring=None, restored_by=call.job_id)
+        done = replace(stamp, restoring=None, restored_by=call.token)
         kept = read_stamp(target.get("comment"))
         size = kept.size if kept else None
         if size is None or size == there.get("size"):
@@ -269,8 +269,8 @@ def _path(volume: Record) -> str:
     return f"{VOLUMES}/{volume['uuid']}/snapshots"
 
 
-def _proof(job_id: int) -> str:
-    return f"{ROLLBACK}{job_id}"
+def _proof(token: str) -> str:
+    return f"{ROLLBACK}{token}"
 
 
 def _with_id(there: list[Record], snapshot_id: str) -> Record | None:

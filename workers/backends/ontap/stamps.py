@@ -1,7 +1,7 @@
 """The stamp: what we write into the comment of a volume or a snapshot that is ours.
 
 ``orchestrator 1 id=<32 hexadecimal digits> fence=<n>``, and behind it what there is of
-``restored_by=<job>``, ``restoring=<job>``, ``size=<bytes>``, ``path=<junction path>``,
+``restored_by=<token>``, ``restoring=<token>``, ``size=<bytes>``, ``path=<junction path>``,
 ``was=<the comment before>``.
 """
 
@@ -21,10 +21,10 @@ class Stamp:
     id: str
     #: The claim that changed the object last.
     fence: int
-    #: The job whose rollback made the present contents.
-    restored_by: int | None = None
-    #: The job that is rolling back. Its proof is a snapshot that the filer deletes with it.
-    restoring: int | None = None
+    #: The token of the job whose rollback made the present contents.
+    restored_by: str | None = None
+    #: That of the job that is rolling back. Its proof is a snapshot that the filer deletes with it.
+    restoring: str | None = None
     #: Of a snapshot: the volume's size then, which ONTAP does not keep.
     size: int | None = None
     #: Where a restricted volume was mounted, which ONTAP forgets.
@@ -58,8 +58,8 @@ def read_stamp(comment: str | None) -> Stamp | None:
     return Stamp(
         id=found[1],
         fence=int(found[2]),
-        restored_by=number("restored_by"),
-        restoring=number("restoring"),
+        restored_by=told.get("restored_by"),
+        restoring=told.get("restoring"),
         size=number("size"),
         path=unquote(told["path"]) if "path" in told else None,
         was=unquote(told["was"]) if "was" in told else None,
