@@ -18,6 +18,7 @@ from orchestrator.domain.errors import (
     BackendBusy,
     BackendUnavailable,
     Conflict,
+    IdentityMismatch,
     ImageUnreachable,
     InUse,
     InvalidInput,
@@ -115,6 +116,22 @@ def test_the_marker_is_written_once_and_replaced_only_when_asked(
     fresh.write_identity("two", replace=True)
     assert fresh.read_identity() == "two"
     assert driver.read_identity() == "conformance-marker"
+
+
+def test_who_writes_to_the_storage_is_written_on_it_and_replaced_by_none_who_did_not_look(
+    driver: Driver,
+) -> None:
+    if driver.read_lease() is None:
+        driver.write_lease(b"one", None)
+    if driver.read_lease() is None:
+        pytest.skip(f"the storage of {type(driver).__name__} has no room for a lease")
+    driver.write_lease(b"two", b"one")
+    driver.write_lease(b"two", b"one")
+    assert driver.read_lease() == b"two"
+    for expected in (None, b"one"):
+        with pytest.raises(IdentityMismatch):
+            driver.write_lease(b"three", expected)
+    assert driver.read_lease() == b"two"
 
 
 def test_storage_that_is_not_there_is_unavailable_and_not_empty(system: System) -> None:

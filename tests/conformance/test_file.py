@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,55 @@ def test_a_directory_without_marker_is_refused_and_not_set_up_silently(tmp_path:
         with pytest.raises(IdentityMismatch):
             ask()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("copy", ["cp -a", "rename"])
+def test_a_copied_directory_is_not_taken_for_the_original(files: Files, copy: str) -> None:
+    other = files.path.with_name("other")
+    subprocess.run(["cp", "-a", files.path, other], check=True)
+    if copy == "rename":  # the same path, another directory
+        files.path.rename(files.path.with_name("original"))
+        other.rename(files.path)
+        other = files.path
+    driver = FileDriver("files", FileOptions(path=other), INSTALLATION)
+    with pytest.raises(IdentityMismatch, match="copy of the storage of conformance-marker"):
+        driver.read_identity()
+    with pytest.raises(IdentityMismatch):
+        driver.write_identity("conformance-marker")
+    driver.write_identity("another", replace=True)
+    assert driver.read_identity() == "another"
+
+
+def test_a_directory_that_was_moved_is_the_same_storage(files: Files) -> None:
+    moved = files.path.rename(files.path.with_name("moved"))
+    driver = FileDriver("files", FileOptions(path=moved), INSTALLATION)
+    assert driver.read_identity() == "conformance-marker"
+
+
+def test_a_marker_without_its_directory_counts_and_is_completed(
+    files: Files, tmp_path: Path
+) -> None:
+    marker = files.path / ".orchestrator" / "identity.json"
+    marker.write_text('{"format": 1, "identity": "conformance-marker"}')
+    assert files.driver.read_identity() == "conformance-marker"
+    files.driver.write_identity("conformance-marker")
+    subprocess.run(["cp", "-a", files.path, tmp_path / "copy"], check=True)
+    with pytest.raises(IdentityMismatch):
+        FileDriver("files", FileOptions(path=tmp_path / "copy"), INSTALLATION).read_identity()
+
+
+def test_a_lease_that_two_write_at_once_is_one_s(files: Files) -> None:
+    files.driver.write_lease(b"old", None)
+
+    def take(number: int) -> bool:
+        try:
+            files.driver.write_lease(b"%d" % number, b"old")
+        except IdentityMismatch:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(take, range(8))).count(True) == 1
 
 
 @pytest.mark.parametrize("part", ["volumes", ".orchestrator/tmp", ".orchestrator", "lane"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -377,6 +378,30 @@ def test_another_installations_storage_is_taken_over_only_when_told(
         [job_id] = engine.submit(create("a", backend="fast")).job_ids
         engine.work()
         assert engine.states([job_id]) == ["succeeded"]
+    finally:
+        engine.close()
+
+
+def test_a_copy_of_the_storage_is_used_only_when_told(settings: Settings, tmp_path: Path) -> None:
+    engine = Engine(settings, Database(settings.database_url))
+    try:
+        engine.submit(create("a", backend="fast"))
+        engine.work()
+        (tmp_path / "volumes").rename(tmp_path / "original")
+        subprocess.run(["cp", "-a", tmp_path / "original", tmp_path / "volumes"], check=True)
+        verify = {"action": "backend.verify", "backend": "fast"}
+        [refused, change] = engine.submit(
+            verify, {"action": "volume.remove", "backend": "fast", "volume": "a"}
+        ).job_ids
+        engine.work()
+        for job_id in (refused, change):
+            assert engine.job(job_id)["error"]["code"] == "identity_mismatch"
+            assert "copy of the storage" in engine.job(job_id)["error"]["detail"]
+        [taken] = engine.submit(verify | {"params": {"accept_identity": True}}).job_ids
+        engine.work()
+        [job_id] = engine.submit(create("b", backend="fast")).job_ids
+        engine.work()
+        assert engine.states([taken, job_id]) == ["succeeded"] * 2
     finally:
         engine.close()
 

@@ -283,14 +283,26 @@ class Driver(ABC):
     def read_identity(self) -> str | None:
         """The identity marker, or None if the storage bears none.
 
-        Raises `BackendUnavailable` if the storage is not there at all.
+        Raises `BackendUnavailable` if the storage is not there at all, and `IdentityMismatch`
+        if it is seen to be a copy of the storage that the marker was written on.
         """
 
     @abstractmethod
     def write_identity(self, identity: str, *, replace: bool = False) -> None:
         """Write the marker where there is none; `Conflict` if there is another one.
 
-        With ``replace`` a marker that is there is overwritten.
+        With ``replace`` a marker that is there is overwritten, also that of a copy.
+        """
+
+    def read_lease(self) -> bytes | None:
+        """What the one who writes to this storage has left on it; None: nothing, or no room."""
+        return None
+
+    def write_lease(self, new: bytes, expected: bytes | None) -> None:  # noqa: B027 - for those that can
+        """Replace what `read_lease` answers, durably, if it still is ``expected``.
+
+        Compared and replaced in one step for whoever writes to this storage, on any host;
+        what is ``new`` already is left. Raises `IdentityMismatch` if it is anything else.
         """
 
     @abstractmethod
@@ -328,6 +340,10 @@ class Driver(ABC):
     def contents(self, of: VolumeRef | SnapshotRef, call: Call) -> AbstractContextManager[Contents]:
         """What is in it, as it is at one moment. `InUse` where that cannot be had."""
         raise Unsupported(f"backend {self.backend} cannot read its volumes")
+
+    def list_strays(self) -> Iterator[tuple[str, SnapshotFacts]]:
+        """The snapshots whose volume is not there, each with that volume's id."""
+        return iter(())
 
     @abstractmethod
     def devices(self, volume: VolumeRef) -> list[Device]:

@@ -462,8 +462,15 @@ def refresh(work: Work) -> Done:
 def verify_backend(work: Work) -> Done:
     """Check the marker, and what the storage itself can check; with ``accept_identity``, make
     the marker agree."""
-    found = work.driver.read_identity()
     wanted = work.claim.identity
+    try:
+        found = work.driver.read_identity()
+    except IdentityMismatch:
+        if not work.intent.params.get("accept_identity"):
+            raise
+        # A copy of another storage: from now on it is this backend's own.
+        found = wanted or uuid.uuid4().hex
+        work.driver.write_identity(found, replace=True)
     if "identity" in work.driver.cannot_tell:
         found = wanted or uuid.uuid4().hex
     changes: list[Change] = []

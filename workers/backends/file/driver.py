@@ -34,7 +34,7 @@ from workers.backends.file.images import (
     walk,
 )
 from workers.backends.file.making import make_snapshot, make_volume
-from workers.backends.file.marker import read_marker, write_marker
+from workers.backends.file.marker import read_lease, read_marker, write_lease, write_marker
 from workers.backends.file.stamps import drop_stamp, write_stamp
 from workers.backends.file.tree import Tree
 from workers.backends.interface import (
@@ -103,6 +103,14 @@ class FileDriver(Driver):
                 self.path.mkdir(mode=0o700)
             with self._directory() as tree:
                 write_marker(tree, identity, replace=replace)
+
+    def read_lease(self) -> bytes | None:
+        with translated(self.backend), self._tree() as tree:
+            return read_lease(tree)
+
+    def write_lease(self, new: bytes, expected: bytes | None) -> None:
+        with translated(self.backend), self._tree() as tree:
+            write_lease(tree, new, expected)
 
     def capacity(self) -> Capacity:
         with translated(self.backend), self._tree() as tree:

@@ -2,6 +2,7 @@
 
 ```
 .orchestrator/identity.json              the marker
+.orchestrator/lease.json                 who writes here
 .orchestrator/tmp/<id>.<fence>.<what>    what is being built
 .orchestrator/stamps/<id>.json           stamps that extended attributes cannot hold
 .orchestrator/locks/<lane>               held while names are compared and given
@@ -26,6 +27,7 @@ from workers.backends.interface import check_id
 
 OWN = ".orchestrator"
 MARKER = "identity.json"
+LEASE = "lease.json"
 TEMPORARY = (OWN, "tmp")
 STAMPS = (OWN, "stamps")
 LOCKS = (OWN, "locks")

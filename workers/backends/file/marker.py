@@ -1,10 +1,15 @@
-"""The identity marker: which backend this directory is."""
+"""What a directory says of itself: which backend it is, and who writes to it."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import secrets
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 
 from orchestrator.domain.errors import BackendError, IdentityMismatch
 from workers.backends.file import layout
@@ -12,26 +17,45 @@ from workers.backends.file.tree import Tree
 from workers.files import rename_without_replacing
 
 _FORMAT = 1
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+#: <linux/fs.h>: FS_IOC_GETVERSION, what tells inodes of one number apart.
+_GENERATION = 0x80087601
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """The directory that a marker was written in: what no copy of it has."""
+
+    inode: int
+    #: None: this file system does not tell.
+    generation: int | None
+
+
+@dataclass(frozen=True)
+class _Marker:
+    identity: str
+    #: None: it was not written down.
+    origin: _Origin | None
 
 
 def read_marker(tree: Tree) -> str | None:
-    """The identity written in the directory; None if it bears none."""
-    try:
-        text = tree.read_text((layout.OWN,), layout.MARKER)
-    except FileNotFoundError:
+    """The identity written in the directory; None if it bears none.
+
+    Raises `IdentityMismatch` if the directory is a copy of the one that it was written in.
+    """
+    marker = _marker(tree)
+    if marker is None:
         return None
-    if text is None:
-        return None
-    try:
-        given = json.loads(text)
-        if given["format"] == _FORMAT:
-            return str(given["identity"])
-    except (ValueError, TypeError, KeyError):
-        pass
-    raise BackendError(
-        f"backend {tree.backend}: {layout.OWN}/{layout.MARKER} cannot be read: restore it, or "
-        "write a new one by verifying the backend with accept_identity"
-    )
+    if marker.origin is not None and _differ(marker.origin, _origin(tree)):
+        raise IdentityMismatch(
+            f"backend {tree.backend}: {tree.path} is a copy of the storage of {marker.identity}: "
+            "the original may be in use elsewhere. Nothing was changed. If this copy is to be the "
+            f"backend's storage, an administrator can say so with 'orchestrator backend verify "
+            f"{tree.backend} accept_identity=true'"
+        )
+    return marker.identity
 
 
 def write_marker(tree: Tree, identity: str, *, replace: bool) -> None:
@@ -45,12 +69,15 @@ def write_marker(tree: Tree, identity: str, *, replace: bool) -> None:
     ):
         tree.make_directory(*parts)
     own = tree.directory(layout.OWN)
+    if not replace:
+        marker = _marker(tree)
+        # One of before its directory was written down is completed.
+        replace = marker == _Marker(identity, None)
     built = f"{layout.MARKER}.{secrets.token_hex(8)}"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with os.fdopen(os.open(built, flags, 0o600, dir_fd=own), "w", encoding="utf-8") as file:
-        json.dump({"format": _FORMAT, "identity": identity}, file)
-        file.flush()
-        os.fsync(file.fileno())
+    given: dict[str, object] = {"format": _FORMAT, "identity": identity}
+    if not _passing_inodes(tree):
+        given |= vars(_origin(tree))
+    _write(own, built, json.dumps(given).encode(), os.O_EXCL)
     try:
         if replace:
             os.replace(built, layout.MARKER, src_dir_fd=own, dst_dir_fd=own)
@@ -64,3 +91,82 @@ def write_marker(tree: Tree, identity: str, *, replace: bool) -> None:
                 f"backend {tree.backend} already bears the marker {there}, not {identity}"
             ) from None
     os.fsync(own)
+
+
+def read_lease(tree: Tree) -> bytes | None:
+    """What the one who writes here has left; None: nothing."""
+    return tree.read_file((layout.OWN,), layout.LEASE)
+
+
+def write_lease(tree: Tree, new: bytes, expected: bytes | None) -> None:
+    """Replace that, durably; `IdentityMismatch` if it is neither ``expected`` nor ``new``."""
+    with tree.names_locked("lease"):
+        there = read_lease(tree)
+        if there not in (expected, new):
+            raise IdentityMismatch(
+                f"backend {tree.backend}: somebody else has begun to write to {tree.path}"
+            )
+        own = tree.directory(layout.OWN)
+        # Written again also where it is there already: its first writer may have failed to
+        # bring it onto the disk.
+        built = f"{layout.LEASE}.new"
+        _write(own, built, new, os.O_TRUNC)
+        os.replace(built, layout.LEASE, src_dir_fd=own, dst_dir_fd=own)
+        os.fsync(own)
+
+
+def _marker(tree: Tree) -> _Marker | None:
+    try:
+        written = tree.read_file((layout.OWN,), layout.MARKER)
+    except FileNotFoundError:
+        return None
+    if written is None:
+        return None
+    try:
+        given = json.loads(written)
+        if given["format"] == _FORMAT:
+            inode = given.get("inode")
+            origin = None if inode is None else _Origin(inode, given.get("generation"))
+            return _Marker(str(given["identity"]), origin)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        pass
+    raise BackendError(
+        f"backend {tree.backend}: {layout.OWN}/{layout.MARKER} cannot be read: restore it, or "
+        "write a new one by verifying the backend with accept_identity"
+    )
+
+
+def _origin(tree: Tree) -> _Origin:
+    own = tree.directory(layout.OWN)
+    answer = bytearray(8)
+    generation = None
+    # Not told over a network.
+    with suppress(OSError):
+        fcntl.ioctl(own, _GENERATION, answer)
+        generation = int.from_bytes(answer[:4], sys.byteorder)
+    return _Origin(os.fstat(own).st_ino, generation)
+
+
+def _differ(written: _Origin, there: _Origin) -> bool:
+    if written.inode != there.inode:
+        return True
+    told = {written.generation, there.generation} - {None}
+    return len(told) == 2
+
+
+def _passing_inodes(tree: Tree) -> bool:
+    """Whether the file system may number its files anew each time it is mounted."""
+    told = Path(f"/proc/self/fdinfo/{tree.root}").read_text()
+    mount = told.partition("mnt_id:")[2].split()[0]
+    for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines():
+        fields, _, kind = line.partition(" - ")
+        if fields.split(" ")[0] == mount:
+            return kind.startswith("fuse")
+    return True
+
+
+def _write(directory: int, name: str, text: bytes, flags: int) -> None:
+    with os.fdopen(os.open(name, _NEW | flags, 0o600, dir_fd=directory), "wb") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())

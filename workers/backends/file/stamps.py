@@ -60,7 +60,7 @@ def read_stamp(tree: Tree, image: int, object_id: str) -> Stamp | None:
             raise
         written = _BESIDE
     if written == _BESIDE:
-        text = tree.read_text(layout.STAMPS, _file(object_id))
+        text = tree.read_file(layout.STAMPS, _file(object_id))
         if text is None:
             return None
         stamp = _parsed(text)

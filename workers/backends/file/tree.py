@@ -17,7 +17,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from orchestrator.domain.errors import BackendBusy, BackendUnavailable, IdentityMismatch
+from orchestrator.domain.errors import (
+    BackendBusy,
+    BackendError,
+    BackendUnavailable,
+    IdentityMismatch,
+)
 from workers.backends.file import layout
 from workers.files import NO_LINK, open_directory, open_file
 
@@ -107,15 +112,21 @@ class Tree:
         except FileNotFoundError:
             return []
 
-    def read_text(self, directory: tuple[str, ...], name: str) -> str | None:
-        """The text of a small file; None if it is absent or no regular file."""
+    def read_file(self, directory: tuple[str, ...], name: str) -> bytes | None:
+        """What a small file holds; None if it is absent.
+
+        Raises `BackendError` if something else than a file bears the name.
+        """
         try:
             descriptor = open_file(self.directory(*directory), name, os.O_RDONLY)
         except FileNotFoundError:
             return None
         if descriptor is None:
-            return None
-        with os.fdopen(descriptor, encoding="utf-8") as file:
+            raise BackendError(
+                f"backend {self.backend}: {'/'.join((*directory, name))} is no file: something "
+                "else stands where the backend keeps its own: remove it"
+            )
+        with os.fdopen(descriptor, "rb") as file:
             return file.read()
 
     @contextmanager
