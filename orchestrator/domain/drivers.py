@@ -206,6 +206,8 @@ _EVERYTHING = frozenset(
         "attach",
         "attach_read_only",
         "open",
+        # It can prove that a volume is not there.
+        "absence",
     }
 )
 
@@ -250,7 +252,8 @@ DRIVERS: dict[str, DriverSpec] = {
         DriverSpec(
             name="extstorage",
             target="workers.backends.extstorage:ExtStorageDriver",
-            capabilities=_EVERYTHING - {"rename", "rollback", "snapshot", "attach_read_only"}
+            capabilities=_EVERYTHING
+            - {"rename", "rollback", "snapshot", "attach_read_only", "absence"}
             | {"diagnose"},
             options=ExtStorageOptions,
             thin=False,
@@ -264,7 +267,7 @@ DRIVERS: dict[str, DriverSpec] = {
             capabilities=frozenset(
                 {
                     *("create", "clone", "grow", "metadata", "rename", "rollback", "remove"),
-                    *("adopt", "inspect", "snapshot", "policy", "client_locks"),
+                    *("adopt", "inspect", "snapshot", "policy", "client_locks", "absence"),
                 }
             ),
             options=OntapOptions,
