@@ -118,6 +118,12 @@ class VolumeFacts:
     snapshot_reserve_used_percent: int | None = None
     #: Whether it is in use on this host; None: not to be told while listing.
     attached: bool | None = field(default=None, compare=False)
+    #: Of images that others on the host could lay hands on: under how many names it is there, its
+    #: owner and mode (``0:0 0600``), and when its contents were last written, in seconds since
+    #: 1970. None: it is nothing of that kind.
+    links: int | None = field(default=None, compare=False)
+    owner: str | None = field(default=None, compare=False)
+    written_at: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

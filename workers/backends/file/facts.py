@@ -20,6 +20,9 @@ def volume_facts(image: Image) -> VolumeFacts:
         used_bytes=image.used_bytes,
         metadata=dict(stamp.metadata) if stamp else {},
         restored_by=stamp.restored_by if stamp else None,
+        links=image.status.st_nlink,
+        owner=f"{image.status.st_uid}:{image.status.st_gid} {image.status.st_mode & 0o7777:04o}",
+        written_at=image.status.st_mtime,
     )
 
 
