@@ -184,9 +184,12 @@ class Scheduler:
     def _watch_restores(self) -> None:
         with self._database.read() as connection:
             older = self._watch.is_older(connection)
+            revoked = self._watch.revoked(connection) or []
         if older:
-            log.warning("scheduler.database_is_older", remedy="orchestrator audit acknowledge")
-            self._database.transact(restored.note_restored)
+            log.warning("scheduler.database_is_older", remedy=restored.REMEDY)
+            self._database.transact(
+                lambda connection: restored.note_restored(connection, self._watch.reached, revoked)
+            )
         with self._database.read() as connection:
             self._watch.keep(connection)
 

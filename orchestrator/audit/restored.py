@@ -1,63 +1,139 @@
 """A database that was restored from a backup: noticed, and told, before rules act on it.
 
 The scheduler keeps the newest link of the chain of events beside the database, in its data
-directory. A database that no longer has that link is older than it was.
+directory, and what else must outlive a restore: how far numbers came, and which tokens were
+revoked. A database that no longer has that link is older than it was; a new life of it begins.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, or_, select, update
 
 from orchestrator.audit import chain
-from orchestrator.audit.events import Event, record
+from orchestrator.audit.events import Event, latest_number, record
+from orchestrator.store import lives
+from orchestrator.store.bulk import among
 from orchestrator.store.columns import db_now
-from orchestrator.store.tables import installation
+from orchestrator.store.lives import Life, Reached
+from orchestrator.store.tables import installation, tokens
 
 _FILE = "audit.head"
+#: Why a new life begins where that was noticed.
+RESTORED = "the database is older than it was: it was restored from a backup"
+#: What to do then.
+REMEDY = (
+    "audit each backend and see to what differs; say that this database goes on with "
+    "'orchestrator backend verify NAME accept_identity=true' for each, then run "
+    "'orchestrator audit acknowledge'"
+)
 _ENGINE = "orchestrator"
 
 
 class Watch:
-    """What a scheduler remembers of the chain, on its own disk."""
+    """What a scheduler remembers of the database, on its own disk."""
 
     def __init__(self, data: Path) -> None:
         self._path = data / _FILE
         self._kept = _read(self._path)
 
     def is_older(self, connection: Connection) -> bool:
-        """Whether the database lacks what it had when this was kept last."""
+        """Whether the database lacks what it had when this was kept last.
+
+        Not if it is in a later life than it was then: whoever began that has seen to it.
+        """
         kept = self._kept
         if kept is None or kept["installation"] != _uuid(connection):
             return False
+        if lives.present(connection).epoch > kept.get("epoch", 0) and "epoch" in kept:
+            return False
         return not chain.has_link(connection, kept["number"], kept["link"])
 
+    @property
+    def reached(self) -> Reached:
+        """How far the database had come."""
+        kept = self._kept or {}
+        return Reached(
+            epoch=kept.get("epoch", 0), job=kept.get("job", 0), batch=kept.get("batch", 0)
+        )
+
+    def revoked(self, connection: Connection) -> list[str] | None:
+        """The tokens of this installation that had been revoked; None: nothing is known."""
+        kept = self._kept
+        if kept is None or kept["installation"] != _uuid(connection) or "revoked" not in kept:
+            return None
+        return list(kept["revoked"])
+
     def keep(self, connection: Connection) -> None:
-        """Remember the newest link."""
+        """Remember the newest link, and the rest."""
         head = chain.head(connection)
         if head is None:
             return
         number, link = head
-        told = {"installation": _uuid(connection), "number": number, "link": link}
+        reached = lives.reached(connection)
+        told = {
+            "installation": _uuid(connection),
+            "number": number,
+            "link": link,
+            "epoch": reached.epoch,
+            "job": reached.job,
+            "batch": reached.batch,
+            "revoked": _revoked(connection),
+        }
         if told != self._kept:
             _write(self._path, told)
             self._kept = told
 
 
-def note_restored(connection: Connection) -> None:
-    """Note that the database is older than it was: rules repair nothing until that is undone."""
+def note_restored(
+    connection: Connection, above: Reached = lives.NOTHING, revoked: Sequence[str] = ()
+) -> None:
+    """Note that the database is older than it was: a new life of it begins, above all numbers
+    that it is known to have reached, and tokens that had been revoked are revoked again.
+
+    Rules repair nothing until somebody has acknowledged it.
+    """
+    begin_life(connection, RESTORED, actor=_ENGINE, above=above)
+    revoke(connection, revoked)
     row = connection.execute(
         select(installation.c.restored_at, db_now().label("now")).with_for_update()
     ).one()
     if row.restored_at is None:
         connection.execute(update(installation).values(restored_at=row.now))
         record(connection, [Event(kind="database.restored", actor=_ENGINE)], row.now)
+
+
+def begin_life(
+    connection: Connection, why: str, *, actor: str, above: Reached = lives.NOTHING
+) -> Life:
+    """Begin a new life of the database, and tell it in the history."""
+    life = lives.begin(connection, why, last_event=latest_number(connection), above=above)
+    now = connection.execute(select(db_now())).scalar_one()
+    data = {"epoch": life.epoch, "first_job": life.first_job, "last_event": life.last_event}
+    event = Event(kind="database.new_life", actor=actor, reason=why, data={"after": data})
+    record(connection, [event], now)
+    return life
+
+
+def revoke(connection: Connection, ids: Sequence[str]) -> int:
+    """Revoke those of these tokens that are valid; how many it were."""
+    valid = update(tokens).where(among(connection, tokens.c.id, ids), tokens.c.revoked_at.is_(None))
+    return connection.execute(valid.values(revoked_at=db_now())).rowcount
+
+
+def _revoked(connection: Connection) -> list[str]:
+    """The revoked tokens that would be valid in an older state of the database."""
+    gone = select(tokens.c.id).where(
+        tokens.c.revoked_at.is_not(None),
+        or_(tokens.c.expires_at.is_(None), tokens.c.expires_at > db_now()),
+    )
+    return sorted(connection.execute(gone).scalars())
 
 
 def acknowledge(connection: Connection, actor: str, reason: str | None) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from orchestrator.jobs.lanes import lane_taken
 from orchestrator.jobs.looking import (
     backends_named,
     backends_with,
+    life_in,
     take_backends,
     take_exports,
     take_volumes,
@@ -41,6 +42,7 @@ from orchestrator.store.asking import Asked, Question, Rows, ask, one_of, put_of
 from orchestrator.store.bulk import among, draw, inserted
 from orchestrator.store.columns import Json, UtcDateTime, db_now
 from orchestrator.store.database import Database
+from orchestrator.store.lives import token
 from orchestrator.store.statements import CLAIM_POSTGRESQL, CLAIM_SQLITE
 from orchestrator.store.tables import (
     job_lanes,
@@ -123,6 +125,10 @@ class Claim:
     #: The backend's identity marker, and whether it is known to be on the storage.
     identity: str | None
     identity_written: bool
+    #: The lease on its storage, and the one that is about to follow.
+    leases: tuple[str | None, str | None]
+    #: The life of the database that the job is of.
+    life: str
     grain_bytes: int
     driver: str
     attempt: int
@@ -157,7 +163,7 @@ class Claim:
     @property
     def token(self) -> str:
         """The job, as no other database and no other life of this one names any of its own."""
-        return str(self.job_id)
+        return token(self.job_id, self.life)
 
     @property
     def account(self) -> str:
@@ -236,6 +242,7 @@ def _claim(
     outlook = Outlook()
     take_backends(outlook, found)
     names = {backend.id: backend.name for backend in outlook.backends.values()}
+    life = life_in(connection, found)
     targets = _targets(rows, names)
     if elsewhere := {backend for backend, _ in targets} - set(outlook.backends):
         [found] = ask(connection, backends_named(elsewhere))
@@ -255,6 +262,7 @@ def _claim(
             outlook,
             intent,
             steps.get(row["id"], []),
+            life=life(row["id"]),
             touched=row["id"] in steps or row["id"] in born,
         )
         for row, intent in zip(rows, intents, strict=True)
@@ -343,7 +351,13 @@ def _look(connection: Connection, again: Rows) -> tuple[dict[int, list[Step]], s
 
 
 def _claim_of(
-    row: Mapping[str, Any], outlook: Outlook, intent: Intent, steps: list[Step], *, touched: bool
+    row: Mapping[str, Any],
+    outlook: Outlook,
+    intent: Intent,
+    steps: list[Step],
+    *,
+    life: str,
+    touched: bool,
 ) -> Claim:
     backend_name = intent.backend
     backend = outlook.backends[backend_name]
@@ -361,6 +375,8 @@ def _claim_of(
         backend_id=row["backend_id"],
         identity=backend.identity,
         identity_written=backend.identity_written,
+        leases=backend.leases,
+        life=life,
         grain_bytes=backend.grain_bytes,
         driver=backend.driver,
         attempt=row["attempt"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from sqlalchemy import Connection, any_, exists, func, literal_column, or_, select
 
@@ -20,6 +20,7 @@ from orchestrator.jobs.outlook import (
 )
 from orchestrator.store.asking import Asked, Question, Rows, ask, one_of
 from orchestrator.store.columns import db_now
+from orchestrator.store.lives import PRESENT, all_of
 from orchestrator.store.statements import CLAIMED_POSTGRESQL
 from orchestrator.store.tables import (
     attachments,
@@ -36,6 +37,7 @@ from orchestrator.store.tables import (
 )
 
 Targets = Iterable[tuple[str, str]]
+LifeOf = Callable[[int], str]
 
 #: The backends with what they have promised, and the turn of the job that is next there.
 _BACKENDS = select(
@@ -60,7 +62,9 @@ _BACKENDS = select(
 
 
 _BACKENDS_NAMED = Question(lambda d: _BACKENDS.where(one_of(d, backends.c.name, "names")))
-_BACKENDS_WITH = Question(lambda d: _BACKENDS.where(one_of(d, backends.c.id, "ids")))
+_BACKENDS_WITH = Question(
+    lambda d: _BACKENDS.add_columns(PRESENT.label("life")).where(one_of(d, backends.c.id, "ids"))
+)
 
 #: The unfinished jobs of lanes, and whether they block those behind them.
 _JOBS_IN = Question(
@@ -184,7 +188,7 @@ def backends_named(names: Iterable[str]) -> Asked:
 
 
 def backends_with(ids: Iterable[int]) -> Asked:
-    """Ask for backends by id; for `take_backends`."""
+    """Ask for backends by id, and for the present life; for `take_backends`, `life_in`."""
     return _BACKENDS_WITH(ids=sorted(ids))
 
 
@@ -210,6 +214,19 @@ def volumes_claimed(backend_ids: Iterable[int]) -> Asked:
     return _VOLUMES_CLAIMED(backends=sorted(backend_ids))
 
 
+def life_in(connection: Connection, rows: Rows) -> LifeOf:
+    """The life that a job is of, as `backends_with` found them; by the job's id."""
+    first, _, life = rows[0]["life"].partition(".")
+
+    def of(job_id: int) -> str:
+        if job_id >= int(first):
+            return str(life)
+        # From before a restore: there are few of them.
+        return next(one.life for one in reversed(all_of(connection)) if one.first_job <= job_id)
+
+    return of
+
+
 def take_backends(outlook: Outlook, rows: Rows) -> None:
     """Put backends into the outlook."""
     for row in rows:
@@ -228,6 +245,7 @@ def take_backends(outlook: Outlook, rows: Rows) -> None:
             overcommit=row["overcommit"],
             parameters=None if row["parameters"] is None else frozenset(row["parameters"]),
             identity=row["identity"],
+            leases=(row["lease"], row["lease_next"]),
             identity_written=row["identity_written"],
             promised_bytes=int(row["promised_bytes"]),
             turn=row["turn"],

@@ -135,6 +135,8 @@ class BackendOutlook:
     overcommit: float
     identity: str | None
     identity_written: bool
+    #: The lease on its storage, and the one that is about to follow.
+    leases: tuple[str | None, str | None]
     #: Sum of live sizes and of what unfinished jobs will add, the present ones included.
     promised_bytes: int
     #: The turn that workers are at in the backend's queue.

@@ -15,7 +15,8 @@ from sqlalchemy import Connection, insert, inspect, make_url, select, text
 import migrations
 from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database
-from orchestrator.store.tables import installation
+from orchestrator.store.lives import begin
+from orchestrator.store.tables import installation, lives
 
 #: One process migrates at a time.
 _MIGRATION_LOCK = 0x6D696772
@@ -47,6 +48,8 @@ def _name(connection: Connection) -> None:
         connection.execute(
             insert(installation).values(id=1, uuid=uuid.uuid4().hex, created_at=db_now())
         )
+        if inspect(connection).has_table(lives.name):
+            begin(connection, "the database is new")
 
 
 def downgrade(url: str, revision: str) -> None:

@@ -83,6 +83,23 @@ installation = Table(
     CheckConstraint("id = 1", name="single"),
 )
 
+#: The lives of the database: a new one begins where it was restored from a backup. Numbers of
+#: one life prove nothing in another (`orchestrator.store.lives`).
+lives = Table(
+    "lives",
+    metadata,
+    #: The high bits of its fencing numbers: grows with each life.
+    Column("epoch", BigInteger, primary_key=True, autoincrement=False),
+    #: Random; '' for what was before there were lives.
+    Column("life", String(32), nullable=False),
+    #: Jobs from this number on are of this life, or of a later one.
+    Column("first_job", BigInteger, nullable=False),
+    #: The number of the last event that it has in common with the life before.
+    Column("last_event", BigInteger, nullable=False),
+    Column("began_at", UtcDateTime, nullable=False),
+    Column("why", Text, nullable=False),
+)
+
 backends = Table(
     "backends",
     metadata,
@@ -99,6 +116,13 @@ backends = Table(
     #: The identity marker: decided here first, then written to the storage.
     Column("identity", String(32)),
     Column("identity_written", Boolean, nullable=False, server_default=false()),
+    #: The lease on the storage: the number that is written there, known to this database alone;
+    #: the one that is about to be; and when it was changed last.
+    Column("lease", String(32)),
+    Column("lease_next", String(32)),
+    Column("lease_at", UtcDateTime),
+    #: Somebody has said that this database goes on, whatever lease there is on the storage.
+    Column("take_over", Boolean, nullable=False, server_default=false()),
     Column("total_bytes", BigInteger),
     Column("free_bytes", BigInteger),
     Column("grain_bytes", BigInteger),

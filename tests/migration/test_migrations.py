@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import CheckConstraint, inspect, select
+from sqlalchemy import CheckConstraint, inspect, select, text
 
-from orchestrator.store import migrate
+from orchestrator.store import lives, migrate
 from orchestrator.store.audit_views import VIEWS
 from orchestrator.store.database import Database
-from orchestrator.store.tables import installation, metadata
+from orchestrator.store.tables import backends, installation, metadata
 
 
 @pytest.fixture
@@ -82,3 +82,36 @@ def test_upgrading_twice_keeps_the_installation(database: Database) -> None:
     migrate.upgrade(database.url)
     with database.read() as connection:
         assert connection.execute(select(installation.c.uuid)).scalar_one() == first
+
+
+def test_a_database_in_use_keeps_its_rows_and_goes_on_in_its_first_life(
+    database: Database,
+) -> None:
+    migrate.upgrade(database.url, "0009")
+    with database.write() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO backends (name, driver, state, configured, identity,"
+                " identity_written, overcommit, created_at)"
+                " VALUES ('b', 'memory', 'enabled', true, 'marker', true, 1.0, :now)"
+            ),
+            {"now": "2026-01-01 00:00:00.000000"},
+        )
+    migrate.upgrade(database.url)
+    with database.read() as connection:
+        row = connection.execute(select(backends)).one()
+        assert (row.identity, row.identity_written) == ("marker", True)
+        assert (row.lease, row.lease_next, row.lease_at, row.take_over) == (None, None, None, False)
+        life = lives.present(connection)
+    assert (life.epoch, life.life, life.first_job) == (0, "", 0)
+    migrate.upgrade(database.url)
+    with database.read() as connection:
+        assert lives.present(connection) == life
+
+
+def test_a_new_database_begins_with_a_life_of_its_own(database: Database) -> None:
+    migrate.upgrade(database.url)
+    with database.read() as connection:
+        life = lives.present(connection)
+    assert life.epoch > 0
+    assert len(life.life) == 32
