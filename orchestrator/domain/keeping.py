@@ -36,19 +36,26 @@ class Keep(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """A snapshot: the job that made it, and the time that it stands for."""
+    """A snapshot: the job that made it, its place on the storage, and the time it stands for."""
 
     id: str
     job_id: int
     due: datetime
+    #: None: the storage does not say, or it is not made yet.
+    position: int | None = None
+
+    @property
+    def age(self) -> tuple[bool, int, int]:
+        """Grows from older to newer ones."""
+        return self.position is None, self.position or 0, self.job_id
 
 
 def surplus(keep: Keep, made: Iterable[Made]) -> list[Made]:
     """Those that are not kept, oldest first.
 
-    Which one is newer is told by the jobs: clocks may go back.
+    Which one is newer is told by the storage, and else by the jobs: clocks may go back.
     """
-    newest_first = sorted(made, key=lambda one: one.job_id, reverse=True)
+    newest_first = sorted(made, key=lambda one: one.age, reverse=True)
     kept = {one.id for one in newest_first[: keep.last]}
     for bucket, count in (
         (_hour, keep.hourly),

@@ -6,11 +6,12 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, and_, func, or_, select
+from sqlalchemy import ColumnElement, Connection, RowMapping, func, or_, select
 
 from orchestrator.domain.errors import NotAttached, UnknownSnapshot, UnknownVolume
 from orchestrator.domain.states import VolumeState
 from orchestrator.inventory.backends import backend_id
+from orchestrator.inventory.order import newer_than, oldest_first
 from orchestrator.store.bulk import among
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import (
@@ -202,21 +203,9 @@ def list_snapshots(
     row = volume_row(connection, backend, volume)
     conditions = [snapshots.c.volume_id == row["id"], snapshots.c.removed_at.is_(None)]
     if after is not None:
-        last = connection.execute(
-            select(snapshots.c.created_at).where(snapshots.c.id == after)
-        ).scalar()
-        if last is not None:
-            conditions.append(
-                or_(
-                    snapshots.c.created_at > last,
-                    and_(snapshots.c.created_at == last, snapshots.c.id > after),
-                )
-            )
+        conditions.append(newer_than(after))
     found = connection.execute(
-        select(snapshots)
-        .where(*conditions)
-        .order_by(snapshots.c.created_at, snapshots.c.id)
-        .limit(limit)
+        select(snapshots).where(*conditions).order_by(*oldest_first()).limit(limit)
     ).mappings()
     return [_snapshot(backend, volume, snapshot) for snapshot in found]
 

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, any_, exists, func, literal_column, or_, sele
 
 from orchestrator.domain.exports import recorded_rules
 from orchestrator.domain.states import JobState, PolicyState, SnapshotState, VolumeState
+from orchestrator.inventory.order import oldest_first
 from orchestrator.jobs.outlook import (
     AttachmentOutlook,
     BackendOutlook,
@@ -162,13 +163,10 @@ _SNAPSHOTS = Question(
     lambda d: (
         select(
             *(snapshots.c.id, snapshots.c.volume_id, snapshots.c.name, snapshots.c.size_bytes),
-            *(snapshots.c.state, snapshots.c.created_by_job),
+            *(snapshots.c.state, snapshots.c.position, snapshots.c.created_by_job),
         )
         .where(one_of(d, snapshots.c.volume_id, "ids"), snapshots.c.removed_at.is_(None))
-        # Which one is newer is told by the jobs that made them: clocks may go back.
-        .order_by(
-            func.coalesce(snapshots.c.created_by_job, 0), snapshots.c.created_at, snapshots.c.id
-        )
+        .order_by(*oldest_first())
     )
 )
 _ATTACHMENTS = Question(
@@ -304,6 +302,7 @@ def take_volumes(
             name=row["name"],
             size_bytes=row["size_bytes"],
             state=SnapshotState(row["state"]),
+            position=row["position"],
         )
     for row in attached:
         by_id[row["volume_id"]].attachments[row["host"]] = AttachmentOutlook(

@@ -68,6 +68,8 @@ class SnapshotOutlook:
     name: str
     size_bytes: int
     state: SnapshotState = SnapshotState.AVAILABLE
+    #: As the storage tells it; None where it does not, or not yet.
+    position: int | None = None
 
 
 @dataclass

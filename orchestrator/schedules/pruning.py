@@ -50,7 +50,7 @@ def deletions(
     names: dict[str, str] = {}
     for row in connection.execute(
         select(
-            *(snapshots.c.volume_id, snapshots.c.id, snapshots.c.name),
+            *(snapshots.c.volume_id, snapshots.c.id, snapshots.c.name, snapshots.c.position),
             *(schedule_jobs.c.job_id, schedule_jobs.c.due_at),
         )
         .join(schedule_jobs, schedule_jobs.c.job_id == snapshots.c.created_by_job)
@@ -63,7 +63,9 @@ def deletions(
         )
     ):
         names[row.id] = row.name
-        made[row.volume_id].append(Made(id=row.id, job_id=row.job_id, due=row.due_at))
+        made[row.volume_id].append(
+            Made(id=row.id, job_id=row.job_id, due=row.due_at, position=row.position)
+        )
     going = _being_deleted(connection, [f"{backend}/{volume.name}" for volume, _ in new])
     found: list[Deletion] = []
     for volume, job_id in new:

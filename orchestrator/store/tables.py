@@ -134,6 +134,8 @@ backends = Table(
     Column("hosts", Json),
     #: What was wrong when it was last looked at; null: nothing.
     Column("error", Json),
+    #: Since when it is out of reach; null: it is not.
+    Column("unavailable_since", UtcDateTime),
     Column("refreshed_at", UtcDateTime),
     Column("created_at", UtcDateTime, nullable=False),
     CheckConstraint(_one_of("state", BackendState), name="state"),
@@ -213,6 +215,9 @@ volumes = Table(
     Column("account", String(64)),
     #: Why the state is 'error', or that it was forgotten.
     Column("detail", Text),
+    #: When the engine looks again at what it could not see, and how often it has.
+    Column("look_again_at", UtcDateTime),
+    Column("looks", SmallInteger, nullable=False, server_default=text("0")),
     Column("created_at", UtcDateTime, nullable=False),
     Column("changed_at", UtcDateTime, nullable=False),
     Column("removed_at", UtcDateTime),
@@ -289,6 +294,9 @@ snapshots = Table(
     Column("name", String(255), nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
     Column("used_bytes", BigInteger, nullable=False, server_default=text("0")),
+    #: Its place among the volume's snapshots, as the storage tells it; null: it does not, or the
+    #: snapshot is being made (`orchestrator.inventory.order`).
+    Column("position", BigInteger),
     Column("state", String(16), nullable=False),
     Column("created_by_job", BigInteger),
     Column("created_at", UtcDateTime, nullable=False),

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import CheckConstraint, inspect, select, text
+from sqlalchemy import CheckConstraint, insert, inspect, select, text
 
 from orchestrator.store import lives, migrate
 from orchestrator.store.audit_views import VIEWS
 from orchestrator.store.database import Database
-from orchestrator.store.tables import backends, installation, metadata
+from orchestrator.store.tables import backends, installation, metadata, snapshots
 
 
 @pytest.fixture
@@ -115,3 +116,50 @@ def test_a_new_database_begins_with_a_life_of_its_own(database: Database) -> Non
         life = lives.present(connection)
     assert life.epoch > 0
     assert len(life.life) == 32
+
+
+def test_snapshots_keep_the_order_they_had(database: Database) -> None:
+    migrate.upgrade(database.url)
+    migrate.downgrade(database.url, "0010")
+    now = datetime(2026, 5, 1, tzinfo=UTC)
+    rows = [
+        # (id, made by job, state): the first is the oldest; one was removed, one is being made.
+        ("e", None, "available"), ("d", 3, "available"), ("c", 4, "removed"),
+        ("b", 7, "error"), ("a", 9, "pending"),
+    ]  # fmt: skip
+    with database.write() as connection:
+        connection.execute(insert(backends).values(name="b", driver="memory", created_at=now))
+        for volume in ("v1", "v2"):
+            connection.execute(
+                text(
+                    "INSERT INTO volumes (id, backend_id, name, requested_bytes, size_bytes, "
+                    "state, metadata, created_at, changed_at) VALUES (:id, 1, :id, 1, 1, "
+                    "'available', '{}', :now, :now)"
+                ),
+                {"id": volume, "now": now},
+            )
+            for id_, job, state in rows:
+                gone = now if state == "removed" else None
+                connection.execute(
+                    text(
+                        "INSERT INTO snapshots (id, volume_id, name, size_bytes, state, "
+                        "created_by_job, created_at, removed_at) VALUES "
+                        "(:id, :volume, :name, 1, :state, :job, :now, :gone)"
+                    ),
+                    {
+                        "id": volume + id_, "volume": volume, "name": id_, "state": state,
+                        "job": job, "now": now, "gone": gone,
+                    },
+                )  # fmt: skip
+    migrate.upgrade(database.url)
+    with database.read() as connection:
+        for volume in ("v1", "v2"):
+            query = select(snapshots.c.name, snapshots.c.position)
+            found = connection.execute(query.where(snapshots.c.volume_id == volume)).all()
+            assert dict(found) == {
+                "e": 1, "d": 2, "c": None, "b": 3, "a": None,
+            }  # fmt: skip
+    migrate.downgrade(database.url, "0010")
+    with database.read() as connection:
+        assert connection.execute(text("SELECT count(*) FROM snapshots")).scalar() == 10
+    migrate.upgrade(database.url)

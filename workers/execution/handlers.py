@@ -50,6 +50,7 @@ from workers.execution.work import (
     attached_as,
     exports_of,
     made,
+    positions,
     recorded_volume,
     sizes_of,
 )
@@ -285,10 +286,11 @@ def adopt(work: Work) -> Done:
             "name": found.name,
             "size_bytes": found.size_bytes,
             "used_bytes": found.used_bytes,
+            "position": place,
             "state": SnapshotState.AVAILABLE,
             "created_by_job": work.job_id,
         }
-        for found in kept
+        for found, place in zip(kept, positions(kept), strict=True)
     ]
     result = {"id": work.volume.id, **sizes_of(facts), "snapshots": [s.name for s in kept]}
     return Done(
@@ -436,9 +438,10 @@ def create_snapshot(work: Work) -> Done:
     """Keep the present contents under a name."""
     facts = work.driver.create_snapshot(work.snapshot, work)
     told = {"size_bytes": facts.size_bytes, "used_bytes": facts.used_bytes}
+    kept = {"state": SnapshotState.AVAILABLE, "position": facts.order or None, **told}
     return Done(
         result={"id": work.snapshot.id, **told},
-        changes=[set_snapshot(work.snapshot.id, state=SnapshotState.AVAILABLE, **told)],
+        changes=[set_snapshot(work.snapshot.id, **kept)],
         after={"state": SnapshotState.AVAILABLE, **told},
     )
 

@@ -40,7 +40,14 @@ from workers.backends.interface import (
     VolumeRef,
     there,
 )
-from workers.execution.work import Done, Work, exports_of, recorded_volume, sizes_of
+from workers.execution.work import (
+    Done,
+    Work,
+    exports_of,
+    positions,
+    recorded_volume,
+    sizes_of,
+)
 
 
 def reconcile(work: Work) -> Done:
@@ -107,14 +114,16 @@ _PARTS = {"size": _size, "metadata": _metadata, "settings": _settings, "policy":
 def _snapshots(work: Work, found: list[SnapshotFacts]) -> list[Change]:
     """Strike the snapshots that are gone, and record those that bear a stamp of ours."""
     recorded = {one.id: one for one in recorded_volume(work).snapshots.values()}
-    present = {one.id: one for one in found if one.id is not None}
+    placed = zip(found, positions(found), strict=True)
+    present = {one.id: (one, place) for one, place in placed if one.id is not None}
     changes: list[Change] = [SnapshotGone(id_) for id_ in recorded if id_ not in present]
     with work.database.read() as connection:
-        for id_, one in present.items():
+        for id_, (one, place) in present.items():
             told = {
                 "name": one.name,
                 "size_bytes": one.size_bytes,
                 "used_bytes": one.used_bytes,
+                "position": place,
                 "state": SnapshotState.AVAILABLE,
             }
             if id_ in recorded or _was_recorded(connection, id_, work.volume.id):

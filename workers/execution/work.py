@@ -24,6 +24,7 @@ from workers.backends.interface import (
     Device,
     Driver,
     PolicyRef,
+    SnapshotFacts,
     SnapshotRef,
     VolumeFacts,
     VolumeRef,
@@ -261,6 +262,15 @@ def _check_identity(driver: Driver, backend: str, wanted: str | None, written: b
 def sizes_of(facts: VolumeFacts) -> dict[str, Any]:
     """What results, records and history say of a volume's size."""
     return {"size_bytes": facts.size_bytes, "used_bytes": facts.used_bytes}
+
+
+def positions(found: Sequence[SnapshotFacts]) -> list[int]:
+    """What the record keeps of the order of a volume's snapshots, which are all of them.
+
+    Storage that gives them no order of its own lists them oldest first.
+    """
+    orders = [one.order for one in found]
+    return orders if all(orders) else [*range(1, len(orders) + 1)]
 
 
 def recorded_volume(work: Work) -> VolumeOutlook:
