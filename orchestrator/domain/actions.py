@@ -277,7 +277,13 @@ class ForgetParams(Params):
     """What must be so for it."""
 
     lost: bool = Field(
-        default=False, description="Only if the storage has none; refused if it is there."
+        default=False,
+        description="Only if the storage was seen to have none; refused if it is there, or if "
+        "this kind of storage cannot tell.",
+    )
+    force: bool = Field(
+        default=False,
+        description="Also while it is attached: the device stays, and nobody knows of it.",
     )
 
 
@@ -644,7 +650,7 @@ _DECLARED = (
         summary="Make a volume anew, empty, whose storage is lost; its snapshots are struck.",
         audit="made volume {volume} anew, empty",
         role=Role.ADMIN,
-        capability="create",
+        capability="absence",
         respects_lock=True,
         destructive=True,
         approval=True,

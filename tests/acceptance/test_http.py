@@ -90,7 +90,9 @@ def test_verbs_on_resources_are_jobs(http: httpx.Client, name: str) -> None:
     assert (refused.status_code, refused.json()["code"]) == (409, "in_use")
     assert http.delete(f"{base}/snapshots/s", headers=wait).json()["state"] == "succeeded"
     removed = http.delete(base, params={"wipe": True}, headers=wait).json()
-    assert removed["result"] == {"wiped": True}
+    told = removed["result"]
+    assert told["wiped"] is True
+    assert told["wiped_bytes"] >= 2 * MIB
     assert http.get(base).status_code == 404
     many = http.patch(f"{base}-c", json={"size_bytes": "9M", "name": "other"})
     assert (many.status_code, many.json()["code"]) == (422, "invalid_input")

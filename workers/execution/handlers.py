@@ -135,16 +135,23 @@ def rollback(work: Work) -> Done:
     _refuse_while_used(work)
     work.intend("rollback", snapshot=work.snapshot.id)
     facts = work.driver.rollback(work.volume, work.snapshot, work)
-    changes: list[Change] = [set_volume(work.volume.id, **sizes_of(facts))]
     if work.intent.snapshot in volume.snapshots:
         for newer in reversed(newer_snapshots(volume, work.intent.snapshot)):
             work.driver.delete_snapshot(SnapshotRef(newer.id, newer.name, work.volume), work)
-            changes.append(SnapshotGone(newer.id))
+    # Some storage deletes what is newer by itself.
+    left = {one.id for one in work.driver.list_snapshots(work.volume)}
+    told = {
+        "snapshots_kept": [one.name for one in volume.snapshots.values() if one.id in left],
+        "snapshots_deleted": [one.name for one in volume.snapshots.values() if one.id not in left],
+    }
     return Done(
-        result=sizes_of(facts),
-        changes=changes,
-        before={"size_bytes": volume.size_bytes},
-        after={"restored": work.intent.snapshot, **sizes_of(facts)},
+        result={**sizes_of(facts), **told},
+        changes=[
+            set_volume(work.volume.id, **sizes_of(facts)),
+            *(SnapshotGone(one.id) for one in volume.snapshots.values() if one.id not in left),
+        ],
+        before={"size_bytes": volume.size_bytes, "snapshots": [*volume.snapshots]},
+        after={"restored": work.intent.snapshot, **sizes_of(facts), **told},
     )
 
 
@@ -217,17 +224,39 @@ def _state(work: Work, state: VolumeState) -> Done:
 
 def remove(work: Work) -> Done:
     """Remove a volume and its data."""
-    wiped = bool(work.intent.params.get("wipe"))
+    wipe = bool(work.intent.params.get("wipe"))
     _refuse_while_used(work)
-    work.intend("remove", wipe=wiped)
-    removed = work.driver.remove(work.volume, work, wipe=wiped)
+    again = work.intended("remove") is not None
+    work.intend("remove", wiped=wipe)
+    removed = work.driver.remove(work.volume, work, wipe=wipe)
+    if not removed.found and "absence" in work.driver.capabilities():
+        _refuse_unproved(work)
+    told: dict[str, Any] = {
+        "removed": removed.found,
+        "wiped": removed.wiped_bytes > 0,
+        "wiped_bytes": removed.wiped_bytes,
+    }
+    if again and not removed.found:
+        # An earlier attempt has removed it, and nobody has heard how far it had wiped before.
+        told = {"removed": True, "wiped": None if wipe else False, "wiped_bytes": None}
     before = recorded_volume(work)
     return Done(
-        result={"wiped": wiped and removed.found, "wiped_bytes": removed.wiped_bytes},
+        result=told,
         changes=[VolumeGone(work.volume.id)],
         before={"state": before.state, "size_bytes": before.size_bytes},
-        after={"state": VolumeState.REMOVED},
+        after={"state": VolumeState.REMOVED, **told},
     )
+
+
+def _refuse_unproved(work: Work) -> None:
+    """Refuse to strike what is not seen to be gone."""
+    look = work.driver.inspect(work.volume)
+    if not isinstance(look, Absent):
+        facts = there(look, work.volume)
+        raise BackendError(
+            f"volume {facts.name!r} is still on the storage, which has removed nothing: it stays "
+            "in the inventory"
+        )
 
 
 def _refuse_while_used(work: Work) -> None:
@@ -242,17 +271,23 @@ def _refuse_while_used(work: Work) -> None:
 
 def forget(work: Work) -> Done:
     """Strike a volume from the inventory; the storage is not touched."""
+    record = recorded_volume(work)
+    struck: dict[str, Any] = {
+        "lost": False,
+        "snapshots": [*record.snapshots],
+        "attached_to": sorted(record.attachments),
+    }
     if work.intent.params.get("lost"):
         work.check_identity()
-        if not isinstance(work.driver.inspect(work.volume), Absent):
-            raise Conflict(
-                f"the storage of volume {work.volume.name!r} is there: it is not lost; "
-                "'volume.verify' compares it with its record"
-            )
+        repairs.refuse_unless_lost(work)
+        left = {one.id for one in work.driver.list_snapshots(work.volume)}
+        kept = [one.name for one in record.snapshots.values() if one.id in left]
+        struck |= {"lost": True, "snapshots_left": kept}
     return Done(
+        result=struck,
         changes=[VolumeGone(work.volume.id, forgotten=True)],
-        before={"state": recorded_volume(work).state},
-        after={"state": VolumeState.REMOVED, "forgotten": True},
+        before={"state": record.state, "size_bytes": record.size_bytes},
+        after={"state": VolumeState.REMOVED, "forgotten": True, **struck},
     )
 
 

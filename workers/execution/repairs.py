@@ -34,6 +34,7 @@ from orchestrator.store.tables import locks, policies, snapshots, volumes
 from orchestrator.store.tables import promises as promised
 from workers.backends.interface import (
     Absent,
+    NotOurs,
     SnapshotFacts,
     SnapshotRef,
     VolumeFacts,
@@ -143,28 +144,52 @@ def _was_recorded(connection: Connection, snapshot_id: str, volume_id: str) -> b
     return row is not None
 
 
+def refuse_unless_lost(work: Work) -> None:
+    """Raise `Conflict` unless the storage of a recorded volume is seen to be gone."""
+    look = work.driver.inspect(work.volume)
+    if not isinstance(look, Absent):
+        raise _not_lost(work, look)
+
+
+def _not_lost(work: Work, look: VolumeFacts | NotOurs) -> Conflict:
+    name = there(look, work.volume).name
+    return Conflict(
+        f"the storage of volume {work.volume.name!r} is there, as {name!r}: it is not lost; "
+        "'volume.verify' compares it with its record"
+    )
+
+
 def recreate(work: Work) -> Done:
-    """Make a lost volume anew, empty, under its id; snapshots that are still there stay."""
+    """Make a lost volume anew, empty, under its id; snapshots that are still there stay.
+
+    Nothing that is found there is ever taken away, nor what was begun here.
+    """
     record = recorded_volume(work)
     begun = work.intended("recreate") is not None
-    if not isinstance(work.driver.inspect(work.volume), Absent) and not begun:
-        raise Conflict(
-            f"the storage of volume {record.name!r} is there: nothing is made anew; "
-            "'volume.verify' compares it with its record"
-        )
-    work.intend("recreate", size_bytes=record.size_bytes)
-    facts = work.driver.create(work.volume, record.size_bytes, record.metadata, work)
+    look = work.driver.inspect(work.volume)
+    if isinstance(look, Absent):
+        work.intend("recreate", size_bytes=record.size_bytes)
+        facts = work.driver.create(work.volume, record.size_bytes, record.metadata, work)
+    elif not begun:
+        raise _not_lost(work, look)
+    else:
+        facts = there(look, work.volume)
     kept = {one.id for one in work.driver.list_snapshots(work.volume)}
     lost = [one for one in record.snapshots.values() if one.id not in kept]
     told = {"state": VolumeState.AVAILABLE, **sizes_of(facts)}
     return Done(
-        result={**sizes_of(facts), "lost_snapshots": sorted(one.name for one in lost)},
+        result={
+            **sizes_of(facts),
+            "lost_snapshots": [one.name for one in lost],
+            "kept_snapshots": [one.name for one in record.snapshots.values() if one.id in kept],
+        },
         changes=[
             set_volume(record.id, detail=None, **told),
             *(SnapshotGone(one.id) for one in lost),
         ],
-        before={"state": record.state, "snapshots": sorted(record.snapshots)},
-        after={"empty": True, **told},
+        before={"state": record.state, "snapshots": [*record.snapshots]},
+        # What another attempt finds may also be the volume itself, which has come back.
+        after={"empty": not begun or facts.used_bytes == 0, **told},
     )
 
 
@@ -175,9 +200,15 @@ def remove_orphan(work: Work) -> Done:
     assert work.intent.volume is not None  # noqa: S101 - the request model requires it
     left = VolumeRef(stamp, work.intent.volume)
     facts = work.driver.inspect(left)
-    if not isinstance(facts, VolumeFacts) or facts.name != left.name:
+    if isinstance(facts, Absent):
+        return Done(result={"removed": begun is not None, "id": stamp, "wiped_bytes": 0})
+    facts = there(facts, left)
+    if facts.name != left.name:
         # Under another name it is what somebody has made of it.
-        return Done(result={"removed": False, "id": stamp})
+        raise Conflict(
+            f"what is left of {left.name!r} is called {facts.name!r} by now: somebody has renamed "
+            "it, so it can only be adopted"
+        )
     in_use = [device.path or ", ".join(device.uris) for device in work.driver.devices(left)]
     if in_use:
         raise InUse(f"{left.name!r} is in use on {work.host} as {'; '.join(in_use)}")
@@ -191,10 +222,15 @@ def remove_orphan(work: Work) -> Done:
     work.intend("remove_orphan", id=stamp)
     for one in found:
         work.driver.delete_snapshot(SnapshotRef(str(one.id), one.name, left), work)
-    work.driver.remove(left, work)
+    done = work.driver.remove(left, work)
     return Done(
-        result={"removed": True, "id": stamp},
-        before={"id": stamp, **sizes_of(facts)},
+        result={
+            "removed": done.found,
+            "id": stamp,
+            "wiped_bytes": done.wiped_bytes,
+            "snapshots_deleted": [one.name for one in found],
+        },
+        before={"id": stamp, "snapshots": [one.name for one in found], **sizes_of(facts)},
         after={"state": VolumeState.REMOVED},
     )
 

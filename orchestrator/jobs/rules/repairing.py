@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from orchestrator.domain.errors import InUse, Unsupported
 from orchestrator.domain.states import VolumeState
 from orchestrator.jobs.outlook import Intent, Outlook
 from orchestrator.jobs.rules.targets import (
@@ -16,7 +17,23 @@ from orchestrator.jobs.rules.targets import (
 
 def check_forget(outlook: Outlook, intent: Intent) -> None:
     """A pending volume that no job makes any more can be forgotten, too."""
-    volume_there(outlook, intent, *(state for state in VolumeState if state != VolumeState.REMOVED))
+    states = (state for state in VolumeState if state != VolumeState.REMOVED)
+    volume = volume_there(outlook, intent, *states)
+    backend = outlook.backend(intent.backend)
+    if intent.params.get("lost") and "absence" not in backend.known_capabilities:
+        raise Unsupported(
+            f"backend {backend.name} (driver {backend.driver}) cannot tell a volume that is lost "
+            "from one that it does not see: look yourself, and forget it without 'lost'",
+            field="params.lost",
+        )
+    if volume.attachments and not intent.params.get("force"):
+        hosts = sorted(volume.attachments)
+        raise InUse(
+            f"volume {volume.name!r} is attached to {', '.join(hosts)}: detach it first; with "
+            "force=true it is forgotten all the same, and its device stays where it is",
+            field="volume",
+            hosts=hosts,
+        )
 
 
 def check_recreate(outlook: Outlook, intent: Intent) -> None:
