@@ -33,6 +33,8 @@ _SEEN_SECONDS = 4.0
 _LOOK_SECONDS = 60.0
 #: Seconds between looks at a backend that cannot be used: storage that was mounted late.
 _MEND_SECONDS = 5.0
+#: Seconds between looks at the leases on the storage.
+_LEASE_SECONDS = 5.0
 #: Seconds that an outcome may wait to be written with others.
 _WRITE_SECONDS = 0.25
 #: Beyond the time for safe points, how long Celery may take to come to an end.
@@ -88,6 +90,7 @@ def run(settings: Settings) -> None:
     clocks = [
         _Clock("seen", _SEEN_SECONDS, sign_of_life),
         _Clock("look", _LOOK_SECONDS, serving.look_at_all),
+        _Clock("lease", _LEASE_SECONDS, serving.leases.renew_due),
         _Clock("mend", _MEND_SECONDS, serving.look_at_unusable),
         # Outcomes do not wait for the end of their group.
         _Clock("write", _WRITE_SECONDS, keep_moving),
@@ -108,6 +111,10 @@ def run(settings: Settings) -> None:
             database.transact(lambda connection: gone(connection, worker))
         except Problem as problem:
             log.warning("worker.not_struck", why=problem.detail)
+        try:
+            serving.leases.release()
+        except Problem as problem:
+            log.warning("worker.not_released", why=problem.detail)
         database.close()
         log.info("worker.stopped", worker=worker)
 

@@ -104,6 +104,7 @@ class Runner:
             host=settings.host,
             database=database,
             leases=leases,
+            storage=serving.leases,
             drivers=serving.drivers,
             intervals={id_: settings.backends[n].intervals for id_, n in serving.names.items()},
             transfer=settings.transfer,

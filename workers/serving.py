@@ -20,6 +20,7 @@ from orchestrator.store.database import Database
 from orchestrator.store.tables import backends, installation
 from workers.backends.interface import Driver
 from workers.execution.refresh import look_at
+from workers.storage_leases import StorageLeases, this_process
 
 log = structlog.get_logger(__name__)
 
@@ -66,6 +67,13 @@ class Serving:
             ids[name]: _make(name, backend.spec.target, backend.options, installation_id)
             for name, backend in served.items()
         }
+        self.leases = StorageLeases(
+            database,
+            self.drivers,
+            self.names,
+            installation=installation_id,
+            me=this_process(settings.host),
+        )
 
     def ids_for(self, queue: str) -> list[int]:
         """The backends whose jobs may be on a queue."""
@@ -90,6 +98,7 @@ class Serving:
             self._unusable.add(backend_id)
             try:
                 self._set_up(backend_id, driver)
+                self.leases.enter(backend_id, renew=True)
                 _, changes = look_at(driver, self._database, backend_id, _Looking())
                 with self._database.write() as connection:
                     now = connection.execute(select(db_now())).scalar_one()

@@ -17,7 +17,7 @@ from typing import Any
 from sqlalchemy import Connection, or_, select, update
 
 from orchestrator.audit import chain
-from orchestrator.audit.events import Event, latest_number, record
+from orchestrator.audit.events import ENGINE, Event, latest_number, record
 from orchestrator.store import lives
 from orchestrator.store.bulk import among
 from orchestrator.store.columns import db_now
@@ -33,7 +33,6 @@ REMEDY = (
     "'orchestrator backend verify NAME accept_identity=true' for each, then run "
     "'orchestrator audit acknowledge'"
 )
-_ENGINE = "orchestrator"
 
 
 class Watch:
@@ -99,14 +98,14 @@ def note_restored(
 
     Rules repair nothing until somebody has acknowledged it.
     """
-    begin_life(connection, RESTORED, actor=_ENGINE, above=above)
+    begin_life(connection, RESTORED, actor=ENGINE, above=above)
     revoke(connection, revoked)
     row = connection.execute(
         select(installation.c.restored_at, db_now().label("now")).with_for_update()
     ).one()
     if row.restored_at is None:
         connection.execute(update(installation).values(restored_at=row.now))
-        record(connection, [Event(kind="database.restored", actor=_ENGINE)], row.now)
+        record(connection, [Event(kind="database.restored", actor=ENGINE)], row.now)
 
 
 def begin_life(

@@ -374,7 +374,8 @@ def test_another_installations_storage_is_taken_over_only_when_told(
         }
         [taken] = engine.submit(accept).job_ids
         engine.work()
-        assert engine.job(taken)["result"]["identity"] == "f" * 32
+        # Whoever had it before finds its marker no more.
+        assert engine.job(taken)["result"]["identity"] not in ("f" * 32, None)
         [job_id] = engine.submit(create("a", backend="fast")).job_ids
         engine.work()
         assert engine.states([job_id]) == ["succeeded"]

@@ -123,7 +123,7 @@ class World:
         self.installation = uuid.uuid4().hex
         with self.database.write() as connection:
             for table in reversed(metadata.sorted_tables):
-                if table.name not in ("counters", "installation"):
+                if table.name not in ("counters", "installation", "lives"):
                     connection.execute(delete(table))
             connection.execute(update(installation).values(uuid=self.installation))
         self.effects = Effects(self.stored, self.last_event)

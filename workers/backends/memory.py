@@ -109,6 +109,22 @@ class MemoryDriver(Driver):
                 )
             db.execute("INSERT OR REPLACE INTO marker VALUES (1, ?)", (identity,))
 
+    def read_lease(self) -> bytes | None:
+        row = self._store.read().execute("SELECT record FROM lease").fetchone()
+        return None if row is None else bytes(row[0])
+
+    def write_lease(self, new: bytes, expected: bytes | None) -> None:
+        db = self._store.read()
+        with translated():
+            if expected is None:
+                db.execute("INSERT OR IGNORE INTO lease VALUES (1, ?)", (new,))
+            else:
+                db.execute("UPDATE lease SET record = ? WHERE record = ?", (new, expected))
+        if self.read_lease() != new:
+            raise IdentityMismatch(
+                f"backend {self.backend}: somebody else has begun to write to it"
+            )
+
     def capacity(self) -> Capacity:
         with self._faults("capacity", ""):
             used = self._used(self._store.read())

@@ -49,6 +49,10 @@ CREATE TABLE IF NOT EXISTS marker (
     one INTEGER PRIMARY KEY CHECK (one = 1),
     identity TEXT NOT NULL
 );
+CREATE TABLE IF NOT EXISTS lease (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    record BLOB NOT NULL
+);
 -- id is null where somebody else made the volume.
 CREATE TABLE IF NOT EXISTS volumes (
     n INTEGER PRIMARY KEY,

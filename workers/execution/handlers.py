@@ -24,7 +24,6 @@ from orchestrator.domain.sizes import round_up
 from orchestrator.domain.states import BackendState, FindingKind, SnapshotState, VolumeState
 from orchestrator.inventory.changes import (
     Adopted,
-    Change,
     Detached,
     Opened,
     SnapshotGone,
@@ -35,7 +34,7 @@ from orchestrator.inventory.changes import (
 )
 from orchestrator.jobs.claim import size_wanted
 from orchestrator.jobs.rules import newer_snapshots
-from orchestrator.store.tables import volumes
+from orchestrator.store.tables import backends, volumes
 from workers.backends.interface import Absent, SnapshotRef, VolumeFacts, there
 from workers.execution import exports, repairs, transfers
 from workers.execution.auditing import audit
@@ -498,42 +497,76 @@ def refresh(work: Work) -> Done:
 
 
 def verify_backend(work: Work) -> Done:
-    """Check the marker, and what the storage itself can check; with ``accept_identity``, make
-    the marker agree."""
+    """Check the marker, and what the storage itself can check; with ``accept_identity``, take
+    the storage over."""
     wanted = work.claim.identity
-    try:
-        found = work.driver.read_identity()
-    except IdentityMismatch:
-        if not work.intent.params.get("accept_identity"):
-            raise
-        # A copy of another storage: from now on it is this backend's own.
-        found = wanted or uuid.uuid4().hex
-        work.driver.write_identity(found, replace=True)
     if "identity" in work.driver.cannot_tell:
+        work.driver.read_identity()  # it is there
         found = wanted or uuid.uuid4().hex
-    changes: list[Change] = []
-    if found != wanted and "identity" not in work.driver.cannot_tell:
-        if not work.intent.params.get("accept_identity"):
-            what = "no identity marker" if found is None else "another marker"
-            raise IdentityMismatch(
-                f"the storage bears {what}. Make sure that it is the right storage; then "
-                f"'orchestrator backend verify {work.intent.backend} accept_identity=true' "
-                "takes it as this backend's own"
-            )
-        if found is None:
-            found = wanted or uuid.uuid4().hex
-            work.driver.write_identity(found)
-    changes.append(
-        set_backend(work.claim.backend_id, identity=found, identity_written=True, error=None)
-    )
+    elif work.intent.params.get("accept_identity"):
+        found = _accepted(work)
+    else:
+        found = _verified(work)
     work.driver.check(work)
     looked = _looked(work)
+    marker = set_backend(work.claim.backend_id, identity=found, identity_written=True, error=None)
     return Done(
         result={"identity": found, **looked.result},
-        changes=[*changes, *looked.changes],
+        changes=[marker, *looked.changes],
         before={"identity": wanted},
         after={"identity": found},
     )
+
+
+def _verified(work: Work) -> str:
+    """The marker, which is this backend's own."""
+    found = work.driver.read_identity()
+    if found is None or found != work.claim.identity:
+        what = "no identity marker" if found is None else "another marker"
+        raise IdentityMismatch(
+            f"the storage bears {what}. Make sure that it is the right storage; then "
+            f"'orchestrator backend verify {work.intent.backend} accept_identity=true' "
+            "takes it as this backend's own"
+        )
+    work.here.storage.check(work.claim.backend_id, work.claim.leases)
+    return found
+
+
+def _accepted(work: Work) -> str:
+    """The marker that the storage bears once it was taken over, a new one if it was not ours.
+
+    Whoever wrote there before finds neither its marker nor its lease any more.
+    """
+    backend_id, storage = work.claim.backend_id, work.here.storage
+    try:
+        found = work.driver.read_identity()
+    except IdentityMismatch:
+        pass  # a copy of another storage
+    else:
+        if found is not None and found == work.claim.identity and storage.is_ours(backend_id):
+            storage.check(backend_id, work.claim.leases)
+            return found
+        _refuse_shared(work, found)
+    storage.take_over(backend_id, "an administrator has accepted it", work.checkpoint)
+    marker = uuid.uuid4().hex
+    work.driver.write_identity(marker, replace=True)
+    return marker
+
+
+def _refuse_shared(work: Work, marker: str | None) -> None:
+    """Refuse storage that is another backend's: each would take the other's volumes for its own."""
+    query = select(backends.c.name).where(
+        backends.c.identity == marker,
+        backends.c.id != work.claim.backend_id,
+        backends.c.configured,
+    )
+    other = work.database.look(lambda connection: connection.execute(query).scalar())
+    if marker is not None and other is not None:
+        raise Conflict(
+            f"the storage is that of backend {other}: two backends must not share storage. Give "
+            f"backend {work.intent.backend} storage of its own, or take {other} out of the "
+            "configuration first"
+        )
 
 
 def _looked(work: Work) -> Done:

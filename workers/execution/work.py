@@ -30,6 +30,7 @@ from workers.backends.interface import (
     VolumeRef,
 )
 from workers.leases import Held, LeaseLost, Leases
+from workers.storage_leases import StorageLeases
 
 log = structlog.get_logger(__name__)
 
@@ -51,6 +52,7 @@ class Here:
     host: str
     database: Database
     leases: Leases
+    storage: StorageLeases
     #: By the backend's id; and, where there is a limit, the seconds between two attempts at
     #: an action there.
     drivers: Mapping[int, Driver]
@@ -219,15 +221,18 @@ class Work:
                 "(see 'hosts' in the configuration)"
             )
         _check_identity(driver, backend.name, backend.identity, backend.identity_written)
+        self.here.storage.check(backend.id, backend.leases)
         return self._watched(driver)
 
     def _watched(self, driver: Driver) -> Driver:
         return failpoints.watched(driver, action=self.claim.action.name)
 
     def check_identity(self) -> None:
-        """Raise `IdentityMismatch` unless the storage bears this backend's marker."""
+        """Raise `IdentityMismatch` unless the storage bears this backend's marker, and the lease
+        of this database."""
         claim = self.claim
         _check_identity(self.driver, self.intent.backend, claim.identity, claim.identity_written)
+        self.here.storage.check(claim.backend_id, claim.leases)
 
 
 def _ref(id_: str, recorded: VolumeOutlook) -> VolumeRef:
