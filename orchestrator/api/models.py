@@ -176,6 +176,7 @@ class PlannedJob(Answer):
     ref: str | None = None
     params: dict[str, Any]
     would: str = Field(description="In words.")
+    notes: list[str] = Field(description="What it would delete besides, or not copy.")
     waits_for: list[str] = Field(description="What it would wait for.")
 
 

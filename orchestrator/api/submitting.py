@@ -85,6 +85,7 @@ def _plan(planned: Sequence[PlannedJob]) -> models.Plan:
                 ref=job.request.ref,
                 params=job.request.stored_params(),
                 would=job.would,
+                notes=job.notes,
                 waits_for=job.waits_for,
             )
             for job in planned

@@ -138,6 +138,7 @@ def show_plan(planned: Any) -> None:
             "target": target,
             "params": lambda job: params(job["params"]),
             "would": lambda job: job["would"],
+            "notes": lambda job: job["notes"],
             "waits for": lambda job: job["waits_for"],
         },
     )

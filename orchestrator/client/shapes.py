@@ -134,6 +134,7 @@ class PlannedJob(TypedDict):
     ref: str | None
     params: dict[str, Any]
     would: str
+    notes: list[str]
     waits_for: list[str]
 
 

@@ -63,6 +63,11 @@ Metadata = Annotated[
     Field(description="Texts by key, kept with the volume.", examples=[{"owner": "billing"}]),
 ]
 
+#: The same of a volume that is made of another.
+CopiedMetadata = Annotated[
+    Metadata | None, Field(description="Texts by key; the source's if absent, none with {}.")
+]
+
 ParameterName = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_-]+$")]
 _own = "The volume's own values for parameters of the backend ('backend show' lists them)"
 
@@ -132,7 +137,7 @@ class CloneParams(Params):
         validation_alias=_size,
         description="Size of the clone, at least the source's; the source's if absent.",
     )
-    metadata: Metadata = Field(default_factory=dict)
+    metadata: CopiedMetadata = None
     parameters: dict[ParameterName, MetadataText] | None = Field(
         default=None, description=f"{_own}; the source's if absent."
     )
@@ -148,7 +153,7 @@ class CopyParams(Params):
         validation_alias=_size,
         description="Size of the copy, at least the source's; the source's if absent.",
     )
-    metadata: Metadata = Field(default_factory=dict)
+    metadata: CopiedMetadata = None
     parameters: OwnParameters = None
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, delete, exists, select, update
 
+from orchestrator.domain.errors import InUse
 from orchestrator.jobs.wakeups import backend_queue
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import workers
@@ -18,6 +19,19 @@ def live_hosts(connection: Connection, backend: str) -> set[str]:
         select(workers.c.host, workers.c.queues).where(workers.c.seen_at > db_now(-ALIVE_SECONDS))
     )
     return {row.host for row in rows if backend_queue(backend) in row.queues}
+
+
+def refuse_living(connection: Connection, host: str) -> None:
+    """Raise `InUse` if a worker on this host is alive, whatever it serves: it is not fenced."""
+    living = exists().where(workers.c.host == host, workers.c.seen_at > db_now(-ALIVE_SECONDS))
+    if connection.execute(select(living)).scalar_one():
+        raise InUse(
+            f"a worker on host {host} is alive, so the host is not fenced: detach the volume there "
+            f"without force; of a host that died just now this is known {ALIVE_SECONDS:.0f} "
+            "seconds later",
+            field="host",
+            hosts=[host],
+        )
 
 
 def seen(

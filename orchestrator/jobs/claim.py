@@ -442,7 +442,7 @@ def _births(claims: Iterable[Claim], now: datetime) -> list[Asked]:
                 "requested_bytes": size,
                 "size_bytes": size,
                 "state": VolumeState.PENDING,
-                "metadata": intent.params.get("metadata") or {},
+                "metadata": metadata_wanted(claim),
                 "parameters": parameters_wanted(claim),
                 **settings_columns(intent.settings),
                 "policy_id": claim.policy.row_id if claim.policy else None,
@@ -478,6 +478,11 @@ def size_wanted(claim: Claim) -> int:
 def parameters_wanted(claim: Claim) -> dict[str, str]:
     """A new volume's own values for parameters: for a clone, those of what it copies."""
     return rules.own_parameters(claim.intent, claim.source)
+
+
+def metadata_wanted(claim: Claim) -> dict[str, str]:
+    """A new volume's metadata: for a clone or copy, those of what it copies."""
+    return rules.own_metadata(claim.intent, claim.source)
 
 
 def _started(claim: Claim) -> Event:

@@ -27,7 +27,7 @@ from orchestrator.domain.errors import (
 from orchestrator.domain.places import Places
 from orchestrator.domain.requests import MAX_BATCH, MAX_ID, JobRequest
 from orchestrator.domain.states import JobState
-from orchestrator.inventory.hosts import live_hosts
+from orchestrator.inventory.hosts import live_hosts, refuse_living
 from orchestrator.jobs import rules
 from orchestrator.jobs.lanes import (
     UNAPPROVED,
@@ -89,6 +89,8 @@ class Draft:
     blocked: bool = False
     #: Bytes it will take up.
     room: int = 0
+    #: What it will lose, or not take over, for people.
+    notes: list[str] = field(default_factory=list)
     #: What it was found to mean, once it has been checked.
     checked: Intent | None = None
 
@@ -456,6 +458,7 @@ class Drafts:
         self._check_host(draft, intent)
         rules.check(self.outlook, intent)
         draft.room = rules.check_room(self.outlook, intent)
+        draft.notes = rules.notes(self.outlook, intent)
         draft.checked = intent
 
     def _check_later(self, draft: Draft) -> None:
@@ -520,6 +523,8 @@ class Drafts:
     def _check_host(self, draft: Draft, intent: Intent) -> None:
         if intent.host is None or not intent.action.on_host:
             return
+        if intent.params.get("force"):
+            refuse_living(self.connection, intent.host)
         backend = self.outlook.backend(intent.backend)
         if queue_of(intent, backend.driver).startswith("host."):
             alive = self._alive_on(backend.name)

@@ -68,8 +68,9 @@ class Accepted:
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedJob:
-    """What one job of a plan would do, and what it would wait for."""
+    """What one job of a plan would do, what it would lose, and what it would wait for."""
 
     request: JobRequest
     would: str
+    notes: list[str]
     waits_for: list[str]

@@ -99,6 +99,7 @@ def plan(
         PlannedJob(
             request=draft.request,
             would=draft.request.declaration.summary,
+            notes=draft.notes,
             waits_for=drafts.waits_for(draft),
         )
         for draft in drafts.accepted

@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 
-from orchestrator.domain.errors import InUse, Unsupported
+from orchestrator.domain.errors import InUse, InvalidInput, Unsupported
+from orchestrator.inventory.hosts import seen
 from orchestrator.jobs.approvals import approve
 from orchestrator.jobs.schedule import queue_due
 from orchestrator.settings import BackendSettings, Settings
+from orchestrator.store.columns import db_now
+from orchestrator.store.tables import attachments
 from tests.conformance.systems import PROVIDERS
 from tests.engine.conftest import ADMIN, Engine, act, create
 from tests.engine.test_audits import Audited
@@ -207,3 +210,73 @@ def test_a_rollback_tells_which_snapshots_are_left(audited: Audited, backend: st
     ended = job(audited, act("volume.rollback", "vm1", backend, snapshot="s1", params=params))
     told = ended["result"]
     assert (told["snapshots_kept"], told["snapshots_deleted"]) == (["s1"], ["s2", "s3"])
+
+
+# -- hosts --------------------------------------------------------------------------------
+
+
+def attached_elsewhere(audited: Audited, host: str = "there") -> None:
+    """Say that another host has the volume, as its worker would."""
+    audited.do(create("vm1", backend="fast"))
+    with audited.engine.database.write() as connection:
+        volume = audited.engine.volumes("fast")["vm1"]["id"]
+        connection.execute(
+            attachments.insert().values(
+                volume_id=volume, host=host, device="/dev/loop7", uris=[], read_only=False,
+                boot_id="b", attached_at=db_now(),
+            )
+        )  # fmt: skip
+
+
+def lives(audited: Audited, host: str) -> None:
+    with audited.engine.database.write() as connection:
+        seen(connection, f"{host}-1", host=host, pid=1, boot_id="b", queues=[])
+
+
+def forced(host: str = "there", reason: str | None = "its power is off") -> dict[str, Any]:
+    params = {"force": True, "fenced": True}
+    return act("volume.detach", "vm1", "fast", host=host, params=params, reason=reason)
+
+
+def test_a_host_whose_worker_is_alive_is_not_taken_for_fenced(audited: Audited) -> None:
+    attached_elsewhere(audited)
+    lives(audited, "there")
+    with pytest.raises(InUse, match="is alive"):
+        audited.engine.submit(forced())
+    audited.sql("DELETE FROM workers WHERE host = 'there'")
+    audited.beat()
+    [job_id] = audited.engine.submit(forced()).job_ids
+    # It comes back before anybody acts on that.
+    lives(audited, "there")
+    audited.work()
+    ended = audited.engine.job(job_id)
+    assert (ended["state"], ended["error"]["code"]) == ("failed", "in_use")
+    assert len(audited.engine.volumes("fast")["vm1"]["attachments"]) == 1
+    audited.sql("DELETE FROM workers WHERE host = 'there'")
+    assert job(audited, forced())["state"] == "succeeded"
+    assert audited.engine.volumes("fast")["vm1"]["attachments"] == []
+
+
+@pytest.mark.parametrize("reason", [None, "", "  \t"])
+def test_a_blank_reason_is_none(audited: Audited, reason: str | None) -> None:
+    attached_elsewhere(audited)
+    with pytest.raises(InvalidInput, match="reason"):
+        audited.engine.submit(forced(reason=reason))
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        act("snapshot.create", "vm1", "fast", snapshot="s1"),
+        act("volume.clone", "vm2", "fast", params={"source": "vm1"}),
+    ],
+)
+def test_what_another_host_may_write_to_is_not_read(
+    audited: Audited, request_: dict[str, Any]
+) -> None:
+    attached_elsewhere(audited)
+    ended = job(audited, request_)
+    assert (ended["state"], ended["error"]["code"]) == ("failed", "in_use"), ended
+    assert "there" in ended["error"]["detail"]
+    audited.sql("UPDATE attachments SET read_only = :yes", yes=True)
+    assert job(audited, request_)["state"] == "succeeded"

@@ -32,7 +32,8 @@ from orchestrator.inventory.changes import (
     set_snapshot,
     set_volume,
 )
-from orchestrator.jobs.claim import size_wanted
+from orchestrator.inventory.hosts import refuse_living
+from orchestrator.jobs.claim import metadata_wanted, size_wanted
 from orchestrator.jobs.rules import newer_snapshots
 from orchestrator.store.tables import backends, volumes
 from workers.backends.interface import Absent, SnapshotRef, VolumeFacts, there
@@ -49,8 +50,11 @@ from workers.execution.work import (
     attached_as,
     exports_of,
     made,
+    made_of_source,
     positions,
+    recorded_source,
     recorded_volume,
+    refuse_written_elsewhere,
     sizes_of,
 )
 
@@ -64,10 +68,10 @@ def create(work: Work) -> Done:
 
 def clone(work: Work) -> Done:
     """Make a volume with the contents of another or of a snapshot."""
+    refuse_written_elsewhere(work, recorded_source(work))
     source = work.source if work.intent.snapshot is None else work.snapshot
-    size = size_wanted(work.claim)
-    metadata = work.intent.params.get("metadata") or {}
-    return made(work, work.driver.clone(work.volume, source, size, metadata, work))
+    size, metadata = size_wanted(work.claim), metadata_wanted(work.claim)
+    return made_of_source(work, work.driver.clone(work.volume, source, size, metadata, work))
 
 
 def grow(work: Work) -> Done:
@@ -431,7 +435,10 @@ def attach(work: Work) -> Done:
 def detach(work: Work) -> Done:
     """Take a volume away from the host; by force, only strike the record of a dead one."""
     forced = bool(work.intent.params.get("force"))
-    if not forced:
+    if forced:
+        with work.database.read() as connection:
+            refuse_living(connection, _host(work))
+    else:
         _here(work)
         work.intend("detach")
         work.driver.detach(work.volume, work)
@@ -470,6 +477,7 @@ def _opened(work: Work, opening: str | None) -> Done:
 
 def create_snapshot(work: Work) -> Done:
     """Keep the present contents under a name."""
+    refuse_written_elsewhere(work, recorded_volume(work))
     facts = work.driver.create_snapshot(work.snapshot, work)
     told = {"size_bytes": facts.size_bytes, "used_bytes": facts.used_bytes}
     kept = {"state": SnapshotState.AVAILABLE, "position": facts.order or None, **told}

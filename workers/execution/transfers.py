@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from orchestrator.domain.errors import HostUnavailable
-from orchestrator.jobs.claim import size_wanted
+from orchestrator.jobs.claim import metadata_wanted, size_wanted
 from workers.backends.interface import Call
 from workers.execution.images import exported, opened
-from workers.execution.work import Done, Work, made
+from workers.execution.work import Done, Work, made, made_of_source
 
 
 def copy(work: Work) -> Done:
     """Make a volume with the contents of one on another backend."""
     source = work.source if work.intent.snapshot is None else work.snapshot
-    metadata = work.intent.params.get("metadata") or {}
+    metadata = metadata_wanted(work.claim)
     with work.source_driver.contents(source, work) as contents:
         facts = work.driver.load(work.volume, size_wanted(work.claim), metadata, contents, work)
-    return made(work, facts)
+    return made_of_source(work, facts)
 
 
 def import_(work: Work) -> Done:

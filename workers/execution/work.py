@@ -10,10 +10,17 @@ from typing import Any
 import structlog
 
 from orchestrator import failpoints
-from orchestrator.domain.errors import BackendUnavailable, IdentityMismatch
+from orchestrator.domain.drivers import DRIVERS
+from orchestrator.domain.errors import BackendUnavailable, IdentityMismatch, InUse
 from orchestrator.domain.states import VolumeState
 from orchestrator.inventory.changes import Attached, Change, set_volume, settings_columns
-from orchestrator.jobs.claim import Claim, Step, parameters_wanted, write_step
+from orchestrator.jobs.claim import (
+    Claim,
+    Step,
+    metadata_wanted,
+    parameters_wanted,
+    write_step,
+)
 from orchestrator.jobs.outlook import VolumeOutlook
 from orchestrator.jobs.rates import take_turn
 from orchestrator.machine import boot_id
@@ -284,6 +291,12 @@ def recorded_volume(work: Work) -> VolumeOutlook:
     return work.claim.volume
 
 
+def recorded_source(work: Work) -> VolumeOutlook:
+    """The source of a clone or copy as the inventory has it; the rules made sure of it, too."""
+    assert work.claim.source is not None  # noqa: S101
+    return work.claim.source
+
+
 def built_policy(work: Work) -> PolicyRef:
     """The policy that the job makes, with the key that the storage has given it."""
     step = work.intended("built")
@@ -320,6 +333,36 @@ def made(work: Work, facts: VolumeFacts) -> Done:
         changes=[set_volume(work.volume.id, state=VolumeState.AVAILABLE, **record)],
         after={"state": VolumeState.AVAILABLE, **result},
     )
+
+
+def made_of_source(work: Work, facts: VolumeFacts) -> Done:
+    """The same of a clone or copy: also what it has of its source, and what it has not."""
+    done, source = made(work, facts), recorded_source(work)
+    told = {
+        "metadata": metadata_wanted(work.claim),
+        "snapshots_not_copied": [*source.snapshots],
+    }
+    return replace(
+        done,
+        result={**done.result, **told},
+        before={"metadata": source.metadata, "snapshots": [*source.snapshots]},
+        after={**(done.after or {}), **told, "snapshots": []},
+    )
+
+
+def refuse_written_elsewhere(work: Work, volume: VolumeOutlook) -> None:
+    """Raise `InUse` if another host may write to what is read here, which only it could see."""
+    if work.intent.snapshot is not None and work.intent.action.kind != "snapshot":
+        return
+    if not DRIVERS[work.claim.driver].attaches_locally:
+        return
+    for host, attachment in sorted(volume.attachments.items()):
+        if host != work.host and not attachment.read_only:
+            raise InUse(
+                f"volume {volume.name!r} is attached to {host}, which may write to it meanwhile, "
+                f"and this worker runs on {work.host}: detach it first",
+                hosts=[host],
+            )
 
 
 Handler = Callable[[Work], Done]

@@ -7,8 +7,8 @@ plays a successful job forward on the outlook.
 
 from orchestrator.jobs.rules.changing import newer_snapshots
 from orchestrator.jobs.rules.exports import rules_wanted
-from orchestrator.jobs.rules.making import own_parameters
-from orchestrator.jobs.rules.table import RULES, Rule, check, check_room, play
+from orchestrator.jobs.rules.making import own_metadata, own_parameters
+from orchestrator.jobs.rules.table import RULES, Rule, check, check_room, notes, play
 
 __all__ = [
     "RULES",
@@ -16,6 +16,8 @@ __all__ = [
     "check",
     "check_room",
     "newer_snapshots",
+    "notes",
+    "own_metadata",
     "own_parameters",
     "play",
     "rules_wanted",

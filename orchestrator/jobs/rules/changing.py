@@ -95,6 +95,15 @@ def check_rollback(outlook: Outlook, intent: Intent) -> None:
         )
 
 
+def lost_by_rollback(outlook: Outlook, intent: Intent) -> list[str]:
+    """What a rollback takes away besides, for people."""
+    volume = target_volume(outlook, intent)
+    if volume is None or intent.snapshot not in volume.snapshots:
+        return []
+    newer = [found.name for found in newer_snapshots(volume, intent.snapshot)]
+    return [f"newer snapshots are deleted: {', '.join(newer)}"] if newer else []
+
+
 def play_rollback(outlook: Outlook, intent: Intent) -> None:
     volume = target_volume(outlook, intent)
     if volume is not None and intent.snapshot in volume.snapshots:

@@ -48,8 +48,8 @@ def check_detach(outlook: Outlook, intent: Intent) -> None:
                 "host can no longer write",
                 field="params.fenced",
             )
-        if not intent.reason:
-            raise InvalidInput("forced detach needs a reason", field="reason")
+        if not (intent.reason or "").strip():
+            raise InvalidInput("forced detach needs a reason: say what happened", field="reason")
 
 
 def play_detach(outlook: Outlook, intent: Intent) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from orchestrator.domain.actions import source_of
 from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import (
@@ -51,19 +53,27 @@ def _check_parameters(outlook: Outlook, intent: Intent) -> None:
 
 
 def play_create(outlook: Outlook, intent: Intent) -> None:
-    _add(outlook, intent, size_asked(outlook, intent), intent.params.get("parameters") or {})
+    params = intent.params
+    size, metadata = size_asked(outlook, intent), params.get("metadata") or {}
+    _add(outlook, intent, size, params.get("parameters") or {}, metadata)
     play_settings(outlook, intent)
     play_assign(outlook, intent)
 
 
-def _add(outlook: Outlook, intent: Intent, size: int, parameters: dict[str, str]) -> None:
+def _add(
+    outlook: Outlook,
+    intent: Intent,
+    size: int,
+    parameters: Mapping[str, str],
+    metadata: Mapping[str, str],
+) -> None:
     name = volume_name(intent)
     outlook.volumes[intent.backend, name] = VolumeOutlook(
         id=intent.volume_id or "",
         name=name,
         state=VolumeState.AVAILABLE,
         size_bytes=size,
-        metadata=dict(intent.params.get("metadata") or {}),
+        metadata=dict(metadata),
         parameters=dict(parameters),
         account=intent.account,
     )
@@ -124,6 +134,7 @@ def play_clone(outlook: Outlook, intent: Intent) -> None:
             intent,
             clone_size(outlook, intent),
             own_parameters(intent, source),
+            own_metadata(intent, source),
         )
 
 
@@ -135,13 +146,29 @@ def own_parameters(intent: Intent, source: VolumeOutlook | None) -> dict[str, st
     return dict(own or {})
 
 
+def own_metadata(intent: Intent, source: VolumeOutlook | None) -> dict[str, str]:
+    """A new volume's metadata: of a clone or copy, if none is named, the source's."""
+    own = intent.params.get("metadata")
+    if own is None and source is not None:
+        return source.metadata
+    return dict(own or {})
+
+
+def not_copied(outlook: Outlook, intent: Intent) -> list[str]:
+    """What a clone or copy does not take over, for people."""
+    source = _source(outlook, intent)
+    if source is None or not source.snapshots:
+        return []
+    return [f"snapshots of {source.name!r} are not copied: {', '.join(source.snapshots)}"]
+
+
 def check_adopt(outlook: Outlook, intent: Intent) -> None:
     name_free(outlook, intent.backend, volume_name(intent), "volume")
 
 
 def play_adopt(outlook: Outlook, intent: Intent) -> None:
     # How large it is only the storage can tell.
-    _add(outlook, intent, 0, {})
+    _add(outlook, intent, 0, {}, {})
 
 
 def check_copy(outlook: Outlook, intent: Intent) -> None:

@@ -19,6 +19,7 @@ from orchestrator.jobs.rules.changing import (
     check_update,
     check_wipe,
     grow_room,
+    lost_by_rollback,
     play_grow,
     play_remove,
     play_rename,
@@ -54,6 +55,7 @@ from orchestrator.jobs.rules.making import (
     check_export,
     check_import,
     clone_size,
+    not_copied,
     play_adopt,
     play_clone,
     play_create,
@@ -88,6 +90,8 @@ class Rule:
     check: Callable[[Outlook, Intent], None]
     effect: Callable[[Outlook, Intent], None]
     room: Callable[[Outlook, Intent], int] = lambda _outlook, _intent: 0
+    #: What somebody who reads a plan would not expect.
+    notes: Callable[[Outlook, Intent], list[str]] = lambda _outlook, _intent: []
 
 
 def check(outlook: Outlook, intent: Intent) -> None:
@@ -144,6 +148,11 @@ def play(outlook: Outlook, intent: Intent) -> None:
     RULES[intent.action.name].effect(outlook, intent)
 
 
+def notes(outlook: Outlook, intent: Intent) -> list[str]:
+    """What the intent will lose, or not take over, a sentence each."""
+    return RULES[intent.action.name].notes(outlook, intent)
+
+
 def _check_lock(outlook: Outlook, intent: Intent) -> None:
     found = outlook.volume(intent.backend, volume_name(intent))
     if found and found.lock_owner is not None and found.lock_owner != intent.host:
@@ -158,15 +167,15 @@ def _check_lock(outlook: Outlook, intent: Intent) -> None:
 #: Every action's rule.
 RULES: dict[str, Rule] = {
     "volume.create": Rule(check_create, play_create, size_asked),
-    "volume.clone": Rule(check_clone, play_clone, clone_size),
-    "volume.copy": Rule(check_copy, play_clone, clone_size),
+    "volume.clone": Rule(check_clone, play_clone, clone_size, not_copied),
+    "volume.copy": Rule(check_copy, play_clone, clone_size, not_copied),
     "volume.import": Rule(check_import, play_create, size_asked),
     "volume.export": Rule(check_export, nothing),
     "volume.grow": Rule(check_grow, play_grow, grow_room),
     "volume.update": Rule(check_update, play_update),
     "volume.set_info": Rule(check_there, nothing),
     "volume.rename": Rule(check_rename, play_rename),
-    "volume.rollback": Rule(check_rollback, play_rollback),
+    "volume.rollback": Rule(check_rollback, play_rollback, notes=lost_by_rollback),
     "volume.wipe": Rule(check_wipe, nothing),
     "volume.restrict": Rule(check_idle, becomes(VolumeState.RESTRICTED)),
     "volume.unrestrict": Rule(check_unrestrict, becomes(VolumeState.AVAILABLE)),
