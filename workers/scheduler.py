@@ -275,7 +275,9 @@ class Scheduler:
 
     def _delete_archives(self, days: float) -> None:
         directory = self._settings.archive
-        names = self._database.look(lambda connection: expiry.left_over(connection, directory))
+        names = self._database.look(
+            lambda connection: expiry.left_over(connection, self._key, directory)
+        )
         expiry.unlink(directory, names)
         while names := self._database.transact(
             lambda connection: expiry.expire(connection, self._key, directory, older_than_days=days)

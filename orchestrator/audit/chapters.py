@@ -76,10 +76,13 @@ def signed(key: bytes, kind: str, facts: Document) -> Document:
     return {**facts, "mac": hmac.digest(key, text.encode(), "sha256").hex()}
 
 
-def is_signed(key: bytes, kind: str, told: Document) -> bool:
+def is_signed(key: bytes, kind: str, told: Any) -> bool:
     """Whether what such an event tells was written by who has the key."""
+    if not isinstance(told, dict):
+        return False
     facts = {name: value for name, value in told.items() if name != "mac"}
-    return hmac.compare_digest(str(told.get("mac", "")), signed(key, kind, facts)["mac"])
+    mac = str(told.get("mac", "")).encode()
+    return hmac.compare_digest(mac, signed(key, kind, facts)["mac"].encode())
 
 
 def name_of(base: int, last: int) -> str:

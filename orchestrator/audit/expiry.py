@@ -15,14 +15,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, select, text, update
 
 from orchestrator.audit.archive import alone
-from orchestrator.audit.chapters import DELETED, Document, name_of, signed
+from orchestrator.audit.chapters import DELETED, Document, is_signed, name_of, signed
 from orchestrator.audit.events import ENGINE, Event, record
 from orchestrator.store.bulk import among
 from orchestrator.store.columns import db_now
-from orchestrator.store.tables import event_archives
+from orchestrator.store.tables import UNUSUAL_EVENT, event_archives, events
 
 #: Files that are deleted in one transaction.
 AT_ONCE = 100
@@ -41,7 +41,7 @@ def expire(
     limit: datetime = connection.execute(select(db_now(-older_than_days * 86400.0))).scalar_one()
     told: Document = {}
     files: list[str] = []
-    chapters = _chapters(connection, limit)
+    chapters = _chapters(connection, directory, limit)
     if chapters:
         last = chapters[-1]
         # As they were named, not as a row says that somebody may have altered.
@@ -67,16 +67,24 @@ def expire(
     return files + old
 
 
-def left_over(connection: Connection, directory: Path) -> list[str]:
-    """Files of events whose deletion was recorded, and which are still there."""
-    names = [path.name for path in directory.glob("events-*.jsonl.gz")]
-    found = connection.execute(
-        select(event_archives.c.file).where(
-            among(connection, event_archives.c.file, names),
-            event_archives.c.deleted_at.is_not(None),
-        )
-    )
-    return list(found.scalars())
+def left_over(connection: Connection, key: bytes, directory: Path) -> list[str]:
+    """Files whose deletion was recorded, and which are still there.
+
+    Only what an event names that was signed with the key: not what a row says, which whoever
+    writes to the database can alter.
+    """
+    there = {path.name for path in directory.glob("*.jsonl.gz")}
+    if not there:
+        return []
+    # The second condition is the index's own: SQLite takes it for nothing else.
+    query = select(events.c.data).where(events.c.kind == DELETED, text(UNUSUAL_EVENT))
+    told = connection.execute(query).scalars()
+    named = {name for one in told if is_signed(key, DELETED, one) for name in _files(one)}
+    return sorted(there & named)
+
+
+def _files(told: Document) -> list[str]:
+    return [name for part in ("events", "jobs") for name in told.get(part, {}).get("files", ())]
 
 
 def unlink(directory: Path, names: Iterable[str]) -> None:
@@ -85,8 +93,11 @@ def unlink(directory: Path, names: Iterable[str]) -> None:
         (directory / name).unlink(missing_ok=True)
 
 
-def _chapters(connection: Connection, limit: datetime) -> list[Any]:
-    """The oldest archives of events that are there, as far as they are old enough."""
+def _chapters(connection: Connection, directory: Path, limit: datetime) -> list[Any]:
+    """The oldest archives of events that are there, as far as they and their files are old enough.
+
+    A row says less than its file: whoever writes to the database makes it as old as they like.
+    """
     rows = connection.execute(
         select(event_archives)
         .where(event_archives.c.deleted_at.is_(None))
@@ -95,7 +106,7 @@ def _chapters(connection: Connection, limit: datetime) -> list[Any]:
     )
     old: list[Any] = []
     for row in rows:
-        if row.archived_at >= limit:
+        if row.archived_at >= limit or _is_young(directory / name_of(row.base, row.last), limit):
             break
         old.append(row)
     return old
@@ -106,9 +117,17 @@ def _jobs(directory: Path, limit: datetime) -> list[str]:
     old = (
         path.name
         for path in sorted(directory.glob("jobs-*.jsonl.gz"))
-        if path.stat().st_mtime < limit.timestamp() and _all_ended(path, limit)
+        if not _is_young(path, limit) and _all_ended(path, limit)
     )
     return list(islice(old, AT_ONCE))
+
+
+def _is_young(path: Path, limit: datetime) -> bool:
+    """Whether a file was written after ``limit``; what is not there is not."""
+    try:
+        return path.stat().st_mtime >= limit.timestamp()
+    except FileNotFoundError:
+        return False
 
 
 def _all_ended(path: Path, limit: datetime) -> bool:

@@ -657,7 +657,7 @@ event_archives = Table(
 )
 
 #: Leaves out the kinds of which every job has one: those are found soon without an index.
-_UNUSUAL = "kind NOT IN ('job.submitted', 'job.started', 'job.succeeded')"
+UNUSUAL_EVENT = "kind NOT IN ('job.submitted', 'job.started', 'job.succeeded')"
 
 #: History. The number of an event is its commit's base and its own place in it.
 events = Table(
@@ -684,8 +684,8 @@ events = Table(
         "ix_events_kind",
         "kind",
         "commit_id",
-        sqlite_where=text(_UNUSUAL),
-        postgresql_where=text(_UNUSUAL),
+        sqlite_where=text(UNUSUAL_EVENT),
+        postgresql_where=text(UNUSUAL_EVENT),
     ),
 )
 

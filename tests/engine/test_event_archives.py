@@ -25,6 +25,7 @@ from orchestrator.api.service import Service
 from orchestrator.audit import chain, expiry, verification
 from orchestrator.audit.archive import archive_events
 from orchestrator.audit.chain import Broken, Verified
+from orchestrator.audit.chapters import signed
 from orchestrator.audit.events import Event, latest_number, number_committed, read_after
 from orchestrator.audit.events import record as write
 from orchestrator.cli.root import run
@@ -34,6 +35,7 @@ from orchestrator.jobs.archive import archive as archive_jobs
 from orchestrator.jobs.archive import ask_for
 from orchestrator.jobs.views import job_view
 from orchestrator.settings import RetentionSettings, Settings
+from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database
 from orchestrator.store.tables import event_archives, event_chain, event_commits, events
 from tests.engine.conftest import Engine, create, grow
@@ -526,8 +528,10 @@ def test_what_the_retention_deletes_is_an_event_and_verification_begins_behind_i
     assert len(names) == 4
     # Whoever dies now has left the files of events, which the next one takes away.
     assert set(
-        busy.database.look(lambda connection: expiry.left_over(connection, busy.settings.archive))
-    ) == {path.name for path in files(busy)}
+        busy.database.look(
+            lambda connection: expiry.left_over(connection, KEY, busy.settings.archive)
+        )
+    ) == set(names)
     expiry.unlink(busy.settings.archive, names)
     assert list(busy.settings.archive.iterdir()) == []
     found = rows(busy)
@@ -678,3 +682,26 @@ def test_the_scheduler_archives_what_is_old_and_deletes_what_is_older(empty: Ins
         assert list(settings.archive.iterdir()) == []
     finally:
         scheduler.close()
+
+
+def test_a_row_altered_by_hand_deletes_no_archive(busy: Engine) -> None:
+    archived(busy, times=2)
+    kept = {path.name for path in files(busy)}
+    change(busy, update(event_archives).values(deleted_at=event_archives.c.archived_at))
+    left = busy.database.look(
+        lambda connection: expiry.left_over(connection, KEY, busy.settings.archive)
+    )
+    assert left == []
+    change(busy, update(event_archives).values(deleted_at=None, archived_at=db_now(-1e9)))
+    assert expired(busy, days=1.0) == []
+    forged = {"events": {"files": sorted(kept)}}
+    tried: list[Any] = [forged, {**forged, "mac": "\u00fc"}, []]
+    tried.append(signed(b"another key", "archives.deleted", forged))
+    for told in tried:
+        first = update(events).where(events.c.seq == 1)
+        change(busy, first.values(kind="archives.deleted", data=told))
+        left = busy.database.look(
+            lambda connection: expiry.left_over(connection, KEY, busy.settings.archive)
+        )
+        assert left == []
+    assert {path.name for path in files(busy)} == kept
