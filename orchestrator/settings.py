@@ -445,6 +445,24 @@ class Settings(BaseSettings):
             check_backend_name(str(name))
         return backends
 
+    @model_validator(mode="after")
+    def _apart(self) -> Settings:
+        """Images come and go where no backend has its volumes: nobody reads those that way."""
+        for name, backend in self.backends.items():
+            path = getattr(backend.options, "path", None)
+            if not isinstance(path, Path):
+                continue
+            own = path.resolve()
+            for directory in (*self.transfer.import_from, *self.transfer.export_to):
+                other = directory.resolve()
+                if own.is_relative_to(other) or other.is_relative_to(own):
+                    raise ValueError(
+                        f"transfer: {directory} and the directory of backend {name}, {path}, lie "
+                        "one in the other: volumes could be read and written through it. Name a "
+                        "directory that is apart"
+                    )
+        return self
+
     @property
     def database_url(self) -> str:
         """The configured database, or SQLite in the data directory."""
@@ -490,6 +508,7 @@ def load_settings(**overrides: Any) -> Settings:
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise InvalidInput(f"setting {field}: {first['msg']}", field=field) from None
+        where = f"setting {field}: " if field else ""
+        raise InvalidInput(f"{where}{first['msg']}", field=field or "config") from None
     except ValueError as error:
         raise InvalidInput(f"the configuration cannot be read: {error}", field="config") from None

@@ -27,11 +27,14 @@ from orchestrator.store.tables import installation, tokens
 _FILE = "audit.head"
 #: Why a new life begins where that was noticed.
 RESTORED = "the database is older than it was: it was restored from a backup"
-#: What to do then.
+#: What to do after 'db restore'; and where it was not made with that.
+AFTER_RESTORE = (
+    "audit each backend, see to what differs, and run 'orchestrator audit acknowledge': until then "
+    "rules repair nothing"
+)
 REMEDY = (
-    "audit each backend and see to what differs; say that this database goes on with "
-    "'orchestrator backend verify NAME accept_identity=true' for each, then run "
-    "'orchestrator audit acknowledge'"
+    "say that this database goes on with 'orchestrator backend verify NAME accept_identity=true' "
+    f"for each backend, {AFTER_RESTORE}"
 )
 
 
@@ -83,7 +86,7 @@ class Watch:
             "epoch": reached.epoch,
             "job": reached.job,
             "batch": reached.batch,
-            "revoked": _revoked(connection),
+            "revoked": revoked(connection),
         }
         if told != self._kept:
             _write(self._path, told)
@@ -91,21 +94,22 @@ class Watch:
 
 
 def note_restored(
-    connection: Connection, above: Reached = lives.NOTHING, revoked: Sequence[str] = ()
-) -> None:
+    connection: Connection, above: Reached = lives.NOTHING, gone: Sequence[str] = ()
+) -> Life:
     """Note that the database is older than it was: a new life of it begins, above all numbers
     that it is known to have reached, and tokens that had been revoked are revoked again.
 
     Rules repair nothing until somebody has acknowledged it.
     """
-    begin_life(connection, RESTORED, actor=ENGINE, above=above)
-    revoke(connection, revoked)
+    life = begin_life(connection, RESTORED, actor=ENGINE, above=above)
+    revoke(connection, gone)
     row = connection.execute(
         select(installation.c.restored_at, db_now().label("now")).with_for_update()
     ).one()
     if row.restored_at is None:
         connection.execute(update(installation).values(restored_at=row.now))
         record(connection, [Event(kind="database.restored", actor=ENGINE)], row.now)
+    return life
 
 
 def begin_life(
@@ -126,7 +130,7 @@ def revoke(connection: Connection, ids: Sequence[str]) -> int:
     return connection.execute(valid.values(revoked_at=db_now())).rowcount
 
 
-def _revoked(connection: Connection) -> list[str]:
+def revoked(connection: Connection) -> list[str]:
     """The revoked tokens that would be valid in an older state of the database."""
     gone = select(tokens.c.id).where(
         tokens.c.revoked_at.is_not(None),

@@ -1,14 +1,15 @@
-"""``db``: bring the database's schema to this version, look whether it is, let auditors read."""
+"""``db``: the schema of the database, its backups, and who may read it for audits."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from orchestrator.cli import options
-from orchestrator.cli.output import print_json
+from orchestrator.cli.output import print_json, when
 from orchestrator.cli.servers import Config, Data, settings_from
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
@@ -16,7 +17,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=N
 
 @app.callback()
 def database() -> None:
-    """The configured database: its schema, and who may read it for audits."""
+    """The configured database: its schema, its backups, and who may read it for audits."""
 
 
 @app.command()
@@ -85,6 +86,100 @@ def grant_audit(
         database.close()
     views = list(audit_views.VIEWS)
     _tell(f"{role} may read {', '.join(views)}", {"role": role, "views": views}, as_json=as_json)
+
+
+@app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that is not there yet.")],
+    data: Data = None,
+    config: Config = None,
+    as_json: options.Json = False,
+) -> None:
+    """Write the database, as it is at one moment, to a file; the service may go on meanwhile.
+
+    Keep the file with the data directory's audit.key, and apart from both the archive directory.
+    """
+    settings = settings_from(data=data, config=config)
+    from orchestrator import backups
+
+    backups.back_up(settings.database_url, file)
+    size = file.stat().st_size
+    _tell(f"wrote {file} ({size} bytes)", {"file": str(file), "bytes": size}, as_json=as_json)
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What 'db backup' has written.")],
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace the database that is there.")
+    ] = False,
+    keep_tokens: Annotated[
+        bool, typer.Option("--keep-tokens", help="Tokens are valid that were so at the backup.")
+    ] = False,
+    revoke_tokens: Annotated[
+        bool, typer.Option("--revoke-tokens", help="No token of the backup is valid any more.")
+    ] = False,
+    data: Data = None,
+    config: Config = None,
+    as_json: options.Json = False,
+) -> None:
+    """Put a backup in the place of the database, while the service is stopped.
+
+    A new life of the database begins: ids go on above all that were given out, and tokens that
+    were revoked after the backup stay revoked, as far as the data directory tells of them.
+    """
+    if keep_tokens and revoke_tokens:
+        raise typer.BadParameter("--keep-tokens and --revoke-tokens exclude each other")
+    settings = settings_from(data=data, config=config)
+    from orchestrator import backups
+    from orchestrator.audit.restored import AFTER_RESTORE
+
+    done = backups.restore(
+        file,
+        settings.database_url,
+        settings.data,
+        replace=replace,
+        tokens="keep" if keep_tokens else "revoke" if revoke_tokens else None,
+    )
+    newest = done.newest_event_at.isoformat() if done.newest_event_at else None
+    until = when(newest) or "its beginning"
+    kept = f" What was there before is {done.replaced}." if done.replaced else ""
+    _tell(
+        f"restored, up to {until}; epoch {done.epoch}, job ids from {done.first_job} on, "
+        f"{done.revoked_tokens} tokens revoked.{kept} Start the service; then {AFTER_RESTORE}",
+        {
+            "epoch": done.epoch,
+            "first_job": done.first_job,
+            "newest_event_at": newest,
+            "revoked_tokens": done.revoked_tokens,
+            "replaced": str(done.replaced) if done.replaced else None,
+        },
+        as_json=as_json,
+    )
+
+
+@app.command()
+def copy(
+    to: Annotated[
+        str, typer.Option("--to", metavar="URL", help="An empty database, such as PostgreSQL's.")
+    ],
+    data: Data = None,
+    config: Config = None,
+    as_json: options.Json = False,
+) -> None:
+    """Copy the database to another, empty one that is to go on in its place.
+
+    The service is stopped. Configure the new one, start it, and never start the old one again.
+    """
+    settings = settings_from(data=data, config=config)
+    from orchestrator import backups
+
+    backups.move(settings.database_url, to)
+    _tell(
+        "copied: set database.url to the new one, and start the service",
+        {"copied": True},
+        as_json=as_json,
+    )
 
 
 def _tell(sentence: str, document: Mapping[str, object], *, as_json: bool) -> None:

@@ -1,0 +1,178 @@
+"""Backing a database up, restoring it, and moving it to another server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal, TypeVar
+
+from sqlalchemy import Connection, delete, func, inspect, select, update
+from sqlalchemy.exc import DatabaseError
+
+from orchestrator.audit import restored
+from orchestrator.domain.errors import Conflict, InvalidInput
+from orchestrator.inventory.hosts import ALIVE_SECONDS
+from orchestrator.store import copying, lives, migrate
+from orchestrator.store.columns import db_now
+from orchestrator.store.database import Database
+from orchestrator.store.lives import Life, Reached
+from orchestrator.store.tables import backends, events, installation, tokens, workers
+
+T = TypeVar("T")
+Tokens = Literal["keep", "revoke"]
+#: Stands for the id of a database that cannot be read any more.
+_UNREADABLE = "?"
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What a restore has done."""
+
+    epoch: int
+    first_job: int
+    #: The newest event that was restored.
+    newest_event_at: datetime | None
+    revoked_tokens: int
+    #: Where the database is that was replaced, if it was a file.
+    replaced: Path | None
+
+
+def back_up(url: str, file: Path) -> None:
+    """Write the database to a new file, as it is at one moment."""
+    copying.save(url, file)
+
+
+def move(source: str, target: str) -> None:
+    """Copy the database to an empty one, which goes on in its place."""
+    if (wrong := migrate.check(source)) is not None:
+        raise Conflict(wrong)
+    _refuse_used(source)
+    if _installation_of(target) is not None:
+        raise Conflict("the database to copy to is in use already: name an empty one", field="to")
+    copying.fill(source, target)
+
+
+def restore(
+    file: Path, url: str, data: Path, *, replace: bool = False, tokens: Tokens | None = None
+) -> Restored:
+    """Put a backup in the place of the database; a new life of it begins.
+
+    What must outlive a restore is read from the database that is replaced and from the data
+    directory: how far numbers came, and which tokens were revoked. Where neither tells the
+    latter, ``tokens`` says what becomes of all of them.
+    """
+    copying.check(file)
+    there = _installation_of(url)
+    if there is not None and not replace:
+        raise Conflict(
+            "there is a database already; what it has is lost if it is replaced: say so with "
+            "--replace"
+        )
+    if there not in (None, _UNREADABLE) and not migrate.check(url):
+        _refuse_used(url)
+    watch = restored.Watch(data)
+    source_url = f"sqlite:///{file.absolute()}"
+    reached, gone = [watch.reached], _look(source_url, watch.revoked)
+    if there is not None and there == _installation_of(source_url) and not migrate.check(url):
+        reached.append(_look(url, lives.reached))
+        gone = [*(gone or ()), *_look(url, restored.revoked)]
+    if gone is None and tokens is None:
+        raise InvalidInput(
+            f"which tokens were revoked after the backup is not known ({data} does not tell): say "
+            "--keep-tokens to have all those valid that were at the time of the backup, or "
+            "--revoke-tokens to have none",
+            field="tokens",
+        )
+    above = Reached(
+        epoch=max(one.epoch for one in reached),
+        job=max(one.job for one in reached),
+        batch=max(one.batch for one in reached),
+    )
+    if (path := copying.file_of(url)) is not None:
+        return _restore_file(file, path, above, gone or (), tokens)
+    migrate.upgrade(url, named=False)
+    source = Database(source_url, pool_size=1)
+    target = Database(url, pool_size=1)
+    try:
+        with source.read() as reading, target.write() as writing:
+            copying.empty(writing)
+            copying.pour(reading, writing)
+            return _begin(writing, above, gone or (), tokens, None)
+    finally:
+        source.close()
+        target.close()
+
+
+def _restore_file(
+    file: Path, path: Path, above: Reached, gone: Sequence[str], tokens: Tokens | None
+) -> Restored:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=path.parent, prefix=".restore.") as directory:
+        new = Path(directory) / path.name
+        new.touch(mode=0o600)
+        copying.copy_file(file, new)
+        database = Database(f"sqlite:///{new}", pool_size=1)
+        try:
+            with database.write() as connection:
+                done = _begin(connection, above, gone, tokens, None)
+        finally:
+            database.close()
+        replaced = copying.put_in_place(new, path)
+    return Restored(**{**vars(done), "replaced": replaced})
+
+
+def _begin(
+    connection: Connection,
+    above: Reached,
+    gone: Sequence[str],
+    kept: Tokens | None,
+    replaced: Path | None,
+) -> Restored:
+    """Begin the new life, in which the storage is taken over from the lost one."""
+    newest = connection.execute(select(func.max(events.c.at))).scalar()
+    life: Life = restored.note_restored(connection, above)
+    connection.execute(delete(workers))
+    connection.execute(update(backends).values(take_over=True))
+    if kept == "revoke":
+        gone = list(connection.execute(select(tokens.c.id)).scalars())
+    revoked = restored.revoke(connection, gone)
+    return Restored(life.epoch, life.first_job, newest, revoked, replaced)
+
+
+def _refuse_used(url: str) -> None:
+    """Refuse a database whose workers are alive."""
+    alive = select(workers.c.host).where(workers.c.seen_at > db_now(-ALIVE_SECONDS)).limit(1)
+    host = _look(url, lambda connection: connection.execute(alive).scalar())
+    if host is not None:
+        raise Conflict(
+            f"a worker on host {host} uses the database: stop the service first (one that died "
+            f"counts as alive for {ALIVE_SECONDS:.0f} seconds)"
+        )
+
+
+def _installation_of(url: str) -> str | None:
+    """The id of the installation whose database this is; None if it is nobody's yet."""
+    path = copying.file_of(url)
+    if path is not None and not path.exists():
+        return None
+
+    def find(connection: Connection) -> str | None:
+        if not inspect(connection).has_table(installation.name):
+            return None
+        return connection.execute(select(installation.c.uuid)).scalar()
+
+    try:
+        return _look(url, find)
+    except DatabaseError:
+        return _UNREADABLE
+
+
+def _look(url: str, work: Callable[[Connection], T]) -> T:
+    database = Database(url, pool_size=1)
+    try:
+        return database.look(work)
+    finally:
+        database.close()

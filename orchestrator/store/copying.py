@@ -1,0 +1,227 @@
+"""A database as one file, and from there into another database, of either kind.
+
+The file is a SQLite database with the same schema: of SQLite a copy, of PostgreSQL every row of
+one transaction.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from itertools import count
+from pathlib import Path
+
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Connection, insert, make_url, select, text
+from sqlalchemy.dialects import sqlite
+
+from orchestrator.domain.errors import Conflict, InvalidInput
+from orchestrator.store import migrate
+from orchestrator.store.database import Database
+from orchestrator.store.tables import SEQUENCES, counters, metadata
+
+#: Rows read and written at a time.
+_CHUNK = 2_000
+#: Every table whose rows are copied, those that others refer to first.
+_TABLES = [table for table in metadata.sorted_tables if table is not counters]
+
+
+def save(url: str, file: Path) -> None:
+    """Write the database as it is at one moment to a new file; it may be in use meanwhile."""
+    if file.exists():
+        raise Conflict(f"{file} exists already: name a new file", field="file")
+    if (wrong := migrate.check(url)) is not None:
+        raise Conflict(wrong)
+    part = file.with_name(f".{file.name}.part")
+    _forget(part)
+    try:
+        part.touch(mode=0o600, exist_ok=False)
+        if (source := file_of(url)) is not None:
+            copy_file(source, part)
+        else:
+            fill(url, f"sqlite:///{part.absolute()}")
+            with closing(sqlite3.connect(part)) as connection:
+                connection.execute("PRAGMA journal_mode = DELETE")
+        _sync(part)
+        os.link(part, file)
+        _sync(file.parent)
+    finally:
+        _forget(part)
+
+
+def check(file: Path) -> None:
+    """Raise `InvalidInput` unless this is a backup that this version can read."""
+    if not file.is_file():
+        raise InvalidInput(f"there is no file {file}", field="file")
+    try:
+        wrong = migrate.check(f"sqlite:///{file.absolute()}")
+    except Exception:
+        raise InvalidInput(f"{file} is no backup of a database", field="file") from None
+    if wrong is not None:
+        raise InvalidInput(
+            f"{file} was written by another version: {wrong} with "
+            f"ORCHESTRATOR_DATABASE__URL=sqlite:///{file.absolute()} for a copy of the file, or "
+            "restore it with the version that wrote it and upgrade then",
+            field="file",
+        )
+
+
+def copy_file(source: Path, to: Path) -> None:
+    """Copy a SQLite database, in one piece, though others write to it."""
+    with closing(sqlite3.connect(source)) as one, closing(sqlite3.connect(to)) as other:
+        one.backup(other)
+        other.execute("PRAGMA journal_mode = DELETE")
+
+
+def fill(source_url: str, target_url: str) -> None:
+    """Bring an empty database to the schema of this version, and copy every row into it."""
+    migrate.upgrade(target_url, named=False)
+    source, target = Database(source_url, pool_size=1), Database(target_url, pool_size=1)
+    try:
+        with source.read() as reading, target.write() as writing:
+            pour(reading, writing)
+    finally:
+        source.close()
+        target.close()
+
+
+def pour(source: Connection, target: Connection) -> None:
+    """Copy every row and where numbers go on, into tables with no rows."""
+    with _without_triggers(target):
+        for table in _TABLES:
+            rows = source.execution_options(stream_results=True, yield_per=_CHUNK).execute(
+                select(table)
+            )
+            for chunk in rows.mappings().partitions(_CHUNK):
+                target.execute(insert(table), [dict(row) for row in chunk])
+    # Read last, they are not behind the rows.
+    for name, value in _numbers(source).items():
+        _go_on(target, name, value)
+    if target.dialect.name == "postgresql":
+        _renew_serials(target)
+
+
+def empty(connection: Connection) -> None:
+    """Delete every row; on PostgreSQL."""
+    tables = ", ".join(table.name for table in [*_TABLES, counters])
+    connection.execute(text(f"TRUNCATE {tables}"))
+
+
+def revision(connection: Connection) -> str | None:
+    """The schema's."""
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def file_of(url: str) -> Path | None:
+    """The file of a SQLite database; None for another kind."""
+    parsed = make_url(url)
+    is_sqlite = parsed.get_backend_name() == "sqlite"
+    return Path(parsed.database) if is_sqlite and parsed.database else None
+
+
+def put_in_place(new: Path, path: Path) -> Path | None:
+    """Have a SQLite database replaced by another one; where the old one is now, if there was one.
+
+    Nobody may have it open.
+    """
+    kept: Path | None = None
+    if path.exists():
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        kept = _unused(f"{path}.replaced")
+        os.link(path, kept)
+    # A log of the old file must not be taken for one of the new.
+    for ending in ("-wal", "-shm"):
+        path.with_name(path.name + ending).unlink(missing_ok=True)
+    _sync(new)
+    new.replace(path)
+    _sync(path.parent)
+    return kept
+
+
+def _unused(name: str) -> Path:
+    return next(path for n in count(1) if not (path := Path(f"{name}-{n}")).exists())
+
+
+@contextmanager
+def _without_triggers(connection: Connection) -> Iterator[None]:
+    """What triggers have written is copied with the rest: they write nothing meanwhile."""
+    if connection.dialect.name == "postgresql":
+        found = connection.execute(
+            text(
+                "SELECT DISTINCT tgrelid::regclass::text FROM pg_trigger"
+                " WHERE NOT tgisinternal AND tgrelid::regclass::text = ANY(:tables)"
+            ),
+            {"tables": [table.name for table in _TABLES]},
+        )
+        tables = list(found.scalars())
+        for table in tables:
+            connection.execute(text(f"ALTER TABLE {table} DISABLE TRIGGER USER"))
+        yield
+        # Checks of foreign keys that were put off would keep the table from being altered.
+        connection.execute(text("SET CONSTRAINTS ALL IMMEDIATE"))
+        for table in tables:
+            connection.execute(text(f"ALTER TABLE {table} ENABLE TRIGGER USER"))
+        return
+    query = "SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"
+    triggers = connection.exec_driver_sql(query).all()
+    for trigger in triggers:
+        connection.exec_driver_sql(f"DROP TRIGGER {trigger.name}")
+    yield
+    for trigger in triggers:
+        connection.exec_driver_sql(trigger.sql)
+
+
+def _numbers(connection: Connection) -> dict[str, int]:
+    """The last number given out by each source, and by each column that numbers its own rows."""
+    if connection.dialect.name != "postgresql":
+        found = dict(connection.execute(select(counters.c.name, counters.c.value)).all())
+        return {name: value for name, value in found.items() if name in SEQUENCES}
+    numbers = {}
+    for name, sequence in SEQUENCES.items():
+        query = f"SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM {sequence.name}"  # noqa: S608
+        numbers[name] = int(connection.execute(text(query)).scalar_one())
+    return {name: value for name, value in numbers.items() if value}
+
+
+def _go_on(connection: Connection, name: str, last: int) -> None:
+    if connection.dialect.name == "postgresql":
+        connection.execute(
+            text("SELECT setval(:name, :last)"), {"name": SEQUENCES[name].name, "last": last}
+        )
+        return
+    fresh = sqlite.insert(counters).values(name=name, value=last)
+    connection.execute(fresh.on_conflict_do_update(index_elements=["name"], set_={"value": last}))
+
+
+def _renew_serials(connection: Connection) -> None:
+    """Columns that number their own rows go on above those that were copied."""
+    for table in _TABLES:
+        for column in table.primary_key:
+            name = connection.execute(
+                text("SELECT pg_get_serial_sequence(:table, :column)"),
+                {"table": table.name, "column": column.name},
+            ).scalar()
+            if name is not None:
+                connection.execute(
+                    text(
+                        f"SELECT setval(:name, greatest(max({column.name}), 1),"  # noqa: S608
+                        f" max({column.name}) IS NOT NULL) FROM {table.name}"
+                    ),
+                    {"name": name},
+                )
+
+
+def _forget(path: Path) -> None:
+    for ending in ("", "-wal", "-shm", "-journal"):
+        path.with_name(path.name + ending).unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
