@@ -53,6 +53,8 @@ def _adopt(row: Row) -> Request | None:
     whose = row["detail"].get("whose")
     if whose is None or row["detail"].get("name_taken") or row["detail"].get("copies"):
         return None
+    if row["detail"].get("volume") is False:
+        return None
     try:
         check_volume_name(row["volume"])
     except InvalidName:
@@ -105,11 +107,15 @@ def _on_host(action: str) -> Callable[[Row], Request | None]:
     return request
 
 
+#: What of a record a reconciliation takes from the storage.
+_RECORDABLE = ("metadata", "settings")
+
+
 def _record_differing(row: Row) -> Request | None:
     what = row["detail"]["what"]
     if what == "name":
         return _of_volume("volume.rename", new_name=row["detail"]["found"])(row)
-    return _of_volume("volume.reconcile", what=[what])(row)
+    return _of_volume("volume.reconcile", what=[what])(row) if what in _RECORDABLE else None
 
 
 def _apply(row: Row) -> Request | None:

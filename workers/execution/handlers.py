@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import select
 
+from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import (
     BackendError,
     Conflict,
@@ -21,7 +23,13 @@ from orchestrator.domain.errors import (
     Problem,
 )
 from orchestrator.domain.sizes import round_up
-from orchestrator.domain.states import BackendState, FindingKind, SnapshotState, VolumeState
+from orchestrator.domain.states import (
+    BackendState,
+    FindingKind,
+    PolicyState,
+    SnapshotState,
+    VolumeState,
+)
 from orchestrator.inventory.changes import (
     Adopted,
     Detached,
@@ -34,12 +42,15 @@ from orchestrator.inventory.changes import (
 )
 from orchestrator.inventory.hosts import refuse_living
 from orchestrator.jobs.claim import metadata_wanted, size_wanted
+from orchestrator.jobs.outlook import VolumeOutlook
 from orchestrator.jobs.rules import newer_snapshots
-from orchestrator.store.tables import backends, volumes
+from orchestrator.store.tables import backends, policies, volumes
 from workers.backends.interface import Absent, SnapshotRef, VolumeFacts, there
 from workers.execution import exports, repairs, transfers
 from workers.execution.auditing import audit
 from workers.execution.auditing.comparing import differences as compared
+from workers.execution.auditing.comparing import oddities, use
+from workers.execution.auditing.written import written_behind
 from workers.execution.refresh import look_at
 from workers.execution.work import (
     Done,
@@ -300,12 +311,22 @@ def adopt(work: Work) -> Done:
     try:
         facts = work.driver.adopt(work.volume, work)
     except Conflict as problem:
-        facts = work.driver.adopt(work.volume, work, instead_of=_left_stamp(work, problem))
+        stamp = _left_stamp(work, problem)
+        # Another attempt finds our own stamp, and must know whose it was.
+        work.note(f"take over {stamp}", stamp=stamp)
+        facts = work.driver.adopt(work.volume, work, instead_of=stamp)
+    kept = [found for found in work.driver.list_snapshots(work.volume) if found.id is not None]
+    before = _former(work)
+    settings = {} if before is None else dict(before.settings)
     path = facts.settings.get("junction_path")
     if path is not None and _is_mounted(work, path):
         path = None
-    kept = [found for found in work.driver.list_snapshots(work.volume) if found.id is not None]
-    metadata = {} if "metadata" in work.driver.cannot_tell else dict(facts.metadata)
+    # A path that was the volume's own is taken back only if the storage has it there.
+    settings["junction_path"] = path
+    metadata = dict(facts.metadata)
+    if "metadata" in work.driver.cannot_tell:
+        metadata = {} if before is None else dict(before.metadata)
+    policy = _known_policy(work, facts.policy)
     volume = {
         "id": work.volume.id,
         "backend_id": work.claim.backend_id,
@@ -313,9 +334,11 @@ def adopt(work: Work) -> Done:
         "requested_bytes": facts.size_bytes,
         "state": VolumeState.AVAILABLE,
         "metadata": metadata,
+        "parameters": {} if before is None else dict(before.parameters),
         "account": work.claim.account,
+        "policy_id": policy,
         **sizes_of(facts),
-        **exports_of(facts, {}, path),
+        **exports_of(facts, {name: one for name, one in settings.items() if one is not None}, path),
     }
     snapshots = [
         {
@@ -330,12 +353,48 @@ def adopt(work: Work) -> Done:
         }
         for found, place in zip(kept, positions(kept), strict=True)
     ]
-    result = {"id": work.volume.id, **sizes_of(facts), "snapshots": [s.name for s in kept]}
+    result = {
+        "id": work.volume.id,
+        **sizes_of(facts),
+        "metadata": metadata,
+        "snapshots": [found.name for found in kept],
+        "taken_over": None if before is None else before.id,
+    }
+    if facts.policy is not None:
+        result |= {"policy": facts.policy, "policy_known": policy is not None}
     return Done(
         result=result,
         changes=[Adopted(volume, snapshots)],
         after={"state": VolumeState.AVAILABLE, **result},
     )
+
+
+def _former(work: Work) -> Any:
+    """What the inventory has had of a volume that is taken over, if it ever had it."""
+    stamp = next(
+        (step.detail["stamp"] for step in work.steps if step.name.startswith("take over ")), None
+    )
+    with work.database.read() as connection:
+        return connection.execute(
+            select(volumes).where(
+                volumes.c.id == stamp, volumes.c.backend_id == work.claim.backend_id
+            )
+        ).first()
+
+
+def _known_policy(work: Work, name: str | None) -> int | None:
+    """The row of the export policy that a volume has, if the inventory has that."""
+    if name is None:
+        return None
+    with work.database.read() as connection:
+        found: int | None = connection.execute(
+            select(policies.c.id).where(
+                policies.c.backend_id == work.claim.backend_id,
+                policies.c.name == name,
+                policies.c.state != PolicyState.REMOVED,
+            )
+        ).scalar()
+    return found
 
 
 def _left_stamp(work: Work, problem: Conflict) -> str:
@@ -345,12 +404,17 @@ def _left_stamp(work: Work, problem: Conflict) -> str:
         raise problem
     with work.database.read() as connection:
         live = connection.execute(
-            select(volumes.c.name).where(
-                volumes.c.id == stamp, volumes.c.state != VolumeState.REMOVED
-            )
-        ).scalar()
+            select(volumes.c.name, backends.c.name.label("backend"))
+            .join(backends, backends.c.id == volumes.c.backend_id)
+            .where(volumes.c.id == stamp, volumes.c.state != VolumeState.REMOVED)
+        ).first()
     if live is not None:
-        raise Conflict(f"it is the volume {live!r} of the inventory") from problem
+        raise Conflict(
+            f"{work.volume.name!r} bears the stamp of volume {live.name!r} of backend "
+            f"{live.backend}: it is that volume, or a link to it or a copy of it",
+            volume=live.name,
+            backend=live.backend,
+        ) from problem
     if not work.intent.params.get("take_over"):
         raise Conflict(
             f"volume {work.volume.name!r} bears the stamp {stamp}, which no volume of the "
@@ -378,22 +442,37 @@ def verify(work: Work) -> Done:
     record = recorded_volume(work)
     facts = work.driver.inspect(work.volume)
     if not isinstance(facts, VolumeFacts):
-        found = "there is none" if isinstance(facts, Absent) else f"{facts.what} is not ours"
+        found = (
+            "there is none"
+            if isinstance(facts, Absent)
+            else f"{facts.what} stands in its place and does not bear its stamp"
+        )
         return Done(result={"agrees": False, "differences": {"storage": found}})
     snapshots = work.driver.list_snapshots(work.volume)
-    differing = list(compared(work.claim.driver, work.driver, record, facts, snapshots))
+    contents = list(compared(work.claim.driver, work.driver, record, facts, snapshots))
     differences: dict[str, Any] = {
         one.part: {"recorded": one.recorded, "found": one.found}
-        for one in differing
+        for one in contents
         if one.kind is not FindingKind.SNAPSHOT
     }
-    if len(differing) > len(differences):
+    if len(contents) > len(differences):
         differences["snapshots"] = {
-            "recorded": sorted(record.snapshots),
-            "found": sorted(found.name for found in snapshots),
+            "recorded": [*record.snapshots],
+            "found": [found.name for found in snapshots],
         }
-    result = {"agrees": not differences, "differences": differences, **sizes_of(facts)}
-    if record.state is not VolumeState.ERROR or differences:
+    # What hosts do with it is no fault of what it holds.
+    differences |= {
+        one.part: {"recorded": one.recorded, "found": one.found}
+        for one in (*oddities(record, facts), *use(work, record))
+    }
+    result = {
+        "agrees": not differences,
+        "differences": differences,
+        **sizes_of(facts),
+        **_not_seen(work, record),
+        **_written(work, record, facts),
+    }
+    if record.state is not VolumeState.ERROR or contents:
         return Done(result=result)
     return Done(
         result=result,
@@ -401,6 +480,27 @@ def verify(work: Work) -> Done:
         before={"state": VolumeState.ERROR},
         after={"state": VolumeState.AVAILABLE},
     )
+
+
+def _not_seen(work: Work, record: VolumeOutlook) -> dict[str, Any]:
+    """The hosts whose devices only a worker there can look at."""
+    if not DRIVERS[work.claim.driver].attaches_locally:
+        return {}
+    others = sorted(set(record.attachments) - {work.host})
+    return {"hosts_not_seen": others} if others else {}
+
+
+def _written(work: Work, record: VolumeOutlook, facts: VolumeFacts) -> dict[str, Any]:
+    """When the image was last written, and whether that was behind our back."""
+    if facts.written_at is None:
+        return {}
+    told: dict[str, Any] = {"written_at": f"{datetime.fromtimestamp(facts.written_at, UTC):%FT%TZ}"}
+    if not record.attachments and not work.driver.devices(work.volume):
+        with work.database.read() as connection:
+            behind = written_behind(connection, work.intent.backend, record, facts.written_at)
+        if behind is not None:
+            told["written_by_hand_after"] = f"{behind.last:%FT%TZ}"
+    return told
 
 
 def client_locks(work: Work) -> Done:

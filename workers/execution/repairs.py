@@ -35,6 +35,7 @@ from orchestrator.store.tables import promises as promised
 from workers.backends.interface import (
     Absent,
     NotOurs,
+    Removed,
     SnapshotFacts,
     SnapshotRef,
     VolumeFacts,
@@ -199,10 +200,39 @@ def remove_orphan(work: Work) -> Done:
     stamp = str(begun.detail["id"]) if begun is not None else _removable(work)
     assert work.intent.volume is not None  # noqa: S101 - the request model requires it
     left = VolumeRef(stamp, work.intent.volume)
-    facts = work.driver.inspect(left)
-    if isinstance(facts, Absent):
-        return Done(result={"removed": begun is not None, "id": stamp, "wiped_bytes": 0})
-    facts = there(facts, left)
+    look = work.driver.inspect(left)
+    facts = None if isinstance(look, Absent) else there(look, left)
+    if facts is not None:
+        _refuse_used_orphan(work, left, facts)
+    found = work.driver.list_snapshots(left)
+    removed = _removed_snapshots(work, stamp)
+    if kept := sorted(one.name for one in found if one.id not in removed):
+        raise InUse(
+            f"{left.name!r} has snapshots that are not known as removed ({', '.join(kept)}): "
+            "adopt the volume, and decide about them"
+        )
+    if facts is None and not found:
+        return Done(result={"removed": begun is not None, "id": stamp})
+    work.intend("remove_orphan", id=stamp)
+    for one in found:
+        work.driver.delete_snapshot(SnapshotRef(str(one.id), one.name, left), work)
+    done = Removed(found=True) if facts is None else work.driver.remove(left, work)
+    return Done(
+        result={
+            "removed": done.found,
+            "id": stamp,
+            "snapshots_deleted": [one.name for one in found],
+        },
+        before={
+            "id": stamp,
+            "snapshots": [one.name for one in found],
+            **({} if facts is None else sizes_of(facts)),
+        },
+        after={"state": VolumeState.REMOVED},
+    )
+
+
+def _refuse_used_orphan(work: Work, left: VolumeRef, facts: VolumeFacts) -> None:
     if facts.name != left.name:
         # Under another name it is what somebody has made of it.
         raise Conflict(
@@ -212,27 +242,6 @@ def remove_orphan(work: Work) -> Done:
     in_use = [device.path or ", ".join(device.uris) for device in work.driver.devices(left)]
     if in_use:
         raise InUse(f"{left.name!r} is in use on {work.host} as {'; '.join(in_use)}")
-    found = work.driver.list_snapshots(left)
-    removed = _removed_snapshots(work, stamp)
-    if kept := sorted(one.name for one in found if one.id not in removed):
-        raise InUse(
-            f"{left.name!r} has snapshots that are not known as removed ({', '.join(kept)}): "
-            "adopt the volume, and decide about them"
-        )
-    work.intend("remove_orphan", id=stamp)
-    for one in found:
-        work.driver.delete_snapshot(SnapshotRef(str(one.id), one.name, left), work)
-    done = work.driver.remove(left, work)
-    return Done(
-        result={
-            "removed": done.found,
-            "id": stamp,
-            "wiped_bytes": done.wiped_bytes,
-            "snapshots_deleted": [one.name for one in found],
-        },
-        before={"id": stamp, "snapshots": [one.name for one in found], **sizes_of(facts)},
-        after={"state": VolumeState.REMOVED},
-    )
 
 
 def _removable(work: Work) -> str:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from orchestrator.domain.drivers import DRIVERS
+from orchestrator.domain.errors import BackendUnavailable
 from orchestrator.domain.states import FindingKind, VolumeState
 from orchestrator.jobs.outlook import VolumeOutlook
-from workers.backends.interface import Driver, SnapshotFacts, VolumeFacts
+from workers.backends.interface import Driver, SnapshotFacts, VolumeFacts, VolumeRef
+from workers.execution.work import Work
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +48,7 @@ def differences(
     if record.state is not VolumeState.RESTRICTED:
         yield from _exports(driver_name, driver, record, facts)
     yield from _snapshots(record, snapshots)
+    yield from _order(record, snapshots)
 
 
 def _exports(
@@ -83,6 +88,87 @@ def _snapshots(record: VolumeOutlook, found: Sequence[SnapshotFacts]) -> Iterato
             found={"name": one.name, "size_bytes": one.size_bytes},
             facts={"whose": "foreign"} if one.id is None else {"stamp": one.id},
         )
+
+
+def _order(record: VolumeOutlook, found: Sequence[SnapshotFacts]) -> Iterator[Difference]:
+    """Whether the storage has them in another order: rollbacks go by that."""
+    if not all(one.order for one in found):
+        return
+    recorded = {one.id: name for name, one in record.snapshots.items()}
+    in_order = [recorded[one.id] for one in found if one.id in recorded]
+    kept = [name for name in record.snapshots if name in in_order]
+    if kept != in_order:
+        yield _of(FindingKind.SNAPSHOT, "snapshots.order", kept, in_order, what="order")
+
+
+def use(work: Work, record: VolumeOutlook) -> Iterator[Difference]:
+    """Whether it is in use on this host as it is recorded: through which device, how large.
+
+    What other hosts have is not seen here, unless the storage attaches for all of them.
+    """
+    local = DRIVERS[work.claim.driver].attaches_locally
+    recorded = {
+        host: one for host, one in record.attachments.items() if host == work.host or not local
+    }
+    devices = work.driver.devices(VolumeRef(record.id, record.name))
+    if devices and not recorded:
+        yield _use(record, work.host, None, "in use", "it is in use here, and not recorded")
+    for host, kept in recorded.items():
+        paths = [device.path for device in devices]
+        if not devices:
+            yield _use(
+                record, host, kept.device, None, f"it is recorded as attached to {host}, and is not"
+            )
+        elif not local:
+            continue
+        elif kept.device not in paths:
+            text = f"it is recorded as attached to {host} as {kept.device}, and is so as {paths}"
+            yield _use(record, host, kept.device, paths, text)
+        elif kept.device is not None and (size := _size_of(kept.device)) < record.size_bytes:
+            text = (
+                f"its device {kept.device} on {host} has {size} bytes, and {record.size_bytes} "
+                "are recorded"
+            )
+            yield _use(record, host, kept.device, {"size_bytes": size}, text)
+
+
+def _use(
+    record: VolumeOutlook, host: str, recorded: str | None, found: Any, text: str
+) -> Difference:
+    kept = record.attachments.get(host)
+    return Difference(
+        kind=FindingKind.ATTACHMENT,
+        part=f"attachments.{host}",
+        recorded=recorded or (host if kept else None),
+        found=found,
+        facts={"host": host, "text": text, "read_only": bool(kept and kept.read_only)},
+    )
+
+
+def _size_of(device: str) -> int:
+    try:
+        with Path(device).open("rb") as opened:
+            return opened.seek(0, os.SEEK_END)
+    except OSError as error:
+        raise BackendUnavailable(f"{device} cannot be looked at: {error.strerror}") from error
+
+
+def oddities(record: VolumeOutlook, facts: VolumeFacts) -> Iterator[Difference]:
+    """What shows that others may lay hands on an image, or could."""
+    if facts.links is not None and facts.links > 1:
+        yield _of(FindingKind.METADATA, "links", 1, facts.links, what="links")
+    if facts.owner is not None and not record.attachments and _is_odd(facts.owner):
+        yield _of(FindingKind.METADATA, "owner", _OWNER, facts.owner, what="owner")
+
+
+#: What the driver gives its images to, unless the worker is somebody else.
+_OWNER = f"{os.geteuid()}:{os.getegid()} 0600"
+
+
+def _is_odd(owner: str) -> bool:
+    """Whether others than root and the worker's user own it, or may write to it."""
+    ids, mode = owner.split()
+    return int(ids.split(":")[0]) not in (0, os.geteuid()) or bool(int(mode, 8) & 0o022)
 
 
 def _of(kind: FindingKind, part: str, recorded: Any, found: Any, **facts: Any) -> Difference:

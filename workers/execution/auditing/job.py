@@ -20,18 +20,21 @@ from orchestrator.jobs.looking import take_volumes, volumes_at
 from orchestrator.jobs.outlook import Outlook, VolumeOutlook
 from orchestrator.store.asking import ask
 from orchestrator.store.tables import volumes
-from workers.backends.interface import PolicyFacts
+from workers.backends.interface import Absent, Look, NotOurs, PolicyFacts, VolumeFacts, VolumeRef
 from workers.execution.auditing import inside
+from workers.execution.auditing.comparing import Difference
 from workers.execution.auditing.exported import compare_policies
-from workers.execution.auditing.orphans import orphans
+from workers.execution.auditing.orphans import orphans, strays
 from workers.execution.auditing.reading import (
     beginning,
     note_busy,
     read_policies,
+    read_strays,
     read_volumes,
 )
 from workers.execution.auditing.seen import PAGE, Seen, SeenVolume, nothing_seen, skipped
-from workers.execution.auditing.volumes import compare_volume
+from workers.execution.auditing.volumes import compare_volume, finding_of
+from workers.execution.auditing.written import written_behind
 from workers.execution.work import Done, Work
 
 #: Findings that one audit writes at most. Where there are more, the backend is not what it was
@@ -48,6 +51,7 @@ def audit(work: Work) -> Done:
         policies: Mapping[str, PolicyFacts] = {}
         if listed:
             read_volumes(work, seen)
+            read_strays(work, seen)
             policies = read_policies(work)
             # What was unmounted meanwhile has shown less than there is.
             work.check_identity()
@@ -57,6 +61,7 @@ def audit(work: Work) -> Done:
             if listed:
                 comparison.add(comparison.volumes())
                 comparison.add(orphans(work, connection, seen))
+                comparison.add(strays(work, connection, seen))
                 comparison.add(compare_policies(work, connection, policies, seen))
             comparison.add(inside.findings(work, connection, seen))
             return comparison.done(listed=listed)
@@ -109,17 +114,12 @@ class Comparison:
             )
             return
         if not there:
-            yield Finding(
-                kind=FindingKind.GHOST,
-                subject=subject,
-                text=f"volume {record.name!r} is recorded, and the storage has none",
-                detail={"recorded": {"size_bytes": record.size_bytes}, "found": None},
-                **about,
-            )
+            yield from self._missing(record, about)
             return
         # A copy made by hand may bear the same stamp: the one with the right name is meant.
         there.sort(key=lambda one: (one.facts.name != record.name, one.number))
         yield from compare_volume(self._work, self._connection, record, there[0])
+        yield from self._written(record, there[0].facts)
         for copy in there[1:]:
             yield Finding(
                 kind=FindingKind.ORPHAN,
@@ -130,6 +130,54 @@ class Comparison:
                 detail={"found": {"size_bytes": copy.facts.size_bytes}, "copies": True},
                 **{**about, "volume": copy.facts.name[:255]},
             )
+
+    def _written(self, record: VolumeOutlook, facts: VolumeFacts) -> Iterator[Finding]:
+        """Whether an image was written to while nobody had it."""
+        if record.attachments or facts.attached or facts.written_at is None:
+            return
+        written = written_behind(self._connection, self._backend, record, facts.written_at)
+        if written is not None:
+            told = Difference(
+                kind=FindingKind.METADATA,
+                part="written",
+                recorded=written.last.isoformat(),
+                found=f"{written.at:%FT%TZ}",
+                facts={"what": "written"},
+            )
+            yield finding_of(self._connection, self._work.claim.backend_id, record, told)
+
+    def _missing(self, record: VolumeOutlook, about: Mapping[str, Any]) -> Iterator[Finding]:
+        """What a volume is that was not listed: only what is seen to be gone is lost."""
+        # Findings that there is no room for are counted only, and not looked at one by one.
+        look: Look = Absent()
+        if len(self._findings) < MOST_FINDINGS:
+            look = self._work.driver.inspect(VolumeRef(record.id, record.name, record.size_bytes))
+        subject, recorded = f"volume {record.id}", {"size_bytes": record.size_bytes}
+        left = self._seen.strays(record.id)
+        if isinstance(look, Absent):
+            also = f"; of its snapshots {', '.join(left)} are left" if left else ""
+            yield Finding(
+                kind=FindingKind.GHOST,
+                subject=subject,
+                text=f"volume {record.name!r} is recorded, and the storage has none{also}",
+                detail={"recorded": recorded, "found": None, "snapshots_left": left},
+                **about,
+            )
+        elif isinstance(look, NotOurs):
+            yield Finding(
+                kind=FindingKind.METADATA,
+                subject=f"{subject} stamp",
+                text=f"volume {record.name!r}: {look.what} stands in its place and does not bear "
+                "its stamp, and the volume itself is nowhere else: look whether somebody has "
+                "replaced or restored it by hand",
+                detail={"what": "stamp", "recorded": recorded, "found": look.what},
+                **about,
+            )
+        else:
+            # It has come back, or appeared, since the storage was listed.
+            snapshots = self._work.driver.list_snapshots(VolumeRef(record.id, record.name))
+            seen = SeenVolume(number=0, facts=look, snapshots=tuple(snapshots))
+            yield from compare_volume(self._work, self._connection, record, seen)
 
     def _pages(self) -> Iterator[list[VolumeOutlook]]:
         after = ""

@@ -38,15 +38,7 @@ def orphans(work: Work, connection: Connection, seen: Seen) -> Iterator[Finding]
                 select(volumes).where(among(connection, volumes.c.id, stamps))
             )
         }
-        taken = set(
-            connection.execute(
-                select(volumes.c.name).where(
-                    volumes.c.backend_id == work.claim.backend_id,
-                    volumes.c.state != VolumeState.REMOVED,
-                    among(connection, volumes.c.name, {one.facts.name[:255] for one in page}),
-                )
-            ).scalars()
-        )
+        taken = _taken(work, connection, {one.facts.name[:255] for one in page})
         copied = seen.several(stamps)
         for one in page:
             row = known.get(one.facts.id)
@@ -56,6 +48,62 @@ def orphans(work: Work, connection: Connection, seen: Seen) -> Iterator[Finding]
                 yield _orphan(one, row, where, work)
             elif one.facts.id is not None:
                 seen.note_busy([skipped(one.facts.id)])
+
+
+def _taken(work: Work, connection: Connection, names: set[str]) -> set[str]:
+    """Those of these names that a recorded volume has."""
+    return set(
+        connection.execute(
+            select(volumes.c.name).where(
+                volumes.c.backend_id == work.claim.backend_id,
+                volumes.c.state != VolumeState.REMOVED,
+                among(connection, volumes.c.name, names),
+            )
+        ).scalars()
+    )
+
+
+def strays(work: Work, connection: Connection, seen: Seen) -> Iterator[Finding]:
+    """Snapshots whose volume is neither on the storage nor recorded."""
+    backend = work.intent.backend
+    for page in seen.stray_volumes():
+        known = {
+            row.id: row
+            for row in connection.execute(
+                select(volumes).where(among(connection, volumes.c.id, page))
+            )
+        }
+        taken = _taken(work, connection, {row.name for row in known.values()})
+        for id_ in page:
+            row: Any = known.get(id_)
+            if row is not None and seen.is_busy(f"{backend}/{row.name}"):
+                seen.note_busy([skipped(id_)])
+            elif row is None or row.state == VolumeState.REMOVED:
+                # What is said of a recorded one is said of the volume.
+                yield _stray(
+                    id_, row, seen.strays(id_), work, name_taken=bool(row) and row.name in taken
+                )
+
+
+def _stray(id_: str, row: Any, names: list[str], work: Work, *, name_taken: bool) -> Finding:
+    whose = _whose_id(row, work.claim.backend_id)
+    of = f"volume {row.name!r} ({id_})" if row is not None else f"a volume {id_}"
+    return Finding(
+        kind=FindingKind.ORPHAN,
+        subject=f"snapshots {id_}",
+        text=f"{len(names)} snapshots ({', '.join(names[:5])}{', …' if len(names) > 5 else ''}) of "
+        f"{of} are on the storage, and the volume is not; {_WHOSE[whose]}",
+        volume=None if row is None else row.name,
+        volume_id=id_,
+        detail={
+            "whose": whose,
+            "name_taken": name_taken,
+            # They are no volume: there is nothing to adopt.
+            "volume": False,
+            "recorded": None,
+            "found": {"snapshots": len(names)},
+        },
+    )
 
 
 def _orphan(one: SeenVolume, row: Any, where: Mapping[str, bool], work: Work) -> Finding:
@@ -78,9 +126,12 @@ def _orphan(one: SeenVolume, row: Any, where: Mapping[str, bool], work: Work) ->
 def _whose(row: Any, facts: VolumeFacts, backend_id: int) -> str:
     if facts.id is None:
         return repairs.FOREIGN
+    whose = _whose_id(row, backend_id)
+    # Under another name it is what somebody has made of it, a copy perhaps.
+    return repairs.UNKNOWN if whose == repairs.REMOVED and row.name != facts.name else whose
+
+
+def _whose_id(row: Any, backend_id: int) -> str:
     if row is None or row.backend_id != backend_id or row.state != VolumeState.REMOVED:
         return repairs.UNKNOWN
-    if row.detail == FORGOTTEN:
-        return repairs.FORGOTTEN
-    # Under another name it is what somebody has made of it, a copy perhaps.
-    return repairs.REMOVED if row.name == facts.name else repairs.UNKNOWN
+    return repairs.FORGOTTEN if row.detail == FORGOTTEN else repairs.REMOVED

@@ -36,6 +36,16 @@ def read_volumes(work: Work, seen: Seen) -> None:
         seen.add(facts, _snapshots(work, facts) if snapshots and facts.id is not None else ())
 
 
+def read_strays(work: Work, seen: Seen) -> None:
+    """Note every snapshot of the storage whose volume is not there."""
+    if "snapshot" not in work.driver.capabilities():
+        return
+    for count, (volume_id, facts) in enumerate(work.driver.list_strays(), start=1):
+        if count % PAGE == 0:
+            work.checkpoint()
+        seen.add_stray(volume_id, facts)
+
+
 def _snapshots(work: Work, facts: VolumeFacts) -> Sequence[SnapshotFacts]:
     assert facts.id is not None  # noqa: S101 - only stamped ones are asked for
     return work.driver.list_snapshots(VolumeRef(facts.id, facts.name))

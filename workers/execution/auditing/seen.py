@@ -37,6 +37,8 @@ class Seen:
             "snapshots TEXT, matched INTEGER NOT NULL DEFAULT 0)"
         )
         db.execute("CREATE INDEX by_id ON volumes (id)")
+        db.execute("CREATE TABLE strays (number INTEGER PRIMARY KEY, volume TEXT, name TEXT)")
+        db.execute("CREATE INDEX strays_of ON strays (volume)")
         db.execute("CREATE TABLE busy (lane TEXT PRIMARY KEY) WITHOUT ROWID")
 
     def add(self, facts: VolumeFacts, snapshots: Sequence[SnapshotFacts]) -> None:
@@ -46,6 +48,27 @@ class Seen:
             "INSERT INTO volumes (id, facts, snapshots) VALUES (?, ?, ?)",
             (facts.id, json.dumps(asdict(facts)), json.dumps(told)),
         )
+
+    def add_stray(self, volume_id: str, facts: SnapshotFacts) -> None:
+        """Note a snapshot whose volume is not there."""
+        self._db.execute("INSERT INTO strays (volume, name) VALUES (?, ?)", (volume_id, facts.name))
+
+    def strays(self, volume_id: str) -> list[str]:
+        """The snapshots of a volume that is not there."""
+        rows = self._db.execute(
+            "SELECT name FROM strays WHERE volume = ? ORDER BY number", (volume_id,)
+        )
+        return [row[0] for row in rows]
+
+    def stray_volumes(self) -> Iterator[list[str]]:
+        """The volumes that are not there and have snapshots, by pages."""
+        last = ""
+        while rows := self._db.execute(
+            "SELECT DISTINCT volume FROM strays WHERE volume > ? ORDER BY volume LIMIT ?",
+            (last, PAGE),
+        ).fetchall():
+            last = rows[-1][0]
+            yield [row[0] for row in rows]
 
     def count(self) -> int:
         """How many volumes were seen."""

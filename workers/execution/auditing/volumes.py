@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from sqlalchemy import Connection, exists, select
 
 from orchestrator.audit.findings import Finding
-from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.sizes import format_size
 from orchestrator.domain.states import FindingKind, PolicyState
 from orchestrator.jobs.outlook import VolumeOutlook
 from orchestrator.store.tables import policies
-from workers.backends.interface import VolumeFacts, VolumeRef
-from workers.execution.auditing.comparing import Difference, differences
+from workers.execution.auditing.comparing import Difference, differences, oddities, use
 from workers.execution.auditing.seen import SeenVolume
 from workers.execution.work import Work
 
@@ -23,15 +20,21 @@ def compare_volume(
     work: Work, connection: Connection, record: VolumeOutlook, there: SeenVolume
 ) -> Iterator[Finding]:
     """What is recorded of it otherwise than it is."""
-    driver = work.claim.driver
-    for one in differences(driver, work.driver, record, there.facts, there.snapshots):
-        yield _finding(connection, work.claim.backend_id, record, one)
-    yield from _use(work, record, there.facts)
+    driver, facts = work.claim.driver, there.facts
+    for one in differences(driver, work.driver, record, facts, there.snapshots):
+        yield finding_of(connection, work.claim.backend_id, record, one)
+    for one in oddities(record, facts):
+        yield finding_of(connection, work.claim.backend_id, record, one)
+    # Asking for the devices of each volume takes long; listing has told which are in use.
+    if facts.attached is not None and (facts.attached or record.attachments):
+        for one in use(work, record):
+            yield _attachment(record, one)
 
 
-def _finding(
+def finding_of(
     connection: Connection, backend_id: int, record: VolumeOutlook, one: Difference
 ) -> Finding:
+    """What is written of a difference."""
     detail = {"recorded": one.recorded, "found": one.found, **one.facts}
     policy = None
     if one.kind is FindingKind.POLICY:
@@ -62,6 +65,21 @@ def _text(one: Difference) -> str:
     return f"recorded is {one.part} {one.recorded!r}, and the storage has {one.found!r}"
 
 
+def _metadata(one: Difference) -> str:
+    told = _ODD.get(one.part)
+    return _text(one) if told is None else told.format(one.found)
+
+
+#: What an image shows that others may lay hands on.
+_ODD = {
+    "links": "its image has {} names (hard links): whoever has another of them can read and change "
+    "it, so look who made them",
+    "owner": "its image belongs to {} (user, group, mode): others than the worker can write to it",
+    "written": "its image was last written at {}, though it was not attached then and no job "
+    "changed it: somebody may have written to it by hand; 'volume reconcile' says that it is known",
+}
+
+
 def _size(one: Difference) -> str:
     lost = "; what was behind is lost" if one.found < one.recorded else ""
     return f"{format_size(one.recorded)} are recorded, and {format_size(one.found)} there{lost}"
@@ -76,6 +94,11 @@ def _named(policy: str | None) -> str:
 
 
 def _snapshot(one: Difference) -> str:
+    if one.part == "snapshots.order":
+        told = (", ".join(names) for names in (one.recorded, one.found))
+        return "its snapshots are recorded in the order {}, and were taken in the order {}".format(
+            *told
+        )
     if one.found is None:
         return f"snapshot {one.snapshot!r} is recorded, and the storage has none"
     if one.recorded is None:
@@ -84,53 +107,25 @@ def _snapshot(one: Difference) -> str:
 
 
 _TEXTS = {
+    FindingKind.METADATA: _metadata,
     FindingKind.SIZE: _size,
     FindingKind.POLICY: _policy,
     FindingKind.SNAPSHOT: _snapshot,
 }
 
 
-def _use(work: Work, record: VolumeOutlook, facts: VolumeFacts) -> Iterator[Finding]:
-    """Whether it is in use where it is recorded to be, as far as this host can see."""
-    if facts.attached is None:
-        return
-    local = DRIVERS[work.claim.driver].attaches_locally
-    recorded = [host for host in record.attachments if host == work.host or not local]
-    if facts.attached and not recorded:
-        yield _attachment(record, work.host, None, "in use", "it is in use here, and not recorded")
-    elif recorded and not facts.attached:
-        for host in recorded:
-            device = record.attachments[host].device
-            text = f"it is recorded as attached to {host}, and is not"
-            yield _attachment(record, host, device, None, text)
-    elif recorded and local:
-        yield from _device(work, record)
-
-
-def _device(work: Work, record: VolumeOutlook) -> Iterator[Finding]:
-    """Whether the device is the recorded one."""
-    kept = record.attachments[work.host].device
-    there = work.driver.devices(VolumeRef(record.id, record.name))
-    paths = [device.path for device in there]
-    if kept not in paths:
-        text = f"it is recorded as attached to {work.host} as {kept}, and is so as {paths}"
-        yield _attachment(record, work.host, kept, paths, text)
-
-
-def _attachment(
-    record: VolumeOutlook, host: str, recorded: str | None, found: Any, text: str
-) -> Finding:
-    kept = record.attachments.get(host)
+def _attachment(record: VolumeOutlook, one: Difference) -> Finding:
+    host = one.facts["host"]
     return Finding(
         kind=FindingKind.ATTACHMENT,
         subject=f"volume {record.id} on {host}"[:600],
-        text=f"volume {record.name!r}: {text}",
+        text=f"volume {record.name!r}: {one.facts['text']}",
         volume=record.name,
         volume_id=record.id,
         host=host,
         detail={
-            "recorded": recorded or (host if kept else None),
-            "found": found,
-            "read_only": bool(kept and kept.read_only),
+            "recorded": one.recorded,
+            "found": one.found,
+            "read_only": one.facts["read_only"],
         },
     )
