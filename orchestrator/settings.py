@@ -84,6 +84,14 @@ class DatabaseSettings(_Section):
         default=None, repr=False, description="Default: SQLite in the data directory."
     )
     pool_size: int = Field(default=10, ge=1, le=1000)
+    idle_seconds: float = Field(
+        default=20.0,
+        ge=0.1,
+        le=3600,
+        description="A process that is frozen or cut off in the middle of a transaction keeps "
+        "what it has locked there for so long and hardly longer: then its session is ended "
+        "(PostgreSQL).",
+    )
 
     _secret = field_validator("url", mode="before")(_resolve_secret)
     _url = field_validator("url")(_check_url)

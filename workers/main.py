@@ -22,6 +22,7 @@ from orchestrator.logs import configure_logs
 from orchestrator.machine import boot_id
 from orchestrator.settings import Settings
 from orchestrator.store.database import Database
+from orchestrator.store.frozen import watching
 from workers.leases import Leases
 from workers.runner import Runner
 from workers.serving import Serving
@@ -52,7 +53,10 @@ def run(settings: Settings) -> None:
         settings.database_url,
         # A thread needs a connection only while it claims and finishes.
         pool_size=max(settings.database.pool_size, settings.worker.threads + 4),
+        idle_seconds=settings.database.idle_seconds,
     )
+    # Beside the scheduler, which may be the one that is frozen.
+    watch = watching(settings.database_url, settings.database.idle_seconds)
     serving = Serving(settings, database)
     leases = Leases(
         database,
@@ -115,6 +119,7 @@ def run(settings: Settings) -> None:
             serving.leases.release()
         except Problem as problem:
             log.warning("worker.not_released", why=problem.detail)
+        watch.close()
         database.close()
         log.info("worker.stopped", worker=worker)
 

@@ -11,13 +11,14 @@ from typing import Protocol
 import structlog
 
 from orchestrator import failpoints
-from orchestrator.domain.errors import InternalError, Problem
+from orchestrator.domain.errors import InternalError, Unavailable
 from orchestrator.jobs.claim import Claim, claim
 from orchestrator.jobs.finish import Ending, Outcome, finish
 from orchestrator.jobs.notices import Notices
 from orchestrator.jobs.wakeups import CONTROL_QUEUE, backend_queue, host_queue
 from orchestrator.settings import Settings
 from orchestrator.store.database import Database
+from orchestrator.store.verdicts import is_of_the_rows
 from workers.execution.attempt import HANDED_BACK, attempt
 from workers.execution.handlers import HANDLERS, UNDOING, WITHOUT_STORAGE
 from workers.execution.hooks import Hooks
@@ -259,19 +260,25 @@ class Runner:
         if not ready:
             return set()
         outcomes = [(one.claim, outcome) for one, outcome in ready]
+        # Leases are renewed meanwhile: what a database that is there refuses has an end.
+        refused_until = max(one.lease_until for one, _ in ready)
         while True:
             try:
                 finished = self._database.transact(lambda connection: finish(connection, outcomes))
                 break
-            except Problem as problem:
-                until = max(one.lease_until for one, _ in ready)
-                if not problem.retryable or time.monotonic() >= until:
-                    # Whoever takes these up asks the backend what is there.
-                    log.error("outcomes.not_written", jobs=len(ready), why=problem.detail)
-                    return set()
-                time.sleep(_AGAIN_SECONDS)
             except Exception as error:
-                return self._write_each(ready, error)
+                # A failure of its own is only what the outcome itself brings about.
+                away = isinstance(error, Unavailable)
+                if not away and is_of_the_rows(error):
+                    return self._write_each(ready, error)
+                leased_until = max(one.lease_until for one, _ in ready)
+                if time.monotonic() >= (leased_until if away else refused_until):
+                    # Whoever takes these up asks the backend what is there.
+                    log.error("outcomes.not_written", jobs=len(ready), why=str(error))
+                    return set()
+                if not away:
+                    log.warning("outcomes.not_written_yet", jobs=len(ready), why=str(error))
+                time.sleep(_AGAIN_SECONDS)
         for one, _ in ready:
             failpoints.reach("finish.after_commit", action=one.claim.action.name)
         if finished.lost:

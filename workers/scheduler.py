@@ -32,6 +32,7 @@ from orchestrator.logs import configure_logs
 from orchestrator.schedules.due import mend_schedules, run_due
 from orchestrator.settings import Settings
 from orchestrator.store.database import Database
+from orchestrator.store.frozen import watching
 
 log = structlog.get_logger(__name__)
 
@@ -54,7 +55,10 @@ class Scheduler:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._database = Database(settings.database_url, pool_size=2)
+        idle_seconds = settings.database.idle_seconds
+        self._database = Database(settings.database_url, pool_size=2, idle_seconds=idle_seconds)
+        # Beside the steps, which may be waiting for just what a frozen process has locked.
+        self._frozen = watching(settings.database_url, idle_seconds)
         self._wakeups = Wakeups(settings.broker_url)
         self._notices = Notices(settings.broker_url)
         self._key = key_of(settings, make=True)
@@ -103,6 +107,7 @@ class Scheduler:
             self._beside.join(timeout=_CLOSING_SECONDS)
         self._wakeups.close()
         self._notices.close()
+        self._frozen.close()
         self._database.close()
 
     def _tell(self, finished: Finished) -> None:

@@ -28,6 +28,7 @@ from orchestrator.jobs.views import View, accepted_view, batch_view, job_views
 from orchestrator.jobs.wakeups import Wakeups
 from orchestrator.settings import Settings
 from orchestrator.store.database import Database
+from orchestrator.store.frozen import watching
 
 T = TypeVar("T")
 
@@ -50,7 +51,14 @@ class Service:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.database = Database(settings.database_url, pool_size=settings.database.pool_size)
+        idle_seconds = settings.database.idle_seconds
+        self.database = Database(
+            settings.database_url,
+            pool_size=settings.database.pool_size,
+            idle_seconds=idle_seconds,
+        )
+        # Where workers and schedulers are all frozen, clients are still to be served.
+        self._frozen = watching(settings.database_url, idle_seconds)
         self.wakeups = Wakeups(settings.broker_url)
         self.notices = Notices(settings.broker_url)
         self.waiters = Waiters(
@@ -87,6 +95,7 @@ class Service:
         self._committer.close()
         self.wakeups.close()
         self.notices.close()
+        self._frozen.close()
         self.database.close()
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, or_, select, text, update
+from sqlalchemy import Connection, func, or_, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from orchestrator import failpoints
@@ -39,7 +39,7 @@ from orchestrator.jobs.outlook import (
 from orchestrator.jobs.submission import GROUP_BUDGET
 from orchestrator.jobs.wakeups import CONTROL_QUEUE
 from orchestrator.store.asking import Asked, Question, Rows, ask, one_of, put_off
-from orchestrator.store.bulk import among, draw, inserted
+from orchestrator.store.bulk import among, draw, inserted, update_rows
 from orchestrator.store.columns import Json, UtcDateTime, db_now
 from orchestrator.store.database import Database
 from orchestrator.store.lives import token
@@ -543,15 +543,11 @@ def renew(
             .values(lease_expires_at=db_now(lease_seconds))
         )
     told = [
-        {"_id": job_id, "_fence": fences[job_id], "progress": progress[job_id]}
+        {"id": job_id, "fence": fences[job_id], "progress": progress[job_id]}
         for job_id in renewable
         if job_id in progress
     ]
-    if told:
-        connection.execute(
-            update(jobs).where(jobs.c.id == bindparam("_id"), jobs.c.fence == bindparam("_fence")),
-            told,
-        )
+    update_rows(connection, jobs, ["id", "fence"], told)
     return Held(
         held=frozenset(ours),
         renewed=frozenset(renewable),

@@ -35,6 +35,8 @@ from sqlalchemy.sql.sqltypes import NullType
 from sqlalchemy.sql.visitors import replacement_traverse
 
 from orchestrator import failpoints
+from orchestrator.store.pipeline import pipelined
+from orchestrator.store.verdicts import ends_only_this_session, ends_session
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -72,7 +74,7 @@ def put_off(connection: Connection, *asked: Asked) -> None:
     and the commit are one round trip. Only `ask` knows of them; other statements do not see
     what they do.
     """
-    if connection.dialect.name == "postgresql" and not failpoints.on():
+    if connection.dialect.name == "postgresql":
         _later.setdefault(connection, []).extend(asked)
     else:
         ask(connection, *asked)
@@ -98,20 +100,25 @@ def _pipeline(
             _execute(cursors[0], connection, asked[0])
         else:
             # Here the beginning of a transaction travels along, and its end.
-            with raw.pipeline():
-                if before:
-                    # Nobody wants their rows, and a cursor for each costs more than one.
-                    unread = raw.cursor()
-                    for one in before:
-                        _execute(unread, connection, one)
+            with pipelined(raw, begin=not begun):
+                # Nobody wants their rows, and a cursor for each costs more than one.
+                unread = raw.cursor()
+                for one in before:
+                    _execute(unread, connection, one)
                 for cursor, one in zip(cursors, asked, strict=True):
                     _execute(cursor, connection, one)
                 if commit:
-                    raw.commit()
+                    failpoints.reach("pipeline.before_commit", connection)
+                    unread.execute(b"COMMIT", prepare=False)
+                    failpoints.reach("pipeline.before_sync", connection)
         return [cursor.fetchall() if cursor.description else [] for cursor in cursors]
     except psycopg.Error as error:
-        broken = raw.closed
+        broken = raw.closed or ends_session(error)
         if broken:
+            if not ends_only_this_session(error):
+                # As SQLAlchemy does for its own statements: the others in the pool, made before,
+                # have died of the same or are on a server that takes no writes any more.
+                connection.engine.pool._invalidate(connection.connection, error, _checkin=False)
             connection.invalidate(error)
         raise DBAPIError.instance(
             None,

@@ -11,32 +11,48 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
+from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, make_url
+from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from orchestrator.domain.errors import Unavailable
 from orchestrator.store.asking import commit_put_off
-from orchestrator.store.tables import PROMISED_ABOVE_LIMIT
+from orchestrator.store.verdicts import (
+    READ_ONLY,
+    ends_only_this_session,
+    ends_session,
+    is_away,
+    is_repeatable,
+    sqlstate,
+    was_not_committed,
+)
 
 T = TypeVar("T")
 
 #: Attempts at one transaction that the database asks to repeat (deadlock, busy).
 _TRIES = 6
-#: SQLSTATEs that mean "the same transaction may succeed when repeated".
-_REPEATABLE = {"40001", "40P01", "55P03"}
-#: Classes of SQLSTATEs: connection, out of resources, operator intervention, system error.
-_POSTGRESQL_AWAY = {"08", "53", "57", "58"}
-#: What SQLite says when its file cannot be used.
-_SQLITE_AWAY = ("unable to open", "disk I/O", "is full", "readonly", "malformed", "not a database")
+#: Attempts at one transaction whose connection dies: pooled ones may all have died together.
+_TRIES_WHEN_DYING = 3
 #: Seconds a writer waits for SQLite's one write lock.
 _SQLITE_BUSY = 30.0
+#: What our sessions call themselves; how we know our own.
+APPLICATION = "orchestrator"
+#: Unless the settings say otherwise: see `orchestrator.settings.DatabaseSettings`.
+IDLE_SECONDS = 20.0
+#: What no transaction of ours that writes takes, however slow the machine: then PostgreSQL (17
+#: and later) ends its session, whoever else is alive. Long reads say that they have no limit.
+_LONGEST_TRANSACTION_SECONDS = 900
+_HAS_TRANSACTION_TIMEOUT = 170000
 
 
 class Database:
     """The database that a URL names. Threads share it; processes each make their own."""
 
-    def __init__(self, url: str, *, pool_size: int = 10) -> None:
+    def __init__(
+        self, url: str, *, pool_size: int = 10, idle_seconds: float = IDLE_SECONDS
+    ) -> None:
+        """``idle_seconds``: how long a session of PostgreSQL may wait in a transaction for this
+        process before it is ended."""
         parsed = make_url(url)
         self.url = url
         self.dialect = parsed.get_backend_name()
@@ -52,9 +68,11 @@ class Database:
                 pool_use_lifo=True,
                 json_serializer=_dumps,
                 hide_parameters=True,  # they may hold what must be in no log
-                connect_args={"connect_timeout": 5, "application_name": "orchestrator"},
+                connect_args=_line_options(idle_seconds, set(parsed.query)),
             )
-            event.listen(self.engine, "connect", _begin_session)
+            session = _session(idle_seconds)
+            event.listen(self.engine, "connect", lambda raw, _: _begin_session(raw, session))
+            event.listen(self.engine, "handle_error", _note_end_of_session)
         else:
             raise ValueError(
                 f"database.url names {self.dialect!r}; use sqlite:///PATH or postgresql://…"
@@ -67,7 +85,10 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A connection that sees one state of the database and changes nothing."""
+        """A connection that sees one state of the database and changes nothing.
+
+        It may be used for as long as one likes.
+        """
         with self._reading() as connection:
             if self.is_postgresql:
                 _reconnect(connection)
@@ -101,7 +122,7 @@ class Database:
 
     @contextmanager
     def _reading(self, isolation: str = "REPEATABLE READ") -> Iterator[Connection]:
-        with _reachable(), self.engine.connect() as connection:
+        with self._reachable(reading=True), self.engine.connect() as connection:
             if self.is_postgresql:
                 connection = connection.execution_options(
                     isolation_level=isolation, postgresql_readonly=True
@@ -113,7 +134,7 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """One transaction, committed at the end. SQLite's is the only one that writes."""
-        with _reachable(), self.engine.connect() as connection:
+        with self._reachable(), self.engine.connect() as connection:
             if not self.is_postgresql:
                 connection = connection.execution_options(sqlite_begin="IMMEDIATE")
             with connection.begin():
@@ -133,17 +154,19 @@ class Database:
                     done = work(connection)
                     committing = True
                 return done
-            except (OperationalError, IntegrityError, Unavailable) as error:
-                # A pooled connection that has died says so at its first use. Nothing is
-                # repeated once a commit was sent: it may have taken effect.
-                stale = attempt == 1 and not committing and _has_died(error)
-                if not stale and not _repeatable(error):
+            except (DBAPIError, Unavailable) as error:
+                # A pooled connection that has died says so at its first use, and one may die
+                # at any time. Nothing is repeated once a commit was sent and may have taken
+                # effect.
+                undone = not committing or was_not_committed(_cause(error))
+                died = undone and _has_died(error)
+                if not (died and attempt <= _TRIES_WHEN_DYING) and not is_repeatable(error):
                     raise
                 if attempt == _TRIES:
                     raise Unavailable(
                         "the database is too busy to commit this: try again"
                     ) from error
-                if not stale:
+                if not died or attempt > 1:
                     pause = random.uniform(0.005, 0.02) * 2**attempt  # noqa: S311 - not a secret
                     time.sleep(pause)
         raise AssertionError("unreachable")
@@ -151,6 +174,22 @@ class Database:
     def close(self) -> None:
         """Close every pooled connection."""
         self.engine.dispose()
+
+    @contextmanager
+    def _reachable(self, *, reading: bool = False) -> Iterator[None]:
+        """Tell a database that cannot be reached from one that says no."""
+        try:
+            yield
+        except PoolTimeout as error:
+            raise Unavailable(
+                "the database is too slow for the requests there are: try again"
+            ) from error
+        except DBAPIError as error:
+            if (reading and sqlstate(error) == READ_ONLY) or not is_away(error):
+                raise
+            raise Unavailable(
+                "the database cannot be reached or cannot write: see its log, and try again"
+            ) from error
 
 
 def _dumps(value: Any) -> str:
@@ -163,20 +202,63 @@ def _dumps(value: Any) -> str:
 #: of planning again, which is a thousand operators a table, against what a plan for the
 #: values at hand would save: too little to plan statements again that take 0.03 ms.
 #: A process that is frozen in a transaction lets go of what that holds after a while; none of
-#: ours pauses in one.
+#: ours pauses in one. Where no time-out of the server's reaches, `orchestrator.store.frozen` does.
 _SESSION = """
 SET TIME ZONE 'UTC';
 SET cpu_operator_cost = 0.1;
 SET enable_seqscan = off;
 SET enable_hashjoin = off;
 SET enable_mergejoin = off;
-SET idle_in_transaction_session_timeout = '20s';
+SET idle_in_transaction_session_timeout = {idle};
+SET tcp_keepalives_idle = {probe};
+SET tcp_keepalives_interval = {probe};
+SET tcp_keepalives_count = 3;
+SET tcp_user_timeout = {idle};
 """
+_LIMITED = f"SET transaction_timeout = '{_LONGEST_TRANSACTION_SECONDS}s';"
 
 
-def _begin_session(raw: Any, _record: object) -> None:
-    raw.execute(_SESSION)
+def _session(idle_seconds: float) -> str:
+    """The statements that a session begins with; a line that is cut is noticed in time."""
+    return _SESSION.format(idle=round(idle_seconds * 1000), probe=_probe(idle_seconds))
+
+
+def _probe(idle_seconds: float) -> int:
+    """Seconds between looks whether a silent line still stands; three go unanswered at most."""
+    return max(1, round(idle_seconds / 4))
+
+
+def _begin_session(raw: Any, session: str) -> None:
+    limited = _LIMITED if raw.info.server_version >= _HAS_TRANSACTION_TIMEOUT else ""
+    raw.execute(session + limited)
     raw.commit()
+
+
+def _line_options(idle_seconds: float, given: set[str]) -> dict[str, Any]:
+    """What the driver is told about its line to PostgreSQL, but for what the URL says itself.
+
+    On a Unix socket there is nothing to look after, and the kernel is not asked to.
+    """
+    probe = _probe(idle_seconds)
+    wanted = {
+        "connect_timeout": 5,
+        "keepalives": 1,
+        "keepalives_idle": probe,
+        "keepalives_interval": probe,
+        "keepalives_count": 3,
+        "tcp_user_timeout": round(idle_seconds * 1000),
+    }
+    chosen = {name: value for name, value in wanted.items() if name not in given}
+    return {**chosen, "application_name": APPLICATION}
+
+
+def _note_end_of_session(context: ExceptionContext) -> None:
+    """Let a session that is of no use go, whether or not its line is still there."""
+    error = context.original_exception
+    if ends_session(error):
+        context.is_disconnect = True
+        if ends_only_this_session(error):
+            context.invalidate_pool_on_disconnect = False
 
 
 def _sqlite_engine(url: str, pool_size: int) -> Engine:
@@ -214,50 +296,26 @@ def _sqlite_engine(url: str, pool_size: int) -> Engine:
     return engine
 
 
-def _reconnect(connection: Connection) -> None:
-    """Take a new connection if the pooled one has died."""
+_WITHOUT_LIMIT = "SELECT set_config('transaction_timeout', '0', true)"
+
+
+def _reconnect(connection: Connection, *, again: bool = True) -> None:
+    """Take a new connection if the pooled one has died; this transaction may take its time."""
     try:
-        connection.exec_driver_sql("SELECT 1")
-    except (OperationalError, InterfaceError) as error:
-        if not error.connection_invalidated:
+        raw: Any = connection.connection.driver_connection
+        limited = raw.info.server_version >= _HAS_TRANSACTION_TIMEOUT
+        connection.exec_driver_sql(_WITHOUT_LIMIT if limited else "SELECT 1")
+    except (OperationalError, InterfaceError, InternalError) as error:
+        if not error.connection_invalidated or not again:
             raise
         connection.rollback()
+        _reconnect(connection, again=False)
 
 
 def _has_died(error: Exception) -> bool:
-    cause = error.__cause__ if isinstance(error, Unavailable) else error
-    return isinstance(cause, DBAPIError) and cause.connection_invalidated
+    cause = _cause(error)
+    return isinstance(cause, DBAPIError) and (cause.connection_invalidated or ends_session(cause))
 
 
-def _repeatable(error: Exception) -> bool:
-    if isinstance(error, IntegrityError):
-        return PROMISED_ABOVE_LIMIT in str(error.orig)
-    if not isinstance(error, OperationalError):
-        return False
-    state = getattr(error.orig, "sqlstate", None)
-    return state in _REPEATABLE or "database is locked" in str(error.orig)
-
-
-@contextmanager
-def _reachable() -> Iterator[None]:
-    """Tell a database that cannot be reached from one that says no."""
-    try:
-        yield
-    except PoolTimeout as error:
-        raise Unavailable(
-            "the database is too slow for the requests there are: try again"
-        ) from error
-    except (OperationalError, InterfaceError) as error:
-        if not _is_away(error):
-            raise
-        raise Unavailable(
-            "the database cannot be reached or cannot write: see its log, and try again"
-        ) from error
-
-
-def _is_away(error: OperationalError | InterfaceError) -> bool:
-    """Whether the database is out of reach, shutting down, or out of room."""
-    if isinstance(error.orig, sqlite3.Error):
-        return any(cause in str(error.orig) for cause in _SQLITE_AWAY)
-    state = getattr(error.orig, "sqlstate", None)
-    return state is None or state[:2] in _POSTGRESQL_AWAY
+def _cause(error: BaseException) -> BaseException | None:
+    return error.__cause__ if isinstance(error, Unavailable) else error

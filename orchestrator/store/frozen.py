@@ -1,0 +1,102 @@
+"""Sessions of ours whose process stands still in the middle of a transaction are ended.
+
+A process that is frozen (SIGSTOP, a debugger, a machine that swaps) or cut off keeps what it
+has locked. PostgreSQL itself ends a session that is idle in a transaction; none of its time-outs
+ends one that waits for the rest of a pipeline. So whoever is alive looks.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import structlog
+from sqlalchemy import Connection, text
+
+from orchestrator.store.database import APPLICATION, Database
+
+log = structlog.get_logger(__name__)
+
+#: Our own sessions, in this database and of this user, that wait for their process in a
+#: transaction: for its next message; or, where they have locked something, for it to read
+#: their answer. `state_change` says which wait it is: it moves with every message.
+_WAITING = """
+SELECT pid, backend_start, state_change FROM pg_stat_activity
+WHERE datname = current_database() AND usename = session_user
+  AND application_name = :application AND backend_type = 'client backend'
+  AND pid <> pg_backend_pid() AND xact_start IS NOT NULL
+  AND (wait_event = 'ClientRead' OR wait_event = 'ClientWrite' AND backend_xid IS NOT NULL)
+"""
+_LOOK = text(_WAITING)
+#: Ended only if it still is the same wait.
+_END = text(
+    f"SELECT pg_terminate_backend(pid) AS ended FROM ({_WAITING}) AS waiting"  # noqa: S608
+    " WHERE pid = :pid AND backend_start = :backend_start AND state_change = :state_change"
+)
+
+#: (process id on the server, when it began, since when it waits)
+_Wait = tuple[int, object, object]
+
+
+class Watch:
+    """Looks every so often from a thread and a connection of its own: the process's others may
+    be waiting for just what such a session has locked. On SQLite it does nothing."""
+
+    def __init__(self, url: str, *, idle_seconds: float, every: float) -> None:
+        """End what waits for longer than ``idle_seconds``; look ``every`` so many seconds."""
+        self._idle_seconds = idle_seconds
+        self._every = every
+        self._database = Database(url, pool_size=1, idle_seconds=idle_seconds)
+        #: Waits, and when this process saw them first, by its own clock: how long a session has
+        #: been waiting cannot be told from how long its statement took before.
+        self._seen: dict[_Wait, float] = {}
+        self._away = False
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+        if self._database.is_postgresql:
+            self._thread = threading.Thread(target=self._run, name="frozen", daemon=True)
+            self._thread.start()
+
+    def close(self) -> None:
+        """Stop looking."""
+        self._stopped.set()
+        if self._thread is not None:
+            self._thread.join(timeout=5)
+        self._database.close()
+
+    def _run(self) -> None:
+        while not self._stopped.wait(self._every):
+            try:
+                if ended := self._database.glance(self._look):
+                    log.warning("database.frozen_sessions_ended", pids=ended)
+                self._away = False
+            except Exception as error:
+                if not self._away:
+                    log.warning("database.not_watched", error=str(error))
+                self._away = True
+
+    def _look(self, connection: Connection) -> list[int]:
+        now = time.monotonic()
+        application = {"application": APPLICATION}
+        waiting = [
+            (row.pid, row.backend_start, row.state_change)
+            for row in connection.execute(_LOOK, application)
+        ]
+        self._seen = {wait: self._seen.get(wait, now) for wait in waiting}
+        ended = []
+        for (pid, begun, changed), since in self._seen.items():
+            if now - since < self._idle_seconds:
+                continue
+            same = {"pid": pid, "backend_start": begun, "state_change": changed}
+            if connection.execute(_END, {**application, **same}).scalar():
+                ended.append(pid)
+        return ended
+
+
+#: Looks while a session may be waiting: so much longer it may hold up others.
+_LOOKS = 4
+
+
+def watching(url: str, idle_seconds: float) -> Watch:
+    """A watch for a process of the product: each has one, since any of them may be frozen."""
+    return Watch(url, idle_seconds=idle_seconds, every=idle_seconds / _LOOKS)
