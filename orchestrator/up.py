@@ -46,9 +46,13 @@ _DEFAULT_BACKEND = "fast"
 _START_SECONDS = 60.0
 _LOOK_SECONDS = 15.0
 _STOP_SECONDS = 30.0
-#: A part that keeps dying is started again ever more slowly.
+#: A part that dies is started again at once; one that dies each time before it has lived so
+#: long, ever more slowly.
+_SETTLED_SECONDS = 10.0
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 30.0
+#: Deaths so early before there is a pause: also the machine's fault, or somebody's who tries.
+_AT_ONCE = 2
 
 
 class _Stop(BaseException):
@@ -63,7 +67,8 @@ class _Part:
     arguments: list[str]
     environment: dict[str, str]
     process: subprocess.Popen[bytes] | None = None
-    pause: float = _FIRST_PAUSE
+    #: How often in a row it has died early.
+    early_deaths: int = 0
     started: float = 0.0
     due: float = field(default=0.0)
 
@@ -79,18 +84,21 @@ class _Part:
         )
 
     def look(self) -> None:
-        """Start it again if it has died, after a pause that grows while it keeps dying."""
-        if self.process is None:
-            if time.monotonic() >= self.due:
-                self.start()
-            return
-        status = self.process.poll()
-        if status is None:
-            return
-        lived = time.monotonic() - self.started
-        self.pause = _FIRST_PAUSE if lived > _LONGEST_PAUSE else min(self.pause * 2, _LONGEST_PAUSE)
-        log.warning("up.part_died", part=self.name, status=status, again_in=self.pause)
-        self.process, self.due = None, time.monotonic() + self.pause
+        """Start it again if it has died: at once, unless it keeps dying early."""
+        if self.process is not None and (status := self.process.poll()) is not None:
+            settled = time.monotonic() - self.started > _SETTLED_SECONDS
+            self.early_deaths = 0 if settled else self.early_deaths + 1
+            pause = self._pause()
+            log.warning("up.part_died", part=self.name, status=status, again_in=pause)
+            self.process, self.due = None, time.monotonic() + pause
+        if self.process is None and time.monotonic() >= self.due:
+            self.start()
+
+    def _pause(self) -> float:
+        """Seconds before it is started again."""
+        if self.early_deaths <= _AT_ONCE:
+            return 0.0
+        return min(_FIRST_PAUSE * 2.0 ** (self.early_deaths - _AT_ONCE - 1), _LONGEST_PAUSE)
 
     def stop(self) -> None:
         """Ask it to stop."""

@@ -1,10 +1,13 @@
 """Runs a private Redis-compatible server as the message broker of one machine."""
 
+import contextlib
 import fcntl
+import hashlib
 import importlib.util
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -22,6 +25,8 @@ STOP_TIMEOUT = 5.0
 
 # sockaddr_un.sun_path with its final zero: 108 bytes on Linux, 104 on macOS.
 _LONGEST_SOCKET_PATH = 103
+#: Leaves room for the name of a directory and of the socket in it.
+_LONGEST_TEMPORARY = 50
 
 
 class BrokerStartError(RuntimeError):
@@ -80,7 +85,8 @@ class EmbeddedBroker:
         if self._socket is not None:
             self._socket.unlink(missing_ok=True)
             if self._socket.parent != self._directory:
-                self._socket.parent.rmdir()
+                with contextlib.suppress(OSError):
+                    self._socket.parent.rmdir()
             self._socket = None
         if self._lock is not None:
             # Unlocked by word: a copy that a forked child holds would keep the lock past the close.
@@ -117,10 +123,26 @@ class EmbeddedBroker:
             ) from None
 
     def _choose_socket(self) -> Path:
+        """Where it listens: the same at each start, since others keep the address."""
         path = self._directory / "broker.sock"
-        if len(os.fsencode(path)) > _LONGEST_SOCKET_PATH:
-            path = Path(tempfile.mkdtemp(prefix="orchestrator-broker-")) / "broker.sock"
-        return path
+        if len(os.fsencode(path)) <= _LONGEST_SOCKET_PATH:
+            return path
+        name = hashlib.sha256(os.fsencode(self._directory)).hexdigest()[:16]
+        below = Path(tempfile.gettempdir())
+        if len(os.fsencode(below)) > _LONGEST_TEMPORARY:
+            below = Path("/tmp")  # noqa: S108 - what is made there is looked at
+        directory = below / f"orchestrator-{os.geteuid()}-{name}"
+        with contextlib.suppress(FileExistsError):
+            directory.mkdir(mode=0o700)
+        found = directory.lstat()
+        # Anybody may have made something of that name where everyone may write.
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+            raise BrokerStartError(
+                f"The path of {self._directory} is too long for a socket, and {directory}, where it "
+                "would be instead, belongs to somebody else or is open to others: remove that, or "
+                "choose a data directory with a shorter path."
+            )
+        return directory / "broker.sock"
 
     def _launch(self, program: Path, socket: Path) -> subprocess.Popen[bytes]:
         settings = {

@@ -161,6 +161,22 @@ def test_the_embedded_broker_is_started_again_when_it_dies(own_product: Product)
         _until(lambda: http.get("/readyz").status_code == 200, "ready again")
 
 
+@pytest.mark.parametrize("part", ["worker", "api", "scheduler"])
+def test_a_part_that_is_killed_now_and_then_is_back_at_once(
+    own_product: Product, part: str
+) -> None:
+    for _ in range(2):
+        before = own_product.children()[part]
+        os.kill(before[0], signal.SIGKILL)
+        _until(
+            lambda before=before: set(own_product.children().get(part, [])) - set(before),
+            "another one",
+        )
+    told = [line for line in own_product.log.read_text().splitlines() if "up.part_died" in line]
+    assert len(told) == 2
+    assert all("again_in=0.0" in line for line in told), told
+
+
 def test_an_unmounted_directory_is_an_error_and_never_an_empty_backend(
     own_product: Product,
 ) -> None:

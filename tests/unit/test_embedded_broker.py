@@ -6,6 +6,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import celery
@@ -73,6 +74,36 @@ def test_a_long_or_unusual_directory_name_is_no_obstacle(tmp_path: Path):
         app.send_task("wake")
         app.close()
         broker.stop()
+
+
+def test_a_long_path_keeps_its_address_when_the_server_dies(tmp_path: Path):
+    broker = EmbeddedBroker(tmp_path / ("x" * 120))
+    broker.start()
+    url = broker.url
+    with connect(broker) as client:
+        os.kill(client.info("server")["process_id"], signal.SIGKILL)
+        broker.stop()
+        broker.start()
+        # Whoever has the address reaches the next one.
+        assert broker.url == url
+        assert client.ping()
+    broker.stop()
+
+
+def test_a_long_path_is_refused_where_somebody_else_has_made_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with tempfile.TemporaryDirectory() as short:
+        monkeypatch.setattr("tempfile.tempdir", short)
+        broker = EmbeddedBroker(tmp_path / ("x" * 120))
+        broker.start()
+        place = Path(broker.url.removeprefix("redis+socket://")).parent
+        broker.stop()
+        assert place.parent == Path(short)
+        place.mkdir()
+        place.chmod(0o777)
+        with pytest.raises(BrokerStartError, match="open to others"):
+            broker.start()
 
 
 def test_stop_leaves_nothing_running_and_start_works_again(broker: EmbeddedBroker, tmp_path: Path):
