@@ -18,6 +18,7 @@ import json
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +27,8 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-#: The points, in the order of a job's life, and what each stands for.
+#: The points, in the order of a job's life, and what each stands for. Those of a pipeline are
+#: passed in every transaction whose last statements travel with its commit, on PostgreSQL.
 POINTS = {
     "api.received": "a request to submit has arrived and is valid",
     "submit.before_commit": "jobs are inserted, not committed",
@@ -45,6 +47,8 @@ POINTS = {
     "finish.before_commit": "outcomes are written, not committed",
     "lanes.before_release": "outcomes are written, lanes are still held",
     "lanes.after_release": "lanes are released, not committed",
+    "pipeline.before_commit": "the last statements of a transaction are sent, their commit is not",
+    "pipeline.before_sync": "their commit is sent, and nobody has waited for it",
     "finish.after_commit": "outcomes are committed, nobody has been told",
     "notices.before_publish": "waiters are about to be told",
     "notices.after_publish": "waiters have been told",
@@ -74,11 +78,6 @@ if given := os.environ.get("ORCHESTRATOR_FAILPOINTS"):
 
 class FailpointError(RuntimeError):
     """What an armed point was told to raise."""
-
-
-def on() -> bool:
-    """Whether points may be armed: then what is between two points stays between them."""
-    return _directory is not None
 
 
 def reach(point: str, connection: Any = None, **facts: Any) -> None:
@@ -137,8 +136,20 @@ def _pass(directory: Path, point: str, connection: Any, facts: dict[str, Any]) -
         passes = _append(path.with_suffix(".passes"), b".")
         first = armed.get("nth", 1)
         if first <= passes < first + armed.get("times", 1):
-            _append(path.with_suffix(".fired"), f"{os.getpid()}\n".encode())
+            _sign(path.with_suffix(".fired"), f"{os.getpid()}\n".encode())
             _act(armed["do"], point, path, connection)
+
+
+def _sign(path: Path, line: bytes) -> None:
+    """Add a line to a file that is never seen without one."""
+    own = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
+    own.write_bytes(line)
+    try:
+        os.link(own, path)
+    except FileExistsError:
+        _append(path, line)
+    finally:
+        own.unlink()
 
 
 def _append(path: Path, line: bytes) -> int:

@@ -18,7 +18,7 @@ from tests.chaos.cases import ANYBODY, HOST, MIB, READER, Case, Request, filled
 from tests.chaos.faults import Fault
 from tests.chaos.processes import Child, until
 from tests.chaos.servers import Broker, FragilePostgres, SmallFileSystem
-from tests.chaos.steps import Step, holds_everything, holds_name
+from tests.chaos.steps import Step, holds_everything, holds_name, must_let_go
 from tests.chaos.storage import Stray
 from tests.chaos.world import BACKEND, World
 
@@ -362,7 +362,12 @@ def _break(
     with ExitStack() as lasting:
         if fault.late and not holds:
             free = not holds_name(cell.step.point, world.driver_name)
-            _others_take_over(world, trial, remade=fault.remade and free)
+            _others_take_over(
+                world,
+                trial,
+                remade=fault.remade and free,
+                surely=must_let_go(cell.step.point, world.database.dialect),
+            )
         if second is not None:
             second.ask("work")
             if not holds:
@@ -410,10 +415,15 @@ def _counted(world: World, point: str) -> Iterator[Armed]:
         armed.clear()
 
 
-def _others_take_over(world: World, trial: Trial, *, remade: bool) -> None:
-    """Whoever is left does what it can; then users go on using what there is."""
+def _others_take_over(world: World, trial: Trial, *, remade: bool, surely: bool) -> None:
+    """Whoever is left does what it can; then users go on using what there is.
+
+    ``surely``: nothing keeps them from it for longer than the time-out of a transaction.
+    """
     trial.meanwhile()
-    if not world.go_on(_TRIES_AGAINST_A_HOLDER):
+    if surely:
+        until(lambda: world.go_on(1), "others go on")
+    elif not world.go_on(_TRIES_AGAINST_A_HOLDER):
         return
     world.settle()
     if remade:

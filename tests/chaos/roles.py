@@ -45,7 +45,8 @@ class Inside:
 
     def __init__(self, given: dict[str, Any], name: str, beat_seconds: float = NEVER) -> None:
         self.settings = Settings(**given)
-        self.database = Database(self.settings.database_url)
+        idle_seconds = self.settings.database.idle_seconds
+        self.database = Database(self.settings.database_url, idle_seconds=idle_seconds)
         self.serving = Serving(self.settings, self.database)
         self.leases = Leases(
             self.database,

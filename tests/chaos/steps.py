@@ -16,6 +16,7 @@ IN_TRANSACTION = frozenset(
         "due.before_commit",
         "reclaim.before_commit",
         "events.before_commit",
+        "pipeline.before_commit",
     }
 )
 #: Passed in a transaction of the `memory` driver, whose storage has one writer.
@@ -40,7 +41,12 @@ IN_A_THREAD = frozenset(
 )
 #: An outcome that raises while it is written counts as one that cannot be stored.
 WHILE_OUTCOMES_ARE_WRITTEN = frozenset(
-    {"finish.before_commit", "lanes.before_release", "lanes.after_release"}
+    {
+        "finish.before_commit",
+        "lanes.before_release",
+        "lanes.after_release",
+        "pipeline.before_commit",
+    }
 )
 #: Where the outcome is in the database, and only telling others is left.
 AFTER_THE_END = frozenset(
@@ -73,15 +79,20 @@ def holds_name(point: str, driver: str) -> bool:
     return driver == "file" and point in ("driver.before_publish", "driver.after_publish")
 
 
+def must_let_go(point: str, database: str) -> bool:
+    """Whether others go on for sure while a process stands at this point: PostgreSQL ends its
+    transaction, and it holds nothing else."""
+    return database == "postgresql" and point in IN_TRANSACTION
+
+
 def holds_everything(point: str, driver: str, database: str, *, frozen: bool) -> bool:
     """Whether those who would take over can do nothing while a process stands at this point.
 
-    ``frozen``: all of it stands, and not only the thread that has come by.
+    ``frozen``: all of it stands, and not only the thread that has come by. On PostgreSQL its
+    session is ended before long, wherever it stands in a transaction.
     """
     return (
         (database == "sqlite" and point in IN_TRANSACTION)
         or (driver == "memory" and point in IN_MEMORY)
-        # The same request waits for the first one's transaction, which holds its key.
-        or point == "submit.before_commit"
         or (frozen and point in IN_A_THREAD)
     )

@@ -31,6 +31,8 @@ from workers.backends.interface import VolumeRef
 
 BACKEND = "store"
 CAPACITY = 2**40
+#: How long a process may stand in a transaction before its session is ended.
+IDLE_SECONDS = 1.0
 #: How long ago everything was, once time has passed.
 HOUR = 3600.0
 #: Rounds of time passing and everyone working, after which nothing more will come of it.
@@ -64,7 +66,7 @@ class World:
         self.settings: dict[str, Any] = {
             "data": str(directory),
             "host": HOST,
-            "database": {"url": database_url},
+            "database": {"url": database_url, "idle_seconds": IDLE_SECONDS},
             "broker": {"url": broker_url},
             "backends": {BACKEND: {"driver": driver, **options}},
             "transfer": {
