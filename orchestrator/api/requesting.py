@@ -145,6 +145,21 @@ def position_of(cursor: str | None, kind: type[int] | type[str]) -> Any:
     return position
 
 
+async def refuse_body(request: Request) -> None:
+    """Refuse a body where it would mean nothing."""
+    body = (await request.body()).strip()
+    if body not in (b"", b"{}", b"null"):
+        raise InvalidInput(f"a {request.method} of this takes no body: send none", field="body")
+
+
+async def _no_body(request: Request, _actor: Annotated[Actor, Depends(actor_of)]) -> None:
+    await refuse_body(request)
+
+
+#: For routes that have none: what they were asked for in it would not be done.
+NoBody = Depends(_no_body)
+
+
 async def preferred_wait(
     prefer: Annotated[
         str | None,

@@ -138,9 +138,9 @@ class EmbeddedBroker:
         # Anybody may have made something of that name where everyone may write.
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
             raise BrokerStartError(
-                f"The path of {self._directory} is too long for a socket, and {directory}, where it "
-                "would be instead, belongs to somebody else or is open to others: remove that, or "
-                "choose a data directory with a shorter path."
+                f"The path of {self._directory} is too long for a socket, and {directory}, where "
+                "it would be instead, belongs to somebody else or is open to others: remove that, "
+                "or choose a data directory with a shorter path."
             )
         return directory / "broker.sock"
 

@@ -7,18 +7,20 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from orchestrator.domain.actions import ACTIONS
-from orchestrator.domain.errors import WrongState
+from orchestrator.domain.errors import DependencyFailed, WrongState
 from orchestrator.domain.requests import JobRequest, parse_request
-from orchestrator.domain.states import JobState
+from orchestrator.domain.states import FINISHED, JobState
 from orchestrator.jobs.views import not_there
-from orchestrator.store.tables import backends, job_approvals, jobs
+from orchestrator.store.tables import backends, job_approvals, job_dependencies, jobs
 
 
 def retry_request(connection: Connection, job_id: int) -> tuple[JobRequest, dict[str, Any]]:
     """The request that repeats a job, and what the new job is bound to.
 
-    It means the very volume the old one meant, not another that has its name by now.
-    Raises `UnknownJob`, and `WrongState` if the job has not failed or been canceled.
+    It means the very volume the old one meant, not another that has its name by now, and needs
+    the jobs that the old one needed, or what they were retried as. Raises `UnknownJob`,
+    `WrongState` if the job has not failed or been canceled, and `DependencyFailed` if one that
+    it needs has, and was not retried.
     """
     row = (
         connection.execute(
@@ -49,6 +51,7 @@ def retry_request(connection: Connection, job_id: int) -> tuple[JobRequest, dict
         "max_attempts": row["max_attempts"],
         "reason": row["reason"],
         "after": row["after"],
+        "depends_on": _needed(connection, job_id),
         "approval": _needed_approval(connection, job_id),
     }
     bound: dict[str, Any] = {"retry_of": job_id}
@@ -59,6 +62,46 @@ def retry_request(connection: Connection, job_id: int) -> tuple[JobRequest, dict
     else:
         bound |= {"source_id": row["source_id"], "snapshot_id": row["snapshot_id"]}
     return parse_request(written), bound
+
+
+def _needed(connection: Connection, job_id: int) -> list[int]:
+    """The jobs that a job was asked to wait for, as far as they have rows: each as it is by now."""
+    asked = select(job_dependencies.c.depends_on).where(
+        job_dependencies.c.job_id == job_id, job_dependencies.c.kind == "asked"
+    )
+    rows = connection.execute(_states.where(jobs.c.id.in_(asked)).order_by(jobs.c.id)).all()
+    return sorted({_as_it_is_by_now(connection, job_id, row) for row in rows})
+
+
+_states = select(jobs.c.id, jobs.c.state, jobs.c.backend_id, jobs.c.volume)
+
+
+def _as_it_is_by_now(connection: Connection, job_id: int, needed: Any) -> int:
+    """A needed job, or the retry of it, or of that, which has succeeded or may yet."""
+    tries, level = [needed], [needed.id]
+    while level:
+        # A retry is about the same volume: that is what they are found by.
+        again = _states.where(
+            jobs.c.backend_id == needed.backend_id,
+            jobs.c.volume.is_(None) if needed.volume is None else jobs.c.volume == needed.volume,
+            jobs.c.retry_of.in_(level),
+        )
+        found = connection.execute(again.order_by(jobs.c.id)).all()
+        level = [row.id for row in found]
+        tries += found
+    good = [row for row in tries if row.state == JobState.SUCCEEDED]
+    open_ = [row for row in tries if row.state not in FINISHED]
+    if good or open_:
+        return int((good or open_)[-1].id)
+    last = tries[-1]
+    raise DependencyFailed(
+        f"job {job_id} needs job {last.id}, which has {_ENDED[last.state]}: retry job {last.id} "
+        f"first, then job {job_id}",
+        job=last.id,
+    )
+
+
+_ENDED = {JobState.FAILED: "failed", JobState.CANCELED: "been canceled"}
 
 
 def _needed_approval(connection: Connection, job_id: int) -> bool | None:

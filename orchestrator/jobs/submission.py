@@ -45,6 +45,9 @@ class Submission:
         """What the idempotency key stands for."""
         # What is absent is left out: requests keep what they stand for when fields are added.
         body = [request.model_dump(mode="json", exclude_none=True) for request in self.requests]
+        for place in self.bound:
+            # A retry needs what the retried job did, which may have been retried since.
+            body[place].pop("depends_on", None)
         retries = [bound.get("retry_of") for bound in self.bound.values()]
         text = json.dumps([self.batch, self.reason, body, retries], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()

@@ -23,6 +23,7 @@ from starlette.types import Receive, Scope, Send
 
 from orchestrator.domain.errors import (
     InternalError,
+    InvalidInput,
     NotAllowed,
     NotAuthenticated,
     NotFound,
@@ -231,7 +232,16 @@ _Policy = Annotated[str, Depends(_in_path("policy"))]
 _Rule = Annotated[str, Depends(_in_path("rule"))]
 
 _conf = APIRouter(prefix="/conf", tags=["conf"])
+
+
 # The longer paths come first: a name may have slashes.
+async def _no_body(request: Request) -> None:
+    if (await request.body()).strip() not in (b"", b"{}", b"null"):
+        raise InvalidInput("a DELETE takes no body: send none", field="body")
+
+
+#: For routes that have none: what they were asked for in it would not be done.
+_NO_BODY = Depends(_no_body)
 _routes = APIRouter(prefix="/{sub}", tags=["storage"])
 
 
@@ -306,7 +316,9 @@ async def create_snapshot(
     return _made()
 
 
-@_routes.delete("/volumes/{name:path}/snapshots/{snapshot}", status_code=204)
+@_routes.delete(
+    "/volumes/{name:path}/snapshots/{snapshot}", status_code=204, dependencies=[_NO_BODY]
+)
 async def delete_snapshot(ask: _Ask, name: _Volume, snapshot: _Snapshot) -> Response:
     """Delete a snapshot."""
     await ask(Role.ADMIN, contract.delete_snapshot(name, snapshot))
@@ -330,7 +342,7 @@ async def create_lock(ask: _Ask, name: _Volume, host: _Host) -> Response:
     return _made()
 
 
-@_routes.delete("/volumes/{name:path}/locks/{host}", status_code=204)
+@_routes.delete("/volumes/{name:path}/locks/{host}", status_code=204, dependencies=[_NO_BODY])
 async def remove_lock(ask: _Ask, name: _Volume, host: _Host) -> Response:
     """End the lock of a host."""
     await ask(Role.UBER_ADMIN, contract.remove_lock(name, host))
@@ -399,7 +411,7 @@ async def patch_volume(
     return JSONResponse(None, 200)
 
 
-@_routes.delete("/volumes/{name:path}", status_code=204)
+@_routes.delete("/volumes/{name:path}", status_code=204, dependencies=[_NO_BODY])
 async def restrict_volume(ask: _Ask, name: _Volume) -> Response:
     """Hide a volume and keep its data."""
     await ask(Role.UBER_ADMIN, contract.restrict_volume(name))
@@ -416,7 +428,7 @@ async def ensure_rule_present(ask: _Ask, policy: _Policy, rule: _Rule) -> Respon
     return _made()
 
 
-@_routes.delete("/export/{policy:path}/rule/{rule:path}", status_code=204)
+@_routes.delete("/export/{policy:path}/rule/{rule:path}", status_code=204, dependencies=[_NO_BODY])
 async def ensure_rule_absent(ask: _Ask, policy: _Policy, rule: _Rule) -> Response:
     """Take a rule out of a policy, if it is there."""
     await ask(Role.ADMIN, contract.ensure_rule_absent(policy, rule))
@@ -443,7 +455,7 @@ async def create_policy(ask: _Ask, policy: _Policy, wanted: NewPolicy) -> Respon
     return _made()
 
 
-@_routes.delete("/export/{policy:path}", status_code=204)
+@_routes.delete("/export/{policy:path}", status_code=204, dependencies=[_NO_BODY])
 async def remove_policy(ask: _Ask, policy: _Policy) -> Response:
     """Remove an export policy."""
     await ask(Role.ADMIN, contract.remove_policy(policy))

@@ -70,6 +70,53 @@ def test_prefer_wait_answers_200_with_the_ended_job(http: httpx.Client, name: st
     http.post(f"/v1/jobs/{held.json()['id']}/cancel")
 
 
+def _delete(http: httpx.Client, path: str, body: Any, **headers: str) -> httpx.Response:
+    return http.request("DELETE", path, json=body, headers=headers)
+
+
+def test_a_delete_does_what_its_body_asks_for(http: httpx.Client, name: str) -> None:
+    base = f"/v1/backends/fast/volumes/{name}"
+    assert _submit(http, _create(name)).status_code == 200
+    later = {"run_at": "2999-01-01T00:00:00Z", "reason": "old"}
+    waiting = _delete(http, base, later, **{"Idempotency-Key": name})
+    assert waiting.status_code == 202
+    assert waiting.json()["waiting_on"]["kind"] == "start_time"
+    assert waiting.json()["reason"] == "old"
+    # The key stands for the body, too.
+    other = _delete(http, base, {"wipe": True}, **{"Idempotency-Key": name})
+    assert (other.status_code, other.json()["code"]) == (409, "idempotency_mismatch")
+    again = _delete(http, base, later, **{"Idempotency-Key": name})
+    assert again.json()["id"] == waiting.json()["id"]
+    http.post(f"/v1/jobs/{waiting.json()['id']}/cancel")
+    held = _delete(http, base, {"approval": True}).json()
+    assert held["waiting_on"]["kind"] == "approval"
+    http.post(f"/v1/jobs/{held['id']}/cancel")
+    unknown = _delete(http, base, {"wip": True})
+    assert (unknown.status_code, unknown.json()["code"]) == (422, "unknown_field")
+    twice = http.request("DELETE", base, params={"wipe": False}, json={"wipe": True})
+    assert (twice.status_code, twice.json()["field"]) == (422, "wipe")
+    removed = _delete(http, base, {"wipe": True}, Prefer="wait=60").json()
+    assert (removed["state"], removed["result"]["wiped"]) == ("succeeded", True)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/tokens/99999",
+        "/v1/quotas/nobody/fast",
+        "/v1/schedules/nothing",
+        "/v1/backends/fast/volumes/nothing/lock",
+        "/v3/fast/volumes/nothing",
+    ],
+)
+def test_a_delete_that_takes_no_body_refuses_one(http: httpx.Client, path: str) -> None:
+    refused = _delete(http, path, {"force": True})
+    assert refused.status_code in (400, 422), refused.text
+    assert "takes no body" in refused.text
+    # Without one it is only not found.
+    assert http.delete(path).status_code != refused.status_code
+
+
 def test_verbs_on_resources_are_jobs(http: httpx.Client, name: str) -> None:
     wait = {"Prefer": "wait=60"}
     base = f"/v1/backends/fast/volumes/{name}"

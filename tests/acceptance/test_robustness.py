@@ -165,13 +165,15 @@ def test_the_embedded_broker_is_started_again_when_it_dies(own_product: Product)
 def test_a_part_that_is_killed_now_and_then_is_back_at_once(
     own_product: Product, part: str
 ) -> None:
+    before: set[int] = set()
+
+    def another() -> bool:
+        return bool(set(own_product.children().get(part, [])) - before)
+
     for _ in range(2):
-        before = own_product.children()[part]
-        os.kill(before[0], signal.SIGKILL)
-        _until(
-            lambda before=before: set(own_product.children().get(part, [])) - set(before),
-            "another one",
-        )
+        before = set(own_product.children()[part])
+        os.kill(min(before), signal.SIGKILL)
+        _until(another, "another one")
     told = [line for line in own_product.log.read_text().splitlines() if "up.part_died" in line]
     assert len(told) == 2
     assert all("again_in=0.0" in line for line in told), told

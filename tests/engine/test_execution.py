@@ -494,6 +494,42 @@ def test_retry_makes_a_new_job_bound_to_the_same_volume(engine: Engine) -> None:
         engine.database.transact(lambda c: retry_request(c, again))
 
 
+def test_a_retry_needs_what_the_retried_job_needed(engine: Engine) -> None:
+    engine.submit(create("a", "1M"), create("b", "1M"))
+    engine.work()
+    _faults(engine).set(operation="grow", kind="fail", times=2)
+    first, second = engine.submit(
+        {**grow("a", "2M"), "ref": "first"}, {**grow("b", "2M"), "depends_on": ["first"]}
+    ).job_ids
+    engine.work()
+    assert engine.states([first, second]) == ["failed", "canceled"]
+
+    def retry(job_id: int, key: str | None = None) -> int:
+        def work(connection: Any) -> int:
+            request, bound = retry_request(connection, job_id)
+            submission = Submission(
+                requests=[request], actor=ADMIN, bound={0: bound}, idempotency_key=key
+            )
+            return submit(connection, submission, max_attempts=5).job_ids[0]
+
+        return engine.database.transact(work)
+
+    with pytest.raises(DependencyFailed, match=f"retry job {first} first, then job {second}"):
+        retry(second)
+    again = retry(first)
+    engine.work()
+    assert engine.states([again]) == ["failed"]
+    with pytest.raises(DependencyFailed, match=f"retry job {again} first, then job {second}"):
+        retry(second)
+    good = retry(again)
+    waiting = retry(second, key="once")
+    assert engine.job(waiting)["depends_on"] == [good]
+    assert engine.job(waiting)["waiting_on"]["job"] == good
+    engine.work()
+    assert engine.states([good, waiting]) == ["succeeded", "succeeded"]
+    assert retry(second, key="once") == waiting
+
+
 def test_a_job_never_touches_a_later_volume_of_the_same_name(engine: Engine) -> None:
     engine.submit(create("a", "1M"))
     engine.work()

@@ -13,6 +13,7 @@ from orchestrator.api.requesting import (
     Cursor,
     HostInPath,
     Limit,
+    NoBody,
     Operator,
     PolicyInPath,
     Reader,
@@ -218,7 +219,7 @@ def take_lock(
     )
 
 
-@router.delete("/{backend}/volumes/{volume}/lock", status_code=204)
+@router.delete("/{backend}/volumes/{volume}/lock", status_code=204, dependencies=[NoBody])
 def release_lock(
     service: ServiceHere,
     actor: Operator,

@@ -13,6 +13,7 @@ from orchestrator.api.requesting import (
     BackendInPath,
     Cursor,
     Limit,
+    NoBody,
     Reader,
     ReasonHeader,
     ServiceHere,
@@ -136,7 +137,7 @@ def set_(
     )
 
 
-@router.delete("/{account}/{backend}", status_code=204)
+@router.delete("/{account}/{backend}", status_code=204, dependencies=[NoBody])
 def remove(
     service: ServiceHere,
     actor: Admin,

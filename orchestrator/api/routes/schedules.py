@@ -13,6 +13,7 @@ from orchestrator.api.requesting import (
     Cursor,
     IdempotencyKey,
     Limit,
+    NoBody,
     Reader,
     ServiceHere,
     cursor_for,
@@ -80,7 +81,7 @@ def change(
     )
 
 
-@router.delete("/{schedule}", status_code=204)
+@router.delete("/{schedule}", status_code=204, dependencies=[NoBody])
 def remove(service: ServiceHere, actor: Admin, schedule: Name) -> Response:
     """Remove a schedule. Its jobs and the snapshots that it made stay."""
     service.write(lambda connection: book.remove(connection, schedule, actor))

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from orchestrator import tokens
 from orchestrator.api import models
-from orchestrator.api.requesting import Admin, ServiceHere
+from orchestrator.api.requesting import Admin, NoBody, ServiceHere
 from orchestrator.domain.states import Role
 
 router = APIRouter(prefix="/v1/tokens", tags=["tokens"])
@@ -55,7 +55,7 @@ def list_(service: ServiceHere, _actor: Admin) -> dict[str, Any]:
     return {"items": service.read(tokens.valid_tokens), "cursor": None}
 
 
-@router.delete("/{token}", status_code=204)
+@router.delete("/{token}", status_code=204, dependencies=[NoBody])
 def revoke(
     service: ServiceHere,
     actor: Admin,

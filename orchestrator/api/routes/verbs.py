@@ -75,7 +75,7 @@ def router() -> APIRouter:
     return made
 
 
-def _body_model(action: Action, in_path: set[str]) -> type[BaseModel]:
+def _body_model(action: Action, in_path: set[str], *, in_query: bool = False) -> type[BaseModel]:
     """Targets that the path does not name, the parameters, and the options of any job."""
     fields: dict[str, Any] = {}
     for name, kind in _IN_BODY.items():
@@ -89,12 +89,12 @@ def _body_model(action: Action, in_path: set[str]) -> type[BaseModel]:
             fields[name] = (kind, Field(validation_alias=alias))
         else:
             fields[name] = (kind | None, Field(default=None, validation_alias=alias))
-    if action.route[0] == "DELETE":
+    if in_query:
         # A model of all query parameters refuses those it does not have.
         fields["plan"] = (Plan, False)
     title = "".join(part.capitalize() for part in re.split(r"[._]", action.name))
     model: type[BaseModel] = create_model(
-        f"{title}Body",
+        f"{title}{'Query' if in_query else 'Body'}",
         __base__=(action.params, JobOptions),
         __doc__=action.params.__doc__,
         **fields,
@@ -109,15 +109,12 @@ def _endpoint(action: Action) -> Callable[..., Any]:
     in_path = {"backend", *_PLACES.findall(path)}
     body = _body_model(action, in_path)
     optional = not any(field.is_required() for field in body.model_fields.values())
-    # A DELETE has no body: its parameters are in the query.
+    # A DELETE has its parameters in the query, or in a body, which not every client can send.
     in_query = method == "DELETE"
-    may_lack = optional and not in_query
-    body_kind: Any = body | None if may_lack else body
-    body_place = Query() if in_query else Body()
+    body_kind: Any = body | None if optional else body
 
     async def endpoint(**given: Any) -> Response:
-        written = given["body"]
-        fields = written.model_dump(exclude_unset=True) if written is not None else {}
+        fields = _given_once(given.get("query"), given["body"])
         options = {name: fields.pop(name) for name in JobOptions.model_fields if name in fields}
         targets = {name: fields.pop(name) for name in _IN_BODY if name in fields}
         targets |= {name: given[name] for name in in_path}
@@ -130,11 +127,13 @@ def _endpoint(action: Action) -> Callable[..., Any]:
     # Who may do what is checked with the submission, from the action's declaration.
     kinds |= {"service": ServiceHere, "actor": Reader, "wait": PreferredWait}
     kinds |= {"key": IdempotencyKey, "reason": ReasonHeader}
-    if not in_query:
+    if in_query:
+        kinds["query"] = Annotated[_body_model(action, in_path, in_query=True), Query()]
+    else:
         kinds["plan"] = Plan
-    kinds["body"] = Annotated[body_kind, body_place]
+    kinds["body"] = Annotated[body_kind, Body()]
     defaults: dict[str, Any] = {"key": None, "reason": None, "plan": False}
-    if may_lack:
+    if optional:
         defaults["body"] = None
     endpoint.__signature__ = Signature(  # type: ignore[attr-defined]
         [
@@ -149,6 +148,19 @@ def _endpoint(action: Action) -> Callable[..., Any]:
     )
     endpoint.__name__ = action.name.replace(".", "_")
     return endpoint
+
+
+def _given_once(*given: BaseModel | None) -> dict[str, Any]:
+    """The fields of these. Raises `InvalidInput` for one that is in several."""
+    fields: dict[str, Any] = {}
+    for model in given:
+        written = model.model_dump(exclude_unset=True) if model is not None else {}
+        if twice := sorted(fields.keys() & written.keys()):
+            raise InvalidInput(
+                f"{twice[0]} is in the query and in the body: give it once", field=twice[0]
+            )
+        fields |= written
+    return fields
 
 
 class VolumeChange(JobOptions):
