@@ -313,7 +313,7 @@ def adopt(work: Work) -> Done:
     except Conflict as problem:
         stamp = _left_stamp(work, problem)
         # Another attempt finds our own stamp, and must know whose it was.
-        work.note(f"take over {stamp}", stamp=stamp)
+        work.note("take over", stamp=stamp)
         facts = work.driver.adopt(work.volume, work, instead_of=stamp)
     kept = [found for found in work.driver.list_snapshots(work.volume) if found.id is not None]
     before = _former(work)
@@ -371,9 +371,10 @@ def adopt(work: Work) -> Done:
 
 def _former(work: Work) -> Any:
     """What the inventory has had of a volume that is taken over, if it ever had it."""
-    stamp = next(
-        (step.detail["stamp"] for step in work.steps if step.name.startswith("take over ")), None
-    )
+    step = work.intended("take over")
+    if step is None:
+        return None
+    stamp = step.detail["stamp"]
     with work.database.read() as connection:
         return connection.execute(
             select(volumes).where(
