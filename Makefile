@@ -24,7 +24,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test slow chaos bench lint types lock clean
+.PHONY: help install demo test slow chaos storm bench lint types lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -42,6 +42,10 @@ slow: $(STAMP) ## run those that take long: killed processes, broken brokers, au
 
 chaos: $(STAMP) ## break everything at every step; one cell: STEP=claim.after_commit ARGS="-k …"
 	CHAOS_STEP='$(STEP)' CHAOS_SEED='$(SEED)' $(BIN)/python -m tests.chaos $(ARGS)
+
+storm: $(STAMP) ## kill, freeze and cut off anything at any moment: SEEDS=1-50
+	CHAOS_SEEDS='$(or $(SEEDS),1-50)' $(BIN)/python -m pytest -m slow -k short_storm \
+	  tests/chaos/test_product.py $(ARGS)
 
 bench: $(STAMP) $(BENCH_STAMP) ## measure it beside other queues; less with ARGS="--quick --only batch"
 	$(BIN)/python -m benchmarks $(ARGS)

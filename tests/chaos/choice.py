@@ -2,7 +2,7 @@
 
 ``CHAOS=long`` asks for the whole matrix, ``CHAOS_TESTS`` for that many tests of it, each with a
 few cells. ``CHAOS_SEED`` gives the seed, and ``CHAOS_STEP`` the one step that is tried: together
-with ``-k`` that is a single cell.
+with ``-k`` that is a single cell. ``CHAOS_SEEDS`` (``1-50``, ``2,7``) asks for a storm of each.
 """
 
 from __future__ import annotations
@@ -23,6 +23,14 @@ _DEFAULT_SEED = 1
 Test = tuple[str, str, str, str, str]
 
 
+def _seeds(written: str) -> list[int]:
+    found: list[int] = []
+    for part in filter(None, written.split(",")):
+        first, _, last = part.partition("-")
+        found += range(int(first), int(last or first) + 1)
+    return found
+
+
 class Choice:
     """Says what is tried; the same for the same seed, on every machine."""
 
@@ -31,6 +39,8 @@ class Choice:
         self.seed = int(os.environ.get("CHAOS_SEED") or _DEFAULT_SEED)
         self._tests = int(os.environ.get("CHAOS_TESTS") or _SHORT_TESTS)
         self._step = os.environ.get("CHAOS_STEP") or None
+        #: The seeds of the storms; none if nobody has asked for them.
+        self.storms = _seeds(os.environ.get("CHAOS_SEEDS", ""))
 
     @property
     def told(self) -> str:

@@ -20,9 +20,16 @@ from tests.chaos.processes import until
 from tests.chaos.storage import FileStorage, MemoryStorage, Storage, Stray
 from tests.chaos.world import BACKEND, CAPACITY
 
+#: Short, since the tests wait for them.
+LEASE_SECONDS = 3
+IDLE_SECONDS = 1
+
 _CONFIG = """\
+[database]
+idle_seconds = {idle}
+
 [worker]
-lease_seconds = 3
+lease_seconds = {lease}
 heartbeat_seconds = 0.5
 claim_seconds = {look}
 
@@ -64,7 +71,14 @@ class Shaken(Product):
             else f'path = "{self.volumes}"'
         )
         self.config.write_text(
-            _CONFIG.format(look=look_seconds, backend=BACKEND, driver=driver, options=options)
+            _CONFIG.format(
+                idle=IDLE_SECONDS,
+                lease=LEASE_SECONDS,
+                look=look_seconds,
+                backend=BACKEND,
+                driver=driver,
+                options=options,
+            )
         )
         self.failpoints = directory / "failpoints"
         self.failpoints.mkdir()

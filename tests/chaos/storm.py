@@ -6,16 +6,18 @@ import os
 import random
 import signal
 import sqlite3
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
 import redis
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 
 from orchestrator.store.tables import jobs
+from tests.chaos import lines
 from tests.chaos.armed import Armed
 from tests.chaos.processes import until
-from tests.chaos.product import Shaken
+from tests.chaos.product import IDLE_SECONDS, LEASE_SECONDS, Shaken
 from tests.chaos.servers import FragilePostgres
 
 #: Points at which some process of the whole product comes by again and again.
@@ -32,6 +34,8 @@ _POINTS = (
     "driver.after_call",
     "finish.before_commit",
     "lanes.after_release",
+    "pipeline.before_commit",
+    "pipeline.before_sync",
     "finish.after_commit",
     "notices.before_publish",
     "lease.before_renewal",
@@ -39,6 +43,19 @@ _POINTS = (
     "events.before_commit",
     "events.after_commit",
 )
+#: Parts of the product that do something for the others.
+_PARTS = ("worker", "worker", "scheduler", "api")
+#: How much further others get before a process is woken that stands still for a short time.
+_FURTHER = 2
+#: Sessions that have waited for their process in a transaction for longer than they may.
+_OVERDUE = text(
+    "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
+    " AND application_name = 'orchestrator' AND xact_start IS NOT NULL"
+    " AND wait_event IN ('ClientRead', 'ClientWrite')"
+    " AND clock_timestamp() - state_change > make_interval(secs => :seconds)"
+)
+
+
 #: Points at which a worker can be frozen without holding what everybody needs.
 _HOLDING_NOTHING = (
     "claim.after_commit",
@@ -67,13 +84,16 @@ class Storm:
             self._kill_broker,
             self._empty_broker,
             self._freeze_broker,
-            self._freeze_worker,
-            self._die_at_a_point,
+            self._freeze_anything,
+            self._freeze_anything,
+            self._freeze_at_a_point,
             self._die_at_a_point,
             self._die_at_a_point,
         ]
         if postgres is not None:
-            self._faults += [self._restart_database, self._crash_database]
+            self._faults += [self._restart_database, self._crash_database, self._freeze_at_a_point]
+            if lines.can_cut():
+                self._faults += [self._cut_lines, self._cut_lines]
         self._left: list[Callable[[], str]] = []
 
     def strike(self) -> None:
@@ -87,6 +107,12 @@ class Storm:
         """Nothing more happens; what was armed and not met is taken back."""
         for armed in self._armed:
             armed.clear()
+
+    def _any_part(self) -> tuple[str, int]:
+        """Some process, 0 if it has just died."""
+        part = self._chance.choice(_PARTS)
+        pids = sorted(self._product.children().get(part, []))
+        return part, pids[self._chance.randrange(9) % len(pids)] if pids else 0
 
     def _kill_worker(self) -> str:
         return f"killed worker {self._product.kill('worker', self._chance.randrange(9))}"
@@ -117,29 +143,64 @@ class Storm:
                 os.kill(pid, signal.SIGCONT)
         return f"froze the broker {pids}"
 
-    def _freeze_worker(self) -> str:
-        """Where it holds nothing that others need: SQLite, for one, has a single writer."""
-        point = self._chance.choice(_HOLDING_NOTHING)
+    def _freeze_anything(self) -> str:
+        """Wherever it is just then."""
+        part, pid = self._any_part()
+        if not _signal(pid, signal.SIGSTOP):
+            return f"a {part} had just died"
+        return f"froze the {part} {pid}, {self._while_it_stands(part, pid)}"
+
+    def _freeze_at_a_point(self) -> str:
+        """In the middle of what it does; on SQLite not while it writes, if that can be helped."""
+        points = _POINTS if self._postgres is not None else _HOLDING_NOTHING
+        point = self._chance.choice(points)
         armed = Armed(self._product.failpoints, f"frozen{len(self.told)}", point, "stop")
         self._armed.append(armed)
-        until(lambda: armed.fired or self._idle(), f"a worker comes by {point}")
+        until(lambda: armed.fired or self._idle(), f"somebody comes by {point}")
         armed.release()
-        for pid in armed.victims:
-            try:
-                until(lambda pid=pid: self._taken_over(pid), "others take over")  # type: ignore[misc]
-            finally:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGCONT)
-        return f"froze {armed.victims} at {point} until others had taken over"
+        told = [self._while_it_stands("process", pid) for pid in armed.victims]
+        return f"froze {armed.victims} at {point}, {'; '.join(told) or 'nobody came'}"
 
-    def _taken_over(self, pid: int) -> bool:
-        return not self._held_by(pid) or self._writer_held()
+    def _while_it_stands(self, part: str, pid: int) -> str:
+        """Others go on while a process stands still, or it stands beyond every time-out; it is
+        never woken because others are held up."""
+        begun, ended = time.monotonic(), self._ended()
+        long = self._chance.random() < 0.5
+        beyond = IDLE_SECONDS + LEASE_SECONDS
+
+        def is_enough() -> bool:
+            if time.monotonic() - begun > beyond:
+                return True
+            return not long and (self._idle() or self._ended() >= ended + _FURTHER)
+
+        try:
+            until(is_enough, "others go on")
+            if self._postgres is not None:
+                until(lambda: not self._overdue(), f"what the {part} {pid} has locked is free")
+                if long and part != "scheduler":
+                    until(lambda: not self._held_by(pid) or self._idle(), "others take over")
+            killed = self._chance.random() < 0.3
+            if self._postgres is None and self._writer_held():
+                # A frozen writer of SQLite holds up everybody, by its nature.
+                killed = self._chance.random() < 0.5
+        except BaseException:
+            _signal(pid, signal.SIGCONT)
+            raise
+        _signal(pid, signal.SIGKILL if killed else signal.SIGCONT)
+        return f"for {'long' if long else 'a while'}, then {'killed' if killed else 'woke'} it"
+
+    def _overdue(self) -> list[int]:
+        """Sessions that hold up others although the time-out is over, for those who look."""
+        with self._product.database.read() as connection:
+            return list(connection.execute(_OVERDUE, {"seconds": IDLE_SECONDS}).scalars())
+
+    def _cut_lines(self) -> str:
+        part, pid = self._any_part()
+        count = lines.cut(pid, self._chance.choice([1, 2, 100])) if pid else 0
+        return f"cut {count} lines of the {part} {pid}"
 
     def _writer_held(self) -> bool:
-        """Whether another thread of a frozen process was just writing to SQLite: nobody else
-        can, then, until it wakes or is killed."""
-        if self._postgres is not None:
-            return False
+        """Whether nobody can write to SQLite because somebody frozen is just doing so."""
         path = self._product.data / "orchestrator.db"
         raw = sqlite3.connect(path, timeout=5, isolation_level=None)
         try:
@@ -181,6 +242,17 @@ class Storm:
                 jobs.c.state == "running", jobs.c.worker.like(f"%-{pid}-%")
             )
             return int(connection.execute(query).scalar_one())
+
+
+def _signal(pid: int, number: int) -> bool:
+    """Send a signal; False if nobody is there."""
+    if pid == 0:
+        return False
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def empty_broker(product: Shaken) -> None:

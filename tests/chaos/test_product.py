@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -122,13 +123,35 @@ def _until_left(product: Shaken, count: int) -> None:
 def test_a_storm_over_everything(
     places: Places, tmp_path: Path, database_kind: str, driver: str
 ) -> None:
-    chance = CHOICE.random(f"storm {database_kind} {driver}")
-    with _product(places, tmp_path, driver, database_kind) as product:
-        postgres = places.postgres() if database_kind == "postgresql" else None
+    _storm(places, tmp_path, driver, database_kind, CHOICE.seed, volumes=12, strikes=30)
+
+
+@DATABASES
+@pytest.mark.parametrize("seed", CHOICE.storms)
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_short_storm(places: Places, tmp_path: Path, database_kind: str, seed: int) -> None:
+    """As many of them as one likes: ``make storm SEEDS=1-50``; drivers take turns."""
+    driver = ("memory", "file")[seed % 2]
+    _storm(places, tmp_path, driver, database_kind, seed, volumes=5, strikes=15)
+
+
+def _storm(
+    places: Places,
+    tmp_path: Path,
+    driver: str,
+    database: str,
+    seed: int,
+    *,
+    volumes: int,
+    strikes: int,
+) -> None:
+    chance = random.Random(f"{seed} storm {database} {driver}")
+    with _product(places, tmp_path, driver, database) as product:
+        postgres = places.postgres() if database == "postgresql" else None
         storm = Storm(product, chance, postgres)
-        load = Load(product, chance, volumes=12)
+        load = Load(product, chance, volumes=volumes)
         load.start()
-        strikes = 24
         try:
             for number in range(1, strikes + 1):
                 share = number * load.wanted // (strikes + 1)
@@ -139,6 +162,7 @@ def test_a_storm_over_everything(
             _check(product)
         except BaseException as error:
             error.add_note("\n".join(storm.told))
+            error.add_note(f"Again: make storm SEEDS={seed} ARGS='--database {database}'")
             raise
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import psycopg
 from sqlalchemy import Connection, exists, select, update
 
 from orchestrator.domain.errors import Problem
@@ -23,6 +24,8 @@ from orchestrator.jobs.schedule import Reclaimed
 from orchestrator.jobs.submission import Accepted, Submission
 from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database
+from orchestrator.store.frozen import Watch
+from orchestrator.store.pipeline import Pipeline
 from orchestrator.store.tables import job_dependencies, jobs
 from workers.backends import memory_exports
 from workers.backends.interface import Call, PolicyRef
@@ -140,6 +143,20 @@ def _without_policy_fences() -> None:
     _replace(memory_exports._fenced, unfenced)
 
 
+def _without_watch() -> None:
+    """Nobody looks for sessions whose process stands still."""
+
+    def look_at_nothing(_watch: Watch) -> None:
+        return
+
+    Watch._run = look_at_nothing  # type: ignore[method-assign, assignment]
+
+
+def _without_sync() -> None:
+    """Pipelines end as psycopg ends them, with a Flush behind the Sync."""
+    Pipeline._exit_gen = psycopg.Pipeline._exit_gen  # type: ignore[method-assign]
+
+
 def _replace(function: Callable[..., Any], replacement: Callable[..., Any]) -> None:
     """Put one function in the place of another, wherever it was imported to."""
     for name, module in list(sys.modules.items()):
@@ -159,4 +176,6 @@ GUARDS: dict[str, Callable[[], None]] = {
     "idempotency": _without_idempotency,
     "leases": _without_leases,
     "policy fences": _without_policy_fences,
+    "watch": _without_watch,
+    "sync": _without_sync,
 }
