@@ -315,6 +315,7 @@ class EventPage(Answer):
 
     items: list[Event]
     next_after: int = Field(description="Send as `after` to go on from here.")
+    epoch: int = Field(description="Send with it: changes where the database is restored.")
 
 
 class Token(Answer):

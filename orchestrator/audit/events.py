@@ -10,9 +10,10 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, bindparam, func, select, text, tuple_
 
 from orchestrator import failpoints
-from orchestrator.domain.errors import Gone
+from orchestrator.domain.errors import EpochChanged, Gone
 from orchestrator.store.asking import Asked, ask
 from orchestrator.store.bulk import Parent, inserted_family, update_rows
+from orchestrator.store.lives import all_of
 from orchestrator.store.tables import event_archives, event_commits, events
 
 #: Who acts when nobody asked: the engine itself.
@@ -163,6 +164,48 @@ def read_after(
             oldest=oldest + 1,
         )
     return rows
+
+
+def read_feed(
+    connection: Connection,
+    after: int,
+    limit: int,
+    filters: Mapping[str, Any],
+    epoch: int | None = None,
+) -> tuple[int, Sequence[Row[Any]]]:
+    """The same for readers who come again: the epoch that numbers are of now, and the events.
+
+    Raises `EpochChanged` if ``after`` is a number of another epoch than that, as ``epoch`` says
+    or as no event of this one has it: what has that number is, or will be, something else.
+    """
+    lives = all_of(connection)
+    present = lives[-1]
+    if epoch is not None and epoch != present.epoch:
+        common = min(life.last_event for life in lives if life is present or life.epoch > epoch)
+        raise _changed(
+            f"event numbers of epoch {epoch} mean nothing in the present epoch {present.epoch}: "
+            "the database was restored or taken over",
+            present.epoch,
+            min(after, common),
+        )
+    rows = read_after(connection, after, limit, filters)
+    if not rows and after > (latest := latest_number(connection)):
+        raise _changed(
+            f"no event has the number {after}, the newest is {latest}: it is of a life of the "
+            "database that was lost",
+            present.epoch,
+            min(latest, present.last_event),
+        )
+    return present.epoch, rows
+
+
+def _changed(why: str, epoch: int, after: int) -> EpochChanged:
+    return EpochChanged(
+        f"{why}. Read again with epoch={epoch} and after={after}; what follows there replaces what "
+        "was read above that number",
+        epoch=epoch,
+        after=after,
+    )
 
 
 def _after(after: int, limit: int, filters: Mapping[str, Any]) -> Select[Any]:

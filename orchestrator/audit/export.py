@@ -11,6 +11,7 @@ from sqlalchemy import Connection, func, select
 
 from orchestrator.audit.events import read_after
 from orchestrator.store.files import NameTakenError, write_lines
+from orchestrator.store.lives import present
 from orchestrator.store.tables import event_chain, event_commits
 
 #: Events that a file has, about: with the commit that holds the last of so many.
@@ -81,4 +82,4 @@ def _lines(connection: Connection, start: int, last: int, link: str) -> Iterator
         number = rows[-1].number
         if number >= last:
             break
-    yield {"head": {"number": last, "link": link}}
+    yield {"head": {"number": last, "link": link, "epoch": present(connection).epoch}}

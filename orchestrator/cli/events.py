@@ -19,6 +19,10 @@ AfterNumber = Annotated[
         "--after", min=0, help="Events with numbers above this; from the oldest, if absent."
     ),
 ]
+Epoch = Annotated[
+    int | None,
+    typer.Option("--epoch", min=0, help="What --after is a number of, as the JSON told it."),
+]
 Kind = Annotated[str | None, typer.Option("--kind", help="A kind, such as volume.grow.")]
 JobIfAny = Annotated[int | None, typer.Option("--job", min=1, help="Id of a job.")]
 
@@ -52,6 +56,7 @@ def events() -> None:
 @app.command("list")
 def list_events(
     after: AfterNumber = None,
+    epoch: Epoch = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="The most events.")] = 100,
     kind: Kind = None,
     backend: options.BackendIfAny = None,
@@ -59,10 +64,10 @@ def list_events(
     job: JobIfAny = None,
     as_json: options.Json = False,
 ) -> None:
-    """List events in their order; the JSON has 'next_after' for --after."""
+    """List events in their order; the JSON has 'next_after' and 'epoch' for --after and --epoch."""
     with connect() as client:
         page = client.event_page(
-            after, limit=limit, kind=kind, backend=backend, volume=volume, job=job
+            after, epoch=epoch, limit=limit, kind=kind, backend=backend, volume=volume, job=job
         )
     if as_json:
         print_json(page)
@@ -73,6 +78,7 @@ def list_events(
 @app.command()
 def follow(
     after: AfterNumber = None,
+    epoch: Epoch = None,
     kind: Kind = None,
     backend: options.BackendIfAny = None,
     volume: options.VolumeIfAny = None,
@@ -84,7 +90,7 @@ def follow(
     """Print events as they happen, until interrupted; none is missed or told twice."""
     with connect() as client:
         for event in client.follow_events(
-            after, kind=kind, backend=backend, volume=volume, job=job
+            after, epoch=epoch, kind=kind, backend=backend, volume=volume, job=job
         ):
             if as_json:
                 print_json_line(event)

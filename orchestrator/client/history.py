@@ -12,6 +12,7 @@ from orchestrator.client.shapes import (
     ActionDescription,
     Event,
     EventPage,
+    FollowedEvent,
     NewToken,
     Queue,
     Token,
@@ -41,6 +42,7 @@ class HistoryMethods:
         self,
         after: int | None = None,
         *,
+        epoch: int | None = None,
         limit: int | None = None,
         kind: str | None = None,
         backend: str | None = None,
@@ -50,15 +52,17 @@ class HistoryMethods:
         """Up to ``limit`` events (100 if absent, 1000 at most) with numbers above ``after``.
 
         Without ``after`` it begins with the oldest that is left; with one, `Gone` is raised
-        if later events have been archived.
+        if later events have been archived. `EpochChanged` (a `Gone`) is raised if that is a
+        number of another epoch than ``epoch``, or than the present one: the database was
+        restored, and the error's facts tell the ``epoch`` and ``after`` to go on with.
         """
         filters = given(limit=limit, kind=kind, backend=backend, volume=volume, job_id=job)
         try:
-            answer = yield _events(after or 0, filters)
+            answer = yield _events(after or 0, filters, epoch)
         except Gone as gone:
             if after is not None or "oldest" not in gone.facts:
                 raise
-            answer = yield _events(gone.facts["oldest"] - 1, filters)
+            answer = yield _events(gone.facts["oldest"] - 1, filters, epoch)
         return cast(EventPage, answer.body)
 
     @stream
@@ -66,6 +70,7 @@ class HistoryMethods:
         self,
         after: int | None = None,
         *,
+        epoch: int | None = None,
         kind: str | None = None,
         backend: str | None = None,
         volume: str | None = None,
@@ -75,7 +80,7 @@ class HistoryMethods:
         filters = given(limit=PAGE, kind=kind, backend=backend, volume=volume, job_id=job)
         while True:
             try:
-                answer = yield _events(after or 0, filters)
+                answer = yield _events(after or 0, filters, epoch)
             except Gone as gone:
                 if after is not None or "oldest" not in gone.facts:
                     raise
@@ -86,37 +91,43 @@ class HistoryMethods:
                 yield Item(event)
             if len(page["items"]) < PAGE:
                 return
-            after = page["next_after"]
+            after, epoch = page["next_after"], page.get("epoch", epoch)
 
     @stream
     def follow_events(
         self,
         after: int | None = None,
         *,
+        epoch: int | None = None,
         kind: str | None = None,
         backend: str | None = None,
         volume: str | None = None,
         job: int | None = None,
-    ) -> StreamSteps[Event]:
+    ) -> StreamSteps[FollowedEvent]:
         """Events as they happen, without end, from the one after number ``after``.
 
         A connection that breaks is taken up again where it was left. Raises `Gone` if
-        events after that have been archived, `Unavailable` if the service was never there.
+        events after that have been archived, `EpochChanged` as `event_page` does,
+        `Unavailable` if the service was never there.
         """
         filters = given(kind=kind, backend=backend, volume=volume, job_id=job)
         failures, opened = 0, False
         while True:
             try:
-                yield Open(_stream_call(after, filters))
+                yield Open(_stream_call(after, filters, epoch))
                 opened = True
                 data: list[str] = []
                 while (line := (yield NextLine())) is not None:
                     failures = 0
-                    if line.startswith("data:"):
+                    if line.startswith("id:") and "-" in line:
+                        epoch = int(line[3:].partition("-")[0])
+                    elif line.startswith("data:"):
                         data.append(line[5:].removeprefix(" "))
                     elif not line and data:
-                        event: Event = json.loads("\n".join(data))
+                        event: FollowedEvent = json.loads("\n".join(data))
                         after, data = event["number"], []
+                        if epoch is not None:
+                            event["epoch"] = epoch
                         yield Item(event)
             except Gone as gone:
                 if after is not None or "oldest" not in gone.facts:
@@ -191,14 +202,17 @@ def _queue(verb: str, reason: str | None) -> Steps[Queue]:
     return cast(Queue, answer.body)
 
 
-def _events(after: int, filters: dict[str, str]) -> Call:
+def _events(after: int, filters: dict[str, str], epoch: int | None) -> Call:
     return Call(
-        method="GET", path="/v1/events", params={**filters, **given(after=after)}, repeatable=True
+        method="GET",
+        path="/v1/events",
+        params={**filters, **given(after=after, epoch=epoch)},
+        repeatable=True,
     )
 
 
-def _stream_call(after: int | None, filters: dict[str, str]) -> Call:
+def _stream_call(after: int | None, filters: dict[str, str], epoch: int | None) -> Call:
     headers = {"Accept": "text/event-stream"}
     if after is not None:
-        headers["Last-Event-ID"] = str(after)
+        headers["Last-Event-ID"] = str(after) if epoch is None else f"{epoch}-{after}"
     return Call(method="GET", path="/v1/events", params=filters, headers=headers, held=_SILENCE)

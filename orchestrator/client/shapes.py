@@ -6,7 +6,7 @@ Times are RFC 3339 text in UTC, sizes are bytes. ``/docs`` of a service describe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Generic, Literal, TypedDict, TypeVar
+from typing import Any, Generic, Literal, NotRequired, TypedDict, TypeVar
 
 T = TypeVar("T")
 
@@ -256,11 +256,18 @@ class Event(TypedDict):
     data: dict[str, Any] | None
 
 
+class FollowedEvent(Event):
+    """One that is followed, with the epoch that its number is of."""
+
+    epoch: NotRequired[int]
+
+
 class EventPage(TypedDict):
-    """Events in their order; ``next_after`` goes on from here."""
+    """Events in their order; ``next_after``, sent with ``epoch``, goes on from here."""
 
     items: list[Event]
     next_after: int
+    epoch: int
 
 
 class Token(TypedDict):

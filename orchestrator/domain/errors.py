@@ -209,6 +209,12 @@ class Gone(NotFound):
     status = 410
 
 
+class EpochChanged(Gone):
+    """The database was restored: numbers of events from before are not those of now."""
+
+    code = "epoch_changed"
+
+
 # -- what is there does not allow it ------------------------------------------------------
 
 

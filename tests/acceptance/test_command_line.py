@@ -467,14 +467,23 @@ def test_quotas_are_set_explained_and_removed(shell: Shell, name: str) -> None:
     assert shell.json("quota", "remove", project, *here, status=3)["code"] == "not_found"
 
 
+def test_event_numbers_of_another_epoch_are_refused_with_what_to_do(shell: Shell) -> None:
+    page = shell.json("event", "list", "--limit", "1")
+    epoch = page["epoch"]
+    refused = shell.json("event", "list", "--after", "1", "--epoch", str(epoch + 1), status=3)
+    assert (refused["code"], refused["epoch"]) == ("epoch_changed", epoch)
+    assert shell.json("event", "list", "--after", "1", "--epoch", str(epoch))["epoch"] == epoch
+
+
 def test_events_are_listed_and_followed(shell: Shell, name: str) -> None:
     create(shell, name)
     page = shell.json("event", "list", "--volume", name)
-    assert {"items", "next_after"} == set(page)
+    assert {"items", "next_after", "epoch"} == set(page)
     with shell.start("event", "follow", "--volume", name, "--json") as process:
         assert process.stdout is not None
         first = json.loads(process.stdout.readline())
         assert (first["volume"], first["kind"]) == (name, "job.submitted")
+        assert first["epoch"] == page["epoch"]
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=30)
     assert process.returncode == 130

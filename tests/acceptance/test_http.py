@@ -356,6 +356,7 @@ def test_the_event_feed_has_no_gaps_and_resumes(http: httpx.Client, name: str) -
         start = items[-1]["number"]
     job_id = _submit(http, _create(name)).json()["id"]
     seen: list[dict[str, Any]] = []
+    ids: list[str] = []
     with http.stream(
         "GET",
         "/v1/events",
@@ -364,6 +365,8 @@ def test_the_event_feed_has_no_gaps_and_resumes(http: httpx.Client, name: str) -
         import json
 
         for line in stream.iter_lines():
+            if line.startswith("id: "):
+                ids.append(line.removeprefix("id: "))
             if line.startswith("data: "):
                 seen.append(json.loads(line.removeprefix("data: ")))
                 if seen[-1]["kind"] == "job.succeeded" and seen[-1]["job_id"] == job_id:
@@ -373,6 +376,29 @@ def test_the_event_feed_has_no_gaps_and_resumes(http: httpx.Client, name: str) -
     page = http.get("/v1/events", params={"after": start, "limit": len(seen)}).json()
     assert page["items"] == seen
     assert page["next_after"] == numbers[-1]
+    assert ids == [f"{page['epoch']}-{number}" for number in numbers]
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_event_numbers_of_another_life_of_the_database_are_gone(
+    http: httpx.Client, streamed: bool
+) -> None:
+    page = http.get("/v1/events", params={"limit": 1}).json()
+    epoch = page["epoch"]
+
+    def ask(epoch: int | None, after: int) -> httpx.Response:
+        if streamed:
+            left = str(after) if epoch is None else f"{epoch}-{after}"
+            headers = {"Accept": "text/event-stream", "Last-Event-ID": left}
+            return http.get("/v1/events", headers=headers)
+        params = {"after": after} if epoch is None else {"after": after, "epoch": epoch}
+        return http.get("/v1/events", params=params)
+
+    for answer in (ask(epoch + 1, 1), ask(epoch - 1, 1), ask(None, 2**50), ask(epoch, 2**50)):
+        assert (answer.status_code, answer.json()["code"]) == (410, "epoch_changed")
+        assert answer.json()["epoch"] == epoch
+    go_on = {"epoch": epoch, "after": answer.json()["after"]}
+    assert http.get("/v1/events", params=go_on).status_code == 200
 
 
 def test_health_readiness_metrics_and_documentation_need_no_token(product: Product) -> None:

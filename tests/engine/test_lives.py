@@ -18,9 +18,14 @@ from sqlalchemy import URL, Connection, create_engine, make_url, select, text, u
 from orchestrator import tokens
 from orchestrator.audit import restored
 from orchestrator.audit.chain import extend, key_of
-from orchestrator.audit.events import number_committed
+from orchestrator.audit.events import number_committed, read_feed
 from orchestrator.domain.drivers import FileOptions
-from orchestrator.domain.errors import BackendUnavailable, IdentityMismatch, NotAuthenticated
+from orchestrator.domain.errors import (
+    BackendUnavailable,
+    EpochChanged,
+    IdentityMismatch,
+    NotAuthenticated,
+)
 from orchestrator.domain.states import Role
 from orchestrator.jobs.claim import Claimed, claim
 from orchestrator.settings import BackendSettings, DatabaseSettings, Settings
@@ -97,6 +102,34 @@ def test_a_new_life_is_told_in_the_history(engine: Engine) -> None:
         told = connection.execute(select(events).where(events.c.kind == "database.new_life")).one()
     assert told.reason == "tests"
     assert told.data["after"]["epoch"] == life.epoch
+
+
+def test_readers_of_events_are_told_where_a_life_that_was_lost_had_left_the_common_history(
+    engine: Engine,
+) -> None:
+    engine.submit(create("one"))
+    engine.database.transact(number_committed)
+
+    def read(after: int, epoch: int | None = None, **filters: Any) -> Any:
+        return engine.database.look(lambda c: read_feed(c, after, 10, filters, epoch))
+
+    first, rows = read(0)
+    last = rows[-1].number
+    assert read(last, first) == (first, [])
+    assert read(last, first, backend="fast") == (first, [])
+    life = _begin(engine)
+    engine.submit(create("two"))
+    engine.database.transact(number_committed)
+    assert life.last_event == last
+    for epoch, after, common in ((first, last, last), (first, 1, 1), (first, last + 9, last)):
+        with pytest.raises(EpochChanged) as told:
+            read(after, epoch)
+        assert told.value.facts == {"epoch": life.epoch, "after": common}
+    for epoch in (None, life.epoch):
+        with pytest.raises(EpochChanged) as told:
+            read(last + 1000, epoch)
+        assert told.value.facts == {"epoch": life.epoch, "after": last}
+    assert [row.kind for row in read(last, life.epoch)[1]] == ["database.new_life", "job.submitted"]
 
 
 def _number(engine: Engine) -> None:

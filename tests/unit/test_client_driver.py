@@ -14,6 +14,7 @@ from orchestrator.api import models
 from orchestrator.client import AsyncClient, Client, shapes
 from orchestrator.domain.errors import (
     Conflict,
+    EpochChanged,
     Gone,
     IdempotencyMismatch,
     InvalidInput,
@@ -389,6 +390,21 @@ def test_a_stream_that_breaks_is_taken_up_where_it_was_left(service: Service, us
     assert [found["number"] for found in use(lambda c: followed(c, 3))] == [5, 6, 7]
     assert [r["headers"]["Last-Event-ID"] for r in service.requests] == ["4", "5", "5"]
     assert service.requests[0]["headers"]["Accept"] == "text/event-stream"
+
+
+def test_a_stream_names_the_epoch_of_what_was_read_when_it_is_taken_up(
+    service: Service, use: Use
+) -> None:
+    service.script = [
+        stream(event(5).replace("id: 5", "id: 77-5")),
+        drop,
+        stream(event(6).replace("id: 6", "id: 77-6")),
+    ]
+    assert [found["epoch"] for found in use(lambda c: followed(c, 2))] == [77, 77]
+    assert service.requests[-1]["headers"]["Last-Event-ID"] == "77-5"
+    service.script = [refuse(410, "epoch_changed", epoch=78, after=3)]
+    with pytest.raises(EpochChanged):
+        use(lambda c: followed(c, 1))
 
 
 def test_an_event_may_hold_what_unicode_calls_the_end_of_a_line(service: Service, use: Use) -> None:

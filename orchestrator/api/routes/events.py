@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request
@@ -13,13 +14,14 @@ from sqlalchemy import Row
 from orchestrator.api import models
 from orchestrator.api.requesting import Limit, Reader, ServiceHere
 from orchestrator.api.service import Service
-from orchestrator.audit.events import read_after
+from orchestrator.audit.events import read_feed
 from orchestrator.domain.errors import Gone, InvalidInput
 from orchestrator.domain.names import BackendName, VolumeName
 from orchestrator.domain.requests import MAX_ID
 
 router = APIRouter(prefix="/v1/events", tags=["events"])
 
+_ID = re.compile(r"(?:(?P<epoch>[0-9]{1,19})-)?(?P<number>[0-9]{1,19})", re.ASCII)
 STREAM = "text/event-stream"
 #: Events read at once for a stream.
 _CHUNK = 500
@@ -39,6 +41,9 @@ async def feed(
     after: Annotated[
         int, Query(ge=0, le=MAX_ID, description="Events with numbers above this.")
     ] = 0,
+    epoch: Annotated[
+        int | None, Query(ge=0, le=MAX_ID, description="The epoch that `after` is a number of.")
+    ] = None,
     limit: Limit = 100,
     kind: Annotated[
         str | None, Query(max_length=40, pattern=r"^[a-z_.]+$", examples=["volume.grow"])
@@ -47,58 +52,74 @@ async def feed(
     volume: VolumeName | None = None,
     job_id: Annotated[int | None, Query(ge=1, le=MAX_ID)] = None,
     last_event_id: Annotated[
-        str | None, Header(max_length=20, description="Where a stream was left; like `after`.")
+        str | None,
+        Header(max_length=40, description="Where a stream was left: `EPOCH-NUMBER`."),
     ] = None,
 ) -> Any:
     """Read events in the order of their numbers, without gaps.
 
     With `Accept: text/event-stream` the answer is a stream that goes on as events happen;
-    each carries its number as id, so that `Last-Event-ID` resumes it.
+    each carries epoch and number as id, so that `Last-Event-ID` resumes it.
+
+    The epoch changes where the database was restored: numbers of another one are answered 410
+    (`epoch_changed`), with the `epoch` and the `after` to go on with.
     """
     wanted = {"kind": kind, "backend": backend, "volume": volume, "job_id": job_id}
     filters = {name: value for name, value in wanted.items() if value is not None}
     if STREAM not in request.headers.get("accept", ""):
-        rows = await _read(service, after, limit, filters)
+        epoch, rows = await _read(service, after, limit, filters, epoch)
         return {
             "items": [row._mapping for row in rows],
             "next_after": rows[-1].number if rows else after,
+            "epoch": epoch,
         }
     if last_event_id:
-        number = last_event_id if last_event_id.isascii() and last_event_id.isdigit() else "-1"
-        if not 0 <= int(number) <= MAX_ID:
-            raise InvalidInput("Last-Event-ID is the number of an event", field="Last-Event-ID")
-        after = int(last_event_id)
-    await _read(service, after, 1, filters)  # say 410 now, while there is a status to say it with
+        epoch, after = _left_at(last_event_id)
+    # Say 410 now, while there is a status to say it with.
+    epoch, _ = await _read(service, after, 1, filters, epoch)
     return StreamingResponse(
-        _stream(request, service, after, filters),
+        _stream(request, service, after, filters, epoch),
         media_type=STREAM,
         headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
     )
 
 
-async def _read(service: Service, after: int, limit: int, filters: dict[str, Any]) -> Any:
+def _left_at(last_event_id: str) -> tuple[int | None, int]:
+    """The epoch, if it is told, and the number."""
+    told = _ID.fullmatch(last_event_id)
+    if told is None or int(told["number"]) > MAX_ID or int(told["epoch"] or 0) > MAX_ID:
+        raise InvalidInput(
+            "Last-Event-ID is the id of an event of a stream: EPOCH-NUMBER", field="Last-Event-ID"
+        )
+    return None if told["epoch"] is None else int(told["epoch"]), int(told["number"])
+
+
+async def _read(
+    service: Service, after: int, limit: int, filters: dict[str, Any], epoch: int | None
+) -> tuple[int, Sequence[Row[Any]]]:
     return await asyncio.to_thread(
-        service.read, lambda connection: read_after(connection, after, limit, filters)
+        service.read, lambda connection: read_feed(connection, after, limit, filters, epoch)
     )
 
 
-def _message(row: Row[Any]) -> str:
+def _message(row: Row[Any], epoch: int) -> str:
     event = models.Event.model_validate(dict(row._mapping))
-    return f"id: {row.number}\nevent: {row.kind}\ndata: {event.model_dump_json()}\n\n"
+    return f"id: {epoch}-{row.number}\nevent: {row.kind}\ndata: {event.model_dump_json()}\n\n"
 
 
 async def _stream(
-    request: Request, service: Service, after: int, filters: dict[str, Any]
+    request: Request, service: Service, after: int, filters: dict[str, Any], epoch: int
 ) -> AsyncIterator[str]:
     heard = after
     while not (service.waiters.closing or await request.is_disconnected()):
         try:
-            rows = await _read(service, after, _CHUNK, filters)
+            _, rows = await _read(service, after, _CHUNK, filters, epoch)
         except Gone:
-            # Archived while this reader was slow: it is told so when it comes again.
+            # Archived while this reader was slow, or of an epoch that has ended: it is told so
+            # when it comes again.
             return
         if rows:
-            yield "".join(map(_message, rows))
+            yield "".join(_message(row, epoch) for row in rows)
             after = heard = rows[-1].number
         if len(rows) < _CHUNK:
             told = await service.waiters.events_after(heard, _KEEP_ALIVE)
