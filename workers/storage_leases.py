@@ -50,6 +50,8 @@ RENEW_SECONDS = 10.0
 #: A holder whose process nobody here can see is dead once its record has not changed for so
 #: many seconds of this process's own clock.
 LEASE_SECONDS = 30.0
+#: For so many seconds what was asked of the database holds for jobs that were claimed before.
+_LEARNT_SECONDS = 1.0
 #: How often a record is looked at while it is watched.
 _WATCH_SECONDS = 0.5
 
@@ -139,6 +141,8 @@ class StorageLeases:
         self._instance = database.look(lambda connection: instance_of(connection, database.url))
         #: Backends whose storage is known to be the one that the database writes to.
         self._entered: set[int] = set()
+        #: The number that was asked for last, and when.
+        self._learnt: dict[int, tuple[str, float]] = {}
         #: The record of a holder that cannot be seen, and since when it has not changed.
         self._watched: dict[int, tuple[bytes | None, float]] = {}
         self._guard = threading.Lock()
@@ -157,7 +161,16 @@ class StorageLeases:
             return
         if backend_id in self._entered:
             record = read(driver.read_lease())
-            if record is not None and record.nonce in known and self._same(record):
+            if record is not None and self._same(record):
+                if record.nonce in known:
+                    return
+                # It was renewed after the claim: for the jobs that were claimed together, the
+                # database is asked once.
+                nonce, at = self._learnt.get(backend_id, ("", 0.0))
+                if record.nonce == nonce and self.clock() - at < _LEARNT_SECONDS:
+                    return
+                self.enter(backend_id)
+                self._learnt[backend_id] = (record.nonce, self.clock())
                 return
         self.enter(backend_id)
 
@@ -174,8 +187,15 @@ class StorageLeases:
         raw, row = self._seen(backend_id)
         record = read(raw)
         if row.take_over:
-            self.take_over(backend_id, restored.RESTORED)
-            return
+            try:
+                self.take_over(backend_id, restored.RESTORED)
+            except IdentityMismatch:
+                if self._row(backend_id).take_over:
+                    raise
+                raw, row = self._seen(backend_id)  # another worker was first
+                record = read(raw)
+            else:
+                return
         if raw is None and row.lease is None:
             self._renew(backend_id)  # nobody has written here yet
             return
@@ -271,7 +291,7 @@ class StorageLeases:
         if not keeps_leases(driver):
             self._begin_life(backend_id, why, None)
             return
-        raw = driver.read_lease()
+        raw, row = self._seen(backend_id)
         while not self._is_over(backend_id, raw):
             if wait is None:
                 raise BackendUnavailable(
@@ -282,8 +302,9 @@ class StorageLeases:
             time.sleep(_WATCH_SECONDS)
             if driver.read_lease() != raw:
                 raise self._held(backend_id, read(driver.read_lease()))
-        record = read(raw)
-        self._begin_life(backend_id, why, None if record is None else record.epoch)
+        if not _is_known(raw, (row.lease, row.lease_next)):
+            record = read(raw)
+            self._begin_life(backend_id, why, None if record is None else record.epoch)
         self._renew(backend_id, over=(raw,))
         self._entered.add(backend_id)
 

@@ -39,13 +39,30 @@ def upgrade(
 
 @app.command()
 def check(data: Data = None, config: Config = None, as_json: options.Json = False) -> None:
-    """Tell whether the schema is the one this version needs; exit status 1 if it is not."""
+    """Tell whether the schema is the one this version needs; exit status 1 if it is not.
+
+    Also what is to be done in a database that was restored.
+    """
     settings = settings_from(data=data, config=config)
-    from orchestrator.store import migrate
+    from orchestrator.audit import restored
+    from orchestrator.store import lives, migrate
+    from orchestrator.store.database import Database
 
     behind = migrate.check(settings.database_url)
-    told = {"up_to_date": behind is None, "detail": behind}
-    _tell(behind or "the schema is up to date", told, as_json=as_json)
+    told: dict[str, object] = {"up_to_date": behind is None, "detail": behind}
+    sentence = behind or "the schema is up to date"
+    if behind is None:
+        database = Database(settings.database_url, pool_size=1)
+        try:
+            told["epoch"] = database.look(lives.present).epoch
+            found = database.look(restored.state)["restored_at"]
+        finally:
+            database.close()
+        told["restored_at"] = found.isoformat() if found else None
+        if found is not None:
+            at = when(found.isoformat())
+            sentence += f"; the database was restored ({at}, UTC): {restored.REMEDY}"
+    _tell(sentence, told, as_json=as_json)
     if behind is not None:
         raise typer.Exit(1)
 

@@ -432,6 +432,35 @@ def test_renewing_by_many_workers_is_no_error(engine: Engine) -> None:
     assert failures == []
 
 
+def test_workers_that_take_over_together_begin_one_life(
+    engine: Engine, other: Callable[..., Other]
+) -> None:
+    copy = other()
+    _renewed(engine)
+    engine.worker.serving.leases.release()
+    with copy.database.write() as connection:
+        connection.execute(update(backends).values(take_over=True))
+        before = len(lives.all_of(connection))
+    workers = [copy.worker, *(copy.another_worker(f"worker-{n}") for n in range(2, 5))]
+    for worker in workers:
+        for name in ("ram", "fast"):
+            worker.serving.leases.enter(_id(copy, name))
+    with copy.database.read() as connection:
+        assert len(lives.all_of(connection)) == before + 1
+        assert not connection.execute(select(backends.c.id).where(backends.c.take_over)).all()
+
+
+def test_jobs_that_were_claimed_before_the_lease_was_renewed_go_on(engine: Engine) -> None:
+    engine.submit(create("a"))
+    engine.work()
+    leases, ram = engine.worker.serving.leases, _id(engine, "ram")
+    with engine.database.read() as connection:
+        known = connection.execute(select(backends.c.lease).where(backends.c.id == ram)).scalar()
+    _renewed(engine)
+    for _ in range(3):
+        leases.check(ram, (known, None))
+
+
 def test_storage_that_lost_its_lease_is_refused(engine: Engine, tmp_path: Path) -> None:
     """It is older than it was, or not the one."""
     engine.submit(create("a", backend="fast"))
