@@ -41,25 +41,51 @@ def open_file(directory: int, name: str, flags: int) -> int | None:
     return None
 
 
+def look_at_file(directory: int, name: str) -> int | None:
+    """The same, to be looked at and not opened: that needs no access to the contents, and
+    disturbs nobody who holds a lease on them."""
+    descriptor = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def anew(descriptor: int) -> str:
+    """A path by which what is open can be reached anew, wherever its names are."""
+    return f"/proc/self/fd/{descriptor}"
+
+
 def rename_without_replacing(from_directory: int, old: str, to_directory: int, new: str) -> None:
     """Rename in one step; `FileExistsError` if the new name is taken, `FileNotFoundError`
-    if the old one is gone."""
-    if _renameat2 is not None:
-        if not _renameat2(
-            from_directory, os.fsencode(old), to_directory, os.fsencode(new), _RENAME_NOREPLACE
-        ):
-            return
-        code = ctypes.get_errno()
-        if code not in _NO_SUCH_RENAME:
-            raise OSError(code, os.strerror(code), new)
-    # Network file systems: a link replaces nothing either.
+    if the old one is gone.
+
+    A file that has both names already has the new one alone afterwards.
+    """
     try:
+        if _renamed(from_directory, old, to_directory, new):
+            return
+        # Network file systems: a link replaces nothing either.
         os.link(old, new, src_dir_fd=from_directory, dst_dir_fd=to_directory, follow_symlinks=False)
     except FileExistsError:
-        # The answer to a link that did happen may have been lost, and asked for again.
+        # An earlier attempt was cut short between the two, or the answer to it was lost.
         there = os.stat(new, dir_fd=to_directory, follow_symlinks=False)
         mine = os.stat(old, dir_fd=from_directory, follow_symlinks=False)
         if not os.path.samestat(there, mine):
             raise
     with suppress(FileNotFoundError):
         os.unlink(old, dir_fd=from_directory)
+
+
+def _renamed(from_directory: int, old: str, to_directory: int, new: str) -> bool:
+    """Whether this system can do it in one step; then it is done."""
+    if _renameat2 is None:
+        return False
+    if not _renameat2(
+        from_directory, os.fsencode(old), to_directory, os.fsencode(new), _RENAME_NOREPLACE
+    ):
+        return True
+    code = ctypes.get_errno()
+    if code in _NO_SUCH_RENAME:
+        return False
+    raise OSError(code, os.strerror(code), new)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance.systems import SYSTEMS, System
+from tests.conformance.systems import SYSTEMS, Files, PlainFiles, System, XfsFiles
 from workers.backends.interface import Driver
 
 _numbers = itertools.count(1)
@@ -26,6 +26,18 @@ def system(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[System]:
         raise
     yield system
     system.stop()
+
+
+@pytest.fixture(params=[Files, XfsFiles, PlainFiles], ids=["plain", "xfs", "no-attributes"])
+def files(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Files]:
+    """A `file` backend on each kind of file system."""
+    system: Files = request.param()
+    try:
+        system.start(tmp_path, "files")
+        yield system
+    finally:
+        if hasattr(system, "path"):
+            system.stop()
 
 
 @pytest.fixture

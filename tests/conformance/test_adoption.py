@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import subprocess
+
 import pytest
 
-from orchestrator.domain.errors import Conflict, NotFound
-from tests.conformance.calls import Claim, new_volume
+from orchestrator.domain.errors import Conflict, InUse, NotFound
+from tests.conformance.calls import Claim, LeaseLost, new_snapshot, new_volume, stopped
 from tests.conformance.conftest import Needs
-from tests.conformance.systems import System
-from workers.backends.interface import Driver
+from tests.conformance.images import made, user_of
+from tests.conformance.systems import Files, PlainFiles, System
+from workers.backends.file import stamps
+from workers.backends.interface import Driver, adopted_id
 
 
 @pytest.fixture(autouse=True)
-def _can(needs: Needs) -> None:
-    needs("adopt")
+def _can(request: pytest.FixtureRequest) -> None:
+    if "driver" in request.fixturenames:
+        needs: Needs = request.getfixturevalue("needs")
+        needs("adopt")
 
 
 def test_what_is_adopted_bears_our_stamp(driver: Driver, system: System) -> None:
@@ -53,3 +61,108 @@ def test_a_late_adoption_does_no_harm(driver: Driver, system: System) -> None:
     driver.adopt(volume, later)
     with pytest.raises(Conflict):
         driver.adopt(volume, late)
+
+
+@pytest.mark.parametrize("stop_at", [None, 1, 2, 3, 5, 7])
+def test_every_snapshot_comes_with_its_volume_in_its_order(
+    driver: Driver, needs: Needs, stop_at: int | None
+) -> None:
+    needs("snapshot")
+    old = new_volume("vm1")
+    driver.create(old, 20 * 2**20, {}, Claim())
+    names = ["s3", "s1", "a long one " * 22, "s2", "s5", "s4"]
+    names = [name.replace(" ", "-").rstrip("-") for name in names]
+    for name in names:
+        driver.create_snapshot(new_snapshot(old, name), Claim())
+    orders = [facts.order for facts in driver.list_snapshots(old)]
+    new = new_volume("vm1")
+    if stop_at is not None:
+        with_stop = stopped(stop_at)
+        with contextlib.suppress(LeaseLost):
+            driver.adopt(new, with_stop, instead_of=old.id)
+    driver.adopt(new, Claim(), instead_of=old.id)
+    kept = driver.list_snapshots(new)
+    assert [facts.name for facts in kept] == names
+    assert [facts.id for facts in kept] == [adopted_id(new.id, name) for name in names]
+    assert [facts.order for facts in kept] == orders
+    assert driver.list_snapshots(old) == []
+    assert list(driver.list_strays()) == []
+    last = new_snapshot(new, "last")
+    assert driver.create_snapshot(last, Claim()).order > max(orders) or orders == [0] * 6
+    assert [facts.name for facts in driver.list_snapshots(new)] == [*names, "last"]
+
+
+# -- images in files --------------------------------------------------------------------------
+
+
+def test_a_second_name_of_a_volume_s_image_is_no_volume(files: Files) -> None:
+    volume = made(files)
+    image = files.image(volume)
+    name = f"{image.parent.name}/link.img"
+    image.with_name("link.img").hardlink_to(image)
+    for instead_of in (None, volume.id):
+        with pytest.raises(Conflict) as told:
+            files.driver.adopt(new_volume(name), Claim(), instead_of=instead_of)
+        if not isinstance(files, PlainFiles):
+            assert told.value.facts["stamp"] == volume.id
+            assert "vm1" in told.value.detail
+    assert [facts.id for facts in files.driver.list_volumes()].count(volume.id) == 1
+
+
+def test_a_copy_that_bears_a_stamp_is_a_volume_once_that_is_taken_away(files: Files) -> None:
+    volume = made(files)
+    image = files.image(volume)
+    copy = image.with_name("copy.img")
+    subprocess.run(["cp", "-a", image, copy], check=True)
+    adopted = new_volume(f"{image.parent.name}/copy.img")
+    if not isinstance(files, PlainFiles):
+        for instead_of in (None, volume.id):
+            with pytest.raises(Conflict, match="setfattr -x") as told:
+                files.driver.adopt(adopted, Claim(), instead_of=instead_of)
+            assert told.value.facts["stamp"] == volume.id
+        os.removexattr(copy, stamps.ATTRIBUTE)
+    assert files.driver.adopt(adopted, Claim()).id == adopted.id
+    files.driver.remove(volume, Claim())
+    assert [facts.id for facts in files.driver.list_volumes()] == [adopted.id]
+
+
+def test_an_image_that_was_given_a_name_by_hand_is_taken_back(files: Files) -> None:
+    if isinstance(files, PlainFiles):
+        pytest.skip("without attributes a file of another name bears no stamp")
+    volume = made(files)
+    files.driver.create_snapshot(new_snapshot(volume), Claim())
+    image = files.image(volume)
+    image.rename(image.with_name("by-hand.img"))
+    taken = new_volume(f"{image.parent.name}/by-hand.img")
+    with pytest.raises(Conflict):
+        files.driver.adopt(taken, Claim())
+    files.driver.adopt(taken, Claim(), instead_of=volume.id)
+    assert [facts.name for facts in files.driver.list_snapshots(taken)] == ["s1"]
+
+
+def test_a_file_with_several_names_is_not_adopted(files: Files) -> None:
+    name = files.plant_foreign("theirs")
+    foreign = files.path / "volumes" / name
+    foreign.with_name("second.img").hardlink_to(foreign)
+    with pytest.raises(Conflict, match="hard links"):
+        files.driver.adopt(new_volume(name), Claim())
+    foreign.with_name("second.img").unlink()
+    files.driver.adopt(new_volume(name), Claim())
+
+
+def test_a_file_in_use_is_not_adopted(files: Files) -> None:
+    name = files.plant_foreign("theirs")
+    foreign = files.path / "volumes" / name
+    adopted = new_volume(name)
+    with user_of(foreign), pytest.raises(InUse):
+        files.driver.adopt(adopted, Claim())
+    if "attach" in files.driver.capabilities():
+        os.truncate(foreign, 4096)
+        loop = subprocess.run(
+            ["losetup", "--show", "-f", foreign], check=True, capture_output=True, text=True
+        ).stdout.strip()
+        with pytest.raises(InUse, match=loop):
+            files.driver.adopt(adopted, Claim())
+        subprocess.run(["losetup", "-d", loop], check=True)
+    assert foreign.exists()
+    files.driver.adopt(adopted, Claim())

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,44 +22,18 @@ from orchestrator.domain.errors import (
     NoSpace,
 )
 from tests.conformance.calls import Claim, new_snapshot, new_volume, overtaken
+from tests.conformance.images import attachable, made, needs_program
 from tests.conformance.systems import INSTALLATION, Files, MountedFiles, PlainFiles, XfsFiles
 from workers.backends.file import FileDriver, stamps
-from workers.backends.file.images import found, held
+from workers.backends.file.holding import held
+from workers.backends.file.images import found
 from workers.backends.file.tree import Tree
 from workers.backends.interface import NotOurs, VolumeRef, there
 
 MIB = 2**20
 
 
-@pytest.fixture(params=[Files, XfsFiles, PlainFiles], ids=["plain", "xfs", "no-attributes"])
-def files(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Files]:
-    system: Files = request.param()
-    try:
-        system.start(tmp_path, "files")
-        yield system
-    finally:
-        if hasattr(system, "path"):
-            system.stop()
-
-
-def made(files: Files, name: str = "vm1", size: int = MIB) -> VolumeRef:
-    volume = new_volume(name)
-    files.driver.create(volume, size, {}, Claim())
-    return volume
-
-
-def attachable(files: Files) -> FileDriver:
-    if "attach" not in files.driver.capabilities():
-        pytest.skip("loop devices need root and /dev/loop-control")
-    return files.driver
-
-
 # -- the directory ------------------------------------------------------------------------
-
-
-def _needs(program: str) -> None:
-    if shutil.which(program) is None:
-        pytest.skip(f"{program} is not installed")
 
 
 def test_images_and_directories_are_private_and_sparse(files: Files) -> None:
@@ -412,7 +385,7 @@ def test_a_device_that_is_held_open_is_in_use_and_goes_on_working(files: Files) 
 
 
 def test_a_mounted_device_is_in_use(files: Files, tmp_path: Path) -> None:
-    _needs("mkfs.ext4")
+    needs_program("mkfs.ext4")
     driver = attachable(files)
     volume = made(files, size=16 * MIB)
     device = driver.attach(volume, Claim())
@@ -429,7 +402,7 @@ def test_a_mounted_device_is_in_use(files: Files, tmp_path: Path) -> None:
 
 
 def test_a_device_made_behind_our_back_is_seen(files: Files) -> None:
-    _needs("losetup")
+    needs_program("losetup")
     driver = attachable(files)
     volume = made(files)
     image = files.image(volume)

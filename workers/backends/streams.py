@@ -104,5 +104,7 @@ def write_all(target: int, data: bytes, offset: int) -> None:
     view = memoryview(data)
     while view:
         written = os.pwrite(target, view, offset)
+        if not written:
+            raise OSError(errno.EIO, "nothing was written")
         view = view[written:]
         offset += written

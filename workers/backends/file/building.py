@@ -9,12 +9,15 @@ from dataclasses import dataclass
 
 from orchestrator import failpoints
 from orchestrator.domain.errors import Conflict
-from workers.backends.file import layout
+from workers.backends.file import copying, layout
+from workers.backends.file.holding import drop_further_names
 from workers.backends.file.images import Image, refuse_taken
 from workers.backends.file.stamps import Stamp, write_stamp
 from workers.backends.file.tree import Tree
 from workers.backends.interface import Call
-from workers.files import rename_without_replacing
+from workers.files import open_file, rename_without_replacing
+
+_IMAGE = ".img"
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ def building(tree: Tree, object_id: str, call: Call) -> Iterator[Built]:
     """A new, empty image under a temporary name, gone after the block unless published."""
     clear(tree, object_id, call)
     temporary = tree.directory(*layout.TEMPORARY)
-    file = f"{object_id}.{call.fence}.img"
+    file = f"{object_id}.{call.fence}{_IMAGE}"
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(file, flags, 0o600, dir_fd=temporary)
     try:
@@ -62,7 +65,8 @@ def publish(tree: Tree, built: Built, place: layout.Place, stamp: Stamp, call: C
 
 
 def exchange(tree: Tree, built: Built, image: Image, stamp: Stamp) -> None:
-    """Put what was built in the place of a held image, durably."""
+    """Put what was built in the place of a held image, durably, and of all its names."""
+    drop_further_names(tree, image)
     directory = tree.directory(*image.directory)
     write_stamp(tree, built.descriptor, stamp)
     temporary = tree.directory(*layout.TEMPORARY)
@@ -75,10 +79,11 @@ def exchange(tree: Tree, built: Built, image: Image, stamp: Stamp) -> None:
     os.fsync(directory)
 
 
-def clear(tree: Tree, object_id: str, call: Call) -> None:
+def clear(tree: Tree, object_id: str, call: Call, *, wipe: bool = False) -> None:
     """Remove what earlier claims were building for this id: what they publish late then fails.
 
-    `Conflict` if a later claim is building, for then this one is late.
+    With ``wipe`` it is overwritten first. `Conflict` if a later claim is building, for then
+    this one is late.
     """
     beginning = f"{object_id}."
     for file in tree.list_names(*layout.TEMPORARY):
@@ -91,8 +96,28 @@ def clear(tree: Tree, object_id: str, call: Call) -> None:
                 "is too late",
                 fence=fence,
             )
+        temporary = tree.directory(*layout.TEMPORARY)
         with suppress(FileNotFoundError):
-            os.unlink(file, dir_fd=tree.directory(*layout.TEMPORARY))
+            if wipe and file.endswith(_IMAGE):
+                _wipe(temporary, file, call)
+            os.unlink(file, dir_fd=temporary)
+
+
+def _wipe(directory: int, file: str, call: Call) -> None:
+    built = open_file(directory, file, os.O_RDWR)
+    if built is None:
+        return
+    try:
+        # The file may be published, and have this name as well: that is its contents' then.
+        if os.fstat(built).st_nlink > 1:
+            return
+        begin: int | None = 0
+        size = os.fstat(built).st_size
+        while begin is not None:
+            call.checkpoint()
+            begin = copying.wipe_step(built, begin, size)
+    finally:
+        os.close(built)
 
 
 def _superseded(stamp: Stamp) -> Conflict:

@@ -35,10 +35,19 @@ def share(source: int, target: int) -> bool:
     return True
 
 
-def copy(source: int, target: int, call: Call) -> None:
-    """Copy contents and size into an empty file, leaving holes where there are zeroes."""
+def copy(source: int, target: int, call: Call, step: Callable[[], None]) -> None:
+    """Copy contents and size into an empty file, leaving holes where there are zeroes.
+
+    ``step`` is called for each part that was read.
+    """
     size = os.fstat(source).st_size
-    pour(Contents(size, read_parts(source, size)), target, size, call)
+
+    def parts() -> Iterator[tuple[int, bytes]]:
+        for part in read_parts(source, size):
+            step()
+            yield part
+
+    pour(Contents(size, parts()), target, size, call)
     os.ftruncate(target, size)
 
 
@@ -49,21 +58,25 @@ def grow(image: int, size: int) -> None:
         os.posix_fallocate(image, size - 1, 1)
 
 
-def zero_steps(
-    image: int, start: int, length: int | None
-) -> Iterator[tuple[int, int, Callable[[], None]]]:
-    """The steps that overwrite what was ever written in this range with zeroes.
+def wipe_step(image: int, begin: int, end: int) -> int | None:
+    """Overwrite the next of what was ever written in this range with zeroes.
 
-    Each is (bytes done after it, bytes in all, the step itself), so that the caller can check
-    between any two whether it may still go on. A hole has nothing to overwrite.
+    Returns where to go on; None once all of it is on the disk. A hole has nothing to overwrite.
     """
-    size = os.fstat(image).st_size
-    end = size if length is None else min(size, start + length)
-    for offset, much in data_ranges(image, start, end):
+    for offset, much in data_ranges(image, begin, end):
+        if not is_zero(os.pread(image, much, offset)):
+            write_all(image, bytes(much), offset)
+        return offset + much
+    sync_overwritten(image)
+    return None
 
-        def overwrite(offset: int = offset, much: int = much) -> None:
-            if not is_zero(os.pread(image, much, offset)):
-                write_all(image, bytes(much), offset)
 
-        yield offset + much - start, end - start, overwrite
-    yield end - start, end - start, lambda: os.fdatasync(image)
+def sync_overwritten(image: int) -> None:
+    """Bring zeroes onto the disk."""
+    try:
+        os.fdatasync(image)
+    except OSError:
+        # The kernel forgets what it could not write, and would go on showing zeroes that are not
+        # on the disk: the next attempt is to read what is there.
+        os.posix_fadvise(image, 0, 0, os.POSIX_FADV_DONTNEED)
+        raise

@@ -3,40 +3,31 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from orchestrator.domain.drivers import DRIVERS, DriverOptions, FileOptions
-from orchestrator.domain.errors import Conflict, NotFound, UnknownVolume
+from orchestrator.domain.errors import NotFound, UnknownVolume
 from orchestrator.domain.sizes import round_up
 from workers.backends.file import copying, layout, loops
 from workers.backends.file.adopting import adopt_volume
+from workers.backends.file.attaching import attach_image, detach_image
 from workers.backends.file.building import Built, building, clear, exchange
-from workers.backends.file.contents import (
-    overwrite,
-    refuse_attached,
-    refuse_kept,
-    still,
-    take,
-    take_away,
-)
+from workers.backends.file.contents import Watch, still, take
 from workers.backends.file.facts import present_facts, snapshot_facts, volume_facts
 from workers.backends.file.failures import translated
-from workers.backends.file.images import (
-    Image,
-    changing,
-    drop_empty,
-    found,
-    needed,
-    refuse_taken,
-    snapshots_of,
-    walk,
-)
+from workers.backends.file.holding import changing, refuse_drift, settle
+from workers.backends.file.images import Image, found, needed, snapshots_of, walk
 from workers.backends.file.making import make_snapshot, make_volume
 from workers.backends.file.marker import read_lease, read_marker, write_lease, write_marker
+from workers.backends.file.removing import overwrite, refuse_kept, take_away
+from workers.backends.file.renaming import rename_image
 from workers.backends.file.stamps import drop_stamp, write_stamp
+from workers.backends.file.strays import find_strays
 from workers.backends.file.tree import Tree
+from workers.backends.file.trust import refuse_open_ways
+from workers.backends.file.uses import alone
 from workers.backends.interface import (
     Absent,
     Call,
@@ -54,7 +45,6 @@ from workers.backends.interface import (
     check_id,
 )
 from workers.backends.streams import pour, read_parts
-from workers.files import rename_without_replacing
 
 #: A page, and the largest sector a guest may ask for. Loop devices show whole sectors only,
 #: so a size in between would lose its end.
@@ -71,6 +61,10 @@ class FileDriver(Driver):
     holds a lock on the file, and under it compares its fence with the one in the stamp: a
     smaller one is refused with `Conflict`. Wiping does so for each chunk, rolling back
     before it exchanges the file.
+
+    What may not be looked at is raised. What others use is left alone: the kernel's lease on
+    an image is had while nobody else has it open, by whatever path, device or namespace, and
+    is kept while that matters. What is not as large as it is recorded is not changed.
 
     What it cannot fence: a create that looks at its lease for the last time, is then held
     up in the single system call that publishes, and is let go after the volume was made,
@@ -95,13 +89,16 @@ class FileDriver(Driver):
 
     def read_identity(self) -> str | None:
         with translated(self.backend), self._directory() as tree:
+            refuse_open_ways(self.backend, self.path)
             return read_marker(tree)
 
     def write_identity(self, identity: str, *, replace: bool = False) -> None:
         with translated(self.backend):
             if not self.path.exists() and self.path.parent.is_dir():
+                refuse_open_ways(self.backend, self.path)
                 self.path.mkdir(mode=0o700)
             with self._directory() as tree:
+                refuse_open_ways(self.backend, self.path)
                 write_marker(tree, identity, replace=replace)
 
     def read_lease(self) -> bytes | None:
@@ -127,7 +124,7 @@ class FileDriver(Driver):
         with translated(self.backend), self._tree() as tree:
             held = loops.Held()
             for image in walk(tree, layout.VOLUMES):
-                yield replace(volume_facts(image), attached=image.status in held)
+                yield replace(volume_facts(image), attached=held.holds(image.status))
 
     def inspect(self, volume: VolumeRef) -> Look:
         with translated(self.backend), self._tree() as tree, found(tree, volume) as image:
@@ -143,22 +140,27 @@ class FileDriver(Driver):
             ]
         return [facts for _, facts in sorted(there, key=lambda found: found[0])]
 
+    def list_strays(self) -> Iterator[tuple[str, SnapshotFacts]]:
+        with translated(self.backend), self._tree() as tree:
+            for volume_id, image in find_strays(tree):
+                yield volume_id, snapshot_facts(image)
+
     @contextmanager
     def contents(self, of: VolumeRef | SnapshotRef, call: Call) -> Iterator[Contents]:
         with (
             translated(self.backend),
             self._tree() as tree,
-            found(tree, of) as there,
-            still(tree, needed(tree, there, of)) as (descriptor, unchanged),
+            found(tree, of, os.O_RDONLY) as there,
+            still(tree, self._recorded(tree, there, of)) as (descriptor, watch),
         ):
             size = os.fstat(descriptor).st_size
-            yield Contents(size, self._parts(descriptor, size, unchanged))
+            yield Contents(size, self._parts(descriptor, size, watch))
 
     def devices(self, volume: VolumeRef) -> list[Device]:
         with translated(self.backend), self._tree() as tree, found(tree, volume) as image:
             if image is None or image.stamp is None:
                 return []
-            return [self._device(image, loop) for loop in loops.loops_of(image.status)]
+            return [self._device(image, loop) for loop in loops.loops_of(image.status, image.file)]
 
     # -- making ---------------------------------------------------------------------------
 
@@ -228,12 +230,13 @@ class FileDriver(Driver):
         with (
             translated(self.backend),
             self._tree() as tree,
-            changing(tree, volume, call) as image,
+            changing(tree, volume, call, in_place=True) as image,
         ):
+            refuse_drift(image, volume, up_to=size)
             call.checkpoint()
             copying.grow(image.descriptor, size)
             os.fsync(image.descriptor)
-            for loop in loops.loops_of(image.status):
+            for loop in loops.loops_of(image.status, image.file):
                 loops.refresh(loop)
             return present_facts(image)
 
@@ -245,45 +248,30 @@ class FileDriver(Driver):
             self._tree() as tree,
             changing(tree, volume, call) as image,
         ):
+            refuse_drift(image, volume)
             call.checkpoint()
             stamp = replace(image.ours(), metadata=dict(metadata))
             write_stamp(tree, image.descriptor, stamp)
             return present_facts(image, stamp)
 
     def rename(self, volume: VolumeRef, new_name: str, call: Call) -> VolumeFacts:
-        place = layout.volume_place(new_name, volume.id)
-        with (
-            translated(self.backend),
-            self._tree() as tree,
-            changing(tree, volume, call) as image,
-        ):
-            stamp = replace(image.ours(), name=new_name)
-            if image.name == new_name:
-                write_stamp(tree, image.descriptor, stamp)
-                return present_facts(image, stamp)
-            call.checkpoint()
-            old = tree.directory(*image.directory)
-            with tree.names_locked(layout.lane_of_directory(place.directory)):
-                new = tree.make_directory(*place.directory)
-                refuse_taken(tree, place)
-                write_stamp(tree, image.descriptor, stamp)
-                rename_without_replacing(old, image.file, new, place.file)
-            os.fsync(new)
-            os.fsync(old)
-            drop_empty(tree, image.directory)
-            return present_facts(replace(image, name=new_name), stamp)
+        with translated(self.backend), self._tree() as tree:
+            return rename_image(tree, volume, new_name, call)
 
     def rollback(self, volume: VolumeRef, snapshot: SnapshotRef, call: Call) -> VolumeFacts:
         with translated(self.backend), self._tree() as tree:
-            with changing(tree, volume, call) as image:
+            with changing(tree, volume, call, in_place=True) as image:
                 if image.ours().restored_by == call.token:
+                    settle(tree, image)
                     return present_facts(image)
-                refuse_attached(image)
+                refuse_drift(image, volume)
+                with alone(image):
+                    pass
             with building(tree, volume.id, call) as built:
                 take(tree, snapshot, built, call)
                 call.checkpoint()
-                with changing(tree, volume, call) as image:
-                    refuse_attached(image)
+                with changing(tree, volume, call, in_place=True) as image, alone(image):
+                    refuse_drift(image, volume)
                     stamp = replace(image.ours(), restored_by=call.token)
                     exchange(tree, built, image, stamp)
             with found(tree, volume) as there:
@@ -310,7 +298,7 @@ class FileDriver(Driver):
 
     def remove(self, volume: VolumeRef, call: Call, *, wipe: bool = False) -> Removed:
         with translated(self.backend), self._tree() as tree:
-            clear(tree, check_id(volume.id), call)
+            clear(tree, check_id(volume.id), call, wipe=wipe)
             wiped = 0
             if wipe:
                 refuse_kept(tree, volume)
@@ -331,31 +319,9 @@ class FileDriver(Driver):
             self._tree() as tree,
             changing(tree, volume, call) as image,
         ):
+            refuse_drift(image, volume)
             call.checkpoint()
-            for loop in loops.loops_of(image.status):
-                if loop.read_only != read_only or not loop.whole:
-                    part = "" if loop.whole else "in part "
-                    raise Conflict(
-                        f"{volume.name} is attached {part}read-"
-                        f"{'only' if loop.read_only else 'write'} as {loop.path}: detach it first"
-                    )
-                # Each of these takes milliseconds, and most attach what is attached.
-                if loop.autoclear:
-                    loops.keep(loop)
-                if loops.size_of(loop) != image.status.st_size:
-                    loops.refresh(loop)
-                loops.verify(loop, image.status.st_size)
-                return self._device(image, loop)
-            descriptor = os.open(
-                image.file,
-                (os.O_RDONLY if read_only else os.O_RDWR) | os.O_NOFOLLOW | os.O_CLOEXEC,
-                dir_fd=tree.directory(*image.directory),
-            )
-            try:
-                loop = loops.attach(descriptor, image.path, read_only=read_only)
-            finally:
-                os.close(descriptor)
-            return self._device(image, loop)
+            return self._device(image, attach_image(tree, image, read_only=read_only))
 
     def detach(self, volume: VolumeRef, call: Call) -> None:
         with (
@@ -365,21 +331,25 @@ class FileDriver(Driver):
             changing(tree, volume, call) as image,
         ):
             call.checkpoint()
-            for loop in loops.loops_of(image.status):
-                loops.detach(loop, image.status)
+            detach_image(tree, image)
 
     # -- inside -----------------------------------------------------------------------------
 
     def _directory(self) -> Tree:
         return Tree(self.backend, self.path, self.installation)
 
-    def _parts(
-        self, descriptor: int, size: int, unchanged: Callable[[], None]
-    ) -> Iterator[tuple[int, bytes]]:
+    def _parts(self, descriptor: int, size: int, watch: Watch) -> Iterator[tuple[int, bytes]]:
         # What is wrong with reading is this backend's, whoever reads.
         with translated(self.backend):
-            yield from read_parts(descriptor, size)
-            unchanged()
+            for part in read_parts(descriptor, size):
+                watch.step()
+                yield part
+            watch.end()
+
+    def _recorded(self, tree: Tree, image: Image | None, of: VolumeRef | SnapshotRef) -> Image:
+        image = needed(tree, image, of)
+        refuse_drift(image, of)
+        return image
 
     @contextmanager
     def _tree(self) -> Iterator[Tree]:
@@ -388,5 +358,6 @@ class FileDriver(Driver):
             yield tree
 
     def _device(self, image: Image, loop: loops.Loop) -> Device:
-        uri = f"kvm:file:{self.path / image.path}"
-        return Device(path=loop.path, uris=(uri,), read_only=loop.read_only)
+        # Nothing keeps the user of a URI from writing, so there is none of what is only to be read.
+        uris = () if loop.read_only else (f"kvm:file:{self.path / image.path}",)
+        return Device(path=loop.path, uris=uris, read_only=loop.read_only)

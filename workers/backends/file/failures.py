@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from orchestrator.domain.errors import (
+    AccessDenied,
     BackendBusy,
     BackendError,
     BackendUnavailable,
@@ -33,8 +34,6 @@ _GONE = {
 #: This host is short of something that others will give back.
 _SHORT = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EBUSY, errno.ENOLCK}
 _REMEDY = {
-    errno.EACCES: "give the worker's user access to the backend's directory",
-    errno.EPERM: "give the worker's user access to the backend's directory",
     errno.EROFS: "the file system is mounted read-only: look at the host's log, then remount it",
     errno.ELOOP: "a symbolic link stands where the backend keeps its own files: remove it",
     errno.ENOTDIR: "something else stands where the backend keeps a directory: remove it",
@@ -56,6 +55,13 @@ def problem_of(backend: str, error: OSError) -> Problem:
     code = error.errno or 0
     where = f" ({os.fsdecode(error.filename)})" if isinstance(error.filename, str | bytes) else ""
     told = f"backend {backend}: {error.strerror or error}{where}"
+    if code == errno.EACCES:
+        return AccessDenied(f"{told}: give the worker's user access, so that it can be looked at")
+    if code == errno.EPERM:
+        return AccessDenied(
+            f"{told}: 'lsattr' shows whether it is immutable or append-only ('chattr -i -a' ends "
+            "that); else give the worker's user access"
+        )
     if code in _FULL:
         return NoSpace(f"{told}: free some room, then retry")
     if code in _GONE:

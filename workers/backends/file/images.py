@@ -1,10 +1,13 @@
-"""Published images: finding, locking and removing them."""
+"""Published images: reading and finding them.
+
+What may not be looked at is raised; it is never taken for foreign, nor for absent.
+"""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,15 +20,18 @@ from orchestrator.domain.errors import (
     UnknownVolume,
 )
 from workers.backends.file import layout
-from workers.backends.file.stamps import Stamp, drop_stamp, read_stamp, write_stamp
-from workers.backends.file.tree import Tree, lock_file
-from workers.backends.interface import Call, SnapshotRef, VolumeRef, check_id
-from workers.files import open_directory, open_file
+from workers.backends.file.stamps import Stamp, read_stamp
+from workers.backends.file.tree import LOCK_LOOK, LOCK_WAIT, Tree
+from workers.backends.file.trust import refuse_open_modes
+from workers.backends.interface import SnapshotRef, VolumeRef, check_id
+from workers.files import look_at_file, open_directory, open_file
 
 _BLOCK = 512  # what st_blocks counts, whatever the file system's own blocks are
-#: How often an image is looked for again that was exchanged between finding and locking.
-_TRIES = 10
+#: How often all images are looked through again because one got another name meanwhile.
+_TRIES = 5
 _ANY_ID = re.compile(r"[0-9a-f]{32}\.img")
+#: Not to open an image, only to look at it: that needs no lock and disturbs no lease.
+LOOK = os.O_PATH
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +43,7 @@ class Image:
     #: What the path says; for a file that is not ours, the path itself.
     name: str
     status: os.stat_result
-    #: -1: not a regular file, or not to be opened by us.
+    #: -1: not a regular file.
     descriptor: int = -1
     #: None: not ours.
     stamp: Stamp | None = None
@@ -61,13 +67,38 @@ class Image:
 
 
 def walk(tree: Tree, top: tuple[str, ...]) -> Iterator[Image]:
-    """Every file below ``top``, each closed again when the next is asked for."""
-    for parts, directory, file in _files(tree, top):
-        try:
-            image = read_image(tree, parts, directory, file, top, os.O_RDONLY)
-        except FileNotFoundError:
+    """Every file below ``top``, each closed again when the next is asked for.
+
+    A file that has two names of ours, in the middle of a rename, comes once. Who changes names
+    below ``top`` makes a list first.
+    """
+    vanished: set[str] = set()
+    yield from _walk(tree, top, vanished)
+    if vanished:
+        # Given another name just now perhaps, where this walk had been before.
+        yield from _walk(tree, top, set(), frozenset(vanished))
+
+
+def _walk(
+    tree: Tree, top: tuple[str, ...], vanished: set[str], only: frozenset[str] | None = None
+) -> Iterator[Image]:
+    twice: set[tuple[int, int]] = set()
+    for parts, directory, file in files(tree, top):
+        ending = file.rpartition("~")[2]
+        if only is not None and ending not in only:
             continue
         try:
+            image = read_image(tree, parts, directory, file, top)
+        except FileNotFoundError:
+            vanished.add(ending)
+            continue
+        try:
+            vanished.discard(ending)
+            if image.stamp is not None and image.status.st_nlink > 1:
+                this = (image.status.st_dev, image.status.st_ino)
+                if this in twice:
+                    continue
+                twice.add(this)
             yield image
         finally:
             close(image)
@@ -75,7 +106,7 @@ def walk(tree: Tree, top: tuple[str, ...]) -> Iterator[Image]:
 
 @contextmanager
 def found(
-    tree: Tree, ref: VolumeRef | SnapshotRef, flags: int = os.O_RDONLY, *, anywhere: bool = True
+    tree: Tree, ref: VolumeRef | SnapshotRef, flags: int = LOOK, *, anywhere: bool = True
 ) -> Iterator[Image | None]:
     """The image of a volume or snapshot, open for the block; None if there is none.
 
@@ -90,7 +121,7 @@ def found(
         place = layout.volume_place(ref.name, ref.id)
     image = _at(tree, place, top, flags)
     if image is None and anywhere:
-        image = _search(tree, place.id, top, flags)
+        image = search(tree, place.id, top, flags)
     try:
         yield image
     finally:
@@ -108,21 +139,24 @@ def needed(tree: Tree, image: Image | None, ref: VolumeRef | SnapshotRef) -> Ima
     raise UnknownVolume(f"backend {tree.backend} has no volume {ref.name}")
 
 
-@contextmanager
-def changing(tree: Tree, ref: VolumeRef | SnapshotRef, call: Call) -> Iterator[Image]:
-    """The image as it now is, open for writing and locked for the block.
-
-    Raises `NotFound`, and what `held` raises.
-    """
+def search(tree: Tree, object_id: str, top: tuple[str, ...], flags: int = LOOK) -> Image | None:
+    """The image with this id under whatever name below ``top``, open; None if there is none."""
+    ending = f"~{object_id}.img"
     for _ in range(_TRIES):
-        with (
-            found(tree, ref, os.O_RDWR) as image,
-            held(tree, needed(tree, image, ref), call) as present,
-        ):
-            if present is not None:
-                yield present
-                return
-    raise BackendBusy(f"the image of {ref.name} is exchanged again and again")
+        vanished = False
+        for parts, directory, file in files(tree, top):
+            if file.endswith(ending):
+                try:
+                    image = read_image(tree, parts, directory, file, top, flags)
+                except FileNotFoundError:
+                    vanished = True
+                    continue
+                if image.stamp is not None:
+                    return image
+                close(image)
+        if not vanished:
+            return None
+    raise BackendBusy(f"the image {ending} is given other names again and again")
 
 
 def snapshots_of(volume: VolumeRef) -> tuple[str, ...]:
@@ -131,33 +165,43 @@ def snapshots_of(volume: VolumeRef) -> tuple[str, ...]:
 
 
 def read_image(
-    tree: Tree, parts: tuple[str, ...], directory: int, file: str, top: tuple[str, ...], flags: int
+    tree: Tree,
+    parts: tuple[str, ...],
+    directory: int,
+    file: str,
+    top: tuple[str, ...],
+    flags: int = LOOK,
 ) -> Image:
-    """What a file is; `FileNotFoundError` if it is gone."""
+    """What a file is. Raises `FileNotFoundError` if it is gone, and what forbids to look."""
     raw = "/".join((*parts[len(top) :], file)).encode(errors="surrogateescape")
-    image = Image(
-        directory=parts,
-        file=file,
-        name=raw.decode(errors="backslashreplace"),
-        status=os.stat(file, dir_fd=directory, follow_symlinks=False),
-    )
     try:
-        descriptor = open_file(directory, file, flags)
-    except PermissionError:
-        return image
+        descriptor = _open(directory, file, flags)
+        status = (
+            os.stat(file, dir_fd=directory, follow_symlinks=False)
+            if descriptor is None
+            else os.fstat(descriptor)
+        )
+    except OSError as error:
+        error.filename = tree.where(parts, file)
+        raise
+    image = Image(
+        directory=parts, file=file, name=raw.decode(errors="backslashreplace"), status=status
+    )
     if descriptor is None:
         return image
     try:
-        opened = replace(image, descriptor=descriptor, status=os.fstat(descriptor))
+        opened = replace(image, descriptor=descriptor)
         # Below a directory of its own the rest of a name is not a name's beginning.
         chunks = tuple(part for part in parts if layout.is_continued(part))
         named = layout.read_place(chunks, file)
-        stamp = None if named is None else read_stamp(tree, descriptor, named[1])
-        return (
-            opened
-            if named is None or stamp is None
-            else replace(opened, name=named[0], stamp=stamp)
-        )
+        if named is None:
+            return opened
+        where = tree.where(parts, file)
+        stamp = read_stamp(tree, descriptor, named[1], where)
+        if stamp is None or _is_copy(opened, named[0], stamp):
+            return opened
+        refuse_open_modes(tree.backend, where, status)
+        return replace(opened, name=named[0], stamp=stamp)
     except BaseException:
         os.close(descriptor)
         raise
@@ -169,57 +213,12 @@ def close(image: Image) -> None:
         os.close(image.descriptor)
 
 
-@contextmanager
-def held(tree: Tree, image: Image, call: Call) -> Iterator[Image | None]:
-    """The image as it now is, while nobody else changes it; None if it is no longer there.
-
-    Raises `Conflict` if a later claim has changed it already, and `BackendBusy` if another
-    call is about to. From here on earlier claims are the late ones.
-    """
-    image.ours()
-    lock_file(image.descriptor, f"another call is changing {image.name}")
-    try:
-        present = _present(tree, image)
-        if present is not None:
-            stamp = refuse_late(tree, present.ours(), call)
-            if stamp != present.stamp:
-                write_stamp(tree, present.descriptor, stamp, durable=False)
-                present = replace(present, stamp=stamp)
-        yield present
-    finally:
-        fcntl.flock(image.descriptor, fcntl.LOCK_UN)
-
-
-def refuse_late(tree: Tree, stamp: Stamp, call: Call) -> Stamp:
-    """The stamp with this call's fence, or `Conflict` if it bears a larger one.
-
-    Fences of two databases do not compare: an image that another one adopted starts anew.
-    """
-    if stamp.installation == tree.installation and stamp.fence > call.fence:
-        raise Conflict(
-            f"a later claim ({stamp.fence}) has already changed {stamp.name}: this one "
-            f"({call.fence}) is too late",
-            fence=stamp.fence,
-        )
-    return replace(stamp, installation=tree.installation, fence=call.fence)
-
-
 def refuse_taken(tree: Tree, place: layout.Place, *, besides: str | None = None) -> None:
     """`AlreadyExists` if an image with this name is there, whatever its id, but ``besides``."""
     for file in tree.list_names(*place.directory):
         taken = file.startswith(place.prefix) and _ANY_ID.fullmatch(file, len(place.prefix))
         if taken and file != besides:
             raise AlreadyExists(f"{'/'.join((*place.directory, file))} already has this name")
-
-
-def unlink(tree: Tree, image: Image) -> None:
-    """Remove a held image durably, its stamp, and directories that only it needed."""
-    directory = tree.directory(*image.directory)
-    stamp = image.ours()
-    os.unlink(image.file, dir_fd=directory)
-    os.fsync(directory)
-    drop_stamp(tree, stamp.id)
-    drop_empty(tree, image.directory)
 
 
 def drop_empty(tree: Tree, directory: tuple[str, ...]) -> None:
@@ -231,51 +230,23 @@ def drop_empty(tree: Tree, directory: tuple[str, ...]) -> None:
             tree.drop_directories(directory, keep)
 
 
-def _at(tree: Tree, place: layout.Place, top: tuple[str, ...], flags: int) -> Image | None:
-    try:
-        directory = tree.directory(*place.directory)
-        return read_image(tree, place.directory, directory, place.file, top, flags)
-    except FileNotFoundError:
-        return None
-
-
-def _search(tree: Tree, object_id: str, top: tuple[str, ...], flags: int) -> Image | None:
-    ending = f"~{object_id}.img"
-    for parts, directory, file in _files(tree, top):
-        if file.endswith(ending):
-            try:
-                image = read_image(tree, parts, directory, file, top, flags)
-            except FileNotFoundError:
-                continue
-            if image.stamp is not None:
-                return image
-            close(image)
-    return None
-
-
-def _present(tree: Tree, image: Image) -> Image | None:
-    """The image read anew, now that it is locked; None if its path holds another file."""
-    try:
-        there = os.stat(image.file, dir_fd=tree.directory(*image.directory), follow_symlinks=False)
-    except FileNotFoundError:
-        return None
-    status = os.fstat(image.descriptor)
-    if not os.path.samestat(there, status):
-        return None
-    stamp = read_stamp(tree, image.descriptor, image.ours().id)
-    return replace(image, status=status, stamp=stamp)
-
-
-def _files(tree: Tree, top: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], int, str]]:
+def files(tree: Tree, top: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], int, str]]:
     """Every file below ``top`` with its directory and that one's descriptor."""
     try:
-        above = tree.directory(*top)
+        # A descriptor of the walk's own: the tree may close its own under it.
+        above = tree.open_anew(*top)
     except FileNotFoundError:
+        tree.directory(*top[:1])  # what is always there is
         return
-    yield from _files_in(above, top)
+    try:
+        yield from _files_in(tree, above, top)
+    finally:
+        os.close(above)
 
 
-def _files_in(above: int, parts: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], int, str]]:
+def _files_in(
+    tree: Tree, above: int, parts: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], int, str]]:
     # Lanes stand directly below the volumes; elsewhere only the rest of long names does.
     lanes = parts == layout.VOLUMES
     with os.scandir(above) as entries:
@@ -286,8 +257,48 @@ def _files_in(above: int, parts: tuple[str, ...]) -> Iterator[tuple[tuple[str, .
                 try:
                     below = open_directory(above, entry.name)
                 except FileNotFoundError:
-                    continue
+                    continue  # only empty ones are removed
+                except OSError as error:
+                    error.filename = tree.where(parts, entry.name)
+                    raise
                 try:
-                    yield from _files_in(below, (*parts, entry.name))
+                    yield from _files_in(tree, below, (*parts, entry.name))
                 finally:
                     os.close(below)
+
+
+def _at(tree: Tree, place: layout.Place, top: tuple[str, ...], flags: int) -> Image | None:
+    try:
+        directory = tree.directory(*place.directory)
+        return read_image(tree, place.directory, directory, place.file, top, flags)
+    except FileNotFoundError:
+        return None
+
+
+def _open(directory: int, file: str, flags: int) -> int | None:
+    """A descriptor of a regular file; None if something else bears the name."""
+    if flags == LOOK:
+        return look_at_file(directory, file)
+    end = time.monotonic() + LOCK_WAIT
+    while True:
+        try:
+            return open_file(directory, file, flags)
+        except BlockingIOError:
+            # A lease: another call is at work on it, and told that somebody waits.
+            if time.monotonic() >= end:
+                raise BackendBusy(f"another call is at work on {file}") from None
+        time.sleep(LOCK_LOOK)
+
+
+def _is_copy(image: Image, name: str, stamp: Stamp) -> bool:
+    """Whether a file that bears a stamp of ours was copied from the one it was written for.
+
+    Where the whole backend was copied, all of them were, and stand in their places.
+    """
+    if stamp.inode is None or stamp.inode == image.status.st_ino:
+        return False
+    if image.directory[:1] == layout.VOLUMES:
+        place = layout.volume_place(name, stamp.id)
+    else:
+        place = layout.snapshot_place(name, stamp.id, image.directory[1])
+    return stamp.name != name or place.directory != image.directory

@@ -33,6 +33,8 @@ STAMPS = (OWN, "stamps")
 LOCKS = (OWN, "locks")
 VOLUMES = ("volumes",)
 SNAPSHOTS = ("snapshots",)
+#: Made when the backend is set up, and never removed.
+ALWAYS = (TEMPORARY, STAMPS, LOCKS, VOLUMES, SNAPSHOTS)
 
 #: The longest part of a name that fits in one path component beside ``~<id>.img``
 #: (file systems allow 255 bytes; 200 leaves room for those that allow a little less).

@@ -13,12 +13,12 @@ import os
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from orchestrator.domain.errors import BackendBusy, BackendError, InUse
-from workers.backends.blockdevices import refuse_used
+from orchestrator.domain.errors import AccessDenied, BackendBusy, BackendError, InUse
+from workers.backends import blockdevices
 
 _CONTROL = Path("/dev/loop-control")
 _BLOCK = Path("/sys/block")
@@ -29,6 +29,8 @@ _LOOP_GET_STATUS64 = 0x4C05
 _LOOP_SET_CAPACITY = 0x4C07
 _LOOP_CONFIGURE = 0x4C0A
 _LOOP_CTL_GET_FREE = 0x4C82
+#: What the names that we give devices begin with; others give the whole path.
+_OURS = b"volumes/"
 _READ_ONLY = 1
 _AUTOCLEAR = 4
 
@@ -56,6 +58,8 @@ class Loop:
     autoclear: bool
     #: It shows the image from its beginning to its end, not a part.
     whole: bool
+    #: Made by this driver, not by somebody with losetup or mount.
+    ours: bool
 
     @property
     def path(self) -> str:
@@ -67,15 +71,22 @@ def available() -> bool:
     return os.geteuid() == 0 and os.access(_CONTROL, os.R_OK | os.W_OK)
 
 
-def loops_of(image: os.stat_result) -> list[Loop]:
-    """The devices that hold this image, whoever made them."""
+def loops_of(image: os.stat_result, file: str = "") -> list[Loop]:
+    """The devices that hold this image, whoever made them.
+
+    ``file``: its name, by which a user who may not open devices knows those that may hold it;
+    `AccessDenied` names one then.
+    """
     found = []
-    # Hosts may have hundreds, most of them free: paths are made for the others only.
-    for name in os.listdir(_BLOCK):  # noqa: PTH208
-        if name.startswith("loop") and os.path.exists(f"{_BLOCK}/{name}/loop"):  # noqa: PTH110
-            loop = _look(int(name.removeprefix("loop")), _BLOCK / name, image)
-            if loop is not None:
-                found.append(loop)
+    for number, entry in _numbers():
+        status = _look(number, entry)
+        if status is None:
+            continue
+        if not isinstance(status, Path):
+            if _holds(status, image):
+                found.append(_loop(number, status))
+        elif (loop := _look_from_afar(number, entry, status, image, file)) is not None:
+            found.append(loop)
     return sorted(found, key=lambda loop: loop.number)
 
 
@@ -83,39 +94,34 @@ class Held:
     """The images that devices of this host hold now: one look, however many are asked about."""
 
     def __init__(self) -> None:
-        self._images = set(_images())
+        self._images: set[tuple[int, int]] = set()
+        #: Whether all devices could be looked at.
+        self.all_seen = True
+        for number, entry in _numbers():
+            status = _look(number, entry)
+            if isinstance(status, tuple):
+                self._images.add((status[0], status[1]))
+            elif status is not None:
+                try:
+                    there = status.stat()
+                except (FileNotFoundError, PermissionError):
+                    self.all_seen = False
+                else:
+                    self._images.add((_kernel_number(there.st_dev), there.st_ino))
 
-    def __contains__(self, image: os.stat_result) -> bool:
-        return (_kernel_number(image.st_dev), image.st_ino) in self._images
-
-
-def _images() -> Iterator[tuple[int, int]]:
-    for entry in _BLOCK.glob("loop*"):
-        if not (entry / "loop" / "backing_file").exists():
-            continue
-        try:
-            device = _open_device(int(entry.name.removeprefix("loop")), os.O_RDONLY)
-        except (PermissionError, FileNotFoundError):
-            with suppress(FileNotFoundError, PermissionError):
-                there = Path((entry / "loop" / "backing_file").read_text().rstrip("\n")).stat()
-                yield _kernel_number(there.st_dev), there.st_ino
-            continue
-        try:
-            status = _status(device)
-        except OSError as error:
-            if error.errno != errno.ENXIO:  # gone meanwhile
-                raise
-        else:
-            yield status[0], status[1]
-        finally:
-            os.close(device)
+    def holds(self, image: os.stat_result) -> bool | None:
+        """Whether one of them holds it; None: that could not be seen."""
+        if (_kernel_number(image.st_dev), image.st_ino) in self._images:
+            return True
+        return False if self.all_seen else None
 
 
-def attach(image: int, path: str, *, read_only: bool) -> Loop:
+def attach(image: int, path: str, *, read_only: bool, number: int | None = None) -> Loop:
     """A new device that holds the image, verified.
 
     ``image`` is a descriptor used for this alone: the device keeps it, and would keep any
-    lock taken through it. ``path`` is only what tools show.
+    lock taken through it. ``path``, below the backend's directory, is what tells the device
+    from those that others made. ``number``: of the device to begin with.
     """
     status = os.fstat(image)
     flags = _READ_ONLY if read_only else 0
@@ -126,7 +132,7 @@ def attach(image: int, path: str, *, read_only: bool) -> Loop:
         + _CONFIGURE_TAIL
     )
     for _ in range(_TRIES):
-        number = _free_number()
+        number = _free_number() if number is None else number
         try:
             device = _open_device(number, os.O_RDONLY if read_only else os.O_RDWR)
         except FileNotFoundError:
@@ -138,13 +144,15 @@ def attach(image: int, path: str, *, read_only: bool) -> Loop:
             fcntl.ioctl(device, _LOOP_CONFIGURE, configured)
         except OSError as error:
             if error.errno == errno.EBUSY:
+                number = None
                 continue
             raise
         finally:
             os.close(device)
-        loop = _look(number, _BLOCK / f"loop{number}", status)
-        if loop is None:
+        there = _look(number, _BLOCK / f"loop{number}")
+        if not isinstance(there, tuple) or not _holds(there, status):
             raise BackendError(f"/dev/loop{number} was set up and does not hold {path}")
+        loop = _loop(number, there)
         verify(loop, status.st_size)
         return loop
     raise BackendBusy("others take the free loop devices of this host faster than we do")
@@ -155,7 +163,10 @@ def verify(loop: Loop, size: int) -> None:
     if not Path(loop.path).is_block_device():
         raise BackendError(f"{loop.path} holds the image, and is no block device on this host")
     if (there := size_of(loop)) != size:
-        raise BackendError(f"{loop.path} has {there} bytes, its image {size}")
+        raise BackendError(
+            f"{loop.path} has {there} bytes, its image {size}: devices have whole sectors of 512 "
+            "bytes only, so grow the volume to a multiple of that"
+        )
 
 
 def size_of(loop: Loop) -> int:
@@ -196,9 +207,23 @@ def written(loop: Loop) -> tuple[str, ...] | None:
     return counters[6], counters[13]
 
 
+def refuse_used(loop: Loop) -> None:
+    """`InUse` if the device is mounted or part of another one, in whatever namespace."""
+    blockdevices.refuse_used(loop.path, _BLOCK / f"loop{loop.number}")
+    try:
+        os.close(_open_device(loop.number, os.O_RDONLY | os.O_EXCL))
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        raise InUse(
+            f"{loop.path} is mounted in another namespace, or part of another device: end that, "
+            "then detach"
+        ) from None
+
+
 def detach(loop: Loop, image: os.stat_result) -> None:
     """Take the device away; `InUse` if somebody uses it, which then goes on unharmed."""
-    refuse_used(loop.path, _BLOCK / f"loop{loop.number}")
+    refuse_used(loop)
     device = _open_device(loop.number, os.O_RDONLY)
     try:
         fcntl.ioctl(device, _LOOP_CLR_FD)
@@ -209,58 +234,86 @@ def detach(loop: Loop, image: os.stat_result) -> None:
         os.close(device)
     # With others having it open the kernel does not refuse: it waits for the last to close.
     end = time.monotonic() + _LET_GO
-    while (left := _look(loop.number, _BLOCK / f"loop{loop.number}", image)) is not None:
+    while True:
+        left = _look(loop.number, _BLOCK / f"loop{loop.number}")
+        if not isinstance(left, tuple) or not _holds(left, image):
+            return
         if time.monotonic() >= end:
-            keep(left)
+            keep(loop)
             raise InUse(f"{loop.path} is held open: stop what uses it, then detach")
         time.sleep(_LOOK_AGAIN)
 
 
-def _look(number: int, entry: Path, image: os.stat_result) -> Loop | None:
-    backing = entry / "loop" / "backing_file"
-    if not backing.exists():
-        return None
+def _numbers() -> Iterator[tuple[int, Path]]:
+    # Hosts may have hundreds, most of them free: paths are made for the others only.
+    for name in os.listdir(_BLOCK):  # noqa: PTH208
+        if name.startswith("loop") and os.path.exists(f"{_BLOCK}/{name}/loop"):  # noqa: PTH110
+            yield int(name.removeprefix("loop")), _BLOCK / name
+
+
+def _look(number: int, entry: Path) -> tuple[Any, ...] | Path | None:
+    """What the kernel tells of a device; the path that it holds, to those who may not open it;
+    None if it is free."""
     try:
         device = _open_device(number, os.O_RDONLY)
     except (PermissionError, FileNotFoundError):
-        return _look_from_afar(number, entry, image)
+        try:
+            return Path((entry / "loop" / "backing_file").read_text().rstrip("\n"))
+        except FileNotFoundError:
+            return None  # taken away just now
     except OSError as error:
         if error.errno in (errno.ENXIO, errno.EBUSY):  # being taken away just now
             return None
         raise
     try:
-        status = _status(device)
+        return _status(device)
     except OSError as error:
         if error.errno == errno.ENXIO:
             return None
         raise
     finally:
         os.close(device)
+
+
+def _holds(status: tuple[Any, ...], image: os.stat_result) -> bool:
+    return status[:2] == (_kernel_number(image.st_dev), image.st_ino)
+
+
+def _loop(number: int, status: tuple[Any, ...]) -> Loop:
     flags = status[8]
-    if (status[0], status[1]) != (_kernel_number(image.st_dev), image.st_ino):
-        return None
     return Loop(
         number=number,
         read_only=bool(flags & _READ_ONLY),
         autoclear=bool(flags & _AUTOCLEAR),
         whole=status[3] == 0 and status[4] == 0,
+        ours=status[9].startswith(_OURS),
     )
 
 
-def _look_from_afar(number: int, entry: Path, image: os.stat_result) -> Loop | None:
+def _look_from_afar(
+    number: int, entry: Path, backing: Path, image: os.stat_result, file: str
+) -> Loop | None:
     """What a user who may not open devices can know: enough to refuse what would do harm."""
     try:
-        backing = (entry / "loop" / "backing_file").read_text().rstrip("\n")
-        if not os.path.samestat(Path(backing).stat(), image):
+        if not os.path.samestat(backing.stat(), image):
             return None
+    except (FileNotFoundError, PermissionError):
+        if backing.name != file:
+            return None
+        raise AccessDenied(
+            f"/dev/loop{number} holds {backing}, which this worker may not look at, so whether "
+            f"{file} is in use is not known: run the worker as root, or give its user access"
+        ) from None
+    try:
         return Loop(
             number=number,
             read_only=(entry / "ro").read_text().strip() == "1",
             autoclear=(entry / "loop" / "autoclear").read_text().strip() == "1",
             whole=(entry / "loop" / "offset").read_text().strip() == "0",
+            ours=False,
         )
-    except (FileNotFoundError, PermissionError):
-        return None
+    except FileNotFoundError:
+        return None  # taken away just now
 
 
 def _free_number() -> int:
@@ -275,7 +328,7 @@ def _open_device(number: int, flags: int) -> int:
     return os.open(f"/dev/loop{number}", flags | os.O_CLOEXEC | os.O_NONBLOCK)
 
 
-def _status(device: int) -> tuple[int, ...]:
+def _status(device: int) -> tuple[Any, ...]:
     buffer = bytearray(_STATUS.size)
     fcntl.ioctl(device, _LOOP_GET_STATUS64, buffer)
     return _STATUS.unpack(buffer)

@@ -11,7 +11,8 @@ from workers.backends.file import layout
 from workers.backends.file.building import Built, building, publish
 from workers.backends.file.contents import take
 from workers.backends.file.facts import snapshot_facts, volume_facts
-from workers.backends.file.images import Image, found, refuse_late, snapshots_of, walk
+from workers.backends.file.holding import refuse_late, settle
+from workers.backends.file.images import Image, found, snapshots_of, walk
 from workers.backends.file.marker import read_marker
 from workers.backends.file.stamps import Stamp
 from workers.backends.file.tree import Tree
@@ -39,6 +40,7 @@ def make_volume(
                     f"asked with {size} bytes",
                     size_bytes=there.status.st_size,
                 )
+            settle(tree, there)
             return volume_facts(there)
     stamp = replace(new_stamp(tree, volume, call), metadata=dict(metadata))
     with building(tree, volume.id, call) as built:
@@ -55,6 +57,7 @@ def make_snapshot(tree: Tree, snapshot: SnapshotRef, call: Call) -> SnapshotFact
             refuse_late(tree, there.ours(), call)
             if there.name != snapshot.name:
                 raise Conflict(f"snapshot {snapshot.id} exists as {there.name}")
+            settle(tree, there)
             return snapshot_facts(there)
     with building(tree, snapshot.id, call) as built:
         take(tree, snapshot.volume, built, call)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -9,7 +10,6 @@ import secrets
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from orchestrator.domain.errors import BackendError, IdentityMismatch
 from workers.backends.file import layout
@@ -38,6 +38,8 @@ class _Marker:
     identity: str
     #: None: it was not written down.
     origin: _Origin | None
+    #: Whether the file system had extended attributes then, for stamps.
+    attributes: bool = False
 
 
 def read_marker(tree: Tree) -> str | None:
@@ -60,22 +62,17 @@ def read_marker(tree: Tree) -> str | None:
 
 def write_marker(tree: Tree, identity: str, *, replace: bool) -> None:
     """Set the directory up and mark it; `IdentityMismatch` if it is another backend's."""
-    for parts in (
-        layout.TEMPORARY,
-        layout.STAMPS,
-        layout.LOCKS,
-        layout.VOLUMES,
-        layout.SNAPSHOTS,
-    ):
-        tree.make_directory(*parts)
+    tree.set_up()
     own = tree.directory(layout.OWN)
     if not replace:
         marker = _marker(tree)
         # One of before its directory was written down is completed.
-        replace = marker == _Marker(identity, None)
+        replace = marker is not None and (marker.identity, marker.origin) == (identity, None)
     built = f"{layout.MARKER}.{secrets.token_hex(8)}"
     given: dict[str, object] = {"format": _FORMAT, "identity": identity}
-    if not _passing_inodes(tree):
+    given["attributes"] = has_attributes(own)
+    # File systems in user space may number their files anew each time they are mounted.
+    if not (tree.file_system() or "fuse").startswith("fuse"):
         given |= vars(_origin(tree))
     _write(own, built, json.dumps(given).encode(), os.O_EXCL)
     try:
@@ -91,6 +88,24 @@ def write_marker(tree: Tree, identity: str, *, replace: bool) -> None:
                 f"backend {tree.backend} already bears the marker {there}, not {identity}"
             ) from None
     os.fsync(own)
+
+
+def should_have_attributes(tree: Tree) -> bool:
+    """Whether stamps may be in extended attributes although this mount shows none."""
+    marker = _marker(tree)
+    return marker is not None and marker.attributes
+
+
+def has_attributes(file: int) -> bool:
+    """Whether the file system has extended attributes."""
+    try:
+        os.getxattr(file, "user.orchestrator")
+    except OSError as error:
+        if error.errno == errno.EOPNOTSUPP:
+            return False
+        if error.errno != errno.ENODATA:
+            raise
+    return True
 
 
 def read_lease(tree: Tree) -> bytes | None:
@@ -127,7 +142,7 @@ def _marker(tree: Tree) -> _Marker | None:
         if given["format"] == _FORMAT:
             inode = given.get("inode")
             origin = None if inode is None else _Origin(inode, given.get("generation"))
-            return _Marker(str(given["identity"]), origin)
+            return _Marker(str(given["identity"]), origin, bool(given.get("attributes")))
     except (ValueError, TypeError, KeyError, AttributeError):
         pass
     raise BackendError(
@@ -152,17 +167,6 @@ def _differ(written: _Origin, there: _Origin) -> bool:
         return True
     told = {written.generation, there.generation} - {None}
     return len(told) == 2
-
-
-def _passing_inodes(tree: Tree) -> bool:
-    """Whether the file system may number its files anew each time it is mounted."""
-    told = Path(f"/proc/self/fdinfo/{tree.root}").read_text()
-    mount = told.partition("mnt_id:")[2].split()[0]
-    for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines():
-        fields, _, kind = line.partition(" - ")
-        if fields.split(" ")[0] == mount:
-            return kind.startswith("fuse")
-    return True
 
 
 def _write(directory: int, name: str, text: bytes, flags: int) -> None:

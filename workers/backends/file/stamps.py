@@ -14,11 +14,15 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from orchestrator.domain.errors import BackendError
 from workers.backends.file import layout
+from workers.backends.file.marker import has_attributes, should_have_attributes
 from workers.backends.file.tree import Tree
+from workers.files import anew
 
 ATTRIBUTE = "user.orchestrator.stamp"
 _FORMAT = 1
+#: The stamp of some image is a file; earlier versions did not say whose.
 _BESIDE = b'{"beside":true}'
 _ABSENT = {errno.ENODATA, errno.EOPNOTSUPP}
 #: No attributes at all, or none of this size; a disk that is really full says so again when
@@ -43,47 +47,65 @@ class Stamp:
     metadata: Mapping[str, str] = field(default_factory=dict)
     #: The token of the job whose rollback made the present contents.
     restored_by: str | None = None
-    #: The contents that ``restored_by`` speaks of, where the stamp is a file of its own and
-    #: cannot be replaced in one step with them.
-    restored_inode: int | None = None
+    #: The file it was written for, which no copy of it is. Of contents in another file
+    #: ``restored_by`` says nothing, where the stamp cannot be replaced in one step with them.
+    inode: int | None = None
     #: Of a snapshot: the volume's id, and its place in the row of the volume's snapshots.
     volume: str | None = None
     order: int = 0
 
 
-def read_stamp(tree: Tree, image: int, object_id: str) -> Stamp | None:
-    """The stamp of an open image whose name carries ``object_id``; None if it is not ours."""
-    try:
-        written = os.getxattr(image, ATTRIBUTE)
-    except OSError as error:
-        if error.errno not in _ABSENT:
-            raise
-        written = _BESIDE
-    if written == _BESIDE:
-        text = tree.read_file(layout.STAMPS, _file(object_id))
-        if text is None:
-            return None
-        stamp = _parsed(text)
-        if stamp is not None and stamp.restored_inode != os.fstat(image).st_ino:
-            stamp = replace(stamp, restored_by=None)
-    else:
-        stamp = _parsed(written)
+def read_stamp(tree: Tree, image: int, object_id: str, where: str) -> Stamp | None:
+    """The stamp of an image whose name carries ``object_id``; None if it bears no such stamp.
+
+    ``image`` is a descriptor, perhaps of `workers.files.look_at`; ``where`` is its path, for
+    people. A stamp that is there and cannot be read is raised: `AccessDenied`, `BackendError`.
+    """
+    stamp = borne(tree, image, where, object_id)
     # A copy of one of our images made by hand carries its stamp, but no name of ours.
     return stamp if stamp is not None and stamp.id == object_id else None
 
 
+def borne(tree: Tree, image: int, where: str, *object_ids: str) -> Stamp | None:
+    """Whatever stamp of ours an image bears, perhaps with one of these ids; None if none."""
+    written = _attribute(image, where)
+    if written is None or written == _BESIDE:
+        candidates = object_ids
+    elif (beside := _id_beside(written)) is not None:
+        candidates = (beside,)
+    else:
+        return _parsed(written, where)
+    inode = os.fstat(image).st_ino
+    for object_id in candidates:
+        text = tree.read_file(layout.STAMPS, _file(object_id))
+        if text is None:
+            continue
+        stamp = _parsed(text, tree.where(layout.STAMPS, _file(object_id)))
+        return stamp if stamp.inode == inode else replace(stamp, restored_by=None)
+    if written is not None and written != _BESIDE and candidates[0] in object_ids:
+        raise BackendError(
+            f"backend {tree.backend}: the stamp of {where} is missing: restore "
+            f"{tree.where(layout.STAMPS, _file(candidates[0]))}"
+        )
+    if written is None and should_have_attributes(tree) and not has_attributes(tree.root):
+        raise BackendError(
+            f"backend {tree.backend}: this mount of {tree.path} shows no extended attributes, and "
+            f"stamps are kept in them, so whose {where} is is not known: mount it so that it does"
+        )
+    return None
+
+
 def write_stamp(tree: Tree, image: int, stamp: Stamp, *, durable: bool = True) -> None:
     """Give an open image its stamp. ``durable``: the image's contents are, too, afterwards."""
-    written = _written(stamp)
+    stamp = replace(stamp, inode=os.fstat(image).st_ino)
     try:
-        os.setxattr(image, ATTRIBUTE, written)
+        os.setxattr(image, ATTRIBUTE, _written(stamp))
     except OSError as error:
         if error.errno not in _WILL_NOT_FIT:
             raise
-        stamp = replace(stamp, restored_inode=os.fstat(image).st_ino)
         _write_beside(tree, stamp, durable)
         try:
-            os.setxattr(image, ATTRIBUTE, _BESIDE)
+            os.setxattr(image, ATTRIBUTE, json.dumps({"beside": stamp.id}).encode())
         except OSError as refused:
             if refused.errno != errno.EOPNOTSUPP:
                 raise
@@ -97,6 +119,11 @@ def drop_stamp(tree: Tree, object_id: str) -> None:
         os.unlink(_file(object_id), dir_fd=tree.directory(*layout.STAMPS))
     except FileNotFoundError:
         return
+
+
+def settle_stamps(tree: Tree) -> None:
+    """See that the stamps that are files of their own are on the disk."""
+    os.fsync(tree.directory(*layout.STAMPS))
 
 
 def temporary_stamp(stamp: Stamp) -> str:
@@ -127,15 +154,40 @@ def _written(stamp: Stamp) -> bytes:
     return json.dumps({"format": _FORMAT, **given}, separators=(",", ":")).encode()
 
 
-def _parsed(written: str | bytes) -> Stamp | None:
-    # What cannot be read is not ours: somebody else may use the same attribute.
+def _parsed(written: str | bytes, where: str) -> Stamp:
     try:
         given = json.loads(written)
         if given.pop("format") != _FORMAT:
-            return None
+            raise ValueError("another version's")
+        if "restored_inode" in given:  # earlier versions wrote it so, and only beside
+            given["inode"] = given.pop("restored_inode")
         stamp = Stamp(**given)
-        # Earlier versions wrote the number of the job here.
-        made = stamp.restored_by
-        return stamp if made is None else replace(stamp, restored_by=str(made))
-    except (ValueError, TypeError, AttributeError, KeyError):
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise BackendError(
+            f"the stamp of {where} cannot be read, so whose it is is not known: if a later version "
+            "of the orchestrator wrote it, use that one; else restore the file from a backup, or "
+            f"take the stamp away: 'setfattr -x {ATTRIBUTE} {where}'"
+        ) from error
+    # Earlier versions wrote the number of the job here.
+    made = stamp.restored_by
+    return stamp if made is None else replace(stamp, restored_by=str(made))
+
+
+def _attribute(image: int, where: str) -> bytes | None:
+    try:
+        return os.getxattr(anew(image), ATTRIBUTE)
+    except FileNotFoundError:
+        raise BackendError("/proc is not there: the worker needs it to look at images") from None
+    except OSError as error:
+        if error.errno in _ABSENT:
+            return None
+        error.filename = where
+        raise
+
+
+def _id_beside(written: bytes) -> str | None:
+    try:
+        beside = json.loads(written)["beside"]
+    except (ValueError, TypeError, KeyError):
         return None
+    return beside if isinstance(beside, str) else None

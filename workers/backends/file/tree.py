@@ -24,11 +24,12 @@ from orchestrator.domain.errors import (
     IdentityMismatch,
 )
 from workers.backends.file import layout
+from workers.backends.file.trust import is_private, refuse_others
 from workers.files import NO_LINK, open_directory, open_file
 
 #: Seconds to wait for a lock: others hold one for the time of a few system calls.
 LOCK_WAIT = 0.5
-_LOCK_LOOK = 0.005
+LOCK_LOOK = 0.005
 
 
 class Tree:
@@ -47,6 +48,12 @@ class Tree:
                 f"backend {backend}: there is no directory {path}: mount or create it"
             ) from error
         self._open[()] = self.root
+        self._us = os.geteuid()
+        try:
+            self._refuse_others(self.root, ())
+        except BaseException:
+            os.close(self.root)
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -72,24 +79,77 @@ class Tree:
                 "accept_identity"
             ) from None
 
+    def where(self, parts: tuple[str, ...], file: str = "") -> str:
+        """The path of something below the directory, for people."""
+        return os.path.join(self.path, *parts, file).rstrip("/")  # noqa: PTH118 - no Path: quick
+
     def directory(self, *parts: str) -> int:
-        """A descriptor of the directory, closed with the tree; `FileNotFoundError` if absent."""
+        """A descriptor of the directory, closed with the tree; `FileNotFoundError` if absent.
+
+        Those that are always there are no lesser absence: `BackendError`.
+        """
         if (known := self._open.get(parts)) is not None:
             return known
+        try:
+            found = self._open[parts] = self.open_anew(*parts)
+        except FileNotFoundError:
+            if parts in layout.ALWAYS:
+                raise BackendError(
+                    f"backend {self.backend}: its directory {self.where(parts)} is missing, and "
+                    "whatever was in it: restore it"
+                ) from None
+            raise
+        return found
+
+    def open_anew(self, *parts: str) -> int:
+        """A descriptor of the directory for the caller alone, who closes it."""
         above = self.directory(*parts[:-1])
-        found = self._open[parts] = open_directory(above, parts[-1])
+        try:
+            found = open_directory(above, parts[-1])
+        except OSError as error:
+            error.filename = self.where(parts)
+            raise
+        try:
+            self._refuse_others(found, parts)
+        except BaseException:
+            os.close(found)
+            raise
         return found
 
     def make_directory(self, *parts: str) -> int:
-        """The same, made durably where it is absent."""
+        """The same, made durably where it is absent; what it stands in is there."""
         try:
             return self.directory(*parts)
         except FileNotFoundError:
-            above = self.make_directory(*parts[:-1])
-            with suppress(FileExistsError):
-                os.mkdir(parts[-1], 0o700, dir_fd=above)
-            os.fsync(above)
+            self._make(self.make_directory(*parts[:-1]), parts[-1])
             return self.directory(*parts)
+
+    def set_up(self) -> None:
+        """Make the directories that are always there."""
+        for parts in layout.ALWAYS:
+            above = self.root
+            for number, part in enumerate(parts, start=1):
+                self._make(above, part)
+                above = self.directory(*parts[:number])
+
+    def _refuse_others(self, descriptor: int, parts: tuple[str, ...], file: str = "") -> None:
+        status = os.fstat(descriptor)
+        if not is_private(status, self._us):
+            refuse_others(self.backend, self.where(parts, file), status)
+
+    def _make(self, above: int, name: str) -> None:
+        try:
+            os.mkdir(name, 0o700, dir_fd=above)
+        except FileExistsError:
+            os.fsync(above)
+            return
+        try:
+            os.fsync(above)
+        except OSError:
+            # The next attempt must not take it for one that is on the disk.
+            with suppress(OSError):
+                os.rmdir(name, dir_fd=above)
+            raise
 
     def drop_directories(self, parts: tuple[str, ...], keep: int) -> None:
         """Remove a directory and those above it as far as they are empty, but ``keep``."""
@@ -121,13 +181,31 @@ class Tree:
             descriptor = open_file(self.directory(*directory), name, os.O_RDONLY)
         except FileNotFoundError:
             return None
+        except OSError as error:
+            error.filename = self.where(directory, name)
+            raise
         if descriptor is None:
             raise BackendError(
                 f"backend {self.backend}: {'/'.join((*directory, name))} is no file: something "
                 "else stands where the backend keeps its own: remove it"
             )
-        with os.fdopen(descriptor, "rb") as file:
-            return file.read()
+        try:
+            self._refuse_others(descriptor, directory, name)
+            read = b""
+            while more := os.read(descriptor, 1 << 16):
+                read += more
+            return read
+        finally:
+            os.close(descriptor)
+
+    def file_system(self) -> str | None:
+        """What kind of file system this is, in the kernel's word; None if it does not tell."""
+        mount = Path(f"/proc/self/fdinfo/{self.root}").read_text().partition("mnt_id:")[2].split()
+        for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines():
+            fields, _, kind = line.partition(" - ")
+            if fields.split(" ", 1)[0] == mount[0]:
+                return kind.split(" ")[0]
+        return None
 
     @contextmanager
     def names_locked(self, lane: str) -> Iterator[None]:
@@ -153,4 +231,4 @@ def lock_file(descriptor: int, busy: str, *, shared: bool = False) -> None:
         except BlockingIOError:
             if time.monotonic() >= end:
                 raise BackendBusy(busy) from None
-        time.sleep(_LOCK_LOOK)
+        time.sleep(LOCK_LOOK)

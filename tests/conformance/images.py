@@ -1,0 +1,89 @@
+"""What tests of the `file` driver do with images behind its back, as hosts and strangers do."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from orchestrator.domain.errors import Problem
+from tests.conformance.calls import Claim, new_volume
+from tests.conformance.systems import Files
+from workers.backends.file import FileDriver
+from workers.backends.interface import VolumeRef
+
+MIB = 2**20
+NOBODY = 65534
+
+
+def made(files: Files, name: str = "vm1", size: int = MIB) -> VolumeRef:
+    volume = new_volume(name)
+    files.driver.create(volume, size, {}, Claim())
+    return volume
+
+
+def attachable(files: Files) -> FileDriver:
+    if "attach" not in files.driver.capabilities():
+        pytest.skip("loop devices need root and /dev/loop-control")
+    return files.driver
+
+
+def needs_program(program: str) -> None:
+    if shutil.which(program) is None:
+        pytest.skip(f"{program} is not installed")
+
+
+def needs_root() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("becoming another user needs root")
+
+
+@contextmanager
+def user_of(image: Path, *command: str, mode: str = "<>") -> Iterator[subprocess.Popen[str]]:
+    """A process that has an image open, run by ``command`` if any, as a hypervisor has."""
+    script = f'exec 3{mode}"$0"; echo open; read line'
+    with subprocess.Popen(
+        [*command, "sh", "-c", script, str(image)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as user:
+        assert user.stdout is not None
+        assert user.stdin is not None
+        assert user.stdout.readline() == "open\n"
+        try:
+            yield user
+        finally:
+            user.stdin.close()
+            user.wait()
+
+
+def as_nobody(ask: Callable[[], object]) -> object:
+    """What a worker that is not root would get: the answer, or the `Problem` itself."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgroups([])
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+            try:
+                answer: object = ask()
+            except Problem as problem:
+                answer = (type(problem), problem.detail)
+            os.write(writing, pickle.dumps(answer))
+        except BaseException as error:  # the test is to see it
+            os.write(writing, pickle.dumps((type(error), repr(error))))
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as answers:
+        answer = pickle.loads(answers.read())
+    os.waitpid(child, 0)
+    return answer

@@ -1,0 +1,74 @@
+"""Attaching images as loop devices, and detaching them, where nobody else uses them."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+from orchestrator.domain.errors import Conflict, InUse
+from workers.backends.file import loops
+from workers.backends.file.images import Image
+from workers.backends.file.tree import Tree
+from workers.backends.file.uses import alone, refuse_users
+
+
+def attach_image(tree: Tree, image: Image, *, read_only: bool) -> loops.Loop:
+    """The device of a held image, verified; the one it has, if it has one.
+
+    `InUse` if somebody else uses it by its file or by a device of their own.
+    """
+    there = loops.loops_of(image.status, image.file)
+    for loop in there:
+        if loop.read_only != read_only or not loop.whole:
+            part = "" if loop.whole else "in part "
+            raise Conflict(
+                f"{image.name} is attached {part}read-{'only' if loop.read_only else 'write'} as "
+                f"{loop.path}: detach it first"
+            )
+        if not loop.ours:
+            loops.refuse_used(loop)
+    if not there:
+        with alone(image):
+            pass
+        return _make(tree, image, read_only=read_only)
+    loop = there[0]
+    # Each of these takes milliseconds, and most attach what is attached.
+    if loop.autoclear:
+        loops.keep(loop)
+    if loops.size_of(loop) != image.status.st_size:
+        loops.refresh(loop)
+    loops.verify(loop, image.status.st_size)
+    return loop
+
+
+def detach_image(tree: Tree, image: Image) -> None:
+    """Take a held image's devices away; `InUse` if somebody uses one of them, or the file."""
+    there = loops.loops_of(image.status, image.file)
+    if there:
+        refuse_users(image)
+    taken = []
+    for loop in there:
+        loops.detach(loop, image.status)
+        taken.append(loop)
+    try:
+        # A device keeps its image open itself: whom this worker does not see shows only now.
+        with alone(image):
+            pass
+    except InUse:
+        for loop in taken:
+            if loop.whole:
+                with suppress(OSError):
+                    _make(tree, image, read_only=loop.read_only, number=loop.number)
+        raise
+
+
+def _make(tree: Tree, image: Image, *, read_only: bool, number: int | None = None) -> loops.Loop:
+    descriptor = os.open(
+        image.file,
+        (os.O_RDONLY if read_only else os.O_RDWR) | os.O_NOFOLLOW | os.O_CLOEXEC,
+        dir_fd=tree.directory(*image.directory),
+    )
+    try:
+        return loops.attach(descriptor, image.path, read_only=read_only, number=number)
+    finally:
+        os.close(descriptor)
