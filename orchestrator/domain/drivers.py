@@ -81,7 +81,8 @@ class ExtStorageOptions(DriverOptions):
         default=Path("/var/lib/orchestrator/extstorage"),
         description="The driver's own directory on each host: logs, and what is attached there.",
     )
-    parameters: dict[str, SecretStr | str] = Field(
+    # Text is text: only what is given as a secret is one.
+    parameters: dict[str, Annotated[str | SecretStr, Field(union_mode="left_to_right")]] = Field(
         default_factory=dict,
         description="Values for the provider's parameters; what is kept from logs and errors is "
         "given as { env = … } or { file = … }.",
@@ -91,6 +92,12 @@ class ExtStorageOptions(DriverOptions):
     )
     timeouts: dict[str, Annotated[float, Field(gt=0)]] = Field(
         default_factory=dict, description="Seconds that a script may take, by its name."
+    )
+    zero_new: bool | None = Field(
+        default=None,
+        description="Whether new volumes are zeroed before anybody sees them. Without it: those "
+        "that have a block device. false: whoever gets one may read what its space held before, "
+        "unless the provider zeroes it.",
     )
 
     log_days: float = Field(default=30, gt=0, description="How long the scripts' logs are kept.")

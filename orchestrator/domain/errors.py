@@ -420,6 +420,12 @@ class Drift(Conflict):
     code = "drift"
 
 
+class NoDevice(BackendError):
+    """What the storage provider has attached has no block device that is there."""
+
+    code = "no_device"
+
+
 class ScriptFailed(BackendError):
     """A script of the storage provider failed: its log has the reason."""
 

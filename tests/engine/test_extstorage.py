@@ -6,7 +6,6 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import pytest
@@ -143,7 +142,8 @@ def test_a_volume_lives_on_a_provider(engine: Engine, provider: Provider) -> Non
 HOLDS_OUTPUT = """#!/bin/sh
 . ./common.sh
 sleep 1000 &
-losetup --find --show "$image"
+device=$(device_of "$image")
+[ -n "$device" ] || losetup --find --show "$image"
 """
 SPOILT: dict[str, tuple[str, str, str]] = {
     # script, what it is instead, what is told
@@ -363,21 +363,82 @@ def test_scripts_see_their_variables_and_nothing_of_the_workers(
     assert set(seen) <= {"PATH", "HOME", "PWD", "OLDPWD", "_", "SHLVL"}
 
 
-def test_what_another_host_had_half_filled_is_made_anew(engine: Engine, provider: Provider) -> None:
-    """A provider cannot publish in one step: a volume that is there need not be whole."""
+def test_what_another_host_had_half_filled_is_left_and_can_be_removed(
+    engine: Engine, provider: Provider
+) -> None:
+    """Whose it is cannot be known: nothing of it is touched before somebody says so."""
     _end(engine, {**create("source"), "backend": "ram"})
-    drivers = engine.worker.serving.drivers
-    ram: Any = next(driver for driver in drivers.values() if driver.backend == "ram")
-    volume = engine.volumes("ram")["source"]
-    ram.write(volume["id"], b"what it holds")
     params = {"source": "source", "source_backend": "ram"}
     [job_id] = engine.submit(act("volume.copy", "copy", "ext", params=params)).job_ids
     with engine.database.read() as connection:
         new = connection.execute(select(jobs.c.volume_id).where(jobs.c.id == job_id)).scalar_one()
     # What is left of the other host's attempt: the volume, and nothing written about it here.
-    (provider.images / f"{new}.img").write_bytes(b"half".ljust(2**20, b"\0"))
+    image, half = provider.images / f"{new}.img", b"half".ljust(2**20, b"\0")
+    image.write_bytes(half)
     engine.work()
     job = engine.job(job_id)
-    assert job["state"] == "succeeded", job["error"]
-    held = (provider.images / f"{new}.img").read_bytes()
-    assert held == b"what it holds".ljust(2**20, b"\0")
+    assert job["state"] == "failed"
+    assert "is there already" in job["error"]["detail"]
+    assert "it was left" in job["error"]["detail"]
+    assert image.read_bytes() == half
+    assert engine.volumes("ext")["copy"]["state"] == "error"
+    assert _end(engine, act("volume.remove", "copy", "ext"))["state"] == "succeeded"
+    assert (image.exists(), engine.volumes("ext")) == (False, {})
+
+
+def test_a_volume_whose_provider_fails_stays_in_the_inventory(
+    engine: Engine, provider: Provider
+) -> None:
+    assert _end(engine, create("vm1", "8M", "ext"))["state"] == "succeeded"
+    [image] = provider.images.glob("*.img")
+    kept = {
+        path: path.read_text()
+        for path in provider.directory.iterdir()
+        if path.stat().st_mode & 0o100
+    }
+    for script in kept:
+        script.write_text("#!/bin/sh\necho the array does not answer >&2\nexit 1\n")
+    for params in ({"wipe": True}, {}):
+        ended = _end(engine, act("volume.remove", "vm1", "ext", params=params))
+        assert ended["state"] == "failed"
+        assert "the array does not answer" in ended["error"]["detail"]  # type: ignore[index]
+        assert engine.volumes("ext")["vm1"]["state"] == "error"
+        assert image.exists()
+    for script, body in kept.items():
+        script.write_text(body)
+    ended = _end(engine, act("volume.remove", "vm1", "ext", params={"wipe": True}))
+    assert ended["state"] == "succeeded", ended
+    assert ended["result"] == {"removed": True, "wiped": True, "wiped_bytes": 8 * 2**20}
+    assert (list(provider.images.iterdir()), engine.volumes("ext")) == ([], {})
+
+
+def test_the_log_of_a_script_has_no_secret_in_it(
+    engine: Engine, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = "it's a $ecret"
+    monkeypatch.setenv("SAN_PASSWORD", secret)
+    (provider.directory / "parameters.list").write_text("path Images\npassword For the array\n")
+    body = (provider.directory / "attach").read_text()
+    spoilt = '#!/bin/bash\nenv >&2\nset >&2\nset -x\n: "$EXTP_PASSWORD"\nset +x\n'
+    filler = "yes 0123456789 | head -c 1048560 >&2; printenv EXTP_PASSWORD >&2\n"
+    provider.replace("attach", spoilt + filler + body)
+    given = provider.settings().model_dump()
+    given["parameters"] = {**given["parameters"], "password": {"env": "SAN_PASSWORD"}}
+    settings = engine.settings.model_copy(
+        update={
+            "backends": {**engine.settings.backends, "ext": BackendSettings.model_validate(given)}
+        }
+    )
+    other = Engine(settings, engine.database)
+    try:
+        assert _end(other, create("vm1", "8M", "ext"))["state"] == "succeeded"
+    finally:
+        other.worker.close()
+    logs = list((provider.room / "ext" / "log").glob("attach-*.log"))
+    assert logs
+    for log in logs:
+        text = log.read_text()
+        assert "EXTP_PASSWORD=…" in text
+        assert str(provider.images) in text  # which is none
+        assert "ecret" not in text
+        assert log.stat().st_mode & 0o777 == 0o600

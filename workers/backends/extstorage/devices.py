@@ -6,31 +6,28 @@ import json
 import os
 import re
 import stat
-import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from orchestrator.domain.errors import BackendError, InUse
+from orchestrator.domain.errors import BackendBusy, BackendError, NoDevice
 from orchestrator.machine import boot_id
 from workers.backends import blockdevices
 from workers.backends.extstorage.room import made
 from workers.backends.interface import Device
-from workers.processes import holding
+from workers.processes import born
 
 #: ``<hypervisor>:<uri>``, e.g. ``kvm:rbd:pool/volume``.
 _URI = re.compile(r"[a-z0-9-]+:.*\S", re.ASCII)
-_SECTOR = 512
 #: How much of a wrong answer an error shows.
 _SHOWN = 80
-#: Seconds for which a device may be held open before that counts as use.
-_LET_GO = 1.0
-_LOOK_AGAIN = 0.02
 
 
 def parse_answer(answer: bytes) -> Device:
-    """What ``attach`` has printed: a device, URIs, or both. Raises `BackendError`.
+    """What ``attach`` has printed: a device, URIs, or both.
 
-    The device is one that is there, on this host, just now.
+    The device is one that is there, on this host, just now. Raises `NoDevice` for anything else,
+    which Ganeti takes for "not attached"; it does not tell whether there is a volume.
     """
     try:
         text = answer.decode()
@@ -48,7 +45,7 @@ def parse_answer(answer: bytes) -> Device:
 
 
 def size_of(path: str) -> int:
-    """Bytes of a block device of this host. Raises `BackendError` if it is none."""
+    """Bytes of a block device of this host. Raises `NoDevice` if it is none."""
     if not path.startswith("/"):
         raise _wrong(
             f"prints {path[:_SHOWN]!r} where the path of a block device belongs: messages belong "
@@ -63,20 +60,11 @@ def size_of(path: str) -> int:
         raise _wrong(f"names {path[:_SHOWN]!r}: {error.strerror}") from None
     if not stat.S_ISBLK(found.st_mode):
         raise _wrong(f"names {path[:_SHOWN]!r}, which is no block device")
-    return _size(found.st_rdev)
+    return blockdevices.look_at(path).size_bytes
 
 
-def _size(number: int) -> int:
-    return int((_entry(number) / "size").read_text()) * _SECTOR
-
-
-def _entry(number: int) -> Path:
-    """What the kernel tells of a block device."""
-    return Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}")
-
-
-def _wrong(what: str) -> BackendError:
-    return BackendError(f"the provider's attach {what}")
+def _wrong(what: str) -> NoDevice:
+    return NoDevice(f"the provider's attach {what}")
 
 
 class Attached:
@@ -87,11 +75,12 @@ class Attached:
 
     def note(self, volume_id: str, device: Device) -> None:
         """Note an attachment that was verified just now."""
-        number = Path(device.path).stat().st_rdev if device.path else None
+        disk = blockdevices.look_at(device.path) if device.path else None
         known = {
             "path": device.path,
             "uris": list(device.uris),
-            "number": number,
+            "number": disk.number if disk else None,
+            "sequence": disk.sequence if disk else None,
             "boot": boot_id(),
         }
         new = made(self._room) / f".{volume_id}"
@@ -108,11 +97,14 @@ class Attached:
             return None
         if known["path"]:
             try:
-                number = Path(known["path"]).stat().st_rdev
-                # A loop device stays when what it showed is gone, and has no size then.
-                if number != known["number"] or _size(number) == 0:
-                    return None
-            except OSError:
+                disk = blockdevices.look_at(known["path"])
+            except (OSError, BackendError):
+                return None
+            # A loop device stays when what it showed is gone, and has no size then; or it has
+            # been given something else to show.
+            if disk.number != known["number"] or disk.size_bytes == 0:
+                return None
+            if disk.sequence != known.get("sequence", disk.sequence):
                 return None
         return Device(path=known["path"], uris=tuple(known["uris"]))
 
@@ -122,25 +114,30 @@ class Attached:
             (self._room / volume_id).unlink()
 
 
-def refuse_used(path: str) -> None:
-    """`InUse` if somebody uses the device, saying who and what to do."""
-    if (use := use_of(path)) is not None:
-        raise InUse(f"{path} is {use}, then detach")
+class Holders:
+    """Which process of ours has which volume's device to itself, noted in a directory."""
 
+    def __init__(self, room: Path) -> None:
+        self._room = room / "holding"
 
-def use_of(path: str) -> str | None:
-    """How a block device is used: as the kernel tells, or held open by a process.
+    @contextmanager
+    def noted(self, volume_id: str) -> Iterator[None]:
+        """Note that this process has it."""
+        note = made(self._room) / volume_id
+        note.write_text(json.dumps({"pid": os.getpid(), "born": born(os.getpid())}))
+        try:
+            yield
+        finally:
+            note.unlink(missing_ok=True)
 
-    Whoever only looks at devices lets go of them within a moment, and is waited for.
-    """
-    real = str(Path(path).resolve())
-    use = blockdevices.use_of(real, _entry(Path(path).stat().st_rdev))
-    if use is not None:
-        return use
-    end = time.monotonic() + _LET_GO
-    while openers := holding(real):
-        if time.monotonic() >= end:
-            named = ", ".join(f"process {pid} ({name})" for pid, name in openers.items())
-            return f"held open by {named}: stop that"
-        time.sleep(_LOOK_AGAIN)
-    return None
+    def refuse_ours(self, volume_id: str) -> None:
+        """`BackendBusy` if a process that has noted so is there; it may be frozen."""
+        try:
+            known = json.loads((self._room / volume_id).read_text())
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            return
+        if born(known["pid"]) == known["born"]:
+            raise BackendBusy(
+                f"process {known['pid']}, a worker, has the device of this volume to itself: an "
+                "earlier attempt has not ended"
+            )

@@ -5,30 +5,37 @@ from __future__ import annotations
 import os
 import re
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 
 from orchestrator.domain.drivers import DRIVERS, DriverOptions, ExtStorageOptions
 from orchestrator.domain.errors import (
+    BackendBusy,
     BackendError,
     BackendUnavailable,
     Conflict,
+    Drift,
     InUse,
     InvalidSize,
-    NotFound,
+    NoDevice,
     Problem,
     ScriptFailed,
     Unsupported,
 )
 from orchestrator.domain.names import check_volume_name
 from orchestrator.domain.sizes import round_up
-from workers.backends.extstorage.devices import Attached, parse_answer, refuse_used, size_of, use_of
+from workers.backends import blockdevices
+from workers.backends.extstorage.devices import (
+    Attached,
+    Holders,
+    parse_answer,
+    size_of,
+)
+from workers.backends.extstorage.notes import Note, Notes, Stage
 from workers.backends.extstorage.provider import Provider, diagnose, find
-from workers.backends.extstorage.room import made
 from workers.backends.extstorage.running import Run, Scripts
 from workers.backends.interface import (
-    Absent,
     Call,
     Candidate,
     Capacity,
@@ -43,7 +50,7 @@ from workers.backends.interface import (
     VolumeRef,
     check_id,
 )
-from workers.backends.streams import CHUNK, pour, read_parts
+from workers.backends.streams import CHUNK, is_zero, pour, read_parts, write_all
 
 #: Providers count in these.
 GRAIN = 2**20
@@ -66,12 +73,22 @@ class ExtStorageDriver(Driver):
     id never meets a newer volume of the same name. ``VOL_CNAME`` is the volume's name. What
     a provider cannot tell comes from the inventory: which volumes there are, their metadata,
     and the size of those that have no block device. That one is there is known by attaching
-    it: an attach that fails means that there is none.
+    it. That attach fails, or names a device that is not there, proves nothing, so that none is
+    ever called absent.
+
+    A provider can bear no stamp. What a job has begun to make from nothing is known by a note on
+    the host, written before the script begins; it is taken away again for that job alone, on
+    that host alone. Where ``create`` or ``snapshot`` has ended with an error, as it does for what
+    is there already, nothing is ever taken away, but by a removal that somebody asks for. A
+    device is wiped, written and read for a copy while the kernel keeps others from it, and it is
+    detached or removed only if nobody used it directly before.
 
     A late call is made harmless so. Each script runs in a process group of its own, which
     the next claim of the volume on the same host kills before it runs anything; and a claim
     is refused once a later one has run a script for the volume there. What it cannot fence:
-    scripts of a worker that was cut off, on another host, until they have ended.
+    scripts of a worker that was cut off, on another host, until they have ended. A provider has
+    no place for a lease either, and a lease on one host would say nothing of the others: of two
+    lives of one database each is refused only what the other has begun on the same host.
     """
 
     cannot_tell = frozenset({"identity", "capacity", "volumes", "metadata"})
@@ -83,6 +100,8 @@ class ExtStorageDriver(Driver):
         self._options = options
         self._room = options.path / backend
         self._attached = Attached(self._room)
+        self._holders = Holders(self._room)
+        self._notes = Notes(self._room)
         self._scripts = Scripts(
             options.provider, self._room, options.seconds, secrets=options.secrets
         )
@@ -108,6 +127,7 @@ class ExtStorageDriver(Driver):
     def capacity(self) -> Capacity:
         self._provider()
         self._scripts.forget_logs(self._options.log_days)
+        self._notes.forget_removed(self._options.log_days)
         return Capacity(total_bytes=None, free_bytes=None, grain_bytes=GRAIN)
 
     def parameters(self) -> dict[str, str]:
@@ -143,11 +163,8 @@ class ExtStorageDriver(Driver):
 
     def inspect(self, volume: VolumeRef) -> Look:
         self._checked(volume)
-        try:
-            with self._needed(volume, None) as device:
-                return self._facts(volume, device)
-        except NotFound:
-            return Absent()
+        with self._needed(volume, None) as device:
+            return self._facts(volume, device)
 
     def list_snapshots(self, volume: VolumeRef) -> list[SnapshotFacts]:
         return []
@@ -157,9 +174,12 @@ class ExtStorageDriver(Driver):
         if isinstance(of, SnapshotRef):
             raise Unsupported("what a provider snapshots is a volume of its own: read that")
         self._checked(of)
-        with self._needed(of, call) as device, _opened(device, os.O_RDONLY) as descriptor:
-            size = size_of(str(device.path))
-            yield Contents(size, read_parts(descriptor, size))
+        with self._needed(of, call) as device:
+            path = _block_device(device)
+            self._refuse_drift(of, path)
+            with blockdevices.unchanged(path) as (descriptor, check):
+                size = size_of(path)
+                yield Contents(size, _checked_parts(descriptor, size, check))
 
     def devices(self, volume: VolumeRef) -> list[Device]:
         device = self._attached.of(check_id(volume.id))
@@ -172,12 +192,17 @@ class ExtStorageDriver(Driver):
     ) -> VolumeFacts:
         self._checked(volume)
         size = round_up(size_bytes, GRAIN)
-        with self._making(volume, call):
-            there = self._there(volume, call)
-            if there is None:
-                self._run("create", volume, {"VOL_SIZE": _mib(size)}, call)
-                there = self._made(volume, call, size)
-        return self._as_asked(there, size)
+        told = {"VOL_SIZE": _mib(size)}
+        try:
+            new = self._begin("create", volume, volume, told, size, call)
+        except ScriptFailed as failed:
+            return self._there_already(volume, size, failed, call)
+        with self._made(volume, call) as device:
+            there = self._as_asked(volume, device, size)
+            if new:
+                self._zero_new(volume, device, 0, call)
+        self._done(volume, size, call)
+        return there
 
     def load(
         self,
@@ -189,14 +214,13 @@ class ExtStorageDriver(Driver):
     ) -> VolumeFacts:
         self._checked(volume)
         size = round_up(size_bytes, GRAIN)
-        if self._there(volume, call) is not None:
-            # An earlier attempt's, perhaps on another host: how far it came is not known here.
-            self._take_away(volume, call)
-        with self._making(volume, call):
-            self._run("create", volume, {"VOL_SIZE": _mib(size)}, call)
-            there = self._as_asked(self._made(volume, call, size), size)
-            with self._needed(volume, call) as device:
-                self._fill(volume, device, contents, size, call)
+        told = {"VOL_SIZE": _mib(size)}
+        new = self._begin("create", volume, volume, told, size, call)
+        with self._made(volume, call) as device:
+            there = self._as_asked(volume, device, size)
+            if new:
+                self._fill(volume, device, contents, call)
+        self._done(volume, size, call)
         return there
 
     def clone(
@@ -212,24 +236,36 @@ class ExtStorageDriver(Driver):
         self._checked(volume)
         self._checked(source)
         size = round_up(size_bytes, GRAIN)
-        with self._needed(source, call) as origin, self._making(volume, call):
+        with self._needed(source, call) as origin:
             least = self._facts(source, origin).size_bytes
+            if origin.path:
+                self._refuse_drift(source, origin.path)
             if size < least:
                 raise InvalidSize(f"a copy of {least} bytes does not fit into {size}")
-            there = self._there(volume, call)
-            if there is None:
-                named = {"VOL_SNAPSHOT_NAME": volume.id, "VOL_SNAPSHOT_SIZE": _mib(least)}
-                self._run("snapshot", source, named, call)
-                there = self._made(volume, call, least)
-                if there.size_bytes < size:
-                    there = self.grow(volume, size, call)
-        return self._as_asked(there, size)
+            told = {"VOL_SNAPSHOT_NAME": volume.id, "VOL_SNAPSHOT_SIZE": _mib(least)}
+            new = self._begin("snapshot", volume, source, told, size, call)
+        if new:
+            with self._made(volume, call) as device:
+                there = self._as_asked(volume, device, least)
+            if there.size_bytes < size:
+                self._grown(volume, there.size_bytes, size, call)
+        with self._made(volume, call) as device:
+            there = self._as_asked(volume, device, size)
+            if new and there.size_bytes > least:
+                self._zero_new(volume, device, least, call)
+        self._done(volume, size, call)
+        return there
 
     def discard(self, made: VolumeRef | SnapshotRef, call: Call) -> None:
-        if isinstance(made, VolumeRef):
-            self._checked(made)
-            self._refuse_attached(made)
+        if isinstance(made, SnapshotRef):
+            return
+        self._checked(made)
+        self._refuse_attached(made)
+        note = self._notes.of(made.id)
+        if self._is_begun_by(note, made, call):
             self._take_away(made, call)
+        elif note is None or note.stage is not Stage.REMOVED:
+            self._refuse_unknown(made, note, call)
 
     # -- changing -------------------------------------------------------------------------
 
@@ -240,8 +276,9 @@ class ExtStorageDriver(Driver):
             before = size_of(device.path) if device.path else volume.size_bytes
             if before is not None and before >= wanted:
                 return self._facts(volume, device, size=before)
-            sizes = {"VOL_SIZE": _mib(before or wanted), "VOL_NEW_SIZE": _mib(wanted)}
-            self._run("grow", volume, sizes, call)
+            if device.path:
+                self._refuse_drift(volume, device.path)
+            self._grown(volume, before or wanted, wanted, call)
             device = self._find(volume, call)
             after = size_of(device.path) if device.path else wanted
             if after < wanted:
@@ -266,6 +303,7 @@ class ExtStorageDriver(Driver):
         self._checked(volume)
         self._refuse_attached(volume)
         with self._needed(volume, call) as device:
+            self._refuse_drift(volume, _block_device(device))
             self._overwrite(volume, device, call, offset, length)
             return self._facts(volume, device)
 
@@ -278,19 +316,33 @@ class ExtStorageDriver(Driver):
     def remove(self, volume: VolumeRef, call: Call, *, wipe: bool = False) -> Removed:
         self._checked(volume)
         self._refuse_attached(volume)
-        found, wiped = True, 0
+        note = self._notes.of(volume.id)
+        earlier = note if note is not None and note.token == call.token else None
+        if earlier is not None and earlier.stage is Stage.REMOVED:
+            return Removed(found=True, wiped_bytes=earlier.size_bytes)
+        # What an earlier attempt of this very job has overwritten stays so.
+        wiped = earlier.size_bytes if earlier is not None and earlier.stage is Stage.WIPED else 0
         try:
             device = self._find(volume, call)
-        except NotFound:
-            found, wipe = False, False
-        else:
-            # Whoever attached it.
-            if device.path:
-                refuse_used(device.path)
-        if wipe:
-            wiped = self.wipe(volume, call).size_bytes
-        self._take_away(volume, call)
-        return Removed(found, wiped)
+        except (ScriptFailed, NoDevice) as error:
+            if wipe and not wiped:
+                raise type(error)(
+                    f"volume {volume.name} could not be wiped, so it was not removed: "
+                    f"{error.detail}; remove it without wiping if that is right"
+                ) from None
+            device = None
+        if (
+            device is not None
+            and wipe
+            and wiped != (self._facts(volume, device).size_bytes or None)
+        ):
+            with self._let_go_if_it_fails(volume, device, call):
+                self._refuse_drift(volume, _block_device(device))
+                wiped = self._overwrite(volume, device, call)
+        if wiped:
+            self._notes.write(volume.id, Note(Stage.WIPED, call.token, wiped))
+        self._remove(volume, device, call, wiped)
+        return Removed(found=device is not None or wiped > 0, wiped_bytes=wiped)
 
     # -- using ----------------------------------------------------------------------------
 
@@ -298,17 +350,22 @@ class ExtStorageDriver(Driver):
         self._checked(volume)
         if read_only:
             raise Unsupported("a provider cannot attach a volume for reading only")
+        before = self._attached.of(volume.id)
         device = self._find(volume, call)
+        if device.path and (volume.size_bytes or 0) > size_of(device.path):
+            with self._let_go_if_it_fails(volume, device, call, before=before):
+                self._refuse_drift(volume, device.path)
         self._attached.note(volume.id, device)
         return device
 
     def detach(self, volume: VolumeRef, call: Call) -> None:
         self._checked(volume)
         device = self._attached.of(volume.id)
-        if device is not None and device.path:
-            refuse_used(device.path)
-        self._run("detach", volume, {}, call)
-        self._attached.forget(volume.id)
+        if device is None:
+            # Perhaps attached by others: what they use is not taken from them.
+            with suppress(ScriptFailed, NoDevice):
+                device = self._find(volume, call)
+        self._detach(volume, device, call)
 
     def open(self, volume: VolumeRef, call: Call, *, exclusive: bool) -> None:
         self._checked(volume)
@@ -384,143 +441,377 @@ class ExtStorageDriver(Driver):
         return self._scripts.run(run, call)
 
     def _find(self, volume: VolumeRef, call: Call | None) -> Device:
-        """Attach it, which is how one finds it. `NotFound` if the provider cannot."""
-        try:
-            return parse_answer(self._run("attach", volume, {}, call, answers=True))
-        except ScriptFailed as error:
-            raise NotFound(error.detail) from None
+        """Attach it, which is how one finds it. `ScriptFailed` or `NoDevice` if that fails."""
+        return parse_answer(self._run("attach", volume, {}, call, answers=True))
 
     @contextmanager
     def _needed(self, volume: VolumeRef, call: Call | None) -> Iterator[Device]:
-        """Its device, for as long as this takes. `NotFound` if there is none.
+        """Its device, for as long as this takes; raises what keeps it from being seen.
 
         One that was attached before, or that somebody uses, stays.
         """
         before = self._attached.of(volume.id)
         device = self._find(volume, call)
-        try:
+        with self._let_go_after(volume, device, call, before=before):
             yield device
-        except BaseException:
-            with suppress(Problem):
-                self._let_go(volume, device, before, call)
-            raise
-        self._let_go(volume, device, before, call)
 
-    def _let_go(
-        self, volume: VolumeRef, device: Device, before: Device | None, call: Call | None
-    ) -> None:
-        if before is None and not (device.path and use_of(device.path)):
-            self._run("detach", volume, {}, call)
+    @contextmanager
+    def _let_go_after(
+        self,
+        volume: VolumeRef,
+        device: Device,
+        call: Call | None,
+        *,
+        before: Device | None = None,
+    ) -> Iterator[None]:
+        """Detach it at the end, unless it was attached ``before`` or somebody uses it."""
+        with self._let_go_if_it_fails(volume, device, call, before=before):
+            yield
+        if before is None:
+            with suppress(InUse, BackendBusy):
+                self._detach(volume, device, call)
 
-    def _there(self, volume: VolumeRef, call: Call) -> VolumeFacts | None:
+    @contextmanager
+    def _let_go_if_it_fails(
+        self,
+        volume: VolumeRef,
+        device: Device,
+        call: Call | None,
+        *,
+        before: Device | None = None,
+    ) -> Iterator[None]:
         try:
-            with self._needed(volume, call) as device:
-                return self._facts(volume, device)
-        except NotFound:
+            yield
+        except BaseException:
+            if before is None:
+                with suppress(Problem):
+                    self._detach(volume, device, call)
+            raise
+
+    def _detach(self, volume: VolumeRef, device: Device | None, call: Call | None) -> None:
+        """Detach it if nobody uses it, and see that nobody has it afterwards. Raises `InUse`.
+
+        Some providers' devices are there for as long as the volume is; they stay.
+        """
+        if device is None or device.path is None:
+            self._run("detach", volume, {}, call)
+        else:
+            before = self._disk(device.path)
+            with self._exclusively(volume, device.path):
+                pass  # up to here: a device that is held cannot be taken away
+            self._run("detach", volume, {}, call)
+            if before is not None and self._disk(device.path) == before:
+                with self._exclusively(volume, device.path):
+                    pass
+        self._attached.forget(volume.id)
+
+    @contextmanager
+    def _exclusively(
+        self, volume: VolumeRef, path: str, *, writable: bool = False
+    ) -> Iterator[int]:
+        """Its device, if nobody uses it, to oneself; `BackendBusy` while another call has it."""
+        with ExitStack() as held:
+            try:
+                descriptor = held.enter_context(blockdevices.exclusively(path, writable=writable))
+            except InUse:
+                self._holders.refuse_ours(volume.id)
+                raise
+            held.enter_context(self._holders.noted(volume.id))
+            yield descriptor
+
+    def _disk(self, path: str) -> blockdevices.Disk | None:
+        """The device that is at a path just now; None if there is none that shows anything."""
+        try:
+            disk = blockdevices.look_at(path)
+        except (OSError, BackendError):
             return None
+        return disk if disk.size_bytes else None
 
     def _facts(self, volume: VolumeRef, device: Device, size: int = 0) -> VolumeFacts:
         """What there is of it; ``size`` where no device tells."""
         bytes_ = size_of(device.path) if device.path else size or volume.size_bytes or 0
         return VolumeFacts(id=volume.id, name=volume.name, size_bytes=bytes_, used_bytes=bytes_)
 
-    def _as_asked(self, there: VolumeFacts, size: int) -> VolumeFacts:
-        if there.size_bytes != size:
-            raise Conflict(
-                f"volume {there.name} is there with {there.size_bytes} bytes, not {size}"
+    def _refuse_drift(self, volume: VolumeRef, path: str) -> None:
+        """`Drift` if a device is not as large as the record says."""
+        there = size_of(path)
+        if volume.size_bytes not in (None, there):
+            raise Drift(
+                f"volume {volume.name} is recorded with {volume.size_bytes} bytes, and {path} has "
+                f"{there}: nothing was changed. 'volume.verify' compares them; find out which is "
+                "right first",
+                recorded_bytes=volume.size_bytes,
+                found_bytes=there,
             )
-        return there
-
-    @contextmanager
-    def _making(self, volume: VolumeRef, call: Call) -> Iterator[None]:
-        """Make a volume, and take away what an earlier attempt or this one has left of it."""
-        note = made(self._room / "making") / volume.id
-        if note.exists():
-            self._take_away(volume, call)
-        note.touch()
-        try:
-            yield
-        except ScriptFailed as failed:
-            self._clean_up(volume, call, failed)
-            raise
-        note.unlink()
-
-    def _clean_up(self, volume: VolumeRef, call: Call, failed: ScriptFailed) -> None:
-        try:
-            self._take_away(volume, call)
-        except Problem as problem:
-            raise ScriptFailed(
-                f"{failed.detail}; and what it had begun could not be removed: {problem.detail}"
-            ) from failed
-
-    def _made(self, volume: VolumeRef, call: Call, size: int) -> VolumeFacts:
-        """What was made, found by attaching it."""
-        try:
-            with self._needed(volume, call) as device:
-                return self._facts(volume, device, size)
-        except (NotFound, BackendError) as error:
-            raise ScriptFailed(
-                "the provider ended with success, and what it should have made cannot be "
-                f"attached: {error.detail}"
-            ) from None
-
-    def _take_away(self, volume: VolumeRef, call: Call) -> None:
-        """Remove it, and see that it cannot be attached any more."""
-        # An attempt that was broken off may have left it attached.
-        self._run("detach", volume, {}, call)
-        self._run("remove", volume, {}, call)
-        self._attached.forget(volume.id)
-        with suppress(FileNotFoundError):
-            (self._room / "making" / volume.id).unlink()
-        try:
-            with self._needed(volume, call) as device:
-                path = device.path or ", ".join(device.uris)
-        except Problem:
-            return  # as it should be
-        raise ScriptFailed(
-            f"the provider's remove ended with success, and the volume can still be attached as "
-            f"{path}"
-        )
 
     def _refuse_attached(self, volume: VolumeRef) -> None:
         for device in self.devices(volume):
             raise InUse(f"volume {volume.name} is attached here as {device.path}: detach it first")
 
-    def _fill(
-        self, volume: VolumeRef, device: Device, contents: Contents, size: int, call: Call
-    ) -> None:
-        # What a provider makes may hold what was there before.
-        with _opened(device, os.O_WRONLY) as descriptor:
-            ours = partial(self._scripts.claimed, volume.id, call)
-            pour(contents, descriptor, size, call, zeroed=False, writing=ours)
+    # -- making -----------------------------------------------------------------------------
+
+    def _begin(
+        self,
+        script: str,
+        volume: VolumeRef,
+        about: VolumeRef,
+        told: Mapping[str, str],
+        size: int,
+        call: Call,
+    ) -> bool:
+        """Have a script make the volume; False: it was made and finished before.
+
+        What an attempt of the same job has begun and was cut off from is made anew.
+        """
+        if volume.size_bytes is not None:
+            raise Unsupported(
+                f"volume {volume.name} is recorded, and a provider cannot tell for sure that it is "
+                "gone: it is not made anew"
+            )
+        note = self._notes.of(volume.id)
+        mine = note is not None and note.token == call.token
+        if note is not None and note.stage is Stage.DONE:
+            return False
+        if note is not None and not mine and note.stage in (Stage.BEGUN, Stage.MADE):
+            raise Conflict(
+                f"another job ({note.token}) has begun to make volume {volume.name} on this host, "
+                "perhaps in another life of the database: nothing was changed. Look at what the "
+                f"provider has of {volume.id}, then remove the volume, or forget it"
+            )
+        if mine and note is not None and note.stage is Stage.MADE:
+            return True
+        if self._is_begun_by(note, volume, call):
+            self._take_away(volume, call)
+            mine = False
+        # What was refused once was not begun from nothing, however it ends now.
+        stage = Stage.REFUSED if mine else Stage.BEGUN
+        self._notes.write(volume.id, Note(stage, call.token, size))
+        try:
+            self._run(script, about, told, call)
+        except ScriptFailed:
+            self._notes.write(volume.id, Note(Stage.REFUSED, call.token, size))
+            raise
+        self._notes.write(volume.id, Note(Stage.MADE, call.token, size))
+        return True
+
+    def _is_begun_by(self, note: Note | None, volume: VolumeRef, call: Call) -> bool:
+        """Whether this job has begun the volume, on this host and from nothing."""
+        begun = (Stage.BEGUN, Stage.MADE, Stage.DONE)
+        return (
+            note is not None
+            and note.token == call.token
+            and note.stage in begun
+            and volume.size_bytes is None
+        )
+
+    def _done(self, volume: VolumeRef, size: int, call: Call) -> None:
+        note = self._notes.of(volume.id)
+        if note is not None and note.stage is Stage.MADE:
+            self._notes.write(volume.id, Note(Stage.DONE, call.token, size))
+
+    @contextmanager
+    def _made(self, volume: VolumeRef, call: Call) -> Iterator[Device]:
+        """What was made, found by attaching it."""
+        before = self._attached.of(volume.id)
+        try:
+            device = self._find(volume, call)
+        except (ScriptFailed, NoDevice) as error:
+            raise ScriptFailed(
+                "the provider ended with success, and what it should have made cannot be "
+                f"attached: {error.detail}"
+            ) from None
+        with self._let_go_after(volume, device, call, before=before):
+            yield device
+
+    def _as_asked(self, volume: VolumeRef, device: Device, size: int) -> VolumeFacts:
+        """What was made, which may be larger than was asked for: providers round up, too."""
+        there = self._facts(volume, device, size)
+        note = self._notes.of(volume.id)
+        asked = size if note is None or note.stage is not Stage.DONE else note.size_bytes
+        if there.size_bytes < size or asked != size:
+            raise Conflict(
+                f"volume {there.name} is there with {there.size_bytes} bytes, not {size}",
+                size_bytes=there.size_bytes,
+            )
+        return there
+
+    def _there_already(
+        self, volume: VolumeRef, size: int, failed: ScriptFailed, call: Call
+    ) -> VolumeFacts:
+        """What there is though ``create`` has failed, if it is empty and just as asked.
+
+        Another host may have made it for this job. Nothing is written to it.
+        """
+        try:
+            with self._needed(volume, call) as device:
+                there = self._facts(volume, device)
+                if device.path is None:
+                    raise failed
+                empty = self._options.zero_new is False or _reads_as_zeroes(device.path, call)
+        except (NoDevice, ScriptFailed):
+            raise failed from None
+        if there.size_bytes != size or not empty:
+            raise Conflict(
+                f"the provider's create failed, and there is a volume of {there.size_bytes} bytes "
+                f"for {volume.name}{'' if empty else ' that holds data'}: whose it is cannot be "
+                f"known, and it was not touched ({failed.detail})",
+                size_bytes=there.size_bytes,
+            )
+        return there
+
+    def _grown(self, volume: VolumeRef, before: int, wanted: int, call: Call) -> None:
+        sizes = {"VOL_SIZE": _mib(before), "VOL_NEW_SIZE": _mib(wanted)}
+        self._run("grow", volume, sizes, call)
+
+    def _zero_new(self, volume: VolumeRef, device: Device, offset: int, call: Call) -> None:
+        """Leave nothing of what a new volume's space held before, from ``offset`` on."""
+        if self._options.zero_new is False:
+            return
+        if device.path is None:
+            if self._options.zero_new:
+                raise Unsupported(
+                    "a volume without a block device cannot be zeroed here: set zero_new = false "
+                    "if the provider does it, or if it does not matter"
+                )
+            return
+        zeroes = bytes(CHUNK)
+        with self._exclusively(volume, device.path, writable=True) as descriptor:
+            size = size_of(device.path)
+            for place in range(offset, size, CHUNK):
+                call.checkpoint()
+                length = min(CHUNK, size - place)
+                # What is zero already stays unwritten, and thin where it is thin.
+                if not is_zero(_read(descriptor, place, length)):
+                    with self._scripts.claimed(volume.id, call):
+                        write_all(descriptor, zeroes[:length], place)
+                call.progress(place + length, size)
             os.fsync(descriptor)
 
+    def _fill(self, volume: VolumeRef, device: Device, contents: Contents, call: Call) -> None:
+        # What a provider makes may hold what was there before.
+        path = _block_device(device)
+        with self._exclusively(volume, path, writable=True) as descriptor:
+            ours = partial(self._scripts.claimed, volume.id, call)
+            pour(contents, descriptor, size_of(path), call, zeroed=False, writing=ours)
+            os.fsync(descriptor)
+
+    # -- removing ---------------------------------------------------------------------------
+
+    def _take_away(self, volume: VolumeRef, call: Call) -> None:
+        """Remove what this very job has begun."""
+        try:
+            device = self._find(volume, call)
+        except (Conflict, BackendBusy):
+            raise
+        except Problem:
+            device = None
+        self._remove(volume, device, call)
+
+    def _remove(self, volume: VolumeRef, device: Device | None, call: Call, wiped: int = 0) -> None:
+        """Detach and remove it, which has succeeded if the provider's own ``remove`` has.
+
+        ``device`` is None where it cannot be attached; perhaps because it is gone.
+        """
+        if device is None:
+            with suppress(ScriptFailed):
+                self._detach(volume, None, call)
+        else:
+            self._detach(volume, device, call)
+        self._run("remove", volume, {}, call)
+        self._attached.forget(volume.id)
+        self._refuse_still_there(volume, call)
+        self._notes.write(volume.id, Note(Stage.REMOVED, call.token, wiped))
+
+    def _refuse_still_there(self, volume: VolumeRef, call: Call) -> None:
+        """`ScriptFailed` if it has a device after its removal.
+
+        That alone is proof. Anything else says neither that it is gone nor that it is not: then
+        what the provider's ``remove`` ended with counts.
+        """
+        try:
+            device = self._find(volume, call)
+        except (Conflict, BackendBusy):
+            raise
+        except Problem:
+            return
+        with self._let_go_after(volume, device, call):
+            if device.path is not None:
+                raise ScriptFailed(
+                    "the provider's remove ended with success, and the volume can still be "
+                    f"attached as {device.path}"
+                )
+
+    def _refuse_unknown(self, volume: VolumeRef, note: Note | None, call: Call) -> None:
+        """`Conflict` if there is a volume that this job is not known to have begun here."""
+        try:
+            with self._needed(volume, call) as device:
+                path = device.path
+        except (ScriptFailed, NoDevice):
+            return
+        if path is not None or note is None:
+            raise Conflict(
+                f"the provider has a volume for {volume.name}, and it is not known on this host "
+                "that this job has made it: it was left. Look at it, then remove the volume"
+            )
+
+    # -- contents ---------------------------------------------------------------------------
+
     def _overwrite(
-        self, volume: VolumeRef, device: Device, call: Call, offset: int, length: int | None
-    ) -> None:
-        size, done = size_of(str(device.path)) - offset, 0
-        size = size if length is None else min(size, length)
-        zeroes = bytes(CHUNK)
-        with _opened(device, os.O_WRONLY) as descriptor:
+        self,
+        volume: VolumeRef,
+        device: Device,
+        call: Call,
+        offset: int = 0,
+        length: int | None = None,
+    ) -> int:
+        """Write zeroes over a device; how many bytes, all of them on the disk."""
+        zeroes, done = bytes(CHUNK), 0
+        path = _block_device(device)
+        with self._exclusively(volume, path, writable=True) as descriptor:
+            size = size_of(path) - offset
+            size = size if length is None else min(size, length)
             while done < size:
                 call.checkpoint()
                 with self._scripts.claimed(volume.id, call):
                     done += os.pwrite(descriptor, zeroes[: size - done], offset + done)
                 call.progress(done, size)
             os.fsync(descriptor)
+        return done
 
 
-@contextmanager
-def _opened(device: Device, flags: int) -> Iterator[int]:
-    """A descriptor of a volume's device, which nobody else may use meanwhile."""
+def _block_device(device: Device) -> str:
+    """The path of a volume's device. Raises `Unsupported` where it has none."""
     if device.path is None:
         raise Unsupported("a volume without a block device cannot be read or written here")
-    refuse_used(device.path)
-    descriptor = os.open(device.path, flags | os.O_CLOEXEC)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
+    return device.path
+
+
+def _checked_parts(
+    descriptor: int, size: int, check: Callable[[], None]
+) -> Iterator[tuple[int, bytes]]:
+    """The parts of a device; whoever reads to the end learns of what was written meanwhile."""
+    yield from read_parts(descriptor, size)
+    check()
+
+
+def _reads_as_zeroes(path: str, call: Call) -> bool:
+    with blockdevices.exclusively(path) as descriptor:
+        size = size_of(path)
+        for place in range(0, size, CHUNK):
+            call.checkpoint()
+            if not is_zero(_read(descriptor, place, min(CHUNK, size - place))):
+                return False
+    return True
+
+
+def _read(descriptor: int, offset: int, length: int) -> bytes:
+    data = b""
+    while len(data) < length:
+        part = os.pread(descriptor, length - len(data), offset + len(data))
+        if not part:
+            raise BackendError("a device ends before its end")
+        data += part
+    return data
 
 
 def _mib(size: int) -> str:

@@ -12,12 +12,14 @@ import fcntl
 import json
 import os
 import subprocess
+import tempfile
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO
 
 from orchestrator.domain.errors import (
     BackendBusy,
@@ -44,6 +46,8 @@ from workers.processes import (
 #: How much of what a script said an error tells (Ganeti: 20 lines).
 _LAST_LINES = 20
 _MOST_TOLD = 4000
+#: How much of a log is filtered at a time.
+_PIECE = 2**20
 #: Seconds that killed processes may take to be gone.
 _GONE_SECONDS = 5.0
 _GONE_LOOK_SECONDS = 0.01
@@ -74,7 +78,7 @@ class Scripts:
     """Runs the scripts of one provider for one backend, on this host.
 
     ``room`` is the driver's own directory; ``seconds`` the most that each script may take;
-    ``secrets`` is left out of what errors tell.
+    ``secrets`` is left out of logs, and so of what errors tell.
     """
 
     def __init__(
@@ -89,7 +93,10 @@ class Scripts:
         self._logs = room / "log"
         self._running = room / "running"
         self._seconds = seconds
-        self._secrets = secrets
+        # As a shell shows them, too, where it quotes what it lists or traces.
+        quoted = ("'", "'\\''", "'\"'\"'")
+        forms = {secret.replace("'", quote) for secret in secrets for quote in quoted}
+        self._secrets = sorted((form.encode() for form in forms if form), key=len, reverse=True)
         self._looked_at_logs = 0.0
 
     def run(self, run: Run, call: Call | None) -> bytes:
@@ -104,7 +111,7 @@ class Scripts:
             call.checkpoint()
             limit = min(limit, max(1.0, call.seconds_left()))
         log = self._log_of(run)
-        with log.open("wb") as told:
+        with self._written(log) as told:
             process = self._start(run, call, told.fileno())
             try:
                 answer = watch(process, limit, _nothing if call is None else call.checkpoint)
@@ -117,15 +124,12 @@ class Scripts:
             except TimeoutError:
                 raise TimedOut(
                     f"{_named(run)} did not end within {limit:g} s and was killed; "
-                    f"its log: {self._last_lines(log)}"
+                    f"its log: {self._last_lines(told)}"
                 ) from None
             finally:
                 self._stop(process, run)
             told.write(answer)
-        if process.returncode != 0:
-            with _Record(self._running / run.object_id) as record:
-                _refuse_late(record, call)  # it may have been ended by the later claim
-        self._judge(run, process.returncode, log)
+            self._judge(run, process.returncode, call, told)
         return answer
 
     def forget_logs(self, days: float) -> None:
@@ -144,13 +148,48 @@ class Scripts:
         stamp = datetime.now(UTC).strftime("%Y-%m-%d_%H_%M_%S.%f")
         return made(self._logs) / f"{run.script.name}-{self._provider}-{run.object_id}-{stamp}.log"
 
-    def _last_lines(self, log: Path) -> str:
-        """The end of a log as text that can be shown."""
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - 4 * _MOST_TOLD))
-            end = file.read()
-        for secret in filter(None, self._secrets):
-            end = end.replace(secret.encode(), "…".encode())
+    @contextmanager
+    def _written(self, log: Path) -> Iterator[BinaryIO]:
+        """A file for what a script says, which becomes its log, without the secrets.
+
+        Where there are any, nothing is to be seen until the script has ended. It is a file, and no
+        pipe, because what a script leaves running may write to it when nobody reads any more.
+        """
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with os.fdopen(os.open(log, flags, 0o600), "r+b") as file:
+            if not self._secrets:
+                yield file
+                return
+            with tempfile.TemporaryFile(dir=log.parent) as told:
+                fcntl.fcntl(told, fcntl.F_SETFL, os.O_APPEND)
+                try:
+                    yield told
+                finally:
+                    self._filter(told, file)
+
+    def _filter(self, told: BinaryIO, log: BinaryIO) -> None:
+        """Copy what was said, secrets replaced, also one that two pieces have a part of each."""
+        told.flush()
+        told.seek(0)
+        longest = len(self._secrets[0])
+        text = b""
+        while piece := told.read(_PIECE):
+            text = self._without_secrets(text + piece)
+            whole = max(0, len(text) - longest + 1)
+            log.write(text[:whole])
+            text = text[whole:]
+        log.write(text)
+
+    def _without_secrets(self, text: bytes) -> bytes:
+        for secret in self._secrets:
+            text = text.replace(secret, "…".encode())
+        return text
+
+    def _last_lines(self, told: BinaryIO) -> str:
+        """The end of what a script said as text that can be shown."""
+        told.flush()
+        told.seek(max(0, told.seek(0, os.SEEK_END) - 4 * _MOST_TOLD))
+        end = self._without_secrets(told.read())
         return shown(end, lines=_LAST_LINES, characters=_MOST_TOLD)
 
     # -- one at a time --------------------------------------------------------------------
@@ -190,13 +229,15 @@ class Scripts:
             if record.group in (0, process.pid):
                 record.write(record.fence, 0)
 
-    def _judge(self, run: Run, status: int, log: Path) -> None:
+    def _judge(self, run: Run, status: int, call: Call | None, told: BinaryIO) -> None:
         if status == 0:
             return
+        with _Record(self._running / run.object_id) as record:
+            _refuse_late(record, call)  # it may have been ended by the later claim
         how = how_ended(status)
         if status in _NOT_RUN and (missing := missing_interpreter(run.script)):
             how = f"cannot be run: its first line names {missing}, which is not there"
-        raise ScriptFailed(f"{_named(run)} {how}; its log: {self._last_lines(log)}")
+        raise ScriptFailed(f"{_named(run)} {how}; its log: {self._last_lines(told)}")
 
 
 class _Record:

@@ -1,0 +1,318 @@
+"""A device that somebody uses, however and wherever, is neither written to nor taken away."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from orchestrator.domain.errors import BackendBusy, Conflict, InUse
+from tests.conformance.calls import Claim, new_volume
+from tests.extstorage.conftest import Make
+from tests.extstorage.providers import MAPPED, MIB, STANDING, Provider
+from workers.backends import blockdevices
+from workers.backends.extstorage import ExtStorageDriver
+from workers.backends.interface import VolumeRef
+
+#: The least that btrfs takes.
+SIZE = 112 * MIB
+
+
+def run(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
+    return done.stdout.strip()
+
+
+@contextmanager
+def mounted(device: str, room: Path, kind: str) -> Iterator[str]:
+    run(f"mkfs.{kind}", "-q", device)
+    place = room / "mnt"
+    place.mkdir()
+    run("mount", device, str(place))
+    try:
+        yield f"mounted on {place}"
+    finally:
+        run("umount", str(place))
+
+
+def btrfs(device: str, room: Path) -> Iterator[str]:
+    """Its mounts show a device number of the file system's own."""
+    with mounted(device, room, "btrfs") as told:
+        yield told
+
+
+def ext4(device: str, room: Path) -> Iterator[str]:
+    with mounted(device, room, "ext4") as told:
+        yield told
+
+
+def elsewhere(device: str, room: Path) -> Iterator[str]:
+    """In a mount namespace of another process."""
+    run("mkfs.ext4", "-q", device)
+    place = room / "mnt"
+    place.mkdir()
+    mount = f"mount {device} {place} && echo mounted && exec sleep 1000"
+    command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", mount]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"mounted\n"
+        assert not place.is_mount()
+        try:
+            yield f"mounted on {place} where process {process.pid} "
+        finally:
+            process.kill()
+
+
+def another_node(device: str, room: Path) -> Iterator[str]:
+    """Held open without a claim, through a device node that has another name."""
+    node = room / "node"
+    os.mknod(node, 0o60600, Path(device).stat().st_rdev)
+    with node.open("rb") as opened:
+        process = subprocess.Popen(["sleep", "1000"], stdin=opened)
+    try:
+        yield f"held open by process {process.pid} "
+    finally:
+        process.kill()
+        process.wait()
+
+
+def loop(device: str, room: Path) -> Iterator[str]:
+    """Shown by another loop device, which claims nothing."""
+    upper = run("losetup", "--find", "--show", device)
+    try:
+        yield f"part of {Path(upper).name}"
+    finally:
+        run("losetup", "--detach", upper)
+
+
+def swap(device: str, room: Path) -> Iterator[str]:
+    run("mkswap", "--quiet", device)
+    run("swapon", device)
+    try:
+        yield "swapped to"
+    finally:
+        run("swapoff", device)
+
+
+USES: dict[str, Callable[[str, Path], Iterator[str]]] = {
+    use.__name__: use for use in (btrfs, ext4, elsewhere, another_node, loop, swap)
+}
+
+
+@pytest.fixture
+def provider(make: Make) -> Provider:
+    return make(MAPPED)
+
+
+@pytest.fixture
+def driver(provider: Provider) -> ExtStorageDriver:
+    return provider.driver()
+
+
+@pytest.fixture
+def volume(driver: ExtStorageDriver) -> VolumeRef:
+    made = new_volume("vm1")
+    driver.create(made, SIZE, {}, Claim())
+    return made
+
+
+@pytest.mark.parametrize("noted", [True, False], ids=["attached by us", "attached by others"])
+@pytest.mark.parametrize("use", USES)
+def test_what_is_used_is_left_in_peace(
+    provider: Provider,
+    driver: ExtStorageDriver,
+    volume: VolumeRef,
+    use: str,
+    noted: bool,
+    tmp_path: Path,
+) -> None:
+    if noted:
+        device = str(driver.attach(volume, Claim()).path)
+    else:
+        device = run("losetup", "--find", "--show", str(provider.image(volume.id)))
+    using = contextmanager(USES[use])
+    with using(device, tmp_path) as told:
+        provider.image(volume.id).stat()
+        before = len(provider.calls)
+        calls: tuple[Callable[[], object], ...] = (
+            lambda: driver.detach(volume, Claim()),
+            lambda: driver.wipe(volume, Claim()),
+            lambda: driver.remove(volume, Claim()),
+            lambda: driver.remove(volume, Claim(), wipe=True),
+        )
+        for call in calls:
+            with pytest.raises(InUse, match=None if noted and call is not calls[0] else told):
+                call()
+        with pytest.raises(Conflict):
+            driver.discard(volume, Claim())
+        driver.inspect(volume)
+        assert set(provider.calls[before:]) == {"attach"}
+        assert provider.devices() == [device]
+    driver.detach(volume, Claim())
+    assert provider.devices() == []
+    driver.remove(volume, Claim(), wipe=True)
+
+
+def test_a_partition_of_it_counts(provider: Provider, volume: VolumeRef, tmp_path: Path) -> None:
+    device = run("losetup", "--find", "--show", "--partscan", str(provider.image(volume.id)))
+    run("addpart", device, "1", "2048", "65536")
+    part = Path(f"/sys/class/block/{Path(device).name}p1/dev").read_text().split(":")
+    node = tmp_path / "partition"
+    os.mknod(node, 0o60600, os.makedev(int(part[0]), int(part[1])))
+    with (
+        node.open("rb"),
+        pytest.raises(InUse, match=f"held open by process {os.getpid()}"),
+        blockdevices.exclusively(device),
+    ):
+        pass
+    run("mkfs.ext4", "-q", str(node))
+    place = tmp_path / "mnt"
+    place.mkdir()
+    run("mount", str(node), str(place))
+    try:
+        with (
+            pytest.raises(InUse, match=f"mounted on {place}"),
+            blockdevices.exclusively(device),
+        ):
+            pass
+    finally:
+        run("umount", str(place))
+
+
+def test_who_has_it_exclusively_keeps_others_from_mounting_it(
+    driver: ExtStorageDriver, volume: VolumeRef, tmp_path: Path
+) -> None:
+    device = str(driver.attach(volume, Claim()).path)
+    run("mkfs.ext4", "-q", device)
+    with blockdevices.exclusively(device):
+        refused = subprocess.run(["mount", device, str(tmp_path)], capture_output=True, check=False)
+        assert refused.returncode != 0
+    run("mount", device, str(tmp_path))
+    run("umount", str(tmp_path))
+
+
+def test_a_wipe_keeps_others_out_for_as_long_as_it_lasts(
+    provider: Provider, driver: ExtStorageDriver, volume: VolumeRef
+) -> None:
+    tried: list[bool] = []
+
+    def try_to_open(number: int) -> None:
+        for device in provider.devices():
+            try:
+                os.close(os.open(device, os.O_RDONLY | os.O_EXCL))
+                tried.append(True)
+            except OSError:
+                tried.append(False)
+
+    driver.wipe(volume, Claim(at_checkpoint=try_to_open))
+    assert tried.count(False) >= SIZE // (4 * MIB)
+
+
+def test_a_detach_that_leaves_a_device_that_is_used_is_none(make: Make, tmp_path: Path) -> None:
+    """Between the look and the provider's own detach somebody may come."""
+    holder = tmp_path / "holder"
+    provider = make(
+        {
+            **STANDING,
+            "detach": f'sleep 1000 <"$link" >/dev/null 2>&1 & echo $! >{holder}',
+        }
+    )
+    driver, volume = provider.driver(), new_volume("vm1")
+    driver.create(volume, 4 * MIB, {}, Claim())
+    os.kill(int(holder.read_text()), 9)
+    driver.attach(volume, Claim())
+    try:
+        with pytest.raises(InUse, match="held open"):
+            driver.detach(volume, Claim())
+        assert driver.devices(volume) != []
+    finally:
+        os.kill(int(holder.read_text()), 9)
+        provider.mend("detach")
+        provider.replace("detach", ":")
+
+
+def test_an_export_that_somebody_writes_into_is_refused(
+    driver: ExtStorageDriver, volume: VolumeRef
+) -> None:
+    device = str(driver.attach(volume, Claim()).path)
+    with driver.contents(volume, Claim()) as contents:
+        assert sum(len(data) for _, data in contents.parts) <= SIZE
+    # Whoever reads learns of it at the end of what is read, before use is made of that; and once
+    # more who does not read to the end.
+    with pytest.raises(InUse), driver.contents(volume, Claim()) as contents:
+        next(contents.parts)
+        with Path(device).open("r+b") as disk:
+            disk.seek(SIZE - MIB)
+            disk.write(b"written meanwhile")
+        with pytest.raises(InUse, match="was written to while it was read"):
+            list(contents.parts)
+    driver.detach(volume, Claim())
+
+
+def test_an_export_where_writes_are_not_counted_needs_it_unused(
+    driver: ExtStorageDriver, volume: VolumeRef
+) -> None:
+    device = Path(str(driver.attach(volume, Claim()).path))
+    counting = Path(f"/sys/block/{device.name}/queue/iostats")
+    counting.write_text("0")
+    try:
+        with driver.contents(volume, Claim()) as contents:
+            list(contents.parts)
+        with (
+            device.open("rb"),
+            pytest.raises(InUse, match="held open"),
+            driver.contents(volume, Claim()),
+        ):
+            pass
+    finally:
+        counting.write_text("1")
+
+
+def test_an_attachment_whose_device_shows_something_else_is_none(
+    provider: Provider, driver: ExtStorageDriver, volume: VolumeRef, tmp_path: Path
+) -> None:
+    # Not one of the devices that others on this host take when they are free.
+    device = f"/dev/loop{3000 + os.getpid() % 1000}"
+    provider.replace("attach", f'losetup {device} "$image"\necho {device}')
+    driver.attach(volume, Claim())
+    run("losetup", "--detach", device)
+    other = tmp_path / "other"
+    other.write_bytes(bytes(SIZE))
+    run("losetup", device, str(other))
+    try:
+        assert driver.devices(volume) == []
+    finally:
+        run("losetup", "--detach", device)
+
+
+def test_a_worker_that_is_stuck_in_it_is_waited_for(
+    driver: ExtStorageDriver, volume: VolumeRef
+) -> None:
+    """Its call is refused as soon as it goes on; whoever comes later tries again then."""
+    stuck, go = threading.Event(), threading.Event()
+
+    def wait(number: int) -> None:
+        if number == 3:  # behind the script's own and the first chunk's
+            stuck.set()
+            go.wait(60)
+
+    def late() -> None:
+        with pytest.raises(Conflict, match="a later claim"):
+            driver.wipe(volume, Claim(at_checkpoint=wait))
+
+    wipe = threading.Thread(target=late)
+    wipe.start()
+    try:
+        assert stuck.wait(60)
+        with pytest.raises(BackendBusy, match="an earlier attempt has not ended"):
+            driver.wipe(volume, Claim())
+    finally:
+        go.set()
+        wipe.join()
+    driver.wipe(volume, Claim())
