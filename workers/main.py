@@ -32,8 +32,8 @@ log = structlog.get_logger(__name__)
 #: Seconds between signs of life, and between looks at the backends.
 _SEEN_SECONDS = 4.0
 _LOOK_SECONDS = 60.0
-#: Seconds between looks at a backend that cannot be used: storage that was mounted late.
-_MEND_SECONDS = 5.0
+#: Seconds between looks for backends that cannot be used: storage that was mounted late.
+_MEND_SECONDS = 2.0
 #: Seconds between looks at the leases on the storage.
 _LEASE_SECONDS = 5.0
 #: Seconds that an outcome may wait to be written with others.
@@ -95,7 +95,7 @@ def run(settings: Settings) -> None:
         _Clock("seen", _SEEN_SECONDS, sign_of_life),
         _Clock("look", _LOOK_SECONDS, serving.look_at_all),
         _Clock("lease", _LEASE_SECONDS, serving.leases.renew_due),
-        _Clock("mend", _MEND_SECONDS, serving.look_at_unusable),
+        _Clock("mend", _MEND_SECONDS, serving.mend),
         # Outcomes do not wait for the end of their group.
         _Clock("write", _WRITE_SECONDS, keep_moving),
         # Beside the messages: work is found even if the broker is gone or has forgotten us.

@@ -11,7 +11,7 @@ from typing import Protocol
 import structlog
 
 from orchestrator import failpoints
-from orchestrator.domain.errors import InternalError, Unavailable
+from orchestrator.domain.errors import InternalError, Outage, Unavailable
 from orchestrator.jobs.claim import Claim, claim
 from orchestrator.jobs.finish import Ending, Outcome, finish
 from orchestrator.jobs.notices import Notices
@@ -22,6 +22,7 @@ from orchestrator.store.verdicts import is_of_the_rows
 from workers.execution.attempt import HANDED_BACK, attempt
 from workers.execution.handlers import HANDLERS, UNDOING, WITHOUT_STORAGE
 from workers.execution.hooks import Hooks
+from workers.execution.outcomes import OUTCOMES
 from workers.execution.work import Here, Work
 from workers.leases import Held, Leases
 from workers.serving import Serving
@@ -110,6 +111,7 @@ class Runner:
             intervals={id_: settings.backends[n].intervals for id_, n in serving.names.items()},
             transfer=settings.transfer,
             audit=settings.audit,
+            away=serving.away,
         )
         self._worker = worker
         self._guard = threading.Lock()
@@ -237,8 +239,12 @@ class Runner:
                 self._hooks,
                 storage=one.action.name not in WITHOUT_STORAGE,
                 undo=UNDOING.get(one.action.name),
+                outcome_of=OUTCOMES.get(one.action.name),
             )
             self._log(one, outcome)
+            if outcome is not None and isinstance(outcome.problem, Outage):
+                source = one.source_backend
+                self._serving.suspect([one.backend_id, *([source.id] if source else [])])
             return outcome
         except Exception:
             # Not the job's own failure, which `attempt` has told: its lease runs out.

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import importlib
+import threading
+import time
 import uuid
+from collections.abc import Iterable
 from typing import Any
 
 import structlog
 from sqlalchemy import Connection, select, update
 
-from orchestrator.domain.errors import IdentityMismatch, Problem
+from orchestrator.domain.errors import IdentityMismatch, Outage, Problem
 from orchestrator.inventory import promises
 from orchestrator.inventory.backends import configure, ids_of
 from orchestrator.inventory.changes import apply
-from orchestrator.jobs.wakeups import backend_queue
+from orchestrator.jobs import outages
+from orchestrator.jobs.wakeups import CONTROL_QUEUE, backend_queue
 from orchestrator.settings import Settings
 from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database
@@ -23,6 +27,10 @@ from workers.execution.refresh import look_at
 from workers.storage_leases import StorageLeases, this_process
 
 log = structlog.get_logger(__name__)
+
+#: Seconds between looks at a backend that cannot be used: twice this at first, and at most.
+_FIRST_SECONDS = 2.0
+_MOST_SECONDS = 30.0
 
 
 class _Looking:
@@ -56,6 +64,15 @@ class Serving:
 
         ids, installation_id = database.transact(register)
         self._unusable: set[int] = set()
+        #: Those that are out of reach from here, and why: nothing is done there until they are
+        #: back. And those that are being looked at just now.
+        self.away: dict[int, Outage] = {}
+        self._looked_at: set[int] = set()
+        self._guard = threading.Lock()
+        #: When each of those that cannot be used is looked at next, and the seconds until then.
+        self._next: dict[int, tuple[float, float]] = {}
+        #: What was said last of a backend that cannot be used: it is said once.
+        self._said: dict[int, str] = {}
         self.names = {ids[name]: name for name in served}
         self._by_queue = {backend_queue(name): id_ for id_, name in self.names.items()}
         self._max_jobs = {
@@ -76,9 +93,10 @@ class Serving:
         )
 
     def ids_for(self, queue: str) -> list[int]:
-        """The backends whose jobs may be on a queue."""
+        """The backends whose jobs may be on a queue, but those that are out of reach."""
         own = self._by_queue.get(queue)
-        return list(self.drivers) if own is None else [own]
+        ids = list(self.drivers) if own is None else [own]
+        return ids if queue == CONTROL_QUEUE else [id_ for id_ in ids if id_ not in self.away]
 
     def max_jobs(self, queue: str) -> int | None:
         """How many jobs of a backend's queue may run at once, all workers together."""
@@ -89,29 +107,103 @@ class Serving:
         self._look(list(self.drivers))
 
     def look_at_unusable(self) -> None:
-        """Look again at those backends that could not be used the last time."""
-        self._look(sorted(self._unusable))
+        """Look again at those backends that could not be used the last time, by whomever."""
+        self._look(self._wanted())
+
+    def mend(self) -> None:
+        """The same, ever less often for those that stay so."""
+        wanted, now = self._wanted(), time.monotonic()
+        self._next = {id_: self._next[id_] for id_ in wanted if id_ in self._next}
+        due = [id_ for id_ in wanted if now >= self._next.get(id_, (now, 0.0))[0]]
+        self._look(due)
+        for id_ in due:
+            distance = min(_MOST_SECONDS, 2 * self._next.get(id_, (now, _FIRST_SECONDS))[1])
+            self._next[id_] = (now + distance, distance)
+
+    def _wanted(self) -> list[int]:
+        away = self._database.look(
+            lambda connection: outages.out_of_reach(connection, self.drivers)
+        )
+        return sorted(self._unusable.union(away))
+
+    def suspect(self, backend_ids: Iterable[int]) -> None:
+        """A job could not reach these: look whether they are away, once for all such jobs."""
+        self._look([id_ for id_ in backend_ids if id_ in self.drivers and id_ not in self.away])
 
     def _look(self, backend_ids: list[int]) -> None:
         for backend_id in backend_ids:
-            driver = self.drivers[backend_id]
-            self._unusable.add(backend_id)
+            with self._guard:
+                if backend_id in self._looked_at:
+                    continue
+                self._looked_at.add(backend_id)
             try:
-                self._set_up(backend_id, driver)
-                self.leases.enter(backend_id, renew=True)
-                _, changes = look_at(driver, self._database, backend_id, _Looking())
-                with self._database.write() as connection:
-                    now = connection.execute(select(db_now())).scalar_one()
-                    promises.add(connection, apply(connection, changes, now))
-                self._unusable.discard(backend_id)
-            except Problem as problem:
-                self._note(backend_id, problem.job_error())
-                log.warning("backend.unusable", backend=self.names[backend_id], why=problem.detail)
-            except Exception as error:
-                self._note(
-                    backend_id, {"code": "internal_error", "detail": str(error), "retryable": True}
-                )
-                log.exception("backend.unforeseen_error", backend=self.names[backend_id])
+                self._look_at(backend_id)
+            finally:
+                self._looked_at.discard(backend_id)
+
+    def _look_at(self, backend_id: int) -> None:
+        driver = self.drivers[backend_id]
+        self._unusable.add(backend_id)
+        try:
+            self._set_up(backend_id, driver)
+            self.leases.enter(backend_id, renew=True)
+            _, changes = look_at(driver, self._database, backend_id, _Looking())
+            with self._database.write() as connection:
+                now = connection.execute(select(db_now())).scalar_one()
+                promises.add(connection, apply(connection, changes, now))
+            self._database.transact(lambda connection: outages.ends(connection, backend_id))
+        except Outage as outage:
+            self._is_away(backend_id, outage)
+            return
+        except Problem as problem:
+            self._note(backend_id, problem.job_error())
+            self._say(backend_id, problem.detail)
+        except Exception as error:
+            self._note(
+                backend_id, {"code": "internal_error", "detail": str(error), "retryable": True}
+            )
+            log.exception("backend.unforeseen_error", backend=self.names[backend_id])
+        else:
+            self._unusable.discard(backend_id)
+            self._say(backend_id, None)
+        # Whatever else is wrong with it: its jobs will see that for themselves.
+        self.away.pop(backend_id, None)
+        self._let_go(backend_id)
+
+    def _is_away(self, backend_id: int, outage: Outage) -> None:
+        known = backend_id in self.away
+        self.away[backend_id] = outage
+        self._say(backend_id, outage.detail)
+        self._note(backend_id, outage.job_error())
+        if known:
+            return
+        try:
+            self._database.transact(
+                lambda connection: outages.begins(connection, backend_id, outage)
+            )
+        except Problem as problem:
+            log.warning("backend.not_noted", why=problem.detail)
+
+    def _let_go(self, backend_id: int) -> None:
+        """Let jobs go on that waited for the backend."""
+        name = self.names[backend_id]
+        try:
+            while queues := self._database.transact(
+                lambda connection: outages.let_go(connection, name)
+            ):
+                log.info("backend.jobs_let_go", backend=name, queues=queues)
+        except Problem as problem:
+            log.warning("backend.not_noted", why=problem.detail)
+
+    def _say(self, backend_id: int, why: str | None) -> None:
+        """Say what is wrong with a backend once, and once that it is well again."""
+        said, name = self._said.get(backend_id), self.names[backend_id]
+        if why is None:
+            if self._said.pop(backend_id, None) is not None:
+                log.info("backend.usable", backend=name)
+        elif why != said:
+            self._said[backend_id] = why
+            log.warning("backend.unusable", backend=name, why=why)
 
     def _set_up(self, backend_id: int, driver: Driver) -> None:
         """Make sure that the storage bears the identity marker the database knows.
@@ -150,9 +242,14 @@ class Serving:
         if found is None and not written:
             driver.write_identity(identity)
             found = driver.read_identity()
+        if found is None:
+            raise Outage(
+                "the storage bears no identity marker any more: make sure that it is mounted"
+            )
         if found != identity:
-            what = "no identity marker" if found is None else "the marker of another backend"
-            raise IdentityMismatch(f"the storage bears {what}: is the right storage mounted?")
+            raise IdentityMismatch(
+                "the storage bears the marker of another backend: is the right storage mounted?"
+            )
         if not written:
             self._database.transact(
                 lambda connection: connection.execute(

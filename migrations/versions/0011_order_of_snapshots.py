@@ -5,13 +5,14 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from orchestrator.store.columns import UtcDateTime
+from orchestrator.store.columns import UtcDateTime, db_now
 
 revision = "0011"
 down_revision = "0010"
 branch_labels = None
 depends_on = None
 
+_VOLUMES = sa.table("volumes", sa.column("state"), sa.column("look_again_at", UtcDateTime()))
 #: As they were ordered until now. Only live ones count: an order that the storage gives itself is
 #: then never below that of an older one.
 _IN_ORDER = """
@@ -36,10 +37,23 @@ def upgrade() -> None:
         sa.Column("looks", sa.SmallInteger(), nullable=False, server_default=sa.text("0")),
     )
     op.add_column("backends", sa.Column("unavailable_since", UtcDateTime()))
+    condition = sa.text("look_again_at IS NOT NULL")
+    op.create_index(
+        "ix_volumes_look_again_at",
+        "volumes",
+        ["look_again_at"],
+        sqlite_where=condition,
+        postgresql_where=condition,
+    )
+    # What nobody could see until now is looked at, too.
+    op.execute(
+        sa.update(_VOLUMES).where(_VOLUMES.c.state == "error").values(look_again_at=db_now())
+    )
 
 
 def downgrade() -> None:
     """Go back to the revision before."""
+    op.drop_index("ix_volumes_look_again_at", "volumes")
     op.drop_column("backends", "unavailable_since")
     op.drop_column("volumes", "looks")
     op.drop_column("volumes", "look_again_at")

@@ -69,13 +69,16 @@ class WaitingOn(Answer):
 
     kind: str = Field(
         description="earlier_job, dependency, start_time, back_off, limit, backend (it is at "
-        "work), draining_backend, host_down, no_worker.",
+        "work, or out of reach), draining_backend, host_down, no_worker, approval.",
         examples=["earlier_job"],
     )
     detail: str = Field(description="The same in words.")
     job: int | None = None
     lane: str | None = None
     until: datetime | None = None
+    since: datetime | None = Field(
+        default=None, description="Since when a backend is out of reach."
+    )
     host: str | None = None
 
 
@@ -101,7 +104,9 @@ class Attempt(Answer):
     """How an attempt ended that did not end the job well."""
 
     attempt: int
-    outcome: str = Field(description="failed, retried, canceled, lost, handed_back or limited.")
+    outcome: str = Field(
+        description="failed, retried, canceled, lost, handed_back, limited or outage."
+    )
     ended_at: datetime
     error: JobError | None = None
 
@@ -208,6 +213,10 @@ class Backend(Answer):
     volumes: int
     hosts: list[str] | None = None
     error: JobError | None = Field(default=None, description="What was wrong at the last look.")
+    unavailable_since: datetime | None = Field(
+        default=None,
+        description="Since when it is out of reach, so that its jobs wait; null: it is not.",
+    )
     refreshed_at: datetime | None = None
 
 

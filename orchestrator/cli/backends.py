@@ -22,6 +22,7 @@ _BACKENDS: Columns = {
     "total": lambda backend: size(backend["total_bytes"]),
     "free": lambda backend: size(backend["free_bytes"]),
     "promised": lambda backend: size(backend["promised_bytes"]),
+    "unavailable since": lambda backend: when(backend["unavailable_since"]),
     "remark": lambda backend: backend["error"] and backend["error"]["detail"],
 }
 
@@ -74,6 +75,7 @@ def show(
             "promised": size(found["promised_bytes"]),
             "overcommit": found["overcommit"],
             "grain": size(found["grain_bytes"]),
+            "unavailable since": when(found["unavailable_since"]),
             "refreshed": when(found["refreshed_at"]),
         }
     )

@@ -38,6 +38,7 @@ class WaitingOn(TypedDict):
     job: int | None
     lane: str | None
     until: str | None
+    since: str | None
     host: str | None
 
 
@@ -160,6 +161,7 @@ class Backend(TypedDict):
     volumes: int
     hosts: list[str] | None
     error: JobError | None
+    unavailable_since: str | None
     refreshed_at: str | None
 
 

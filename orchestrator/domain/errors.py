@@ -346,6 +346,16 @@ class BackendUnavailable(Problem):
     retryable = True
 
 
+class Outage(BackendUnavailable):
+    """The backend's storage is out of reach: its jobs wait until it is back.
+
+    All of the backend, not one object on it. No attempt that failed: a job that meets this waits
+    (`orchestrator.jobs.outages`), and goes on where it was.
+    """
+
+    code = "outage"
+
+
 class BackendBusy(Problem):
     """The backend is busy with this object; it is tried again."""
 

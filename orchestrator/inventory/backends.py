@@ -109,6 +109,7 @@ def backend_views(connection: Connection, name: str | None = None) -> list[dict[
             "volumes": row["volumes"] or 0,
             "hosts": row["hosts"],
             "error": row["error"],
+            "unavailable_since": row["unavailable_since"],
             "refreshed_at": row["refreshed_at"],
         }
         for row in connection.execute(statement).mappings()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -12,12 +14,13 @@ from orchestrator.audit.events import Event, job_event, record
 from orchestrator.domain.actions import ACTIONS
 from orchestrator.domain.errors import JobEnded
 from orchestrator.domain.states import JobState
-from orchestrator.jobs.finish import Finished, cancel_unbegun
+from orchestrator.inventory.changes import Change, PolicyGone, SnapshotGone, VolumeGone, apply
+from orchestrator.jobs.finish import Ending, Finished, cancel_unbegun
 from orchestrator.jobs.lanes import promote
 from orchestrator.jobs.views import batch_view, not_there
 from orchestrator.store.bulk import among
 from orchestrator.store.columns import db_now
-from orchestrator.store.tables import backends, job_steps, jobs
+from orchestrator.store.tables import backends, job_attempts, job_steps, jobs
 
 
 def _held(connection: Connection, job_id: int) -> Any:
@@ -37,16 +40,63 @@ def _held(connection: Connection, job_id: int) -> Any:
     return row
 
 
-def _untouched(connection: Connection, row: Any) -> bool:
-    """Whether a job that does not run has changed nothing yet, so that it can simply end."""
-    if row["state"] == JobState.RUNNING:
-        return False
-    if not row["begun"]:
-        return True
-    if ACTIONS[row["action"]].creates:
-        return False  # a worker takes away what it may have made
-    steps = select(job_steps.c.seq).where(job_steps.c.job_id == row["id"]).limit(1)
-    return connection.execute(steps).first() is None
+def _untouched(connection: Connection, rows: Sequence[Any]) -> list[Any]:
+    """Those of these jobs that have changed nothing yet and do not run: they can simply end."""
+    still = [row for row in rows if row["state"] != JobState.RUNNING]
+    begun = [row for row in still if row["begun"]]
+    if not begun:
+        return still
+    ids = among(connection, job_steps.c.job_id, [row["id"] for row in begun])
+    journaled = set(connection.execute(select(job_steps.c.job_id).where(ids).distinct()).scalars())
+    makers = [row["id"] for row in begun if ACTIONS[row["action"]].creates]
+    harmless = _harmless_attempts(connection, makers)
+    return [
+        row
+        for row in still
+        if not row["begun"]
+        or (
+            row["id"] not in journaled
+            # A worker takes away what it may have made.
+            and (row["id"] not in makers or harmless[row["id"]] == row["claims"])
+        )
+    ]
+
+
+def _harmless_attempts(connection: Connection, makers: list[int]) -> Counter[int]:
+    """How many attempts of each job came to nothing before they had begun anything."""
+    if not makers:
+        return Counter()
+    found = connection.execute(
+        select(job_attempts.c.job_id, job_attempts.c.outcome, job_attempts.c.error).where(
+            among(connection, job_attempts.c.job_id, makers),
+            job_attempts.c.outcome.in_((Ending.LIMITED, Ending.OUTAGE)),
+        )
+    )
+    return Counter(
+        row.job_id
+        for row in found
+        if (row.outcome == Ending.LIMITED and row.error is None)
+        or (row.outcome == Ending.OUTAGE and row.error.get("touched") is False)
+    )
+
+
+def _cancel_untouched(
+    connection: Connection, rows: Sequence[Any], actor: str, now: datetime
+) -> Finished:
+    """End jobs that have changed nothing; the rows of what they were to make go with them."""
+    born: list[Change] = []
+    for row in rows:
+        if row["begun"] and ACTIONS[row["action"]].creates:
+            born.append(_MADE[ACTIONS[row["action"]].kind](row))
+    room = apply(connection, born, now) if born else None
+    return cancel_unbegun(connection, rows, actor, now, room)
+
+
+_MADE: dict[str, Callable[[Any], Change]] = {
+    "volume": lambda row: VolumeGone(row["volume_id"]),
+    "snapshot": lambda row: SnapshotGone(row["snapshot_id"]),
+    "policy": lambda row: PolicyGone(row["policy_id"]),
+}
 
 
 def cancel(connection: Connection, job_id: int, actor: str) -> Finished:
@@ -58,8 +108,8 @@ def cancel(connection: Connection, job_id: int, actor: str) -> Finished:
     if row["finished_at"] is not None:
         raise JobEnded(f"job {job_id} has already {_said(row['state'])}", state=row["state"])
     now: datetime = connection.execute(select(db_now())).scalar_one()
-    if _untouched(connection, row):
-        return cancel_unbegun(connection, [row], actor, now)
+    if _untouched(connection, [row]):
+        return _cancel_untouched(connection, [row], actor, now)
     if row["cancel_requested_at"] is None:
         connection.execute(
             update(jobs)
@@ -89,7 +139,7 @@ def cancel_batch(connection: Connection, batch_id: int, actor: str) -> Finished:
         .all()
     )
     now: datetime = connection.execute(select(db_now())).scalar_one()
-    untouched = [row for row in rows if _untouched(connection, row)]
+    untouched = _untouched(connection, rows)
     ending = {row["id"] for row in untouched}
     begun = [
         row["id"] for row in rows if row["id"] not in ending and row["cancel_requested_at"] is None
@@ -107,7 +157,7 @@ def cancel_batch(connection: Connection, batch_id: int, actor: str) -> Finished:
             now,
         )
     wake = promote(connection, begun)
-    ended = cancel_unbegun(connection, untouched, actor, now)
+    ended = _cancel_untouched(connection, untouched, actor, now)
     return replace(ended, wake=sorted({*wake, *ended.wake}))
 
 

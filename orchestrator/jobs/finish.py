@@ -46,6 +46,8 @@ class Ending(StrEnum):
     HANDED_BACK = "handed_back"
     #: It was too early for it: see `orchestrator.jobs.rates`.
     LIMITED = "limited"
+    #: The backend was out of reach: it waits until that is back, and uses up no attempt.
+    OUTAGE = "outage"
 
 
 #: The state of a job that an attempt has ended so.
@@ -227,7 +229,7 @@ def _without_delay(outcome: Outcome) -> Outcome:
 
 def _is_queued(outcome: Outcome) -> bool:
     """Whether another worker may take the job up at once."""
-    if outcome.ending in (Ending.RETRY, Ending.LIMITED):
+    if outcome.ending in (Ending.RETRY, Ending.LIMITED, Ending.OUTAGE):
         return outcome.delay <= 0
     return outcome.ending is Ending.HANDED_BACK
 
@@ -251,7 +253,9 @@ def _outcomes(outcomes: Sequence[tuple[Claim, Outcome]], now: datetime) -> list[
                 }
             )
             continue
-        counts, queued = outcome.ending is Ending.RETRY, _is_queued(outcome)
+        # What looks how an attempt has ended is no other attempt.
+        counts = outcome.ending is Ending.RETRY or outcome.decided
+        queued = _is_queued(outcome)
         resumed.append(
             {
                 **key,
@@ -475,13 +479,20 @@ def cancel_event(row: Any, actor: str, problem: Problem) -> Event:
 
 
 def cancel_unbegun(
-    connection: Connection, rows: Sequence[Any], actor: str, now: datetime
+    connection: Connection,
+    rows: Sequence[Any],
+    actor: str,
+    now: datetime,
+    room: Mapping[int, int] | None = None,
 ) -> Finished:
-    """End jobs that have changed nothing yet, and what depends on them."""
+    """End jobs that have changed nothing yet, and what depends on them.
+
+    ``room``: what changes to the inventory that come with it take up.
+    """
     problem = Canceled(f"canceled by {actor} before it changed anything")
     update_rows(connection, jobs, ["id"], [_cancellation(row["id"], problem, now) for row in rows])
     record(connection, [cancel_event(row, actor, problem) for row in rows], now)
-    return close(connection, [canceled(row) for row in rows], now)
+    return close(connection, [canceled(row) for row in rows], now, room)
 
 
 def _counted(ended: Sequence[Ended], now: datetime) -> list[Asked]:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, func, or_, select
 
-from orchestrator.domain.errors import StillWorking
+from orchestrator.domain.errors import Outage, StillWorking
 from orchestrator.domain.states import BackendState, JobState
 from orchestrator.inventory.hosts import ALIVE_SECONDS
 from orchestrator.jobs.lanes import UNAPPROVED, due
@@ -48,9 +48,13 @@ _HOLDING = Question(
         .where(one_of(d, _mine.c.job_id, "ids"), _lane.c.begun)
     )
 )
-_NOT_ENABLED = Question(
-    lambda _: select(backends.c.id, backends.c.state).where(
-        backends.c.state != BackendState.ENABLED
+#: The backends that take no new work, or are out of reach.
+_NOT_THERE = Question(
+    lambda _: select(
+        *(backends.c.id, backends.c.name, backends.c.state),
+        *(backends.c.unavailable_since, backends.c.error),
+    ).where(
+        or_(backends.c.state != BackendState.ENABLED, backends.c.unavailable_since.is_not(None))
     )
 )
 
@@ -84,13 +88,13 @@ def waiting_on(connection: Connection, rows: Rows) -> dict[int, Waiting]:
     if not still:
         return {}
     waiting = [row["id"] for row in still if row["state"] == JobState.WAITING]
-    [clock], needing, earlier, holding, not_enabled, at_limit, living = ask(
+    [clock], needing, earlier, holding, not_there, at_limit, living = ask(
         connection,
         _NOW(),
         _NEEDED(ids=waiting),
         _EARLIER(ids=waiting),
         _HOLDING(ids=waiting),
-        _NOT_ENABLED(),
+        _NOT_THERE(),
         _FULL(),
         _ALIVE(),
     )
@@ -98,7 +102,8 @@ def waiting_on(connection: Connection, rows: Rows) -> dict[int, Waiting]:
     needed = {row["job_id"]: row["other"] for row in needing}
     # One that holds the lane is nearer to running than one that is first in it.
     ahead = {row["job_id"]: (row["other"], row["lane"]) for row in (*earlier, *holding)}
-    drained = {row["id"]: row["state"] for row in not_enabled}
+    drained = {row["id"]: row["state"] for row in not_there if row["state"] != BackendState.ENABLED}
+    away = {row["id"]: row for row in not_there if row["unavailable_since"] is not None}
     full = {row["id"]: row["max_jobs"] for row in at_limit}
     alive = {row["host"] for row in living}
     served = {queue for row in living for queue in row["queues"]}
@@ -112,6 +117,8 @@ def waiting_on(connection: Connection, rows: Rows) -> dict[int, Waiting]:
                     "kind": "draining_backend",
                     "detail": f"the backend is {state}: an administrator can resume it",
                 }
+            elif row["backend_id"] in away and row["queue"] != "control":
+                found[job_id] = _waits_for_backend(row, away[row["backend_id"]])
             elif row["backend_id"] in full and row["queue"].startswith("backend."):
                 found[job_id] = {
                     "kind": "limit",
@@ -129,6 +136,8 @@ def waiting_on(connection: Connection, rows: Rows) -> dict[int, Waiting]:
                     "kind": "no_worker",
                     "detail": f"no live worker serves {row['queue']}: start one",
                 }
+        elif later is not None and _met_an_outage(row):
+            found[job_id] = _waits_for_backend(row, away.get(row["backend_id"]))
         elif later is not None and later > now:
             if later == UNAPPROVED:
                 found[job_id] = {
@@ -155,6 +164,28 @@ def waiting_on(connection: Connection, rows: Rows) -> dict[int, Waiting]:
                 "detail": f"job {other} on {lane} comes first",
             }
     return found
+
+
+def _met_an_outage(row: Mapping[str, Any]) -> bool:
+    return row["error"] is not None and row["error"]["code"] == Outage.code
+
+
+def _waits_for_backend(row: Mapping[str, Any], away: Mapping[str, Any] | None) -> Waiting:
+    """What is told of a job whose backend was out of reach when it was to run."""
+    if away is None:
+        return {
+            "kind": "backend",
+            "until": row["not_before"],
+            "detail": f"its backend was out of reach ({row['error']['detail']}); the next look is "
+            f"{row['not_before']:%FT%TZ}",
+        }
+    return {
+        "kind": "backend",
+        "since": away["unavailable_since"],
+        "detail": f"backend {away['name']} is out of reach since "
+        f"{away['unavailable_since']:%FT%TZ}: {(away['error'] or row['error'])['detail']}. It is "
+        "looked at again and again, and the job goes on by itself",
+    }
 
 
 def _waits_for_time(row: Mapping[str, Any]) -> tuple[str, str]:

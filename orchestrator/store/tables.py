@@ -254,6 +254,13 @@ volumes = Table(
         sqlite_where=text("policy_id IS NOT NULL"),
         postgresql_where=text("policy_id IS NOT NULL"),
     ),
+    # What is looked at again.
+    Index(
+        "ix_volumes_look_again_at",
+        "look_again_at",
+        sqlite_where=text("look_again_at IS NOT NULL"),
+        postgresql_where=text("look_again_at IS NOT NULL"),
+    ),
     # What an account has.
     Index(
         "ix_volumes_account",
@@ -589,7 +596,7 @@ job_attempts = Table(
     Column("attempt", Integer, nullable=False),
     Column("worker", String(64)),
     Column("ended_at", UtcDateTime, nullable=False),
-    #: failed, retried, canceled, lost (the lease ran out), handed_back or limited.
+    #: failed, retried, canceled, lost (the lease ran out), handed_back, limited or outage.
     Column("outcome", String(16), nullable=False),
     Column("error", Json),
 )

@@ -20,6 +20,7 @@ from orchestrator.domain.errors import (
     InUse,
     InvalidSize,
     NoSpace,
+    Outage,
 )
 from tests.conformance.calls import Claim, new_snapshot, new_volume, overtaken
 from tests.conformance.images import attachable, made, needs_program
@@ -54,7 +55,7 @@ def test_a_directory_without_marker_is_refused_and_not_set_up_silently(tmp_path:
         lambda: driver.create(new_volume(), MIB, {}, Claim()),
         lambda: driver.remove(new_volume(), Claim()),
     ):
-        with pytest.raises(IdentityMismatch):
+        with pytest.raises(Outage):
             ask()
     assert list(tmp_path.iterdir()) == []
 

@@ -16,6 +16,7 @@ from sqlalchemy import text, update
 
 from orchestrator.audit.findings import list_findings
 from orchestrator.audit.repairing import finding_view, repair_submission
+from orchestrator.domain.drivers import FileOptions
 from orchestrator.inventory.hosts import seen
 from orchestrator.inventory.locks import take
 from orchestrator.jobs.approvals import approve
@@ -27,7 +28,7 @@ from orchestrator.settings import Settings
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import jobs, workers
 from tests.engine.conftest import ADMIN, Engine, Worker, act, create
-from workers.backends.file import loops
+from workers.backends.file import FileDriver, loops
 from workers.backends.file.stamps import ATTRIBUTE
 from workers.backends.memory import Faults, MemoryDriver
 
@@ -497,13 +498,22 @@ def test_a_backend_that_cannot_be_read_whole_is_not_judged(audited: Audited) -> 
 def test_another_storage_in_its_place_is_not_audited(audited: Audited) -> None:
     marker = audited.root / ".orchestrator" / "identity.json"
     written = marker.read_text()
-    marker.unlink()
+    FileDriver("fast", FileOptions(path=audited.root), "0" * 32).write_identity(
+        "f" * 32, replace=True
+    )
     [job_id] = audited.engine.submit({"action": "backend.audit", "backend": "fast"}).job_ids
     audited.work()
     job = audited.engine.job(job_id)
     assert (job["state"], job["error"]["code"]) == ("failed", "identity_mismatch")
     assert audited.findings() == []
+    marker.unlink()
+    [job_id] = audited.engine.submit({"action": "backend.audit", "backend": "fast"}).job_ids
+    audited.work()
+    assert audited.engine.job(job_id)["waiting_on"]["kind"] == "backend"
     marker.write_text(written)
+    audited.engine.worker.serving.look_at_unusable()
+    audited.work()
+    assert audited.engine.states([job_id]) == ["succeeded"]
     assert audited.audit("fast")["findings"] == {}
 
 

@@ -333,7 +333,7 @@ def test_storage_that_is_mounted_late_is_waited_for(settings: Settings) -> None:
     try:
         [job_id] = engine.submit(create("a", backend="fast")).job_ids
         engine.work()
-        assert engine.job(job_id)["error"]["code"] == "backend_unavailable"
+        assert engine.job(job_id)["waiting_on"]["kind"] == "backend"
         path.mkdir()
         engine.worker.serving.look_at_unusable()
         engine.time_passes()
@@ -343,15 +343,17 @@ def test_storage_that_is_mounted_late_is_waited_for(settings: Settings) -> None:
         engine.close()
 
 
-def test_what_a_backend_never_set_up_has_failed_to_make_leaves_nothing(settings: Settings) -> None:
+def test_what_waits_for_a_backend_never_set_up_is_canceled_at_once(settings: Settings) -> None:
     (settings.data / "volumes").rmdir()
     engine = Engine(settings, Database(settings.database_url))
     try:
         [job_id] = engine.submit(create("a", backend="fast", max_attempts=2)).job_ids
-        for _ in range(2):
+        for _ in range(3):
             engine.work()
             engine.time_passes()
-        assert engine.states([job_id]) == ["failed"]
+        assert engine.states([job_id]) == ["queued"]
+        engine.cancel(job_id)
+        assert engine.states([job_id]) == ["canceled"]
         assert engine.volumes("fast") == {}
     finally:
         engine.close()

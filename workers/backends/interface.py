@@ -12,8 +12,9 @@ the worker has lost its lease, when the time is over, or when the job was cancel
 stopping is still safe. An exception from it leaves only unpublished objects behind, which
 `discard` or the next attempt takes away.
 
-Errors raised are those of `orchestrator.domain.errors`: `BackendUnavailable`,
-`BackendBusy` and `TimedOut` are tried again; `StillWorking` means that the storage goes on by
+Errors raised are those of `orchestrator.domain.errors`: `Outage` means that nothing of the
+backend can be reached, and its jobs wait; `BackendUnavailable`, `BackendBusy` and `TimedOut`
+are tried again; `StillWorking` means that the storage goes on by
 itself, and the same call will be made again; `NoSpace`, `Conflict`, `InUse`, `NotFound`,
 `IdentityMismatch`, `BackendError` are not.
 """
@@ -116,6 +117,8 @@ class VolumeFacts:
     address: str | None = None
     #: How much of what is reserved for snapshots they use.
     snapshot_reserve_used_percent: int | None = None
+    #: Whether clients are kept from it; None: this kind of storage does not do that.
+    restricted: bool | None = field(default=None, compare=False)
     #: Whether it is in use on this host; None: not to be told while listing.
     attached: bool | None = field(default=None, compare=False)
     #: Of images that others on the host could lay hands on: under how many names it is there, its

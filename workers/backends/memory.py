@@ -64,7 +64,8 @@ NAP = 0.05
 _FACTS = """
     id, name, size, length(contents), metadata, restored_by, exports.settings AS settings,
     (SELECT name FROM policies WHERE policies.n = exports.policy) AS policy,
-    EXISTS (SELECT 1 FROM attachments WHERE attachments.volume = volumes.id) AS attached
+    EXISTS (SELECT 1 FROM attachments WHERE attachments.volume = volumes.id) AS attached,
+    ifnull(exports.restricted, 0) AS restricted
 """
 _FROM = "volumes LEFT JOIN exports ON exports.volume = volumes.id"
 
@@ -616,7 +617,8 @@ class MemoryDriver(Driver):
         return None if row is None else self._volume_facts(row)
 
     def _volume_facts(self, row: Any) -> VolumeFacts:
-        volume_id, name, size, used, metadata, restored_by, settings, policy, attached = row
+        volume_id, name, size, used, metadata, restored_by, settings, policy, *use = row
+        attached, restricted = use
         return VolumeFacts(
             id=volume_id,
             name=name,
@@ -627,6 +629,7 @@ class MemoryDriver(Driver):
             settings=json.loads(settings) if settings else {},
             policy=policy,
             address=self.options.filer_address,
+            restricted=bool(restricted),
             attached=bool(attached),
         )
 

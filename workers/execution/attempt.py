@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import structlog
 
-from orchestrator.domain.errors import Problem, StillWorking
+from orchestrator.domain.errors import Outage, Problem, StillWorking
 from orchestrator.jobs.claim import last_step
 from orchestrator.jobs.finish import Ending, Outcome
 from orchestrator.settings import RetrySettings
-from workers.execution.ending import ended_badly, resume_end, unforeseen
+from workers.execution.ending import (
+    called_off,
+    ended_badly,
+    is_open,
+    resume_end,
+    unforeseen,
+    until_back,
+)
 from workers.execution.hooks import Hooks
-from workers.execution.work import Handler, Undo, Work
+from workers.execution.outcomes import OutcomeOf
+from workers.execution.work import Done, Handler, Undo, Work
 from workers.leases import HandBack, LeaseLost
 
 log = structlog.get_logger(__name__)
@@ -27,33 +35,38 @@ def attempt(
     *,
     storage: bool,
     undo: Undo | None = None,
+    outcome_of: OutcomeOf | None = None,
 ) -> Outcome | None:
     """Make one attempt; how it ended, or None if the lease was lost and nothing may be said.
 
     ``storage``: the action touches the backend, so its marker is checked first. ``undo``: for
-    one that leaves the backend as it is.
+    one that leaves the backend as it is. ``outcome_of``: what has become of it, for one that is
+    never undone.
     """
     work.undo = undo
     claim = work.claim
     try:
         if claim.refused is not None:
             raise claim.refused
-        if decided := work.intended(last_step(claim.action)):
+        decided = work.intended(last_step(claim.action))
+        if outcome_of and claim.cancel_requested and claim.touched and is_open(decided):
+            done = called_off(work, outcome_of, retry)
+            if isinstance(done, Outcome):
+                return done
+        elif decided is not None:
             return resume_end(work, decided, retry)
-        work.checkpoint()
-        if (wait := work.too_early()) > 0:
-            return Outcome(ending=Ending.LIMITED, delay=wait)
-        if storage:
-            work.check_identity()
-        hooks.before(work)
-        # What changes an existing volume says so itself, with `intend`.
-        work.touched = work.touched or claim.action.creates
-        done = handler(work)
+        else:
+            work.checkpoint()
+            if (wait := work.too_early()) > 0:
+                return Outcome(ending=Ending.LIMITED, delay=wait)
+            done = _begun(work, handler, hooks, storage=storage)
         failed = hooks.after(work, done.result)
     except LeaseLost:
         return None
     except HandBack:
         return HANDED_BACK
+    except Outage as problem:
+        return until_back(work, problem)
     except StillWorking as problem:
         return Outcome(ending=Ending.LIMITED, problem=problem, delay=problem.seconds)
     except Problem as problem:
@@ -68,3 +81,13 @@ def attempt(
         audit={"before": done.before, "after": done.after},
         journaled=work.journaled,
     )
+
+
+def _begun(work: Work, handler: Handler, hooks: Hooks, *, storage: bool) -> Done:
+    if storage:
+        work.check_identity()
+    hooks.before(work)
+    # What changes an existing volume says so itself, with `intend`.
+    work.touched = work.touched or work.claim.action.creates
+    work.began = True
+    return handler(work)

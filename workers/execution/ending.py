@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import datetime
 from typing import Any
 
 import structlog
+from sqlalchemy import select
 
 from orchestrator.domain.errors import (
     Canceled,
     IdentityMismatch,
     InternalError,
+    Outage,
+    OutcomeUnknown,
     Problem,
     problem_for,
 )
-from orchestrator.domain.exports import is_ours
 from orchestrator.domain.states import PolicyState, SnapshotState, VolumeState
 from orchestrator.inventory.changes import (
     Change,
-    Detached,
     PolicyGone,
     SnapshotGone,
     VolumeGone,
@@ -29,11 +31,19 @@ from orchestrator.inventory.changes import (
 )
 from orchestrator.jobs.claim import UNDO, Step, last_step, last_step_detail
 from orchestrator.jobs.finish import Ending, Outcome, back_off
-from orchestrator.jobs.outlook import VolumeOutlook
 from orchestrator.settings import RetrySettings
-from workers.backends.interface import Absent, Device, SnapshotRef, VolumeFacts, VolumeRef
-from workers.execution.work import Work, attached_as, built_policy, exports_of
-from workers.leases import HandBack, LeaseLost
+from orchestrator.store.columns import db_now
+from workers.backends.interface import SnapshotRef, VolumeRef
+from workers.execution.outcomes import Nothing, OutcomeOf, Part, Whole
+from workers.execution.truth import (
+    LastCall,
+    look,
+    look_at_policy,
+    recorded,
+    recorded_policy,
+)
+from workers.execution.work import Done, Work, built_policy
+from workers.leases import LeaseLost
 
 log = structlog.get_logger(__name__)
 
@@ -62,6 +72,41 @@ def ended_badly(work: Work, problem: Problem, retry: RetrySettings) -> Outcome |
         return None
 
 
+def called_off(work: Work, outcome_of: OutcomeOf, retry: RetrySettings) -> Done | Outcome:
+    """What has become of a job that was canceled while nobody worked on it.
+
+    Nothing of it is begun anew: the storage is asked what there is. `Done` if all of it had
+    happened by then.
+    """
+    try:
+        become = outcome_of(work)
+    except LeaseLost:
+        raise
+    except Exception as error:
+        obstacle = _obstacle(work, error)
+        if _may_pass(work, error, obstacle):
+            return _wait(work, obstacle, retry)
+        problem = Canceled(f"canceled, {_LEFT[False]}: {obstacle.detail}")
+        return Outcome(
+            ending=Ending.FAILED, problem=problem, changes=_in_error(work, problem.detail)
+        )
+    match become:
+        case Whole(done):
+            return done
+        case Nothing(changes):
+            problem = Canceled("canceled; nothing had happened by then")
+            return Outcome(ending=Ending.CANCELED, problem=problem, changes=changes)
+        case Part(told, facts, changes, stopped):
+            problem = Canceled(f"canceled after a part of it had happened: {told}", **facts)
+            ending = Ending.CANCELED if stopped else Ending.FAILED
+            return Outcome(ending=ending, problem=problem, changes=changes)
+
+
+def is_open(step: Step | None) -> bool:
+    """Whether it is not decided how a job ends: by nobody, or without knowing of what it did."""
+    return step is None or step.detail["error"]["code"] == OutcomeUnknown.code
+
+
 def resume_end(work: Work, step: Step, retry: RetrySettings) -> Outcome:
     """Go on with an end that was decided earlier; nothing else is done for this job."""
     error = step.detail["error"]
@@ -81,7 +126,7 @@ def _end(work: Work, ending: Ending, problem: Problem, retry: RetrySettings) -> 
         if work.undo is not None and work.touched:
             # From here on other claims end it, too, and a late one is shut out.
             work.note(last_step(claim.action), **last_step_detail(ending, problem))
-            work.undo(work, _Ending(work))
+            work.undo(work, LastCall(work))
         elif creates:
             changes = _undo(work, last_step_detail(ending, problem))
         elif work.touched:
@@ -89,22 +134,21 @@ def _end(work: Work, ending: Ending, problem: Problem, retry: RetrySettings) -> 
     except LeaseLost:
         raise
     except Exception as error:
-        foreseen = isinstance(error, Problem)
-        obstacle = error if isinstance(error, Problem) else unforeseen(error)
-        log.warning(
-            "work.not_settled",
-            job=work.job_id,
-            why=obstacle.detail,
-            exc_info=None if foreseen else error,
-        )
-        away = isinstance(obstacle, IdentityMismatch) or (foreseen and obstacle.retryable)
-        if away or (not foreseen and claim.attempt < claim.max_attempts):
-            return _later(work, ending, problem, obstacle, retry)
+        obstacle = _obstacle(work, error)
+        if _may_pass(work, error, obstacle):
+            # Where the database is away, whoever takes the job up decides again.
+            with suppress(Problem):
+                work.note(last_step(claim.action), **last_step_detail(ending, problem))
+            return _wait(work, obstacle, retry)
         made = creates or work.undo is not None
         problem = type(problem)(f"{problem.detail}; {_LEFT[made]}: {obstacle.detail}")
         changes = () if work.undo is not None else _in_error(work, problem.detail)
     return Outcome(ending=ending, problem=problem, changes=changes)
 
+
+#: Seconds after which a job that waits for a backend looks for itself, at first and at most.
+_FIRST_WAIT_SECONDS = 5.0
+_MOST_WAIT_SECONDS = 3600.0
 
 #: What is not known of a job's end, by whether it makes something new.
 _LEFT = {
@@ -113,15 +157,41 @@ _LEFT = {
 }
 
 
-def _later(
-    work: Work, ending: Ending, problem: Problem, obstacle: Problem, retry: RetrySettings
-) -> Outcome:
-    """Look again when the storage may be back."""
+def _obstacle(work: Work, error: Exception) -> Problem:
+    """What kept the end of a job from being seen."""
+    foreseen = isinstance(error, Problem)
+    obstacle = error if isinstance(error, Problem) else unforeseen(error)
+    log.warning(
+        "work.not_settled",
+        job=work.job_id,
+        why=obstacle.detail,
+        exc_info=None if foreseen else error,
+    )
+    return obstacle
+
+
+def _may_pass(work: Work, error: Exception, obstacle: Problem) -> bool:
+    """Whether one only has to wait: the storage is away, or the wrong one is there."""
+    if isinstance(error, Problem):
+        return obstacle.retryable or isinstance(obstacle, IdentityMismatch)
+    return work.claim.attempt < work.claim.max_attempts
+
+
+def _wait(work: Work, obstacle: Problem, retry: RetrySettings) -> Outcome:
+    """Look again when the storage may be back; a cancel does not hurry that."""
+    if isinstance(obstacle, Outage):
+        return until_back(work, obstacle, decided=True)
     delay = back_off(work.claim.claims, retry.first_seconds, retry.most_seconds)
-    # Where the database is away, whoever takes the job up decides again.
-    with suppress(Problem):
-        work.note(last_step(work.claim.action), **last_step_detail(ending, problem))
     return Outcome(ending=Ending.RETRY, problem=obstacle, delay=delay, decided=True)
+
+
+def until_back(work: Work, problem: Outage, *, decided: bool = False) -> Outcome:
+    """Wait for the backend. Whoever sees that it is back lets the job go on at once."""
+    delay = back_off(work.claim.claims, _FIRST_WAIT_SECONDS, _MOST_WAIT_SECONDS)
+    if not work.began and not decided:
+        # Whoever cancels it need not wait for the backend.
+        problem = Outage(problem.detail, touched=False)
+    return Outcome(ending=Ending.OUTAGE, problem=problem, delay=delay, decided=decided)
 
 
 def _undo(work: Work, decided: dict[str, Any]) -> list[Change]:
@@ -131,7 +201,7 @@ def _undo(work: Work, decided: dict[str, Any]) -> list[Change]:
     if work.claim.action.kind == "policy":
         if work.touched and work.claim.identity_written:
             work.check_identity()
-            built, call = built_policy(work), _Ending(work)
+            built, call = built_policy(work), LastCall(work)
             work.driver.discard_policy(built, call)
             if work.driver.inspect_policy(built) is not None:
                 # It was published, though nobody heard of that.
@@ -142,119 +212,37 @@ def _undo(work: Work, decided: dict[str, Any]) -> list[Change]:
     # A backend that was never set up cannot have been touched.
     if work.touched and work.claim.identity_written:
         work.check_identity()
-        work.driver.discard(made, _Ending(work))
+        work.driver.discard(made, LastCall(work))
     return [SnapshotGone(made.id) if is_snapshot else VolumeGone(made.id)]
 
 
 def _truth(work: Work) -> list[Change]:
-    """What a change that failed left of an existing volume.
-
-    Earlier claims of the job are shut out first: what is seen then stays so.
-    """
-    recorded = work.claim.volume
-    if recorded is None:
-        return _truth_of_policy(work)
-    work.check_identity()
-    changed: list[VolumeRef | SnapshotRef] = [work.volume]
-    changed += [SnapshotRef(one.id, one.name, work.volume) for one in recorded.snapshots.values()]
-    for one in changed:
-        work.driver.fence_off(one, _Ending(work))
-    facts = work.driver.inspect(work.volume)
-    if isinstance(facts, Absent) and work.intended("remove"):
-        return [VolumeGone(recorded.id)]
-    if not isinstance(facts, VolumeFacts):
-        lost = f"its storage was not found after job {work.job_id} had failed"
-        return [set_volume(recorded.id, state=VolumeState.ERROR, detail=lost)]
-    kept = {snapshot.id for snapshot in work.driver.list_snapshots(work.volume)}
-    return [
-        set_volume(
-            recorded.id,
-            # Only a rename may have changed the name; its lanes hold both.
-            name=facts.name if work.intended("rename") else recorded.name,
-            size_bytes=facts.size_bytes,
-            used_bytes=facts.used_bytes,
-            metadata=recorded.metadata
-            if "metadata" in work.driver.cannot_tell
-            else dict(facts.metadata),
-            **exports_of(facts, recorded.settings, work.intent.settings.get("junction_path")),
-            **_assigned(work, facts),
-        ),
-        *(SnapshotGone(one.id) for one in recorded.snapshots.values() if one.id not in kept),
-        *_use(work, recorded, work.driver.devices(work.volume)),
-    ]
-
-
-def _assigned(work: Work, facts: VolumeFacts) -> dict[str, Any]:
-    """Which policy the volume has, after a change of just that had failed."""
-    if work.intended("assign") is None:
-        return {}
-    wanted = work.claim.policy
-    if facts.policy is None:
-        return {"policy_id": None}
-    return {"policy_id": wanted.row_id} if wanted and wanted.name == facts.policy else {}
-
-
-def _truth_of_policy(work: Work) -> list[Change]:
-    """What a change that failed left of an export policy."""
-    recorded = work.claim.policy
-    if recorded is None:
-        return []
-    work.check_identity()
-    found = work.driver.inspect_policy(work.policy)
-    if found is None:
-        if work.intended("remove"):
-            return [PolicyGone(recorded.id)]
-        return [set_policy(recorded.id, state=PolicyState.ERROR)]
-    if not all(is_ours(rule) for rule in found.rules):
-        # Somebody has added what we have no words for: nothing of it is lost, nor recorded.
-        return [set_policy(recorded.id, state=PolicyState.ERROR)]
-    # Written once more by this claim, they stay: earlier claims are shut out.
-    facts = work.driver.set_rules(work.policy, found.rules, _Ending(work))
-    if facts.rules == recorded.rules:
-        return []
-    return [set_policy(recorded.id, rules=[rule.written for rule in facts.rules])]
+    """What a change that failed left of what existed."""
+    if work.claim.volume is not None:
+        return recorded(work, look(work))
+    if work.claim.policy is not None:
+        return recorded_policy(work, look_at_policy(work))
+    return []
 
 
 def _in_error(work: Work, why: str) -> list[Change]:
-    """The state of what nobody can tell the state of."""
+    """The state of what nobody can tell the state of: it is looked at again, until it is seen."""
     if work.claim.action.creates and work.claim.action.kind == "snapshot":
-        return [set_snapshot(work.snapshot.id, state=SnapshotState.ERROR)]
+        return [
+            set_snapshot(work.snapshot.id, state=SnapshotState.ERROR),
+            set_volume(work.volume.id, **_look_again(work)),
+        ]
     if work.intent.volume is None and work.intent.policy_id is not None:
         return [set_policy(work.intent.policy_id, state=PolicyState.ERROR)]
-    if work.intent.volume_id is None:
+    volume_id = work.intent.volume_id
+    # What was to be adopted, or is only an orphan, has no row that could say so.
+    if volume_id is None or (work.claim.volume is None and not work.claim.action.creates):
         return []
-    return [set_volume(work.intent.volume_id, state=VolumeState.ERROR, detail=why)]
+    told = f"{why}; the engine looks again by itself"
+    return [set_volume(volume_id, state=VolumeState.ERROR, detail=told, **_look_again(work))]
 
 
-def _use(work: Work, recorded: VolumeOutlook, devices: Sequence[Device]) -> list[Change]:
-    """Whether the host has the volume attached, after a change of just that had failed."""
-    host = work.intent.host
-    if host is None or not (work.intended("attach") or work.intended("detach")):
-        return []
-    if not devices:
-        return [Detached(recorded.id, host)]
-    if recorded.attachments:
-        return []  # as recorded; or another host's, where a device does not tell whose it is
-    return [attached_as(recorded.id, host, devices[0])]
-
-
-class _Ending:
-    """The `Call` of what ends a job: only the loss of the lease stops it."""
-
-    def __init__(self, work: Work) -> None:
-        self._work = work
-        self.job_id = work.job_id
-        self.token = work.token
-        self.fence = work.fence
-
-    def checkpoint(self) -> None:
-        try:
-            self._work.checkpoint()
-        except (Problem, HandBack):
-            return
-
-    def progress(self, done: int, total: int, unit: str = "bytes") -> None:
-        """Nobody waits for it."""
-
-    def seconds_left(self) -> float:
-        return max(30.0, self._work.seconds_left())
+def _look_again(work: Work) -> dict[str, Any]:
+    with work.database.read() as connection:
+        now: datetime = connection.execute(select(db_now())).scalar_one()
+    return {"look_again_at": now, "looks": 0}

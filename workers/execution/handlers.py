@@ -554,6 +554,7 @@ def open_(work: Work) -> Done:
     """Let the host use the volume."""
     _here(work)
     exclusive = bool(work.intent.params.get("exclusive"))
+    work.intend("open", exclusive=exclusive)
     work.driver.open(work.volume, work, exclusive=exclusive)
     return _opened(work, "exclusive" if exclusive else "shared")
 
@@ -561,6 +562,7 @@ def open_(work: Work) -> Done:
 def close(work: Work) -> Done:
     """End the host's use of the volume."""
     _here(work)
+    work.intend("close")
     work.driver.close(work.volume, work)
     return _opened(work, None)
 

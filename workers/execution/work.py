@@ -11,7 +11,7 @@ import structlog
 
 from orchestrator import failpoints
 from orchestrator.domain.drivers import DRIVERS
-from orchestrator.domain.errors import BackendUnavailable, IdentityMismatch, InUse
+from orchestrator.domain.errors import BackendUnavailable, IdentityMismatch, InUse, Outage
 from orchestrator.domain.states import VolumeState
 from orchestrator.inventory.changes import Attached, Change, set_volume, settings_columns
 from orchestrator.jobs.claim import (
@@ -66,6 +66,8 @@ class Here:
     intervals: Mapping[int, Mapping[str, float]]
     transfer: TransferSettings
     audit: AuditSettings
+    #: The backends that are known to be out of reach from here.
+    away: Mapping[int, Outage]
 
 
 class Work:
@@ -84,6 +86,8 @@ class Work:
         self.undo: Undo | None = None
         #: Whether the storage may have been touched on behalf of this job, ever.
         self.touched = held.claim.touched
+        #: Whether this attempt may have.
+        self.began = False
 
     # -- what drivers see -----------------------------------------------------------------
 
@@ -148,7 +152,7 @@ class Work:
         step = Step(len(self._steps) + 1, name, "intended", detail)
         self._write(step)
         self._steps.append(step)
-        self.touched = True
+        self.touched = self.began = True
         self._held.cancelable = self.claim.action.cancelable
         return step
 
@@ -227,6 +231,7 @@ class Work:
                 f"serve backend {backend.name}, so it cannot read there: have one host serve both "
                 "(see 'hosts' in the configuration)"
             )
+        self._refuse_away(backend.id)
         _check_identity(driver, backend.name, backend.identity, backend.identity_written)
         self.here.storage.check(backend.id, backend.leases)
         return self._watched(driver)
@@ -236,10 +241,19 @@ class Work:
 
     def check_identity(self) -> None:
         """Raise `IdentityMismatch` unless the storage bears this backend's marker, and the lease
-        of this database."""
+        of this database.
+
+        Raises `Outage` if it cannot be reached, or is known to be out of reach.
+        """
         claim = self.claim
+        self._refuse_away(claim.backend_id)
         _check_identity(self.driver, self.intent.backend, claim.identity, claim.identity_written)
         self.here.storage.check(claim.backend_id, claim.leases)
+
+    def _refuse_away(self, backend_id: int) -> None:
+        """Ask no storage for each job that cannot be reached."""
+        if (outage := self.here.away.get(backend_id)) is not None:
+            raise Outage(outage.detail)
 
 
 def _ref(id_: str, recorded: VolumeOutlook) -> VolumeRef:
@@ -252,23 +266,31 @@ def _ref(id_: str, recorded: VolumeOutlook) -> VolumeRef:
 def _check_identity(driver: Driver, backend: str, wanted: str | None, written: bool) -> None:
     """Raise `IdentityMismatch` unless the storage bears the marker that is known of a backend.
 
-    Of storage that can bear none it is only seen that it is there.
+    Raises `Outage` where it bears none: what should be mounted there is not. Of storage that can
+    bear none it is only seen that it is there.
     """
     found = driver.read_identity()
     if "identity" in driver.cannot_tell:
         return
-    if wanted is None or not written:
-        raise BackendUnavailable(
+    if found is None and (wanted is None or not written):
+        raise Outage(
             f"backend {backend} has not been set up yet: 'orchestrator backend show {backend}' "
-            "says what is wrong with it; it is tried again"
+            "says what is wrong with it; its jobs wait"
         )
-    if found != wanted:
-        what = "no identity marker" if found is None else "the marker of another backend"
-        raise IdentityMismatch(
-            f"the storage of backend {backend} bears {what}: is it mounted? Nothing was changed. "
-            "If it is the right storage, an administrator can say so with 'orchestrator backend "
+    if found is None:
+        raise Outage(
+            f"the storage of backend {backend} bears no identity marker: make sure that it is "
+            "mounted. If it is new, an administrator can say so with 'orchestrator backend "
             f"verify {backend} accept_identity=true'"
         )
+    if found != wanted:
+        raise IdentityMismatch(
+            f"the storage of backend {backend} bears the marker of another backend: is the right "
+            "one mounted? Nothing was changed. If it is the right storage, an administrator can "
+            f"say so with 'orchestrator backend verify {backend} accept_identity=true'"
+        )
+    if not written:
+        raise BackendUnavailable(f"backend {backend} is being set up just now; it is tried again")
 
 
 def sizes_of(facts: VolumeFacts) -> dict[str, Any]:

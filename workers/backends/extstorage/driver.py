@@ -19,6 +19,7 @@ from orchestrator.domain.errors import (
     InUse,
     InvalidSize,
     NoDevice,
+    Outage,
     Problem,
     ScriptFailed,
     Unsupported,
@@ -379,11 +380,14 @@ class ExtStorageDriver(Driver):
     # -- inside -----------------------------------------------------------------------------
 
     def _provider(self) -> Provider:
-        """The provider, as it is now. Raises `BackendUnavailable` with what is wrong with it."""
+        """The provider, as it is now.
+
+        Raises `Outage` if it is not there, else `BackendUnavailable` with what is wrong with it.
+        """
         options = self._options
         found = find(options.provider, options.search_path)
         if found is None:
-            raise BackendUnavailable(
+            raise Outage(
                 f"there is no provider {options.provider} in "
                 f"{', '.join(map(str, options.search_path))}"
             )

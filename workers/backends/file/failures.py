@@ -11,9 +11,9 @@ from orchestrator.domain.errors import (
     AccessDenied,
     BackendBusy,
     BackendError,
-    BackendUnavailable,
     InvalidSize,
     NoSpace,
+    Outage,
     Problem,
 )
 
@@ -65,7 +65,7 @@ def problem_of(backend: str, error: OSError) -> Problem:
     if code in _FULL:
         return NoSpace(f"{told}: free some room, then retry")
     if code in _GONE:
-        return BackendUnavailable(told)
+        return Outage(told)
     if code in _SHORT:
         return BackendBusy(told)
     if code == errno.EFBIG:

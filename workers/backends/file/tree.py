@@ -20,8 +20,7 @@ from typing import Self
 from orchestrator.domain.errors import (
     BackendBusy,
     BackendError,
-    BackendUnavailable,
-    IdentityMismatch,
+    Outage,
 )
 from workers.backends.file import layout
 from workers.backends.file.trust import is_private, refuse_others
@@ -44,7 +43,7 @@ class Tree:
             # The directory itself may be reached through links: its path is the administrator's.
             self.root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise BackendUnavailable(
+            raise Outage(
                 f"backend {backend}: there is no directory {path}: mount or create it"
             ) from error
         self._open[()] = self.root
@@ -69,11 +68,11 @@ class Tree:
         self._open.clear()
 
     def require_marked(self) -> None:
-        """Raise `IdentityMismatch` where nothing was ever set up: perhaps nothing is mounted."""
+        """Raise `Outage` where nothing was ever set up: perhaps nothing is mounted."""
         try:
             self.directory(layout.OWN)
         except FileNotFoundError:
-            raise IdentityMismatch(
+            raise Outage(
                 f"backend {self.backend}: {self.path} bears no identity marker: make sure that "
                 "the right file system is mounted there; if it is new, verify the backend with "
                 "accept_identity"

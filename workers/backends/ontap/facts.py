@@ -73,6 +73,7 @@ def volume_facts(record: Mapping[str, Any], address: str | None) -> VolumeFacts:
         policy=None if policy in (None, _DEFAULT_POLICY) else seen_other(policy),
         address=address if nas.get("path") else None,
         snapshot_reserve_used_percent=None if used is None else int(used),
+        restricted=record.get("state") == "restricted",
     )
 
 

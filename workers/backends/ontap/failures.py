@@ -16,6 +16,7 @@ from orchestrator.domain.errors import (
     InUse,
     NoSpace,
     NotFound,
+    Outage,
     Problem,
     TimedOut,
     UnknownPolicy,
@@ -28,7 +29,7 @@ from orchestrator.domain.errors import (
 #: end of its job, the words hardly do.
 _MEANINGS: tuple[tuple[type[Problem], frozenset[str], frozenset[int], str], ...] = (
     (
-        BackendUnavailable,
+        Outage,
         frozenset({"2621462"}),
         frozenset({502, 503, 504}),
         r"^(svm|vserver) \S* ?does not exist",
@@ -89,7 +90,9 @@ def unanswered(where: str, error: Exception, changing: bool) -> Problem:
             "signed it as the backend's option 'verify', or let the filer have another one"
         )
     why = _reason(error)
-    if not changing or _never_sent(error):
+    if _never_sent(error):
+        return Outage(f"the filer {where} cannot be reached: {why}")
+    if not changing:
         return BackendUnavailable(f"the filer {where} does not answer: {why}")
     return TimedOut(
         f"the filer {where} was asked for a change and did not answer: {why}; whether it was "

@@ -1,0 +1,211 @@
+"""What a job has left of what was there: seen once nobody else changes it, then recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from orchestrator.domain.drivers import DRIVERS
+from orchestrator.domain.errors import Problem
+from orchestrator.domain.exports import is_ours
+from orchestrator.domain.states import PolicyState, VolumeState
+from orchestrator.inventory.changes import (
+    Change,
+    Detached,
+    PolicyGone,
+    SnapshotGone,
+    VolumeGone,
+    set_policy,
+    set_volume,
+)
+from orchestrator.jobs.outlook import VolumeOutlook
+from workers.backends.interface import (
+    Absent,
+    Device,
+    Look,
+    NotOurs,
+    PolicyFacts,
+    SnapshotFacts,
+    SnapshotRef,
+    VolumeFacts,
+    VolumeRef,
+)
+from workers.execution.work import Work, attached_as, exports_of, recorded_volume
+from workers.leases import HandBack
+
+log = structlog.get_logger(__name__)
+
+
+class LastCall:
+    """The `Call` of what ends a job: only the loss of the lease stops it."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self.job_id = work.job_id
+        self.token = work.token
+        self.fence = work.fence
+
+    def checkpoint(self) -> None:
+        try:
+            self._work.checkpoint()
+        except (Problem, HandBack):
+            return
+
+    def progress(self, done: int, total: int, unit: str = "bytes") -> None:
+        """Nobody waits for it."""
+
+    def seconds_left(self) -> float:
+        return max(30.0, self._work.seconds_left())
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What there is of a job's volume."""
+
+    look: Look
+    #: By id.
+    snapshots: Mapping[str, SnapshotFacts] = field(default_factory=dict)
+    #: Where it is in use on this host, of a job that is about just that.
+    devices: Sequence[Device] = ()
+
+
+def look(work: Work, *, others: bool = False) -> Seen:
+    """What there is of the job's volume, once earlier claims can change nothing more of it.
+
+    ``others``: also those of earlier jobs. Raises whatever keeps that from being seen.
+    """
+    work.check_identity()
+    fence_off(work, needed=others or work.claim.claims > 1)
+    found = work.driver.inspect(work.volume)
+    if not isinstance(found, VolumeFacts):
+        return Seen(found)
+    kept = work.driver.list_snapshots(work.volume)
+    used = work.intended("attach") or work.intended("detach") or (others and work.intent.host)
+    return Seen(
+        found,
+        {one.id: one for one in kept if one.id is not None},
+        work.driver.devices(work.volume) if used else (),
+    )
+
+
+def fence_off(work: Work, *, needed: bool) -> None:
+    """Shut earlier claims out of the job's volume; ``needed``: there may be some."""
+    changed: list[VolumeRef | SnapshotRef] = [work.volume]
+    kept = recorded_volume(work).snapshots.values()
+    changed += [SnapshotRef(one.id, one.name, work.volume) for one in kept]
+    for one in changed:
+        try:
+            work.driver.fence_off(one, LastCall(work))
+        except Problem as problem:
+            # Before a job's first claim there was none to shut out: what the storage does not
+            # let be written (an immutable file, a read-only mount) can be looked at still.
+            if problem.retryable or needed:
+                raise
+            log.info("work.not_fenced_off", job=work.job_id, why=problem.detail)
+
+
+def gone(work: Work, seen: Seen) -> bool:
+    """Whether it is proved that there is nothing of the volume any more."""
+    proves = "absence" in DRIVERS[work.claim.driver].capabilities
+    return proves and isinstance(seen.look, Absent)
+
+
+def recorded(work: Work, seen: Seen) -> list[Change]:
+    """What the inventory has to say of what was seen after a change that did not succeed."""
+    record = recorded_volume(work)
+    facts = seen.look
+    if gone(work, seen) and work.intended("remove"):
+        return [VolumeGone(record.id)]
+    if not isinstance(facts, VolumeFacts):
+        return [set_volume(record.id, state=VolumeState.ERROR, **lost(facts, work.job_id))]
+    return [
+        set_volume(
+            record.id,
+            # Only a rename may have changed the name; its lanes hold both.
+            name=facts.name if work.intended("rename") else record.name,
+            **columns(work, facts),
+            **_assigned(work, facts),
+        ),
+        *(
+            SnapshotGone(one.id)
+            for one in record.snapshots.values()
+            if one.id not in seen.snapshots
+        ),
+        *_use(work, record, seen.devices),
+    ]
+
+
+def snapshots_gone(record: VolumeOutlook, seen: Seen) -> list[Change]:
+    """The recorded snapshots that are there no more."""
+    kept = record.snapshots.values()
+    return [SnapshotGone(one.id) for one in kept if one.id not in seen.snapshots]
+
+
+def columns(work: Work, facts: VolumeFacts) -> dict[str, Any]:
+    """What a volume's row says of what there is."""
+    record = recorded_volume(work)
+    told = "metadata" not in work.driver.cannot_tell
+    return {
+        "size_bytes": facts.size_bytes,
+        "used_bytes": facts.used_bytes,
+        "metadata": dict(facts.metadata) if told else record.metadata,
+        **exports_of(facts, record.settings, work.intent.settings.get("junction_path")),
+    }
+
+
+def lost(found: Absent | NotOurs, job_id: int) -> dict[str, Any]:
+    """What a volume's row says whose storage is not there. Nobody need look again."""
+    if isinstance(found, NotOurs):
+        why = f"{found.what} stands where it belongs and does not bear its stamp"
+    else:
+        why = "its storage is lost: it was not found"
+    return {"detail": f"{why} (job {job_id})", "look_again_at": None, "looks": 0}
+
+
+def _assigned(work: Work, facts: VolumeFacts) -> dict[str, Any]:
+    """Which policy the volume has, after a change of just that had failed."""
+    if work.intended("assign") is None:
+        return {}
+    wanted = work.claim.policy
+    if facts.policy is None:
+        return {"policy_id": None}
+    return {"policy_id": wanted.row_id} if wanted and wanted.name == facts.policy else {}
+
+
+def _use(work: Work, record: VolumeOutlook, devices: Sequence[Device]) -> list[Change]:
+    """Whether the host has the volume attached, after a change of just that had failed."""
+    host = work.intent.host
+    if host is None or not (work.intended("attach") or work.intended("detach")):
+        return []
+    if not devices:
+        return [Detached(record.id, host)]
+    if record.attachments:
+        return []  # as recorded; or another host's, where a device does not tell whose it is
+    return [attached_as(record.id, host, devices[0])]
+
+
+def look_at_policy(work: Work) -> PolicyFacts | None:
+    """What there is of the job's export policy."""
+    work.check_identity()
+    return work.driver.inspect_policy(work.policy)
+
+
+def recorded_policy(work: Work, found: PolicyFacts | None) -> list[Change]:
+    """What the inventory has to say of an export policy after a change that did not succeed."""
+    record = work.claim.policy
+    assert record is not None  # noqa: S101 - the rule has checked it
+    if found is None:
+        if work.intended("remove"):
+            return [PolicyGone(record.id)]
+        return [set_policy(record.id, state=PolicyState.ERROR)]
+    if not all(is_ours(rule) for rule in found.rules):
+        # Somebody has added what we have no words for: nothing of it is lost, nor recorded.
+        return [set_policy(record.id, state=PolicyState.ERROR)]
+    # Written once more by this claim, they stay: earlier claims are shut out.
+    facts = work.driver.set_rules(work.policy, found.rules, LastCall(work))
+    if facts.rules == record.rules:
+        return []
+    return [set_policy(record.id, rules=[rule.written for rule in facts.rules])]
