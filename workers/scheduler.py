@@ -20,7 +20,7 @@ from orchestrator.audit.events import latest_number, number_committed
 from orchestrator.audit.repairing import by_rule, note_repair
 from orchestrator.domain.errors import Problem
 from orchestrator.inventory.capacity import record_day
-from orchestrator.jobs import autosize, schedule
+from orchestrator.jobs import autosize, looking_again, schedule
 from orchestrator.jobs.archive import archive
 from orchestrator.jobs.claim import put_back_blocked
 from orchestrator.jobs.finish import Finished
@@ -80,6 +80,7 @@ class Scheduler:
             (_SELDOM_SECONDS, self._dead_hosts),
             (_SELDOM_SECONDS, self._expire_locks),
             (settings.scheduler.autosize_seconds, self._autosize),
+            (_SELDOM_SECONDS, self._look_again),
             (_SELDOM_SECONDS, self._repair_by_rule),
             (tick, self._run_schedules_beside),
             (_SELDOM_SECONDS, self._mend_schedules),
@@ -180,6 +181,16 @@ class Scheduler:
             except Problem as problem:
                 [request] = submission.requests
                 log.warning("autosize.refused", volume=request.volume, why=problem.detail)
+            else:
+                self._wakeups.send(accepted.wake)
+
+    def _look_again(self) -> None:
+        for submission in self._database.transact(looking_again.due):
+            try:
+                accepted = self._database.transact(partial(self._submit, submission))
+            except Problem as problem:
+                [request] = submission.requests
+                log.warning("look.refused", volume=request.volume, why=problem.detail)
             else:
                 self._wakeups.send(accepted.wake)
 

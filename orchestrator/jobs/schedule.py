@@ -295,7 +295,7 @@ def _fail(connection: Connection, failed: list[tuple[Any, Problem]], now: dateti
             for (row, problem), fence in zip(failed, fences, strict=True)
         ],
     )
-    room = apply(connection, _in_error(connection, failed), now)
+    room = apply(connection, _in_error(connection, failed, now), now)
     record(
         connection,
         [_event(row, "job.failed", {"error": problem.job_error()}) for row, problem in failed],
@@ -305,19 +305,25 @@ def _fail(connection: Connection, failed: list[tuple[Any, Problem]], now: dateti
     return close(connection, ended, now, room)
 
 
-def _in_error(connection: Connection, failed: list[tuple[Any, Problem]]) -> list[Change]:
-    """What unfinished makers leave pending is marked as being in error."""
+def _in_error(
+    connection: Connection, failed: list[tuple[Any, Problem]], now: datetime
+) -> list[Change]:
+    """What unfinished makers leave pending is marked as being in error, and looked at again."""
+    again = {"look_again_at": now, "looks": 0}
     changes: list[Change] = []
     for row, problem in failed:
         if not row["begun"] or not ACTIONS[row["action"]].creates:
             continue
         if row["snapshot_id"] and ACTIONS[row["action"]].kind == "snapshot":
             changes.append(set_snapshot(row["snapshot_id"], state=SnapshotState.ERROR))
+            changes.append(set_volume(row["volume_id"], **again))
         elif ACTIONS[row["action"]].kind == "policy":
             changes.append(set_policy(row["policy_id"], state=PolicyState.ERROR))
         else:
             changes.append(
-                set_volume(row["volume_id"], state=VolumeState.ERROR, detail=problem.detail)
+                set_volume(
+                    row["volume_id"], state=VolumeState.ERROR, detail=problem.detail, **again
+                )
             )
     return changes
 

@@ -52,6 +52,7 @@ from workers.execution.auditing.comparing import differences as compared
 from workers.execution.auditing.comparing import oddities, use
 from workers.execution.auditing.written import written_behind
 from workers.execution.refresh import look_at
+from workers.execution.settling import settle
 from workers.execution.work import (
     Done,
     Handler,
@@ -439,7 +440,12 @@ def _is_mounted(work: Work, path: str) -> bool:
 
 
 def verify(work: Work) -> Done:
-    """Compare a volume's record with the storage; one in error that agrees is available again."""
+    """Compare a volume's record with the storage; one in error that agrees is available again.
+
+    One whose true state could not be seen becomes what it is.
+    """
+    if (settled := settle(work)) is not None:
+        return settled
     record = recorded_volume(work)
     facts = work.driver.inspect(work.volume)
     if not isinstance(facts, VolumeFacts):

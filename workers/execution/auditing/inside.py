@@ -40,6 +40,7 @@ def findings(work: Work, connection: Connection, seen: Seen) -> Iterator[Finding
     yield from _locks(work, connection, seen, now)
     yield from _attachments(work, connection, seen, alive)
     yield from _jobs(work, connection, now)
+    yield from _unseen(work, connection, now)
     yield from _capacity(work, connection)
 
 
@@ -178,6 +179,31 @@ def _jobs(work: Work, connection: Connection, now: datetime) -> Iterator[Finding
             host=row.host,
             job_id=row.id,
             detail={"what": "job", "state": row.state},
+        )
+
+
+def _unseen(work: Work, connection: Connection, now: datetime) -> Iterator[Finding]:
+    """Volumes whose true state the engine has tried to see for long."""
+    rows = connection.execute(
+        select(volumes.c.id, volumes.c.name, volumes.c.detail, volumes.c.changed_at)
+        .where(
+            volumes.c.backend_id == work.claim.backend_id,
+            volumes.c.state == VolumeState.ERROR,
+            volumes.c.look_again_at.is_not(None),
+            volumes.c.changed_at < now - timedelta(hours=work.here.audit.stuck_hours),
+        )
+        .order_by(volumes.c.name)
+        .execution_options(yield_per=PAGE)
+    )
+    for row in rows:
+        yield Finding(
+            kind=FindingKind.STUCK,
+            subject=f"volume {row.id} unseen",
+            text=f"volume {row.name!r} is in error since {row.changed_at:%FT%TZ}, and what there "
+            f"is of it could not be seen since: {row.detail or 'no reason is known'}",
+            volume=row.name,
+            volume_id=row.id,
+            detail={"what": "unseen"},
         )
 
 

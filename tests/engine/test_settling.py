@@ -1,0 +1,355 @@
+"""What a failed job has left and nobody could see: no person is needed until it is known."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select, text, update
+
+from orchestrator.settings import Settings
+from orchestrator.store.columns import db_now
+from orchestrator.store.database import Database
+from orchestrator.store.tables import jobs, volumes
+from tests.engine.conftest import Engine, act, create, grow
+from tests.engine.disks import Disk
+from tests.engine.test_audits import Audited
+from tests.engine.test_execution import _claim, _driver, _faults
+from workers.backends.interface import VolumeRef
+from workers.scheduler import Scheduler
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts and attributes need root")
+HERE = {"host": "here"}
+
+
+class Settled(Audited):
+    """An engine, and a scheduler that has it look again."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        self.scheduler = Scheduler(engine.settings)
+        self.beat()
+
+    def look_again(self) -> list[Any]:
+        """Let the time of every look come; the jobs that looked."""
+        with self.engine.database.write() as connection:
+            known = connection.execute(text("SELECT coalesce(max(id), 0) FROM jobs")).scalar_one()
+            connection.execute(
+                update(volumes)
+                .where(volumes.c.look_again_at.is_not(None))
+                .values(look_again_at=db_now(-1.0))
+            )
+        self.beat()
+        self.scheduler._look_again()
+        self.work()
+        with self.engine.database.read() as connection:
+            ids = connection.execute(select(jobs.c.id).where(jobs.c.id > known)).scalars()
+            looked = [self.engine.job(job_id) for job_id in ids]
+        assert {(job["action"], job["submitted_by"]) for job in looked} <= {
+            ("volume.verify", "orchestrator")
+        }
+        return looked
+
+    def ended(self, request: dict[str, Any]) -> Any:
+        [job_id] = self.engine.submit(request).job_ids
+        self.work()
+        return self.engine.job(job_id)
+
+    def row(self, name: str) -> Any:
+        with self.engine.database.read() as connection:
+            return connection.execute(
+                select(volumes).where(volumes.c.name == name, volumes.c.state != "removed")
+            ).first()
+
+
+@pytest.fixture
+def disk(settings: Settings, tmp_path: Path) -> Iterator[Disk]:
+    made = Disk(tmp_path, settings.data / "volumes")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def settled(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Settled]:
+    if "disk" in request.fixturenames:
+        request.getfixturevalue("disk")
+    engine = Engine(settings, Database(settings.database_url))
+    made = Settled(engine)
+    yield made
+    made.scheduler.close()
+    engine.close()
+
+
+# -- what touched nothing -----------------------------------------------------------------
+
+
+@needs_root
+@pytest.mark.parametrize(
+    "request_",
+    [
+        grow("a", "2M", "fast"),
+        act("volume.update", "a", "fast", params={"metadata": {"k": "v"}}),
+        act("volume.rename", "a", "fast", params={"new_name": "b"}),
+        act("volume.wipe", "a", "fast"),
+        act("volume.remove", "a", "fast"),
+        act("volume.remove", "a", "fast", params={"wipe": True}),
+        act("volume.attach", "a", "fast", **HERE),
+    ],
+    ids=lambda request: request["action"],
+)
+def test_an_immutable_image_stays_as_it_was(settled: Settled, request_: dict[str, Any]) -> None:
+    settled.do(create("a", "1M", "fast"))
+    image = settled.image("a")
+    attributes = subprocess.run(["chattr", "+i", str(image)], check=False)
+    if attributes.returncode != 0:
+        pytest.skip("this file system has no immutable files")
+    try:
+        job = settled.ended(request_)
+    finally:
+        subprocess.run(["chattr", "-i", str(image)], check=True)
+    if job["state"] == "succeeded":  # to attach writes nothing that this kernel minds
+        settled.do(act("volume.detach", "a", "fast", **HERE))
+    volume = settled.engine.volumes("fast")["a"]
+    assert (volume["state"], volume["size_bytes"], volume["metadata"]) == ("available", 2**20, {})
+    settled.do(request_)
+
+
+def test_a_first_claim_has_nobody_to_shut_out(settled: Settled) -> None:
+    settled.do(create("a"))
+    faults = _faults(settled.engine)
+    faults.set(operation="grow", kind="fail", times=1)
+    faults.set(operation="fence_off", kind="fail", code="access_denied", times=1)
+    assert settled.ended(grow("a", "2M"))["state"] == "failed"
+    assert settled.engine.volumes()["a"]["state"] == "available"
+
+
+def test_a_later_claim_has(settled: Settled) -> None:
+    settled.do(create("a"))
+    faults = _faults(settled.engine)
+    faults.set(operation="grow", kind="unavailable", times=1)
+    faults.set(operation="grow", kind="fail", times=1)
+    faults.set(operation="fence_off", kind="fail", code="access_denied", times=1)
+    settled.ended(grow("a", "2M"))
+    settled.engine.time_passes()
+    settled.work()
+    assert settled.row("a").state == "error"
+    assert settled.row("a").look_again_at is not None
+    settled.look_again()
+    assert settled.row("a").state == "available"
+
+
+# -- what is looked at again --------------------------------------------------------------
+
+
+@needs_root
+def test_a_read_only_moment_leaves_nothing_to_a_person(settled: Settled, disk: Disk) -> None:
+    names = ("grown", "used", "freed")
+    settled.do(*(create(name, "1M", "fast") for name in names))
+    # A file system under a device that can be written to cannot be made read-only by hand.
+    settled.do(act("volume.attach", "freed", "fast", params={"read_only": True}, **HERE))
+    try:
+        disk.remount("ro")
+        jobs_ = [
+            settled.ended(request)
+            for request in (
+                grow("grown", "2M", "fast"),
+                act("volume.attach", "used", "fast", **HERE),
+                act("volume.detach", "freed", "fast", **HERE),
+                create("new", "1M", "fast"),
+            )
+        ]
+        assert {job["state"] for job in jobs_} <= {"failed", "succeeded"}
+        assert jobs_[0]["state"] == jobs_[3]["state"] == "failed"
+        disk.remount("rw")
+        settled.engine.worker.serving.look_at_unusable()
+        for _ in range(3):
+            settled.look_again()
+        found = settled.engine.volumes("fast")
+        assert {name: one["state"] for name, one in found.items()} == dict.fromkeys(
+            names, "available"
+        )
+        assert found["grown"]["size_bytes"] == 2**20
+        assert settled.audit("fast")["findings"] == {}
+        # The name of what failed is free.
+        settled.do(create("new", "1M", "fast"))
+    finally:
+        for name in ("used", "freed"):
+            settled.ended(act("volume.detach", name, "fast", **HERE))
+
+
+def lost_sight(settled: Settled, request: dict[str, Any], operation: str, fault: str) -> None:
+    """Let a change fail for good, with or without its effect, and not be seen after it."""
+    faults = _faults(settled.engine)
+    faults.set(operation=operation, kind=fault, times=1)  # type: ignore[arg-type]
+    faults.set(operation="inspect", kind="fail", code="access_denied", times=1)
+    job = settled.ended({**request, "max_attempts": 1})
+    assert job["state"] == "failed", job
+    assert settled.row(request["volume"]).state == "error"
+
+
+@pytest.mark.parametrize("effect", [False, True], ids=["without effect", "with it"])
+@pytest.mark.parametrize(
+    ("operation", "request_"),
+    [
+        ("grow", grow("a", "2M")),
+        ("set_metadata", act("volume.update", "a", params={"metadata": {"k": "v"}})),
+        ("rename", act("volume.rename", "a", params={"new_name": "b"})),
+        ("remove", act("volume.remove", "a")),
+        ("delete_snapshot", act("snapshot.delete", "a", snapshot="s")),
+        ("rollback", act("volume.rollback", "a", snapshot="s")),
+        ("attach", act("volume.attach", "a", **HERE)),
+        ("assign_policy", act("policy.assign", "a", policy="web")),
+    ],
+    ids=lambda given: given if isinstance(given, str) else "",
+)
+def test_a_volume_becomes_what_it_is(
+    settled: Settled, operation: str, request_: dict[str, Any], effect: bool
+) -> None:
+    policy = {"action": "policy.create", "backend": "ram", "policy": "web"}
+    settled.do({**policy, "params": {"rules": ["10.0.0.0/8"]}}, create("a"))
+    if "snapshot" in request_:
+        settled.do(act("snapshot.create", "a", snapshot="s"))
+    lost_sight(settled, request_, operation, "lost reply" if effect else "fail")
+    [looked] = settled.look_again()
+    assert looked["state"] == "succeeded", looked["error"]
+    found = settled.engine.volumes()
+    if effect and operation == "remove":
+        assert found == {}
+    else:
+        name = "b" if effect and operation == "rename" else "a"
+        assert {one: view["state"] for one, view in found.items()} == {name: "available"}
+        assert found[name]["size_bytes"] == 2**20 * (2 if effect and operation == "grow" else 1)
+        assert bool(found[name]["attachments"]) is (effect and operation == "attach")
+        assert found[name].get("detail") is None
+    assert settled.audit("ram")["findings"] == {}
+    assert settled.look_again() == []
+
+
+def test_what_was_restricted_stays_restricted(settled: Settled) -> None:
+    settled.do(create("a"), act("volume.restrict", "a"))
+    lost_sight(settled, act("volume.purge", "a"), "remove", "fail")
+    settled.look_again()
+    assert settled.row("a").state == "restricted"
+
+
+def test_what_a_failed_create_has_left_is_taken_away(settled: Settled) -> None:
+    faults = _faults(settled.engine)
+    faults.set(operation="create", kind="lost reply", times=1)
+    faults.set(operation="discard", kind="fail", times=1)
+    settled.ended(create("a", max_attempts=1))
+    assert settled.row("a").state == "error"
+    assert len(list(_driver(settled.engine).list_volumes())) == 1
+    [looked] = settled.look_again()
+    assert looked["result"]["settled"] == "removed"
+    assert (settled.engine.volumes(), list(_driver(settled.engine).list_volumes())) == ({}, [])
+    settled.do(create("a"))
+
+
+def test_what_dying_workers_have_left_is_taken_away(settled: Settled) -> None:
+    settled.engine.submit(create("a", max_attempts=1))
+    for _ in range(4):  # whoever looks what has become of it dies, too
+        _claim(settled.engine)
+        settled.engine.time_passes()
+    assert settled.row("a").state == "error"
+    settled.look_again()
+    assert settled.engine.volumes() == {}
+
+
+def test_a_snapshot_that_failed_is_taken_away(settled: Settled) -> None:
+    settled.do(create("a"))
+    faults = _faults(settled.engine)
+    faults.set(operation="create_snapshot", kind="lost reply", times=1)
+    faults.set(operation="discard", kind="fail", times=1)
+    settled.ended(act("snapshot.create", "a", snapshot="s", max_attempts=1))
+    volume = VolumeRef(settled.row("a").id, "a")
+    assert len(_driver(settled.engine).list_snapshots(volume)) == 1
+    settled.look_again()
+    assert settled.row("a").state == "available"
+    assert _driver(settled.engine).list_snapshots(volume) == []
+    settled.do(act("snapshot.create", "a", snapshot="s"))
+
+
+def test_what_is_seen_to_be_lost_stays_in_error_and_is_told(settled: Settled) -> None:
+    settled.do(create("a"))
+    lost_sight(settled, grow("a", "2M"), "grow", "fail")
+    settled.storage_sql("DELETE FROM volumes")
+    settled.look_again()
+    row = settled.row("a")
+    assert (row.state, row.look_again_at) == ("error", None)
+    assert "lost" in row.detail
+    assert settled.audit("ram")["findings"] == {"ghost": 1}
+    assert settled.look_again() == []
+
+
+def test_looks_come_ever_less_often_and_one_at_a_time(settled: Settled) -> None:
+    settled.do(create("a"))
+    lost_sight(settled, grow("a", "2M"), "grow", "fail")
+    _faults(settled.engine).set(operation="inspect", kind="fail", code="access_denied")
+    distances = []
+    for _ in range(7):
+        before = settled.row("a").looks
+        [looked] = settled.look_again()
+        assert (looked["state"], looked["error"]["code"]) == ("failed", "access_denied")
+        row = settled.row("a")
+        assert (row.state, row.looks) == ("error", before + 1)
+        with settled.engine.database.read() as connection:
+            now = connection.execute(select(db_now())).scalar_one()
+        distances.append((row.look_again_at - now).total_seconds())
+    wanted = (10, 20, 40, 80, 160, 300, 300)
+    assert all(most / 2 < got <= most for got, most in zip(distances, wanted, strict=True))
+    # Not due: nobody looks; and several schedulers look once.
+    settled.scheduler._look_again()
+    _faults(settled.engine).clear()
+    other = Scheduler(settled.engine.settings)
+    try:
+        with settled.engine.database.write() as connection:
+            connection.execute(update(volumes).values(look_again_at=db_now(-1.0)))
+        settled.scheduler._look_again()
+        other._look_again()
+    finally:
+        other.close()
+    with settled.engine.database.read() as connection:
+        waiting = connection.execute(
+            text("SELECT count(*) FROM jobs WHERE action = 'volume.verify' AND finished_at IS NULL")
+        ).scalar()
+    assert waiting == 1
+
+
+def test_a_volume_that_stays_unseen_is_a_finding(settled: Settled) -> None:
+    settled.do(create("a"), create("b"))
+    lost_sight(settled, grow("a", "2M"), "grow", "fail")
+    assert settled.audit("ram")["findings"] == {}
+    settled.sql("UPDATE volumes SET changed_at = :then", then="2026-01-01 00:00:00.000000+00:00")
+    assert settled.audit("ram")["findings"] == {"stuck": 1}
+    [found] = settled.findings()
+    assert (found["volume"], found["detail"]["what"]) == ("a", "unseen")
+    settled.look_again()
+    assert settled.audit("ram")["findings"] == {}
+
+
+def test_no_look_is_asked_for_while_the_backend_is_away(settled: Settled) -> None:
+    settled.do(create("a"))
+    lost_sight(settled, grow("a", "2M"), "grow", "fail")
+    faults = _faults(settled.engine)
+    faults.set(operation="read_identity", kind="fail", code="outage")
+    settled.engine.worker.serving.look_at_all()
+    assert settled.look_again() == []
+    faults.clear()
+    settled.engine.worker.serving.look_at_unusable()
+    settled.look_again()
+    assert settled.row("a").state == "available"
+
+
+# -- removal ------------------------------------------------------------------------------
+
+
+def test_a_failed_removal_strikes_nothing_without_proof(settled: Settled) -> None:
+    settled.do(create("a"))
+    lost_sight(settled, act("volume.remove", "a"), "remove", "fail")
+    assert "a" in settled.engine.volumes()
+    settled.look_again()
+    assert settled.row("a").state == "available"

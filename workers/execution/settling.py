@@ -1,0 +1,178 @@
+"""Settling a volume whose true state could not be seen when the job that left it ended.
+
+`orchestrator.jobs.looking_again` has `volume.verify` look again until it has been seen: then the
+volume is what it is, and no person is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, exists, select
+
+from orchestrator.domain.errors import BackendBusy
+from orchestrator.domain.states import PolicyState, SnapshotState, VolumeState
+from orchestrator.inventory.changes import Change, Detached, SnapshotGone, VolumeGone, set_volume
+from orchestrator.store.tables import job_lanes, job_steps, jobs, policies, volume_versions, volumes
+from workers.backends.interface import Absent, NotOurs, SnapshotRef, VolumeFacts
+from workers.execution.truth import LastCall, Seen, columns, gone, look, lost, snapshots_gone
+from workers.execution.work import Done, Work, attached_as, recorded_volume, sizes_of
+
+#: The states of a volume that somebody may use, or could once it is brought back.
+_USABLE = (VolumeState.AVAILABLE, VolumeState.RESTRICTED)
+
+
+def settle(work: Work) -> Done | None:
+    """See what there is of a volume that is to be looked at again, and record that.
+
+    None if it need not be. Raises whatever keeps it from being seen.
+    """
+    record = recorded_volume(work)
+    with work.database.read() as connection:
+        due = connection.execute(
+            select(volumes.c.look_again_at).where(volumes.c.id == record.id)
+        ).scalar()
+        before = _usable_before(connection, record.id)
+    if due is None:
+        return None
+    if before is None and record.state is VolumeState.ERROR:
+        return _taken_away(work)
+    seen = look(work, others=True)
+    facts = seen.look
+    if gone(work, seen) and _was_to_go(work):
+        return _settled(work, "removed", [VolumeGone(record.id)])
+    if isinstance(facts, Absent | NotOurs):
+        values = {"state": VolumeState.ERROR, **lost(facts, work.job_id)}
+        told = [set_volume(record.id, **values)]
+        return _settled(work, "error", told, {"storage": values["detail"]})
+    state = before if before is not None and record.state is VolumeState.ERROR else record.state
+    values = {
+        "state": state,
+        "detail": None,
+        "look_again_at": None,
+        "looks": 0,
+        **_name(work, facts),
+        **_policy(work, facts),
+        **columns(work, facts),
+    }
+    changes: list[Change] = [set_volume(record.id, **values), *snapshots_gone(record, seen)]
+    changes += [*_half_made(work), *_use(work, seen)]
+    return _settled(work, state, changes, facts=sizes_of(facts))
+
+
+def _settled(
+    work: Work,
+    state: str,
+    changes: Sequence[Change],
+    differences: dict[str, Any] | None = None,
+    facts: dict[str, Any] | None = None,
+) -> Done:
+    told = {"agrees": not differences, "differences": differences or {}, **(facts or {})}
+    return Done(
+        result={**told, "settled": state},
+        changes=changes,
+        before={"state": recorded_volume(work).state},
+        after={"state": state, **(facts or {})},
+    )
+
+
+def _usable_before(connection: Connection, volume_id: str) -> VolumeState | None:
+    """The state that the volume was in when somebody could use it last; None: it never was."""
+    found = connection.execute(
+        select(volume_versions.c.state)
+        .where(volume_versions.c.volume_id == volume_id, volume_versions.c.state.in_(_USABLE))
+        .order_by(volume_versions.c.version.desc())
+        .limit(1)
+    ).scalar()
+    return None if found is None else VolumeState(found)
+
+
+def _taken_away(work: Work) -> Done:
+    """Take away what a job has made that failed, and that nobody ever could use."""
+    work.check_identity()
+    work.driver.discard(work.volume, LastCall(work))
+    return _settled(work, "removed", [VolumeGone(work.volume.id)])
+
+
+def _was_to_go(work: Work) -> bool:
+    """Whether a job has begun to remove the volume."""
+    return _intended(work, "remove") is not None
+
+
+def _intended(work: Work, name: str) -> Any:
+    """What the journal of the last job says that has begun to do this to the volume."""
+    with work.database.read() as connection:
+        return connection.execute(
+            select(job_steps.c.detail)
+            .join(jobs, jobs.c.id == job_steps.c.job_id)
+            .where(
+                jobs.c.backend_id == work.claim.backend_id,
+                jobs.c.volume == work.intent.volume,
+                jobs.c.volume_id == work.volume.id,
+                job_steps.c.name == name,
+            )
+            .order_by(jobs.c.id.desc())
+            .limit(1)
+        ).first()
+
+
+def _name(work: Work, facts: VolumeFacts) -> dict[str, Any]:
+    """The name that a failed rename has given it, if nobody else has that here."""
+    if facts.name == work.volume.name:
+        return {}
+    renamed = _intended(work, "rename")
+    if renamed is None or renamed.detail["new_name"] != facts.name:
+        return {}
+    with work.database.read() as connection:
+        lane = f"{work.intent.backend}/{facts.name}"
+        if connection.execute(select(exists().where(job_lanes.c.lane == lane))).scalar():
+            raise BackendBusy(
+                f"the volume is called {facts.name!r} by now, and a job is about that name: the "
+                "record follows when it has ended"
+            )
+        taken = exists().where(
+            volumes.c.backend_id == work.claim.backend_id,
+            volumes.c.name == facts.name,
+            volumes.c.state != VolumeState.REMOVED,
+        )
+        return {} if connection.execute(select(taken)).scalar() else {"name": facts.name}
+
+
+def _policy(work: Work, facts: VolumeFacts) -> dict[str, Any]:
+    """The export policy that it has, if that is one of the inventory's."""
+    if "policy" not in work.driver.capabilities():
+        return {}
+    if facts.policy is None:
+        return {"policy_id": None}
+    with work.database.read() as connection:
+        found = connection.execute(
+            select(policies.c.id).where(
+                policies.c.backend_id == work.claim.backend_id,
+                policies.c.name == facts.policy,
+                policies.c.state != PolicyState.REMOVED,
+            )
+        ).scalar()
+    return {} if found is None else {"policy_id": found}
+
+
+def _half_made(work: Work) -> list[Change]:
+    """Take away what failed jobs have left of snapshots that they were making."""
+    changes: list[Change] = []
+    for one in recorded_volume(work).snapshots.values():
+        if one.state is SnapshotState.ERROR:
+            work.driver.discard(SnapshotRef(one.id, one.name, work.volume), LastCall(work))
+            changes.append(SnapshotGone(one.id))
+    return changes
+
+
+def _use(work: Work, seen: Seen) -> list[Change]:
+    """Whether the host that the look is about has the volume attached."""
+    record, host = recorded_volume(work), work.intent.host
+    if host is None:
+        return []
+    if not seen.devices:
+        return [Detached(record.id, host)] if host in record.attachments else []
+    if record.attachments:
+        return []  # as recorded; or another host's, where a device does not tell whose it is
+    return [attached_as(record.id, host, seen.devices[0])]
