@@ -97,7 +97,7 @@ def restore(
     source = Database(source_url, pool_size=1)
     target = Database(url, pool_size=1)
     try:
-        with source.read() as reading, target.write() as writing:
+        with source.read() as reading, target.write(may_take_long=True) as writing:
             copying.empty(writing)
             copying.pour(reading, writing)
             return _begin(writing, above, gone or (), tokens, None)

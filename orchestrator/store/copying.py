@@ -80,7 +80,7 @@ def fill(source_url: str, target_url: str) -> None:
     migrate.upgrade(target_url, named=False)
     source, target = Database(source_url, pool_size=1), Database(target_url, pool_size=1)
     try:
-        with source.read() as reading, target.write() as writing:
+        with source.read() as reading, target.write(may_take_long=True) as writing:
             pour(reading, writing)
     finally:
         source.close()

@@ -132,12 +132,17 @@ class Database:
             connection.commit()
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
-        """One transaction, committed at the end. SQLite's is the only one that writes."""
+    def write(self, *, may_take_long: bool = False) -> Iterator[Connection]:
+        """One transaction, committed at the end. SQLite's is the only one that writes.
+
+        ``may_take_long``: as a whole database that is copied or migrated does.
+        """
         with self._reachable(), self.engine.connect() as connection:
             if not self.is_postgresql:
                 connection = connection.execution_options(sqlite_begin="IMMEDIATE")
             with connection.begin():
+                if may_take_long and self.is_postgresql:
+                    _lift_limit(connection)
                 yield connection
                 commit_put_off(connection)
 
@@ -302,14 +307,18 @@ _WITHOUT_LIMIT = "SELECT set_config('transaction_timeout', '0', true)"
 def _reconnect(connection: Connection, *, again: bool = True) -> None:
     """Take a new connection if the pooled one has died; this transaction may take its time."""
     try:
-        raw: Any = connection.connection.driver_connection
-        limited = raw.info.server_version >= _HAS_TRANSACTION_TIMEOUT
-        connection.exec_driver_sql(_WITHOUT_LIMIT if limited else "SELECT 1")
+        _lift_limit(connection)
     except (OperationalError, InterfaceError, InternalError) as error:
         if not error.connection_invalidated or not again:
             raise
         connection.rollback()
         _reconnect(connection, again=False)
+
+
+def _lift_limit(connection: Connection) -> None:
+    raw: Any = connection.connection.driver_connection
+    limited = raw.info.server_version >= _HAS_TRANSACTION_TIMEOUT
+    connection.exec_driver_sql(_WITHOUT_LIMIT if limited else "SELECT 1")
 
 
 def _has_died(error: Exception) -> bool:

@@ -88,7 +88,7 @@ def _alone(url: str, work: Any) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     database = Database(url, pool_size=1)
     try:
-        with database.write() as connection:
+        with database.write(may_take_long=True) as connection:
             if database.is_postgresql:
                 connection.execute(
                     text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK}

@@ -260,6 +260,9 @@ def test_a_long_read_has_no_limit_and_a_transaction_has(database: Database) -> N
             pytest.skip("this server has no transaction_timeout")
         assert connection.execute(shown).scalar() == "0"
     assert database.transact(lambda connection: connection.execute(shown).scalar()) == "15min"
+    with database.write(may_take_long=True) as connection:
+        assert connection.execute(shown).scalar() == "0"
+    assert database.transact(lambda connection: connection.execute(shown).scalar()) == "15min"
 
 
 @pytest.mark.parametrize("sqlstate", ["25P03", "25P04", "25006", "57P01", "53300"])

@@ -109,9 +109,9 @@ class WatchedDatabase(Database):
             yield connection
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
+    def write(self, *, may_take_long: bool = False) -> Iterator[Connection]:
         self.life.point("before a transaction")
-        with super().write() as connection:
+        with super().write(may_take_long=may_take_long) as connection:
             yield connection
         self.life.point("after a transaction")
 
