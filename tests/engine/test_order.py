@@ -66,6 +66,7 @@ def as_taken(_engine: Engine, _backend: str) -> None:
         ("ram", adopted_again),
         ("ram", recorded_again),
         ("fast", as_taken),
+        ("fast", adopted_again),
         ("fast", recorded_again),
     ],
 )

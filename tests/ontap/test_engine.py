@@ -215,3 +215,26 @@ def test_a_rule_that_we_have_no_words_for_is_neither_lost_nor_recorded(
         engine.run([CREATE])
         engine.run([{"action": "policy.set_rules", "policy": "web", "params": rules}])
         assert engine.policy("web")["state"] == "available"
+
+
+def test_snapshots_keep_the_filers_order_when_their_volume_is_adopted_again(
+    double: Double, tmp_path: Path
+) -> None:
+    names = ["zulu", "alfa", "mike"]
+    with engine_on(double, tmp_path) as engine:
+        engine.run([CREATE])
+        for minute, name in enumerate(names):
+            engine.run([{"action": "snapshot.create", "volume": "vx", "snapshot": name}])
+            [volume] = [one for one in double.filer.volumes.values() if one["name"] == "vx"]
+            newest = volume["_snapshots"][-1]
+            newest["create_time"] = f"2026-05-01T00:0{minute}:00+00:00"
+        assert [one["name"] for one in engine.snapshots("vx")] == names
+        engine.run([{"action": "volume.forget", "volume": "vx"}])
+        adopt = {"action": "volume.adopt", "volume": "vx", "params": {"take_over": True}}
+        [adopted] = engine.run([adopt])
+        assert adopted["result"]["snapshots"] == names
+        assert [one["name"] for one in engine.snapshots("vx")] == names
+        rollback = {"action": "volume.rollback", "volume": "vx", "snapshot": "alfa"}
+        [rolled] = engine.run([{**rollback, "params": {"discard_newer": True}}])
+        assert rolled["result"]["snapshots_kept"] == names[:2]
+        assert rolled["result"]["snapshots_deleted"] == names[2:]
