@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,7 +14,7 @@ from sqlalchemy import Connection, delete, func, inspect, select, update
 from sqlalchemy.exc import DatabaseError
 
 from orchestrator.audit import restored
-from orchestrator.domain.errors import Conflict, InvalidInput
+from orchestrator.domain.errors import Conflict, InvalidInput, Unavailable
 from orchestrator.inventory.hosts import ALIVE_SECONDS
 from orchestrator.store import copying, lives, migrate
 from orchestrator.store.columns import db_now
@@ -37,7 +38,7 @@ class Restored:
     newest_event_at: datetime | None
     revoked_tokens: int
     #: Where the database is that was replaced, if it was a file.
-    replaced: Path | None
+    replaced: Path | None = None
 
 
 def back_up(url: str, file: Path) -> None:
@@ -64,64 +65,72 @@ def restore(
     directory: how far numbers came, and which tokens were revoked. Where neither tells the
     latter, ``tokens`` says what becomes of all of them.
     """
-    copying.check(file)
+    path = copying.file_of(url)
+    beside = data if path is None else path.parent
+    beside.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # The backup itself is only read, and may lie where nobody can write.
+    with TemporaryDirectory(dir=beside, prefix=".restore.") as directory:
+        copy = copying.opened(file, Path(directory))
+        above, gone = _known(f"sqlite:///{copy}", url, data, replace=replace)
+        if gone is None and tokens is None:
+            raise InvalidInput(
+                f"which tokens were revoked after the backup is not known ({data} does not tell): "
+                "say --keep-tokens to have all those valid that were at the time of the backup, "
+                "or --revoke-tokens to have none",
+                field="tokens",
+            )
+        if path is None:
+            return _restore_rows(f"sqlite:///{copy}", url, above, gone or (), tokens)
+        database = Database(f"sqlite:///{copy}", pool_size=1)
+        try:
+            with database.write() as connection:
+                done = _begin(connection, above, gone or (), tokens)
+        finally:
+            database.close()
+        return dataclasses.replace(done, replaced=copying.put_in_place(copy, path))
+
+
+def _known(
+    source: str, url: str, data: Path, *, replace: bool
+) -> tuple[Reached, Sequence[str] | None]:
+    """How far the database had come that is replaced, and which tokens had been revoked there.
+
+    Refuses to replace one that may not be.
+    """
     there = _installation_of(url)
     if there is not None and not replace:
         raise Conflict(
             "there is a database already; what it has is lost if it is replaced: say so with "
             "--replace"
         )
+    watch = restored.Watch(data)
+    reached, gone = [watch.reached], _look(source, watch.revoked)
     if there not in (None, _UNREADABLE) and not migrate.check(url):
         _refuse_used(url)
-    watch = restored.Watch(data)
-    source_url = f"sqlite:///{file.absolute()}"
-    reached, gone = [watch.reached], _look(source_url, watch.revoked)
-    if there is not None and there == _installation_of(source_url) and not migrate.check(url):
-        reached.append(_look(url, lives.reached))
-        gone = [*(gone or ()), *_look(url, restored.revoked)]
-    if gone is None and tokens is None:
-        raise InvalidInput(
-            f"which tokens were revoked after the backup is not known ({data} does not tell): say "
-            "--keep-tokens to have all those valid that were at the time of the backup, or "
-            "--revoke-tokens to have none",
-            field="tokens",
-        )
+        if there == _installation_of(source):
+            reached.append(_look(url, lives.reached))
+            gone = [*(gone or ()), *_look(url, restored.revoked)]
     above = Reached(
         epoch=max(one.epoch for one in reached),
         job=max(one.job for one in reached),
         batch=max(one.batch for one in reached),
     )
-    if (path := copying.file_of(url)) is not None:
-        return _restore_file(file, path, above, gone or (), tokens)
+    return above, gone
+
+
+def _restore_rows(
+    source_url: str, url: str, above: Reached, gone: Sequence[str], tokens: Tokens | None
+) -> Restored:
     migrate.upgrade(url, named=False)
-    source = Database(source_url, pool_size=1)
-    target = Database(url, pool_size=1)
+    source, target = Database(source_url, pool_size=1), Database(url, pool_size=1)
     try:
         with source.read() as reading, target.write(may_take_long=True) as writing:
             copying.empty(writing)
             copying.pour(reading, writing)
-            return _begin(writing, above, gone or (), tokens, None)
+            return _begin(writing, above, gone, tokens)
     finally:
         source.close()
         target.close()
-
-
-def _restore_file(
-    file: Path, path: Path, above: Reached, gone: Sequence[str], tokens: Tokens | None
-) -> Restored:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=path.parent, prefix=".restore.") as directory:
-        new = Path(directory) / path.name
-        new.touch(mode=0o600)
-        copying.copy_file(file, new)
-        database = Database(f"sqlite:///{new}", pool_size=1)
-        try:
-            with database.write() as connection:
-                done = _begin(connection, above, gone, tokens, None)
-        finally:
-            database.close()
-        replaced = copying.put_in_place(new, path)
-    return Restored(**{**vars(done), "replaced": replaced})
 
 
 def _begin(
@@ -129,7 +138,6 @@ def _begin(
     above: Reached,
     gone: Sequence[str],
     kept: Tokens | None,
-    replaced: Path | None,
 ) -> Restored:
     """Begin the new life, in which the storage is taken over from the lost one."""
     newest = connection.execute(select(func.max(events.c.at))).scalar()
@@ -139,7 +147,7 @@ def _begin(
     if kept == "revoke":
         gone = list(connection.execute(select(tokens.c.id)).scalars())
     revoked = restored.revoke(connection, gone)
-    return Restored(life.epoch, life.first_job, newest, revoked, replaced)
+    return Restored(life.epoch, life.first_job, newest, revoked)
 
 
 def _refuse_used(url: str) -> None:
@@ -166,7 +174,9 @@ def _installation_of(url: str) -> str | None:
 
     try:
         return _look(url, find)
-    except DatabaseError:
+    except (DatabaseError, Unavailable):
+        if path is None:
+            raise
         return _UNREADABLE
 
 

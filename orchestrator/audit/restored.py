@@ -125,9 +125,22 @@ def begin_life(
 
 
 def revoke(connection: Connection, ids: Sequence[str]) -> int:
-    """Revoke those of these tokens that are valid; how many it were."""
+    """Revoke those of these tokens that are valid, and tell it; how many it were."""
     valid = update(tokens).where(among(connection, tokens.c.id, ids), tokens.c.revoked_at.is_(None))
-    return connection.execute(valid.values(revoked_at=db_now())).rowcount
+    told = (tokens.c.id, tokens.c.name, tokens.c.role)
+    rows = connection.execute(valid.values(revoked_at=db_now()).returning(*told)).all()
+    now = connection.execute(select(db_now())).scalar_one()
+    happened = [
+        Event(
+            kind="token.revoked",
+            actor=ENGINE,
+            reason=RESTORED,
+            data={"token": row.id, "name": row.name, "role": row.role},
+        )
+        for row in rows
+    ]
+    record(connection, happened, now)
+    return len(rows)
 
 
 def revoked(connection: Connection) -> list[str]:

@@ -7,17 +7,18 @@ one transaction.
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
-from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, insert, make_url, select, text
 from sqlalchemy.dialects import sqlite
+from sqlalchemy.exc import DatabaseError
 
-from orchestrator.domain.errors import Conflict, InvalidInput
+from orchestrator.domain.errors import Conflict, InvalidInput, Unavailable
 from orchestrator.store import migrate
 from orchestrator.store.database import Database
 from orchestrator.store.tables import SEQUENCES, counters, metadata
@@ -51,13 +52,19 @@ def save(url: str, file: Path) -> None:
         _forget(part)
 
 
-def check(file: Path) -> None:
-    """Raise `InvalidInput` unless this is a backup that this version can read."""
+def opened(file: Path, directory: Path) -> Path:
+    """A copy of a backup, to be read; `InvalidInput` unless this version can."""
     if not file.is_file():
         raise InvalidInput(f"there is no file {file}", field="file")
+    copy = directory / "database"
+    copy.touch(mode=0o600)
+    for ending in ("", "-wal"):
+        part = file.with_name(file.name + ending)
+        if part.exists():
+            shutil.copyfile(part, copy.with_name(copy.name + ending))
     try:
-        wrong = migrate.check(f"sqlite:///{file.absolute()}")
-    except Exception:
+        wrong = migrate.check(f"sqlite:///{copy}")
+    except (DatabaseError, Unavailable):
         raise InvalidInput(f"{file} is no backup of a database", field="file") from None
     if wrong is not None:
         raise InvalidInput(
@@ -66,6 +73,7 @@ def check(file: Path) -> None:
             "restore it with the version that wrote it and upgrade then",
             field="file",
         )
+    return copy
 
 
 def copy_file(source: Path, to: Path) -> None:
@@ -109,11 +117,6 @@ def empty(connection: Connection) -> None:
     connection.execute(text(f"TRUNCATE {tables}"))
 
 
-def revision(connection: Connection) -> str | None:
-    """The schema's."""
-    return MigrationContext.configure(connection).get_current_revision()
-
-
 def file_of(url: str) -> Path | None:
     """The file of a SQLite database; None for another kind."""
     parsed = make_url(url)
@@ -128,7 +131,8 @@ def put_in_place(new: Path, path: Path) -> Path | None:
     """
     kept: Path | None = None
     if path.exists():
-        with closing(sqlite3.connect(path)) as connection:
+        # A file that cannot be read is replaced, too.
+        with suppress(sqlite3.DatabaseError), closing(sqlite3.connect(path)) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         kept = _unused(f"{path}.replaced")
         os.link(path, kept)

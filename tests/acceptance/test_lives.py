@@ -20,6 +20,9 @@ from tests.acceptance.conftest import Product, free_port
 
 SECONDS = 60.0
 
+#: Each brings the product up twice.
+pytestmark = pytest.mark.timeout(400)
+
 
 class Copy(Product):
     """Another ``up`` with the same configuration, on a copy of the data directory."""

@@ -217,6 +217,20 @@ def test_a_database_is_replaced_only_when_told_and_not_while_it_is_used(
         assert any(row["volume"] == "lost" for row in _rows(f"sqlite:///{done.replaced}")["jobs"])
 
 
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+def test_a_database_that_cannot_be_read_any_more_is_replaced(used: Engine, tmp_path: Path) -> None:
+    backups.back_up(used.settings.database_url, tmp_path / "backup")
+    broken = tmp_path / "broken"
+    broken.write_bytes(b"once a database" * 1000)
+    url = f"sqlite:///{broken}"
+    with pytest.raises(Conflict, match="--replace"):
+        backups.restore(tmp_path / "backup", url, used.settings.data)
+    (tmp_path / "backup").chmod(0o400)
+    backups.restore(tmp_path / "backup", url, used.settings.data, replace=True)
+    assert _rows(url)["jobs"] == _rows(used.settings.database_url)["jobs"]
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".restore")]
+
+
 def test_what_is_no_backup_of_this_version_is_refused_with_what_to_do(tmp_path: Path) -> None:
     target = f"sqlite:///{tmp_path / 'new'}"
     (tmp_path / "text").write_text("no database" * 1000)
