@@ -43,7 +43,8 @@ class Fault:
     """What happens at a request instead of, or besides, its answer.
 
     ``kind`` is ``drop before``, ``drop after`` (its effect), ``status``, ``slow``, ``hang``,
-    ``call before`` or ``call after`` (``hook`` is called, then the connection is dropped).
+    ``part`` (of the records, the rest cannot be told), ``call before`` or ``call after``
+    (``hook`` is called, then the connection is dropped).
     """
 
     kind: str
@@ -187,6 +188,9 @@ class Handler(BaseHTTPRequestHandler):
             fault.hook(request)
         if kind in ("drop after", "call after"):
             return self._drop()
+        if kind == "part":
+            error = {"message": "A node does not answer.", "code": "13434880"}
+            body = {**body, "records": [], "num_records": 0, "error": error}
         self._send(status, body)
 
     def _authorise(self) -> None:

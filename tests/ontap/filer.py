@@ -332,6 +332,11 @@ class Filer:
 
     def snapshot_records(self, key: str) -> list[dict[str, Any]]:
         volumes = self.volumes.values() if key == "*" else [self.volume(key)]
+        for volume in volumes:
+            for one in volume["_snapshots"]:
+                # How much of the volume was written anew since it was taken.
+                consumed = 0 if one["_contents"] == volume["_contents"] else 4096
+                one["delta"] = {"size_consumed": consumed, "time_elapsed": "PT1S"}
         return [one for volume in volumes for one in volume["_snapshots"]]
 
     def _snapshot(self, record: dict[str, Any], *keys: str) -> dict[str, Any]:

@@ -8,12 +8,14 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from orchestrator.domain.errors import (
+    AccessDenied,
     BackendBusy,
     BackendError,
     BackendUnavailable,
@@ -90,6 +92,35 @@ def test_a_wrong_password_is_told_with_what_to_do(
         assert "check the backend's username and password" in refusal.value.detail
         assert "not-this-one" not in str(refusal.value.job_error())
     assert "not-this-one" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        (Fault("status", status=401, times=9), AccessDenied),
+        (Fault("status", status=403, times=9), AccessDenied),
+        (Fault("part", method="GET", times=9), BackendUnavailable),
+    ],
+)
+def test_what_may_not_or_cannot_be_seen_is_not_absent(
+    double: Double, driver: OntapDriver, fault: Fault, error: type[Problem]
+) -> None:
+    volume = new_volume("vm1")
+    driver.create(volume, SIZE, {}, Claim())
+    looks: tuple[Callable[[], object], ...] = (
+        lambda: driver.inspect(volume),
+        lambda: list(driver.list_volumes()),
+        lambda: driver.list_snapshots(volume),
+        lambda: list(driver.list_policies()),
+        driver.read_identity,
+        lambda: driver.remove(volume, Claim()),
+    )
+    for look in looks:
+        double.faults = [replace(fault)]
+        with pytest.raises(error):
+            look()
+    double.faults = []
+    assert [one.id for one in driver.list_volumes()] == [volume.id]
 
 
 def test_the_password_is_in_no_text(double: Double, caplog: pytest.LogCaptureFixture) -> None:

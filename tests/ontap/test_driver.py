@@ -9,6 +9,7 @@ import pytest
 
 from orchestrator.domain.errors import (
     AlreadyExists,
+    BackendError,
     Conflict,
     IdentityMismatch,
     InvalidInput,
@@ -335,6 +336,125 @@ def test_a_rollback_that_nobody_lived_to_write_down_is_told(
         driver.rollback(volume, snapshot, call.again())
     assert "restored_by" not in double.filer.bearing(volume.id)["comment"]
     assert present(driver, volume).restored_by == call.token
+
+
+def _asked_to_roll_back(
+    double: Double, driver: OntapDriver, *faults: Fault
+) -> tuple[VolumeRef, SnapshotRef, Claim]:
+    """A volume with "before" in a snapshot, "after!" in it, and a rollback that broke off."""
+    volume = made(driver)
+    record = double.filer.bearing(volume.id)
+    double.filer.write(record, b"before")
+    snapshot = new_snapshot(volume)
+    driver.create_snapshot(snapshot, Claim())
+    double.filer.write(record, b"after!")
+    call = Claim()
+    double.forget()
+    double.faults = list(faults)
+    with pytest.raises(Exception, match="did not answer"):
+        driver.rollback(volume, snapshot, call)
+    return volume, snapshot, call
+
+
+def _delete_by_hand(double: Double, volume: VolumeRef) -> None:
+    kept = double.filer.bearing(volume.id)["_snapshots"]
+    kept[:] = [one for one in kept if not one["name"].startswith("orchestrator_rollback_")]
+
+
+def test_a_proof_that_somebody_deleted_proves_nothing(double: Double, driver: OntapDriver) -> None:
+    asked = _requests_until_restore(double)
+    volume, snapshot, call = _asked_to_roll_back(double, driver, Fault("drop before", number=asked))
+    record = double.filer.bearing(volume.id)
+    _delete_by_hand(double, volume)
+    assert present(driver, volume).restored_by is None
+    for _ in range(2):
+        with pytest.raises(BackendError, match="cannot be known"):
+            driver.rollback(volume, snapshot, call.again())
+    assert record["_contents"] == b"after!"
+    assert [one.id for one in driver.list_snapshots(volume)] == [snapshot.id]
+    # Whoever has looked says so with a job of its own.
+    driver.rollback(volume, snapshot, Claim())
+    assert record["_contents"] == b"before"
+
+
+def _requests_until_restore(double: Double) -> int:
+    """The number of the request that rolls back, found on another volume."""
+    driver = driver_on(double)
+    volume = made(driver, "other")
+    snapshot = new_snapshot(volume)
+    driver.create_snapshot(snapshot, Claim())
+    double.forget()
+    driver.rollback(volume, snapshot, Claim())
+    return next(
+        number
+        for number, one in enumerate(double.requests, 1)
+        if "restore_to.snapshot.uuid" in one.query
+    )
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_a_rollback_whose_answer_was_lost_is_never_done_over_what_came_later(
+    double: Double, driver: OntapDriver, written: bool
+) -> None:
+    asked = _requests_until_restore(double)
+    volume, snapshot, call = _asked_to_roll_back(double, driver, Fault("drop after", number=asked))
+    record = double.filer.bearing(volume.id)
+    if written:
+        double.filer.write(record, b"newest")
+        with pytest.raises(BackendError, match="cannot be known"):
+            driver.rollback(volume, snapshot, call.again())
+        assert present(driver, volume).restored_by is None
+        assert record["_contents"] == b"newest"
+    else:
+        # It holds just what the snapshot does.
+        assert present(driver, volume).restored_by == call.token
+        driver.rollback(volume, snapshot, call.again())
+        assert record["_contents"] == b"before"
+
+
+def test_the_filers_own_job_tells_that_it_was_done(double: Double, driver: OntapDriver) -> None:
+    _requests_until_restore(double)
+    last = max(number for number, one in enumerate(double.requests, 1) if one.method == "PATCH")
+    volume, snapshot, call = _asked_to_roll_back(double, driver, Fault("drop before", number=last))
+    record = double.filer.bearing(volume.id)
+    assert "restoring_by=" in record["comment"]
+    double.filer.write(record, b"newest")
+    assert present(driver, volume).restored_by == call.token
+    driver.rollback(volume, snapshot, call.again())
+    assert record["_contents"] == b"newest"
+    # The filer forgets its jobs, and then it is not known any more.
+    double.forget()
+    double.faults = [Fault("drop before", number=last)]
+    other = Claim()
+    with pytest.raises(Exception, match="did not answer"):
+        driver.rollback(volume, snapshot, other)
+    double.filer.write(record, b"newest")
+    double.filer.jobs._jobs.clear()
+    assert present(driver, volume).restored_by == call.token
+    with pytest.raises(BackendError, match="cannot be known"):
+        driver.rollback(volume, snapshot, other.again())
+    assert record["_contents"] == b"newest"
+
+
+def test_snapshots_have_places_that_stay(double: Double, driver: OntapDriver) -> None:
+    volume = made(driver)
+    record = double.filer.bearing(volume.id)
+    for name, taken in (
+        ("second", "2026-11-01T10:00:00+01:00"),
+        ("third", "2026-11-01T10:00:00+01:00"),
+        ("first", "2026-11-01T08:59:59+0000"),
+        ("fourth", "2026-11-01T09:00:01.000+0000"),
+    ):
+        double.filer._new_snapshot(record, name, "")["create_time"] = taken
+    found = driver.list_snapshots(volume)
+    assert [one.name for one in found] == ["first", "second", "third", "fourth"]
+    places = {one.name: one.order for one in found}
+    assert sorted(places.values()) == list(dict.fromkeys(places.values()))
+    record["_snapshots"].pop()
+    record["_snapshots"].pop()
+    assert {one.name: one.order for one in driver.list_snapshots(volume)} == {
+        name: places[name] for name in ("second", "third")
+    }
 
 
 # -- the marker -----------------------------------------------------------------------------

@@ -65,6 +65,10 @@ class OntapDriver(Driver):
     although a later claim came in between. Of a creation that leaves a volume under its
     temporary name, which an audit reports. Export policies have no place for a fence: of two
     claims that set rules at once the filer shows what came last.
+
+    A lease of who writes here has no place: nothing on a filer that holds some hundred bytes is
+    compared and replaced in one step. Two lives of one database are told apart by what they
+    write into the stamps alone.
     """
 
     #: Comments are too short for it: the inventory keeps it.
@@ -119,7 +123,7 @@ class OntapDriver(Driver):
         if record is None:
             return Absent()
         facts, stamp = self._facts(record), read_stamp(record.get("comment"))
-        if stamp and stamp.restoring and self.snapshots.is_restored(record, stamp.restoring):
+        if stamp and stamp.restoring and self.snapshots.is_restored(record, stamp):
             # Done by the filer; who had asked for it did not live to write that down.
             return replace(facts, restored_by=stamp.restoring)
         return facts

@@ -26,6 +26,8 @@ VOLUME_FIELDS = ",".join(
         *("clone.is_flexclone", "clone.split_initiated", "clone.split_complete_percent"),
     )
 )
+#: Where a snapshot's record has its place among those of its volume (`SnapshotFacts.order`).
+ORDER = "_order"
 SNAPSHOT_FIELDS = "uuid,name,comment,create_time,size,volume.uuid"
 
 #: Background and inline compression, as ONTAP puts both into one word.
@@ -159,5 +161,6 @@ def snapshot_facts(record: Mapping[str, Any]) -> SnapshotFacts:
         name=seen_other(record["name"]),
         size_bytes=stamp.size if stamp and stamp.size is not None else used,
         used_bytes=used,
+        order=record.get(ORDER, 0),
         passing=stamp is None and is_scheduled(record["name"]),
     )

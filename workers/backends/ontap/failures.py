@@ -9,6 +9,7 @@ import requests
 from urllib3.exceptions import ConnectTimeoutError, MaxRetryError, NewConnectionError
 
 from orchestrator.domain.errors import (
+    AccessDenied,
     AlreadyExists,
     BackendBusy,
     BackendError,
@@ -57,6 +58,8 @@ _MEANINGS: tuple[tuple[type[Problem], frozenset[str], frozenset[int], str], ...]
         "(no|not enough|insufficient) (free |available )?space|is full",
     ),
 )
+#: The user's role does not allow it, whatever the status is.
+_NOT_AUTHORIZED = frozenset({"6", "6691623"})
 #: What is not there, by the last part of the request's path that tells.
 _MISSING = (("snapshots", UnknownSnapshot), ("export-policies", UnknownPolicy))
 
@@ -64,11 +67,9 @@ _MISSING = (("snapshots", UnknownSnapshot), ("export-policies", UnknownPolicy))
 def refused(where: str, user: str, path: str, status: int, code: str, message: str) -> Problem:
     """The error for an answer of the filer, or for a job of it that failed."""
     if status in (401, 403):
-        return BackendError(
-            f"the filer {where} does not let the user {user} do this ({message}): check the "
-            "backend's username and password, and the user's role on the filer",
-            ontap_code=code,
-        )
+        return _denied(where, user, code, message)
+    if code in _NOT_AUTHORIZED or re.search(r"\bnot authorized\b", message, re.IGNORECASE):
+        return _denied(where, user, code, message)
     said = f"the filer {where} says: {message or f'HTTP status {status}'} (code {code or 'none'})"
     for kind, codes, statuses, words in _MEANINGS:
         if (
@@ -80,6 +81,14 @@ def refused(where: str, user: str, path: str, status: int, code: str, message: s
                 kind = next((one for part, one in _MISSING if part in path), UnknownVolume)
             return kind(said, ontap_code=code)
     return BackendError(said, ontap_code=code)
+
+
+def _denied(where: str, user: str, code: str, message: str) -> Problem:
+    return AccessDenied(
+        f"the filer {where} does not let the user {user} do this ({message}): check the "
+        "backend's username and password, and the user's role on the filer",
+        ontap_code=code,
+    )
 
 
 def unanswered(where: str, error: Exception, changing: bool) -> Problem:

@@ -17,7 +17,12 @@ from requests.auth import HTTPBasicAuth
 from urllib3.exceptions import HTTPError
 
 from orchestrator.domain.drivers import OntapOptions
-from orchestrator.domain.errors import BackendError, NotFound, StillWorking
+from orchestrator.domain.errors import (
+    BackendError,
+    BackendUnavailable,
+    NotFound,
+    StillWorking,
+)
 from workers.backends.interface import Call
 from workers.backends.ontap.failures import refused, unanswered
 
@@ -56,7 +61,7 @@ class Filer:
         }
         while True:
             page = self._ask("GET", path, asked)
-            yield from page.get("records", ())
+            yield from self._whole(page)
             following = page.get("_links", {}).get("next", {}).get("href")
             if not following:
                 return
@@ -74,23 +79,23 @@ class Filer:
 
     # -- the filer's jobs ---------------------------------------------------------------------
 
-    def follow(self, answer: Mapping[str, Any], call: Call, doing: str) -> None:
-        """Wait for the job that an answer names, if it names one.
+    def follow(self, answer: Mapping[str, Any], call: Call, doing: str) -> bool:
+        """Wait for the job that an answer names, if it names one; whether it is known to be done.
 
         Raises what it failed with, or `StillWorking` if it takes too long for a worker.
         """
         job = answer.get("job", {}).get("uuid")
         if job is None:
-            return
+            return True
         end = time.monotonic() + min(self.options.patience, max(0.0, call.seconds_left()))
         while True:
             try:
                 found = self.get(f"/cluster/jobs/{job}", fields="state,code,message,error")
             except NotFound:
-                return  # Forgotten by the filer: what became of it shows at the object.
+                return False  # Forgotten by the filer: what became of it shows at the object.
             state = found.get("state")
             if state == "success":
-                return
+                return True
             if state == "failure":
                 error = found.get("error", {})
                 code = str(error.get("code", found.get("code", "")))
@@ -101,6 +106,14 @@ class Filer:
                 raise StillWorking(f"the filer {self.where} is still at it: {doing}")
             time.sleep(min(left, self.options.poll))
             call.checkpoint()
+
+    def has_succeeded(self, job: str) -> bool | None:
+        """How a job has ended; None: it has not, or the filer has forgotten it."""
+        try:
+            state = self.get(f"/cluster/jobs/{job}", fields="state").get("state")
+        except NotFound:
+            return None
+        return {"success": True, "failure": False}.get(str(state))
 
     def is_at_work_on(self, uuid: str) -> bool:
         """Whether a job that changes this object has not ended."""
@@ -113,6 +126,16 @@ class Filer:
         return next(found, None) is not None
 
     # -- inside -----------------------------------------------------------------------------
+
+    def _whole(self, page: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The records of a page. One that tells only a part is no page: what is missing on it
+        would be taken for absent."""
+        records = page.get("records")
+        told = page.get("num_records")
+        if not isinstance(records, list) or "error" in page or told not in (None, len(records)):
+            why = page.get("error", {}).get("message") or "records are missing"
+            raise BackendUnavailable(f"the filer {self.where} answers in part only: {why}")
+        return records
 
     def _ask(
         self,

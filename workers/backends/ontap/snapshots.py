@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime
 
 from orchestrator.domain.errors import (
     AlreadyExists,
+    BackendError,
     Conflict,
     NewerSnapshots,
     NotFound,
@@ -17,7 +19,7 @@ from orchestrator.domain.errors import (
     UnknownVolume,
 )
 from workers.backends.interface import Call, SnapshotRef, VolumeRef, adopted_id, check_id
-from workers.backends.ontap.facts import SNAPSHOT_FIELDS
+from workers.backends.ontap.facts import ORDER, SNAPSHOT_FIELDS
 from workers.backends.ontap.names import (
     NEW,
     ROLLBACK,
@@ -27,6 +29,9 @@ from workers.backends.ontap.names import (
 )
 from workers.backends.ontap.stamps import Stamp, read_stamp
 from workers.backends.ontap.volumes import VOLUMES, Record, Volumes, fenced
+
+#: How many snapshots of one moment have places of their own.
+_A_MOMENT = 1000
 
 
 class Snapshots:
@@ -39,15 +44,16 @@ class Snapshots:
     # -- looking ------------------------------------------------------------------------------
 
     def all_of(self, volume: Record) -> list[Record]:
-        """All the filer has, oldest first."""
-        found = self.filer.records(_path(volume), SNAPSHOT_FIELDS)
+        """All the filer has, oldest first, each with its place.
 
-        def age(record: Record) -> tuple[str, int]:
-            # The filer tells whole seconds; within one, our fences know.
-            stamp = read_stamp(record.get("comment"))
-            return str(record.get("create_time", "")), stamp.fence if stamp else 0
-
-        return sorted(found, key=age)
+        Of those of one moment, mostly one second, it tells the older first.
+        """
+        found = sorted(self.filer.records(_path(volume), SNAPSHOT_FIELDS), key=_taken_at)
+        last = -1
+        for one in found:
+            # Their times, and not their number, so that it stays when older ones are deleted.
+            last = one[ORDER] = max(last + 1, _taken_at(one) * _A_MOMENT)
+        return found
 
     def seen(self, volume: Record) -> list[Record]:
         """Those that are not the driver's own tools."""
@@ -179,9 +185,11 @@ class Snapshots:
     def rollback(self, volume: VolumeRef, snapshot: SnapshotRef, call: Call) -> Record:
         """Put the volume back, once for each job.
 
-        ONTAP deletes the snapshots that are newer, and that is the proof: one is taken first,
-        then the job is written into the volume's stamp as rolling back; if that snapshot is
-        gone after that, the filer has done it, and it is not done again.
+        First a snapshot is taken and the job is written into the volume's stamp as rolling back;
+        then the filer is asked, and which job of its own does it is written there, too. ONTAP
+        deletes the newer snapshots: while that one is there, it is not done. If it is gone, the
+        filer's job tells, or else that the volume holds just what the snapshot does. Where
+        neither tells any more, nothing is repeated: it may have been written to since.
         """
         native_snapshot(snapshot.name)
         call.checkpoint()
@@ -190,19 +198,62 @@ class Snapshots:
         if stamp.restored_by == call.token:
             return record
         target = self.needed(record, snapshot)
+        proof = Stamp(id=volume.id, fence=call.fence)
         if stamp.restoring != call.token:
             self._refuse_newer(record, target)
-            self._tool(record, _proof(call.token), Stamp(id=volume.id, fence=call.fence), call)
-            intent = replace(stamp, restoring=call.token)
+            self._tool(record, _proof(call.token), proof, call)
+            intent = replace(
+                stamp, restoring=call.token, restoring_to=target["uuid"], restoring_by=None
+            )
             record = self.volumes.apply(record, {}, intent, call)
-        if not self.is_restored(record, call.token):
-            self._restore(record, target, volume, call)
+        else:
+            done = self.is_restored(record, stamp)
+            if done:
+                return self._conclude(record, target, call)
+            if done is None:
+                raise self._unproved(record, volume, snapshot)
+            # It was not done, and somebody may have deleted what shows that.
+            self._tool(record, _proof(call.token), proof, call)
+        if not self._restore(record, target, volume, call):
+            again = self.volumes.needed(volume)
+            if not self.is_restored(again, fenced(again, volume.name, call)):
+                raise self._unproved(again, volume, snapshot)
         return self._conclude(record, target, call)
 
-    def is_restored(self, volume: Record, token: str) -> bool:
-        """Whether the rollback that a job has begun has been done by the filer."""
-        found = self.filer.records(_path(volume), SNAPSHOT_FIELDS, name=_proof(token))
-        return next(found, None) is None
+    def is_restored(self, volume: Record, stamp: Stamp) -> bool | None:
+        """Whether the rollback that a stamp tells of has been done by the filer; None: nobody
+        knows, or it is not over."""
+        there = self.all_of(volume)
+        if any(one["name"] == _proof(str(stamp.restoring)) for one in there):
+            return False
+        ended = None if stamp.restoring_by is None else self.filer.has_succeeded(stamp.restoring_by)
+        if ended is not None:
+            return ended
+        target = next((one for one in there if one["uuid"] == stamp.restoring_to), None)
+        if target is None or self.filer.is_at_work_on(volume["uuid"]):
+            return None
+        return True if self._holds_just(volume, target) else None
+
+    def _holds_just(self, volume: Record, snapshot: Record) -> bool:
+        """Whether the volume holds what the snapshot does, and nothing was written since."""
+        found = self.filer.records(_path(volume), "uuid,delta", name=snapshot["name"])
+        consumed = [
+            one.get("delta", {}).get("size_consumed")
+            for one in found
+            if one["uuid"] == snapshot["uuid"]
+        ]
+        return consumed == [0]
+
+    def _unproved(self, record: Record, volume: VolumeRef, snapshot: SnapshotRef) -> Problem:
+        if self.filer.is_at_work_on(record["uuid"]):
+            return StillWorking(f"the filer is rolling {volume.name} back")
+        return BackendError(
+            f"whether the filer has rolled {volume.name} back to {snapshot.name} cannot be known: "
+            "the snapshot that would still be there if it had not is gone, its job is forgotten, "
+            "and the volume does not hold just what the snapshot does, so it may have been written "
+            "to since. Nothing was repeated: look at what it holds, and roll back once more if it "
+            "is not what is wanted"
+        )
 
     def _refuse_newer(self, volume: Record, target: Record) -> None:
         """Foreign snapshots are not ours to lose; those of our own the engine has looked at."""
@@ -219,39 +270,53 @@ class Snapshots:
                 snapshots=newer,
             )
 
-    def _restore(self, record: Record, target: Record, volume: VolumeRef, call: Call) -> None:
+    def _restore(self, record: Record, target: Record, volume: VolumeRef, call: Call) -> bool:
+        """Have the filer do it; whether it is known to be done."""
         call.checkpoint()
         there = self.volumes.again(record["uuid"])
         if there is None:
             raise UnknownVolume(f"the SVM {self.filer.svm} has no volume {volume.name}")
-        fenced(there, volume.name, call)
+        stamp = fenced(there, volume.name, call)
         if self.filer.is_at_work_on(record["uuid"]):
             raise StillWorking(f"the filer is rolling {volume.name} back")
         path = f"{VOLUMES}/{record['uuid']}"
         query = {"return_timeout": "0", "restore_to.snapshot.uuid": target["uuid"]}
         try:
-            self.filer.follow(self.filer.patch(path, {}, **query), call, f"PATCH {path}")
+            answer = self.filer.patch(path, {}, **query)
+            by = answer.get("job", {}).get("uuid")
+            # Should this fail, it is known without, as long as nothing else goes wrong.
+            with suppress(Problem):
+                self.volumes.apply(there, {}, replace(stamp, restoring_by=by), call)
+            return self.filer.follow(answer, call, f"PATCH {path}")
         except Problem as problem:
             if not problem.retryable and not isinstance(problem, TimedOut):
                 self._withdraw(there, call)
             raise
 
     def _withdraw(self, record: Record, call: Call) -> None:
-        """The filer refused: first the intent goes, then what would have proved it done."""
+        """The filer refused: first the intent goes, then what shows that it was not done."""
         stamp = read_stamp(record.get("comment"))
-        if stamp is None or self.is_restored(record, call.token):
+        proof = next(
+            (one for one in self.all_of(record) if one["name"] == _proof(call.token)), None
+        )
+        if stamp is None or proof is None:
             return
         with suppress(Problem):
-            self.volumes.apply(record, {}, replace(stamp, restoring=None), call)
-            for one in self.all_of(record):
-                if one["name"] == _proof(call.token):
-                    self._drop(record, one, call)
+            none = replace(stamp, restoring=None, restoring_to=None, restoring_by=None)
+            self.volumes.apply(record, {}, none, call)
+            self._drop(record, proof, call)
 
     def _conclude(self, record: Record, target: Record, call: Call) -> Record:
         """Write down that it was done. The size becomes the snapshot's, if the filer lets it."""
         there = self.volumes.again(record["uuid"]) or record
         stamp = fenced(there, record["name"], call)
-        done = replace(stamp, restoring=None, restored_by=call.token)
+        done = replace(
+            stamp,
+            restoring=None,
+            restoring_to=None,
+            restoring_by=None,
+            restored_by=call.token,
+        )
         kept = read_stamp(target.get("comment"))
         size = kept.size if kept else None
         if size is None or size == there.get("size"):
@@ -263,6 +328,12 @@ class Snapshots:
                 raise
             # Larger than it was; the contents are what was asked for.
             return self.volumes.apply(there, {}, done, call)
+
+
+def _taken_at(snapshot: Record) -> int:
+    """When it was taken, in milliseconds since 1970; filers tell whole seconds mostly."""
+    told = snapshot.get("create_time")
+    return 0 if told is None else round(datetime.fromisoformat(told).timestamp() * 1000)
 
 
 def _path(volume: Record) -> str:

@@ -1,8 +1,8 @@
 """The stamp: what we write into the comment of a volume or a snapshot that is ours.
 
 ``orchestrator 1 id=<32 hexadecimal digits> fence=<n>``, and behind it what there is of
-``restored_by=<token>``, ``restoring=<token>``, ``size=<bytes>``, ``path=<junction path>``,
-``was=<the comment before>``.
+``restored_by=<token>``, ``restoring=<token>``, ``restoring_to=<uuid>``, ``restoring_by=<uuid>``,
+``size=<bytes>``, ``path=<junction path>``, ``was=<the comment before>``.
 """
 
 from __future__ import annotations
@@ -23,8 +23,11 @@ class Stamp:
     fence: int
     #: The token of the job whose rollback made the present contents.
     restored_by: str | None = None
-    #: That of the job that is rolling back. Its proof is a snapshot that the filer deletes with it.
+    #: That of the job that is rolling back; to which snapshot, and which job of the filer does it,
+    #: both by the filer's uuid.
     restoring: str | None = None
+    restoring_to: str | None = None
+    restoring_by: str | None = None
     #: Of a snapshot: the volume's size then, which ONTAP does not keep.
     size: int | None = None
     #: Where a restricted volume was mounted, which ONTAP forgets.
@@ -37,6 +40,8 @@ class Stamp:
         told = {
             "restored_by": self.restored_by,
             "restoring": self.restoring,
+            "restoring_to": self.restoring_to,
+            "restoring_by": self.restoring_by,
             "size": self.size,
             "path": None if self.path is None else quote(self.path),
             "was": None if self.was is None else quote(self.was, safe=""),
@@ -60,6 +65,8 @@ def read_stamp(comment: str | None) -> Stamp | None:
         fence=int(found[2]),
         restored_by=told.get("restored_by"),
         restoring=told.get("restoring"),
+        restoring_to=told.get("restoring_to"),
+        restoring_by=told.get("restoring_by"),
         size=number("size"),
         path=unquote(told["path"]) if "path" in told else None,
         was=unquote(told["was"]) if "was" in told else None,
