@@ -12,12 +12,13 @@ from sqlalchemy import func, select
 
 from orchestrator.inventory.backends import backend_views
 from orchestrator.jobs.cancel import cancel_batch
-from orchestrator.settings import Settings
+from orchestrator.settings import BackendSettings, Settings
 from orchestrator.store.database import Database
 from orchestrator.store.tables import events, jobs
 from tests.engine.conftest import Engine, act, create, grow
 from tests.engine.disks import Disk
 from tests.engine.test_execution import _driver, _faults
+from tests.ontap.double import PASSWORD, USER, Double
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
 
@@ -266,3 +267,60 @@ def test_what_was_begun_before_an_outage_is_undone_after_it(engine: Engine) -> N
     look(engine)
     assert engine.states([job_id]) == ["canceled"]
     assert list(_driver(engine).list_volumes()) == []
+
+
+def test_a_filer_that_is_down_for_a_moment_fails_no_job(settings: Settings) -> None:
+    up = Double().start()
+    nas = {
+        **{"driver": "ontap", "hostname": "127.0.0.1", "port": up.port, "scheme": "http"},
+        **{"username": USER, "password": PASSWORD, "vserver": "svm1", "poll": 0.01},
+    }
+    backends = {**settings.backends, "nas": BackendSettings.model_validate(nas)}
+    settings = settings.model_copy(update={"backends": backends})
+    engine = Engine(settings, Database(settings.database_url))
+    try:
+        engine.submit(create("v1", "64M", "nas"), create("v2", "64M", "nas"))
+        engine.work()
+        up.stop()
+        ids = engine.submit(
+            *(
+                {**request, "max_attempts": 1}
+                for request in (
+                    create("v3", "64M", "nas"),
+                    grow("v1", "128M", "nas"),
+                    act("volume.remove", "v2", "nas"),
+                )
+            )
+        ).job_ids
+        engine.work()
+        assert set(engine.states(ids)) <= {"waiting", "queued"}
+        assert {engine.job(job_id)["waiting_on"]["kind"] for job_id in ids} == {"backend"}
+        assert "cannot be reached" in backend(engine, "nas")["error"]["detail"]
+        again = Double(up.port)
+        again.filer = up.filer
+        again.start()
+        try:
+            look(engine)
+            assert engine.states(ids) == ["succeeded"] * 3
+        finally:
+            again.stop()
+        assert told(engine) == ["backend.unavailable", "backend.available"]
+    finally:
+        engine.close()
+
+
+def test_a_call_without_answer_asks_whether_the_backend_is_away(engine: Engine) -> None:
+    engine.submit(create("a"))
+    engine.work()
+    faults = _faults(engine)
+    faults.set(operation="grow", kind="unavailable", times=1)
+    # It answers when the attempt begins, and no longer when that has failed.
+    faults.set(operation="read_identity", kind="slow", seconds=0.0, times=1)
+    faults.set(operation="read_identity", kind="fail", code="outage")
+    [job_id] = engine.submit({**grow("a", "2M"), "max_attempts": 1}).job_ids
+    engine.work()
+    job = engine.job(job_id)
+    assert (job["state"], job["waiting_on"]["kind"], job["attempt"]) == ("waiting", "backend", 0)
+    faults.clear()
+    look(engine)
+    assert engine.states([job_id]) == ["succeeded"]

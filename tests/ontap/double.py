@@ -75,6 +75,7 @@ class Double:
         self.requests: list[Request] = []
         self.faults: list[Fault] = []
         self.stopping = threading.Event()
+        self.connections: set[socket.socket] = set()
         #: Called after each change, with the lock held.
         self.changed: Callable[[], None] = lambda: None
         double = self
@@ -104,6 +105,9 @@ class Double:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+        for connection in list(self.connections):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     def asked(self, method: str = ".*", path: str = "") -> list[Request]:
         """The requests so far, of this method and with this path."""
@@ -135,6 +139,14 @@ class Handler(BaseHTTPRequestHandler):
     double: ClassVar[Double]
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
+
+    def setup(self) -> None:
+        super().setup()
+        self.double.connections.add(self.connection)
+
+    def finish(self) -> None:
+        self.double.connections.discard(self.connection)
+        super().finish()
 
     def log_message(self, format: str, *args: Any) -> None:
         pass

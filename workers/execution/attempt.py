@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import structlog
 
-from orchestrator.domain.errors import Outage, Problem, StillWorking
+from orchestrator.domain.errors import (
+    BackendUnavailable,
+    Outage,
+    Problem,
+    StillWorking,
+    TimedOut,
+)
 from orchestrator.jobs.claim import last_step
 from orchestrator.jobs.finish import Ending, Outcome
 from orchestrator.settings import RetrySettings
@@ -70,6 +76,8 @@ def attempt(
     except StillWorking as problem:
         return Outcome(ending=Ending.LIMITED, problem=problem, delay=problem.seconds)
     except Problem as problem:
+        if (outage := _outage_behind(work, problem)) is not None:
+            return until_back(work, outage)
         return ended_badly(work, problem, retry)
     except Exception as error:
         log.exception("work.unforeseen_error", job=claim.job_id, action=claim.action.name)
@@ -91,3 +99,17 @@ def _begun(work: Work, handler: Handler, hooks: Hooks, *, storage: bool) -> Done
     work.touched = work.touched or work.claim.action.creates
     work.began = True
     return handler(work)
+
+
+def _outage_behind(work: Work, problem: Problem) -> Outage | None:
+    """Whether a call has had no answer because all of the backend is out of reach."""
+    if isinstance(problem, BackendUnavailable | TimedOut):
+        try:
+            work.check_identity()
+            if work.claim.source_backend is not None:
+                _ = work.source_driver
+        except Outage as outage:
+            return outage
+        except Problem:
+            pass
+    return None
