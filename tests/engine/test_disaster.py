@@ -23,7 +23,10 @@ from workers.backends.interface import Driver, SnapshotRef, VolumeRef
 
 MIB = 2**20
 #: How many volumes there are, with five snapshots each: what the issue asks for takes minutes.
-FLEETS = [pytest.param(5, id="small"), pytest.param(200, id="whole", marks=pytest.mark.slow)]
+FLEETS = [
+    pytest.param(5, id="small"),
+    pytest.param(200, id="whole", marks=[pytest.mark.slow, pytest.mark.timeout(1800)]),
+]
 ROUNDS = ("zulu", "alfa", "mike", "bravo", "yankee")
 
 #: By volume: its metadata, size and checksum, and its snapshots' names and checksums in order.
