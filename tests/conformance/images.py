@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 
 from orchestrator.domain.errors import Problem
 from tests.conformance.calls import Claim, new_volume
-from tests.conformance.systems import Files
+from tests.conformance.systems import INSTALLATION, Files
 from workers.backends.file import FileDriver
 from workers.backends.interface import VolumeRef
 
@@ -87,3 +89,35 @@ def as_nobody(ask: Callable[[], object]) -> object:
         answer = pickle.loads(answers.read())
     os.waitpid(child, 0)
     return answer
+
+
+def run(
+    files: Files,
+    call: Claim,
+    method: str,
+    volume: VolumeRef,
+    *more: object,
+    only: Path | None = None,
+    **inject: str,
+) -> tuple[subprocess.CompletedProcess[str], str]:
+    """One call in a process of its own whose system calls fail as is said, of those on ``only``
+    this path: what it did, and the log of its system calls."""
+    needs_program("strace")
+    log = files.path.parent / "strace.log"
+    wanted = {"job_id": call.job_id, "fence": call.fence, "method": method}
+    traced = {"fsync", "fdatasync", "fadvise64", *inject}
+    done = subprocess.run(
+        [
+            *("strace", "-f", "-y", "-o", str(log), "-e", f"trace={','.join(sorted(traced))}"),
+            *(() if only is None else ("-P", str(only))),
+            *(f"--inject={name}:{how}" for name, how in inject.items()),
+            *(sys.executable, "-m", "tests.conformance.attempt", "file", "files", INSTALLATION),
+            files.written_options(),
+            json.dumps({**wanted, "arguments": [{"id": volume.id, "name": volume.name}, *more]}),
+            "0",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done, log.read_text()

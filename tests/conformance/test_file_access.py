@@ -25,7 +25,7 @@ from tests.conformance.images import (
 )
 from tests.conformance.systems import INSTALLATION, Files, PlainFiles, XfsFiles
 from workers.backends.file import FileDriver, stamps
-from workers.backends.interface import Absent, NotOurs, SnapshotRef, VolumeFacts, VolumeRef
+from workers.backends.interface import Absent, NotOurs, SnapshotRef, VolumeFacts, VolumeRef, there
 
 #: The user that libvirt runs guests as on Debian.
 HYPERVISOR = 64055
@@ -265,6 +265,25 @@ def test_who_may_not_look_at_loop_devices_still_sees_that_an_image_is_used(
     assert facts.attached is True
 
 
+def test_a_worker_that_is_not_root_works_in_a_directory_of_its_own(open_files: OpenFiles) -> None:
+    driver, volume, clone = open_files.driver, new_volume(), new_volume("clone")
+    snapshot = new_snapshot(volume)
+    open_files.give_to_nobody()
+
+    def work() -> bool:
+        driver.create(volume, MIB, {"k": "v"}, Claim())
+        driver.create_snapshot(snapshot, Claim())
+        driver.clone(clone, snapshot, MIB, {}, Claim())
+        driver.grow(volume, 2 * MIB, Claim())
+        driver.rollback(volume, snapshot, Claim())
+        driver.rename(volume, "new", Claim())
+        driver.delete_snapshot(snapshot, Claim())
+        driver.remove(clone, Claim(), wipe=True)
+        return driver.remove(volume, Claim()).found
+
+    assert as_nobody(work) is True
+
+
 # -- whom the directory can be trusted to ------------------------------------------------------
 
 
@@ -279,10 +298,23 @@ def test_what_others_may_write_to_is_not_used(open_files: OpenFiles, part: str, 
     }.get(part, open_files.path / part)
     before = place.stat().st_mode
     place.chmod(mode)
-    ask = driver.read_identity if part == "marker" else lambda: driver.inspect(volume)
+    asks: dict[str, Callable[[], object]] = {
+        "marker": driver.read_identity,
+        "image": lambda: driver.grow(volume, 2 * MIB, Claim()),
+    }
+    ask = asks.get(part, lambda: driver.inspect(volume))
     with pytest.raises(BackendError, match="others may write to") as told:
         ask()
     assert place.name in told.value.detail
+    if part == "image":  # which is told of it
+        owner = there(driver.inspect(volume), volume).owner
+        assert owner is not None
+        assert owner.endswith(f"{mode:04o}")
+        for change in changes(driver, volume).values():
+            with pytest.raises(BackendError, match="others may write to"):
+                change()
+        with pytest.raises(BackendError, match="others may write to"):
+            driver.create_snapshot(new_snapshot(volume), Claim())
     place.chmod(before)
     ask()
 

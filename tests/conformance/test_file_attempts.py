@@ -3,19 +3,17 @@ of it: nothing is lost, nothing is reported that is not on the disk."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from orchestrator.domain.errors import Conflict
 from tests.conformance.calls import Claim, new_snapshot, new_volume
-from tests.conformance.images import MIB, made, needs_program, user_of
-from tests.conformance.systems import INSTALLATION, Files, PlainFiles, XfsFiles
+from tests.conformance.images import MIB, made, run, user_of
+from tests.conformance.systems import Files, PlainFiles, XfsFiles
 from workers.backends.file import stamps
 from workers.backends.interface import Absent, VolumeFacts, VolumeRef, there
 
@@ -127,27 +125,6 @@ def test_a_copy_that_is_put_back_in_its_place_is_the_volume(files: Files) -> Non
 
 
 # -- on the disk --------------------------------------------------------------------------------
-
-
-def run(files: Files, call: Claim, method: str, volume: VolumeRef, *more: object, **inject: str):
-    """One call in a process of its own whose system calls fail as is said: what it did, its log."""
-    needs_program("strace")
-    log = files.path.parent / "strace.log"
-    wanted = {"job_id": call.job_id, "fence": call.fence, "method": method}
-    done = subprocess.run(
-        [
-            *("strace", "-f", "-y", "-o", str(log), "-e", "trace=fsync,fdatasync,fadvise64"),
-            *(f"--inject={name}:{how}" for name, how in inject.items()),
-            *(sys.executable, "-m", "tests.conformance.attempt", "file", "files", INSTALLATION),
-            files.written_options(),
-            json.dumps({**wanted, "arguments": [{"id": volume.id, "name": volume.name}, *more]}),
-            "0",
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done, log.read_text()
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])

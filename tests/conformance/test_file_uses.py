@@ -13,7 +13,7 @@ import pytest
 
 from orchestrator.domain.errors import Conflict, Drift, InUse
 from tests.conformance.calls import Claim, new_snapshot, new_volume
-from tests.conformance.images import MIB, attachable, made, needs_program, needs_root, user_of
+from tests.conformance.images import MIB, attachable, made, needs_program, needs_root, run, user_of
 from tests.conformance.systems import Files, XfsFiles
 from workers.backends.file import FileDriver
 from workers.backends.interface import SnapshotRef, VolumeFacts, VolumeRef, there
@@ -76,6 +76,22 @@ def test_a_user_in_another_namespace_is_one(files: Files, namespace: str) -> Non
     ):
         files.driver.remove(volume, Claim())
     assert files.driver.remove(volume, Claim()).found
+
+
+def test_where_there_are_no_leases_the_host_s_processes_are_looked_through(files: Files) -> None:
+    volume = made(files)
+    image = files.image(volume)
+    # The first such call on the image says which signal to send, the others ask for the lease.
+    without = "error=EINVAL:when=2+"
+    with user_of(image):
+        done, log = run(files, Claim(), "remove", volume, only=image, fcntl=without)
+        assert "EINVAL" in log
+        assert "InUse" in done.stderr
+        assert "sh (process" in done.stderr
+    done, log = run(files, Claim(), "remove", volume, only=image, fcntl=without)
+    assert "EINVAL" in log
+    assert done.returncode == 0, done.stderr
+    assert not image.exists()
 
 
 def test_a_reader_is_a_user_too_and_one_who_only_looks_is_none(files: Files) -> None:

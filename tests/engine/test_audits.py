@@ -28,7 +28,7 @@ from orchestrator.settings import Settings
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import jobs, workers
 from tests.engine.conftest import ADMIN, Engine, Worker, act, create
-from workers.backends.file import FileDriver, loops
+from workers.backends.file import FileDriver, loopcontrol, loops
 from workers.backends.file.stamps import ATTRIBUTE
 from workers.backends.memory import Faults, MemoryDriver
 
@@ -365,7 +365,7 @@ def test_a_loop_device_taken_away_by_hand_is_found(audited: Audited, repair: str
     assert audited.audit("fast")["findings"] == {}
     image = audited.image("vm2").stat()
     for loop in loops.loops_of(image):
-        loops.detach(loop, image)
+        loopcontrol.detach(loop, image)
     assert audited.audit("fast")["findings"] == {"attachment": 1}
     [found] = audited.findings()
     assert audited.repair(found["id"], repair)["state"] == "succeeded"

@@ -14,7 +14,7 @@ from orchestrator.settings import Settings
 from orchestrator.store.tables import snapshots
 from tests.engine.conftest import Engine, act, create
 from tests.engine.test_audits import Audited
-from workers.backends.file import loops
+from workers.backends.file import loopcontrol, loops
 from workers.backends.memory import Faults
 
 MIB = 2**20
@@ -60,7 +60,7 @@ def texts(audited: Audited) -> list[str]:
 def detached_by_hand(audited: Audited, volume: str) -> None:
     image = audited.image(volume).stat()
     for loop in loops.loops_of(image):
-        loops.detach(loop, image)
+        loopcontrol.detach(loop, image)
 
 
 # -- devices ------------------------------------------------------------------------------
@@ -101,7 +101,7 @@ def test_a_device_that_is_too_short_is_told(audited: Audited) -> None:
     detached_by_hand(audited, "vm2")
     os.truncate(image, MIB)
     with image.open("rb") as opened:
-        loop = loops.attach(opened.fileno(), "short", read_only=False)
+        loop = loopcontrol.attach(opened.fileno(), "short", read_only=False)
     audited.sql("UPDATE attachments SET device = :path", path=loop.path)
     told = verified(audited, "vm2")["differences"]
     assert told["attachments.here"]["found"] == {"size_bytes": MIB}

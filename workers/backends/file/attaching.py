@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 
 from orchestrator.domain.errors import Conflict, InUse
-from workers.backends.file import loops
+from workers.backends.file import loopcontrol, loops
 from workers.backends.file.images import Image
 from workers.backends.file.tree import Tree
 from workers.backends.file.uses import alone, refuse_users
@@ -26,7 +26,7 @@ def attach_image(tree: Tree, image: Image, *, read_only: bool) -> loops.Loop:
                 f"{loop.path}: detach it first"
             )
         if not loop.ours:
-            loops.refuse_used(loop)
+            loopcontrol.refuse_used(loop)
     if not there:
         with alone(image):
             pass
@@ -34,10 +34,10 @@ def attach_image(tree: Tree, image: Image, *, read_only: bool) -> loops.Loop:
     loop = there[0]
     # Each of these takes milliseconds, and most attach what is attached.
     if loop.autoclear:
-        loops.keep(loop)
+        loopcontrol.keep(loop)
     if loops.size_of(loop) != image.status.st_size:
-        loops.refresh(loop)
-    loops.verify(loop, image.status.st_size)
+        loopcontrol.refresh(loop)
+    loopcontrol.verify(loop, image.status.st_size)
     return loop
 
 
@@ -48,7 +48,7 @@ def detach_image(tree: Tree, image: Image) -> None:
         refuse_users(image)
     taken = []
     for loop in there:
-        loops.detach(loop, image.status)
+        loopcontrol.detach(loop, image.status)
         taken.append(loop)
     try:
         # A device keeps its image open itself: whom this worker does not see shows only now.
@@ -69,6 +69,6 @@ def _make(tree: Tree, image: Image, *, read_only: bool, number: int | None = Non
         dir_fd=tree.directory(*image.directory),
     )
     try:
-        return loops.attach(descriptor, image.path, read_only=read_only, number=number)
+        return loopcontrol.attach(descriptor, image.path, read_only=read_only, number=number)
     finally:
         os.close(descriptor)

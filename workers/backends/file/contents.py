@@ -9,9 +9,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from orchestrator.domain.errors import InUse, InvalidSize
-from workers.backends.file import copying, layout, loops
+from workers.backends.file import copying, layout, loopcontrol, loops
 from workers.backends.file.building import Built
-from workers.backends.file.holding import refuse_drift
+from workers.backends.file.holding import refuse_drift, refuse_writable
 from workers.backends.file.images import Image, found, needed
 from workers.backends.file.tree import Tree, lock_file
 from workers.backends.file.uses import refuse_users, unwritten
@@ -32,6 +32,7 @@ def take(
     """
     with found(tree, source, os.O_RDONLY) as there:
         image = needed(tree, there, source)
+        refuse_writable(tree, image)
         refuse_drift(image, source)
         if size is not None and size < image.status.st_size:
             raise InvalidSize(
@@ -108,7 +109,7 @@ def _watched(image: Image) -> Iterator[Watch]:
     def check() -> None:
         for loop, counters in before.items():
             try:
-                loops.flush(loop)
+                loopcontrol.flush(loop)
             except PermissionError:
                 counters = None
             if counters is None or loops.written(loop) != counters:
@@ -128,7 +129,7 @@ def _flush(image: Image) -> None:
     for loop in _written(image):
         # Without the right to, what is taken is what a power cut would have left.
         with suppress(PermissionError):
-            loops.flush(loop)
+            loopcontrol.flush(loop)
 
 
 def _times(image: Image) -> tuple[int, int]:

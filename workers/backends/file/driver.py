@@ -10,14 +10,14 @@ from dataclasses import replace
 from orchestrator.domain.drivers import DRIVERS, DriverOptions, FileOptions
 from orchestrator.domain.errors import NotFound, UnknownVolume
 from orchestrator.domain.sizes import round_up
-from workers.backends.file import copying, layout, loops
+from workers.backends.file import copying, layout, loopcontrol, loops
 from workers.backends.file.adopting import adopt_volume
 from workers.backends.file.attaching import attach_image, detach_image
 from workers.backends.file.building import Built, building, clear, exchange
 from workers.backends.file.contents import Watch, still, take
 from workers.backends.file.facts import present_facts, snapshot_facts, volume_facts
 from workers.backends.file.failures import translated
-from workers.backends.file.holding import changing, refuse_drift, settle
+from workers.backends.file.holding import changing, refuse_drift, refuse_writable, settle
 from workers.backends.file.images import Image, found, needed, snapshots_of, walk
 from workers.backends.file.making import make_snapshot, make_volume
 from workers.backends.file.marker import read_lease, read_marker, write_lease, write_marker
@@ -237,7 +237,7 @@ class FileDriver(Driver):
             copying.grow(image.descriptor, size)
             os.fsync(image.descriptor)
             for loop in loops.loops_of(image.status, image.file):
-                loops.refresh(loop)
+                loopcontrol.refresh(loop)
             return present_facts(image)
 
     def set_metadata(
@@ -348,6 +348,7 @@ class FileDriver(Driver):
 
     def _recorded(self, tree: Tree, image: Image | None, of: VolumeRef | SnapshotRef) -> Image:
         image = needed(tree, image, of)
+        refuse_writable(tree, image)
         refuse_drift(image, of)
         return image
 

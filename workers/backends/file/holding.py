@@ -13,6 +13,7 @@ from workers.backends.file import layout
 from workers.backends.file.images import Image, drop_empty, files, found, needed
 from workers.backends.file.stamps import Stamp, drop_stamp, read_stamp, settle_stamps, write_stamp
 from workers.backends.file.tree import Tree, lock_file
+from workers.backends.file.trust import refuse_open_modes
 from workers.backends.interface import Call, SnapshotRef, VolumeRef
 from workers.files import anew
 
@@ -54,6 +55,7 @@ def held(tree: Tree, image: Image, call: Call) -> Iterator[Image | None]:
     try:
         present = _present(tree, image)
         if present is not None:
+            refuse_writable(tree, present)
             stamp = refuse_late(tree, present.ours(), call)
             if stamp != present.stamp:
                 write_stamp(tree, present.descriptor, stamp, durable=False)
@@ -61,6 +63,12 @@ def held(tree: Tree, image: Image, call: Call) -> Iterator[Image | None]:
         yield present
     finally:
         fcntl.flock(image.descriptor, fcntl.LOCK_UN)
+
+
+def refuse_writable(tree: Tree, image: Image) -> None:
+    """`BackendError` if others than its owner may write to the image."""
+    where = tree.where(image.directory, image.file)
+    refuse_open_modes(tree.backend, where, image.status)
 
 
 def refuse_late(tree: Tree, stamp: Stamp, call: Call) -> Stamp:

@@ -22,7 +22,6 @@ from orchestrator.domain.errors import (
 from workers.backends.file import layout
 from workers.backends.file.stamps import Stamp, read_stamp
 from workers.backends.file.tree import LOCK_LOOK, LOCK_WAIT, Tree
-from workers.backends.file.trust import refuse_open_modes
 from workers.backends.interface import SnapshotRef, VolumeRef, check_id
 from workers.files import look_at_file, open_directory, open_file
 
@@ -200,7 +199,6 @@ def read_image(
         stamp = read_stamp(tree, descriptor, named[1], where)
         if stamp is None or _is_copy(opened, named[0], stamp):
             return opened
-        refuse_open_modes(tree.backend, where, status)
         return replace(opened, name=named[0], stamp=stamp)
     except BaseException:
         os.close(descriptor)
