@@ -25,6 +25,7 @@ from tests.conformance.images import (
 )
 from tests.conformance.systems import INSTALLATION, Files, PlainFiles, XfsFiles
 from workers.backends.file import FileDriver, stamps
+from workers.backends.file.tree import Tree
 from workers.backends.interface import Absent, NotOurs, SnapshotRef, VolumeFacts, VolumeRef, there
 
 #: The user that libvirt runs guests as on Debian.
@@ -212,6 +213,21 @@ def test_a_stamp_whose_file_is_missing_is_not_none(files: Files) -> None:
             ask()
     kept.rename(stamp)
     assert isinstance(files.driver.inspect(volume), VolumeFacts)
+
+
+def test_a_volume_that_is_removed_while_it_is_looked_at_is_gone(files: Files) -> None:
+    volume = made(files)
+    files.driver.set_metadata(volume, {f"key-{n}": "é" * 1024 for n in range(64)}, Claim())
+    looking = os.open(files.image(volume), os.O_PATH)
+    try:
+        files.driver.remove(volume, Claim())
+        with (
+            Tree("files", files.path, INSTALLATION) as tree,
+            pytest.raises(FileNotFoundError),
+        ):
+            stamps.read_stamp(tree, looking, volume.id, "it")
+    finally:
+        os.close(looking)
 
 
 def test_a_mount_that_hides_attributes_makes_no_volume_foreign(files: Files) -> None:

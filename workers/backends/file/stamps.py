@@ -82,6 +82,8 @@ def borne(tree: Tree, image: int, where: str, *object_ids: str) -> Stamp | None:
             continue
         stamp = _parsed(text, tree.where(layout.STAMPS, _file(object_id)))
         return stamp if stamp.inode == inode else replace(stamp, restored_by=None)
+    if not os.fstat(image).st_nlink:  # removed just now, and its stamp with it
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), where)
     if written is not None and written != _BESIDE and candidates[0] in object_ids:
         raise BackendError(
             f"backend {tree.backend}: the stamp of {where} is missing: restore "
