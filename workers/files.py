@@ -35,20 +35,25 @@ def open_file(directory: int, name: str, flags: int) -> int | None:
         if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
             return None
         raise
-    if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return descriptor
-    os.close(descriptor)
-    return None
+    return _if_regular(descriptor)
 
 
 def look_at_file(directory: int, name: str) -> int | None:
     """The same, to be looked at and not opened: that needs no access to the contents, and
     disturbs nobody who holds a lease on them."""
     descriptor = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
-    if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return descriptor
-    os.close(descriptor)
-    return None
+    return _if_regular(descriptor)
+
+
+def _if_regular(descriptor: int) -> int | None:
+    """The descriptor if it is of a regular file; else it is closed, also where that fails."""
+    regular = False
+    try:
+        regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+        return descriptor if regular else None
+    finally:
+        if not regular:
+            os.close(descriptor)
 
 
 def anew(descriptor: int) -> str:

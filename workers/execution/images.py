@@ -214,19 +214,22 @@ class Export:
         self._staged = f"{self._mine}{call.fence}.part"
 
     def published(self, steps: Sequence[Step]) -> int | None:
-        """The size of the file if an earlier attempt has published it."""
-        try:
-            there = os.stat(self._name, dir_fd=self._directory, follow_symlinks=False)
-        except FileNotFoundError:
+        """The size of the file if an earlier attempt has published it; it is durable then."""
+        with _told_of(self._written):
+            try:
+                there = os.stat(self._name, dir_fd=self._directory, follow_symlinks=False)
+            except FileNotFoundError:
+                return None
+            for step in steps:
+                if step.name.startswith("publish ") and step.detail == _mark(there):
+                    # That attempt may have failed in just this.
+                    os.fsync(self._directory)
+                    return there.st_size
             return None
-        for step in steps:
-            if step.name.startswith("publish ") and step.detail == _mark(there):
-                return there.st_size
-        return None
 
     def refuse_taken(self) -> None:
         """Raise `AlreadyExists` if there is such a file: nothing is ever overwritten."""
-        with suppress(FileNotFoundError):
+        with _told_of(self._written), suppress(FileNotFoundError):
             os.stat(self._name, dir_fd=self._directory, follow_symlinks=False)
             raise AlreadyExists(
                 f"{self._written} is there already: choose another name, or move it away",
@@ -238,7 +241,9 @@ class Export:
 
         What a later claim builds stays: then this one is late.
         """
-        for name in os.listdir(self._directory):  # noqa: PTH208 - a Path would follow links
+        with _told_of(self._written):
+            names = os.listdir(self._directory)  # noqa: PTH208 - a Path would follow links
+        for name in names:
             fence = name.removeprefix(self._mine).removesuffix(".part")
             if name.startswith(self._mine) and fence.isdecimal() and int(fence) <= self._call.fence:
                 with suppress(FileNotFoundError):

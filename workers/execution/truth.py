@@ -126,7 +126,7 @@ def recorded(work: Work, seen: Seen) -> list[Change]:
             record.id,
             # Only a rename may have changed the name; its lanes hold both.
             name=facts.name if work.intended("rename") else record.name,
-            **columns(work, facts),
+            **columns(work, facts) | _size(work, facts),
             **_assigned(work, facts),
         ),
         *(
@@ -163,6 +163,17 @@ def lost(found: Absent | NotOurs, job_id: int) -> dict[str, Any]:
     else:
         why = "its storage is lost: it was not found"
     return {"detail": f"{why} (job {job_id})", "look_again_at": None, "looks": 0}
+
+
+def _size(work: Work, facts: VolumeFacts) -> dict[str, Any]:
+    """The recorded size of what somebody cut short: that it was larger must not be forgotten.
+
+    Only a rollback makes a volume smaller.
+    """
+    record = recorded_volume(work)
+    if facts.size_bytes >= record.size_bytes or work.intended("rollback"):
+        return {}
+    return {"size_bytes": record.size_bytes}
 
 
 def _assigned(work: Work, facts: VolumeFacts) -> dict[str, Any]:

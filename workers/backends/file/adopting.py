@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from orchestrator.domain.errors import Conflict, UnknownVolume
 from workers.backends.file import layout
 from workers.backends.file.facts import present_facts
-from workers.backends.file.holding import refuse_late, settle
+from workers.backends.file.holding import refuse_late, settle, settle_directory
 from workers.backends.file.images import (
     Image,
     close,
@@ -47,6 +47,7 @@ def adopt_volume(tree: Tree, volume: VolumeRef, instead_of: str | None, call: Ca
         if there is not None:
             refuse_late(tree, there.ours(), call)
             settle(tree, there)
+            settle_directory(tree, snapshots_of(volume))
             return present_facts(there)
     with _candidate(tree, volume) as image:
         if image.descriptor < 0:
@@ -197,6 +198,8 @@ def _take_snapshots(tree: Tree, volume: VolumeRef, old_id: str, call: Call) -> N
             close(image)
         if stamp.id != new_id:
             drop_stamp(tree, stamp.id)
+    # An earlier attempt may have failed in just this.
+    settle_directory(tree, snapshots_of(volume))
 
 
 def _interrupted(tree: Tree, image: Image, volume: VolumeRef) -> Stamp | None:

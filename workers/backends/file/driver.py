@@ -112,6 +112,8 @@ class FileDriver(Driver):
     def capacity(self) -> Capacity:
         with translated(self.backend), self._tree() as tree:
             there = os.statvfs(tree.root)
+        if not there.f_blocks:  # ramfs: as large as it has to be
+            return Capacity(total_bytes=None, free_bytes=None, grain_bytes=GRAIN)
         return Capacity(
             total_bytes=there.f_frsize * there.f_blocks,
             free_bytes=there.f_frsize * there.f_bavail,

@@ -173,23 +173,18 @@ def read_image(
 ) -> Image:
     """What a file is. Raises `FileNotFoundError` if it is gone, and what forbids to look."""
     raw = "/".join((*parts[len(top) :], file)).encode(errors="surrogateescape")
+    name = raw.decode(errors="backslashreplace")
     try:
         descriptor = _open(directory, file, flags)
-        status = (
-            os.stat(file, dir_fd=directory, follow_symlinks=False)
-            if descriptor is None
-            else os.fstat(descriptor)
-        )
+        if descriptor is None:
+            status = os.stat(file, dir_fd=directory, follow_symlinks=False)
+            return Image(directory=parts, file=file, name=name, status=status)
     except OSError as error:
         error.filename = tree.where(parts, file)
         raise
-    image = Image(
-        directory=parts, file=file, name=raw.decode(errors="backslashreplace"), status=status
-    )
-    if descriptor is None:
-        return image
     try:
-        opened = replace(image, descriptor=descriptor)
+        status = os.fstat(descriptor)
+        opened = Image(directory=parts, file=file, name=name, status=status, descriptor=descriptor)
         # Below a directory of its own the rest of a name is not a name's beginning.
         chunks = tuple(part for part in parts if layout.is_continued(part))
         named = layout.read_place(chunks, file)
