@@ -24,7 +24,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test slow chaos storm bench lint types lock clean
+.PHONY: help install demo test slow chaos storm data bench lint types lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -46,6 +46,9 @@ chaos: $(STAMP) ## break everything at every step; one cell: STEP=claim.after_co
 storm: $(STAMP) ## kill, freeze and cut off anything at any moment: SEEDS=1-50
 	CHAOS_SEEDS='$(or $(SEEDS),1-50)' $(BIN)/python -m pytest -m slow -k short_storm \
 	  tests/chaos/test_product.py $(ARGS)
+
+data: $(STAMP) ## do everything to volumes while others do everything to the storage; CELL='…' is one
+	DATA_CELL='$(CELL)' DATA_SEED='$(SEED)' $(BIN)/python -m tests.data $(ARGS)
 
 bench: $(STAMP) $(BENCH_STAMP) ## measure it beside other queues; less with ARGS="--quick --only batch"
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -10,6 +10,7 @@ from orchestrator.failpoints import POINTS
 from tests.chaos.cases import CASES
 from tests.chaos.faults import DATABASES, DRIVERS, FAULTS, ROLES
 from tests.chaos.record import GREEN, Record
+from tests.data import section
 
 _TEMPLATE = Path(__file__).with_name("reliability.template.md")
 _NOBODY = "no process of this kind comes by with any action"
@@ -26,7 +27,7 @@ def write(record: Record, page: Path, seed: int) -> None:
         ("whole", _whole(record)),
     ):
         text = text.replace(f"{{{{{name}}}}}", "\n".join(told))
-    page.write_text(text)
+    page.write_text(section.kept(text, page))
 
 
 def _point(step: str) -> str:

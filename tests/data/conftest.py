@@ -1,0 +1,110 @@
+"""Fixtures of the matrix of data."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import update
+
+from orchestrator.embedded.broker import EmbeddedBroker
+from orchestrator.store.database import Database
+from orchestrator.store.tables import installation
+from tests.data.choice import CHOICE
+from tests.data.grounds import GROUNDS, Ground
+from tests.data.record import Record
+from tests.data.site import Site
+
+_numbers = itertools.count(1)
+_RECORD = Record()
+
+
+def pytest_report_header() -> str:
+    """The seed, so that a run can be repeated."""
+    return CHOICE.told
+
+
+class Grounds:
+    """The storages of this process, opened when they are first asked for."""
+
+    def __init__(self, room: Path, template: Path, broker_url: str) -> None:
+        self._room, self._template, self._broker_url = room, template, broker_url
+        self._open: dict[str, Ground] = {}
+
+    def at(self, name: str) -> Ground:
+        """A storage; the test is skipped with the reason where it cannot be had here."""
+        if name not in self._open:
+            room = self._room / f"ground-{next(_numbers)}"
+            room.mkdir()
+            ground = GROUNDS[name](room)
+            ground.open()
+            self._open[name] = ground
+        return self._open[name]
+
+    def site(self, name: str, exchange: Path | None = None, **audit: object) -> Site:
+        """An installation on empty storage."""
+        ground, number = self.at(name), next(_numbers)
+        ground.clear(number)
+        directory = self._room / f"site-{number}"
+        directory.mkdir(mode=0o700)
+        copy = directory / "orchestrator.db"
+        shutil.copy(self._template, copy)
+        url = f"sqlite:///{copy}"
+        database = Database(url, pool_size=1)
+        with database.write() as connection:
+            connection.execute(update(installation).values(uuid=uuid.uuid4().hex))
+        database.close()
+        return Site(ground, directory, url, self._broker_url, exchange, **audit)
+
+    def give_up(self, name: str) -> None:
+        """Take a storage down that a cell has left in a state that nobody knows."""
+        if (ground := self._open.pop(name, None)) is not None:
+            ground.close()
+
+    def close(self) -> None:
+        for name in list(self._open):
+            self.give_up(name)
+
+
+@pytest.fixture(scope="session")
+def grounds(
+    tmp_path_factory: pytest.TempPathFactory,
+    migrated_sqlite: Path,
+    broker_server: EmbeddedBroker,
+) -> Iterator[Grounds]:
+    """Where cells are tried."""
+    # Databases in RAM: nobody cuts the power here. Images lie on file systems of their own.
+    ram = Path("/dev/shm")
+    if os.access(ram, os.W_OK):
+        room = Path(tempfile.mkdtemp(prefix="data-", dir=ram))
+    else:
+        room = tmp_path_factory.mktemp("data")
+    made = Grounds(room, migrated_sqlite, broker_server.url)
+    yield made
+    made.close()
+    shutil.rmtree(room, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def record() -> Record:
+    """What came of each cell, kept for the table."""
+    return _RECORD
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Keep how other tests ended, too."""
+    path, _, name = report.nodeid.partition("::")
+    if report.when == "call" and "tests/data/" in path and "test_matrix" not in path:
+        _RECORD.whole[name] = report.outcome
+
+
+def pytest_sessionfinish() -> None:
+    """Write what was kept, if somebody wants it."""
+    if directory := os.environ.get("DATA_RECORD"):
+        _RECORD.write(Path(directory))

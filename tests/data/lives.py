@@ -1,0 +1,92 @@
+"""What has become of the database: as it is, put back to an older state, or copied."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import ClassVar
+
+from tests.data.cases import V
+from tests.data.model import Volume
+from tests.data.patterns import SIZE
+from tests.data.site import Site
+
+
+class Life:
+    """The one database that there is."""
+
+    name: ClassVar[str] = "as it is"
+    summary: ClassVar[str] = "the one that there is"
+
+    def begin(self, site: Site) -> None:
+        """Production has done its work so far; what becomes of the database then."""
+
+    def worker(self, site: Site) -> Site:
+        """Through which installation the action is tried."""
+        return site
+
+    def end(self, site: Site) -> None:
+        """Production alone goes on."""
+
+
+class Restored(Life):
+    name = "restored"
+    summary = "put back to an older state, before its last changes"
+
+    def begin(self, site: Site) -> None:
+        kept = site.directory / "kept.sqlite"
+        _copy(_file(site), kept)
+        before = {name: list(one.snapshots) for name, one in site.model.volumes.items()}
+        if "snapshots" in site.ground.has:
+            site.do({"action": "snapshot.create", "volume": V, "snapshot": "late"})
+        site.do({"action": "volume.create", "volume": "late", "params": {"size_bytes": SIZE}})
+        site.remember()
+        self._put_back(site, kept)
+        site.see_to_a_restore()
+        late: Volume = site.model.volumes.pop("late")
+        site.model.forgotten.append(late)
+        volume = site.model.volumes[V]
+        site.model.unrecorded |= {name for name in volume.snapshots if name not in before[V]}
+
+    @staticmethod
+    def _put_back(site: Site, kept: Path) -> None:
+        site.end()
+        target = _file(site)
+        for path in target.parent.glob(f"{target.name}*"):
+            path.unlink()
+        _copy(kept, target)
+        site.restart()
+
+
+class Copied(Life):
+    name = "copied"
+    summary = "a copy of the data directory acts beside production"
+
+    def worker(self, site: Site) -> Site:
+        room = site.directory / "copy"
+        room.mkdir()
+        target = room / _file(site).name
+        _copy(_file(site), target)
+        for path in site.directory.iterdir():
+            if path.is_file() and not path.name.startswith(target.name):
+                shutil.copy2(path, room / path.name)
+        self.copy = site.another(room, f"sqlite:///{target}")
+        return self.copy
+
+    def end(self, site: Site) -> None:
+        self.copy.end()
+
+
+LIVES: dict[str, type[Life]] = {life.name: life for life in (Life, Restored, Copied)}
+
+
+def _file(site: Site) -> Path:
+    return Path(site.settings.database_url.removeprefix("sqlite:///"))
+
+
+def _copy(source: Path, target: Path) -> None:
+    """As `orchestrator db backup` does: whole, whoever writes meanwhile."""
+    with closing(sqlite3.connect(source)) as one, closing(sqlite3.connect(target)) as other:
+        one.backup(other)

@@ -1,0 +1,254 @@
+"""The states that a volume is in when something is done to it."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import ClassVar
+
+from sqlalchemy import delete, update
+
+from orchestrator.store.tables import attachments
+from tests.data.grounds import run
+from tests.data.site import ELSEWHERE, Site, Without
+from workers.execution.work import Work
+
+_PATIENCE = 60.0
+
+
+class State:
+    """A state, as a test brings it about and ends it. A plain volume has nobody who uses it."""
+
+    name: ClassVar[str] = "plain"
+    summary: ClassVar[str] = "nobody uses it"
+    needs: ClassVar[frozenset[str]] = frozenset()
+    #: Somebody counts on what is in the volume not being changed by others.
+    used: ClassVar[bool] = False
+    #: Whoever is there may write.
+    writes: ClassVar[bool] = False
+
+    def enter(self, site: Site, name: str) -> None:
+        """Bring it about."""
+
+    def meanwhile(self, site: Site) -> None:
+        """The job was given a first chance."""
+
+    def leave(self, site: Site, name: str) -> None:
+        """Whoever uses the volume goes."""
+
+    def write(self, site: Site, name: str, data: bytes) -> None:
+        """Whoever uses the volume writes into it."""
+        raise Without("nobody there writes")
+
+
+class AttachedHere(State):
+    name = "attached here"
+    summary = "the host has it, by a job"
+    needs = frozenset({"attach"})
+    used = True
+    writes = True
+
+    def enter(self, site: Site, name: str) -> None:
+        self.device = site.device(name) or site.attach(name)
+
+    def leave(self, site: Site, name: str) -> None:
+        if name in site.model.volumes and site.device(name):
+            site.detach(name)
+
+    def write(self, site: Site, name: str, data: bytes) -> None:
+        write_device(self.device, data)
+
+
+class AttachedElsewhere(State):
+    name = "attached elsewhere"
+    summary = "another host has it, as is recorded"
+    needs = frozenset({"attach"})
+    used = True
+
+    def enter(self, site: Site, name: str) -> None:
+        device = site.attach(name)
+        # What another host has attached is not to be seen on this one.
+        run("losetup", "--detach", device)
+        self._rows(site, update(attachments).values(host=ELSEWHERE, boot_id="another"), name)
+
+    def leave(self, site: Site, name: str) -> None:
+        if name in site.model.volumes:
+            self._rows(site, delete(attachments).where(attachments.c.host == ELSEWHERE), name)
+
+    @staticmethod
+    def _rows(site: Site, statement, name: str) -> None:
+        volume_id = site.volume(name).id
+        with site.engine.database.write() as connection:
+            connection.execute(statement.where(attachments.c.volume_id == volume_id))
+
+
+class AttachedByHand(State):
+    name = "attached by hand"
+    summary = "an administrator has made a loop device of the image"
+    needs = frozenset({"images"})
+    used = True
+    writes = True
+
+    def enter(self, site: Site, name: str) -> None:
+        image = site.ground.image(site.volume(name).id)
+        self.device = run("losetup", "--find", "--show", str(image))
+
+    def leave(self, site: Site, name: str) -> None:
+        # If the device is another's by now, that is a finding of this matrix.
+        subprocess.run(["losetup", "--detach", self.device], capture_output=True)
+
+    def write(self, site: Site, name: str, data: bytes) -> None:
+        write_device(self.device, data)
+
+
+class Mounted(State):
+    name = "mounted"
+    summary = "attached by a job, and the file system in it is mounted"
+    needs = frozenset({"attach"})
+    used = True
+
+    def enter(self, site: Site, name: str) -> None:
+        self.place = site.directory / "mounted"
+        self.place.mkdir()
+        device = site.device(name) or site.attach(name)
+        try:
+            run("mount", "-o", "ro", device, str(self.place))
+        except AssertionError as error:
+            raise Without(f"ext4 cannot be mounted here: {error}") from None
+
+    def leave(self, site: Site, name: str) -> None:
+        if (self.place / "letter").read_bytes() != b"somebody needs this" * 50:
+            raise AssertionError("what was mounted does not hold what it did")
+        run("umount", str(self.place))
+        if name in site.model.volumes and site.device(name):
+            site.detach(name)
+
+
+class MountedInANamespace(State):
+    name = "mounted in another namespace"
+    summary = "an administrator's loop device, mounted where this host's mounts do not show it"
+    needs = frozenset({"images"})
+    used = True
+
+    def enter(self, site: Site, name: str) -> None:
+        image = site.ground.image(site.volume(name).id)
+        place = site.directory / "elsewhere"
+        place.mkdir()
+        # A device of the image that goes with its last user: what mount makes by itself.
+        script = f'mount -o ro,loop "{image}" "{place}" && echo ready && read line'
+        self.child = subprocess.Popen(
+            ["unshare", "--mount", "--propagation", "private", "sh", "-c", script],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self.child.stdout is not None
+        if self.child.stdout.readline() != "ready\n":
+            raise Without(f"it cannot be mounted here: {self.child.communicate()[1]}")
+
+    def leave(self, site: Site, name: str) -> None:
+        self.child.communicate("\n")
+
+
+class OpenByAddress(State):
+    name = "open by its address"
+    summary = "a process, as a hypervisor would be, has the image file open for writing"
+    needs = frozenset({"images", "openers"})
+    used = True
+    writes = True
+
+    def enter(self, site: Site, name: str) -> None:
+        image = site.ground.image(site.volume(name).id)
+        self.path = image
+        # One of its own: a process does not ask whether it stands in its own way.
+        script = f'exec 9<>"{image}" && echo ready && while read line; do '
+        script += 'dd if="$line" of=/proc/self/fd/9 bs=1M conv=notrunc,fsync status=none; echo ok;'
+        script += " done"
+        self.child = subprocess.Popen(
+            ["sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert self.child.stdout is not None and self.child.stdin is not None
+        assert self.child.stdout.readline() == "ready\n"
+
+    def leave(self, site: Site, name: str) -> None:
+        with suppress(BrokenPipeError):
+            self.child.communicate()
+
+    def write(self, site: Site, name: str, data: bytes) -> None:
+        assert self.child.stdout is not None and self.child.stdin is not None
+        source = site.directory / "written"
+        source.write_bytes(data)
+        self.child.stdin.write(f"{source}\n")
+        self.child.stdin.flush()
+        assert self.child.stdout.readline() == "ok\n"
+
+
+class BeingExported(State):
+    name = "being exported"
+    summary = "a job that exports it has begun to read"
+    needs = frozenset({"images"})
+
+    #: At which of its checkpoints the export stands: its first look, its intent, the first part.
+    _AT = 3
+
+    def enter(self, site: Site, name: str) -> None:
+        self.target = site.exchange / "exported"
+        self.contents = site.volume(name).padded
+        self.job_id = site.submit(
+            {"action": "volume.export", "volume": name, "params": {"target": str(self.target)}}
+        )
+        there, self.go = threading.Event(), threading.Event()
+        go, passed, before = self.go, [0], Work.checkpoint
+        job_id = self.job_id
+
+        def checkpoint(work: Work) -> None:
+            if work.claim.job_id == job_id:
+                passed[0] += 1
+                if passed[0] == self._AT:
+                    there.set()
+                    go.wait(_PATIENCE)
+            before(work)
+
+        self._before = before
+        Work.checkpoint = checkpoint  # type: ignore[method-assign,assignment]
+        self.other = site.engine.another_worker("worker-2")
+        self.thread = threading.Thread(target=self.other.work, daemon=True)
+        self.thread.start()
+        while not there.wait(0.01):
+            if not self.thread.is_alive():
+                raise Without("nothing of it is read in parts here")
+
+    def meanwhile(self, site: Site) -> None:
+        self.go.set()
+        self.thread.join(_PATIENCE)
+        Work.checkpoint = self._before  # type: ignore[method-assign]
+        site.work()
+
+    def leave(self, site: Site, name: str) -> None:
+        if site.job(self.job_id)["state"] == "succeeded":
+            site.model.files[self.target] = self.contents
+
+
+STATES: dict[str, type[State]] = {
+    state.name: state
+    for state in (
+        State,
+        AttachedHere,
+        AttachedElsewhere,
+        AttachedByHand,
+        Mounted,
+        MountedInANamespace,
+        OpenByAddress,
+        BeingExported,
+    )
+}
+
+
+def write_device(device: str, data: bytes) -> None:
+    """Write to a device, and on to its disk."""
+    with Path(device).open("r+b", buffering=0) as file:
+        file.write(data)
+    run("blockdev", "--flushbufs", device)
