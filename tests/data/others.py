@@ -130,7 +130,7 @@ class ReadOnly(Others):
 class HardLink(Others):
     name = "hard link"
     summary = "`ln` of the image, to keep what is in it"
-    needs = frozenset({"images"})
+    needs = frozenset({"images", "openers"})
 
     def act(self, site: Site, name: str, state: State) -> None:
         image = _image(site, name)

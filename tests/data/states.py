@@ -86,7 +86,7 @@ class AttachedElsewhere(State):
 
 class AttachedByHand(State):
     name = "attached by hand"
-    summary = "an administrator has made a loop device of the image"
+    summary = "an administrator has made a loop device of the image, and a process has it open"
     needs = frozenset({"images"})
     used = True
     writes = True
@@ -94,9 +94,16 @@ class AttachedByHand(State):
     def enter(self, site: Site, name: str) -> None:
         image = site.ground.image(site.volume(name).id)
         self.device = run("losetup", "--find", "--show", str(image))
+        # Providers attach what is attached already: what tells a use is that it is open.
+        script = f'exec 9<"{self.device}" && echo ready && read line'
+        self.child = subprocess.Popen(
+            ["sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert self.child.stdout is not None
+        assert self.child.stdout.readline() == "ready\n"
 
     def leave(self, site: Site, name: str) -> None:
-        # If the device is another's by now, that is a finding of this matrix.
+        self.child.communicate("\n")
         subprocess.run(["losetup", "--detach", self.device], capture_output=True)
 
     def write(self, site: Site, name: str, data: bytes) -> None:

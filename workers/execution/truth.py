@@ -171,7 +171,7 @@ def _size(work: Work, facts: VolumeFacts) -> dict[str, Any]:
     Only a rollback makes a volume smaller.
     """
     record = recorded_volume(work)
-    if facts.size_bytes >= record.size_bytes or work.intended("rollback"):
+    if facts.size_bytes >= record.size_bytes or facts.restored_by == work.token:
         return {}
     return {"size_bytes": record.size_bytes}
 
