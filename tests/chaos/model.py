@@ -75,7 +75,9 @@ class Model:
         if verb == "clone":
             source = self.volumes[params["source"]]
             size = params.get("size_bytes") or source.size
-            self.volumes[name] = Volume(volume_id or "", name, size, mark=source.mark)
+            given = params.get("metadata")
+            metadata = dict(source.metadata if given is None else given)
+            self.volumes[name] = Volume(volume_id or "", name, size, metadata, mark=source.mark)
             return
         if verb == "import":
             size = params["size_bytes"]

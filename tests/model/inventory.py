@@ -248,7 +248,10 @@ def _create(there: Inventory, job: Wanted) -> None:
 def _clone(there: Inventory, job: Wanted) -> None:
     origin = _origin(there, job)
     size = rounded(job["params"].get("size_bytes") or origin.size)
-    there[job["volume"]] = Volume(job["volume_id"], size, origin.contents)
+    given = job["params"].get("metadata")
+    source = there[job["params"]["source"]]
+    metadata = dict(source.metadata if given is None else given)
+    there[job["volume"]] = Volume(job["volume_id"], size, origin.contents, metadata=metadata)
 
 
 def _grow(there: Inventory, job: Wanted) -> None:
