@@ -303,7 +303,8 @@ def _taken_on_sqlite(_element: lane_taken, compiler: SQLCompiler, **kw: Any) -> 
         job.c.id == earlier.c.job_id,
         due(job.c.not_before),
     )
-    return compiler.process(or_(begun, before), **kw)
+    # In brackets: what stands around it binds more closely than OR.
+    return f"({compiler.process(or_(begun, before), **kw)})"
 
 
 @compiles(needs_more, "sqlite")

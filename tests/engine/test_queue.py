@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from orchestrator.domain.errors import (
 from orchestrator.domain.states import JobState
 from orchestrator.jobs import schedule
 from orchestrator.jobs.archive import archive, ask_for, ask_for_older
+from orchestrator.jobs.claim import put_back_blocked
 from orchestrator.jobs.intake import queue_view, set_accepting
 from orchestrator.jobs.views import has_ended
 from orchestrator.settings import BackendSettings, Settings
@@ -27,6 +29,7 @@ from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database
 from orchestrator.store.tables import events, job_turns
 from tests.engine.conftest import Engine, act, create, grow
+from workers.backends.memory import Faults
 
 
 def _accepting(engine: Engine, accepting: bool) -> Any:
@@ -39,6 +42,27 @@ def _kinds(engine: Engine, beginning: str) -> list[str]:
     query = select(events.c.kind).where(events.c.kind.startswith(beginning))
     with engine.database.read() as connection:
         return list(connection.execute(query.order_by(events.c.commit_id)).scalars())
+
+
+def test_a_job_that_has_begun_keeps_its_place_before_an_earlier_one_whose_time_has_come(
+    engine: Engine,
+) -> None:
+    engine.submit(create("v"))
+    engine.work()
+    later = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    [ahead] = engine.submit(act("volume.verify", "v", run_at=later)).job_ids
+    ram = next(one for one in engine.worker.serving.drivers.values() if one.backend == "ram")
+    faults = Faults("ram", ram.installation)
+    faults.set(operation="grow", kind="unavailable", times=1)
+    [begun] = engine.submit(grow("v", "2M")).job_ids
+    engine.work()
+    assert engine.states([ahead, begun]) == ["waiting", "waiting"]
+    engine.time_passes()
+    assert engine.states([ahead, begun]) == ["waiting", "queued"]
+    # What puts back a job that was queued too early leaves this one, and those that run, alone.
+    assert engine.database.transact(put_back_blocked) == 0
+    engine.work()
+    assert engine.states([ahead, begun]) == ["succeeded", "succeeded"]
 
 
 # -- drained --------------------------------------------------------------------------------
