@@ -202,10 +202,14 @@ class XfsFiles(DiskFiles):
 
 
 class PlainFiles(MountedFiles):
-    """On a file system that has neither extended attributes nor holes."""
+    """On a file system that has neither extended attributes nor holes.
+
+    There nothing in an image tells whose it is: another file of its size, put in its very place,
+    is taken for it.
+    """
 
     name = "file on ramfs"
-    has = MountedFiles.has | {"remount"}
+    has = (MountedFiles.has | {"remount"}) - {"stamps"}
 
     def mount_it(self) -> None:
         try:
