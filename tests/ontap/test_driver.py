@@ -412,6 +412,20 @@ def test_a_rollback_whose_answer_was_lost_is_never_done_over_what_came_later(
         assert record["_contents"] == b"before"
 
 
+def test_what_a_rollback_that_did_not_happen_had_prepared_is_taken_back(
+    double: Double, driver: OntapDriver
+) -> None:
+    asked = _requests_until_restore(double)
+    volume, snapshot, call = _asked_to_roll_back(double, driver, Fault("drop before", number=asked))
+    record = double.filer.bearing(volume.id)
+    driver.withdraw(volume, Claim())
+    assert "restoring=" in record["comment"], "it is another job's"
+    driver.withdraw(volume, call.again())
+    assert "restoring" not in record["comment"]
+    assert [one["name"] for one in record["_snapshots"]] == [snapshot.name]
+    assert record["_contents"] == b"after!"
+
+
 def test_the_filers_own_job_tells_that_it_was_done(double: Double, driver: OntapDriver) -> None:
     _requests_until_restore(double)
     last = max(number for number, one in enumerate(double.requests, 1) if one.method == "PATCH")

@@ -470,6 +470,9 @@ class Driver(ABC):
         Nothing of it changes. `BackendBusy` while an earlier call is in the middle of it.
         """
 
+    def withdraw(self, volume: VolumeRef, call: Call) -> None:  # noqa: B027 - for those that prepare
+        """Take away what this job had prepared on the storage for a change that did not happen."""
+
     # -- removing -------------------------------------------------------------------------
 
     @abstractmethod

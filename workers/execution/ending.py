@@ -80,6 +80,8 @@ def called_off(work: Work, outcome_of: OutcomeOf, retry: RetrySettings) -> Done 
     """
     try:
         become = outcome_of(work)
+        if isinstance(become, Nothing) and work.claim.volume is not None:
+            work.driver.withdraw(work.volume, LastCall(work))
     except LeaseLost:
         raise
     except Exception as error:

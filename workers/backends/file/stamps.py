@@ -105,7 +105,8 @@ def write_stamp(tree: Tree, image: int, stamp: Stamp, *, durable: bool = True) -
     except OSError as error:
         if error.errno not in _WILL_NOT_FIT:
             raise
-        _write_beside(tree, stamp, durable)
+        # An attribute that points to it must not reach the disk before it does.
+        _write_beside(tree, stamp, durable or error.errno != errno.EOPNOTSUPP)
         try:
             os.setxattr(image, ATTRIBUTE, json.dumps({"beside": stamp.id}).encode())
         except OSError as refused:

@@ -246,6 +246,9 @@ class OntapDriver(Driver):
     def rollback(self, volume: VolumeRef, snapshot: SnapshotRef, call: Call) -> VolumeFacts:
         return self._facts(self.snapshots.rollback(volume, snapshot, call))
 
+    def withdraw(self, volume: VolumeRef, call: Call) -> None:
+        self.snapshots.withdraw(volume, call)
+
     def fence_off(self, changed: VolumeRef | SnapshotRef, call: Call) -> None:
         volume = changed.volume if isinstance(changed, SnapshotRef) else changed
         for record in self.volumes.bearing(volume.id):

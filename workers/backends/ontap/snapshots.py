@@ -293,6 +293,15 @@ class Snapshots:
                 self._withdraw(there, call)
             raise
 
+    def withdraw(self, volume: VolumeRef, call: Call) -> None:
+        """Take back what this job had written down for a rollback that the filer has not done."""
+        record = self.volumes.found(volume)
+        if record is None:
+            return
+        if self.filer.is_at_work_on(record["uuid"]):
+            raise StillWorking(f"the filer is at work on {volume.name}")
+        self._withdraw(record, call)
+
     def _withdraw(self, record: Record, call: Call) -> None:
         """The filer refused: first the intent goes, then what shows that it was not done."""
         stamp = read_stamp(record.get("comment"))
