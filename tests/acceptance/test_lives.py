@@ -21,7 +21,7 @@ from tests.acceptance.conftest import Product, free_port
 SECONDS = 60.0
 
 #: Each brings the product up twice.
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
 class Copy(Product):

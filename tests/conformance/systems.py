@@ -43,6 +43,8 @@ class System(ABC):
     #: The driver's name in the configuration.
     kind: ClassVar[str]
     driver: Driver
+    #: False: it is as large as it has to be, though others of its kind are not.
+    has_a_size: ClassVar[bool] = True
 
     @abstractmethod
     def start(self, room: Path, backend: str) -> None:
@@ -237,7 +239,9 @@ class XfsFiles(MountedFiles):
 
 
 class PlainFiles(MountedFiles):
-    """On ramfs, which has neither extended attributes nor holes."""
+    """On ramfs, which has neither extended attributes nor holes, and no size."""
+
+    has_a_size = False
 
     def mount_at(self, room: Path) -> None:
         try:
