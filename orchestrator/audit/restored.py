@@ -48,12 +48,12 @@ class Watch:
     def is_older(self, connection: Connection) -> bool:
         """Whether the database lacks what it had when this was kept last.
 
-        Not if it is in a later life than it was then: whoever began that has seen to it.
+        Not if a later life than the one of then has begun because just that was seen.
         """
         kept = self._kept
         if kept is None or kept["installation"] != _uuid(connection):
             return False
-        if lives.present(connection).epoch > kept.get("epoch", 0) and "epoch" in kept:
+        if "epoch" in kept and lives.restored_since(connection, kept["epoch"], RESTORED):
             return False
         return not chain.has_link(connection, kept["number"], kept["link"])
 

@@ -693,5 +693,6 @@ def queue_of(intent: Intent, driver: str) -> str:
         intent.host,
         on_host=intent.action.on_host and not forced,
         leaves_files=intent.action.leaves_files,
-        administrative=intent.action.administrative,
+        # Jobs of a backend that is out of reach wait; what says which storage it is must not.
+        administrative=intent.action.administrative or bool(intent.params.get("accept_identity")),
     )

@@ -132,8 +132,12 @@ def put_in_place(new: Path, path: Path) -> Path | None:
     kept: Path | None = None
     if path.exists():
         # A file that cannot be read is replaced, too.
-        with suppress(sqlite3.DatabaseError), closing(sqlite3.connect(path)) as connection:
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        with suppress(sqlite3.DatabaseError), closing(sqlite3.connect(path, timeout=5)) as there:
+            [busy, *_] = there.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            if busy:
+                raise Conflict(
+                    f"somebody uses the database {path}: stop the service on this machine first"
+                )
         kept = _unused(f"{path}.replaced")
         os.link(path, kept)
     # A log of the old file must not be taken for one of the new.

@@ -76,6 +76,12 @@ def all_of(connection: Connection) -> Sequence[Life]:
     return [Life(*row) for row in connection.execute(select(*columns).order_by(lives.c.epoch))]
 
 
+def restored_since(connection: Connection, epoch: int, why: str) -> bool:
+    """Whether a life after this epoch has begun for this reason."""
+    query = select(lives.c.epoch).where(lives.c.epoch > epoch, lives.c.why == why).limit(1)
+    return connection.execute(query).first() is not None
+
+
 def begin(
     connection: Connection, why: str, *, last_event: int = 0, above: Reached = NOTHING
 ) -> Life:

@@ -144,8 +144,9 @@ def _watch(settings: Settings) -> None:
     scheduler.close()
 
 
+@pytest.mark.parametrize("accepted", [False, True])
 def test_a_database_found_to_be_older_goes_on_above_what_it_had_reached(
-    engine: Engine, database_kind: str, tmp_path: Path
+    engine: Engine, database_kind: str, tmp_path: Path, accepted: bool
 ) -> None:
     if database_kind != "sqlite":
         pytest.skip("a copy of the file is the backup")
@@ -167,8 +168,12 @@ def test_a_database_found_to_be_older_goes_on_above_what_it_had_reached(
         fence = connection.execute(select(events.c.data).where(events.c.job_id == job_id)).all()
     assert fence
     _copy(tmp_path / "backup", path)
+    if accepted:
+        # Somebody has taken storage over before the scheduler has looked.
+        _begin(engine)
     _watch(engine.settings)
     with engine.database.read() as connection:
+        assert restored.state(connection)["restored_at"] is not None
         life = lives.present(connection)
         tokens.authenticate(connection, kept)
         with pytest.raises(NotAuthenticated):

@@ -424,3 +424,26 @@ def test_a_scheduler_that_stands_still_holds_up_no_other(engine: Engine) -> None
             connection.execute(text("SET LOCAL lock_timeout = '1s'"))
             assert schedule.queue_due(connection) == ["backend.ram"]
             assert schedule.queue_overlooked(connection) == []
+
+
+def test_storage_that_is_gone_is_replaced_by_an_empty_directory(engine: Engine) -> None:
+    engine.submit(create("a", backend="fast"))
+    engine.work()
+    path = engine.settings.data / "volumes"
+    path.rename(engine.settings.data / "lost")
+    path.mkdir(mode=0o700)
+    [waiting] = engine.submit(create("b", backend="fast")).job_ids
+    engine.work()
+    assert engine.job(waiting)["waiting_on"]["kind"] == "backend"
+    accepted = {"action": "backend.verify", "backend": "fast", "params": {"accept_identity": True}}
+    [job] = engine.submit(accepted).job_ids
+    for _ in range(3):
+        engine.work()
+        engine.time_passes()
+    assert engine.job(job)["state"] == "succeeded", engine.job(job)
+    engine.worker.serving.look_at_unusable()
+    for _ in range(3):
+        engine.work()
+        engine.time_passes()
+    assert engine.job(waiting)["state"] == "succeeded", engine.job(waiting)
+    assert [path for path in path.glob("volumes/*/*.img") if path.name.startswith("b~")]

@@ -287,6 +287,19 @@ def test_what_is_seen_to_be_lost_stays_in_error_and_is_told(settled: Settled) ->
     assert settled.look_again() == []
 
 
+def test_an_old_removal_that_failed_makes_no_loss_a_removal(settled: Settled) -> None:
+    settled.do(create("a"))
+    lost_sight(settled, act("volume.remove", "a"), "remove", "fail")
+    settled.look_again()
+    assert settled.row("a").state == "available"
+    lost_sight(settled, grow("a", "2M"), "grow", "fail")
+    settled.storage_sql("DELETE FROM volumes")
+    settled.look_again()
+    row = settled.row("a")
+    assert row.state == "error"
+    assert "lost" in row.detail
+
+
 def test_looks_come_ever_less_often_and_one_at_a_time(settled: Settled) -> None:
     settled.do(create("a"))
     lost_sight(settled, grow("a", "2M"), "grow", "fail")

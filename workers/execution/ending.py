@@ -43,7 +43,7 @@ from workers.execution.truth import (
     recorded_policy,
 )
 from workers.execution.work import Done, Work, built_policy
-from workers.leases import LeaseLost
+from workers.leases import HandBack, LeaseLost
 
 log = structlog.get_logger(__name__)
 
@@ -82,7 +82,7 @@ def called_off(work: Work, outcome_of: OutcomeOf, retry: RetrySettings) -> Done 
         become = outcome_of(work)
         if isinstance(become, Nothing) and work.claim.volume is not None:
             work.driver.withdraw(work.volume, LastCall(work))
-    except LeaseLost:
+    except (LeaseLost, HandBack):
         raise
     except Exception as error:
         obstacle = _obstacle(work, error)

@@ -664,6 +664,9 @@ def _accepted(work: Work) -> str:
             storage.check(backend_id, work.claim.leases)
             return found
         _refuse_shared(work, found)
+        if found is None:
+            # Nothing was ever set up there, so that there is no room for a lease yet.
+            work.driver.write_identity(uuid.uuid4().hex)
     storage.take_over(backend_id, "an administrator has accepted it", work.checkpoint)
     marker = uuid.uuid4().hex
     work.driver.write_identity(marker, replace=True)
@@ -672,13 +675,15 @@ def _accepted(work: Work) -> str:
 
 def _refuse_shared(work: Work, marker: str | None) -> None:
     """Refuse storage that is another backend's: each would take the other's volumes for its own."""
+    if marker is None:
+        return
     query = select(backends.c.name).where(
         backends.c.identity == marker,
         backends.c.id != work.claim.backend_id,
         backends.c.configured,
     )
     other = work.database.look(lambda connection: connection.execute(query).scalar())
-    if marker is not None and other is not None:
+    if other is not None:
         raise Conflict(
             f"the storage is that of backend {other}: two backends must not share storage. Give "
             f"backend {work.intent.backend} storage of its own, or take {other} out of the "

@@ -96,8 +96,20 @@ def _taken_away(work: Work) -> Done:
 
 
 def _was_to_go(work: Work) -> bool:
-    """Whether a job has begun to remove the volume."""
-    return _intended(work, "remove") is not None
+    """Whether the last job that has begun to change the volume was to remove it.
+
+    One before that proves nothing: the volume was there for what came after it.
+    """
+    about = (
+        jobs.c.backend_id == work.claim.backend_id,
+        jobs.c.volume == work.intent.volume,
+        jobs.c.volume_id == work.volume.id,
+    )
+    begun = select(job_steps.c.job_id).join(jobs, jobs.c.id == job_steps.c.job_id).where(*about)
+    last = begun.order_by(jobs.c.id.desc()).limit(1).scalar_subquery()
+    with work.database.read() as connection:
+        names = connection.execute(select(job_steps.c.name).where(job_steps.c.job_id == last))
+        return "remove" in set(names.scalars())
 
 
 def _intended(work: Work, name: str) -> Any:

@@ -271,6 +271,9 @@ def _check_identity(driver: Driver, backend: str, wanted: str | None, written: b
     """
     found = driver.read_identity()
     if "identity" in driver.cannot_tell:
+        if not written:
+            # What is undone, and what is not, is decided by whether it was ever set up.
+            raise BackendUnavailable(f"backend {backend} is being set up just now")
         return
     if found is None and (wanted is None or not written):
         raise Outage(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -64,13 +64,19 @@ def publish(tree: Tree, built: Built, place: layout.Place, stamp: Stamp, call: C
     os.fsync(directory)
 
 
-def exchange(tree: Tree, built: Built, image: Image, stamp: Stamp) -> None:
-    """Put what was built in the place of a held image, durably, and of all its names."""
+def exchange(
+    tree: Tree, built: Built, image: Image, stamp: Stamp, still: Callable[[], None]
+) -> None:
+    """Put what was built in the place of a held image, durably, and of all its names.
+
+    ``still`` raises if somebody has begun to open that image meanwhile.
+    """
     drop_further_names(tree, image)
     directory = tree.directory(*image.directory)
     write_stamp(tree, built.descriptor, stamp)
     temporary = tree.directory(*layout.TEMPORARY)
     failpoints.reach("driver.before_publish")
+    still()
     try:
         os.replace(built.file, image.file, src_dir_fd=temporary, dst_dir_fd=directory)
     except FileNotFoundError:

@@ -102,7 +102,8 @@ class FileDriver(Driver):
                 write_marker(tree, identity, replace=replace)
 
     def read_lease(self) -> bytes | None:
-        with translated(self.backend), self._tree() as tree:
+        # Where nothing was ever set up, there is none: `read_identity` tells that.
+        with translated(self.backend), self._directory() as tree:
             return read_lease(tree)
 
     def write_lease(self, new: bytes, expected: bytes | None) -> None:
@@ -272,10 +273,10 @@ class FileDriver(Driver):
             with building(tree, volume.id, call) as built:
                 take(tree, snapshot, built, call)
                 call.checkpoint()
-                with changing(tree, volume, call, in_place=True) as image, alone(image):
+                with changing(tree, volume, call, in_place=True) as image, alone(image) as still:
                     refuse_drift(image, volume)
                     stamp = replace(image.ours(), restored_by=call.token)
-                    exchange(tree, built, image, stamp)
+                    exchange(tree, built, image, stamp, still)
             with found(tree, volume) as there:
                 return volume_facts(needed(tree, there, volume))
 

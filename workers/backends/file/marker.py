@@ -110,7 +110,10 @@ def has_attributes(file: int) -> bool:
 
 def read_lease(tree: Tree) -> bytes | None:
     """What the one who writes here has left; None: nothing."""
-    return tree.read_file((layout.OWN,), layout.LEASE)
+    try:
+        return tree.read_file((layout.OWN,), layout.LEASE)
+    except FileNotFoundError:
+        return None
 
 
 def write_lease(tree: Tree, new: bytes, expected: bytes | None) -> None:
