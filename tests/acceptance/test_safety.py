@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -107,8 +108,9 @@ class Kept:
             assert self.digest(name, snapshot) == self.digests[name, snapshot], (name, snapshot)
         for name in {name for name, _ in self.digests}:
             with self.product.client() as http:
-                volume = http.get(f"/v1/backends/fast/volumes/{name}").json()
-                found = http.get(f"/v1/backends/fast/volumes/{name}/snapshots").json()
+                place = f"/v1/backends/fast/volumes/{quote(name, safe='')}"
+                volume = http.get(place).json()
+                found = http.get(f"{place}/snapshots").json()
             assert [one["name"] for one in found["items"]] == ["c", "a", "b"]
             assert volume["metadata"] == {"of": name}
             assert volume["state"] == "available"
@@ -170,7 +172,7 @@ def test_a_database_put_back_by_hand_changes_nothing_until_somebody_says_so(
     running.stop()
     shutil.copy(before, running.data / "orchestrator.db")
     running.start()
-    job = _submit(running, "volume.remove", "vm1", "failed", wipe=True)
+    job = _submit(running, "volume.wipe", "vm1", "failed")
     assert job["error"]["code"] == "identity_mismatch"
     goes_on, accepted = _blocks("The inventory was restored")
     _follow(running, accepted, tmp_path)
@@ -203,7 +205,7 @@ def test_of_two_databases_the_one_that_is_named_goes_on(running: Product, tmp_pa
     running.start()
     second.start()
     try:
-        job = _submit(second, "volume.remove", "vm1", "failed")
+        job = _submit(second, "volume.wipe", "vm1", "failed")
         assert job["error"]["code"] == "identity_mismatch"
         _submit(running, "volume.grow", "vm1", size_bytes=2 * _MIB)
         kept.digests = {key: value for key, value in kept.digests.items() if key[1] is not None}
@@ -213,7 +215,7 @@ def test_of_two_databases_the_one_that_is_named_goes_on(running: Product, tmp_pa
         second.exchange = running.exchange
         kept.check(second)
         running.start()
-        job = _submit(running, "volume.remove", "vm1", "failed")
+        job = _submit(running, "volume.wipe", "vm1", "failed")
         assert job["error"]["code"] == "identity_mismatch"
         kept.check(second)
     finally:

@@ -48,8 +48,8 @@ from orchestrator.store.tables import backends, policies, volumes
 from workers.backends.interface import Absent, SnapshotRef, VolumeFacts, there
 from workers.execution import exports, repairs, transfers
 from workers.execution.auditing import audit
+from workers.execution.auditing.comparing import devices_of, oddities, use
 from workers.execution.auditing.comparing import differences as compared
-from workers.execution.auditing.comparing import oddities, use
 from workers.execution.auditing.written import written_behind
 from workers.execution.refresh import look_at
 from workers.execution.settling import settle
@@ -468,9 +468,10 @@ def verify(work: Work) -> Done:
             "found": [found.name for found in snapshots],
         }
     # What hosts do with it is no fault of what it holds.
+    devices = devices_of(work.driver, work.volume)
     differences |= {
         one.part: {"recorded": one.recorded, "found": one.found}
-        for one in (*oddities(record, facts), *use(work, record))
+        for one in (*oddities(record, facts), *use(work, record, devices))
     }
     result = {
         "agrees": not differences,

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.domain.drivers import DRIVERS
-from orchestrator.domain.errors import BackendUnavailable
 from orchestrator.domain.states import FindingKind, VolumeState
 from orchestrator.jobs.outlook import VolumeOutlook
 from workers.backends.interface import Driver, SnapshotFacts, VolumeFacts, VolumeRef
+from workers.execution.auditing.seen import SeenDevice
 from workers.execution.work import Work
 
 
@@ -101,20 +101,27 @@ def _order(record: VolumeOutlook, found: Sequence[SnapshotFacts]) -> Iterator[Di
         yield _of(FindingKind.SNAPSHOT, "snapshots.order", kept, in_order, what="order")
 
 
-def use(work: Work, record: VolumeOutlook) -> Iterator[Difference]:
+def devices_of(driver: Driver, volume: VolumeRef) -> list[SeenDevice]:
+    """How a volume is in use on this host now, as `use` compares it."""
+    found = driver.devices(volume)
+    return [SeenDevice(one.path, _size_of(one.path) if one.path else None) for one in found]
+
+
+def use(work: Work, record: VolumeOutlook, devices: Sequence[SeenDevice]) -> Iterator[Difference]:
     """Whether it is in use on this host as it is recorded: through which device, how large.
 
-    What other hosts have is not seen here, unless the storage attaches for all of them.
+    ``devices`` were looked at while no job had the volume, or before the record was read. What
+    other hosts have is not seen here, unless the storage attaches for all of them.
     """
     local = DRIVERS[work.claim.driver].attaches_locally
     recorded = {
         host: one for host, one in record.attachments.items() if host == work.host or not local
     }
-    devices = work.driver.devices(VolumeRef(record.id, record.name))
     if devices and not recorded:
         yield _use(record, work.host, None, "in use", "it is in use here, and not recorded")
     for host, kept in recorded.items():
-        paths = [device.path for device in devices]
+        sizes = {device.path: device.size_bytes for device in devices}
+        paths = list(sizes)
         if not devices:
             yield _use(
                 record, host, kept.device, None, f"it is recorded as attached to {host}, and is not"
@@ -124,7 +131,7 @@ def use(work: Work, record: VolumeOutlook) -> Iterator[Difference]:
         elif kept.device not in paths:
             text = f"it is recorded as attached to {host} as {kept.device}, and is so as {paths}"
             yield _use(record, host, kept.device, paths, text)
-        elif kept.device is not None and (size := _size_of(kept.device)) < record.size_bytes:
+        elif (size := sizes[kept.device]) is not None and size < record.size_bytes:
             text = (
                 f"its device {kept.device} on {host} has {size} bytes, and {record.size_bytes} "
                 "are recorded"
@@ -145,12 +152,13 @@ def _use(
     )
 
 
-def _size_of(device: str) -> int:
+def _size_of(device: str) -> int | None:
+    """None: it is just being taken away, or we may not look."""
     try:
         with Path(device).open("rb") as opened:
             return opened.seek(0, os.SEEK_END)
-    except OSError as error:
-        raise BackendUnavailable(f"{device} cannot be looked at: {error.strerror}") from error
+    except OSError:
+        return None
 
 
 def oddities(record: VolumeOutlook, facts: VolumeFacts) -> Iterator[Difference]:

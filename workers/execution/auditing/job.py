@@ -22,7 +22,7 @@ from orchestrator.store.asking import ask
 from orchestrator.store.tables import volumes
 from workers.backends.interface import Absent, Look, NotOurs, PolicyFacts, VolumeFacts, VolumeRef
 from workers.execution.auditing import inside
-from workers.execution.auditing.comparing import Difference
+from workers.execution.auditing.comparing import Difference, devices_of
 from workers.execution.auditing.exported import compare_policies
 from workers.execution.auditing.orphans import orphans, strays
 from workers.execution.auditing.reading import (
@@ -175,8 +175,13 @@ class Comparison:
             )
         else:
             # It has come back, or appeared, since the storage was listed.
-            snapshots = self._work.driver.list_snapshots(VolumeRef(record.id, record.name))
-            seen = SeenVolume(number=0, facts=look, snapshots=tuple(snapshots))
+            volume, driver = VolumeRef(record.id, record.name), self._work.driver
+            seen = SeenVolume(
+                number=0,
+                facts=look,
+                snapshots=tuple(driver.list_snapshots(volume)),
+                devices=tuple(devices_of(driver, volume)),
+            )
             yield from compare_volume(self._work, self._connection, record, seen)
 
     def _pages(self) -> Iterator[list[VolumeOutlook]]:

@@ -13,6 +13,7 @@ from orchestrator.jobs.outlook import intent_of
 from orchestrator.store.bulk import among
 from orchestrator.store.tables import backends, event_commits, events, job_lanes, jobs
 from workers.backends.interface import PolicyFacts, SnapshotFacts, VolumeFacts, VolumeRef
+from workers.execution.auditing.comparing import devices_of
 from workers.execution.auditing.seen import PAGE, Seen
 from workers.execution.work import Work
 
@@ -33,7 +34,11 @@ def read_volumes(work: Work, seen: Seen) -> None:
         if count % PAGE == 0:
             work.checkpoint()
             work.progress(count, count, "volumes")
-        seen.add(facts, _snapshots(work, facts) if snapshots and facts.id is not None else ())
+        kept = _snapshots(work, facts) if snapshots and facts.id is not None else ()
+        # Asking for the devices of each volume takes long; listing tells which are in use. What
+        # is looked at later than the storage is read would be compared with an older record.
+        used = facts.id is not None and bool(facts.attached)
+        seen.add(facts, kept, devices_of(work.driver, _ref(facts)) if used else ())
 
 
 def read_strays(work: Work, seen: Seen) -> None:
@@ -47,8 +52,12 @@ def read_strays(work: Work, seen: Seen) -> None:
 
 
 def _snapshots(work: Work, facts: VolumeFacts) -> Sequence[SnapshotFacts]:
+    return work.driver.list_snapshots(_ref(facts))
+
+
+def _ref(facts: VolumeFacts) -> VolumeRef:
     assert facts.id is not None  # noqa: S101 - only stamped ones are asked for
-    return work.driver.list_snapshots(VolumeRef(facts.id, facts.name))
+    return VolumeRef(facts.id, facts.name)
 
 
 def read_policies(work: Work) -> dict[str, PolicyFacts]:

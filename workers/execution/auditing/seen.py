@@ -16,6 +16,14 @@ _CACHE = 8192
 PAGE = 500
 
 
+@dataclass(frozen=True)
+class SeenDevice:
+    """A device of a volume on this host; None: it has none but addresses, or tells no size."""
+
+    path: str | None
+    size_bytes: int | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class SeenVolume:
     """One volume on the storage."""
@@ -23,6 +31,7 @@ class SeenVolume:
     number: int
     facts: VolumeFacts
     snapshots: tuple[SnapshotFacts, ...]
+    devices: tuple[SeenDevice, ...]
 
 
 class Seen:
@@ -34,19 +43,24 @@ class Seen:
         db.execute("PRAGMA journal_mode = OFF")
         db.execute(
             "CREATE TABLE volumes (number INTEGER PRIMARY KEY, id TEXT, facts TEXT, "
-            "snapshots TEXT, matched INTEGER NOT NULL DEFAULT 0)"
+            "snapshots TEXT, devices TEXT, matched INTEGER NOT NULL DEFAULT 0)"
         )
         db.execute("CREATE INDEX by_id ON volumes (id)")
         db.execute("CREATE TABLE strays (number INTEGER PRIMARY KEY, volume TEXT, name TEXT)")
         db.execute("CREATE INDEX strays_of ON strays (volume)")
         db.execute("CREATE TABLE busy (lane TEXT PRIMARY KEY) WITHOUT ROWID")
 
-    def add(self, facts: VolumeFacts, snapshots: Sequence[SnapshotFacts]) -> None:
+    def add(
+        self,
+        facts: VolumeFacts,
+        snapshots: Sequence[SnapshotFacts],
+        devices: Sequence[SeenDevice],
+    ) -> None:
         """Note a volume."""
-        told = [asdict(one) for one in snapshots]
+        kept = (json.dumps([asdict(one) for one in several]) for several in (snapshots, devices))
         self._db.execute(
-            "INSERT INTO volumes (id, facts, snapshots) VALUES (?, ?, ?)",
-            (facts.id, json.dumps(asdict(facts)), json.dumps(told)),
+            "INSERT INTO volumes (id, facts, snapshots, devices) VALUES (?, ?, ?, ?)",
+            (facts.id, json.dumps(asdict(facts)), *kept),
         )
 
     def add_stray(self, volume_id: str, facts: SnapshotFacts) -> None:
@@ -80,7 +94,7 @@ class Seen:
         found: dict[str, list[SeenVolume]] = {}
         within = "id IN (SELECT value FROM json_each(?))"
         for row in self._db.execute(
-            f"SELECT number, facts, snapshots FROM volumes WHERE {within} ORDER BY number",  # noqa: S608
+            f"SELECT number, facts, snapshots, devices FROM volumes WHERE {within} ORDER BY number",  # noqa: S608
             (wanted,),
         ):
             one = _read(row)
@@ -92,8 +106,8 @@ class Seen:
         """The volumes that nobody has asked for, by pages."""
         last = 0
         while rows := self._db.execute(
-            "SELECT number, facts, snapshots FROM volumes WHERE matched = 0 AND number > ? "
-            "ORDER BY number LIMIT ?",
+            "SELECT number, facts, snapshots, devices FROM volumes "
+            "WHERE matched = 0 AND number > ? ORDER BY number LIMIT ?",
             (last, PAGE),
         ).fetchall():
             last = rows[-1][0]
@@ -134,10 +148,11 @@ def skipped(volume_id: str) -> str:
     return f"id {volume_id}"
 
 
-def _read(row: tuple[int, str, str]) -> SeenVolume:
-    number, facts, snapshots = row
+def _read(row: tuple[int, str, str, str]) -> SeenVolume:
+    number, facts, snapshots, devices = row
     return SeenVolume(
         number=number,
         facts=VolumeFacts(**json.loads(facts)),
         snapshots=tuple(SnapshotFacts(**one) for one in json.loads(snapshots)),
+        devices=tuple(SeenDevice(**one) for one in json.loads(devices)),
     )

@@ -25,9 +25,8 @@ def compare_volume(
         yield finding_of(connection, work.claim.backend_id, record, one)
     for one in oddities(record, facts):
         yield finding_of(connection, work.claim.backend_id, record, one)
-    # Asking for the devices of each volume takes long; listing has told which are in use.
     if facts.attached is not None and (facts.attached or record.attachments):
-        for one in use(work, record):
+        for one in use(work, record, there.devices):
             yield _attachment(record, one)
 
 
