@@ -106,7 +106,7 @@ def _known(
     watch = restored.Watch(data)
     reached, gone = [watch.reached], _look(source, watch.revoked)
     if there not in (None, _UNREADABLE):
-        # Workers are told whatever the version of the schema; the rest needs the present one.
+        # Live workers count whatever the version of the schema; the rest needs the present one.
         _refuse_used(url)
         if there == _installation_of(source) and not migrate.check(url):
             reached.append(_look(url, lives.reached))
