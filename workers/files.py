@@ -7,6 +7,7 @@ import errno
 import os
 import stat
 from contextlib import suppress
+from pathlib import Path
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: O_NONBLOCK: a pipe that somebody put there must not hold us up.
@@ -94,3 +95,13 @@ def _renamed(from_directory: int, old: str, to_directory: int, new: str) -> bool
     if code in _NO_SUCH_RENAME:
         return False
     raise OSError(code, os.strerror(code), new)
+
+
+def file_system_of(descriptor: int) -> str | None:
+    """The kind of file system that an open file is on, in the kernel's word; None: not known."""
+    mount = Path(f"/proc/self/fdinfo/{descriptor}").read_text().partition("mnt_id:")[2].split()
+    for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines():
+        fields, _, kind = line.partition(" - ")
+        if fields.split(" ", 1)[0] == mount[0]:
+            return kind.split(" ")[0]
+    return None

@@ -26,7 +26,6 @@ from orchestrator.domain.sizes import round_up
 from orchestrator.domain.states import (
     BackendState,
     FindingKind,
-    PolicyState,
     SnapshotState,
     VolumeState,
 )
@@ -44,7 +43,7 @@ from orchestrator.inventory.hosts import refuse_living
 from orchestrator.jobs.claim import metadata_wanted, size_wanted
 from orchestrator.jobs.outlook import VolumeOutlook
 from orchestrator.jobs.rules import newer_snapshots
-from orchestrator.store.tables import backends, policies, volumes
+from orchestrator.store.tables import backends, volumes
 from workers.backends.interface import Absent, SnapshotRef, VolumeFacts, there
 from workers.execution import exports, repairs, transfers
 from workers.execution.auditing import audit
@@ -63,6 +62,7 @@ from workers.execution.work import (
     exports_of,
     made,
     made_of_source,
+    policy_named,
     positions,
     recorded_source,
     recorded_volume,
@@ -388,15 +388,7 @@ def _known_policy(work: Work, name: str | None) -> int | None:
     """The row of the export policy that a volume has, if the inventory has that."""
     if name is None:
         return None
-    with work.database.read() as connection:
-        found: int | None = connection.execute(
-            select(policies.c.id).where(
-                policies.c.backend_id == work.claim.backend_id,
-                policies.c.name == name,
-                policies.c.state != PolicyState.REMOVED,
-            )
-        ).scalar()
-    return found
+    return policy_named(work, name)
 
 
 def _left_stamp(work: Work, problem: Conflict) -> str:

@@ -14,7 +14,6 @@ from orchestrator.domain.repairs import REMOVED
 from orchestrator.domain.states import (
     FindingKind,
     FindingState,
-    PolicyState,
     SnapshotState,
     VolumeState,
 )
@@ -30,7 +29,7 @@ from orchestrator.inventory.changes import (
     set_volume,
 )
 from orchestrator.store.columns import db_now
-from orchestrator.store.tables import locks, policies, snapshots, volumes
+from orchestrator.store.tables import locks, snapshots, volumes
 from orchestrator.store.tables import promises as promised
 from workers.backends.interface import (
     Absent,
@@ -46,6 +45,7 @@ from workers.execution.work import (
     Done,
     Work,
     exports_of,
+    policy_named,
     positions,
     recorded_volume,
     sizes_of,
@@ -93,14 +93,7 @@ def _settings(work: Work, facts: VolumeFacts) -> dict[str, Any]:
 def _policy(work: Work, facts: VolumeFacts) -> dict[str, Any]:
     if facts.policy is None:
         return {"policy_id": None}
-    with work.database.read() as connection:
-        found = connection.execute(
-            select(policies.c.id).where(
-                policies.c.backend_id == work.claim.backend_id,
-                policies.c.name == facts.policy,
-                policies.c.state != PolicyState.REMOVED,
-            )
-        ).scalar()
+    found = policy_named(work, facts.policy)
     if found is None:
         raise Conflict(
             f"the storage gives the volume the export policy {facts.policy!r}, which the "

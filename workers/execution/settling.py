@@ -12,12 +12,12 @@ from typing import Any
 from sqlalchemy import Connection, exists, select
 
 from orchestrator.domain.errors import BackendBusy
-from orchestrator.domain.states import PolicyState, SnapshotState, VolumeState
+from orchestrator.domain.states import SnapshotState, VolumeState
 from orchestrator.inventory.changes import Change, Detached, SnapshotGone, VolumeGone, set_volume
-from orchestrator.store.tables import job_lanes, job_steps, jobs, policies, volume_versions, volumes
+from orchestrator.store.tables import job_lanes, job_steps, jobs, volume_versions, volumes
 from workers.backends.interface import Absent, NotOurs, SnapshotRef, VolumeFacts
 from workers.execution.truth import LastCall, Seen, columns, gone, look, lost, snapshots_gone
-from workers.execution.work import Done, Work, attached_as, recorded_volume, sizes_of
+from workers.execution.work import Done, Work, attached_as, policy_named, recorded_volume, sizes_of
 
 #: The states of a volume that somebody may use, or could once it is brought back.
 _USABLE = (VolumeState.AVAILABLE, VolumeState.RESTRICTED)
@@ -157,14 +157,7 @@ def _policy(work: Work, facts: VolumeFacts) -> dict[str, Any]:
         return {}
     if facts.policy is None:
         return {"policy_id": None}
-    with work.database.read() as connection:
-        found = connection.execute(
-            select(policies.c.id).where(
-                policies.c.backend_id == work.claim.backend_id,
-                policies.c.name == facts.policy,
-                policies.c.state != PolicyState.REMOVED,
-            )
-        ).scalar()
+    found = policy_named(work, facts.policy)
     return {} if found is None else {"policy_id": found}
 
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
+from sqlalchemy import select
 
 from orchestrator import failpoints
 from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import BackendUnavailable, IdentityMismatch, InUse, Outage
-from orchestrator.domain.states import VolumeState
+from orchestrator.domain.states import PolicyState, VolumeState
 from orchestrator.inventory.changes import Attached, Change, set_volume, settings_columns
 from orchestrator.jobs.claim import (
     Claim,
@@ -26,6 +27,7 @@ from orchestrator.jobs.rates import take_turn
 from orchestrator.machine import boot_id
 from orchestrator.settings import AuditSettings, TransferSettings
 from orchestrator.store.database import Database
+from orchestrator.store.tables import policies
 from workers.backends.interface import (
     Call,
     Device,
@@ -420,3 +422,16 @@ class Part:
     def progress(self, done: int, total: int, unit: str = "bytes") -> None:
         """Note how far the whole has come."""
         self._work.progress(self._before + done, self._total, unit)
+
+
+def policy_named(work: Work, name: str) -> int | None:
+    """The row of the export policy that the inventory has under this name on the backend."""
+    with work.database.read() as connection:
+        found: int | None = connection.execute(
+            select(policies.c.id).where(
+                policies.c.backend_id == work.claim.backend_id,
+                policies.c.name == name,
+                policies.c.state != PolicyState.REMOVED,
+            )
+        ).scalar()
+    return found

@@ -85,7 +85,7 @@ async def feed(
 
 
 def _left_at(last_event_id: str) -> tuple[int | None, int]:
-    """The epoch, if it is told, and the number."""
+    """The epoch, if there is one, and the number."""
     told = _ID.fullmatch(last_event_id)
     if told is None or int(told["number"]) > MAX_ID or int(told["epoch"] or 0) > MAX_ID:
         raise InvalidInput(

@@ -24,7 +24,7 @@ from orchestrator.domain.errors import (
 )
 from workers.backends.file import layout
 from workers.backends.file.trust import is_private, refuse_others
-from workers.files import NO_LINK, open_directory, open_file
+from workers.files import NO_LINK, file_system_of, open_directory, open_file
 
 #: Seconds to wait for a lock: others hold one for the time of a few system calls.
 LOCK_WAIT = 0.5
@@ -199,12 +199,7 @@ class Tree:
 
     def file_system(self) -> str | None:
         """What kind of file system this is, in the kernel's word; None if it does not tell."""
-        mount = Path(f"/proc/self/fdinfo/{self.root}").read_text().partition("mnt_id:")[2].split()
-        for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines():
-            fields, _, kind = line.partition(" - ")
-            if fields.split(" ", 1)[0] == mount[0]:
-                return kind.split(" ")[0]
-        return None
+        return file_system_of(self.root)
 
     @contextmanager
     def names_locked(self, lane: str) -> Iterator[None]:

@@ -20,6 +20,7 @@ from pathlib import Path
 from orchestrator.domain.errors import AccessDenied, InUse
 from workers.backends.file import loops
 from workers.backends.file.images import Image
+from workers.files import file_system_of
 
 #: What the kernel sends the holder of a lease that somebody wants: ignored unless one asks for
 #: it, where its default, SIGIO, ends the process.
@@ -94,7 +95,7 @@ def _leased(image: Image, kind: int) -> Iterator[Callable[[], bool]]:
             end = time.monotonic() + _LET_GO if end is None else end
             if time.monotonic() >= end:
                 refuse_users(image, writers=writers)
-                if _is_over_network(image.status):
+                if file_system_of(descriptor) in _OVER_NETWORK:
                     # A server that has not delegated the file answers as if it were open.
                     _look_around(image, writers, may_be_blind=True)
                     yield lambda: True
@@ -116,16 +117,6 @@ def _leased(image: Image, kind: int) -> Iterator[Callable[[], bool]]:
         # Whoever waits may go on at once.
         with suppress(OSError):
             fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-
-
-def _is_over_network(status: os.stat_result) -> bool:
-    """Whether the file lies on another machine, whose kernel knows who has it open."""
-    device = f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"
-    for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines():
-        fields, _, kind = line.partition(" - ")
-        if fields.split(" ")[2] == device:
-            return kind.split(" ")[0] in _OVER_NETWORK
-    return False
 
 
 def _look_around(image: Image, writers: bool, *, may_be_blind: bool) -> None:
