@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import typer
-
 from orchestrator.cli import options
 from orchestrator.cli.connection import connect, whole
+from orchestrator.cli.groups import group
 from orchestrator.cli.output import Columns, print_json, print_table
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+app = group()
 
 
 def _params(action: Mapping[str, Any]) -> list[str]:

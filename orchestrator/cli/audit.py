@@ -11,13 +11,14 @@ import typer
 from orchestrator.cli import archives, options, tables
 from orchestrator.cli.connection import collect, connect
 from orchestrator.cli.failures import say
+from orchestrator.cli.groups import group
 from orchestrator.cli.output import Columns, print_details, print_json, print_table, when
 from orchestrator.cli.report import report
 from orchestrator.cli.servers import Config, Data, settings_from
 from orchestrator.cli.waiting import exit_as_job, wait_for_job
 from orchestrator.domain.errors import NotFound
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+app = group()
 app.command()(report)
 
 After = Annotated[

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.cli.key_values import add_param, parameter, written_names
-from orchestrator.domain.actions import ACTIONS
+from orchestrator.cli.key_values import add_param, parameter
+from orchestrator.domain.actions import ACTIONS, written_names
 from orchestrator.domain.errors import (
     InvalidInput,
     MalformedBody,
@@ -24,7 +24,7 @@ from orchestrator.domain.errors import (
     UnknownField,
     UnknownParameter,
 )
-from orchestrator.domain.requests import MAX_BATCH, JobOptions, parse_request
+from orchestrator.domain.requests import MAX_BATCH, JobOptions, no_such_action, parse_request
 
 _TARGETS = ("backend", "volume", "snapshot", "policy", "host")
 #: Columns that are no parameters.
@@ -152,7 +152,7 @@ def _columns(header: Sequence[str]) -> list[str]:
         name
         for action in ACTIONS.values()
         for own_name, info in action.params.model_fields.items()
-        for name in written_names(info, own_name)
+        for name in written_names(own_name, info)
     }
     for place, name in enumerate(columns):
         if not name:
@@ -197,7 +197,7 @@ def _job(number: int, cells: dict[str, str], refs: set[str]) -> dict[str, Any]:
         raise _at(
             number,
             "action",
-            UnknownAction(f"there is no action {action!r}; there are {', '.join(ACTIONS)}"),
+            UnknownAction(no_such_action(action)),
         )
     job: dict[str, Any] = {}
     params: dict[str, Any] = {}
@@ -245,7 +245,7 @@ def _column_of(field: str | None, cells: dict[str, str]) -> str:
         return parts[0]
     name = parts[1] if len(parts) > 1 else "params"
     info = parameter(cells["action"], name)
-    names = written_names(info, name) if info is not None else (name,)
+    names = written_names(name, info) if info is not None else (name,)
     written = [column for column in cells if column in names]
     entries = [".".join(parts[1:3]), *(column for column in cells if column.startswith(f"{name}."))]
     return next((c for c in (*written, *entries) if c in cells), names[0])

@@ -9,10 +9,11 @@ from typing import Annotated
 import typer
 
 from orchestrator.cli import options
+from orchestrator.cli.groups import group
 from orchestrator.cli.output import print_json, when
 from orchestrator.cli.servers import Config, Data, settings_from
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+app = group()
 
 
 @app.callback()

@@ -9,9 +9,10 @@ import typer
 
 from orchestrator.cli import options
 from orchestrator.cli.connection import connect
+from orchestrator.cli.groups import group
 from orchestrator.cli.output import Columns, print_json, print_json_line, print_table, text, when
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+app = group()
 
 AfterNumber = Annotated[
     int | None,

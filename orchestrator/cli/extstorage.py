@@ -8,12 +8,13 @@ from typing import Annotated
 import typer
 
 from orchestrator.cli.connection import connect, whole
+from orchestrator.cli.groups import group
 from orchestrator.client.endpoint import endpoint_for
 from orchestrator.domain.errors import InvalidInput, NotAuthenticated
 from orchestrator.extstorage.install import install
 from orchestrator.settings import load_settings
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+app = group()
 
 
 @app.callback()

@@ -11,12 +11,13 @@ import typer
 from orchestrator.cli import options, tables
 from orchestrator.cli.connection import collect, connect
 from orchestrator.cli.failures import say
+from orchestrator.cli.groups import group
 from orchestrator.cli.output import print_json, text
 from orchestrator.cli.waiting import exit_as_batch, exit_as_job, wait_for_batch, wait_for_job
 from orchestrator.client import Client
 from orchestrator.domain.errors import InvalidInput
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+app = group()
 
 JobId = Annotated[int, typer.Argument(metavar="JOB", min=1, help="Id of the job.")]
 JobIdIfAny = Annotated[int | None, typer.Argument(metavar="[JOB]", min=1, help="Id of the job.")]

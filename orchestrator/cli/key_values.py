@@ -7,10 +7,10 @@ import types
 from collections.abc import Iterable
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator
+from pydantic import BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
 
-from orchestrator.domain.actions import ACTIONS
+from orchestrator.domain.actions import ACTIONS, written_names
 from orchestrator.domain.errors import InvalidInput
 
 _BOOLEANS = {"true": True, "yes": True, "false": False, "no": False}
@@ -58,21 +58,9 @@ def parameter(action: str, name: str) -> FieldInfo | None:
     if declared is None:
         return None
     for own_name, info in declared.params.model_fields.items():
-        if name in (own_name, *_aliases(info)):
+        if name in written_names(own_name, info):
             return info
     return None
-
-
-def written_names(info: FieldInfo, own_name: str) -> tuple[str, ...]:
-    """The names under which a parameter may be written, shortest first."""
-    return tuple(sorted({own_name, *_aliases(info)}, key=len))
-
-
-def _aliases(info: FieldInfo) -> tuple[str, ...]:
-    alias = info.validation_alias
-    if isinstance(alias, AliasChoices):
-        return tuple(choice for choice in alias.choices if isinstance(choice, str))
-    return (alias,) if isinstance(alias, str) else ()
 
 
 def convert(action: str, name: str, value: str) -> Any:

@@ -8,10 +8,11 @@ import typer
 
 from orchestrator.cli import options
 from orchestrator.cli.connection import connect
+from orchestrator.cli.groups import group
 from orchestrator.cli.output import print_details, print_json, when
 from orchestrator.domain.errors import Locked
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+app = group()
 
 Volume = Annotated[str, typer.Argument(metavar="VOLUME", help="Name of the volume.")]
 Owner = Annotated[str, typer.Option("--owner", help="The host that holds it.")]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import typer
-
 from orchestrator.cli import options
 from orchestrator.cli.connection import connect
+from orchestrator.cli.groups import group
 from orchestrator.cli.output import print_details, print_json
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+app = group()
 
 
 @app.callback()

@@ -9,9 +9,10 @@ import typer
 
 from orchestrator.cli import options
 from orchestrator.cli.connection import collect, connect
+from orchestrator.cli.groups import group
 from orchestrator.cli.output import Columns, print_json, print_table, size, when
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+app = group()
 
 Account = Annotated[
     str,

@@ -9,9 +9,9 @@ from collections.abc import Iterator, MutableMapping, Sequence
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from orchestrator.cli import failures
+from orchestrator.cli.groups import Group
 from orchestrator.domain.errors import Problem
 
 #: Where each command is: a module, and in it a function or a Typer application.
@@ -73,7 +73,7 @@ class _Lazy(MutableMapping[str, Any]):
         return len(_COMMANDS)
 
 
-class _Root(TyperGroup):
+class _Root(Group):
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
         self.commands = _Lazy()

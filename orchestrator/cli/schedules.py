@@ -10,6 +10,7 @@ import typer
 from orchestrator.cli import options
 from orchestrator.cli.completion import action_names
 from orchestrator.cli.connection import collect, connect
+from orchestrator.cli.groups import group
 from orchestrator.cli.output import (
     Columns,
     params,
@@ -21,7 +22,7 @@ from orchestrator.cli.output import (
 )
 from orchestrator.domain.errors import InvalidInput
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+app = group()
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the schedule.")]
 

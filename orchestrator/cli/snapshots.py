@@ -8,10 +8,11 @@ import typer
 
 from orchestrator.cli import options
 from orchestrator.cli.connection import collect, connect
+from orchestrator.cli.groups import group
 from orchestrator.cli.output import Columns, print_details, print_json, print_table, size, when
 from orchestrator.cli.verbs import add_actions
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+app = group()
 
 _SNAPSHOTS: Columns = {
     "name": lambda snapshot: snapshot["name"],

@@ -11,10 +11,11 @@ import typer
 from orchestrator.cli import options, servers
 from orchestrator.cli.connection import connect, whole
 from orchestrator.cli.failures import say
+from orchestrator.cli.groups import group
 from orchestrator.cli.output import Columns, print_json, print_table, when
 from orchestrator.domain.errors import InvalidInput, InvalidName, WrongState
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+app = group()
 
 _NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}", re.ASCII)
 #: Who is noted as the maker of a token that was made without a token.

@@ -9,9 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from orchestrator.cli import options
-from orchestrator.cli.key_values import written_names
 from orchestrator.cli.submit import submit
-from orchestrator.domain.actions import ACTIONS, Action, Need
+from orchestrator.domain.actions import ACTIONS, Action, Need, written_names
 
 _TARGETS = ("backend", "volume", "snapshot", "policy", "host")
 _REQUIRED: dict[str, Any] = {
@@ -65,7 +64,7 @@ def _command(action: Action) -> Callable[..., None]:
 def _help(action: Action) -> str:
     lines = [action.summary, ""]
     for own_name, info in action.params.model_fields.items():
-        names = " or ".join(f"{name}=" for name in written_names(info, own_name))
+        names = " or ".join(f"{name}=" for name in written_names(own_name, info))
         needed = " (required)" if info.is_required() else ""
         described = info.description or f"{own_name.capitalize()}."
         lines += [f"{names}{needed}: {described}", ""]

@@ -8,6 +8,7 @@ import typer
 
 from orchestrator.cli import options
 from orchestrator.cli.connection import collect, connect, whole
+from orchestrator.cli.groups import group
 from orchestrator.cli.output import (
     Columns,
     params,
@@ -20,7 +21,7 @@ from orchestrator.cli.output import (
 from orchestrator.cli.verbs import add_actions
 from orchestrator.domain.errors import InvalidInput
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+app = group()
 
 _VOLUMES: Columns = {
     "backend": lambda volume: volume["backend"],

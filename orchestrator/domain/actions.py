@@ -21,6 +21,7 @@ from pydantic import (
     Field,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from orchestrator.domain.exports import RuleText, RuleTexts
@@ -75,6 +76,14 @@ _own = "The volume's own values for parameters of the backend ('backend show' li
 OwnParameters = Annotated[dict[ParameterName, MetadataText] | None, Field(description=f"{_own}.")]
 
 _size = AliasChoices("size_bytes", "size")
+
+
+def written_names(own_name: str, info: FieldInfo) -> tuple[str, ...]:
+    """The names under which a parameter may be written, shortest first."""
+    alias = info.validation_alias
+    choices = alias.choices if isinstance(alias, AliasChoices) else [alias]
+    names = {own_name, *(choice for choice in choices if isinstance(choice, str))}
+    return tuple(sorted(names, key=len))
 
 
 class NoParams(Params):

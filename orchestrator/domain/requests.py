@@ -21,7 +21,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from orchestrator.domain.actions import ACTIONS, Action, Lane, Need
+from orchestrator.domain.actions import ACTIONS, Action, Lane, Need, written_names
 from orchestrator.domain.errors import (
     InvalidInput,
     InvalidName,
@@ -39,6 +39,7 @@ from orchestrator.domain.names import (
     SnapshotName,
     VolumeName,
 )
+from orchestrator.domain.nearest import did_you_mean
 
 #: The most jobs one batch may hold.
 MAX_BATCH = 100_000
@@ -223,7 +224,9 @@ _KINDS: dict[str, type[Problem]] = {
 
 def problem_from(errors: list[ErrorDetails] | list[dict[str, Any]]) -> Problem:
     """The `Problem` for a list of pydantic errors: the first one, and all under ``errors``."""
-    found = [_describe(error) for error in errors[:20]]
+    # What is missing may stand there under a mistyped name: that is told first.
+    missing_last = sorted(errors, key=lambda error: error["type"] == "missing")
+    found = [_describe(error) for error in missing_last[:20]]
     kind, field, detail = found[0]
     facts: dict[str, Any] = {}
     if len(found) > 1:
@@ -242,22 +245,42 @@ def _describe(error: Mapping[str, Any]) -> tuple[type[Problem], str, str]:
     detail = str(error["msg"])
     if error["type"] == "extra_forbidden":
         kind = UnknownParameter if "params" in path else UnknownField
-        detail = f"{path[-1]!r} is not known here"
+        known = JobRequest.model_fields if above and above[-1] in ACTIONS else ()
+        detail = f"{path[-1]!r} is not known here" + did_you_mean(path[-1], known)
         if kind is UnknownParameter:
-            taken = _params_taken(error["loc"])
-            detail = f"the action takes no parameter {path[-1]!r}; it takes {taken or 'none'}"
+            detail = _unknown_parameter(error["loc"], path[-1])
     elif kind is MissingField:
         missing = "action" if error["type"] == "union_tag_not_found" else path[-1]
         field = field if path and path[-1] == missing else ".".join([*path, missing])
         detail = f"{missing!r} is missing"
     elif kind is UnknownAction:
         field = ".".join([*path, "action"])
-        detail = f"there is no such action; there are {', '.join(ACTIONS)}"
+        detail = no_such_action(_action_in(error))
     elif field:
         detail = f"{field}: {detail}"
     return kind, field, detail
 
 
-def _params_taken(location: tuple[int | str, ...]) -> str:
+def no_such_action(written: str) -> str:
+    """A sentence about an action that there is not, with the one that may have been meant."""
+    return f"there is no action {written[:64]!r}" + did_you_mean(
+        written, ACTIONS, "; 'orchestrator action list' and GET /v1/actions list those there are"
+    )
+
+
+def _action_in(error: Mapping[str, Any]) -> str:
+    written = error.get("input")
+    return str(written.get("action", "")) if isinstance(written, Mapping) else ""
+
+
+def _unknown_parameter(location: tuple[int | str, ...], name: str) -> str:
     action = next((str(part) for part in location if part in ACTIONS), None)
-    return ", ".join(ACTIONS[action].params.model_fields) if action else ""
+    fields = ACTIONS[action].params.model_fields if action else {}
+    names = [written_names(own, info) for own, info in fields.items()]
+    for same in names:
+        if name in same:
+            return f"{' and '.join(same)} are two names of one parameter: give one of them"
+    taken = [same[0] for same in names]
+    return f"the action takes no parameter {name!r}" + did_you_mean(
+        name, taken, f"; it takes {', '.join(taken) or 'none'}"
+    )

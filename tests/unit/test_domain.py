@@ -12,7 +12,7 @@ from orchestrator.domain.actions import ACTIONS, Need
 from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import InvalidName, InvalidSize, Problem, problem_for, vocabulary
 from orchestrator.domain.names import check_backend_name, check_host_name, check_volume_name
-from orchestrator.domain.requests import REQUESTS
+from orchestrator.domain.requests import REQUESTS, parse_request
 from orchestrator.domain.sizes import MAX_SIZE, format_size, parse_size, round_up
 from orchestrator.domain.states import Role
 from orchestrator.jobs.rules import RULES
@@ -142,3 +142,50 @@ def test_every_setting_is_documented() -> None:
             assert f"`{setting}" in text, setting
     for key in BackendSettings.model_fields:
         assert f"backends.NAME.{key}" in text, key
+
+
+CREATE = {"action": "volume.create", "backend": "fast", "volume": "vm1", "params": {"size": "1G"}}
+
+
+@pytest.mark.parametrize(
+    ("written", "code", "detail"),
+    [
+        (
+            {**CREATE, "action": "volume.craete"},
+            "unknown_action",
+            "there is no action 'volume.craete': did you mean 'volume.create'?",
+        ),
+        (
+            {**CREATE, "action": "volume.move"},
+            "unknown_action",
+            "there is no action 'volume.move'; 'orchestrator action list' and GET /v1/actions "
+            "list those there are",
+        ),
+        (
+            {**CREATE, "params": {"size": "1G", "metadta": {}}},
+            "unknown_parameter",
+            "the action takes no parameter 'metadta': did you mean 'metadata'?",
+        ),
+        (
+            {**CREATE, "params": {"size": "1G", "colour": "red"}},
+            "unknown_parameter",
+            "the action takes no parameter 'colour'; it takes size, metadata, parameters, settings",
+        ),
+        (
+            {**CREATE, "params": {"size": "1G", "size_bytes": 1}},
+            "unknown_parameter",
+            "size and size_bytes are two names of one parameter: give one of them",
+        ),
+        (
+            {"action": "volume.create", "bakend": "fast", "volume": "vm1", "params": {"size": 1}},
+            "unknown_field",
+            "'bakend' is not known here: did you mean 'backend'?",
+        ),
+    ],
+)
+def test_a_mistyped_name_is_answered_with_the_nearest(
+    written: object, code: str, detail: str
+) -> None:
+    with pytest.raises(Problem) as caught:
+        parse_request(written)
+    assert (caught.value.code, caught.value.detail) == (code, detail)

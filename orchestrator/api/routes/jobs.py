@@ -30,9 +30,16 @@ from orchestrator.api.requesting import (
 from orchestrator.api.submitting import answer, single, wait_for
 from orchestrator.audit.events import of_job
 from orchestrator.domain.actions import ACTIONS
-from orchestrator.domain.errors import InvalidInput
+from orchestrator.domain.errors import InvalidInput, UnknownAction
 from orchestrator.domain.names import BackendName, HostName, SnapshotName, VolumeName
-from orchestrator.domain.requests import MAX_ID, AnyJobRequest, JobId, Moment, Priority
+from orchestrator.domain.requests import (
+    MAX_ID,
+    AnyJobRequest,
+    JobId,
+    Moment,
+    Priority,
+    no_such_action,
+)
 from orchestrator.domain.states import JobState
 from orchestrator.jobs import approvals
 from orchestrator.jobs import archive as archiving
@@ -122,7 +129,7 @@ def list_(
     """List jobs, newest first."""
     before = position_of(cursor, int)
     if action is not None and action not in ACTIONS:
-        raise InvalidInput(f"there is no action {action!r}", field="action")
+        raise UnknownAction(no_such_action(action), field="action")
     filters = {
         "action": action,
         "volume": volume,
