@@ -18,20 +18,25 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import InitErrorDetails, PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
 from orchestrator.domain.actions import ACTIONS
 from orchestrator.domain.drivers import DRIVERS, DriverOptions, DriverSpec
 from orchestrator.domain.errors import InvalidInput
-from orchestrator.domain.names import BackendName, HostName, check_backend_name
+from orchestrator.domain.names import BackendName, HostName
+from orchestrator.domain.nearest import did_you_mean
 from orchestrator.domain.places import Places
 from orchestrator.domain.repairs import REPAIRS
+from orchestrator.domain.requests import no_such_action
 from orchestrator.domain.states import FindingKind
+from orchestrator.mistakes import problem_from, read_toml, unknown_variables
 
 T = TypeVar("T")
 
@@ -71,6 +76,12 @@ def _check_url(url: str | None) -> str | None:
             "this is no URL; special characters in its password must be percent-encoded"
         ) from None
     return url
+
+
+def without_secrets(url: str) -> str:
+    """A URL as it may be shown: without user, password and options."""
+    parts = (re.sub(r"//.*@", "//", part) for part in url.split(";"))
+    return ";".join(part.partition("?")[0] for part in parts)
 
 
 class _Section(BaseModel):
@@ -360,20 +371,43 @@ class BackendSettings(BaseModel):
     def _actions(cls, limits: dict[str, T]) -> dict[str, T]:
         for action in limits:
             if action not in ACTIONS:
-                raise ValueError(f"there is no action {action!r}; there are {', '.join(ACTIONS)}")
+                raise ValueError(no_such_action(action))
         return limits
 
     @field_validator("driver")
     @classmethod
     def _known(cls, driver: str) -> str:
         if driver not in DRIVERS:
-            raise ValueError(f"there is no driver {driver!r}; there are {', '.join(DRIVERS)}")
+            raise ValueError(
+                f"there is no driver {driver!r}"
+                + did_you_mean(driver, DRIVERS, f"; there are {', '.join(DRIVERS)}")
+            )
         return driver
 
     @model_validator(mode="after")
     def _check_options(self) -> BackendSettings:
-        _ = self.options
+        try:
+            _ = self.options
+        except ValidationError as error:
+            raise self._with_names(error) from None
         return self
+
+    def _with_names(self, error: ValidationError) -> ValidationError:
+        """The same, naming the option that may have been meant by one that the driver lacks."""
+        known = [*type(self).model_fields, *self.spec.options.model_fields]
+        told: list[InitErrorDetails] = []
+        for one in error.errors(include_url=False):
+            kind: str | PydanticCustomError = one["type"]
+            if kind == "extra_forbidden" and len(one["loc"]) == 1:
+                name = str(one["loc"][0])
+                why = (
+                    f"the driver {self.driver!r} has no option {name!r}{did_you_mean(name, known)}"
+                )
+                kind = PydanticCustomError("unknown_option", "{why}", {"why": why})
+            elif kind not in ("missing", "extra_forbidden"):
+                kind = PydanticCustomError("invalid_input", "{why}", {"why": one["msg"]})
+            told.append({"type": kind, "loc": one["loc"], "input": None})
+        return ValidationError.from_exception_data(error.title, told)
 
     def __repr_args__(self) -> list[tuple[str | None, Any]]:
         """What a repr shows: the driver's own options may be secrets."""
@@ -446,13 +480,6 @@ class Settings(BaseSettings):
             sources.append(TomlConfigSettingsSource(settings_cls, toml_file=path))
         return tuple(sources)
 
-    @field_validator("backends", mode="before")
-    @classmethod
-    def _names(cls, backends: Any) -> Any:
-        for name in backends if isinstance(backends, dict) else ():
-            check_backend_name(str(name))
-        return backends
-
     @model_validator(mode="after")
     def _apart(self) -> Settings:
         """Images come and go where no backend has its volumes: nobody reads those that way."""
@@ -506,17 +533,26 @@ class Settings(BaseSettings):
         }
 
 
-def load_settings(**overrides: Any) -> Settings:
-    """Read the settings. Raises `InvalidInput` naming the setting and what is wrong."""
-    path = os.environ.get(CONFIG_VARIABLE)
-    if path and not Path(path).is_file():
-        raise InvalidInput(f"{CONFIG_VARIABLE} names {path}, which is no file", field="config")
+def load_settings(*, named_by: str = CONFIG_VARIABLE, **overrides: Any) -> Settings:
+    """Read the settings; ``named_by`` is what to blame for a file that cannot be read.
+
+    Raises `InvalidInput` with every mistake: the setting, where it was given, what is wrong.
+    """
+    path = Path(os.environ[CONFIG_VARIABLE]) if os.environ.get(CONFIG_VARIABLE) else None
+    text = read_toml(path, named_by) if path is not None else ""
+    if unknown := unknown_variables(Settings, os.environ):
+        errors = [{"field": "config", "detail": detail} for detail in unknown]
+        raise InvalidInput(unknown[0], field="config", errors=errors)
     try:
         return Settings(**overrides)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        where = f"setting {field}: " if field else ""
-        raise InvalidInput(f"{where}{first['msg']}", field=field or "config") from None
-    except ValueError as error:
-        raise InvalidInput(f"the configuration cannot be read: {error}", field="config") from None
+        raise problem_from(error, Settings, path, text) from None
+    except SettingsError as error:
+        # What a variable says of a whole section: its message names the field, and never the value.
+        named = re.search(r'field "(\w+)"', str(error))
+        variable = f"ORCHESTRATOR_{named[1].upper()}" if named else "a variable ORCHESTRATOR_*"
+        raise InvalidInput(
+            f'{variable} is no JSON: write it as {{"name": "value"}}, or set '
+            "ORCHESTRATOR_SECTION__NAME for each setting",
+            field=named[1] if named else "config",
+        ) from None

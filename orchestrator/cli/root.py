@@ -20,6 +20,7 @@ _COMMANDS = {
     "api": ("servers", "api"),
     "worker": ("servers", "worker"),
     "scheduler": ("servers", "scheduler"),
+    "config": ("configuration", "app"),
     "db": ("database", "app"),
     "submit": ("submit", "submit"),
     "batch": ("batch", "batch"),

@@ -31,6 +31,7 @@ def settings_from(
     """The settings, with what the command line says before all else. Raises `InvalidInput`."""
     from orchestrator.settings import CONFIG_VARIABLE, load_settings
 
+    named_by = CONFIG_VARIABLE if config is None else "--config"
     if config is not None:
         # Processes that are started from here read the same file.
         os.environ[CONFIG_VARIABLE] = str(config.absolute())
@@ -39,7 +40,7 @@ def settings_from(
         overrides["data"] = data.absolute()
     if listen is not None:
         overrides["api"] = {"listen": listen}
-    return load_settings(**overrides)
+    return load_settings(named_by=named_by, **overrides)
 
 
 def up(

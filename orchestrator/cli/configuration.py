@@ -1,0 +1,55 @@
+"""``config``: whether the settings can be read, before anything is started with them."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from orchestrator.cli import options
+from orchestrator.cli.groups import group
+from orchestrator.cli.output import print_details, print_json
+from orchestrator.cli.servers import Config, Data, settings_from
+
+app = group()
+
+
+@app.callback()
+def configuration() -> None:
+    """The settings: from the file, overridden by variables."""
+
+
+@app.command()
+def check(data: Data = None, config: Config = None, as_json: options.Json = False) -> None:
+    """Tell all that is wrong with the settings, or what they are about; exit status 2 or 0.
+
+    Nothing is connected to and no directory is looked at: 'doctor' does that.
+    """
+    settings = settings_from(data=data, config=config)
+    from orchestrator.settings import CONFIG_VARIABLE, without_secrets
+
+    broker = settings.broker.url
+    found: dict[str, Any] = {
+        "file": os.environ.get(CONFIG_VARIABLE),
+        "host": settings.host,
+        "data": str(settings.data),
+        "database": without_secrets(settings.database_url),
+        "broker": without_secrets(broker) if broker else None,
+        "listen": settings.api.listen,
+        "backends": {name: backend.driver for name, backend in settings.backends.items()},
+        "served_here": sorted(settings.served_backends()),
+    }
+    if as_json:
+        print_json(found)
+        return
+    print_details(
+        {
+            "file": found["file"] or "none: defaults and variables only",
+            "this host": found["host"],
+            "data": found["data"],
+            "database": found["database"],
+            "broker": found["broker"] or "embedded, with 'up' only",
+            "listen": found["listen"],
+            "backends": found["backends"] or "none",
+            "served on this host": found["served_here"] or "none",
+        }
+    )
