@@ -33,6 +33,7 @@ from orchestrator.settings import Settings
 from orchestrator.store import migrate
 from orchestrator.store.database import Database
 from orchestrator.store.tables import tokens as token_rows
+from orchestrator.trust import require_trusted_data
 
 log = structlog.get_logger(__name__)
 
@@ -211,6 +212,7 @@ class _Product:
     def _claim_directory(self) -> None:
         try:
             self._data.mkdir(mode=0o700, parents=True, exist_ok=True)
+            require_trusted_data(self._data)  # somebody else may have made it in between
             self._lock = (self._data / "up.lock").open("w")
         except OSError as error:
             raise InvalidInput(

@@ -15,6 +15,7 @@ import hmac
 import json
 import os
 import secrets
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from orchestrator.domain.errors import InvalidInput
 from orchestrator.settings import Settings
 from orchestrator.store.bulk import among, insert_rows
 from orchestrator.store.tables import event_archives, event_chain, event_commits, events
+from orchestrator.trust import require_trusted_data, why_untrusted
 
 #: Bytes of the digest of one event.
 DIGEST = 16
@@ -77,10 +79,13 @@ def key_of(settings: Settings, *, make: bool = False) -> bytes:
     """
     if settings.audit.key is not None:
         return settings.audit.key.get_secret_value().encode()
+    require_trusted_data(settings.data)
     path = settings.data.absolute() / "audit.key"
-    if make and not path.exists():
-        _write_once(path, secrets.token_hex(32))
     try:
+        if make and not path.exists():
+            _write_once(path, secrets.token_hex(32))
+        if path.exists() and (why := why_untrusted(path) or _why_known(path)):
+            raise InvalidInput(f"the key of the audit chain is no secret: {why}", field="audit.key")
         return path.read_text(encoding="ascii").strip().encode()
     except OSError as error:
         raise InvalidInput(
@@ -88,6 +93,11 @@ def key_of(settings: Settings, *, make: bool = False) -> bytes:
             "key, or run this where the scheduler runs",
             field="audit.key",
         ) from None
+
+
+def _why_known(path: Path) -> str | None:
+    mode = stat.S_IMODE(path.stat().st_mode)
+    return f"others may read {path} (mode {mode:04o}): 'chmod 600 {path}'" if mode & 0o007 else None
 
 
 def _write_once(path: Path, secret: str) -> None:

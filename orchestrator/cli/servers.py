@@ -43,6 +43,14 @@ def settings_from(
     return load_settings(named_by=named_by, **overrides)
 
 
+def _trusted(settings: Settings) -> Settings:
+    """The settings of a service, whose data directory is nobody else's. Raises `InvalidInput`."""
+    from orchestrator.trust import require_trusted_data
+
+    require_trusted_data(settings.data)
+    return settings
+
+
 def up(
     data: Data = None,
     listen: Listen = None,
@@ -58,7 +66,7 @@ def up(
 
     Database, broker, API, workers and scheduler. Interrupt it to stop it cleanly.
     """
-    settings = settings_from(data=data, listen=listen, config=config)
+    settings = _trusted(settings_from(data=data, listen=listen, config=config))
     from orchestrator.up import run
 
     raise typer.Exit(run(settings, workers or min(4, os.cpu_count() or 1)))
@@ -66,7 +74,7 @@ def up(
 
 def api(data: Data = None, listen: Listen = None, config: Config = None) -> None:
     """Run the HTTP service; several may run side by side."""
-    settings = settings_from(data=data, listen=listen, config=config)
+    settings = _trusted(settings_from(data=data, listen=listen, config=config))
     from orchestrator.api.server import serve
 
     serve(settings)
@@ -74,7 +82,7 @@ def api(data: Data = None, listen: Listen = None, config: Config = None) -> None
 
 def worker(data: Data = None, config: Config = None) -> None:
     """Run a worker; several may run, on many hosts."""
-    settings = settings_from(data=data, config=config)
+    settings = _trusted(settings_from(data=data, config=config))
     from workers.main import run
 
     run(settings)
@@ -82,7 +90,7 @@ def worker(data: Data = None, config: Config = None) -> None:
 
 def scheduler(data: Data = None, config: Config = None) -> None:
     """Run a scheduler; a second one stands by."""
-    settings = settings_from(data=data, config=config)
+    settings = _trusted(settings_from(data=data, config=config))
     from workers.scheduler import run
 
     run(settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,6 +12,7 @@ import pytest
 
 from orchestrator.domain.errors import (
     BackendError,
+    BackendUnavailable,
     Conflict,
     Drift,
     ScriptFailed,
@@ -68,6 +70,27 @@ def test_what_cannot_be_wiped_is_not_removed(make: Make) -> None:
         assert "remove" not in provider.calls
         assert driver.remove(volume, Claim()).wiped_bytes == 0
         assert not provider.image(volume.id).exists()
+
+
+@pytest.mark.parametrize("part", ["", "create", "parameters.list"])
+def test_a_provider_that_others_could_exchange_is_not_run(make: Make, part: str) -> None:
+    provider = make(MANNERS["standing"])
+    driver, volume, claim = provider.driver(), new_volume("vm1"), Claim()
+    place = provider.directory / part
+    before = place.stat().st_mode
+    for spoil, mend, remedy in (
+        (lambda: place.chmod(0o777), lambda: place.chmod(before), "chmod go-w"),
+        (lambda: os.chown(place, 65534, -1), lambda: os.chown(place, 0, -1), "chown root"),
+    ):
+        spoil()
+        with pytest.raises(BackendUnavailable) as refused:
+            driver.create(volume, SIZE, {}, claim)
+        assert refused.value.detail == refused.value.detail.rpartition("; ")[2]  # told once
+        assert f"'{remedy} {place}'" in refused.value.detail
+        assert [one.faults for one in driver.diagnose()] == [(refused.value.detail,)]
+        assert provider.calls == []
+        mend()
+    driver.create(volume, SIZE, {}, claim)
 
 
 def test_a_failing_attach_is_no_absence(make: Make) -> None:

@@ -3,7 +3,9 @@
 ``PATH/volume.create.pre.d/`` holds what runs before a `volume.create`, in the order of the
 names, ``volume.create.post.d/`` what runs after it; ``any.pre.d`` and ``any.post.d`` run for
 every action, first. A program that fails before an action stops the job before anything was
-changed; one that fails after it is told with the job's result. No shell is involved.
+changed; one that fails after it is told with the job's result. No shell is involved. What the
+job is about stands on a program's standard input, as JSON: it may be longer than arguments and
+variables can be.
 """
 
 from __future__ import annotations
@@ -11,16 +13,16 @@ from __future__ import annotations
 import json
 import os
 import re
-import stat
 import subprocess
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, Protocol
 
 from orchestrator.domain.errors import HookFailed
 from orchestrator.jobs.claim import Claim
 from orchestrator.settings import HooksSettings
+from orchestrator.trust import why_untrusted
 from workers.processes import OutputHeld, how_ended, shown, stop, watch
 
 #: What a program may be called; what else is in a directory is passed over (as run-parts does).
@@ -30,6 +32,8 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #: How much of what a program said is told.
 _LINES = 20
 _CHARACTERS = 2000
+#: What stands on standard input only.
+_LONG = {"params", "result"}
 
 
 class _Work(Protocol):
@@ -51,43 +55,56 @@ class Hooks:
 
     def before(self, work: _Work) -> None:
         """Run what must succeed first. Raises `HookFailed`."""
+        told = _told(work, "pre")
         for program in self._programs(work, "pre"):
-            self._run(program, work, "pre", {})
+            self._run(program, work, told)
 
     def after(self, work: _Work, result: Mapping[str, Any]) -> list[str]:
         """Run what wants to know; what went wrong with it, a sentence each."""
+        told = {**_told(work, "post"), "result": result}
         failed: list[str] = []
-        for program in self._programs(work, "post"):
+        try:
+            programs = self._programs(work, "post")
+        except HookFailed as failure:
+            return [failure.detail]
+        for program in programs:
             try:
-                self._run(program, work, "post", {"RESULT": json.dumps(result)})
+                self._run(program, work, told)
             except HookFailed as failure:
                 failed.append(failure.detail)
         return failed
 
-    def _programs(self, work: _Work, phase: str) -> Iterator[Path]:
+    def _programs(self, work: _Work, phase: str) -> list[Path]:
+        """Those to run, in order. Raises `HookFailed` if it cannot be known which they are."""
         if self._path is None:
-            return
-        for what in (_ANY, work.claim.action.name):
-            directory = self._path / f"{what}.{phase}.d"
-            with suppress(FileNotFoundError):
-                for program in sorted(directory.iterdir()):
-                    if _NAME.fullmatch(program.name) and os.access(program, os.X_OK):
-                        yield program
-
-    def _run(self, program: Path, work: _Work, phase: str, more: Mapping[str, str]) -> None:
-        for part in (program, program.parent):
-            if part.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-                raise HookFailed(f"{part} can be written by others than its owner: it is not run")
+            return []
+        found: list[Path] = []
         try:
-            process = subprocess.Popen(
-                [str(program)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                cwd="/",
-                env={"PATH": _PATH, "LC_ALL": "C", **_told(work, phase, more)},
-                start_new_session=True,
-            )
+            if not self._path.is_dir():
+                raise HookFailed(
+                    f"there is no directory {self._path} of hooks: create it, or change hooks.path"
+                )
+            _refuse_untrusted(self._path)
+            for what in (_ANY, work.claim.action.name):
+                directory = self._path / f"{what}.{phase}.d"
+                if directory.is_dir():
+                    _refuse_untrusted(directory)
+                    found += sorted(
+                        program
+                        for program in directory.iterdir()
+                        if _NAME.fullmatch(program.name) and os.access(program, os.X_OK)
+                    )
+        except OSError as error:
+            raise HookFailed(
+                f"the worker may not look at the hooks: {error.filename}: {error.strerror}; give "
+                "its user access"
+            ) from None
+        return found
+
+    def _run(self, program: Path, work: _Work, told: Mapping[str, Any]) -> None:
+        try:
+            _refuse_untrusted(program)
+            process = _start(program, told)
         except OSError as error:
             raise HookFailed(f"hook {program} cannot be run: {error.strerror}") from None
         try:
@@ -101,33 +118,58 @@ class Hooks:
         finally:
             stop(process)
         if process.returncode != 0:
-            told = shown(said, lines=_LINES, characters=_CHARACTERS)
-            raise HookFailed(f"hook {program} {how_ended(process.returncode)}: {told}")
+            shows = shown(said, lines=_LINES, characters=_CHARACTERS)
+            raise HookFailed(f"hook {program} {how_ended(process.returncode)}: {shows}")
 
 
-def _told(work: _Work, phase: str, more: Mapping[str, str]) -> dict[str, str]:
-    """The variables of a hook; what a job does not have is empty."""
+def _refuse_untrusted(path: Path) -> None:
+    if why := why_untrusted(path):
+        raise HookFailed(f"hooks are not run where others could exchange them: {why}")
+
+
+def _start(program: Path, told: Mapping[str, Any]) -> subprocess.Popen[bytes]:
+    """Run a program that reads what it is told from a file: it need not read it, or all of it."""
+    with TemporaryFile() as document:
+        document.write(f"{json.dumps(told)}\n".encode())
+        document.seek(0)
+        return subprocess.Popen(
+            [str(program)],
+            stdin=document,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd="/",
+            env={"PATH": _PATH, "LC_ALL": "C", **_variables(told)},
+            start_new_session=True,
+        )
+
+
+def _told(work: _Work, phase: str) -> dict[str, Any]:
+    """What a hook is told; None is what a job does not have."""
     claim = work.claim
     intent = claim.intent
-    facts = {
-        "PHASE": phase,
-        "ACTION": claim.action.name,
-        "BACKEND": intent.backend,
-        "VOLUME": intent.volume,
-        "VOLUME_ID": intent.volume_id,
-        "SNAPSHOT": intent.snapshot,
-        "POLICY": intent.policy,
-        "HOST": intent.host,
-        "PARAMS": json.dumps(intent.params),
-        "JOB": claim.job_id,
-        "ATTEMPT": claim.attempt,
-        "BATCH": claim.batch_id,
-        "SUBMITTED_BY": claim.submitted_by,
-        "REASON": intent.reason,
-        "WORKER_HOST": work.host,
-        **more,
-    }
     return {
-        f"ORCHESTRATOR_HOOK_{name}": "" if value is None else str(value)
-        for name, value in facts.items()
+        "phase": phase,
+        "action": claim.action.name,
+        "backend": intent.backend,
+        "volume": intent.volume,
+        "volume_id": intent.volume_id,
+        "snapshot": intent.snapshot,
+        "policy": intent.policy,
+        "host": intent.host,
+        "job": claim.job_id,
+        "attempt": claim.attempt,
+        "batch": claim.batch_id,
+        "submitted_by": claim.submitted_by,
+        "reason": intent.reason,
+        "worker_host": work.host,
+        "params": intent.params,
+    }
+
+
+def _variables(told: Mapping[str, Any]) -> dict[str, str]:
+    """The same as variables, for programs that need no more than what is short."""
+    return {
+        f"ORCHESTRATOR_HOOK_{name.upper()}": "" if value is None else str(value)
+        for name, value in told.items()
+        if name not in _LONG
     }

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.domain.names import PROVIDER
+from orchestrator.trust import why_untrusted
 
 REQUIRED = ("create", "attach", "detach", "remove", "grow", "setinfo", "verify")
 OPTIONAL = ("snapshot", "open", "close")
@@ -33,7 +34,7 @@ class Provider:
 
     @property
     def usable(self) -> bool:
-        """Whether Ganeti would use it, and so do we."""
+        """Whether Ganeti would use it, and nobody but root and we could exchange it."""
         return not self.faults
 
 
@@ -68,6 +69,8 @@ def look_at(name: str, directory: Path) -> Provider:
         what = "a link that leads nowhere" if not directory.exists() else "no directory"
         faults.append(f"{directory} is {what}")
     else:
+        if (why := why_untrusted(directory)) is not None:
+            faults.append(why)
         for script in (*REQUIRED, *OPTIONAL):
             fault = _fault(directory / script, executable=True)
             if fault is None:
@@ -85,7 +88,7 @@ def look_at(name: str, directory: Path) -> Provider:
     return Provider(
         name=name,
         directory=directory,
-        faults=tuple(faults),
+        faults=tuple(dict.fromkeys(faults)),
         parameters=parameters,
         scripts=frozenset(scripts),
     )
@@ -114,4 +117,4 @@ def _fault(path: Path, *, executable: bool) -> str | None:
         return f"{path} is not a regular file"
     if executable and not mode & stat.S_IXUSR:
         return f"{path} is not executable by its owner: chmod u+x {path}"
-    return None
+    return why_untrusted(path)

@@ -22,8 +22,9 @@ from orchestrator.domain.errors import (
     BackendError,
     Outage,
 )
+from orchestrator.trust import is_private
 from workers.backends.file import layout
-from workers.backends.file.trust import is_private, refuse_others
+from workers.backends.file.trust import refuse_others
 from workers.files import NO_LINK, file_system_of, open_directory, open_file
 
 #: Seconds to wait for a lock: others hold one for the time of a few system calls.
