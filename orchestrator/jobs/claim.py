@@ -93,6 +93,9 @@ _BORN_POLICIES = Question(
 #: what it has made, or find out what it has changed.
 UNDO, SETTLE = "undo", "settle"
 
+#: Steps that say that a job has begun to change something.
+CHANGES = job_steps.c.name.not_in((UNDO, SETTLE))
+
 
 def last_step(action: Action) -> str:
     """The journal's name for what ends a job of this action that did not succeed."""

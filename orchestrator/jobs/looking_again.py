@@ -7,18 +7,29 @@ scheduler has `volume.verify` look until it can, and the volume is then what it 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, exists, select
+from sqlalchemy import Connection, and_, exists, or_, select
 
+from orchestrator.domain.actions import Action
+from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.requests import parse_request
-from orchestrator.domain.states import BackendState, JobState, Role, VolumeState
+from orchestrator.domain.states import (
+    BackendState,
+    JobState,
+    PolicyState,
+    Role,
+    SnapshotState,
+    VolumeState,
+)
+from orchestrator.inventory.changes import Change, set_policy, set_snapshot, set_volume
 from orchestrator.inventory.hosts import live_hosts
+from orchestrator.jobs.claim import CHANGES
 from orchestrator.jobs.finish import ENGINE
 from orchestrator.jobs.submission import Actor, Submission
 from orchestrator.store.bulk import update_rows
 from orchestrator.store.columns import db_now
-from orchestrator.store.tables import backends, jobs, volumes
+from orchestrator.store.tables import backends, job_steps, jobs, volumes
 
 #: Seconds between two looks: at first, and at most.
 _FIRST_SECONDS = 10.0
@@ -30,16 +41,69 @@ _LOOK = "volume.verify"
 _ON_HOST = ("volume.attach", "volume.detach")
 
 
+class Ids(NamedTuple):
+    """What a job is about."""
+
+    volume: str | None
+    snapshot: str | None
+    policy: str | None
+
+
+def unseen(action: Action, about: Ids, why: str, now: datetime) -> list[Change]:
+    """The state of what a job has made or changed, and nobody can tell the state of.
+
+    It is in error, and looked at again until it has been seen.
+    """
+    again = {"look_again_at": now, "looks": 0}
+    if action.creates and action.kind == "snapshot":
+        assert about.snapshot is not None and about.volume is not None  # noqa: S101
+        made = set_snapshot(about.snapshot, state=SnapshotState.ERROR)
+        return [made, set_volume(about.volume, **again)]
+    if about.volume is None:
+        return [] if about.policy is None else [set_policy(about.policy, state=PolicyState.ERROR)]
+    # An export leaves its volume as it was; what was to be adopted has no row yet.
+    if action.leaves_files or action.adopts:
+        return []
+    told = f"{why}; the engine looks again by itself"
+    return [set_volume(about.volume, state=VolumeState.ERROR, detail=told, **again)]
+
+
+def host_to_ask(connection: Connection, backend_id: int, volume: str, volume_id: str) -> str | None:
+    """The host on which the last change of a volume was begun, if that was its use there.
+
+    What was refused before it began tells nothing. A forced detach has begun nothing either,
+    and once it has succeeded there is no host left to ask.
+    """
+    begun = exists().where(job_steps.c.job_id == jobs.c.id, CHANGES)
+    struck = and_(jobs.c.action == "volume.detach", jobs.c.state == JobState.SUCCEEDED)
+    last = connection.execute(
+        select(jobs.c.action, jobs.c.host, begun.label("begun"))
+        .where(
+            jobs.c.backend_id == backend_id,
+            jobs.c.volume == volume,
+            jobs.c.volume_id == volume_id,
+            or_(begun, struck),
+        )
+        .order_by(jobs.c.id.desc())
+        .limit(1)
+    ).first()
+    if last is None or last.action not in _ON_HOST or not last.begun:
+        return None
+    host: str | None = last.host
+    return host
+
+
 def due(connection: Connection) -> list[Submission]:
     """The looks whose time has come, each counted; whoever calls this submits them.
 
-    One that is lost comes again later. Where the backend is out of reach it is not looked at.
+    One that is lost comes again later. Where the backend is out of reach it is not looked at,
+    nor while no worker is alive on the only host that can tell.
     """
     now: datetime = connection.execute(select(db_now())).scalar_one()
     rows = connection.execute(
         select(
             *(volumes.c.id, volumes.c.name, volumes.c.looks, volumes.c.backend_id),
-            backends.c.name.label("backend"),
+            *(backends.c.name.label("backend"), backends.c.driver),
         )
         .join(backends, backends.c.id == volumes.c.backend_id)
         .where(
@@ -59,43 +123,31 @@ def due(connection: Connection) -> list[Submission]:
         .limit(_AT_ONCE)
         .with_for_update(skip_locked=True, of=volumes)
     ).all()
-    update_rows(
-        connection,
-        volumes,
-        ["id"],
-        [
-            {
-                "id": row.id,
-                "looks": min(row.looks + 1, 1000),
-                "look_again_at": now + timedelta(seconds=_distance(row.looks)),
-            }
-            for row in rows
-        ],
-    )
-    return [_look(connection, row, now) for row in rows]
+    looks: list[Submission] = []
+    counted: list[dict[str, Any]] = []
+    for row in rows:
+        host = host_to_ask(connection, row.backend_id, row.name, row.id)
+        seen, distance = row.looks + 1, _distance(row.looks)
+        if host is not None and host not in live_hosts(connection, row.backend):
+            if DRIVERS[row.driver].attaches_locally:
+                seen, distance = row.looks, _FIRST_SECONDS
+            host = None
+        if seen > row.looks:
+            looks.append(_look(row, host, now))
+        later = now + timedelta(seconds=distance)
+        counted.append({"id": row.id, "looks": min(seen, 1000), "look_again_at": later})
+    update_rows(connection, volumes, ["id"], counted)
+    return looks
 
 
 def _distance(looks: int) -> float:
     return min(_MOST_SECONDS, _FIRST_SECONDS * 2.0 ** min(looks, 30))
 
 
-def _look(connection: Connection, row: Any, now: datetime) -> Submission:
+def _look(row: Any, host: str | None, now: datetime) -> Submission:
     request = {"action": _LOOK, "backend": row.backend, "volume": row.name}
-    last = connection.execute(
-        select(jobs.c.action, jobs.c.host)
-        .where(
-            jobs.c.backend_id == row.backend_id,
-            jobs.c.volume == row.name,
-            jobs.c.volume_id == row.id,
-            jobs.c.action != _LOOK,
-            jobs.c.state.in_((JobState.FAILED, JobState.CANCELED)),
-        )
-        .order_by(jobs.c.id.desc())
-        .limit(1)
-    ).first()
-    on_host = last is not None and last.action in _ON_HOST
-    if last is not None and on_host and last.host in live_hosts(connection, row.backend):
-        request["host"] = last.host
+    if host is not None:
+        request["host"] = host
     return Submission(
         requests=[parse_request(request)],
         actor=Actor(ENGINE, Role.OPERATOR),

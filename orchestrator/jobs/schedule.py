@@ -17,12 +17,13 @@ from orchestrator import failpoints
 from orchestrator.audit.events import Event, job_event, record
 from orchestrator.domain.actions import ACTIONS
 from orchestrator.domain.errors import HostUnavailable, OutcomeUnknown, Problem
-from orchestrator.domain.states import JobState, PolicyState, SnapshotState, VolumeState
-from orchestrator.inventory.changes import Change, apply, set_policy, set_snapshot, set_volume
+from orchestrator.domain.states import JobState
+from orchestrator.inventory.changes import Change, apply
 from orchestrator.inventory.hosts import ALIVE_SECONDS, forget_dead
-from orchestrator.jobs.claim import last_step, last_step_detail
+from orchestrator.jobs.claim import CHANGES, last_step, last_step_detail
 from orchestrator.jobs.finish import ENGINE, Ending, Finished, cancel_dependents, close, ended_as
 from orchestrator.jobs.lanes import due, promote, runnable
+from orchestrator.jobs.looking_again import Ids, unseen
 from orchestrator.jobs.rates import forget_turns
 from orchestrator.store.bulk import among, draw, insert_rows, update_rows
 from orchestrator.store.columns import db_now
@@ -127,8 +128,8 @@ def reclaim_expired(connection: Connection) -> Reclaimed:
 
     A job that has used up its attempts is only ended by whoever takes it up next: that one
     takes away what was being made, or tells what was changed. If that, too, is what workers
-    die of, the job ends as failed with its outcome unknown, and what it was making is marked
-    as being in error, so that it can be looked at and removed.
+    die of, the job ends as failed with its outcome unknown, and what it was making or changing is
+    marked as being in error and looked at again.
     """
     rows = (
         connection.execute(
@@ -308,23 +309,19 @@ def _fail(connection: Connection, failed: list[tuple[Any, Problem]], now: dateti
 def _in_error(
     connection: Connection, failed: list[tuple[Any, Problem]], now: datetime
 ) -> list[Change]:
-    """What unfinished makers leave pending is marked as being in error, and looked at again."""
-    again = {"look_again_at": now, "looks": 0}
+    """What jobs may have left that nobody knows the outcome of: it is looked at again."""
+    begun = {row["id"] for row, _ in failed if row["begun"]}
+    journaled: set[int] = set()
+    if begun:
+        written = select(job_steps.c.job_id).where(CHANGES).distinct()
+        ids = among(connection, job_steps.c.job_id, begun)
+        journaled.update(connection.execute(written.where(ids)).scalars())
     changes: list[Change] = []
     for row, problem in failed:
-        if not row["begun"] or not ACTIONS[row["action"]].creates:
-            continue
-        if row["snapshot_id"] and ACTIONS[row["action"]].kind == "snapshot":
-            changes.append(set_snapshot(row["snapshot_id"], state=SnapshotState.ERROR))
-            changes.append(set_volume(row["volume_id"], **again))
-        elif ACTIONS[row["action"]].kind == "policy":
-            changes.append(set_policy(row["policy_id"], state=PolicyState.ERROR))
-        else:
-            changes.append(
-                set_volume(
-                    row["volume_id"], state=VolumeState.ERROR, detail=problem.detail, **again
-                )
-            )
+        action = ACTIONS[row["action"]]
+        if row["id"] in (begun if action.creates else journaled):
+            ids_of = Ids(row["volume_id"], row["snapshot_id"], row["policy_id"])
+            changes += unseen(action, ids_of, problem.detail, now)
     return changes
 
 

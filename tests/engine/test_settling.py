@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from orchestrator.store.tables import jobs, volumes
 from tests.engine.conftest import Engine, act, create, grow
 from tests.engine.disks import Disk
 from tests.engine.test_audits import Audited
-from tests.engine.test_execution import _claim, _driver, _faults
+from tests.engine.test_execution import _Call, _claim, _driver, _faults, _intend
 from workers.backends.interface import VolumeRef
 from workers.scheduler import Scheduler
 
@@ -358,6 +359,137 @@ def test_no_look_is_asked_for_while_the_backend_is_away(settled: Settled) -> Non
     settled.engine.worker.serving.look_at_unusable()
     settled.look_again()
     assert settled.row("a").state == "available"
+
+
+# -- whom to ask, and what else is to be seen ---------------------------------------------
+
+
+def test_the_host_that_has_begun_is_asked_not_one_that_was_refused(settled: Settled) -> None:
+    settled.do(create("a"))
+    faults = _faults(settled.engine)
+    faults.set(operation="attach", kind="lost reply", times=1)
+    faults.set(operation="inspect", kind="fail", code="access_denied", times=1)
+    begun, refused = settled.engine.submit(
+        act("volume.attach", "a", max_attempts=1, **HERE),
+        act("volume.attach", "a", host="there"),
+        batch=False,
+    ).job_ids  # fmt: skip
+    settled.work()
+    assert settled.engine.states([begun, refused]) == ["failed", "failed"]
+    assert settled.row("a").state == "error"
+    [looked] = settled.look_again()
+    assert (looked["host"], looked["state"]) == ("here", "succeeded")
+    [attachment] = settled.engine.volumes()["a"]["attachments"]
+    assert attachment["host"] == "here"
+
+
+def begun_and_left(settled: Settled, request: dict[str, Any], queue: str, step: str) -> Any:
+    """Let workers die over a job that one of them has begun; its claim at that time."""
+    settled.engine.submit({**request, "max_attempts": 1})
+    [first] = _claim(settled.engine, queue)
+    _intend(settled.engine, first, step)
+    settled.engine.time_passes()
+    for _ in range(3):
+        assert _claim(settled.engine, queue)
+        settled.engine.time_passes()
+    assert settled.engine.job(first.job_id)["error"]["code"] == "outcome_unknown"
+    return first
+
+
+@needs_root
+def test_a_look_waits_for_the_only_host_that_can_tell(settled: Settled) -> None:
+    settled.do(create("a", "1M", "fast"))
+    driver = _driver(settled.engine, "fast")
+    attach = act("volume.attach", "a", "fast", **HERE)
+    claimed = begun_and_left(settled, attach, "host.here", "attach")
+    row = settled.row("a")
+    assert (row.state, row.look_again_at is not None) == ("error", True)
+    volume = VolumeRef(row.id, "a", row.size_bytes)
+    device = driver.attach(volume, _Call(claimed), read_only=False)
+    try:
+        # Its worker is dead, and another host's cannot see the device.
+        settled.sql("UPDATE workers SET host = 'there'")
+        settled.sql("UPDATE volumes SET look_again_at = :then", then="2026-01-01 00:00:00+00:00")
+        settled.scheduler._look_again()
+        elsewhere = dataclasses.replace(settled.engine.worker.runner._here, host="there")
+        here, settled.engine.worker.runner._here = settled.engine.worker.runner._here, elsewhere
+        asked = settled.ended(act("volume.verify", "a", "fast"))
+        settled.engine.worker.runner._here = here
+        assert (asked["state"], asked["error"]["code"]) == ("failed", "host_unavailable")
+        assert "fenced=true" in asked["error"]["detail"]
+        assert (settled.row("a").state, settled.row("a").looks) == ("error", 0)
+        settled.sql("UPDATE workers SET host = 'here'")
+        [looked] = settled.look_again()
+        assert (looked["host"], looked["state"]) == ("here", "succeeded"), looked
+        [attachment] = settled.engine.volumes("fast")["a"]["attachments"]
+        assert (attachment["host"], attachment["device"]) == ("here", device.path)
+    finally:
+        settled.ended(act("volume.detach", "a", "fast", **HERE))
+    assert driver.devices(volume) == []
+
+
+@needs_root
+def test_a_host_that_is_gone_for_good_is_not_waited_for(settled: Settled) -> None:
+    settled.do(create("a", "1M", "fast"))
+    begun_and_left(settled, act("volume.attach", "a", "fast", **HERE), "host.here", "attach")
+    settled.sql("UPDATE workers SET host = 'there'")
+    gone = {"params": {"force": True, "fenced": True}, "reason": "it burnt"}
+    settled.do(act("volume.detach", "a", "fast", **HERE, **gone))
+    looked = settled.look_again()
+    assert [job["state"] for job in looked] == ["succeeded"]
+    assert settled.row("a").state == "available"
+
+
+@pytest.mark.parametrize("effect", [False, True], ids=["without effect", "with it"])
+def test_a_change_over_which_workers_died_is_looked_at(settled: Settled, effect: bool) -> None:
+    settled.do(create("a"))
+    claimed = begun_and_left(settled, grow("a", "2M"), "backend.ram", "grow")
+    row = settled.row("a")
+    assert (row.state, row.look_again_at is not None) == ("error", True)
+    assert "looks again" in row.detail
+    if effect:
+        _driver(settled.engine).grow(VolumeRef(row.id, "a", 2**20), 2**21, _Call(claimed))
+    [looked] = settled.look_again()
+    assert looked["state"] == "succeeded", looked["error"]
+    found = settled.engine.volumes()["a"]
+    assert (found["state"], found["size_bytes"]) == ("available", 2**21 if effect else 2**20)
+
+
+def test_what_only_reads_is_not_in_error_when_its_workers_die(settled: Settled) -> None:
+    settled.do(create("a"))
+    settled.engine.submit(act("volume.verify", "a", max_attempts=1))
+    for _ in range(4):
+        _claim(settled.engine)
+        settled.engine.time_passes()
+    assert (settled.row("a").state, settled.row("a").look_again_at) == ("available", None)
+
+
+@pytest.mark.parametrize("seen", [True, False], ids=["seen at once", "seen later"])
+@pytest.mark.parametrize(
+    ("action", "before", "after"),
+    [
+        ("volume.restrict", "available", "restricted"),
+        ("volume.unrestrict", "restricted", "available"),
+    ],
+)
+def test_a_volume_is_hidden_or_not_as_its_storage_has_it(
+    settled: Settled, action: str, before: str, after: str, seen: bool
+) -> None:
+    settled.do(create("a"))
+    if before == "restricted":
+        settled.do(act("volume.restrict", "a"))
+    faults = _faults(settled.engine)
+    verb = action.partition(".")[2]
+    faults.set(operation=verb, kind="lost reply", times=1)
+    if not seen:
+        faults.set(operation="list_snapshots", kind="fail", code="access_denied", times=1)
+    job = settled.ended(act(action, "a", max_attempts=1))
+    assert job["state"] == "failed"
+    if not seen:
+        assert settled.row("a").state == "error"
+        settled.look_again()
+    assert settled.row("a").state == after
+    assert settled.audit("ram")["findings"] == {}
 
 
 # -- removal ------------------------------------------------------------------------------

@@ -19,20 +19,18 @@ from orchestrator.domain.errors import (
     Problem,
     problem_for,
 )
-from orchestrator.domain.states import PolicyState, SnapshotState, VolumeState
 from orchestrator.inventory.changes import (
     Change,
     PolicyGone,
     SnapshotGone,
     VolumeGone,
-    set_policy,
-    set_snapshot,
-    set_volume,
 )
-from orchestrator.jobs.claim import UNDO, Step, last_step, last_step_detail
+from orchestrator.jobs.claim import UNDO, Claim, Step, last_step, last_step_detail
 from orchestrator.jobs.finish import Ending, Outcome, back_off
+from orchestrator.jobs.looking_again import Ids, unseen
 from orchestrator.settings import RetrySettings
 from orchestrator.store.columns import db_now
+from orchestrator.store.database import Database
 from workers.backends.interface import SnapshotRef, VolumeRef
 from workers.execution.outcomes import Nothing, OutcomeOf, Part, Whole
 from workers.execution.truth import (
@@ -229,22 +227,15 @@ def _truth(work: Work) -> list[Change]:
 
 def _in_error(work: Work, why: str) -> list[Change]:
     """The state of what nobody can tell the state of: it is looked at again, until it is seen."""
-    if work.claim.action.creates and work.claim.action.kind == "snapshot":
-        return [
-            set_snapshot(work.snapshot.id, state=SnapshotState.ERROR),
-            set_volume(work.volume.id, **_look_again(work)),
-        ]
-    if work.intent.volume is None and work.intent.policy_id is not None:
-        return [set_policy(work.intent.policy_id, state=PolicyState.ERROR)]
-    volume_id = work.intent.volume_id
+    return unseen_after(work.claim, work.database, why)
+
+
+def unseen_after(claim: Claim, database: Database, why: str) -> list[Change]:
+    """The state of what this claim has made or changed, and nobody can tell the state of."""
+    intent, action = claim.intent, claim.action
     # What was to be adopted, or is only an orphan, has no row that could say so.
-    if volume_id is None or (work.claim.volume is None and not work.claim.action.creates):
+    if intent.volume_id is not None and claim.volume is None and not action.creates:
         return []
-    told = f"{why}; the engine looks again by itself"
-    return [set_volume(volume_id, state=VolumeState.ERROR, detail=told, **_look_again(work))]
-
-
-def _look_again(work: Work) -> dict[str, Any]:
-    with work.database.read() as connection:
+    with database.read() as connection:
         now: datetime = connection.execute(select(db_now())).scalar_one()
-    return {"look_again_at": now, "looks": 0}
+    return unseen(action, Ids(intent.volume_id, intent.snapshot_id, intent.policy_id), why, now)

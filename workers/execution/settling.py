@@ -11,13 +11,25 @@ from typing import Any
 
 from sqlalchemy import Connection, exists, select
 
-from orchestrator.domain.errors import BackendBusy
+from orchestrator.domain.drivers import DRIVERS
+from orchestrator.domain.errors import BackendBusy, HostUnavailable
 from orchestrator.domain.states import SnapshotState, VolumeState
-from orchestrator.inventory.changes import Change, Detached, SnapshotGone, VolumeGone, set_volume
+from orchestrator.inventory.changes import Change, SnapshotGone, VolumeGone, set_volume
+from orchestrator.jobs.claim import CHANGES
+from orchestrator.jobs.looking_again import host_to_ask
 from orchestrator.store.tables import job_lanes, job_steps, jobs, volume_versions, volumes
 from workers.backends.interface import Absent, NotOurs, SnapshotRef, VolumeFacts
-from workers.execution.truth import LastCall, Seen, columns, gone, look, lost, snapshots_gone
-from workers.execution.work import Done, Work, attached_as, policy_named, recorded_volume, sizes_of
+from workers.execution.truth import (
+    LastCall,
+    columns,
+    gone,
+    look,
+    lost,
+    snapshots_gone,
+    usable_as,
+    use_on,
+)
+from workers.execution.work import Done, Work, policy_named, recorded_volume, sizes_of
 
 #: The states of a volume that somebody may use, or could once it is brought back.
 _USABLE = (VolumeState.AVAILABLE, VolumeState.RESTRICTED)
@@ -34,11 +46,13 @@ def settle(work: Work) -> Done | None:
             select(volumes.c.look_again_at).where(volumes.c.id == record.id)
         ).scalar()
         before = _usable_before(connection, record.id)
+        host = host_to_ask(connection, work.claim.backend_id, record.name, record.id)
     if due is None:
         return None
     if before is None and record.state is VolumeState.ERROR:
         return _taken_away(work)
-    seen = look(work, others=True)
+    _refuse_elsewhere(work, host)
+    seen = look(work, others=True, used_on=host)
     facts = seen.look
     if gone(work, seen) and _was_to_go(work):
         return _settled(work, "removed", [VolumeGone(record.id)])
@@ -47,6 +61,7 @@ def settle(work: Work) -> Done | None:
         told = [set_volume(record.id, **values)]
         return _settled(work, "error", told, {"storage": values["detail"]})
     state = before if before is not None and record.state is VolumeState.ERROR else record.state
+    state = usable_as(facts, state)
     values = {
         "state": state,
         "detail": None,
@@ -57,8 +72,23 @@ def settle(work: Work) -> Done | None:
         **columns(work, facts),
     }
     changes: list[Change] = [set_volume(record.id, **values), *snapshots_gone(record, seen)]
-    changes += [*_half_made(work), *_use(work, seen)]
+    changes += _half_made(work)
+    if host is not None:
+        changes += use_on(work, record, host, seen.devices)
     return _settled(work, state, changes, facts=sizes_of(facts))
+
+
+def _refuse_elsewhere(work: Work, host: str | None) -> None:
+    """Refuse to settle what only another host can see: whether it has the volume attached."""
+    if host in (None, work.host) or not DRIVERS[work.claim.driver].attaches_locally:
+        return
+    raise HostUnavailable(
+        f"only a worker on host {host} can see whether volume {work.volume.name!r} is attached "
+        f"there, and this one runs on {work.host}: it is looked at once a worker is alive there. "
+        f"If that host is gone for good and fenced: 'orchestrator volume detach "
+        f"{work.volume.name} --backend {work.intent.backend} --host {host} force=true "
+        "fenced=true --reason TEXT'"
+    )
 
 
 def _settled(
@@ -105,7 +135,8 @@ def _was_to_go(work: Work) -> bool:
         jobs.c.volume == work.intent.volume,
         jobs.c.volume_id == work.volume.id,
     )
-    begun = select(job_steps.c.job_id).join(jobs, jobs.c.id == job_steps.c.job_id).where(*about)
+    steps = select(job_steps.c.job_id).join(jobs, jobs.c.id == job_steps.c.job_id)
+    begun = steps.where(*about, CHANGES)
     last = begun.order_by(jobs.c.id.desc()).limit(1).scalar_subquery()
     with work.database.read() as connection:
         names = connection.execute(select(job_steps.c.name).where(job_steps.c.job_id == last))
@@ -169,15 +200,3 @@ def _half_made(work: Work) -> list[Change]:
             work.driver.discard(SnapshotRef(one.id, one.name, work.volume), LastCall(work))
             changes.append(SnapshotGone(one.id))
     return changes
-
-
-def _use(work: Work, seen: Seen) -> list[Change]:
-    """Whether the host that the look is about has the volume attached."""
-    record, host = recorded_volume(work), work.intent.host
-    if host is None:
-        return []
-    if not seen.devices:
-        return [Detached(record.id, host)] if host in record.attachments else []
-    if record.attachments:
-        return []  # as recorded; or another host's, where a device does not tell whose it is
-    return [attached_as(record.id, host, seen.devices[0])]

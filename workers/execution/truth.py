@@ -22,6 +22,7 @@ from orchestrator.inventory.changes import (
     set_volume,
 )
 from orchestrator.jobs.outlook import VolumeOutlook
+from orchestrator.machine import boot_id
 from workers.backends.interface import (
     Absent,
     Device,
@@ -72,10 +73,11 @@ class Seen:
     devices: Sequence[Device] = ()
 
 
-def look(work: Work, *, others: bool = False) -> Seen:
+def look(work: Work, *, others: bool = False, used_on: str | None = None) -> Seen:
     """What there is of the job's volume, once earlier claims can change nothing more of it.
 
-    ``others``: also those of earlier jobs. Raises whatever keeps that from being seen.
+    ``others``: also those of earlier jobs, the last of which may have changed its use on the
+    host ``used_on``. Raises whatever keeps that from being seen.
     """
     work.check_identity()
     fence_off(work, needed=others or work.claim.claims > 1)
@@ -83,7 +85,7 @@ def look(work: Work, *, others: bool = False) -> Seen:
     if not isinstance(found, VolumeFacts):
         return Seen(found)
     kept = work.driver.list_snapshots(work.volume)
-    used = work.intended("attach") or work.intended("detach") or (others and work.intent.host)
+    used = work.intended("attach") or work.intended("detach") or used_on
     return Seen(
         found,
         {one.id: one for one in kept if one.id is not None},
@@ -128,13 +130,14 @@ def recorded(work: Work, seen: Seen) -> list[Change]:
             name=facts.name if work.intended("rename") else record.name,
             **columns(work, facts) | _size(work, facts),
             **_assigned(work, facts),
+            **_restriction(work, facts),
         ),
         *(
             SnapshotGone(one.id)
             for one in record.snapshots.values()
             if one.id not in seen.snapshots
         ),
-        *_use(work, record, seen.devices),
+        *_used(work, record, seen.devices),
     ]
 
 
@@ -186,16 +189,42 @@ def _assigned(work: Work, facts: VolumeFacts) -> dict[str, Any]:
     return {"policy_id": wanted.row_id} if wanted and wanted.name == facts.policy else {}
 
 
-def _use(work: Work, record: VolumeOutlook, devices: Sequence[Device]) -> list[Change]:
+def usable_as(facts: VolumeFacts, state: VolumeState) -> VolumeState:
+    """The state of a volume that is there: hidden or not as the storage has it, if it tells."""
+    if facts.restricted is None:
+        return state
+    return VolumeState.RESTRICTED if facts.restricted else VolumeState.AVAILABLE
+
+
+def _restriction(work: Work, facts: VolumeFacts) -> dict[str, Any]:
+    """Whether the volume is hidden, after a change of just that had failed."""
+    if not (work.intended("restrict") or work.intended("unrestrict")):
+        return {}
+    return {"state": usable_as(facts, recorded_volume(work).state)}
+
+
+def _used(work: Work, record: VolumeOutlook, devices: Sequence[Device]) -> list[Change]:
     """Whether the host has the volume attached, after a change of just that had failed."""
     host = work.intent.host
     if host is None or not (work.intended("attach") or work.intended("detach")):
         return []
+    return use_on(work, record, host, devices)
+
+
+def use_on(work: Work, record: VolumeOutlook, host: str, devices: Sequence[Device]) -> list[Change]:
+    """Whether this host has the volume attached, as ``devices`` found here tell."""
     if not devices:
-        return [Detached(record.id, host)]
-    if record.attachments:
-        return []  # as recorded; or another host's, where a device does not tell whose it is
-    return [attached_as(record.id, host, devices[0])]
+        return [Detached(record.id, host)] if host in record.attachments else []
+    if host in record.attachments:
+        return []  # as recorded
+    others = record.attachments.values()
+    if DRIVERS[work.claim.driver].attaches_locally:
+        # Another host of this machine has devices here, too; one of another machine has not.
+        theirs = {one.device for one in others if one.boot_id == boot_id()}
+        devices = [device for device in devices if device.path not in theirs]
+    elif others:
+        return []  # where a device does not tell whose it is
+    return [attached_as(record.id, host, device) for device in devices[:1]]
 
 
 def look_at_policy(work: Work) -> PolicyFacts | None:
