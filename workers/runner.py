@@ -12,6 +12,7 @@ import structlog
 
 from orchestrator import failpoints
 from orchestrator.domain.errors import InternalError, Outage, Unavailable
+from orchestrator.inventory.changes import Change
 from orchestrator.jobs.claim import Claim, claim
 from orchestrator.jobs.finish import Ending, Outcome, finish
 from orchestrator.jobs.notices import Notices
@@ -20,6 +21,7 @@ from orchestrator.settings import Settings
 from orchestrator.store.database import Database
 from orchestrator.store.verdicts import is_of_the_rows
 from workers.execution.attempt import HANDED_BACK, attempt
+from workers.execution.ending import unseen_after
 from workers.execution.handlers import HANDLERS, UNDOING, WITHOUT_STORAGE
 from workers.execution.hooks import Hooks
 from workers.execution.outcomes import OUTCOMES
@@ -298,6 +300,13 @@ class Runner:
             return set().union(*(self._write([entry]) for entry in ready))
         [(one, outcome)] = ready
         log.error("outcomes.refused", job=one.claim.job_id, exc_info=error)
-        if not isinstance(outcome.problem, _NotStored):
-            return self._write([(one, Outcome(ending=Ending.FAILED, problem=_NotStored()))])
-        return set()
+        if isinstance(outcome.problem, _NotStored):
+            # Whoever takes it up asks the backend what is there.
+            return set()
+        problem = _NotStored()
+        changes: list[Change] = []
+        left = outcome.journaled or (outcome.problem is not None and outcome.changes)
+        if one.claim.action.creates or one.claim.touched or left:
+            # What is there now is seen, and recorded, by others.
+            changes = unseen_after(one.claim, self._database, problem.detail)
+        return self._write([(one, Outcome(ending=Ending.FAILED, problem=problem, changes=changes))])

@@ -492,6 +492,35 @@ def test_a_volume_is_hidden_or_not_as_its_storage_has_it(
     assert settled.audit("ram")["findings"] == {}
 
 
+def refuse(settled: Settled, name: str, state: str) -> None:
+    """Have the database refuse that a volume of this name gets into this state."""
+    if settled.engine.database.engine.dialect.name == "postgresql":
+        settled.sql(
+            "ALTER TABLE volumes ADD CONSTRAINT refused "
+            f"CHECK (name <> '{name}' OR state <> '{state}') NOT VALID"
+        )
+    else:
+        settled.sql(
+            "CREATE TRIGGER refused BEFORE UPDATE ON volumes "
+            f"WHEN NEW.name = '{name}' AND NEW.state = '{state}' "
+            "BEGIN SELECT RAISE(ABORT, 'refused'); END"
+        )
+
+
+def test_what_the_database_refuses_to_record_is_looked_at_again(settled: Settled) -> None:
+    refuse(settled, "b", "available")
+    ids = settled.engine.submit(create("a"), create("b"), create("c")).job_ids
+    settled.work()
+    assert settled.engine.states(ids) == ["succeeded", "failed", "succeeded"]
+    assert settled.engine.job(ids[1])["error"]["code"] == "internal_error"
+    row = settled.row("b")
+    assert (row.state, row.look_again_at is not None) == ("error", True)
+    [looked] = settled.look_again()
+    assert looked["result"]["settled"] == "removed"
+    assert sorted(settled.engine.volumes()) == ["a", "c"]
+    assert sorted(one.name for one in _driver(settled.engine).list_volumes()) == ["a", "c"]
+
+
 # -- removal ------------------------------------------------------------------------------
 
 
