@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
@@ -11,34 +12,56 @@ from orchestrator.domain.checking import checked
 from orchestrator.domain.errors import InvalidSize
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "P": 2**50, "E": 2**60}
-_WRITTEN = re.compile(r"([0-9]{1,40})(?:([KMGTPE])(?:i?B)?|B)?", re.IGNORECASE | re.ASCII)
+_WRITTEN = re.compile(
+    r"(?P<number>[0-9]{1,40}(?:[.,][0-9]{1,20})?)\s?(?:(?P<unit>[KMGTPE])(?:i?B?)|B)?",
+    re.IGNORECASE | re.ASCII,
+)
+#: ``1,500G`` is 1.5 to some and 1500 to others.
+_TWO_MEANINGS = re.compile(r"[0-9]{1,3},[0-9]{3}", re.ASCII)
 
 #: The largest size a volume may have: what a signed 64-bit column holds.
 MAX_SIZE = 2**63 - 1
 
 
-def parse_size(written: int | str, most: int = MAX_SIZE) -> int:
-    """Bytes for ``10737418240``, ``"10G"``, ``"512MiB"``; units are binary.
+def parse_size(written: int | float | str, most: int = MAX_SIZE) -> int:
+    """Bytes for ``10737418240``, ``"10G"``, ``"10Gi"``, ``"512 MiB"``, ``"1.5T"``, ``"1,5T"``.
 
-    Raises `InvalidSize` for anything else, for zero and for more than ``most``.
+    Units are binary. Raises `InvalidSize` for anything else, for zero, for what is no whole
+    number of bytes, and for more than ``most``.
     """
-    if isinstance(written, bool) or not isinstance(written, int | str):
-        raise InvalidSize(f"a size is a number of bytes or text such as 10G, not {written!r}")
     if isinstance(written, str):
-        match = _WRITTEN.fullmatch(written.strip())
-        if match is None:
-            raise InvalidSize(
-                f"{written[:40]!r} is no size: write bytes, or a whole number with "
-                "K, M, G, T or P, such as 10G"
-            )
-        size = int(match[1]) * _UNITS[(match[2] or "").upper()]
-    else:
+        size = _read(written)
+    elif isinstance(written, float) and written.is_integer():
+        size = int(written)
+    elif isinstance(written, int) and not isinstance(written, bool):
         size = written
+    else:
+        raise InvalidSize(f"a size is a whole number of bytes or text such as 10G, not {written!r}")
     if size <= 0:
         raise InvalidSize(f"a size is at least 1 byte, not {size}")
     if size > most:
         raise InvalidSize(f"{written} is more than the largest size, {most} bytes")
     return size
+
+
+def _read(written: str) -> int:
+    match = _WRITTEN.fullmatch(written.strip())
+    if match is None:
+        raise InvalidSize(
+            f"{written[:40]!r} is no size: write bytes, or a number with K, M, G, T or P, "
+            "such as 10G or 1.5T"
+        )
+    number = match["number"]
+    if _TWO_MEANINGS.fullmatch(number):
+        raise InvalidSize(
+            f"{written[:40]!r} can be read in two ways: write it without the comma, or with a "
+            "point before the decimals"
+        )
+    size = Fraction(number.replace(",", ".")) * _UNITS[(match["unit"] or "").upper()]
+    if size.denominator != 1:
+        above = -(-size.numerator // size.denominator)
+        raise InvalidSize(f"{written[:40]!r} is no whole number of bytes: the next one is {above}")
+    return size.numerator
 
 
 def format_size(size: int | None) -> str:
@@ -58,8 +81,8 @@ def round_up(size: int, grain: int) -> int:
     return -(-size // grain) * grain
 
 
-def _parse_offset(written: int | str) -> int:
-    return 0 if str(written) == "0" else parse_size(written)
+def _parse_offset(written: int | float | str) -> int:
+    return 0 if str(written) in ("0", "0.0") else parse_size(written)
 
 
 def _written(least: int, pattern: str, example: int) -> WithJsonSchema:
@@ -70,7 +93,7 @@ def _written(least: int, pattern: str, example: int) -> WithJsonSchema:
                 {"type": "integer", "minimum": least, "maximum": MAX_SIZE},
                 {"type": "string", "pattern": pattern},
             ],
-            "description": "Bytes, or text with a binary unit such as 10G.",
+            "description": "Bytes, or text with a binary unit such as 10G, 10Gi or 1.5T.",
             "examples": [example],
         }
     )
@@ -81,7 +104,7 @@ Size = Annotated[
     int,
     BeforeValidator(checked(parse_size)),
     Field(ge=1, le=MAX_SIZE),
-    _written(1, "^[1-9][0-9]{0,3}[KMGTkmgt]$", 10737418240),
+    _written(1, "^[1-9][0-9]{0,3}[KMGTkmgt]i?$", 10737418240),
 ]
 
 #: The largest number that says how large something may become at most.
@@ -92,7 +115,7 @@ AnySize = Annotated[
     int,
     BeforeValidator(checked(lambda written: parse_size(written, MAX_LIMIT))),
     Field(ge=1, le=MAX_LIMIT),
-    _written(1, "^[1-9][0-9]{0,3}[KMGTkmgt]$", 10737418240),
+    _written(1, "^[1-9][0-9]{0,3}[KMGTkmgt]i?$", 10737418240),
 ]
 
 #: A model field: a place inside a volume, written like a size; zero is its beginning.
@@ -100,5 +123,5 @@ Offset = Annotated[
     int,
     BeforeValidator(checked(_parse_offset)),
     Field(ge=0, le=MAX_SIZE),
-    _written(0, "^(0|[1-9][0-9]{0,3}[KMGTkmgt])$", 0),
+    _written(0, "^(0|[1-9][0-9]{0,3}[KMGTkmgt]i?)$", 0),
 ]

@@ -33,20 +33,38 @@ DOCS = Path(__file__).parents[2] / "docs"
         ("2gb", 2**31),
         ("7B", 7),
         (4096, 4096),
+        (4096.0, 4096),
+        ("10Gi", 10 * 2**30),
+        ("1.5G", 3 * 2**29),
+        ("1.5T", 3 * 2**39),
+        ("206 GiB", 206 * 2**30),
+        (" 206GiB ", 206 * 2**30),
+        ("10,5G", 21 * 2**29),
+        ("0.5Ki", 512),
+        ("2.0", 2),
         (MAX_SIZE, MAX_SIZE),
     ],
 )
-def test_sizes_are_read(written: int | str, size: int) -> None:
+def test_sizes_are_read(written: int | float | str, size: int) -> None:
     assert parse_size(written) == size
 
 
 @pytest.mark.parametrize(
     "written",
-    ["", "G", "10X", "-1", "+1", "1.5G", "1e3", "10 G", "٣", 0, -1, True, 1.5, None, "8E", 2**63],
+    ["", "G", "10X", "-1", "+1", "1e3", "10  G", "٣", 0, -1, True, 1.5, None, "8E", 2**63]
+    + ["1.5", "0.1G", ".5G", "1.G", "1.5.5G", "1,500G", "1,024", "10 Q", "0.0G"]
+    + [float("inf"), float("nan")],
 )
 def test_what_is_no_size_is_refused(written: object) -> None:
     with pytest.raises(InvalidSize):
         parse_size(written)  # type: ignore[arg-type]
+
+
+def test_what_a_size_lacks_is_told() -> None:
+    with pytest.raises(InvalidSize, match=r"'1.1G' is no whole number of bytes: .* 1181116007$"):
+        parse_size("1.1G")
+    with pytest.raises(InvalidSize, match="can be read in two ways"):
+        parse_size("1,500G")
 
 
 @given(st.integers(1, 2**62))
