@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from orchestrator.cli import options, tables
+from orchestrator.cli import failures, options, tables
 from orchestrator.cli.batch_files import read_batch
 from orchestrator.cli.connection import connect
 from orchestrator.cli.waiting import exit_as_batch, wait_for_batch
@@ -32,6 +32,7 @@ def batch(
     host, depends_on, priority (those needed), then one for each parameter, such as size.
     """
     read = read_batch(file)
+    failures.warn(read.doubts())
     with connect() as client:
         with read.naming_places():
             found: Any = client.batch(

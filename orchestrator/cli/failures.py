@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 from typing import Any, TextIO
 
 import typer
@@ -23,6 +24,8 @@ from orchestrator.domain.errors import (
 INTERRUPTED = 130
 #: What shells report for a command whose reader went away.
 _READER_GONE = 141
+#: Warnings of one kind that are told one by one.
+_MOST_WARNINGS = 10
 
 
 def tell(problem: Problem, *, as_json: bool) -> int:
@@ -34,6 +37,8 @@ def tell(problem: Problem, *, as_json: bool) -> int:
     if isinstance(others, list):
         for other in others[1:]:
             say(f"  also: {other.get('detail')}")
+    if more := problem.facts.get("more"):
+        say(f"  and {more} more mistakes")
     # A class that describes how jobs end has status 1, which would say: it was accepted.
     status = problem.exit_status
     return EXIT_UNREACHABLE if status == EXIT_JOB_FAILED else status
@@ -69,6 +74,14 @@ def reader_gone() -> int:
     # What is left in the buffer must not be written at exit.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return _READER_GONE
+
+
+def warn(sentences: Sequence[str]) -> None:
+    """Tell what is probably not meant; of many, the first ones and how many there are."""
+    for sentence in sentences[:_MOST_WARNINGS]:
+        say(f"warning: {sentence}")
+    if len(sentences) > _MOST_WARNINGS:
+        say(f"warning: and {len(sentences) - _MOST_WARNINGS} more like it")
 
 
 def say(message: str) -> None:

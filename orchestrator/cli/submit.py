@@ -7,12 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from orchestrator.cli import options, tables
+from orchestrator.cli import failures, options, tables
 from orchestrator.cli.connection import connect
 from orchestrator.cli.key_values import read_words
 from orchestrator.cli.output import print_json
 from orchestrator.cli.waiting import exit_as_job, wait_for_job
 from orchestrator.domain.errors import InvalidInput
+from orchestrator.domain.sizes import doubt
 
 
 def submit(
@@ -61,6 +62,8 @@ def submit(
             after=after.value if after else None,
             approval=approval,
         )
+        if doubtful := doubt(job["params"].get("size_bytes")):
+            failures.warn([doubtful])
         if wait:
             job = wait_for_job(client, job["id"], timeout)
     tables.show_job(job, as_json=as_json)

@@ -76,6 +76,17 @@ def format_size(size: int | None) -> str:
     return str(size)
 
 
+#: A size below this is rarely meant: its unit was forgotten.
+_SMALL = 2**20
+
+
+def doubt(size: object) -> str | None:
+    """What to say of a size whose unit was probably forgotten; None of any other."""
+    if not isinstance(size, int) or not 0 < size < _SMALL:
+        return None
+    return f"the size is {size} bytes, less than 1 MiB: a number without a unit is bytes"
+
+
 def round_up(size: int, grain: int) -> int:
     """``size`` rounded up to a whole number of ``grain`` bytes."""
     return -(-size // grain) * grain

@@ -325,6 +325,18 @@ def test_a_plan_tells_and_changes_nothing(shell: Shell, name: str, fleet: Path) 
     shell.json("volume", "show", f"{name}-1", "--backend", "fast", status=3)
 
 
+def test_a_size_whose_unit_was_forgotten_is_doubted(
+    shell: Shell, name: str, tmp_path: Path
+) -> None:
+    form = ("volume.create", "--backend", "ram", "--volume", name, "size=10")
+    doubt = "the size is 10 bytes, less than 1 MiB: a number without a unit is bytes"
+    assert shell.json("plan", *form)["jobs"][0]["notes"] == [doubt]
+    assert f"warning: {doubt}" in shell.run("submit", *form).stderr
+    sheet = tmp_path / "sheet.csv"
+    sheet.write_text(f"action,backend,volume,size\nvolume.create,ram,{name}-b,10\n")
+    assert f"warning: row 2: {doubt}" in shell.run("batch", str(sheet)).stderr
+
+
 def test_each_action_on_a_volume_has_its_command(shell: Shell, name: str) -> None:
     target = ("--backend", "fast", "--wait")
     shell.json("volume", "create", name, *target, "size=1M")

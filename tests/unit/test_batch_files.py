@@ -78,6 +78,11 @@ JOB = {
         (HEAD + GOOD).replace(",", ";"),
         (HEAD + GOOD).replace(",", "\t"),
         HEAD + GOOD + "\n,,,\n",
+        "sep=;\r\n" + (HEAD + GOOD).replace(",", ";").replace("\n", "\r\n"),
+        '"sep=|"\n' + (HEAD + GOOD).replace(",", "|"),
+        "\n,,,\n" + HEAD + GOOD,
+        HEAD.title() + GOOD,
+        HEAD.upper() + GOOD,
         HEAD + '"volume.create","fast","vm1","10G"\n',
         HEAD + " volume.create , fast , vm1 , 10G \n",
         "action,backend,volume,size,,\nvolume.create,fast,vm1,10G,,\n",
@@ -155,6 +160,64 @@ def test_an_error_names_its_row_and_column(text: str, kind: type[Problem], place
     assert caught.value.detail.startswith(place)
     if ", column " in place:
         assert caught.value.field == place.partition(", column ")[2]
+
+
+def test_columns_are_known_by_their_names_however_they_are_written() -> None:
+    batch = read_csv(
+        "Ref,ACTION,Backend,Volume,Depends on,Max-Attempts,SIZE,Metadata.Owner\n"
+        "a,volume.create,fast,vm1,17,2,10G,billing\n"
+    )
+    params = {"size": "10G", "metadata": {"Owner": "billing"}}
+    job = {**JOB, "ref": "a", "depends_on": [17], "max_attempts": 2, "params": params}
+    assert batch.jobs == [job]
+
+
+def test_all_mistakes_are_told_with_row_and_column() -> None:
+    with pytest.raises(InvalidSize) as caught:
+        read_csv(
+            "\nref,action,backend,volume,size,priority\n"
+            "a,volume.create,fast,vm1,10Q,\n"
+            "b,volume.create,fast,vm2,10G,high\n"
+            "a,volume.craete,fast,vm3,10G,\n"
+            "c,volume.create,fast,-x,,99\n"
+            "d,volume.create,fast,vm4,10G,,,more\n"
+        )
+    problem = caught.value
+    assert problem.detail.startswith("row 3, column size: ")
+    assert [(e["row"], e.get("column"), e["code"]) for e in problem.facts["errors"]] == [
+        (3, "size", "invalid_size"),
+        (4, "priority", "invalid_input"),
+        (5, "ref", "invalid_input"),
+        (5, "action", "unknown_action"),
+        (6, "priority", "invalid_input"),
+        (6, "volume", "invalid_name"),
+        (6, "size", "missing_field"),
+        (7, None, "invalid_input"),
+    ]
+    assert "ref 'a' is used in row 3 already" in problem.facts["errors"][2]["detail"]
+
+
+def test_of_very_many_mistakes_a_hundred_are_told_and_the_others_counted() -> None:
+    with pytest.raises(InvalidSize) as caught:
+        read_csv(HEAD + "volume.create,fast,vm1,10Q\n" * 130)
+    assert len(caught.value.facts["errors"]) == 100
+    assert caught.value.facts["more"] == 30
+
+
+def test_all_columns_that_are_not_known_are_told_with_what_may_be_meant() -> None:
+    with pytest.raises(UnknownField) as caught:
+        read_csv("action,bakend,colour\nvolume.create,fast,red\n")
+    told = [error["detail"] for error in caught.value.facts["errors"]]
+    assert told[0].endswith("did you mean 'backend'?")
+    assert told[1].startswith("row 1, column colour: it is no parameter of any action nor one of")
+
+
+def test_a_size_without_a_unit_is_doubted() -> None:
+    batch = read_csv(HEAD + "volume.create,fast,vm1,10\nvolume.create,fast,vm2,1M\n")
+    assert batch.doubts() == [
+        "row 2: the size is 10 bytes, less than 1 MiB: a number without a unit is bytes"
+    ]
+    assert read_json('[{"params": {"size_bytes": 10}}, {"params": 3}, {}]').doubts() != []
 
 
 def written(path: Path, content: str | bytes) -> Path:

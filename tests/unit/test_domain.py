@@ -51,9 +51,11 @@ def test_sizes_are_read(written: int | float | str, size: int) -> None:
 
 @pytest.mark.parametrize(
     "written",
-    ["", "G", "10X", "-1", "+1", "1e3", "10  G", "٣", 0, -1, True, 1.5, None, "8E", 2**63]
-    + ["1.5", "0.1G", ".5G", "1.G", "1.5.5G", "1,500G", "1,024", "10 Q", "0.0G"]
-    + [float("inf"), float("nan")],
+    [
+        *["", "G", "10X", "-1", "+1", "1e3", "10  G", "٣", 0, -1, True, 1.5, None, "8E", 2**63],
+        *["1.5", "0.1G", ".5G", "1.G", "1.5.5G", "1,500G", "1,024", "10 Q", "0.0G"],
+        *[float("inf"), float("nan")],
+    ],
 )
 def test_what_is_no_size_is_refused(written: object) -> None:
     with pytest.raises(InvalidSize):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from orchestrator.domain.errors import BackendDisabled, InsufficientCapacity, Locked, Unsupported
-from orchestrator.domain.sizes import format_size
+from orchestrator.domain.sizes import doubt, format_size
 from orchestrator.domain.states import BackendState, VolumeState
 from orchestrator.jobs.outlook import Intent, Outlook
 from orchestrator.jobs.rules.changing import (
@@ -149,8 +149,10 @@ def play(outlook: Outlook, intent: Intent) -> None:
 
 
 def notes(outlook: Outlook, intent: Intent) -> list[str]:
-    """What the intent will lose, or not take over, a sentence each."""
-    return RULES[intent.action.name].notes(outlook, intent)
+    """What the intent will lose, or not take over, and what is doubtful: a sentence each."""
+    doubtful = doubt(intent.params.get("size_bytes"))
+    told = RULES[intent.action.name].notes(outlook, intent)
+    return told if doubtful is None else [*told, doubtful]
 
 
 def _check_lock(outlook: Outlook, intent: Intent) -> None:
