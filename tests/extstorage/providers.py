@@ -6,6 +6,8 @@ test's own. What its scripts were called for, and in which order, is in ``calls`
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -146,6 +148,24 @@ class Provider:
                 if backing.read_text().startswith(f"{self.images}/"):
                     found.append(f"/dev/{backing.parent.parent.name}")
         return found
+
+    def held(self) -> bool:
+        """Whether somebody has one of these devices to himself."""
+        for device in self.devices():
+            try:
+                os.close(os.open(device, os.O_RDONLY | os.O_EXCL))
+            except OSError as error:
+                if error.errno == errno.EBUSY:
+                    return True
+        return False
+
+    def is_running(self) -> bool:
+        """Whether one of its scripts runs."""
+        for entry in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if (entry / "cwd").readlink() == self.directory:
+                    return True
+        return False
 
     def close(self) -> None:
         for device in self.devices():

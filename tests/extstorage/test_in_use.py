@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.domain.errors import BackendBusy, Conflict, InUse
+from orchestrator.domain.errors import BackendBusy, BackendError, Conflict, InUse, NoDevice
 from tests.conformance.calls import Claim, new_volume
 from tests.extstorage.conftest import Make
 from tests.extstorage.providers import MAPPED, MIB, STANDING, Provider
@@ -202,16 +202,14 @@ def test_a_wipe_keeps_others_out_for_as_long_as_it_lasts(
 ) -> None:
     tried: list[bool] = []
 
-    def try_to_open(number: int) -> None:
-        for device in provider.devices():
-            try:
-                os.close(os.open(device, os.O_RDONLY | os.O_EXCL))
-                tried.append(True)
-            except OSError:
-                tried.append(False)
+    def try_to_open(_number: int) -> None:
+        if call.reported:
+            tried.append(provider.held())
 
-    driver.wipe(volume, Claim(at_checkpoint=try_to_open))
-    assert tried.count(False) >= SIZE // (4 * MIB)
+    call = Claim(at_checkpoint=try_to_open)
+    driver.wipe(volume, call)
+    # At each chunk but the first; what follows the last is the provider's detach.
+    assert tried[: len(call.reported) - 1] == [True] * (SIZE // (4 * MIB) - 1)
 
 
 def test_a_detach_that_leaves_a_device_that_is_used_is_none(make: Make, tmp_path: Path) -> None:
@@ -291,28 +289,130 @@ def test_an_attachment_whose_device_shows_something_else_is_none(
         run("losetup", "--detach", device)
 
 
-def test_a_worker_that_is_stuck_in_it_is_waited_for(
-    driver: ExtStorageDriver, volume: VolumeRef
-) -> None:
-    """Its call is refused as soon as it goes on; whoever comes later tries again then."""
-    stuck, go = threading.Event(), threading.Event()
+@contextmanager
+def stuck(driver: ExtStorageDriver, volume: VolumeRef, when: Callable[[], bool]) -> Iterator[None]:
+    """A worker that wipes and stands still as soon as something is so, until the block ends.
 
-    def wait(number: int) -> None:
-        if number == 3:  # behind the script's own and the first chunk's
-            stuck.set()
+    Then it is refused.
+    """
+    there, go = threading.Event(), threading.Event()
+
+    def stand(_number: int) -> None:
+        if not there.is_set() and when():
+            there.set()
             go.wait(60)
 
     def late() -> None:
         with pytest.raises(Conflict, match="a later claim"):
-            driver.wipe(volume, Claim(at_checkpoint=wait))
+            driver.wipe(volume, Claim(at_checkpoint=stand))
+        refused.append(True)
 
+    refused: list[bool] = []
     wipe = threading.Thread(target=late)
     wipe.start()
     try:
-        assert stuck.wait(60)
-        with pytest.raises(BackendBusy, match="an earlier attempt has not ended"):
-            driver.wipe(volume, Claim())
+        assert there.wait(60)
+        yield
     finally:
         go.set()
         wipe.join()
+    assert refused
+
+
+def test_a_worker_that_is_stuck_in_it_is_waited_for(
+    provider: Provider, driver: ExtStorageDriver, volume: VolumeRef
+) -> None:
+    """Its call is refused as soon as it goes on; whoever comes later tries again then."""
+    with (
+        stuck(driver, volume, provider.held),
+        pytest.raises(BackendBusy, match="an earlier attempt has not ended"),
+    ):
+        driver.wipe(volume, Claim())
     driver.wipe(volume, Claim())
+
+
+@pytest.mark.parametrize("then", ["nothing", "another volume"])
+def test_a_worker_that_was_stuck_before_it_believes_nothing_of_the_device(
+    provider: Provider, driver: ExtStorageDriver, volume: VolumeRef, tmp_path: Path, then: str
+) -> None:
+    """The later one has detached it: its path shows nothing now, or another volume."""
+    other, wait = tmp_path / "other", tmp_path / "wait"
+    other.write_bytes(b"precious".ljust(SIZE, b"!"))
+    wait.touch()
+    # Not one of the devices that others on this host take when they are free.
+    device = f"/dev/loop{3000 + os.getpid() % 1000}"
+    attach = MAPPED["attach"].replace("--find --show", device).replace("echo", f"echo {device} #")
+    provider.replace("attach", f"{attach}\nwhile [ -e {wait} ]; do sleep 0.02; done")
+    with stuck(driver, volume, lambda: device in provider.devices()):
+        wait.unlink()
+        while provider.is_running():
+            pass
+        driver.wipe(volume, Claim())
+        assert provider.devices() == []
+        if then == "another volume":
+            run("losetup", device, str(other))
+    if then == "another volume":
+        run("losetup", "--detach", device)
+    assert other.read_bytes() == b"precious".ljust(SIZE, b"!")
+
+
+def test_a_device_that_shows_something_else_once_it_is_opened_is_left(
+    provider: Provider,
+    driver: ExtStorageDriver,
+    volume: VolumeRef,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    other = tmp_path / "other"
+    other.write_bytes(b"precious".ljust(SIZE, b"!"))
+    device = f"/dev/loop{3000 + os.getpid() % 1000}"
+    attach = MAPPED["attach"].replace("--find --show", device).replace("echo", f"echo {device} #")
+    provider.replace("attach", attach)
+    exclusively = blockdevices.exclusively
+
+    @contextmanager
+    def late(path: str, *, writable: bool = False) -> Iterator[int]:
+        if writable:
+            run("losetup", "--detach", device)
+            run("losetup", device, str(other))
+        with exclusively(path, writable=writable) as descriptor:
+            yield descriptor
+
+    monkeypatch.setattr(blockdevices, "exclusively", late)
+    try:
+        with pytest.raises(NoDevice, match="shows something else now"):
+            driver.wipe(volume, Claim())
+    finally:
+        run("losetup", "--detach", device)
+    assert other.read_bytes() == b"precious".ljust(SIZE, b"!")
+
+
+def test_a_device_of_no_bytes_is_no_device(
+    provider: Provider, driver: ExtStorageDriver, volume: VolumeRef
+) -> None:
+    device = f"/dev/loop{3000 + os.getpid() % 1000}"
+    run("losetup", device, str(provider.image(volume.id)))
+    run("losetup", "--detach", device)
+    provider.replace("attach", f"echo {device}")
+    for call in (
+        lambda: driver.attach(volume, Claim()),
+        lambda: driver.wipe(volume, Claim()),
+        lambda: driver.inspect(volume),
+    ):
+        with pytest.raises(NoDevice, match="of no bytes"):
+            call()
+
+
+def test_what_the_kernel_says_of_a_failing_device_is_told(
+    provider: Provider, driver: ExtStorageDriver, tmp_path: Path
+) -> None:
+    """The file system below the image is full, which a loop device tells as an I/O error."""
+    run("mount", "-t", "tmpfs", "-o", "size=6m", "none", str(provider.images))
+    try:
+        volume = new_volume("vm2")
+        driver.create(volume, 16 * MIB, {}, Claim())
+        with pytest.raises(BackendError, match="Input/output error: the device failed"):
+            driver.wipe(volume, Claim())
+        assert provider.devices() == []
+    finally:
+        run("umount", str(provider.images))

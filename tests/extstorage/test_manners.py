@@ -19,7 +19,7 @@ from orchestrator.domain.errors import (
     TimedOut,
     Unsupported,
 )
-from tests.conformance.calls import Claim, LeaseLost, new_volume, stopped
+from tests.conformance.calls import Claim, LeaseLost, new_volume, stopped_in_work
 from tests.extstorage.conftest import Make
 from tests.extstorage.providers import MANNERS, MAPPED, MIB, STANDING
 from workers.backends.interface import Contents, Removed, VolumeRef, there
@@ -182,7 +182,7 @@ def test_what_this_job_has_begun_is_taken_up_or_away(make: Make) -> None:
     assert not provider.image(volume.id).exists()
     # Canceled in the middle.
     other = new_volume("vm2")
-    late = stopped(4)
+    late = stopped_in_work()
     with pytest.raises(LeaseLost):
         driver.create(other, SIZE, {}, late)
     assert provider.image(other.id).exists()
@@ -265,7 +265,7 @@ def test_what_cannot_be_zeroed_is_refused_where_that_was_asked_for(make: Make) -
 
 def test_zeroing_that_was_cut_off_is_done_again(make: Make) -> None:
     provider = make({**MAPPED, "create": REUSED})
-    driver, volume, late = provider.driver(), new_volume("vm1"), stopped(4)
+    driver, volume, late = provider.driver(), new_volume("vm1"), stopped_in_work()
     with pytest.raises(LeaseLost):
         driver.create(volume, SIZE, {}, late)
     assert b"tenant" in provider.image(volume.id).read_bytes()

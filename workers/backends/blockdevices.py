@@ -19,7 +19,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.domain.errors import AccessDenied, BackendError, InUse
+from orchestrator.domain.errors import (
+    AccessDenied,
+    BackendError,
+    BackendUnavailable,
+    InUse,
+    NoSpace,
+)
 
 #: Seconds for which a device may be held open before that counts as use: whoever looks at new
 #: devices lets go of them within a moment.
@@ -27,6 +33,9 @@ _LET_GO = 1.0
 _LOOK_AGAIN = 0.02
 _SECTOR = 512
 _MOST_NAMED = 5
+
+#: The connection to it was lost, or it is gone: it may come back.
+_LOST = {errno.ENXIO, errno.ENODEV, errno.ENOLINK, errno.ETIMEDOUT, errno.ESHUTDOWN}
 
 #: <linux/fs.h>: write out and forget what is in memory of a device.
 _BLKFLSBUF = 0x1261
@@ -59,6 +68,20 @@ def look_at(path: str) -> Disk:
     return Disk(found.st_rdev, sequence, int((entry / "size").read_text()) * _SECTOR)
 
 
+@contextmanager
+def told(path: str) -> Iterator[None]:
+    """Raise what the kernel says of a device as errors of the vocabulary."""
+    try:
+        yield
+    except OSError as error:
+        said = f"{path}: {error.strerror or error}"
+        if error.errno == errno.ENOSPC:
+            raise NoSpace(f"{said}: what the device lies on is full") from error
+        if error.errno in _LOST:
+            raise BackendUnavailable(f"{said}: the device is out of reach") from error
+        raise BackendError(f"{said}: the device failed; look at this host's log") from error
+
+
 def entry_of(number: int) -> Path:
     """The kernel's directory of a block device."""
     return Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}")
@@ -71,9 +94,11 @@ def exclusively(path: str, *, writable: bool = False) -> Iterator[int]:
     Nobody uses it or a partition of it when this begins, and nobody can mount it, swap to it or
     make it part of another device before it ends. Raises `InUse` with who uses it.
     """
-    descriptor = _claimed(path, os.O_RDWR if writable else os.O_RDONLY)
+    with told(path):
+        descriptor = _claimed(path, os.O_RDWR if writable else os.O_RDONLY)
     try:
-        _refuse_opened(path, descriptor)
+        with told(path):
+            _refuse_opened(path, descriptor)
         yield descriptor
     finally:
         os.close(descriptor)
@@ -100,19 +125,24 @@ def unchanged(path: str) -> Iterator[tuple[int, Callable[[], None]]]:
 
     Where the kernel counts no writes the device is held exclusively.
     """
-    if _written(look_at(path).number) is None:
+    with told(path):
+        counts = _written(look_at(path).number) is not None
+    if not counts:
         with exclusively(path) as descriptor:
             yield descriptor, _nothing
         return
-    descriptor = _opened(path, os.O_RDONLY)
+    with told(path):
+        descriptor = _opened(path, os.O_RDONLY)
     try:
         number = os.fstat(descriptor).st_rdev
         _flush(descriptor)
         before = _written(number)
 
         def check() -> None:
-            _flush(descriptor)
-            if _written(number) != before or _being_written(number):
+            with told(path):
+                _flush(descriptor)
+                written = _written(number) != before or _being_written(number)
+            if written:
                 raise InUse(
                     f"{path} was written to while it was read: what was read is of no one moment; "
                     "stop what writes to it, and try again"

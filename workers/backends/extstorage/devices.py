@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.domain.errors import BackendBusy, BackendError, NoDevice
 from orchestrator.machine import boot_id
 from workers.backends import blockdevices
+from workers.backends.blockdevices import Disk
 from workers.backends.extstorage.room import made
 from workers.backends.interface import Device
-from workers.processes import born
 
 #: ``<hypervisor>:<uri>``, e.g. ``kvm:rbd:pool/volume``.
 _URI = re.compile(r"[a-z0-9-]+:.*\S", re.ASCII)
@@ -23,7 +25,32 @@ _URI = re.compile(r"[a-z0-9-]+:.*\S", re.ASCII)
 _SHOWN = 80
 
 
-def parse_answer(answer: bytes) -> Device:
+@dataclass(frozen=True)
+class Found:
+    """A volume that is attached, and what its block device showed at that moment."""
+
+    device: Device
+    #: None where there are only URIs.
+    disk: Disk | None
+
+    @property
+    def path(self) -> str | None:
+        """Of the block device."""
+        return self.device.path
+
+    @property
+    def size_bytes(self) -> int | None:
+        """Of the block device."""
+        return None if self.disk is None else self.disk.size_bytes
+
+    def is_still(self, disk: Disk) -> bool:
+        """Whether this is the same device, which shows the same; it may have grown."""
+        if self.disk is None or disk.size_bytes == 0:
+            return False
+        return (disk.number, disk.sequence) == (self.disk.number, self.disk.sequence)
+
+
+def parse_answer(answer: bytes) -> Found:
     """What ``attach`` has printed: a device, URIs, or both.
 
     The device is one that is there, on this host, just now. Raises `NoDevice` for anything else,
@@ -39,28 +66,29 @@ def parse_answer(answer: bytes) -> Device:
     for line in lines:
         if not _URI.fullmatch(line):
             raise _wrong(f"prints {line[:_SHOWN]!r} where <hypervisor>:<uri> belongs")
-    if path:
-        size_of(path)
-    return Device(path=path or None, uris=tuple(lines))
+    device = Device(path=path or None, uris=tuple(lines))
+    return Found(device, _disk_at(path) if path else None)
 
 
-def size_of(path: str) -> int:
-    """Bytes of a block device of this host. Raises `NoDevice` if it is none."""
+def _disk_at(path: str) -> Disk:
+    """What a block device of this host shows. Raises `NoDevice` if it is none, or shows nothing."""
     if not path.startswith("/"):
         raise _wrong(
             f"prints {path[:_SHOWN]!r} where the path of a block device belongs: messages belong "
             "on standard error"
         )
     try:
-        found = Path(path).stat()
+        if not stat.S_ISBLK(Path(path).stat().st_mode):
+            raise _wrong(f"names {path[:_SHOWN]!r}, which is no block device")
+        disk = blockdevices.look_at(path)
     except FileNotFoundError:
         spaces = ", with blanks at its end," if path != path.rstrip() else ""
         raise _wrong(f"names {path[:_SHOWN]!r},{spaces} which is not there") from None
     except OSError as error:
         raise _wrong(f"names {path[:_SHOWN]!r}: {error.strerror}") from None
-    if not stat.S_ISBLK(found.st_mode):
-        raise _wrong(f"names {path[:_SHOWN]!r}, which is no block device")
-    return blockdevices.look_at(path).size_bytes
+    if disk.size_bytes == 0:
+        raise _wrong(f"names {path[:_SHOWN]!r}, a device of no bytes: it shows nothing")
+    return disk
 
 
 def _wrong(what: str) -> NoDevice:
@@ -73,21 +101,20 @@ class Attached:
     def __init__(self, room: Path) -> None:
         self._room = room / "attached"
 
-    def note(self, volume_id: str, device: Device) -> None:
+    def note(self, volume_id: str, found: Found) -> None:
         """Note an attachment that was verified just now."""
-        disk = blockdevices.look_at(device.path) if device.path else None
         known = {
-            "path": device.path,
-            "uris": list(device.uris),
-            "number": disk.number if disk else None,
-            "sequence": disk.sequence if disk else None,
+            "path": found.path,
+            "uris": list(found.device.uris),
+            "number": found.disk.number if found.disk else None,
+            "sequence": found.disk.sequence if found.disk else None,
             "boot": boot_id(),
         }
         new = made(self._room) / f".{volume_id}"
         new.write_text(json.dumps(known))
         new.replace(self._room / volume_id)
 
-    def of(self, volume_id: str) -> Device | None:
+    def of(self, volume_id: str) -> Found | None:
         """The device that is still there; None if there is none."""
         try:
             known = json.loads((self._room / volume_id).read_text())
@@ -95,18 +122,17 @@ class Attached:
             return None
         if known["boot"] != boot_id():
             return None
-        if known["path"]:
-            try:
-                disk = blockdevices.look_at(known["path"])
-            except (OSError, BackendError):
-                return None
-            # A loop device stays when what it showed is gone, and has no size then; or it has
-            # been given something else to show.
-            if disk.number != known["number"] or disk.size_bytes == 0:
-                return None
-            if disk.sequence != known.get("sequence", disk.sequence):
-                return None
-        return Device(path=known["path"], uris=tuple(known["uris"]))
+        device = Device(path=known["path"], uris=tuple(known["uris"]))
+        if device.path is None:
+            return Found(device, None)
+        try:
+            disk = blockdevices.look_at(device.path)
+        except (OSError, BackendError):
+            return None
+        # A loop device stays when what it showed is gone, and has no size then; or it has
+        # been given something else to show.
+        noted = Found(device, Disk(known["number"], known.get("sequence", disk.sequence), 0))
+        return Found(device, disk) if noted.is_still(disk) else None
 
     def forget(self, volume_id: str) -> None:
         """Note that it is no longer attached."""
@@ -115,29 +141,26 @@ class Attached:
 
 
 class Holders:
-    """Which process of ours has which volume's device to itself, noted in a directory."""
+    """Which process of ours has which volume's device to itself: a locked file for each."""
 
     def __init__(self, room: Path) -> None:
         self._room = room / "holding"
 
     @contextmanager
-    def noted(self, volume_id: str) -> Iterator[None]:
-        """Note that this process has it."""
-        note = made(self._room) / volume_id
-        note.write_text(json.dumps({"pid": os.getpid(), "born": born(os.getpid())}))
+    def alone(self, volume_id: str) -> Iterator[None]:
+        """Be the only one of us. Raises `BackendBusy` with who is; that one may be frozen."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        file = os.open(made(self._room) / volume_id, flags, 0o600)
         try:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.pread(file, 20, 0).decode().strip() or "another"
+                raise BackendBusy(
+                    f"process {holder}, a worker, has the device of this volume to itself: an "
+                    "earlier attempt has not ended"
+                ) from None
+            os.pwrite(file, f"{os.getpid():<20}".encode(), 0)
             yield
         finally:
-            note.unlink(missing_ok=True)
-
-    def refuse_ours(self, volume_id: str) -> None:
-        """`BackendBusy` if a process that has noted so is there; it may be frozen."""
-        try:
-            known = json.loads((self._room / volume_id).read_text())
-        except (FileNotFoundError, NotADirectoryError, ValueError):
-            return
-        if born(known["pid"]) == known["born"]:
-            raise BackendBusy(
-                f"process {known['pid']}, a worker, has the device of this volume to itself: an "
-                "earlier attempt has not ended"
-            )
+            os.close(file)

@@ -6,8 +6,8 @@ import os
 import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from typing import TypeVar
 
 from orchestrator.domain.drivers import DRIVERS, DriverOptions, ExtStorageOptions
 from orchestrator.domain.errors import (
@@ -27,12 +27,7 @@ from orchestrator.domain.errors import (
 from orchestrator.domain.names import check_volume_name
 from orchestrator.domain.sizes import round_up
 from workers.backends import blockdevices
-from workers.backends.extstorage.devices import (
-    Attached,
-    Holders,
-    parse_answer,
-    size_of,
-)
+from workers.backends.extstorage.devices import Attached, Found, Holders, parse_answer
 from workers.backends.extstorage.notes import Note, Notes, Stage
 from workers.backends.extstorage.provider import Provider, diagnose, find
 from workers.backends.extstorage.running import Run, Scripts
@@ -63,6 +58,8 @@ _INFO = "info"
 
 #: What stands for the backend as a whole where an id is needed.
 _NO_VOLUME = "0" * 32
+
+_T = TypeVar("_T")
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -177,14 +174,19 @@ class ExtStorageDriver(Driver):
         self._checked(of)
         with self._needed(of, call) as device:
             path = _block_device(device)
-            self._refuse_drift(of, path)
-            with blockdevices.unchanged(path) as (descriptor, check):
-                size = size_of(path)
-                yield Contents(size, _checked_parts(descriptor, size, check))
+            with (
+                self._holders.alone(of.id),
+                self._opened(of, device, call, blockdevices.unchanged(path)) as (
+                    (descriptor, check),
+                    size,
+                ),
+            ):
+                self._refuse_drift(of, path, size)
+                yield Contents(size, _checked_parts(path, descriptor, size, check))
 
     def devices(self, volume: VolumeRef) -> list[Device]:
-        device = self._attached.of(check_id(volume.id))
-        return [] if device is None else [device]
+        found = self._attached.of(check_id(volume.id))
+        return [] if found is None else [found.device]
 
     # -- making ---------------------------------------------------------------------------
 
@@ -240,7 +242,7 @@ class ExtStorageDriver(Driver):
         with self._needed(source, call) as origin:
             least = self._facts(source, origin).size_bytes
             if origin.path:
-                self._refuse_drift(source, origin.path)
+                self._refuse_drift(source, origin.path, least)
             if size < least:
                 raise InvalidSize(f"a copy of {least} bytes does not fit into {size}")
             told = {"VOL_SNAPSHOT_NAME": volume.id, "VOL_SNAPSHOT_SIZE": _mib(least)}
@@ -274,14 +276,14 @@ class ExtStorageDriver(Driver):
         self._checked(volume)
         wanted = round_up(size_bytes, GRAIN)
         with self._needed(volume, call) as device:
-            before = size_of(device.path) if device.path else volume.size_bytes
+            before = device.size_bytes or volume.size_bytes
             if before is not None and before >= wanted:
                 return self._facts(volume, device, size=before)
             if device.path:
-                self._refuse_drift(volume, device.path)
+                self._refuse_drift(volume, device.path, before)
             self._grown(volume, before or wanted, wanted, call)
             device = self._find(volume, call)
-            after = size_of(device.path) if device.path else wanted
+            after = device.size_bytes or wanted
             if after < wanted:
                 raise BackendError(
                     f"the provider's grow ended with success, and {device.path} has {after} bytes, "
@@ -304,7 +306,6 @@ class ExtStorageDriver(Driver):
         self._checked(volume)
         self._refuse_attached(volume)
         with self._needed(volume, call) as device:
-            self._refuse_drift(volume, _block_device(device))
             self._overwrite(volume, device, call, offset, length)
             return self._facts(volume, device)
 
@@ -338,7 +339,6 @@ class ExtStorageDriver(Driver):
             and wiped != (self._facts(volume, device).size_bytes or None)
         ):
             with self._let_go_if_it_fails(volume, device, call):
-                self._refuse_drift(volume, _block_device(device))
                 wiped = self._overwrite(volume, device, call)
         if wiped:
             self._notes.write(volume.id, Note(Stage.WIPED, call.token, wiped))
@@ -352,12 +352,12 @@ class ExtStorageDriver(Driver):
         if read_only:
             raise Unsupported("a provider cannot attach a volume for reading only")
         before = self._attached.of(volume.id)
-        device = self._find(volume, call)
-        if device.path and (volume.size_bytes or 0) > size_of(device.path):
-            with self._let_go_if_it_fails(volume, device, call, before=before):
-                self._refuse_drift(volume, device.path)
-        self._attached.note(volume.id, device)
-        return device
+        found = self._find(volume, call)
+        if found.path and (volume.size_bytes or 0) > (found.size_bytes or 0):
+            with self._let_go_if_it_fails(volume, found, call, before=before):
+                self._refuse_drift(volume, found.path, found.size_bytes)
+        self._attached.note(volume.id, found)
+        return found.device
 
     def detach(self, volume: VolumeRef, call: Call) -> None:
         self._checked(volume)
@@ -444,12 +444,27 @@ class ExtStorageDriver(Driver):
         )
         return self._scripts.run(run, call)
 
-    def _find(self, volume: VolumeRef, call: Call | None) -> Device:
+    def _find(self, volume: VolumeRef, call: Call | None) -> Found:
         """Attach it, which is how one finds it. `ScriptFailed` or `NoDevice` if that fails."""
-        return parse_answer(self._run("attach", volume, {}, call, answers=True))
+        answer = self._run("attach", volume, {}, call, answers=True)
+        with self._still_ours(volume, call):
+            return parse_answer(answer)
 
     @contextmanager
-    def _needed(self, volume: VolumeRef, call: Call | None) -> Iterator[Device]:
+    def _still_ours(self, volume: VolumeRef, call: Call | None) -> Iterator[None]:
+        """What is seen here, good or bad, is what this claim's own scripts have left.
+
+        `Conflict` if a later claim has worked on the volume by the end: the device may show
+        another volume by now, or nothing.
+        """
+        try:
+            yield
+        finally:
+            if call is not None:
+                self._scripts.refuse_late(volume.id, call)
+
+    @contextmanager
+    def _needed(self, volume: VolumeRef, call: Call | None) -> Iterator[Found]:
         """Its device, for as long as this takes; raises what keeps it from being seen.
 
         One that was attached before, or that somebody uses, stays.
@@ -463,10 +478,10 @@ class ExtStorageDriver(Driver):
     def _let_go_after(
         self,
         volume: VolumeRef,
-        device: Device,
+        device: Found,
         call: Call | None,
         *,
-        before: Device | None = None,
+        before: Found | None = None,
     ) -> Iterator[None]:
         """Detach it at the end, unless it was attached ``before`` or somebody uses it."""
         with self._let_go_if_it_fails(volume, device, call, before=before):
@@ -479,10 +494,10 @@ class ExtStorageDriver(Driver):
     def _let_go_if_it_fails(
         self,
         volume: VolumeRef,
-        device: Device,
+        device: Found,
         call: Call | None,
         *,
-        before: Device | None = None,
+        before: Found | None = None,
     ) -> Iterator[None]:
         try:
             yield
@@ -492,53 +507,66 @@ class ExtStorageDriver(Driver):
                     self._detach(volume, device, call)
             raise
 
-    def _detach(self, volume: VolumeRef, device: Device | None, call: Call | None) -> None:
+    def _detach(self, volume: VolumeRef, device: Found | None, call: Call | None) -> None:
         """Detach it if nobody uses it, and see that nobody has it afterwards. Raises `InUse`.
 
         Some providers' devices are there for as long as the volume is; they stay.
         """
-        if device is None or device.path is None:
+        if device is None or not _is_still_there(device):
             self._run("detach", volume, {}, call)
         else:
-            before = self._disk(device.path)
-            with self._exclusively(volume, device.path):
+            with self._exclusively(volume, device, call):
                 pass  # up to here: a device that is held cannot be taken away
             self._run("detach", volume, {}, call)
-            if before is not None and self._disk(device.path) == before:
-                with self._exclusively(volume, device.path):
+            if _is_still_there(device):
+                with self._exclusively(volume, device, call):
                     pass
         self._attached.forget(volume.id)
 
     @contextmanager
     def _exclusively(
-        self, volume: VolumeRef, path: str, *, writable: bool = False
-    ) -> Iterator[int]:
-        """Its device, if nobody uses it, to oneself; `BackendBusy` while another call has it."""
+        self, volume: VolumeRef, device: Found, call: Call | None, *, writable: bool = False
+    ) -> Iterator[tuple[int, int]]:
+        """Its device, if nobody uses it, to oneself: a descriptor and the size in bytes.
+
+        `BackendBusy` while another call of ours has it.
+        """
+        kept = blockdevices.exclusively(_block_device(device), writable=writable)
+        with (
+            self._holders.alone(volume.id),
+            self._opened(volume, device, call, kept) as (descriptor, size),
+        ):
+            yield descriptor, size
+
+    @contextmanager
+    def _opened(
+        self,
+        volume: VolumeRef,
+        device: Found,
+        call: Call | None,
+        opening: AbstractContextManager[_T],
+    ) -> Iterator[tuple[_T, int]]:
+        """A device that is opened, and its size now; it is sure to be the one that was found."""
+        path = _block_device(device)
         with ExitStack() as held:
-            try:
-                descriptor = held.enter_context(blockdevices.exclusively(path, writable=writable))
-            except InUse:
-                self._holders.refuse_ours(volume.id)
-                raise
-            held.enter_context(self._holders.noted(volume.id))
-            yield descriptor
+            with self._still_ours(volume, call):
+                opened = held.enter_context(opening)
+                with blockdevices.told(path):
+                    disk = blockdevices.look_at(path)
+                if not device.is_still(disk):
+                    raise NoDevice(
+                        f"{path} shows something else now, or nothing, and was not touched: "
+                        "something else on this host has detached the volume meanwhile"
+                    )
+            yield opened, disk.size_bytes
 
-    def _disk(self, path: str) -> blockdevices.Disk | None:
-        """The device that is at a path just now; None if there is none that shows anything."""
-        try:
-            disk = blockdevices.look_at(path)
-        except (OSError, BackendError):
-            return None
-        return disk if disk.size_bytes else None
-
-    def _facts(self, volume: VolumeRef, device: Device, size: int = 0) -> VolumeFacts:
+    def _facts(self, volume: VolumeRef, device: Found, size: int = 0) -> VolumeFacts:
         """What there is of it; ``size`` where no device tells."""
-        bytes_ = size_of(device.path) if device.path else size or volume.size_bytes or 0
+        bytes_ = device.size_bytes or size or volume.size_bytes or 0
         return VolumeFacts(id=volume.id, name=volume.name, size_bytes=bytes_, used_bytes=bytes_)
 
-    def _refuse_drift(self, volume: VolumeRef, path: str) -> None:
+    def _refuse_drift(self, volume: VolumeRef, path: str, there: int | None) -> None:
         """`Drift` if a device is not as large as the record says."""
-        there = size_of(path)
         if volume.size_bytes not in (None, there):
             raise Drift(
                 f"volume {volume.name} is recorded with {volume.size_bytes} bytes, and {path} has "
@@ -614,7 +642,7 @@ class ExtStorageDriver(Driver):
             self._notes.write(volume.id, Note(Stage.DONE, call.token, size))
 
     @contextmanager
-    def _made(self, volume: VolumeRef, call: Call) -> Iterator[Device]:
+    def _made(self, volume: VolumeRef, call: Call) -> Iterator[Found]:
         """What was made, found by attaching it."""
         before = self._attached.of(volume.id)
         try:
@@ -627,7 +655,7 @@ class ExtStorageDriver(Driver):
         with self._let_go_after(volume, device, call, before=before):
             yield device
 
-    def _as_asked(self, volume: VolumeRef, device: Device, size: int) -> VolumeFacts:
+    def _as_asked(self, volume: VolumeRef, device: Found, size: int) -> VolumeFacts:
         """What was made, which may be larger than was asked for: providers round up, too."""
         there = self._facts(volume, device, size)
         note = self._notes.of(volume.id)
@@ -651,7 +679,7 @@ class ExtStorageDriver(Driver):
                 there = self._facts(volume, device)
                 if device.path is None:
                     raise failed
-                empty = self._options.zero_new is False or _reads_as_zeroes(device.path, call)
+                empty = self._options.zero_new is False or self._is_zeroes(volume, device, call)
         except (NoDevice, ScriptFailed):
             raise failed from None
         if there.size_bytes != size or not empty:
@@ -667,7 +695,7 @@ class ExtStorageDriver(Driver):
         sizes = {"VOL_SIZE": _mib(before), "VOL_NEW_SIZE": _mib(wanted)}
         self._run("grow", volume, sizes, call)
 
-    def _zero_new(self, volume: VolumeRef, device: Device, offset: int, call: Call) -> None:
+    def _zero_new(self, volume: VolumeRef, device: Found, offset: int, call: Call) -> None:
         """Leave nothing of what a new volume's space held before, from ``offset`` on."""
         if self._options.zero_new is False:
             return
@@ -679,25 +707,39 @@ class ExtStorageDriver(Driver):
                 )
             return
         zeroes = bytes(CHUNK)
-        with self._exclusively(volume, device.path, writable=True) as descriptor:
-            size = size_of(device.path)
+        path = device.path
+        with self._exclusively(volume, device, call, writable=True) as (descriptor, size):
             for place in range(offset, size, CHUNK):
                 call.checkpoint()
                 length = min(CHUNK, size - place)
                 # What is zero already stays unwritten, and thin where it is thin.
-                if not is_zero(_read(descriptor, place, length)):
-                    with self._scripts.claimed(volume.id, call):
+                if not is_zero(_read(path, descriptor, place, length)):
+                    with self._scripts.claimed(volume.id, call), blockdevices.told(path):
                         write_all(descriptor, zeroes[:length], place)
                 call.progress(place + length, size)
-            os.fsync(descriptor)
+            _sync(path, descriptor)
 
-    def _fill(self, volume: VolumeRef, device: Device, contents: Contents, call: Call) -> None:
+    def _is_zeroes(self, volume: VolumeRef, device: Found, call: Call) -> bool:
+        path = _block_device(device)
+        with self._exclusively(volume, device, call) as (descriptor, size):
+            for place in range(0, size, CHUNK):
+                call.checkpoint()
+                if not is_zero(_read(path, descriptor, place, min(CHUNK, size - place))):
+                    return False
+        return True
+
+    def _fill(self, volume: VolumeRef, device: Found, contents: Contents, call: Call) -> None:
         # What a provider makes may hold what was there before.
         path = _block_device(device)
-        with self._exclusively(volume, path, writable=True) as descriptor:
-            ours = partial(self._scripts.claimed, volume.id, call)
-            pour(contents, descriptor, size_of(path), call, zeroed=False, writing=ours)
-            os.fsync(descriptor)
+
+        @contextmanager
+        def ours() -> Iterator[None]:
+            with self._scripts.claimed(volume.id, call), blockdevices.told(path):
+                yield
+
+        with self._exclusively(volume, device, call, writable=True) as (descriptor, size):
+            pour(contents, descriptor, size, call, zeroed=False, writing=ours)
+            _sync(path, descriptor)
 
     # -- removing ---------------------------------------------------------------------------
 
@@ -711,7 +753,7 @@ class ExtStorageDriver(Driver):
             device = None
         self._remove(volume, device, call)
 
-    def _remove(self, volume: VolumeRef, device: Device | None, call: Call, wiped: int = 0) -> None:
+    def _remove(self, volume: VolumeRef, device: Found | None, call: Call, wiped: int = 0) -> None:
         """Detach and remove it, which has succeeded if the provider's own ``remove`` has.
 
         ``device`` is None where it cannot be attached; perhaps because it is gone.
@@ -763,59 +805,77 @@ class ExtStorageDriver(Driver):
     def _overwrite(
         self,
         volume: VolumeRef,
-        device: Device,
+        device: Found,
         call: Call,
         offset: int = 0,
         length: int | None = None,
     ) -> int:
-        """Write zeroes over a device; how many bytes, all of them on the disk."""
+        """Write zeroes over a device; how many bytes, all of them on the disk.
+
+        `Drift` if it is not as large as recorded.
+        """
         zeroes, done = bytes(CHUNK), 0
         path = _block_device(device)
-        with self._exclusively(volume, path, writable=True) as descriptor:
-            size = size_of(path) - offset
+        with self._exclusively(volume, device, call, writable=True) as (descriptor, whole):
+            self._refuse_drift(volume, path, whole)
+            size = whole - offset
             size = size if length is None else min(size, length)
             while done < size:
                 call.checkpoint()
-                with self._scripts.claimed(volume.id, call):
-                    done += os.pwrite(descriptor, zeroes[: size - done], offset + done)
+                part = zeroes[: size - done]
+                with self._scripts.claimed(volume.id, call), blockdevices.told(path):
+                    write_all(descriptor, part, offset + done)
+                done += len(part)
                 call.progress(done, size)
-            os.fsync(descriptor)
+            _sync(path, descriptor)
         return done
 
 
-def _block_device(device: Device) -> str:
+def _block_device(device: Found) -> str:
     """The path of a volume's device. Raises `Unsupported` where it has none."""
     if device.path is None:
         raise Unsupported("a volume without a block device cannot be read or written here")
     return device.path
 
 
+def _is_still_there(device: Found) -> bool:
+    """Whether there is a device that shows just now what it did."""
+    if device.path is None:
+        return False
+    try:
+        return device.is_still(blockdevices.look_at(device.path))
+    except (OSError, BackendError):
+        return False
+
+
 def _checked_parts(
-    descriptor: int, size: int, check: Callable[[], None]
+    path: str, descriptor: int, size: int, check: Callable[[], None]
 ) -> Iterator[tuple[int, bytes]]:
     """The parts of a device; whoever reads to the end learns of what was written meanwhile."""
-    yield from read_parts(descriptor, size)
+    parts = read_parts(descriptor, size)
+    while True:
+        with blockdevices.told(path):
+            part = next(parts, None)
+        if part is None:
+            break
+        yield part
     check()
 
 
-def _reads_as_zeroes(path: str, call: Call) -> bool:
-    with blockdevices.exclusively(path) as descriptor:
-        size = size_of(path)
-        for place in range(0, size, CHUNK):
-            call.checkpoint()
-            if not is_zero(_read(descriptor, place, min(CHUNK, size - place))):
-                return False
-    return True
-
-
-def _read(descriptor: int, offset: int, length: int) -> bytes:
+def _read(path: str, descriptor: int, offset: int, length: int) -> bytes:
     data = b""
     while len(data) < length:
-        part = os.pread(descriptor, length - len(data), offset + len(data))
+        with blockdevices.told(path):
+            part = os.pread(descriptor, length - len(data), offset + len(data))
         if not part:
-            raise BackendError("a device ends before its end")
+            raise BackendError(f"{path} ends before its end")
         data += part
     return data
+
+
+def _sync(path: str, descriptor: int) -> None:
+    with blockdevices.told(path):
+        os.fsync(descriptor)
 
 
 def _mib(size: int) -> str:

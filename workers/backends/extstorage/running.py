@@ -203,6 +203,11 @@ class Scripts:
             record.write(call.fence, 0)
             yield
 
+    def refuse_late(self, object_id: str, call: Call) -> None:
+        """`Conflict` if a later claim has worked on an object here."""
+        with _Record(made(self._running) / object_id) as record:
+            _refuse_late(record, call)
+
     def _start(self, run: Run, call: Call | None, log: int) -> subprocess.Popen[bytes]:
         with _Record(made(self._running) / run.object_id) as record:
             fence = _take_over(record, call)
