@@ -6,6 +6,8 @@ import shutil
 import signal
 import sqlite3
 import uuid
+import zlib
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,7 +44,9 @@ def pytest_configure() -> None:
     os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 
 
+@pytest.hookimpl(tryfirst=True)  # before those that are not asked for are left out
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    _take_turns(items)
     wanted = config.getoption("database")
     if wanted == "both":
         return
@@ -55,6 +59,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if dropped:
         config.hook.pytest_deselected(items=dropped)
         items[:] = kept
+
+
+def _take_turns(items: list[pytest.Item]) -> None:
+    """Of tests marked ``either_database`` one half runs at once, the other with the slow ones.
+
+    What they try is the storage, not the database: for one test it is SQLite first, for the next
+    PostgreSQL.
+    """
+    siblings: dict[str, dict[str, pytest.Item]] = defaultdict(dict)
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        kind = callspec.params.get("database_kind") if callspec else None
+        if kind is not None and item.get_closest_marker("either_database"):
+            siblings[item.nodeid.replace(kind, "")][kind] = item
+    for name, kinds in siblings.items():
+        if len(kinds) > 1:
+            later = sorted(kinds)[zlib.crc32(name.encode()) % len(kinds)]
+            kinds[later].add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,8 @@ from workers.backends.file import loops
 from workers.execution.handlers import HANDLERS
 from workers.execution.outcomes import OUTCOMES
 
+pytestmark = pytest.mark.either_database
+
 #: Actions that are undone where they were canceled, because they make something new.
 MAKE = {name for name, action in ACTIONS.items() if action.creates} | {"volume.export"}
 #: Those that write nothing into their journals: they read, or change the inventory alone.

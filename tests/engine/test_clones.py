@@ -13,6 +13,8 @@ from orchestrator.jobs.submit import plan
 from orchestrator.store.tables import events
 from tests.engine.conftest import ADMIN, Engine, act, create
 
+pytestmark = pytest.mark.either_database
+
 OWNED = {"owner": "billing", "stage": "test"}
 
 

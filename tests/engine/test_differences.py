@@ -17,6 +17,8 @@ from tests.engine.test_audits import Audited
 from workers.backends.file import loopcontrol, loops
 from workers.backends.memory import Faults
 
+pytestmark = pytest.mark.either_database
+
 MIB = 2**20
 needs_loops = pytest.mark.skipif(not loops.available(), reason="loop devices need root")
 

@@ -14,6 +14,8 @@ from orchestrator.inventory.volumes import list_snapshots
 from orchestrator.store.tables import snapshots, volumes
 from tests.engine.conftest import Engine, act, create
 
+pytestmark = pytest.mark.either_database
+
 NAMES = ["zeta", "alpha", "mid", "beta", "omega", "first"]
 
 

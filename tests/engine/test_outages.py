@@ -20,6 +20,8 @@ from tests.engine.disks import Disk
 from tests.engine.test_execution import _driver, _faults
 from tests.ontap.double import PASSWORD, USER, Double
 
+pytestmark = pytest.mark.either_database
+
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
 
 

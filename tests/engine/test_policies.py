@@ -27,6 +27,8 @@ from tests.engine.conftest import ADMIN, Engine, act, create
 from workers.backends.interface import PolicyRef
 from workers.backends.memory import Faults, MemoryDriver
 
+pytestmark = pytest.mark.either_database
+
 NETWORK, HOST = "10.0.0.0/24", "2001:db8::7(ro)"
 
 

@@ -20,6 +20,8 @@ from tests.engine.test_audits import Audited
 from workers.backends.interface import Call, Removed, VolumeRef
 from workers.backends.memory import Faults, MemoryDriver
 
+pytestmark = pytest.mark.either_database
+
 MIB = 2**20
 
 

@@ -32,6 +32,8 @@ from tests.engine.test_execution import _claim, _driver, _faults
 from workers.backends.file import FileDriver
 from workers.backends.interface import VolumeRef
 
+pytestmark = pytest.mark.either_database
+
 POSTGRESQL = pytest.mark.parametrize("database_kind", ["postgresql"], indirect=True)
 LATER = "2999-01-01T00:00:00Z"
 

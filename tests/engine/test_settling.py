@@ -23,6 +23,8 @@ from tests.engine.test_execution import _Call, _claim, _driver, _faults, _intend
 from workers.backends.interface import VolumeRef
 from workers.scheduler import Scheduler
 
+pytestmark = pytest.mark.either_database
+
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts and attributes need root")
 HERE = {"host": "here"}
 

@@ -40,6 +40,8 @@ from workers.backends.memory import Faults
 from workers.execution import handlers
 from workers.execution.images import Export
 
+pytestmark = pytest.mark.either_database
+
 MIB = 2**20
 
 

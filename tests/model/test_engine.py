@@ -22,7 +22,8 @@ from orchestrator.settings import Settings
 from tests.model.machine import EngineMachine
 from tests.model.world import BACKEND, LEASE_SECONDS, World
 
-EXAMPLES = {"sqlite": 30, "postgresql": 8}
+#: How many histories are tried each time, and how many with the slow tests.
+FEW, MANY = 6, 30
 
 
 @pytest.fixture
@@ -59,9 +60,13 @@ def _settings(examples: int, *, steps: int, derandomize: bool) -> settings:
     )
 
 
+@pytest.mark.parametrize(
+    "examples",
+    [FEW, pytest.param(MANY, marks=[pytest.mark.slow, pytest.mark.timeout(900)])],
+)
 @pytest.mark.usefixtures("world")
-def test_the_engine_does_what_the_model_says(database_kind: str) -> None:
-    chosen = _settings(EXAMPLES[database_kind], steps=25, derandomize=True)
+def test_the_engine_does_what_the_model_says(examples: int) -> None:
+    chosen = _settings(examples, steps=25, derandomize=True)
     run_state_machine_as_test(EngineMachine, settings=chosen)
 
 
