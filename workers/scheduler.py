@@ -185,12 +185,15 @@ class Scheduler:
                 self._wakeups.send(accepted.wake)
 
     def _look_again(self) -> None:
-        for submission in self._database.transact(looking_again.due):
+        with self._database.read() as connection:
+            at_policies = looking_again.policies_due(connection)
+        for submission in [*self._database.transact(looking_again.due), *at_policies]:
             try:
                 accepted = self._database.transact(partial(self._submit, submission))
             except Problem as problem:
                 [request] = submission.requests
-                log.warning("look.refused", volume=request.volume, why=problem.detail)
+                about = {"volume": request.volume, "policy": request.policy}
+                log.warning("look.refused", backend=request.backend, **about, why=problem.detail)
             else:
                 self._wakeups.send(accepted.wake)
 

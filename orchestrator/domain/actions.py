@@ -836,6 +836,16 @@ _DECLARED = (
         route=("POST", "/policies/{policy}/reapply"),
     ),
     Action(
+        name="policy.verify",
+        summary="Compare an export policy with the storage; one in error becomes what it is.",
+        audit="verified export policy {policy}",
+        volume=Need.NO,
+        policy=Need.REQUIRED,
+        lanes=(Lane.POLICY,),
+        capability="policy",
+        route=("POST", "/policies/{policy}/verify"),
+    ),
+    Action(
         name="volume.client_locks",
         summary="Ask the storage which clients hold locks on what is in a volume.",
         audit="read the client locks of volume {volume}",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -16,6 +15,7 @@ from orchestrator.domain.errors import JobEnded
 from orchestrator.domain.states import JobState
 from orchestrator.inventory.changes import Change, PolicyGone, SnapshotGone, VolumeGone, apply
 from orchestrator.jobs.finish import Ending, Finished, cancel_unbegun
+from orchestrator.jobs.giving_up import end_failed, nobody_comes
 from orchestrator.jobs.lanes import promote
 from orchestrator.jobs.views import batch_view, not_there
 from orchestrator.store.bulk import among
@@ -102,6 +102,9 @@ _MADE: dict[str, Callable[[Any], Change]] = {
 def cancel(connection: Connection, job_id: int, actor: str) -> Finished:
     """Cancel a job: at once if it has changed nothing, else at its next safe point.
 
+    One that has begun and waits for a backend out of reach waits on, so that its end can be told;
+    canceled once more, it ends without that.
+
     Raises `UnknownJob`, and `JobEnded` if there is nothing left to cancel.
     """
     row = _held(connection, job_id)
@@ -110,6 +113,9 @@ def cancel(connection: Connection, job_id: int, actor: str) -> Finished:
     now: datetime = connection.execute(select(db_now())).scalar_one()
     if _untouched(connection, [row]):
         return _cancel_untouched(connection, [row], actor, now)
+    if given_up := nobody_comes(connection, [row], now):
+        record(connection, [_event(row, "job.cancel_requested", actor, {})], now)
+        return end_failed(connection, given_up, now)
     if row["cancel_requested_at"] is None:
         connection.execute(
             update(jobs)
@@ -141,6 +147,8 @@ def cancel_batch(connection: Connection, batch_id: int, actor: str) -> Finished:
     now: datetime = connection.execute(select(db_now())).scalar_one()
     untouched = _untouched(connection, rows)
     ending = {row["id"] for row in untouched}
+    given_up = nobody_comes(connection, [row for row in rows if row["id"] not in ending], now)
+    ending.update(row["id"] for row, _ in given_up)
     begun = [
         row["id"] for row in rows if row["id"] not in ending and row["cancel_requested_at"] is None
     ]
@@ -157,8 +165,14 @@ def cancel_batch(connection: Connection, batch_id: int, actor: str) -> Finished:
             now,
         )
     wake = promote(connection, begun)
+    left = end_failed(connection, given_up, now)
     ended = _cancel_untouched(connection, untouched, actor, now)
-    return replace(ended, wake=sorted({*wake, *ended.wake}))
+    return Finished(
+        ended_jobs=sorted({*left.ended_jobs, *ended.ended_jobs}),
+        ended_batches=sorted({*left.ended_batches, *ended.ended_batches}),
+        wake=sorted({*wake, *left.wake, *ended.wake}),
+        lost=[],
+    )
 
 
 def set_priority(connection: Connection, job_id: int, priority: int, actor: str) -> None:

@@ -1,7 +1,8 @@
-"""Volumes whose true state could not be seen: the engine looks again, ever less often.
+"""What is in error because nobody could see it: the engine looks again, ever less often.
 
-The job that left one in error could not see what it had left (`volumes.look_again_at`). The
-scheduler has `volume.verify` look until it can, and the volume is then what it is.
+The job that left a volume so could not see what it had left (`volumes.look_again_at`). The
+scheduler has `volume.verify` look until it can, and the volume is then what it is. Of export
+policies there are few: when they are looked at next is read off the looks there were.
 """
 
 from __future__ import annotations
@@ -29,14 +30,15 @@ from orchestrator.jobs.finish import ENGINE
 from orchestrator.jobs.submission import Actor, Submission
 from orchestrator.store.bulk import update_rows
 from orchestrator.store.columns import db_now
-from orchestrator.store.tables import backends, job_steps, jobs, volumes
+from orchestrator.store.tables import backends, job_steps, jobs, policies, volumes
 
 #: Seconds between two looks: at first, and at most.
 _FIRST_SECONDS = 10.0
 _MOST_SECONDS = 300.0
 #: Looks that are asked for in one transaction.
 _AT_ONCE = 200
-_LOOK = "volume.verify"
+_LOOK, _LOOK_AT_POLICY = "volume.verify", "policy.verify"
+_REASON = "its true state could not be seen: looking again"
 #: What only the host itself can tell of.
 _ON_HOST = ("volume.attach", "volume.detach")
 
@@ -140,6 +142,56 @@ def due(connection: Connection) -> list[Submission]:
     return looks
 
 
+def policies_due(connection: Connection) -> list[Submission]:
+    """The looks at export policies in error whose time has come; whoever calls this submits them.
+
+    One that has been seen, and is in error still, is a finding of the audit: only a person knows
+    what its rules should be.
+    """
+    now: datetime = connection.execute(select(db_now())).scalar_one()
+    rows = connection.execute(
+        select(*(policies.c.uid, policies.c.name, policies.c.backend_id, policies.c.changed_at))
+        .add_columns(backends.c.name.label("backend"))
+        .join(backends, backends.c.id == policies.c.backend_id)
+        .where(
+            policies.c.state == PolicyState.ERROR,
+            backends.c.configured,
+            backends.c.state == BackendState.ENABLED,
+            backends.c.unavailable_since.is_(None),
+        )
+        .order_by(policies.c.id)
+        .limit(_AT_ONCE)
+    ).all()
+    return [look for row in rows if (look := _look_at_policy(connection, row, now)) is not None]
+
+
+def _look_at_policy(connection: Connection, row: Any, now: datetime) -> Submission | None:
+    looked = connection.execute(
+        select(jobs.c.state, jobs.c.finished_at)
+        .where(
+            jobs.c.action == _LOOK_AT_POLICY,
+            jobs.c.backend_id == row.backend_id,
+            jobs.c.policy_id == row.uid,
+            jobs.c.created_at >= row.changed_at,
+        )
+        .order_by(jobs.c.id.desc())
+    ).all()
+    if looked:
+        last = looked[0]
+        if last.finished_at is None or last.state == JobState.SUCCEEDED:
+            return None
+        if now < last.finished_at + timedelta(seconds=_distance(len(looked) - 1)):
+            return None
+    return Submission(
+        requests=[
+            parse_request({"action": _LOOK_AT_POLICY, "backend": row.backend, "policy": row.name})
+        ],
+        actor=Actor(ENGINE, Role.OPERATOR),
+        reason=_REASON,
+        idempotency_key=f"look {row.uid} {len(looked)} {int(row.changed_at.timestamp())}",
+    )
+
+
 def _distance(looks: int) -> float:
     return min(_MOST_SECONDS, _FIRST_SECONDS * 2.0 ** min(looks, 30))
 
@@ -151,6 +203,6 @@ def _look(row: Any, host: str | None, now: datetime) -> Submission:
     return Submission(
         requests=[parse_request(request)],
         actor=Actor(ENGINE, Role.OPERATOR),
-        reason="its true state could not be seen: looking again",
+        reason=_REASON,
         idempotency_key=f"look {row.id} {row.looks} {int(now.timestamp())}",
     )

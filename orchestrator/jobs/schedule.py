@@ -14,18 +14,17 @@ from typing import Any
 from sqlalchemy import Connection, delete, exists, func, select, update
 
 from orchestrator import failpoints
-from orchestrator.audit.events import Event, job_event, record
+from orchestrator.audit.events import Event, record
 from orchestrator.domain.actions import ACTIONS
 from orchestrator.domain.errors import HostUnavailable, OutcomeUnknown, Problem
 from orchestrator.domain.states import JobState
-from orchestrator.inventory.changes import Change, apply
 from orchestrator.inventory.hosts import ALIVE_SECONDS, forget_dead
-from orchestrator.jobs.claim import CHANGES, last_step, last_step_detail
-from orchestrator.jobs.finish import ENGINE, Ending, Finished, cancel_dependents, close, ended_as
+from orchestrator.jobs.claim import last_step, last_step_detail
+from orchestrator.jobs.finish import ENGINE, Ending, Finished, cancel_dependents, close
+from orchestrator.jobs.giving_up import end_failed, engine_event
 from orchestrator.jobs.lanes import due, promote, runnable
-from orchestrator.jobs.looking_again import Ids, unseen
 from orchestrator.jobs.rates import forget_turns
-from orchestrator.store.bulk import among, draw, insert_rows, update_rows
+from orchestrator.store.bulk import among, insert_rows, update_rows
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import (
     backends,
@@ -184,9 +183,11 @@ def reclaim_expired(connection: Connection) -> Reclaimed:
         ],
     )
     record(
-        connection, [_event(row, "job.lease_lost", {"worker": row["worker"]}) for row in again], now
+        connection,
+        [engine_event(row, "job.lease_lost", {"worker": row["worker"]}) for row in again],
+        now,
     )
-    finished = _fail(connection, [(row, _silence(row)) for row in given_up], now)
+    finished = end_failed(connection, [(row, _silence(row)) for row in given_up], now)
     failpoints.reach("reclaim.before_commit", connection)
     return Reclaimed(sorted({row["queue"] for row in again}), finished)
 
@@ -266,67 +267,11 @@ def fail_for_dead_hosts(connection: Connection, grace: float) -> Finished:
     if not rows:
         return Finished([], [], [], [])
     now: datetime = connection.execute(select(db_now())).scalar_one()
-    return _fail(
+    return end_failed(
         connection,
         [(row, HostUnavailable(f"no worker is alive on host {row['host']}")) for row in rows],
         now,
     )
-
-
-def _fail(connection: Connection, failed: list[tuple[Any, Problem]], now: datetime) -> Finished:
-    """End jobs in the engine's own name, under a fencing number of its own."""
-    if not failed:
-        return Finished([], [], [], [])
-    fences = draw(connection, "fences", len(failed))
-    update_rows(
-        connection,
-        jobs,
-        ["id"],
-        [
-            {
-                "id": row["id"],
-                "state": JobState.FAILED,
-                "fence": fence,
-                "outcome_fence": fence,
-                "error": problem.job_error(),
-                "lease_expires_at": None,
-                "not_before": None,
-                "finished_at": now,
-            }
-            for (row, problem), fence in zip(failed, fences, strict=True)
-        ],
-    )
-    room = apply(connection, _in_error(connection, failed, now), now)
-    record(
-        connection,
-        [_event(row, "job.failed", {"error": problem.job_error()}) for row, problem in failed],
-        now,
-    )
-    ended = [ended_as(JobState.FAILED, row) for row, _ in failed]
-    return close(connection, ended, now, room)
-
-
-def _in_error(
-    connection: Connection, failed: list[tuple[Any, Problem]], now: datetime
-) -> list[Change]:
-    """What jobs may have left that nobody knows the outcome of: it is looked at again."""
-    begun = {row["id"] for row, _ in failed if row["begun"]}
-    journaled: set[int] = set()
-    if begun:
-        written = select(job_steps.c.job_id).where(CHANGES).distinct()
-        ids = among(connection, job_steps.c.job_id, begun)
-        journaled.update(connection.execute(written.where(ids)).scalars())
-    changes: list[Change] = []
-    for row, problem in failed:
-        action = ACTIONS[row["action"]]
-        if row["id"] in (begun if action.creates else journaled):
-            ids_of = Ids(row["volume_id"], row["snapshot_id"], row["policy_id"])
-            changes += unseen(action, ids_of, problem.detail, now)
-    return changes
-
-
-def _event(row: Any, kind: str, data: dict[str, Any]) -> Event:
-    return job_event(row, kind, ENGINE, data, backend=row["backend"])
 
 
 def overdue_queues(connection: Connection, older_than: float) -> Counter[str]:

@@ -184,8 +184,16 @@ def _waits_for_backend(row: Mapping[str, Any], away: Mapping[str, Any] | None) -
         "since": away["unavailable_since"],
         "detail": f"backend {away['name']} is out of reach since "
         f"{away['unavailable_since']:%FT%TZ}: {(away['error'] or row['error'])['detail']}. It is "
-        "looked at again and again, and the job goes on by itself",
+        f"looked at again and again, and the job {_GOES_ON[row['cancel_requested_at'] is None]}",
     }
+
+
+#: What becomes of a job once its backend is back, by whether it goes on then.
+_GOES_ON = {
+    True: "goes on by itself",
+    False: "ends then, as what it has done by now demands; canceled once more, it ends at once and "
+    "without knowing",
+}
 
 
 def _waits_for_time(row: Mapping[str, Any]) -> tuple[str, str]:

@@ -326,6 +326,13 @@ CASES: dict[str, Case] = {
             follower=_on_policy("remove_rule", rule=NETWORK),
         ),
         Case(
+            action="policy.verify",
+            needs=_POLICIES,
+            before=(_policy(NETWORK, READER),),
+            job=_on_policy("verify"),
+            follower=_on_policy("remove_rule", rule=NETWORK),
+        ),
+        Case(
             action="policy.assign",
             needs=_POLICIES,
             before=(_policy(NETWORK), _policy(READER, policy="{q}"), _exported()),

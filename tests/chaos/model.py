@@ -108,7 +108,7 @@ class Model:
                 policy.rules = [rule for rule in policy.rules if rule != params["rule"]]
             case "set_rules":
                 policy.rules = list(params["rules"])
-            case "reapply":
+            case "reapply" | "verify":
                 pass
             case _:
                 raise KeyError(verb)

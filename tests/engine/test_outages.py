@@ -8,17 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 from orchestrator.inventory.backends import backend_views
 from orchestrator.jobs.cancel import cancel_batch
 from orchestrator.settings import BackendSettings, Settings
+from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database
-from orchestrator.store.tables import events, jobs
+from orchestrator.store.tables import backends, events, jobs, volumes
 from tests.engine.conftest import Engine, act, create, grow
 from tests.engine.disks import Disk
 from tests.engine.test_execution import _driver, _faults
 from tests.ontap.double import PASSWORD, USER, Double
+from workers.scheduler import Scheduler
 
 pytestmark = pytest.mark.either_database
 
@@ -269,6 +271,79 @@ def test_what_was_begun_before_an_outage_is_undone_after_it(engine: Engine) -> N
     look(engine)
     assert engine.states([job_id]) == ["canceled"]
     assert list(_driver(engine).list_volumes()) == []
+
+
+def insist(engine: Engine, job_id: int) -> None:
+    """Cancel a job that was canceled before, some time later."""
+    with engine.database.write() as connection:
+        connection.execute(
+            update(jobs)
+            .where(jobs.c.cancel_requested_at.is_not(None))
+            .values(cancel_requested_at=db_now(-60.0))
+        )
+    engine.cancel(job_id)
+
+
+@pytest.mark.parametrize("effect", [False, True], ids=["without effect", "with it"])
+@pytest.mark.parametrize("request_", [create("a"), grow("there", "2M")], ids=["create", "grow"])
+def test_a_backend_that_stays_away_is_given_up_by_who_insists(
+    engine: Engine, request_: dict[str, Any], effect: bool
+) -> None:
+    engine.submit(create("there"))
+    engine.work()
+    faults = _faults(engine)
+    verb = request_["action"].partition(".")[2]
+    faults.set(operation=verb, kind="lost reply" if effect else "unavailable", times=1)
+    [job_id] = engine.submit(request_).job_ids
+    [later] = engine.submit(act("volume.update", request_["volume"], params=METADATA)).job_ids
+    engine.work()
+    faults.set(operation="read_identity", kind="fail", code="outage")
+    engine.time_passes()
+    engine.work()
+    engine.cancel(job_id)
+    engine.cancel(job_id)  # the same request, sent twice
+    engine.work()
+    job = engine.job(job_id)
+    assert (job["state"] in ("waiting", "queued"), job["waiting_on"]["kind"]) == (True, "backend")
+    insist(engine, job_id)
+    job = engine.job(job_id)
+    assert (job["state"], job["error"]["code"]) == ("failed", "canceled"), job
+    assert "could not be seen" in job["error"]["detail"]
+    assert engine.volumes()[request_["volume"]]["state"] == "error"
+    # What comes behind is refused when it can be tried, and not done to what nobody has seen.
+    faults.clear()
+    look(engine)
+    assert engine.states([later]) == ["failed"]
+    scheduler = Scheduler(engine.settings)
+    try:
+        with engine.database.write() as connection:
+            connection.execute(update(volumes).values(look_again_at=db_now(-1.0)))
+        scheduler._look_again()
+    finally:
+        scheduler.close()
+    engine.work()
+    found = {name: view["size_bytes"] for name, view in engine.volumes().items()}
+    grown = effect and verb == "grow"
+    assert found == {"there": 2**21 if grown else 2**20}
+    assert {view["state"] for view in engine.volumes().values()} == {"available"}
+
+
+METADATA = {"metadata": {"k": "v"}}
+
+
+def test_jobs_of_a_backend_that_is_configured_no_more_end_when_canceled(engine: Engine) -> None:
+    faults = _faults(engine)
+    faults.set(operation="create", kind="lost reply", times=1)
+    batch = engine.submit(create("a"), create("b"), batch=True)
+    engine.work()
+    [waits] = [id_ for id_ in batch.job_ids if engine.job(id_)["state"] == "waiting"]
+    with engine.database.write() as connection:
+        connection.execute(update(backends).values(configured=False))
+    finished = engine.database.transact(lambda c: cancel_batch(c, batch.batch_id or 0, "tests"))
+    assert (finished.ended_jobs, finished.ended_batches) == ([waits], [batch.batch_id])
+    job = engine.job(waits)
+    assert (job["state"], job["error"]["code"]) == ("failed", "canceled")
+    assert "configured no more" in job["error"]["detail"]
 
 
 def test_a_filer_that_is_down_for_a_moment_fails_no_job(settings: Settings) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select, text, update
 
+from orchestrator.inventory.policies import list_policies
 from orchestrator.settings import Settings
 from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database
@@ -53,7 +54,8 @@ class Settled(Audited):
             ids = connection.execute(select(jobs.c.id).where(jobs.c.id > known)).scalars()
             looked = [self.engine.job(job_id) for job_id in ids]
         assert {(job["action"], job["submitted_by"]) for job in looked} <= {
-            ("volume.verify", "orchestrator")
+            ("volume.verify", "orchestrator"),
+            ("policy.verify", "orchestrator"),
         }
         return looked
 
@@ -521,6 +523,85 @@ def test_what_the_database_refuses_to_record_is_looked_at_again(settled: Settled
     assert looked["result"]["settled"] == "removed"
     assert sorted(settled.engine.volumes()) == ["a", "c"]
     assert sorted(one.name for one in _driver(settled.engine).list_volumes()) == ["a", "c"]
+
+
+# -- export policies ----------------------------------------------------------------------
+
+
+def policy(verb: str, **params: Any) -> dict[str, Any]:
+    request = {"action": f"policy.{verb}", "backend": "ram", "policy": "web"}
+    return {**request, "params": params} if params else request
+
+
+def policies_of(settled: Settled) -> dict[str, tuple[str, list[str]]]:
+    with settled.engine.database.read() as connection:
+        return {
+            view["name"]: (view["state"], view["rules"])
+            for view in list_policies(connection, "ram", after=None, limit=10)
+        }
+
+
+@pytest.mark.parametrize("effect", [False, True], ids=["without effect", "with it"])
+@pytest.mark.parametrize("verb", ["set_rules", "remove"])
+def test_a_policy_becomes_what_it_is(settled: Settled, verb: str, effect: bool) -> None:
+    settled.do(policy("create", rules=["10.0.0.0/8"]))
+    faults = _faults(settled.engine)
+    operation = {"set_rules": "set_rules", "remove": "remove_policy"}[verb]
+    faults.set(operation=operation, kind="lost reply" if effect else "fail", times=1)
+    faults.set(operation="inspect_policy", kind="fail", code="access_denied", times=1)
+    asked = policy(verb, rules=["10.1.0.0/16"]) if verb == "set_rules" else policy(verb)
+    assert settled.ended({**asked, "max_attempts": 1})["state"] == "failed"
+    assert policies_of(settled)["web"][0] == "error"
+    [looked] = settled.look_again()
+    assert (looked["action"], looked["state"]) == ("policy.verify", "succeeded"), looked["error"]
+    if effect and verb == "remove":
+        assert policies_of(settled) == {}
+    else:
+        rules = ["10.1.0.0/16"] if effect else ["10.0.0.0/8"]
+        assert policies_of(settled) == {"web": ("available", rules)}
+    assert settled.audit("ram")["findings"] == {}
+    assert settled.look_again() == []
+
+
+def test_what_a_failed_policy_has_left_is_taken_away(settled: Settled) -> None:
+    faults = _faults(settled.engine)
+    faults.set(operation="publish_policy", kind="lost reply", times=1)
+    faults.set(operation="discard_policy", kind="fail", times=1)
+    settled.ended({**policy("create", rules=[]), "max_attempts": 1})
+    assert policies_of(settled)["web"][0] == "error"
+    [looked] = settled.look_again()
+    assert looked["result"]["settled"] == "removed"
+    assert policies_of(settled) == {}
+    settled.do(policy("create", rules=["10.0.0.0/8"]))
+    assert settled.audit("ram")["findings"] == {}
+
+
+def test_looks_at_policies_come_ever_less_often_too(settled: Settled) -> None:
+    settled.do(policy("create", rules=["10.0.0.0/8"]))
+    faults = _faults(settled.engine)
+    faults.set(operation="set_rules", kind="fail", times=1)
+    faults.set(operation="inspect_policy", kind="fail", code="access_denied")
+    settled.ended({**policy("set_rules", rules=[]), "max_attempts": 1})
+    [looked] = settled.look_again()
+    assert (looked["state"], looked["error"]["code"]) == ("failed", "access_denied")
+    assert settled.look_again() == []
+    settled.sql("UPDATE jobs SET finished_at = :then", then="2100-01-01 00:00:00+00:00")
+    assert settled.look_again() == []
+    settled.sql("UPDATE jobs SET finished_at = :then", then="2026-01-01 00:00:00+00:00")
+    assert len(settled.look_again()) == 1
+    faults.clear()
+    settled.sql("UPDATE jobs SET finished_at = :then", then="2026-01-01 00:00:00+00:00")
+    assert [job["state"] for job in settled.look_again()] == ["succeeded"]
+    assert policies_of(settled)["web"][0] == "available"
+
+
+def test_whoever_verifies_a_policy_is_told_what_differs(settled: Settled) -> None:
+    settled.do(policy("create", rules=["10.0.0.0/8"]))
+    assert settled.ended(policy("verify"))["result"] == {"agrees": True, "differences": {}}
+    settled.storage_sql("UPDATE policies SET rules = '[]'")
+    told = settled.ended(policy("verify"))["result"]
+    assert told["differences"]["rules"] == {"recorded": ["10.0.0.0/8"], "found": []}
+    assert policies_of(settled)["web"] == ("available", ["10.0.0.0/8"])
 
 
 # -- removal ------------------------------------------------------------------------------

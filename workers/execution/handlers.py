@@ -51,7 +51,7 @@ from workers.execution.auditing.comparing import devices_of, oddities, use
 from workers.execution.auditing.comparing import differences as compared
 from workers.execution.auditing.written import written_behind
 from workers.execution.refresh import look_at
-from workers.execution.settling import settle
+from workers.execution.settling import settle, verify_policy
 from workers.execution.work import (
     Done,
     Handler,
@@ -753,6 +753,7 @@ HANDLERS: dict[str, Handler] = {
     "policy.set_rules": exports.change_rules,
     "policy.reapply": exports.change_rules,
     "policy.assign": exports.assign_policy,
+    "policy.verify": verify_policy,
     "volume.client_locks": client_locks,
     "backend.refresh": refresh,
     "backend.verify": verify_backend,

@@ -1,30 +1,40 @@
-"""Settling a volume whose true state could not be seen when the job that left it ended.
+"""Settling what could not be seen when the job that left it ended: a volume, an export policy.
 
-`orchestrator.jobs.looking_again` has `volume.verify` look again until it has been seen: then the
-volume is what it is, and no person is needed.
+`orchestrator.jobs.looking_again` has `volume.verify` and `policy.verify` look again until it has
+been seen: then it is what it is, and no person is needed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection, exists, select
 
 from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import BackendBusy, HostUnavailable
-from orchestrator.domain.states import SnapshotState, VolumeState
-from orchestrator.inventory.changes import Change, SnapshotGone, VolumeGone, set_volume
+from orchestrator.domain.exports import is_ours, written_rules
+from orchestrator.domain.states import JobState, PolicyState, SnapshotState, VolumeState
+from orchestrator.inventory.changes import (
+    Change,
+    PolicyGone,
+    SnapshotGone,
+    VolumeGone,
+    set_policy,
+    set_volume,
+)
 from orchestrator.jobs.claim import CHANGES
 from orchestrator.jobs.looking_again import host_to_ask
-from orchestrator.store.tables import job_lanes, job_steps, jobs, volume_versions, volumes
-from workers.backends.interface import Absent, NotOurs, SnapshotRef, VolumeFacts
+from orchestrator.store.tables import job_lanes, job_steps, jobs, policies, volume_versions, volumes
+from workers.backends.interface import Absent, NotOurs, PolicyRef, SnapshotRef, VolumeFacts
 from workers.execution.truth import (
     LastCall,
     columns,
     gone,
     look,
     lost,
+    recorded_policy,
     snapshots_gone,
     usable_as,
     use_on,
@@ -200,3 +210,90 @@ def _half_made(work: Work) -> list[Change]:
             work.driver.discard(SnapshotRef(one.id, one.name, work.volume), LastCall(work))
             changes.append(SnapshotGone(one.id))
     return changes
+
+
+# -- export policies ----------------------------------------------------------------------
+
+
+def verify_policy(work: Work) -> Done:
+    """Compare an export policy's record with the storage; one in error becomes what it is.
+
+    Its rules are then those that the storage has, unless it has some we have no words for.
+    """
+    record = work.claim.policy
+    assert record is not None  # noqa: S101 - the rule has checked it
+    if record.state is PolicyState.ERROR and (built := _never_usable(work)) is not None:
+        work.driver.discard_policy(built, LastCall(work))
+        if work.driver.inspect_policy(built) is not None:
+            # It was published, though nobody heard of that.
+            work.driver.remove_policy(built, LastCall(work))
+        return _policy_settled(PolicyState.REMOVED, [PolicyGone(record.id)])
+    found = work.driver.inspect_policy(work.policy)
+    differences: dict[str, Any] = {}
+    if found is None:
+        if record.state is PolicyState.ERROR and _policy_was_to_go(work):
+            return _policy_settled(PolicyState.REMOVED, [PolicyGone(record.id)])
+        differences["storage"] = "there is none"
+    elif found.rules != record.rules:
+        rules = {"recorded": written_rules(record.rules), "found": written_rules(found.rules)}
+        differences["rules"] = rules
+    told = {"agrees": not differences, "differences": differences}
+    if record.state is not PolicyState.ERROR or found is None:
+        return Done(result=told)
+    if not all(is_ours(rule) for rule in found.rules):
+        return Done(result=told)
+    changes = recorded_policy(work, found)
+    return _policy_settled(
+        PolicyState.AVAILABLE, [*changes, set_policy(record.id, state=PolicyState.AVAILABLE)], told
+    )
+
+
+def _policy_settled(
+    state: PolicyState, changes: Sequence[Change], told: dict[str, Any] | None = None
+) -> Done:
+    return Done(
+        result={**(told or {"agrees": True, "differences": {}}), "settled": state},
+        changes=changes,
+        before={"state": PolicyState.ERROR},
+        after={"state": state},
+    )
+
+
+def _never_usable(work: Work) -> PolicyRef | None:
+    """The policy, if the job that was to make it has failed, with the key that it has got."""
+    query = (
+        select(jobs.c.id)
+        .join(policies, policies.c.created_by_job == jobs.c.id)
+        .where(
+            policies.c.uid == work.policy.id,
+            jobs.c.state.in_((JobState.FAILED, JobState.CANCELED)),
+        )
+    )
+    with work.database.read() as connection:
+        maker = connection.execute(query).scalar()
+        if maker is None:
+            return None
+        steps = select(job_steps.c.detail).where(
+            job_steps.c.job_id == maker, job_steps.c.name == "built"
+        )
+        built = connection.execute(steps).scalar()
+    return work.policy if built is None else replace(work.policy, native=built.get("native"))
+
+
+def _policy_was_to_go(work: Work) -> bool:
+    """Whether the last job that has begun to change the policy was to remove it."""
+    steps = job_steps.join(jobs, jobs.c.id == job_steps.c.job_id)
+    with work.database.read() as connection:
+        last = connection.execute(
+            select(jobs.c.action)
+            .select_from(steps)
+            .where(
+                jobs.c.backend_id == work.claim.backend_id,
+                jobs.c.volume.is_(None),
+                jobs.c.policy_id == work.policy.id,
+                CHANGES,
+            )
+            .order_by(jobs.c.id.desc())
+            .limit(1)
+        ).scalar()
+    return last == "policy.remove"

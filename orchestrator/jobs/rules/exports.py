@@ -41,8 +41,8 @@ def usable_policy(outlook: Outlook, intent: Intent) -> PolicyOutlook:
     found = _policy_there(outlook, intent)
     if found.state is not PolicyState.AVAILABLE:
         raise WrongState(
-            f"export policy {found.name!r} is {found.state}: reapply it, name its rules anew with "
-            "policy.set_rules, or remove it",
+            f"export policy {found.name!r} is {found.state}: the engine looks at it again; or "
+            "reapply it, name its rules anew with policy.set_rules, or remove it",
             field="policy",
         )
     return found

@@ -203,6 +203,7 @@ RULES: dict[str, Rule] = {
     "policy.set_rules": Rule(check_rules, play_rules),
     "policy.assign": Rule(check_assign, play_assign),
     "policy.reapply": Rule(check_reapply, play_reapply),
+    "policy.verify": Rule(check_reapply, nothing),
     "volume.client_locks": Rule(check_any_state, nothing),
     "backend.refresh": Rule(nothing, nothing),
     "backend.verify": Rule(nothing, nothing),
