@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, bindparam, func, select, text, tuple_
+from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, func, select, text, tuple_
 
 from orchestrator import failpoints
 from orchestrator.domain.errors import EpochChanged, Gone
@@ -24,6 +24,8 @@ NUMBERED_AT_ONCE = 5_000
 _SEQUENCER_LOCK = 0x73657175
 
 
+#: The number of an event; null until its commit has got its own.
+_NUMBER = event_commits.c.base + events.c.seq
 _COMMIT = Parent(event_commits, "commits", "commit_id")
 
 
@@ -199,6 +201,23 @@ def read_feed(
     return present.epoch, rows
 
 
+def read_newest(
+    connection: Connection, limit: int, filters: Mapping[str, Any]
+) -> tuple[int, Sequence[Row[Any]], int]:
+    """The present epoch, the newest events in order, and the number after which to go on."""
+    statement = (
+        select(events, _NUMBER.label("number"))
+        .join(event_commits, event_commits.c.id == events.c.commit_id)
+        .where(event_commits.c.base.is_not(None), *_wanted(filters))
+        .order_by(event_commits.c.base.desc(), events.c.seq.desc())
+        .limit(limit)
+    )
+    # Read first, so that nothing that comes meanwhile is passed over.
+    latest = latest_number(connection)
+    rows = connection.execute(statement).all()[::-1]
+    return all_of(connection)[-1].epoch, rows, rows[-1].number if rows else latest
+
+
 def _changed(why: str, epoch: int, after: int) -> EpochChanged:
     return EpochChanged(
         f"{why}. Read again with epoch={epoch} and after={after}; what follows there replaces what "
@@ -209,29 +228,31 @@ def _changed(why: str, epoch: int, after: int) -> EpochChanged:
 
 
 def _after(after: int, limit: int, filters: Mapping[str, Any]) -> Select[Any]:
-    number = event_commits.c.base + events.c.seq
     # Numbering goes by commits: begin with the one that holds the number after ``after``.
     first = (
         select(func.max(event_commits.c.base))
         .where(event_commits.c.base <= after)
         .scalar_subquery()
     )
-    conditions = [
-        # The kind is part of the statement, so that a partial index can serve it.
-        events.c[name] == bindparam(None, value, literal_execute=name == "kind", unique=True)
-        for name, value in filters.items()
-    ]
     return (
-        select(events, number.label("number"))
+        select(events, _NUMBER.label("number"))
         .join(event_commits, event_commits.c.id == events.c.commit_id)
         .where(
             event_commits.c.base >= func.coalesce(first, 0),
             events.c.seq > after - event_commits.c.base,
-            *conditions,
+            *_wanted(filters),
         )
         .order_by(event_commits.c.base, events.c.seq)
         .limit(limit)
     )
+
+
+def _wanted(filters: Mapping[str, Any]) -> list[ColumnElement[bool]]:
+    return [
+        # The kind is part of the statement, so that a partial index can serve it.
+        events.c[name] == bindparam(None, value, literal_execute=name == "kind", unique=True)
+        for name, value in filters.items()
+    ]
 
 
 def of_job(
@@ -239,7 +260,7 @@ def of_job(
 ) -> Sequence[Row[Any]]:
     """The events of a job after a place (commit, seq), in order, numbered or not."""
     return connection.execute(
-        select(events, (event_commits.c.base + events.c.seq).label("number"))
+        select(events, _NUMBER.label("number"))
         .join(event_commits, event_commits.c.id == events.c.commit_id)
         .where(
             events.c.job_id == job_id,

@@ -11,9 +11,11 @@ import typer
 
 from orchestrator.cli import options
 from orchestrator.cli.events import EVENTS
+from orchestrator.cli.failures import say
 from orchestrator.cli.output import print_json, print_table
 from orchestrator.cli.tables import JOBS
 from orchestrator.domain.errors import InvalidInput
+from orchestrator.domain.history import check_kind
 
 
 def read(
@@ -28,7 +30,10 @@ def read(
     as_json: options.Json = False,
 ) -> None:
     """Show the events, or the jobs, in archive files as 'event list' and 'job list' do."""
-    found = list(islice(_wanted(files, volume, kind), limit))
+    wanted = _wanted(files, volume, kind)
+    found = list(islice(wanted, limit))
+    if not found:
+        check_kind(kind)
     if as_json:
         print_json({"items": found, "cursor": None})
         return
@@ -38,6 +43,8 @@ def read(
         print_table(happened, EVENTS)
     if jobs:
         print_table(jobs, JOBS)
+    if more := sum(1 for _ in wanted):
+        say(f"{more} more; --limit shows more of them")
 
 
 def _wanted(files: Iterable[Path], volume: str | None, kind: str | None) -> Iterator[Any]:

@@ -9,9 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from orchestrator.cli import archives, options, tables
-from orchestrator.cli.connection import collect, connect
+from orchestrator.cli.connection import connect
 from orchestrator.cli.failures import say
 from orchestrator.cli.groups import group
+from orchestrator.cli.listing import show_list
 from orchestrator.cli.output import Columns, print_details, print_json, print_table, when
 from orchestrator.cli.report import report
 from orchestrator.cli.servers import Config, Data, settings_from
@@ -134,11 +135,8 @@ def findings(
     """List findings, newest first."""
     wanted = None if state is FindingState.ALL else state.value
     with connect() as client:
-        found = collect(client.findings(backend=backend, kind=kind, state=wanted), limit, cursor)
-    if as_json:
-        print_json(found)
-    else:
-        print_table(found["items"], _FINDINGS)
+        listed = client.findings(backend=backend, kind=kind, state=wanted)
+        show_list(listed, _FINDINGS, limit=limit, cursor=cursor, as_json=as_json)
 
 
 @app.command()

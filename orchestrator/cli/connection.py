@@ -10,7 +10,7 @@ from orchestrator.client import Client, Listing
 T = TypeVar("T")
 
 #: The most items the service gives at once.
-_MOST = 1000
+MOST = 1000
 
 
 def connect(timeout: float = 60.0) -> Client:
@@ -22,7 +22,7 @@ def collect(listing: Listing[T], limit: int, cursor: str | None = None) -> dict[
     """Up to ``limit`` items of a list, and the cursor that goes on after them."""
     items: list[T] = []
     while True:
-        page = listing.page(limit=min(limit - len(items), _MOST), cursor=cursor)
+        page = listing.page(limit=min(limit - len(items), MOST), cursor=cursor)
         items += page["items"]
         cursor = page["cursor"]
         if cursor is None or len(items) >= limit:

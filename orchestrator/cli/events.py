@@ -9,6 +9,7 @@ import typer
 
 from orchestrator.cli import options
 from orchestrator.cli.connection import connect
+from orchestrator.cli.failures import say
 from orchestrator.cli.groups import group
 from orchestrator.cli.output import Columns, print_json, print_json_line, print_table, text, when
 
@@ -17,7 +18,7 @@ app = group()
 AfterNumber = Annotated[
     int | None,
     typer.Option(
-        "--after", min=0, help="Events with numbers above this; from the oldest, if absent."
+        "--after", min=0, help="Events with numbers above this; 0 is from the oldest that is left."
     ),
 ]
 Epoch = Annotated[
@@ -65,15 +66,26 @@ def list_events(
     job: JobIfAny = None,
     as_json: options.Json = False,
 ) -> None:
-    """List events in their order; the JSON has 'next_after' and 'epoch' for --after and --epoch."""
+    """List the newest events, or those after a number, in their order.
+
+    The JSON has 'next_after' and 'epoch' for --after and --epoch.
+    """
+    filters: dict[str, Any] = {"kind": kind, "backend": backend, "volume": volume}
     with connect() as client:
-        page = client.event_page(
-            after, epoch=epoch, limit=limit, kind=kind, backend=backend, volume=volume, job=job
-        )
+        if after is None:
+            page = client.event_page(last=limit, epoch=epoch, job=job, **filters)
+        else:
+            page = client.event_page(after or None, epoch=epoch, limit=limit, job=job, **filters)
     if as_json:
         print_json(page)
+        return
+    print_table(page["items"], EVENTS)
+    if len(page["items"]) < limit:
+        return
+    if after is None:
+        say(f"the newest {limit}; --limit shows more, --after 0 begins with the oldest")
     else:
-        print_table(page["items"], EVENTS)
+        say(f"go on with --after {page['next_after']}")
 
 
 @app.command()
@@ -88,11 +100,16 @@ def follow(
         bool, typer.Option("--json", help="Print one JSON document a line, one for each event.")
     ] = False,
 ) -> None:
-    """Print events as they happen, until interrupted; none is missed or told twice."""
+    """Print events as they happen, from now or from a number on, until interrupted.
+
+    None is missed or told twice.
+    """
+    filters: dict[str, Any] = {"kind": kind, "backend": backend, "volume": volume}
     with connect() as client:
-        for event in client.follow_events(
-            after, epoch=epoch, kind=kind, backend=backend, volume=volume, job=job
-        ):
+        if after is None and epoch is None:
+            newest = client.event_page(last=1)
+            after, epoch = newest["next_after"], newest["epoch"]
+        for event in client.follow_events(after or None, epoch=epoch, job=job, **filters):
             if as_json:
                 print_json_line(event)
             else:

@@ -9,9 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from orchestrator.cli import options, tables
-from orchestrator.cli.connection import collect, connect
+from orchestrator.cli.connection import connect
 from orchestrator.cli.failures import say
 from orchestrator.cli.groups import group
+from orchestrator.cli.listing import show_list
 from orchestrator.cli.output import print_json, text
 from orchestrator.cli.waiting import exit_as_batch, exit_as_job, wait_for_batch, wait_for_job
 from orchestrator.client import Client
@@ -49,24 +50,17 @@ def list_jobs(
 ) -> None:
     """List jobs, newest first."""
     with connect() as client:
-        found = collect(
-            client.jobs(
-                state=state or (),
-                action=action,
-                backend=backend,
-                volume=volume,
-                snapshot=snapshot,
-                host=host,
-                submitted_by=submitted_by,
-                batch=batch,
-            ),
-            limit,
-            cursor,
+        listed = client.jobs(
+            state=state or (),
+            action=action,
+            backend=backend,
+            volume=volume,
+            snapshot=snapshot,
+            host=host,
+            submitted_by=submitted_by,
+            batch=batch,
         )
-    if as_json:
-        print_json(found)
-    else:
-        tables.show_jobs(found["items"])
+        show_list(listed, tables.JOBS, limit=limit, cursor=cursor, as_json=as_json)
 
 
 @app.command()

@@ -7,9 +7,10 @@ from typing import Annotated, Any
 import typer
 
 from orchestrator.cli import options
-from orchestrator.cli.connection import collect, connect
+from orchestrator.cli.connection import connect
 from orchestrator.cli.groups import group
-from orchestrator.cli.output import Columns, print_details, print_json, print_table, when
+from orchestrator.cli.listing import show_list
+from orchestrator.cli.output import Columns, print_details, print_json, when
 from orchestrator.cli.verbs import add_actions
 
 app = group()
@@ -38,11 +39,8 @@ def list_policies(
 ) -> None:
     """List the export policies of a backend by name."""
     with connect() as client:
-        found = collect(client.policies(backend), limit, cursor)
-    if as_json:
-        print_json(found)
-    else:
-        print_table(found["items"], _POLICIES)
+        listed = client.policies(backend)
+        show_list(listed, _POLICIES, limit=limit, cursor=cursor, as_json=as_json)
 
 
 @app.command()

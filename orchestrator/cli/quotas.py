@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from orchestrator.cli import options
-from orchestrator.cli.connection import collect, connect
+from orchestrator.cli.connection import connect
 from orchestrator.cli.groups import group
+from orchestrator.cli.listing import show_list
 from orchestrator.cli.output import Columns, print_json, print_table, size, when
 
 app = group()
@@ -73,11 +74,8 @@ def list_quotas(
 ) -> None:
     """List the quotas by account: what there is, '+' what is promised, 'of' the most."""
     with connect() as client:
-        found = collect(client.quotas(account=account, backend=backend), limit, cursor)
-    if as_json:
-        print_json(found)
-    else:
-        print_table(found["items"], _QUOTAS)
+        listed = client.quotas(account=account, backend=backend)
+        show_list(listed, _QUOTAS, limit=limit, cursor=cursor, as_json=as_json)
 
 
 @app.command()

@@ -9,14 +9,14 @@ import typer
 
 from orchestrator.cli import options
 from orchestrator.cli.completion import action_names
-from orchestrator.cli.connection import collect, connect
+from orchestrator.cli.connection import connect
 from orchestrator.cli.groups import group
+from orchestrator.cli.listing import show_list
 from orchestrator.cli.output import (
     Columns,
     params,
     print_details,
     print_json,
-    print_table,
     text,
     when,
 )
@@ -106,11 +106,8 @@ def list_schedules(
 ) -> None:
     """List schedules by name."""
     with connect() as client:
-        found = collect(client.schedules(), limit, cursor)
-    if as_json:
-        print_json(found)
-    else:
-        print_table(found["items"], _SCHEDULES)
+        listed = client.schedules()
+        show_list(listed, _SCHEDULES, limit=limit, cursor=cursor, as_json=as_json)
 
 
 @app.command()

@@ -7,9 +7,10 @@ from typing import Annotated, Any
 import typer
 
 from orchestrator.cli import options
-from orchestrator.cli.connection import collect, connect
+from orchestrator.cli.connection import connect
 from orchestrator.cli.groups import group
-from orchestrator.cli.output import Columns, print_details, print_json, print_table, size, when
+from orchestrator.cli.listing import show_list
+from orchestrator.cli.output import Columns, print_details, print_json, size, when
 from orchestrator.cli.verbs import add_actions
 
 app = group()
@@ -38,11 +39,8 @@ def list_snapshots(
 ) -> None:
     """List the snapshots of a volume, oldest first."""
     with connect() as client:
-        found = collect(client.snapshots(backend, volume), limit, cursor)
-    if as_json:
-        print_json(found)
-    else:
-        print_table(found["items"], _SNAPSHOTS)
+        listed = client.snapshots(backend, volume)
+        show_list(listed, _SNAPSHOTS, limit=limit, cursor=cursor, as_json=as_json)
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.cli.output import (
@@ -59,11 +59,6 @@ def _progress(progress: Mapping[str, Any] | None) -> str | None:
     if progress["unit"] == "bytes":
         done, total = size(done), size(total)
     return f"{done} of {total} {progress['message'] or progress['unit']}"
-
-
-def show_jobs(jobs: Iterable[Any]) -> None:
-    """A row for each job."""
-    print_table(jobs, JOBS)
 
 
 def show_job(job: Any, *, as_json: bool) -> None:

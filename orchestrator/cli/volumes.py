@@ -7,8 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from orchestrator.cli import options
-from orchestrator.cli.connection import collect, connect, whole
+from orchestrator.cli.connection import connect, whole
 from orchestrator.cli.groups import group
+from orchestrator.cli.listing import show_list
 from orchestrator.cli.output import (
     Columns,
     params,
@@ -64,10 +65,10 @@ def list_volumes(
             )
         else:
             listing = client.volumes(backend, state=state or (), prefix=prefix)
-            if limit is None and cursor is None:
-                found = whole(listing)
-            else:
-                found = collect(listing, limit or 100, cursor)
+            if limit is not None or cursor is not None:
+                show_list(listing, _VOLUMES, limit=limit or 100, cursor=cursor, as_json=as_json)
+                return
+            found = whole(listing)
     if as_json:
         print_json(found)
     else:

@@ -43,6 +43,7 @@ class HistoryMethods:
         after: int | None = None,
         *,
         epoch: int | None = None,
+        last: int | None = None,
         limit: int | None = None,
         kind: str | None = None,
         backend: str | None = None,
@@ -51,12 +52,15 @@ class HistoryMethods:
     ) -> Steps[EventPage]:
         """Up to ``limit`` events (100 if absent, 1000 at most) with numbers above ``after``.
 
-        Without ``after`` it begins with the oldest that is left; with one, `Gone` is raised
-        if later events have been archived. `EpochChanged` (a `Gone`) is raised if that is a
-        number of another epoch than ``epoch``, or than the present one: the database was
-        restored, and the error's facts tell the ``epoch`` and ``after`` to go on with.
+        With ``last``, the newest so many instead, in their order. Without ``after`` it begins
+        with the oldest that is left; with one, `Gone` is raised if later events have been
+        archived. `EpochChanged` (a `Gone`) is raised if that is a number of another epoch than
+        ``epoch``, or than the present one: the database was restored, and the error's facts
+        tell the ``epoch`` and ``after`` to go on with.
         """
         filters = given(limit=limit, kind=kind, backend=backend, volume=volume, job_id=job)
+        if last is not None:
+            filters |= given(last=last)
         try:
             answer = yield _events(after or 0, filters, epoch)
         except Gone as gone:

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, func, insert, select, update
 
 from orchestrator.domain.errors import UnknownBackend
+from orchestrator.domain.nearest import did_you_mean
 from orchestrator.domain.states import BackendState, VolumeState
 from orchestrator.settings import BackendSettings
 from orchestrator.store.columns import db_now
@@ -62,8 +63,18 @@ def backend_id(connection: Connection, backend: str) -> int:
         select(backends.c.id).where(backends.c.name == backend, backends.c.configured)
     ).scalar()
     if found is None:
-        raise UnknownBackend(f"there is no backend {backend!r}", field="backend")
+        raise unknown_backend(connection, backend)
     return int(found)
+
+
+def unknown_backend(connection: Connection, name: str) -> UnknownBackend:
+    """What to raise about a backend that there is not, with the one that may have been meant."""
+    known = connection.execute(select(backends.c.name).where(backends.c.configured)).scalars()
+    return UnknownBackend(
+        f"there is no backend {name!r}"
+        + did_you_mean(name, known, "; 'orchestrator backend list' shows those there are"),
+        field="backend",
+    )
 
 
 def ids_of(connection: Connection, names: list[str]) -> dict[str, int]:
@@ -115,5 +126,5 @@ def backend_views(connection: Connection, name: str | None = None) -> list[dict[
         for row in connection.execute(statement).mappings()
     ]
     if name is not None and not found:
-        raise UnknownBackend(f"there is no backend {name!r}", field="backend")
+        raise unknown_backend(connection, name)
     return found

@@ -3,6 +3,8 @@
 import gzip
 import json
 import os
+import re
+import select
 import signal
 import subprocess
 import sys
@@ -219,6 +221,9 @@ def test_a_job_that_failed_is_status_1_whatever_its_code(
         ("job wait", "invalid_input"),
         ("explode", "invalid_input"),
         ("batch does-not-exist.csv", "invalid_input"),
+        ("job list --action volume.grwo", "unknown_action"),
+        ("event list --kind volume.removed", "invalid_input"),
+        ("event follow --kind volume.removed", "invalid_input"),
         ("plan", "invalid_input"),
     ],
 )
@@ -241,6 +246,11 @@ def test_shrinking_is_refused_with_status_2(shell: Shell, name: str) -> None:
         ("submit volume.wipe --backend fast --volume none", "unknown_volume"),
         ("volume show none --backend fast", "unknown_volume"),
         ("backend show nope", "unknown_backend"),
+        ("job list --backend nope", "unknown_backend"),
+        ("event list --backend nope", "unknown_backend"),
+        ("event follow --backend nope", "unknown_backend"),
+        ("audit findings --backend nope", "unknown_backend"),
+        ("quota list --backend nope", "unknown_backend"),
         ("job show 999999999", "unknown_job"),
         ("job wait 999999999", "unknown_job"),
         ("job wait --batch 999999999", "unknown_job"),
@@ -487,11 +497,48 @@ def test_event_numbers_of_another_epoch_are_refused_with_what_to_do(shell: Shell
     assert shell.json("event", "list", "--after", "1", "--epoch", str(epoch))["epoch"] == epoch
 
 
+def test_a_name_in_a_filter_that_is_not_known_is_answered_with_the_nearest(shell: Shell) -> None:
+    for words, meant in (
+        ("job list --backend fasst", "fast"),
+        ("backend show fasst", "fast"),
+        ("event list --backend rm", "ram"),
+        ("event list --kind job.succeded", "job.succeeded"),
+        ("job list --action volume.grwo", "volume.grow"),
+    ):
+        assert f": did you mean '{meant}'?" in shell.run(*words.split()).stderr
+
+
+def test_the_newest_events_are_listed_and_those_to_come_followed(shell: Shell, name: str) -> None:
+    create(shell, name)
+    everything = shell.json("event", "list", "--volume", name, "--after", "0")["items"]
+    newest = shell.json("event", "list", "--volume", name, "--limit", "2")
+    assert newest["items"] == everything[-2:]
+    assert newest["next_after"] == everything[-1]["number"]
+    assert "the newest 2;" in shell.run("event", "list", "--limit", "2").stderr
+    with shell.start("event", "follow", "--volume", name) as process:
+        assert process.stdout is not None
+        # A reader that was there before sees what is done after.
+        while not select.select([process.stdout], [], [], 0.05)[0]:
+            shell.ok("lock", "take", name, "--backend", "fast", "--owner", "h")
+        assert "lock." in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+
+
+def test_a_list_that_stops_says_how_many_more_there_are(shell: Shell, name: str) -> None:
+    for number in range(3):
+        create(shell, f"{name}-{number}", backend="ram")
+    done = shell.run("volume", "list", "--backend", "ram", "--limit", "1")
+    assert re.search(r"^[0-9]+ more; --limit shows more of them$", done.stderr, re.MULTILINE)
+    whole = shell.run("job", "list", "--volume", f"{name}-0", "--limit", "1")
+    assert (whole.returncode, whole.stderr) == (0, "")
+
+
 def test_events_are_listed_and_followed(shell: Shell, name: str) -> None:
     create(shell, name)
     page = shell.json("event", "list", "--volume", name)
     assert {"items", "next_after", "epoch"} == set(page)
-    with shell.start("event", "follow", "--volume", name, "--json") as process:
+    with shell.start("event", "follow", "--volume", name, "--after", "0", "--json") as process:
         assert process.stdout is not None
         first = json.loads(process.stdout.readline())
         assert (first["volume"], first["kind"]) == (name, "job.submitted")

@@ -12,10 +12,12 @@ from fastapi.responses import StreamingResponse
 from sqlalchemy import Row
 
 from orchestrator.api import models
+from orchestrator.api.filters import check_backend
 from orchestrator.api.requesting import Limit, Reader, ServiceHere
 from orchestrator.api.service import Service
-from orchestrator.audit.events import read_feed
+from orchestrator.audit.events import read_feed, read_newest
 from orchestrator.domain.errors import Gone, InvalidInput
+from orchestrator.domain.history import check_kind
 from orchestrator.domain.names import BackendName, VolumeName
 from orchestrator.domain.requests import MAX_ID
 
@@ -44,6 +46,10 @@ async def feed(
     epoch: Annotated[
         int | None, Query(ge=0, le=MAX_ID, description="The epoch that `after` is a number of.")
     ] = None,
+    last: Annotated[
+        int | None,
+        Query(ge=1, le=1000, description="The newest so many instead, in their order."),
+    ] = None,
     limit: Limit = 100,
     kind: Annotated[
         str | None, Query(max_length=40, pattern=r"^[a-z_.]+$", examples=["volume.grow"])
@@ -66,8 +72,17 @@ async def feed(
     """
     wanted = {"kind": kind, "backend": backend, "volume": volume, "job_id": job_id}
     filters = {name: value for name, value in wanted.items() if value is not None}
+    if last is not None and (after or epoch is not None):
+        raise InvalidInput("give either last or after: one of the two", field="last")
     if STREAM not in request.headers.get("accept", ""):
-        epoch, rows = await _read(service, after, limit, filters, epoch)
+        if last is not None:
+            epoch, rows, after = await asyncio.to_thread(
+                service.read, lambda connection: read_newest(connection, last, filters)
+            )
+        else:
+            epoch, rows = await _read(service, after, limit, filters, epoch)
+        if not rows:
+            await _check(service, kind, backend)
         return {
             "items": [row._mapping for row in rows],
             "next_after": rows[-1].number if rows else after,
@@ -76,12 +91,20 @@ async def feed(
     if last_event_id:
         epoch, after = _left_at(last_event_id)
     # Say 410 now, while there is a status to say it with.
-    epoch, _ = await _read(service, after, 1, filters, epoch)
+    epoch, rows = await _read(service, after, 1, filters, epoch)
+    if not rows:
+        await _check(service, kind, backend)
     return StreamingResponse(
         _stream(request, service, after, filters, epoch),
         media_type=STREAM,
         headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
     )
+
+
+async def _check(service: Service, kind: str | None, backend: str | None) -> None:
+    """Refuse names of which there are no events, since they are not known."""
+    check_kind(kind)
+    await asyncio.to_thread(service.read, lambda connection: check_backend(connection, backend))
 
 
 def _left_at(last_event_id: str) -> tuple[int | None, int]:

@@ -7,8 +7,10 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import Connection
 
 from orchestrator.api import models
+from orchestrator.api.filters import check_backend
 from orchestrator.api.requesting import (
     Admin,
     Cursor,
@@ -47,7 +49,14 @@ def list_(
     before = position_of(cursor, int)
     filters = {"backend": backend, "kind": kind, "state": state}
     given = {name: value for name, value in filters.items() if value is not None}
-    rows: Any = service.read(lambda c: list_findings(c, given, before=before, limit=limit))
+
+    def read(connection: Connection) -> Any:
+        rows = list_findings(connection, given, before=before, limit=limit)
+        if not rows:
+            check_backend(connection, backend)
+        return rows
+
+    rows: Any = service.read(read)
     more = cursor_for(rows[-1]["id"]) if len(rows) == limit else None
     return {"items": [finding_view(row) for row in rows], "cursor": more}
 

@@ -9,8 +9,10 @@ from typing import Annotated, Any, TypeVar
 from fastapi import APIRouter, Body, Query, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
+from sqlalchemy import Connection
 
 from orchestrator.api import models
+from orchestrator.api.filters import check_backend
 from orchestrator.api.models import NAME_OF_TOKENS
 from orchestrator.api.requesting import (
     MAX_WAIT,
@@ -138,8 +140,9 @@ def list_(
         "submitted_by": submitted_by,
         "batch_id": batch_id,
     }
-    found = service.read(
-        lambda connection: list_jobs(
+
+    def read(connection: Connection) -> list[dict[str, Any]]:
+        found = list_jobs(
             connection,
             states=states_of(state, JobState),
             backend=backend,
@@ -147,7 +150,11 @@ def list_(
             before=before,
             limit=limit,
         )
-    )
+        if not found:
+            check_backend(connection, backend)
+        return found
+
+    found = service.read(read)
     more = cursor_for(found[-1]["id"]) if len(found) == limit else None
     return {"items": found, "cursor": more}
 

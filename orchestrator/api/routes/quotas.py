@@ -6,7 +6,9 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Response
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+from sqlalchemy import Connection
 
+from orchestrator.api.filters import check_backend
 from orchestrator.api.models import NAME_OF_TOKENS, Account, Page, Quota
 from orchestrator.api.requesting import (
     Admin,
@@ -74,11 +76,16 @@ def list_(
     place = tuple(after.split("/")) if after is not None else None
     if place is not None and len(place) != 2:
         raise _wrong_cursor()
-    found = service.read(
-        lambda connection: quotas.list_quotas(
+
+    def read(connection: Connection) -> list[dict[str, Any]]:
+        found = quotas.list_quotas(
             connection, account=account, backend=backend, after=place, limit=limit
         )
-    )
+        if not found:
+            check_backend(connection, backend)
+        return found
+
+    found = service.read(read)
     full = len(found) == limit
     more = cursor_for(f"{found[-1]['account']}/{found[-1]['backend']}") if full else None
     return {"items": found, "cursor": more}

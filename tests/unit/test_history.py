@@ -1,0 +1,44 @@
+"""The table of kinds of events against the code that writes them."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from orchestrator.domain.history import EVENT_KINDS
+from orchestrator.jobs.finish import Ending
+
+ROOT = Path(__file__).parents[2]
+KIND = re.compile(
+    r"(archives|backend|database|events|finding|job|jobs|lock|queue|quota|schedule|token)"
+    r"\.[a-z_]+"
+)
+#: Where words of this form mean something else.
+ELSEWHERE = ("orchestrator/failpoints.py", "orchestrator/domain/schedules.py", "orchestrator/store")
+LOGGED = {"debug", "info", "warning", "error", "exception", "reach"}
+
+
+def written() -> Iterator[str]:
+    for package in ("orchestrator", "workers"):
+        for path in (ROOT / package).rglob("*.py"):
+            if not str(path.relative_to(ROOT)).startswith(ELSEWHERE):
+                yield from in_module(ast.parse(path.read_text()))
+
+
+def in_module(tree: ast.Module) -> Iterator[str]:
+    logged = {
+        id(argument)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in LOGGED
+        for argument in node.args
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and id(node) not in logged:
+            text = node.value if isinstance(node.value, str) else ""
+            if KIND.fullmatch(text):
+                yield text
+
+
+def test_every_kind_of_event_that_is_written_is_in_the_table() -> None:
+    assert set(written()) - EVENT_KINDS == set()
+    assert {f"job.{ending}" for ending in Ending} - EVENT_KINDS == set()
