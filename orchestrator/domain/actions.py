@@ -26,7 +26,7 @@ from pydantic_core import PydanticCustomError
 
 from orchestrator.domain.exports import RuleText, RuleTexts
 from orchestrator.domain.names import BackendName, HostName, JunctionPath, VolumeName
-from orchestrator.domain.places import ImageLocation, ImagePath
+from orchestrator.domain.places import ImageLocation, ImagePath, Sha256
 from orchestrator.domain.sizes import AnySize, Offset, Size
 from orchestrator.domain.states import Role
 
@@ -174,19 +174,22 @@ class ImportParams(Params):
         "'transfer' in the configuration allows.",
         examples=["/srv/images/debian.raw"],
     )
-    size_bytes: Size = Field(
-        validation_alias=_size,
-        description="Size of the volume, at least the image's; behind it there are zeroes.",
-    )
-    sha256: str | None = Field(
+    size_bytes: Size | None = Field(
         default=None,
-        pattern="^[0-9a-f]{64}$",
-        description="What the image's SHA-256 must be; the volume is not made otherwise.",
+        validation_alias=_size,
+        description="Size of the volume, at least the image's, behind which there are zeroes; the "
+        "image's if absent.",
+    )
+    sha256: Sha256 | None = Field(
+        default=None,
+        description="What the image's SHA-256 must be; the volume is not made otherwise. Taken as "
+        "checksum files have it, too: in capitals, behind 'sha256:', before the file's name.",
     )
     format: Literal["raw"] | None = Field(
         default=None,
-        description="'raw': take the bytes as they are, even if they look like an image in a "
-        "format of its own (qcow2, VMDK …) or a compressed one, which is refused otherwise.",
+        description="'raw': take the bytes as they are, even if they are an image in a format of "
+        "its own (qcow2, VMDK …), compressed, an archive, text or nothing, which is refused "
+        "otherwise.",
     )
     metadata: Metadata = Field(default_factory=dict)
     parameters: OwnParameters = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -17,6 +18,12 @@ _PORTS = {"http": 80, "https": 443}
 _MOST = 4096
 #: How the names of exports begin until they are whole.
 UNFINISHED = ".orchestrator-"
+#: As sha256sum, openssl and registries write it, with the file's name or without.
+_SHA256 = re.compile(
+    r"\s*(?:(?:sha-?256[:=]\s*)?(?P<digest>[0-9a-f]{64})(?:\s.*)?"
+    r"|sha2?-?256\s*\(.*\)\s*=\s*(?P<tagged>[0-9a-f]{64})\s*)",
+    re.ASCII | re.IGNORECASE | re.DOTALL,
+)
 
 
 @dataclass(frozen=True)
@@ -111,6 +118,16 @@ def check_image(written: str) -> str:
     return written
 
 
+def read_sha256(written: str) -> str:
+    """The digest in small letters. Raises `InvalidInput` if it is none."""
+    found = _SHA256.fullmatch(written)
+    if found is None:
+        raise InvalidInput(
+            f"{written[:80]!r} is no SHA-256: write its 64 hexadecimal digits, as sha256sum does"
+        )
+    return (found["digest"] or found["tagged"]).lower()
+
+
 #: Model fields.
 ImagePath = Annotated[
     str,
@@ -125,4 +142,9 @@ ImageLocation = Annotated[
             "pattern": r"^(https?://[a-z0-9-]{1,40})?(/[A-Za-z0-9_-][A-Za-z0-9._-]{0,40}){1,20}$"
         }
     ),
+]
+Sha256 = Annotated[
+    str,
+    AfterValidator(checked(read_sha256)),
+    Field(json_schema_extra={"pattern": "^[0-9a-f]{64}$"}),
 ]

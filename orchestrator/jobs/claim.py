@@ -56,6 +56,8 @@ from orchestrator.store.tables import (
 
 #: At most this many jobs are claimed at once, however cheap they are.
 MOST_CLAIMED = 200
+#: The size of an import's volume while only its image can tell it: no volume has less.
+AS_THE_IMAGE = 1
 #: The class of our advisory locks that guard limits of jobs at once.
 _CLAIM_LOCKS = 0x636C6169
 
@@ -469,11 +471,13 @@ def _births(claims: Iterable[Claim], now: datetime) -> list[Asked]:
 
 
 def size_wanted(claim: Claim) -> int:
-    """Bytes that a new volume was asked to have: for a clone, at least what it copies."""
+    """Bytes that a new volume was asked to have: for a clone, at least what it copies; for an
+    import `AS_THE_IMAGE` until that is known."""
     asked = claim.intent.params.get("size_bytes")
     if asked is not None:
         return int(asked)
-    assert claim.source is not None  # noqa: S101 - only a clone may leave the size out
+    if claim.source is None:
+        return AS_THE_IMAGE
     snapshot = claim.source.snapshots.get(claim.intent.snapshot or "")
     return snapshot.size_bytes if snapshot else claim.source.size_bytes
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 #: What the image that volumes are imported from begins with.
-IMAGE = b"an image"
+#: No text, which is not taken for an image.
+IMAGE = b"an image\x00\x01"
 
 
 @dataclass

@@ -26,7 +26,9 @@ from orchestrator.domain.errors import (
     UnknownVolume,
 )
 from orchestrator.domain.requests import parse_request
+from orchestrator.inventory.backends import backend_views
 from orchestrator.inventory.hosts import seen
+from orchestrator.inventory.quotas import set_quota
 from orchestrator.jobs.submission import Submission
 from orchestrator.jobs.submit import submit
 from orchestrator.settings import Settings, TransferSettings
@@ -281,10 +283,13 @@ def test_the_digest_counts_holes_as_zeroes(engine: Engine, images: Path) -> None
 
 
 def _prepare(images: Path) -> None:
-    (images / "plain").write_bytes(b"text")
-    (images / "large").write_bytes(b"x" * (3 * MIB))
+    (images / "plain").write_bytes(b"\x00data")
+    (images / "large").write_bytes(b"\xff" * (3 * MIB))
+    (images / "empty").write_bytes(b"")
+    (images / "page").write_text("<!DOCTYPE html><html><h1>Please log in</h1></html>")
+    (images / "fixed").write_bytes(b"\xff" * (MIB + 5) + b"conectix" + bytes(504))
     (images / "cow").write_bytes(b"QFI\xfb" + bytes(100))
-    (images / "packed").write_bytes(b"\x1f\x8b" + bytes(100))
+    (images / "packed").write_bytes(b"\x1f\x8b\x08" + bytes(100))
     (images / "directory").mkdir()
     (images / "link").symlink_to("/etc/hostname")
     (images / "way").symlink_to("/etc")
@@ -300,6 +305,11 @@ def _prepare(images: Path) -> None:
         ("http://{server}/large", {}, "invalid_size", "larger size_bytes"),
         ("{images}/cow", {}, "image_unusable", "qcow2"),
         ("{images}/packed", {}, "image_unusable", "gzip"),
+        *(
+            (f"{place}/{name}", {}, "image_unusable", told)
+            for place in ("{images}", "http://{server}")
+            for name, told in (("empty", "empty"), ("page", "HTML"), ("fixed", "VHD"))
+        ),
         ("{images}/directory", {}, "image_unusable", "no regular file"),
         ("{images}/link", {}, "image_unusable", "no regular file"),
         ("{images}/way/hostname", {}, "image_unusable", "link"),
@@ -338,6 +348,87 @@ def test_bytes_that_look_like_another_format_are_taken_when_that_is_said(
     job = _one(engine, _import("vm", str(images / "cow"), format="raw"))
     assert job["state"] == "succeeded", job
     assert _contents(engine, "vm", "fast") == b"QFI\xfb"
+    job = _one(engine, _import("page", str(images / "page"), format="raw"))
+    assert job["state"] == "succeeded", job
+
+
+@pytest.mark.parametrize("by_url", [False, True])
+def test_a_volume_without_a_size_is_as_large_as_the_image(
+    engine: Engine, images: Path, server: str, by_url: bool
+) -> None:
+    held = os.urandom(MIB + 1000)
+    (images / "disk.raw").write_bytes(held)
+    image = f"http://{server}/disk.raw" if by_url else str(images / "disk.raw")
+    request = _import("vm", image)
+    del request["params"]["size"]
+    before = _promised(engine)
+    [imported, grown] = engine.submit(request, grow("vm", "4M", "fast")).job_ids
+    engine.work()
+    job = engine.job(imported)
+    size = job["result"]["size_bytes"]
+    assert (job["state"], size) == ("succeeded", -(-len(held) // 4096) * 4096), job
+    assert _contents(engine, "vm", "fast") == held
+    engine.work()
+    assert engine.job(grown)["state"] == "succeeded"
+    assert _promised(engine) == before + 4 * MIB
+
+
+def _promised(engine: Engine) -> int:
+    with engine.database.read() as connection:
+        [view] = [one for one in backend_views(connection) if one["name"] == "fast"]
+    return int(view["promised_bytes"])
+
+
+def test_an_image_that_does_not_tell_its_size_needs_one(engine: Engine, server: str) -> None:
+    request = _import("vm", f"http://{server}/endless", sha256="0" * 64, format="raw")
+    del request["params"]["size"]
+    job = _one(engine, {**request, "max_attempts": 1})
+    assert (job["state"], job["error"]["code"]) == ("failed", "image_unusable")
+    assert "say the size" in job["error"]["detail"]
+    assert engine.volumes("fast") == {}
+
+
+def test_an_account_with_a_quota_says_the_size(engine: Engine, images: Path) -> None:
+    (images / "disk.raw").write_bytes(b"\xff" * MIB)
+    wanted = {"bytes": 16 * MIB, "volumes": None, "snapshots": None}
+    engine.database.transact(
+        lambda connection: set_quota(connection, ADMIN.name, "fast", wanted, "tests", None)
+    )
+    request = _import("vm", str(images / "disk.raw"))
+    job = _one(engine, request)
+    assert job["state"] == "succeeded", job
+    request = _import("other", str(images / "disk.raw"))
+    del request["params"]["size"]
+    problem = _refused(engine, request)
+    assert (problem.code, problem.field) == ("missing_field", "params.size_bytes")
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "{digest}",
+        "{DIGEST}",
+        "sha256:{digest}",
+        "SHA256:{DIGEST}",
+        "{digest}  disk.raw",
+        "{digest} *disk.raw\n",
+        "SHA256 (disk.raw) = {digest}",
+        "SHA2-256(disk.raw)= {digest}",
+        " {digest}\n",
+    ],
+)
+def test_a_digest_is_taken_as_checksum_files_have_it(written: str) -> None:
+    digest = hashlib.sha256(b"").hexdigest()
+    text = written.format(digest=digest, DIGEST=digest.upper())
+    request = parse_request(_import("vm", "/srv/x", sha256=text))
+    assert request.stored_params()["sha256"] == digest
+
+
+@pytest.mark.parametrize("written", ["", "0" * 63, "0" * 65, "md5:" + "0" * 64, "g" * 64])
+def test_what_is_no_digest_is_told_in_words(written: str) -> None:
+    with pytest.raises(InvalidInput, match="write its 64 hexadecimal digits") as raised:
+        parse_request(_import("vm", "/srv/x", sha256=written))
+    assert raised.value.field == "params.sha256"
 
 
 def test_images_elsewhere_are_refused_at_the_door_and_by_the_worker(

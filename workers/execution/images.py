@@ -28,24 +28,11 @@ from orchestrator.jobs.claim import Step
 from orchestrator.settings import TransferSettings
 from workers.backends.interface import Call, Contents
 from workers.backends.streams import pour, read_parts
+from workers.execution.formats import HEAD, TAIL, named_by_head, named_by_tail
 from workers.files import open_directory, open_file, rename_without_replacing
 
 #: How much of an answer is taken at once: zeroes are found in pieces of this size.
 _PIECE = 2**20
-#: How images begin that are not raw: offset, bytes, what they are.
-_FORMATS = (
-    (0, b"QFI\xfb", "a qcow2 image"),
-    (0, b"KDMV", "a VMDK image"),
-    (0, b"# Disk DescriptorFile", "a VMDK descriptor"),
-    (0, b"vhdxfile", "a VHDX image"),
-    (0, b"conectix", "a VHD image"),
-    (64, b"\x7f\x10\xda\xbe", "a VDI image"),
-    (0, b"\x1f\x8b", "compressed with gzip"),
-    (0, b"\xfd7zXZ\x00", "compressed with xz"),
-    (0, b"BZh", "compressed with bzip2"),
-    (0, b"\x28\xb5\x2f\xfd", "compressed with Zstandard"),
-)
-
 Parts = Iterator[tuple[int, bytes]]
 
 
@@ -62,17 +49,19 @@ def opened(
     reading = (
         _from_url(written, place, transfer.silence_seconds, call, verified=sha256 is not None)
         if isinstance(place, SplitResult)
-        else _from_file(written, place)
+        else _from_file(written, place, any_format=any_format)
     )
     with reading as contents:
-        parts = contents.parts if any_format else _only_raw(written, contents.parts)
+        parts = contents.parts
+        if isinstance(place, SplitResult) and not any_format:
+            parts = _only_raw(written, parts)
         if sha256 is not None:
             parts = _digested(written, parts, contents.size_bytes, sha256)
         yield Contents(contents.size_bytes, parts)
 
 
 @contextmanager
-def _from_file(written: str, place: Below) -> Iterator[Contents]:
+def _from_file(written: str, place: Below, *, any_format: bool) -> Iterator[Contents]:
     with _below(written, place) as directory:
         with _told_of(written):
             file = open_file(directory, place.parts[-1], os.O_RDONLY)
@@ -80,6 +69,8 @@ def _from_file(written: str, place: Below) -> Iterator[Contents]:
             raise ImageUnusable(f"{written} is no regular file", field="params.image")
         try:
             before = os.fstat(file)
+            if not any_format:
+                _refuse_format(written, _named(written, file, before.st_size))
             yield Contents(before.st_size, _unchanged(written, file, before))
         finally:
             os.close(file)
@@ -166,17 +157,31 @@ def _answering(written: str) -> Iterator[None]:
         raise ImageUnreachable(f"{written} cannot be read: {why}") from error
 
 
+def _named(written: str, file: int, size: int) -> str | None:
+    """What a file is, if it is not raw: found out before anything is made of it."""
+    with _told_of(written):
+        head, tail = os.pread(file, HEAD, 0), os.pread(file, TAIL, max(0, size - TAIL))
+    return named_by_head(head) or named_by_tail(tail)
+
+
 def _only_raw(written: str, parts: Parts) -> Parts:
+    """Parts without gaps, of which the first is long enough and the end is seen at the end."""
+    tail = b""
     for offset, data in parts:
         if offset == 0:
-            for place, magic, what in _FORMATS:
-                if data.startswith(magic, place):
-                    raise ImageUnusable(
-                        f"{written} looks as if it were {what}: convert it to a raw image first, "
-                        "or say format=raw to take its bytes as they are",
-                        field="params.image",
-                    )
+            _refuse_format(written, named_by_head(data[:HEAD]))
+        tail = (tail + data[-TAIL:])[-TAIL:]
         yield offset, data
+    _refuse_format(written, named_by_tail(tail) if tail else named_by_head(b""))
+
+
+def _refuse_format(written: str, what: str | None) -> None:
+    if what is not None:
+        raise ImageUnusable(
+            f"{written} is not a raw image: it is {what}. Convert or unpack it first, or say "
+            "format=raw to take its bytes as they are",
+            field="params.image",
+        )
 
 
 def _digested(written: str, parts: Parts, size: int | None, sha256: str) -> Parts:

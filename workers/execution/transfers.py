@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from orchestrator.domain.errors import HostUnavailable
+from dataclasses import replace
+
+from orchestrator.domain.errors import HostUnavailable, ImageUnusable
+from orchestrator.inventory.changes import set_volume
 from orchestrator.jobs.claim import metadata_wanted, size_wanted
 from workers.backends.interface import Call
 from workers.execution.images import exported, opened
@@ -30,8 +33,17 @@ def import_(work: Work) -> Done:
         any_format=params.get("format") == "raw",
     )
     with image as contents:
-        facts = work.driver.load(work.volume, size_wanted(work.claim), metadata, contents, work)
-    return made(work, facts)
+        size = params.get("size_bytes") or contents.size_bytes
+        if size is None:
+            raise ImageUnusable(
+                f"{params['image']}: the server does not tell how long it is: say the size of the "
+                "volume",
+                field="params.size_bytes",
+            )
+        facts = work.driver.load(work.volume, int(size), metadata, contents, work)
+    record = set_volume(work.volume.id, requested_bytes=int(size))
+    done = made(work, facts)
+    return replace(done, changes=[*done.changes, record])
 
 
 def export(work: Work) -> Done:

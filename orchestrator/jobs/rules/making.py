@@ -9,6 +9,7 @@ from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import (
     InUse,
     InvalidInput,
+    MissingField,
     ShrinkRefused,
     UnknownBackend,
     UnknownParameter,
@@ -53,9 +54,12 @@ def _check_parameters(outlook: Outlook, intent: Intent) -> None:
 
 
 def play_create(outlook: Outlook, intent: Intent) -> None:
+    _play_new(outlook, intent, size_asked(outlook, intent))
+
+
+def _play_new(outlook: Outlook, intent: Intent, size: int) -> None:
     params = intent.params
-    size, metadata = size_asked(outlook, intent), params.get("metadata") or {}
-    _add(outlook, intent, size, params.get("parameters") or {}, metadata)
+    _add(outlook, intent, size, params.get("parameters") or {}, params.get("metadata") or {})
     play_settings(outlook, intent)
     play_assign(outlook, intent)
 
@@ -197,6 +201,26 @@ def check_import(outlook: Outlook, intent: Intent) -> None:
     if outlook.places is not None:
         outlook.places.image(intent.params["image"])
     check_create(outlook, intent)
+
+
+def import_room(outlook: Outlook, intent: Intent) -> int:
+    """What an import takes up as far as it says. Raises `MissingField` where it must say it."""
+    if intent.params.get("size_bytes") is not None:
+        return size_asked(outlook, intent)
+    quota = outlook.quotas.get((intent.account or "", intent.backend))
+    if quota is not None and "bytes" in quota.limits:
+        raise MissingField(
+            f"account {intent.account} has a quota of bytes on backend {intent.backend}, and how "
+            "large an image is shows only when it is read: say the size",
+            field="params.size_bytes",
+        )
+    return 0
+
+
+def play_import(outlook: Outlook, intent: Intent) -> None:
+    said = intent.params.get("size_bytes") is not None
+    # Otherwise only the image can tell, and what follows is checked again when it has.
+    _play_new(outlook, intent, size_asked(outlook, intent) if said else 0)
 
 
 def check_export(outlook: Outlook, intent: Intent) -> None:
