@@ -28,6 +28,10 @@ T = TypeVar("T")
 
 #: The name of those who send no token, in the configuration and in the history.
 ANONYMOUS = "anonymous"
+#: In the configuration: all, with any token or without one.
+EVERYBODY = "everybody"
+#: Volumes that are read at once for a whole list.
+_PAGE = 500
 #: What tokens may do whose names the configuration does not assign: by their own role.
 _USUAL = {
     Role.USER: TokenRole.READER,
@@ -39,6 +43,13 @@ _USUAL = {
 def nas_application(service: Service, trusted: Trusted) -> FastAPI:
     """The application for ``/v3``."""
     return application(Backends(service, trusted, service.settings.v3))
+
+
+def is_open(settings: V3Settings) -> bool:
+    """Whether anybody without a token may do anything there."""
+    members = (settings.user, settings.admin, settings.uber_admin)
+    named = any({ANONYMOUS, EVERYBODY} & set(tokens or ()) for tokens in members)
+    return named or settings.open_snapshots
 
 
 @dataclass(frozen=True)
@@ -87,13 +98,15 @@ class Backends:
         return frozenset(
             wanted
             for wanted, members in self._members.items()
-            if (self._usually(wanted, role) if members is None else name in members)
+            if (
+                self._usually(wanted, role)
+                if members is None
+                else name in members or EVERYBODY in members
+            )
         )
 
     def _usually(self, wanted: Role, role: TokenRole | None) -> bool:
-        if role is None:
-            return wanted is Role.USER
-        return role.includes(_USUAL[wanted])
+        return role is not None and role.includes(_USUAL[wanted])
 
     async def run(self, name: str, caller: Caller, operation: contract.Operation[T]) -> T:
         """Run an operation on a backend. Raises `UnknownBackend`."""
@@ -123,6 +136,18 @@ class _Here(Local):
         await self._service.waiters.wait(receipt.kind, receipt.id, self._wait)
         found = await self._read(lambda connection: job_views(connection, ids))
         return ended_well([found[job_id] for job_id in ids], self._wait)
+
+    async def volumes(self, after: str | None = None, limit: int | None = None) -> Sequence[View]:
+        # In pages: other requests are served in between.
+        found: list[View] = []
+        while limit is None or len(found) < limit:
+            most = _PAGE if limit is None else min(_PAGE, limit - len(found))
+            page = await super().volumes(after, most)
+            found += page
+            if len(page) < most:
+                break
+            after = page[-1]["name"]
+        return found
 
     async def _read(self, work: Callable[[Connection], T]) -> T:
         return await asyncio.to_thread(self._service.read, work)

@@ -44,6 +44,8 @@ Operation = Generator[Ask, Any, T]
 
 #: How far a volume grows by itself if nobody says how far, in percent of its size.
 _AUTOSIZE_PERCENT = 120
+#: What a volume has, in bytes, if nobody says how much, where it takes no storage by itself.
+_USUAL_SIZES = {"memory": 2**30}
 #: Volumes in these states are to be seen; others are as if they never existed.
 _SEEN = ("available", "error")
 
@@ -85,9 +87,11 @@ async def aperform(operation: Operation[T], gateway: Any) -> T:
 # -- volumes ------------------------------------------------------------------------------
 
 
-def volumes() -> Operation[list[dict[str, Any]]]:
-    """Every volume that can be used."""
-    found = yield lambda gateway: gateway.volumes()
+def volumes(
+    *, after: str | None = None, limit: int | None = None
+) -> Operation[list[dict[str, Any]]]:
+    """The volumes that can be used, by name: those after a name, ``limit`` of them at most."""
+    found = yield lambda gateway: gateway.volumes(after, limit)
     return [volume_of(view) for view in found if view["state"] in _SEEN]
 
 
@@ -125,6 +129,8 @@ def create_volume(name: str, fields: Mapping[str, Any]) -> Operation[dict[str, A
     own_name, path = _named(name, fields, driver)
     size = _size(fields)
     if size is None:
+        size = _USUAL_SIZES.get(driver)
+    if size is None:
         raise MissingField("size_total is missing: say how many bytes", field="size_total")
     settings = _settings({**fields, "junction_path": path}, driver, {}, size)
     request = {
@@ -133,7 +139,22 @@ def create_volume(name: str, fields: Mapping[str, Any]) -> Operation[dict[str, A
         "policy": fields.get("active_policy_name"),
         "params": {"size_bytes": size, **({"settings": settings} if settings else {})},
     }
-    yield lambda gateway: gateway.run([request])
+    try:
+        yield lambda gateway: gateway.run([request])
+    except AlreadyExists as problem:
+        try:
+            there = yield lambda gateway: gateway.volume(own_name)
+        except UnknownVolume:
+            raise problem from None  # what is taken is the place
+        if there["state"] in _SEEN:
+            raise
+        raise AlreadyExists(
+            f"the name {own_name!r} belongs to a volume that was deleted here, whose data is kept: "
+            "choose another, or have an administrator rename, remove or bring that volume back "
+            "('orchestrator volume unrestrict')",
+            field="name",
+            **problem.facts,
+        ) from None
     return volume_of((yield from _find(own_name)))
 
 

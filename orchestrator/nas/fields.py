@@ -14,7 +14,7 @@ from orchestrator.domain.errors import InvalidInput, InvalidName, Problem
 from orchestrator.domain.exports import parse_rule
 
 #: What volumes, snapshots, hosts and policies may be called there.
-NAME = re.compile(r"[a-zA-Z0-9:/_.-]+", re.ASCII)
+NAME = re.compile(r"[a-zA-Z0-9:/_.+-]+", re.ASCII)
 #: A volume by where it is mounted: ``node:/path``; the node may be left out.
 _PLACE = re.compile(r"(?P<node>[^:/]*):(?P<path>/.*)", re.ASCII)
 
@@ -135,7 +135,7 @@ def check_name(name: str, what: str = "name") -> str:
     """``name`` itself. Raises `InvalidName`."""
     if not NAME.fullmatch(name):
         raise InvalidName(
-            f"{name[:80]!r} is no {what}: use letters, digits and the characters : / _ . -",
+            f"{name[:80]!r} is no {what}: use letters, digits and the characters : / _ . + -",
             field=what,
         )
     return name

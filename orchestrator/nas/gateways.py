@@ -7,6 +7,7 @@ A gateway is about one backend. ``run`` submits jobs, waits for their end, and r
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any, Protocol
 
 from orchestrator.client import Client
@@ -28,8 +29,8 @@ class Gateway(Protocol):
     def run(self, requests: Sequence[Request]) -> Sequence[View]:
         """Do these jobs, all of them or none accepted; they, ended. ``backend`` is added."""
 
-    def volumes(self) -> Sequence[View]:
-        """Every volume."""
+    def volumes(self, after: str | None = None, limit: int | None = None) -> Sequence[View]:
+        """Volumes by name: all, or those after a name, ``limit`` of them at most."""
 
     def volume(self, name: str) -> View:
         """A volume by name. Raises `UnknownVolume`."""
@@ -105,8 +106,10 @@ class Remote:
         found = [self._client.job(job_id) for job_id in batch["job_ids"] or ()]
         return ended_well(found, self._wait)
 
-    def volumes(self) -> Sequence[View]:
-        return list(self._client.volumes(self._backend))
+    def volumes(self, after: str | None = None, limit: int | None = None) -> Sequence[View]:
+        states = ["available", "error"]
+        found = sorted(self._client.volumes(self._backend, state=states), key=itemgetter("name"))
+        return [view for view in found if after is None or view["name"] > after][:limit]
 
     def volume(self, name: str) -> View:
         return self._client.volume(self._backend, name)

@@ -9,12 +9,15 @@ from typing import Any
 from sqlalchemy import Connection
 
 from orchestrator.domain.requests import parse_request
+from orchestrator.domain.states import VolumeState
 from orchestrator.inventory import backends, locks, policies, volumes
 from orchestrator.jobs.submission import Actor, Submission
 from orchestrator.nas.gateways import Request
 
 #: The most items that a list has.
 _ALL = 1_000_000
+#: The states of volumes that are listed.
+_SEEN = [VolumeState.AVAILABLE, VolumeState.ERROR]
 
 
 class Local(ABC):
@@ -56,10 +59,15 @@ class Local(ABC):
         [view] = backends.backend_views(connection, self._backend)
         return view
 
-    def volumes(self) -> Any:
+    def volumes(self, after: str | None = None, limit: int | None = None) -> Any:
         return self._read(
             lambda connection: volumes.list_volumes(
-                connection, self._backend, states=[], prefix=None, after=None, limit=_ALL
+                connection,
+                self._backend,
+                states=_SEEN,
+                prefix=None,
+                after=after,
+                limit=limit or _ALL,
             )
         )
 

@@ -33,10 +33,22 @@ def _named(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Policy(NamedTuple):
-    """An export policy: equal to the pair of its name and its rules."""
+    """An export policy: a pair of its name and its rules, and a mapping with these two keys."""
 
     name: str
     rules: list[str]
+
+    def keys(self) -> tuple[str, ...]:
+        """The keys of the mapping."""
+        return self._fields
+
+    def __getitem__(self, key: Any) -> Any:
+        """By place, or by key. Raises `KeyError` for a key that there is not."""
+        if not isinstance(key, str):
+            return tuple.__getitem__(self, key)
+        if key not in self._fields:
+            raise KeyError(key)
+        return getattr(self, key)
 
 
 class StorageBackend:

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
 from urllib.parse import unquote
 
-from fastapi import APIRouter, Body, Depends, FastAPI, Request, Response
+from fastapi import APIRouter, Body, Depends, FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
@@ -100,7 +100,9 @@ class VolumeChange(_Read):
     """What may be changed in a volume."""
 
     autosize_enabled: bool | None = None
-    max_autosize: Annotated[int, Field(ge=1)] | None = None
+    max_autosize: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="0: as if absent."
+    )
     size_total: Annotated[int, Field(ge=1)] | None = None
     active_policy_name: _Text | None = None
     percentage_snapshot_reserve: Annotated[int, Field(ge=0, le=90)] | None = None
@@ -131,13 +133,48 @@ class NewPolicy(_Read):
     rules: list[Annotated[RuleText, Field(min_length=1)]]
 
 
+class Refusal(BaseModel):
+    """Why a request was refused."""
+
+    message: str
+    errors: dict[str, str] | None = Field(
+        default=None, description="What is wrong, by field, if the form of the request is."
+    )
+
+
+_VOLUMES = TypeAdapter(list[VolumeSchema])
+#: The most bytes of a body.
+_MAX_BODY = 2**20
+#: Whole lists that are made at once: further ones wait, so that other requests do not.
+_LISTS_AT_ONCE = 2
+#: Any route may answer with one of these.
+_ERRORS = {
+    400: "The request is not valid, or what is there does not allow it.",
+    401: "A valid token is needed.",
+    403: "The token has not the role that this needs.",
+    404: "There is no such thing.",
+    503: "The service cannot do this now.",
+}
+
+
 # -- the application --------------------------------------------------------------------------
 
 
 def application(subsystems: Subsystems) -> FastAPI:
     """The ASGI application that serves these."""
-    app = FastAPI(title="NAS storage", version="3", redirect_slashes=False)
+    app = FastAPI(
+        title="NAS storage",
+        version="3",
+        redirect_slashes=False,
+        docs_url=None,
+        redoc_url=None,
+        max_body_size=_MAX_BODY,
+        responses={
+            status: {"model": Refusal, "description": text} for status, text in _ERRORS.items()
+        },
+    )
     app.state.subsystems = subsystems
+    app.state.lists = asyncio.Semaphore(_LISTS_AT_ONCE)
     for kind, answer in (
         (Problem, _problem),
         (RequestValidationError, _invalid),
@@ -147,10 +184,28 @@ def application(subsystems: Subsystems) -> FastAPI:
         app.add_exception_handler(kind, answer)
     app.include_router(_conf)
     app.include_router(_routes)
+    _tell_own_errors(app)
     return app
 
 
-def _problem(_request: Request, problem: Any) -> Response:
+def _tell_own_errors(app: FastAPI) -> None:
+    """Take out of the description the error that FastAPI would give and this does not."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = generate()
+        for methods in document["paths"].values():
+            for operation in methods.values():
+                operation["responses"].pop("422", None)
+        for unused in ("HTTPValidationError", "ValidationError"):
+            document["components"]["schemas"].pop(unused, None)
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def refusal(problem: Problem) -> Response:
+    """The answer that tells a problem."""
     status = problem.status
     if isinstance(problem, NotFound):
         status = 404
@@ -158,6 +213,10 @@ def _problem(_request: Request, problem: Any) -> Response:
         status = 400
     headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
     return JSONResponse({"message": told(problem)}, status, headers)
+
+
+def _problem(_request: Request, problem: Any) -> Response:
+    return refusal(problem)
 
 
 def _unforeseen(_request: Request, _error: Any) -> Response:
@@ -201,35 +260,40 @@ class _Asked:
     """A request on a storage system, as far as every route has it."""
 
     def __init__(self, sub: str, subsystems: Subsystems, caller: Caller) -> None:
-        self.sub, self.subsystems, self.caller = unquote(sub), subsystems, caller
+        self.sub, self.subsystems, self.caller = sub, subsystems, caller
+
+    def need(self, role: Role) -> None:
+        """Raises `NotAllowed` or `NotAuthenticated`, unless the caller has the role."""
+        if role not in self.caller.roles:
+            if self.caller.name is None:
+                raise NotAuthenticated(f"this needs a token with the role {role}")
+            raise NotAllowed(f"this needs the role {role}")
 
     async def __call__(self, role: Role | None, operation: contract.Operation[T]) -> T:
         """Run the operation, if the caller has the role (None: anybody may)."""
-        if role is not None and role not in self.caller.roles:
-            raise NotAllowed(f"this needs the role {role}")
+        if role is not None:
+            self.need(role)
         return await self.subsystems.run(self.sub, self.caller, operation)
 
 
-async def _asked(sub: str, subsystems: _Here, caller: _Who) -> _Asked:
+async def _asked(
+    sub: Annotated[str, _decoded, Path(description="The storage system.")],
+    subsystems: _Here,
+    caller: _Who,
+) -> _Asked:
     return _Asked(sub, subsystems, caller)
 
 
 _Ask = Annotated[_Asked, Depends(_asked)]
 
 
-def _in_path(parameter: str) -> Callable[[Request], Awaitable[str]]:
-    async def read(request: Request) -> str:
-        # Matched as it was sent: what is written %2F is part of a name.
-        return unquote(request.path_params[parameter], errors="replace")
-
-    return read
-
-
-_Volume = Annotated[str, Depends(_in_path("name"))]
-_Snapshot = Annotated[str, Depends(_in_path("snapshot"))]
-_Host = Annotated[str, Depends(_in_path("host"))]
-_Policy = Annotated[str, Depends(_in_path("policy"))]
-_Rule = Annotated[str, Depends(_in_path("rule"))]
+# Matched as it was sent: what is written %2F is part of a name.
+_decoded = BeforeValidator(lambda text: unquote(text, errors="replace"))
+_Volume = Annotated[str, _decoded, Path(description="Its name, or `node:/junction/path`.")]
+_Snapshot = Annotated[str, _decoded, Path(description="Name of the snapshot.")]
+_Host = Annotated[str, _decoded, Path(description="Name of the host.")]
+_Policy = Annotated[str, _decoded, Path(description="Name of the export policy.")]
+_Rule = Annotated[str, _decoded, Path(description="A client, as in exports(5).")]
 
 _conf = APIRouter(prefix="/conf", tags=["conf"])
 
@@ -286,14 +350,14 @@ async def my_roles(caller: _Who) -> list[Role]:
 @_routes.get("/volumes/{name:path}/snapshots", response_model=list[SnapshotSchema])
 async def get_snapshots(ask: _Ask, name: _Volume) -> Any:
     """The snapshots of a volume."""
-    found = await ask(None, contract.get_snapshots(name))
+    found = await ask(Role.USER, contract.get_snapshots(name))
     return [normalised("snapshot", one) for one in found]
 
 
 @_routes.get("/volumes/{name:path}/snapshots/{snapshot}", response_model=SnapshotSchema)
 async def get_snapshot(ask: _Ask, name: _Volume, snapshot: _Snapshot) -> Any:
     """A snapshot."""
-    return normalised("snapshot", await ask(None, contract.get_snapshot(name, snapshot)))
+    return normalised("snapshot", await ask(Role.USER, contract.get_snapshot(name, snapshot)))
 
 
 @_routes.post("/volumes/{name:path}/snapshots/{snapshot}", status_code=201)
@@ -353,10 +417,26 @@ async def remove_lock(ask: _Ask, name: _Volume, host: _Host) -> Response:
 
 
 @_routes.get("/volumes", response_model=list[VolumeSchema])
-async def get_volumes(ask: _Ask) -> Any:
-    """All volumes."""
-    found = await ask(Role.USER, contract.volumes())
-    return [normalised("volume", one) for one in found]
+async def get_volumes(
+    request: Request,
+    ask: _Ask,
+    limit: Annotated[
+        int | None, Query(ge=1, le=1000, description="The most to answer; all, if absent.")
+    ] = None,
+    after: Annotated[
+        str | None, Query(max_length=255, description="Those after this name: the last one had.")
+    ] = None,
+) -> Response:
+    """Volumes by name."""
+    ask.need(Role.USER)
+    lists: asyncio.Semaphore = request.app.state.lists
+    async with lists:
+        found = await ask(Role.USER, contract.volumes(after=after, limit=limit))
+        return Response(await asyncio.to_thread(_listed, found), media_type="application/json")
+
+
+def _listed(found: list[dict[str, Any]]) -> bytes:
+    return _VOLUMES.dump_json([VolumeSchema.model_validate(one) for one in found])
 
 
 @_routes.get("/volumes/{name:path}", response_model=VolumeSchema)
@@ -365,12 +445,17 @@ async def get_volume(ask: _Ask, name: _Volume) -> Any:
     return normalised("volume", await ask(Role.USER, contract.get_volume(name)))
 
 
+def _without_zero(fields: dict[str, Any]) -> dict[str, Any]:
+    """The same without a largest size of nothing, by which the original says that there is none."""
+    return {name: value for name, value in fields.items() if (name, value) != ("max_autosize", 0)}
+
+
 @_routes.post("/volumes/{name:path}", status_code=201, response_model=VolumeSchema)
 async def create_volume(
     ask: _Ask, name: _Volume, wanted: Annotated[NewVolume | None, Body()] = None
 ) -> Any:
     """Make a volume; with ``from_snapshot`` roll it back, with ``from_volume`` too clone it."""
-    fields = (wanted or NewVolume()).model_dump(exclude_none=True)
+    fields = _without_zero((wanted or NewVolume()).model_dump(exclude_none=True))
     snapshot, source = fields.pop("from_snapshot", None), fields.pop("from_volume", None)
     if snapshot is not None and source is not None:
         cloning = contract.clone_volume(name, source, snapshot, own=fields.get("name"))
@@ -393,7 +478,8 @@ async def patch_volume(
     ask: _Ask, name: _Volume, wanted: Annotated[VolumeChange | None, Body()] = None
 ) -> Response:
     """Change a volume."""
-    fields = (wanted or VolumeChange()).model_dump(exclude_unset=True)
+    ask.need(Role.UBER_ADMIN)
+    fields = _without_zero((wanted or VolumeChange()).model_dump(exclude_unset=True))
     if not fields:
         known = ", ".join(sorted(CHANGEABLE))
         return JSONResponse(
@@ -485,11 +571,13 @@ class NasApp:
         self,
         tokens: Mapping[str, tuple[str, list[str]]] | None = None,
         *,
-        anonymous: tuple[str, ...] = ("USER",),
+        anonymous: tuple[str, ...] = (),
         open_snapshots: bool = False,
         discard_newer: bool = False,
     ) -> None:
-        """``tokens``: by secret, a name and roles; ``anonymous``: the roles of everybody."""
+        """``tokens``: by secret, a name and roles; ``anonymous``: the roles of everybody; none,
+        unless you say so.
+        """
         self._tokens = {
             secret: (name, frozenset(Role(role) for role in roles))
             for secret, (name, roles) in (tokens or {}).items()

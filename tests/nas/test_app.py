@@ -115,7 +115,7 @@ def test_it_can_be_mounted_in_another_application(dummy: DummyStorage, name: str
     path = f"/v3/netapp/volumes/{name}/of/it"
     assert asked(outer, "secret-u", "GET", path).json()["name"] == f"{name}/of/it"
     assert asked(outer, None, "GET", "/v3/conf/subsystems").json() == ["netapp"]
-    assert asked(outer, None, "GET", path).status_code == 403
+    assert asked(outer, None, "GET", path).status_code == 401
 
 
 def test_encoded_slashes_are_part_of_names(dummy: DummyStorage, name: str) -> None:
@@ -149,7 +149,8 @@ def test_each_call_needs_its_own_role_and_no_other(
     app = serving(dummy)
     for secret in (None, *(secret for secret in TOKENS if secret.isascii())):
         answer = asked(app, secret, method, f"/netapp{path.format(name)}", body)
-        assert answer.status_code in ((200, 404) if secret == may else (403,)), secret
+        wrong = 401 if secret is None else 403
+        assert answer.status_code in ((200, 404) if secret == may else (wrong,)), secret
         assert secret == may or list(answer.json()) == ["message"]
 
 
@@ -183,9 +184,9 @@ def test_anonymous_callers_have_the_roles_they_are_given(dummy: DummyStorage, na
 
     plain = NasApp()
     dummy.init_app(app=plain, endpoint="netapp")
-    assert may(plain) == [200, 403, 403, 404], "by default they read"
-    assert may(serving(dummy, anonymous=())) == [403, 403, 403, 404]
-    assert may(serving(dummy, anonymous=("ADMIN", "UBER_ADMIN"))) == [403, 200, 404, 404]
+    assert may(plain) == [401, 401, 401, 401], "by default they may nothing"
+    assert may(serving(dummy, anonymous=("USER",))) == [200, 401, 401, 404]
+    assert may(serving(dummy, anonymous=("ADMIN", "UBER_ADMIN"))) == [401, 200, 404, 401]
 
 
 @on(
@@ -222,7 +223,7 @@ def test_what_nobody_foresaw_is_told_in_the_same_form_and_nothing_of_the_inside(
 def test_snapshots_are_open_to_anybody_where_that_was_said(dummy: DummyStorage, name: str) -> None:
     dummy.create_volume(volume_name=name, size_total=SIZE)
     path = f"/netapp/volumes/{name}/snapshots/snap"
-    assert asked(serving(dummy), None, "POST", path).status_code == 403
+    assert asked(serving(dummy), None, "POST", path).status_code == 401
     assert asked(serving(dummy, open_snapshots=True), None, "POST", path).status_code == 201
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -37,8 +38,8 @@ class Route:
     #: With ``{v}`` for a volume, ``{s}`` a snapshot, ``{h}`` a host, ``{p}`` a policy and
     #: ``{r}`` a rule.
     path: str
-    #: Who may; None: anybody.
-    role: str | None
+    #: Who may.
+    role: str
     #: A body in the right form.
     body: Any = None
     #: What it is where none of what it names is there: the volume, the policy.
@@ -68,8 +69,8 @@ ROUTES = [
         malformed=({"autosize_enabled": "perhaps"}, "autosize_enabled"),
     ),
     Route("DELETE", "/volumes/{v}", UBER),
-    Route("GET", "/volumes/{v}/snapshots", None),
-    Route("GET", "/volumes/{v}/snapshots/{s}", None),
+    Route("GET", "/volumes/{v}/snapshots", USER),
+    Route("GET", "/volumes/{v}/snapshots/{s}", USER),
     Route(
         "POST",
         "/volumes/{v}/snapshots/{s}",
@@ -95,7 +96,6 @@ ROUTES = [
     Route("PUT", "/export/{p}/rule/{r}", ADMIN),
     Route("DELETE", "/export/{p}/rule/{r}", ADMIN),
 ]
-WITH_ROLE = [route for route in ROUTES if route.role is not None]
 WITH_FORM = [route for route in ROUTES if route.malformed is not None]
 
 #: Of each caller, what it has.
@@ -151,7 +151,7 @@ def found(nas: Nas, name: str) -> dict[str, Any]:
 
 
 def snapshots_of(nas: Nas, name: str) -> list[str]:
-    return [one["name"] for one in ask(nas, None, "GET", f"/volumes/{name}/snapshots").json()]
+    return [one["name"] for one in ask(nas, USER, "GET", f"/volumes/{name}/snapshots").json()]
 
 
 def message(answer: httpx.Response, status: int) -> str:
@@ -181,10 +181,11 @@ def test_each_route_needs_its_own_role_and_no_other(
     nas: Nas, name: str, route: Route, who: str | None
 ) -> None:
     answer = ask_absent(nas, who, route, name)
-    if route.role in (None, who):
+    if who == route.role:
         assert answer.status_code == route.absent, answer.text
+    elif who is None:
+        message(answer, 401)
     else:
-        assert route.role is not None
         wanted = {USER: "USER", ADMIN: "ADMIN", UBER: "UBER_ADMIN"}[route.role]
         assert message(answer, 403).endswith(f"role {wanted}")
 
@@ -237,7 +238,7 @@ def test_roles_come_from_the_tokens_where_nothing_is_configured(nas: Nas, name: 
     for role in ("reader", "operator", "admin"):
         who[role] = nas.make_token(f"{name}-{role}", role)
     assert roles_of(nas, who) == {
-        "anonymous": ["USER"],
+        "anonymous": [],
         "reader": ["USER"],
         "operator": ["ADMIN", "USER"],
         "admin": ["ADMIN", "UBER_ADMIN", "USER"],
@@ -251,6 +252,12 @@ def test_a_configured_role_is_that_of_its_members_alone(nas: Nas) -> None:
         "local": nas.product.token,
         USER: nas.tokens[USER],
         UBER: nas.tokens[UBER],
+    }
+    assert roles_of(nas, who, user=["everybody"]) == {
+        "anonymous": ["USER"],
+        "local": ["ADMIN", "UBER_ADMIN", "USER"],
+        USER: ["ADMIN", "USER"],
+        UBER: ["ADMIN", "USER"],
     }
     assert roles_of(nas, who, user=[USER], uber_admin=["anonymous", USER]) == {
         "anonymous": ["UBER_ADMIN"],
@@ -295,16 +302,23 @@ def reads_and_writes(name: str) -> list[tuple[str, str, Any]]:
 EVERYTHING = [200, 201, 200, 201, 200, 201, 200, 200, 201, 200, 204, 204]
 
 
-def test_anonymous_callers_read_and_do_not_write_unless_configured(nas: Nas, name: str) -> None:
+def test_anonymous_callers_do_what_is_configured_and_nothing_else(nas: Nas, name: str) -> None:
     made(nas, name)
-    assert statuses(nas, reads_and_writes(name)) == [
-        *(200, 403, 200, 403, 200, 403, 200, 403, 403, 403, 403, 403)
+    assert statuses(nas, reads_and_writes(name)) == [401] * 12
+    assert statuses(nas, reads_and_writes(name), user=["everybody"]) == [
+        *(200, 401, 200, 401, 200, 401, 200, 401, 401, 401, 401, 401)
     ]
 
 
 def test_anonymous_callers_write_where_that_is_configured(nas: Nas, name: str) -> None:
     assert (
-        statuses(nas, reads_and_writes(name), admin=["anonymous"], uber_admin=["anonymous"])
+        statuses(
+            nas,
+            reads_and_writes(name),
+            user=["anonymous"],
+            admin=["anonymous"],
+            uber_admin=["anonymous"],
+        )
         == EVERYTHING
     )
 
@@ -323,13 +337,13 @@ def test_anybody_makes_snapshots_where_that_is_configured(nas: Nas, name: str) -
     made(nas, name)
     path = f"/volumes/{name}/snapshots/snap"
     calls = [("POST", path, None), ("DELETE", path, None)]
-    assert statuses(nas, calls, user=[], open_snapshots=True) == [201, 403]
+    assert statuses(nas, calls, user=[], open_snapshots=True) == [201, 401]
     assert snapshots_of(nas, name) == ["snap"]
 
 
 def test_only_the_configured_backends_are_served(nas: Nas) -> None:
     async def look() -> tuple[Any, int, httpx.Response]:
-        async with nas.other(backends=["ram"]) as client:
+        async with nas.other(backends=["ram"], user=["everybody"]) as client:
             return (
                 (await client.get("/conf/subsystems")).json(),
                 (await client.get("/ram/volumes")).status_code,
@@ -358,23 +372,30 @@ def test_the_interface_can_be_turned_off(nas: Nas, enabled: bool) -> None:
 
 
 @on("route", WITH_FORM, ids=str)
-@on("who", [None, NOBODY, ADMIN, UBER])
-def test_the_form_is_checked_before_the_role(
-    nas: Nas, name: str, route: Route, who: str | None
-) -> None:
+@on("who", [NOBODY, ADMIN, UBER])
+def test_the_form_is_checked_before_the_role(nas: Nas, name: str, route: Route, who: str) -> None:
     assert route.malformed is not None
     body, field = route.malformed
     answer = ask_absent(nas, who, route, name, v="not%20a%20name", p="not%20a%20name", body=body)
     assert list(field_errors(answer)) == [field]
 
 
-@on("route", WITH_ROLE, ids=str)
+@on("route", ROUTES, ids=str)
 def test_the_role_is_checked_before_names_and_what_there_is(
     nas: Nas, name: str, route: Route
 ) -> None:
     bad = dict.fromkeys(("v", "s", "h", "p", "r"), "not%20a%20name")
     message(ask_absent(nas, NOBODY, route, name, **bad), 403)
     message(ask_absent(nas, NOBODY, route, name, sub="nowhere"), 403)
+
+
+@on("body", [None, {}, {"colour": "red"}])
+def test_the_role_is_checked_before_whether_there_is_anything_to_change(
+    nas: Nas, name: str, body: Any
+) -> None:
+    message(ask(nas, NOBODY, "PATCH", f"/volumes/{name}", body), 403)
+    refused = ask(nas, UBER, "PATCH", f"/volumes/{name}", body)
+    assert (refused.status_code, refused.json()["errors"]) == (400, {})
 
 
 @on(
@@ -438,8 +459,10 @@ def test_whatever_the_body_is_the_answer_is_no_500(
     nas: Nas, name: str, route: Route, body: bytes, media_type: str
 ) -> None:
     path = route.path.format(v=name, s="snap", p=name)
+    # In RAM a volume may be made without saying anything of it.
+    sub = "fast" if route.method == "POST" and route.path == "/volumes/{v}" else "ram"
     answer = nas.client(route.role).request(
-        route.method, f"/ram{path}", content=body, headers={"Content-Type": media_type}
+        route.method, f"/{sub}{path}", content=body, headers={"Content-Type": media_type}
     )
     assert answer.status_code in (400, 404), answer.text
     assert isinstance(answer.json()["message"], str)
@@ -529,7 +552,7 @@ def test_unknown_keys_are_dropped_and_absent_ones_answered_as_null(nas: Nas, nam
 def test_times_are_written_as_in_rfc_822(nas: Nas, name: str) -> None:
     volume = made(nas, name)
     snapshot(nas, name, "snap")
-    told = ask(nas, None, "GET", f"/volumes/{name}/snapshots/snap").json()
+    told = ask(nas, USER, "GET", f"/volumes/{name}/snapshots/snap").json()
     made_at, kept_at = (parsedate_to_datetime(one["creation_time"]) for one in (volume, told))
     assert made_at.tzinfo is not None
     assert made_at <= kept_at
@@ -547,14 +570,11 @@ def test_a_volume_that_is_there_is_not_made_again(nas: Nas, name: str) -> None:
 @on(
     "body",
     [
-        {},
-        {"colour": "red"},
         {"size_total": 2**63},
         {"size_total": SIZE, "name": "another"},
         {"size_total": SIZE, "junction_path": "no/path"},
         {"size_total": SIZE, "active_policy_name": "is_not_there"},
         {"size_total": SIZE, "caching_policy": "two words"},
-        {"from_volume": "is_not_there"},
     ],
     ids=str,
 )
@@ -563,6 +583,49 @@ def test_a_volume_that_makes_no_sense_is_not_made(
 ) -> None:
     message(ask(nas, ADMIN, "POST", f"/volumes/{name}", body), 400)
     message(ask(nas, USER, "GET", f"/volumes/{name}"), 404)
+
+
+@on("body", [None, {}, {"colour": "red"}, {"from_volume": "is_not_there"}, {"max_autosize": 0}])
+def test_a_volume_has_a_usual_size_where_storage_costs_nothing(
+    nas: Nas, name: str, body: Any
+) -> None:
+    answer = ask(nas, ADMIN, "POST", f"/volumes/{name}", body)
+    assert (answer.status_code, answer.json()["size_total"]) == (201, 2**30)
+    refused = ask(nas, ADMIN, "POST", f"/volumes/{name}", body, sub="fast")
+    assert "size_total" in message(refused, 400)
+
+
+def test_a_name_that_was_deleted_is_still_taken_and_why_is_told(nas: Nas, name: str) -> None:
+    made(nas, name)
+    assert ask(nas, UBER, "DELETE", f"/volumes/{name}").status_code == 204
+    message(ask(nas, USER, "GET", f"/volumes/{name}"), 404)
+    again = message(ask(nas, ADMIN, "POST", f"/volumes/{name}", {"size_total": SIZE}), 400)
+    assert "was deleted here" in again
+    assert "unrestrict" in again
+
+
+def test_volumes_are_listed_in_pages_where_that_is_asked_for(nas: Nas, name: str) -> None:
+    names = sorted(f"{name}{end}" for end in ("a", "b", "c"))
+    for one in names:
+        made(nas, one)
+    seen: list[str] = []
+    after = name
+    while True:
+        query = f"/volumes?limit=2&after={after}"
+        page = [one["name"] for one in ask(nas, USER, "GET", query).json()]
+        seen += page
+        if len(page) < 2:
+            break
+        after = page[-1]
+    assert [one for one in seen if one.startswith(name)] == names
+    whole = [one["name"] for one in ask(nas, USER, "GET", "/volumes").json()]
+    assert whole == sorted(whole)
+    assert set(names) <= set(whole)
+
+
+def test_names_may_have_a_plus(nas: Nas, name: str) -> None:
+    made(nas, f"{name}+b")
+    assert found(nas, f"{name}+b")["name"] == f"{name}+b"
 
 
 @on(
@@ -651,7 +714,7 @@ def test_a_volume_may_be_called_like_a_route(nas: Nas, name: str, word: str) -> 
 def test_names_of_snapshots_have_encoded_slashes(nas: Nas, name: str) -> None:
     made(nas, name)
     snapshot(nas, name, "daily%2F1")
-    answer = ask(nas, None, "GET", f"/volumes/{name}/snapshots/daily%2F1")
+    answer = ask(nas, USER, "GET", f"/volumes/{name}/snapshots/daily%2F1")
     assert (answer.status_code, answer.json()["name"]) == (200, "daily/1")
     gone = ask(nas, ADMIN, "DELETE", f"/volumes/{name}/snapshots/daily%2F1")
     assert gone.status_code == 204
@@ -747,14 +810,14 @@ def test_from_volume_alone_makes_an_empty_volume(nas: Nas, name: str) -> None:
 def test_a_snapshot_is_made_read_listed_and_deleted(nas: Nas, name: str) -> None:
     made(nas, name)
     snapshot(nas, name, "one", "two")
-    listed = ask(nas, None, "GET", f"/volumes/{name}/snapshots").json()
+    listed = ask(nas, USER, "GET", f"/volumes/{name}/snapshots").json()
     assert [one["name"] for one in listed] == ["one", "two"]
     assert all(one.keys() == {"name", "size_kbytes", "creation_time"} for one in listed)
-    one = ask(nas, None, "GET", f"/volumes/{name}/snapshots/one")
+    one = ask(nas, USER, "GET", f"/volumes/{name}/snapshots/one")
     assert (one.status_code, one.json()) == (200, listed[0])
     gone = ask(nas, ADMIN, "DELETE", f"/volumes/{name}/snapshots/one")
     assert (gone.status_code, gone.content) == (204, b"")
-    for method, who in (("GET", None), ("DELETE", ADMIN)):
+    for method, who in (("GET", USER), ("DELETE", ADMIN)):
         assert "'one'" in message(ask(nas, who, method, f"/volumes/{name}/snapshots/one"), 404)
     assert snapshots_of(nas, name) == ["two"]
 
@@ -762,9 +825,9 @@ def test_a_snapshot_is_made_read_listed_and_deleted(nas: Nas, name: str) -> None
 def test_a_snapshot_that_is_there_is_a_409(nas: Nas, name: str) -> None:
     made(nas, name)
     snapshot(nas, name, "snap")
-    before = ask(nas, None, "GET", f"/volumes/{name}/snapshots").json()
+    before = ask(nas, USER, "GET", f"/volumes/{name}/snapshots").json()
     assert "'snap'" in message(ask(nas, ADMIN, "POST", f"/volumes/{name}/snapshots/snap"), 409)
-    assert ask(nas, None, "GET", f"/volumes/{name}/snapshots").json() == before
+    assert ask(nas, USER, "GET", f"/volumes/{name}/snapshots").json() == before
 
 
 @pytest.fixture
@@ -978,3 +1041,9 @@ def test_the_interface_describes_itself(nas: Nas) -> None:
     names = {"v": "{name}", "s": "{snapshot}", "h": "{host}", "p": "{policy}", "r": "{rule}"}
     routes = {(route.method, "/{sub}" + route.path.format(**names)) for route in ROUTES}
     assert routes <= described
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            told = {one["name"] for one in operation.get("parameters", ()) if one["in"] == "path"}
+            assert told == set(re.findall(r"{(\w+)}", path)), path
+            assert {"400", "401", "403", "404"} <= operation["responses"].keys()
+            assert "422" not in operation["responses"]
