@@ -238,7 +238,23 @@ class ApiSettings(_Section):
     """The HTTP service."""
 
     listen: str = "127.0.0.1:8080"
-    max_body_bytes: int = Field(default=64 * 2**20, ge=1024)
+    root_path: str = Field(
+        default="",
+        pattern=r"^(/[A-Za-z0-9._~-]+)*$",
+        description="The path under which a proxy shows it: '/storage'; default: none.",
+    )
+    max_body_bytes: int = Field(
+        default=64 * 2**20, ge=1024, description="Batches that are larger are refused."
+    )
+    max_connections: int = Field(
+        default=10_000, ge=1, description="Connections that one process serves at once."
+    )
+    request_seconds: float = Field(
+        default=10.0,
+        gt=0,
+        description="Time for a request's head to arrive, and for its body, beside a second for "
+        "each 16 KiB.",
+    )
 
 
 class AuditSettings(_Section):
@@ -287,14 +303,17 @@ class AuditSettings(_Section):
 
 
 class V3Settings(_Section):
-    """The NAS interface at ``/v3``. Members are names of tokens, or 'anonymous'."""
+    """The NAS interface at ``/v3``.
+
+    Members are names of tokens, 'anonymous' (whoever sends none) or 'everybody'.
+    """
 
     enabled: bool = True
     backends: list[BackendName] | None = Field(
         default=None, description="Those that it serves; default: all."
     )
     user: list[str] | None = Field(
-        default=None, description="Who has the role USER; default: everybody, without a token too."
+        default=None, description="Who has the role USER; default: whoever has a token."
     )
     admin: list[str] | None = Field(
         default=None, description="Who has the role ADMIN; default: operators and administrators."

@@ -9,12 +9,13 @@ from contextlib import asynccontextmanager
 
 import anyio.to_thread
 from fastapi import FastAPI
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from orchestrator import __version__
 from orchestrator.api import models, problems
 from orchestrator.api.direct import ShortWay
-from orchestrator.api.nas import nas_application
+from orchestrator.api.door import Door
+from orchestrator.api.nas import is_open, nas_application
 from orchestrator.api.requesting import Trusted
 from orchestrator.api.routes import (
     batches,
@@ -31,9 +32,7 @@ from orchestrator.api.routes import (
     verbs,
 )
 from orchestrator.api.service import Service
-from orchestrator.domain.errors import BodyTooLarge
 from orchestrator.domain.requests import MAX_BATCH
-from orchestrator.rawpaths import RawPaths
 
 _DESCRIPTION = f"""\
 Actions on storage become durable jobs; workers execute them, and the database tells what
@@ -51,6 +50,8 @@ _ERRORS = {
     403: "The token's role does not allow this.",
     404: "There is no such thing.",
     409: "What is there does not allow this.",
+    405: "The path does not take this method.",
+    408: "The body did not arrive in time.",
     410: "This has been archived.",
     413: "The body is too large.",
     422: "The request is not valid.",
@@ -81,6 +82,7 @@ def create_app(service: Service) -> FastAPI:
         version=__version__,
         description=_DESCRIPTION,
         lifespan=lifespan,
+        redirect_slashes=False,
         responses={
             status: {
                 "description": text,
@@ -114,14 +116,14 @@ def create_app(service: Service) -> FastAPI:
     if service.settings.v3.enabled:
         app.mount("/v3", nas_application(service, app.state.trusted))
     _name_schemas(app)
-    app.add_middleware(RawPaths)
     return app
 
 
 def served(app: FastAPI, service: Service) -> ASGIApp:
-    """What a server serves: the application behind the short way in."""
-    short = ShortWay(app, service, app.state.trusted)
-    return LimitedBodies(short, most=service.settings.api.max_body_bytes)
+    """What a server serves: the application behind the short way in and the door."""
+    return Door(
+        ShortWay(app, service), service, app.state.trusted, nas_is_open=is_open(service.settings.v3)
+    )
 
 
 def _name_schemas(app: FastAPI) -> None:
@@ -140,34 +142,3 @@ def _name_schemas(app: FastAPI) -> None:
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
-
-
-class LimitedBodies:
-    """Refuses bodies above a size, announced or not, before they fill the memory."""
-
-    def __init__(self, app: ASGIApp, most: int) -> None:
-        self.app = app
-        self.most = most
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Count what is received."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        announced = dict(scope["headers"]).get(b"content-length", b"0")
-        if announced.isdigit() and int(announced) > self.most:
-            problem = BodyTooLarge(f"the body has more than {self.most} bytes: split the batch")
-            await problems.respond(problem)(scope, receive, send)
-            return
-        received = 0
-
-        async def counted() -> Message:
-            nonlocal received
-            message = await receive()
-            if message["type"] == "http.request":
-                received += len(message.get("body", b""))
-                if received > self.most:
-                    raise BodyTooLarge(f"the body has more than {self.most} bytes: split the batch")
-            return message
-
-        await self.app(scope, counted, send)

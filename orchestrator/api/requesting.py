@@ -8,12 +8,12 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Awaitable, Callable
-from typing import Annotated, Any
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Annotated, Any, Final
 from urllib.parse import unquote
 
 from fastapi import Depends, Header, Path, Query, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPBearer
 from pydantic import BeforeValidator
 
 from orchestrator.api.service import Service
@@ -36,6 +36,8 @@ _TRUST_SECONDS = 5.0
 _MOST_TRUSTED = 1000
 #: The longest a request may wait for a job.
 MAX_WAIT = 3600.0
+#: Where the scope of a request has who asks: an `Actor`, or None.
+ACTOR: Final = "orchestrator.actor"
 _PREFERENCE = re.compile(r"\bwait=(\d{1,9})\b")
 
 
@@ -47,7 +49,7 @@ async def service_of(request: Request) -> Service:
 
 ServiceHere = Annotated[Service, Depends(service_of)]
 
-# What dependencies do is done on the event loop: a thread would cost more than they do.
+# Only told: the door has looked at the token before.
 _bearer = HTTPBearer(auto_error=False, description="A token made with `orchestrator token create`.")
 
 
@@ -79,16 +81,23 @@ def _digest(token: str) -> str:
     return hashlib.sha256(token.encode(errors="replace")).hexdigest()
 
 
-async def actor_of(
-    request: Request,
-    service: ServiceHere,
-    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
-) -> Actor:
-    """Who asks. Raises `NotAuthenticated`."""
-    if credentials is None:
+def token_in(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+    """The token that a request's head holds, if any. Raises `NotAuthenticated` for what is none."""
+    sent = [value for name, value in headers if name == b"authorization"]
+    if not sent:
+        return None
+    scheme, _, token = sent[0].decode("latin-1").strip().partition(" ")
+    if len(sent) > 1 or scheme.lower() != "bearer" or not token.strip():
         raise NotAuthenticated()
-    trusted: Trusted = request.app.state.trusted
-    return await trusted.check(service, credentials.credentials)
+    return token.strip()
+
+
+async def actor_of(request: Request, _told: Annotated[Any, Depends(_bearer)]) -> Actor:
+    """Who asks. Raises `NotAuthenticated`."""
+    actor: Actor | None = request.scope.get(ACTOR)
+    if actor is None:
+        raise NotAuthenticated()
+    return actor
 
 
 def _needs(role: Role) -> Callable[..., Awaitable[Actor]]:

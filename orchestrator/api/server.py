@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import resource
 import socket
+import sys
 
 import uvicorn
 
 from orchestrator.api.app import create_app, served
+from orchestrator.api.connections import limited
 from orchestrator.api.service import Service
 from orchestrator.api.waiters import Waiters
 from orchestrator.domain.errors import InvalidInput
@@ -18,6 +20,8 @@ from orchestrator.settings import Settings
 
 #: How long a client may keep a connection it does not use: longer than people pause.
 _KEEP_ALIVE_SECONDS = 75
+#: Open files that are no connections of clients: the database, the broker, the log.
+_OTHER_FILES = 128
 
 
 def address_of(listen: str) -> tuple[str, int]:
@@ -37,13 +41,15 @@ def serve(settings: Settings) -> None:
     configure_logs(settings.log, "api")
     tune()
     host, port = address_of(settings.api.listen)
-    _allow_many_connections()
+    most = min(settings.api.max_connections, _allowed_connections())
     service = Service(settings)
     service.write(lambda connection: configure(connection, settings.backends))
     config = uvicorn.Config(
         served(create_app(service), service),
         host=host,
         port=port,
+        http=limited(most, settings.api.request_seconds),
+        ws="none",
         access_log=False,
         log_config=None,
         timeout_graceful_shutdown=5,
@@ -67,7 +73,10 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def _allow_many_connections() -> None:
-    """Raise the limit of open files to what the system allows: each waiter is a connection."""
+def _allowed_connections() -> int:
+    """Raise the limit of open files to what the system allows; how many can be connections."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    if most == resource.RLIM_INFINITY:
+        return sys.maxsize
+    return max(1, most - _OTHER_FILES)

@@ -95,6 +95,27 @@ class BodyTooLarge(InvalidInput):
     status = 413
 
 
+class HeadTooLarge(InvalidInput):
+    """The request's line and headers are too long: send shorter ones."""
+
+    code = "head_too_large"
+    status = 431
+
+
+class SlowRequest(InvalidInput):
+    """The request did not arrive in time: send it again, and faster."""
+
+    code = "slow_request"
+    status = 408
+
+
+class MethodNotAllowed(InvalidInput):
+    """The method is not one that this path takes: its header Allow names them."""
+
+    code = "method_not_allowed"
+    status = 405
+
+
 class InvalidName(InvalidInput):
     """The name is not allowed."""
 

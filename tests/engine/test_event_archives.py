@@ -20,7 +20,7 @@ import pytest
 from sqlalchemy import Connection, delete, func, insert, select, update
 
 from orchestrator import tokens
-from orchestrator.api.app import create_app
+from orchestrator.api.app import create_app, served
 from orchestrator.api.service import Service
 from orchestrator.audit import chain, expiry, verification
 from orchestrator.audit.archive import archive_events
@@ -646,7 +646,7 @@ def test_who_asks_for_archived_events_is_told_where_they_begin(record: Installat
     app = create_app(service)
 
     async def ask(after: int, accept: str) -> Any:
-        transport = httpx.ASGITransport(app)
+        transport = httpx.ASGITransport(served(app, service))
         async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
             headers = {"Authorization": f"Bearer {token}", "Accept": accept}
             return await client.get("/v1/events", params={"after": after}, headers=headers)

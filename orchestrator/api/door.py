@@ -1,0 +1,179 @@
+"""The door: what is decided of a request before a route sees it.
+
+In this order, each from what is known by then: who asks, from the head alone; how long the body
+may be, and how fast it must come; and only then is it read. A request that is refused costs its
+head, however long the body is that it announces.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.responses import RedirectResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from orchestrator.api import problems
+from orchestrator.api.requesting import ACTOR, Trusted, token_in
+from orchestrator.api.service import Service
+from orchestrator.domain.errors import (
+    BodyTooLarge,
+    NotAllowed,
+    NotAuthenticated,
+    Problem,
+    SlowRequest,
+)
+from orchestrator.domain.states import Role
+from orchestrator.jobs.submission import Actor
+from orchestrator.nas.v3 import refusal as nas_refusal
+
+#: The most bytes of a body, but for batches.
+MAX_BODY = 2**20
+#: A body has to come at this rate at least, in bytes a second, beside the time it has in any case.
+_SLOWEST = 16 * 1024
+#: What anybody may read. A token that comes with it is not looked at.
+_OPEN = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/v3/openapi.json"})
+#: What is open of `/v3` whatever is configured: which roles there are, and which one has.
+_OPEN_NAS = "/v3/conf/"
+_BATCHES = "/v1/batches"
+
+
+class Door:
+    """The outermost layer of the application."""
+
+    def __init__(
+        self, app: ASGIApp, service: Service, trusted: Trusted, *, nas_is_open: bool
+    ) -> None:
+        """``nas_is_open``: whether somebody without a token may do anything at ``/v3``."""
+        self.app = app
+        self._service = service
+        self._trusted = trusted
+        self._nas_is_open = nas_is_open
+        self._settings = service.settings.api
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request in, or refuse it."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        scope, path = self._placed(scope)
+        if scope["method"] == "HEAD":
+            scope, send = _as_get(scope, send)
+        try:
+            actor = await self._who_asks(path, scope)
+            body = await self._body(path, scope, receive, actor)
+        except Problem as problem:
+            await _refuse(problem, path)(scope, receive, send)
+            return
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            await problems.unforeseen(error, path)(scope, receive, send)
+            return
+        if body is None:
+            return  # the client has gone
+        scope[ACTOR] = actor
+        if path.startswith("/v1/") and path.endswith("/"):
+            # Relative, so that it is right whatever stands in front of the service.
+            query = scope["query_string"].decode("latin-1")
+            where = scope["path"].rstrip("/") + (f"?{query}" if query else "")
+            await RedirectResponse(where)(scope, receive, send)
+            return
+        await self.app(scope, _given(body, receive), send)
+
+    def _placed(self, scope: Scope) -> tuple[Scope, str]:
+        """The scope with the path as it was sent, and the path below the prefix.
+
+        Names in paths are decoded where they are validated: ``a%2Fb`` stays one segment. A proxy
+        may take the prefix off or leave it: both are understood.
+        """
+        raw = scope.get("raw_path") or scope["path"].encode()
+        path = raw.partition(b"?")[0].decode("latin-1")
+        prefix = self._settings.root_path
+        if prefix and (path == prefix or path.startswith(f"{prefix}/")):
+            path = path[len(prefix) :] or "/"
+        return {**scope, "path": prefix + path, "root_path": prefix}, path
+
+    async def _who_asks(self, path: str, scope: Scope) -> Actor | None:
+        """Whose token it is; None where none is needed. Raises `NotAuthenticated`."""
+        if path in _OPEN or path.startswith("/docs/"):
+            return None
+        token = token_in(scope["headers"])
+        if token is not None:
+            return await self._trusted.check(self._service, token)
+        nas = path.startswith("/v3/")
+        if nas and (self._nas_is_open or path.startswith(_OPEN_NAS)):
+            return None
+        raise NotAuthenticated()
+
+    async def _body(
+        self, path: str, scope: Scope, receive: Receive, actor: Actor | None
+    ) -> bytes | None:
+        """The body; None if the client has gone. Raises `BodyTooLarge`, `SlowRequest`."""
+        headers = dict(scope["headers"])
+        announced = headers.get(b"content-length", b"0")
+        if announced == b"0" and b"transfer-encoding" not in headers:
+            return b""
+        most = MAX_BODY
+        if scope["method"] == "POST" and path == _BATCHES:
+            if actor is None or not actor.role.includes(Role.OPERATOR):
+                raise NotAllowed(f"this needs the role {Role.OPERATOR}")
+            most = self._settings.max_body_bytes
+        too_large = BodyTooLarge(f"the body has more than {most} bytes: send less at once")
+        if announced.isdigit() and int(announced) > most:
+            raise too_large
+        parts: list[bytes] = []
+        received = 0
+        clock = asyncio.get_running_loop()
+        began = clock.time()
+        while True:
+            due = began + self._settings.request_seconds + received / _SLOWEST
+            try:
+                async with asyncio.timeout_at(due):
+                    message = await receive()
+            except TimeoutError:
+                raise SlowRequest(
+                    f"only {received} bytes of the body came within {clock.time() - began:.0f} s: "
+                    "send it again, and faster"
+                ) from None
+            if message["type"] != "http.request":
+                return None
+            part = message.get("body", b"")
+            received += len(part)
+            if received > most:
+                raise too_large
+            parts.append(part)
+            if not message.get("more_body", False):
+                return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _refuse(problem: Problem, path: str) -> ASGIApp:
+    if path.startswith("/v3/"):
+        return nas_refusal(problem)
+    return problems.respond(problem, path)
+
+
+def _as_get(scope: Scope, send: Send) -> tuple[Scope, Send]:
+    """What answers a HEAD: the GET of the same, without its body."""
+    # A stream of events has no end to wait for.
+    headers = [(name, value) for name, value in scope["headers"] if name != b"accept"]
+
+    async def without_body(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            message = {**message, "body": b""}
+        await send(message)
+
+    return {**scope, "method": "GET", "headers": headers}, without_body
+
+
+def _given(body: bytes, receive: Receive) -> Receive:
+    """What gives the application the body that was read, and what comes after it."""
+    given = False
+
+    async def give() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return give
