@@ -301,10 +301,12 @@ def test_every_allowed_name_is_a_volume_of_its_own(system: System, driver: Drive
         assert present(driver, volume).name == name
         assert system.read(volume, len(name)) == name.encode()
     if "snapshot" in driver.capabilities():
-        for volume in volumes.values():
-            for name in fitting:
+        for place, volume in enumerate(volumes.values()):
+            # Every name on some volumes, and one on each: all on all would say no more.
+            names = fitting if place % 8 == 0 else [volume.name]
+            for name in names:
                 snapped(driver, volume, name)
-            assert [facts.name for facts in driver.list_snapshots(volume)] == fitting
+            assert [facts.name for facts in driver.list_snapshots(volume)] == names
             for facts in driver.list_snapshots(volume):
                 assert facts.id is not None
                 driver.delete_snapshot(SnapshotRef(facts.id, facts.name, volume), Claim())
