@@ -47,8 +47,8 @@ storm: $(STAMP) ## kill, freeze and cut off anything at any moment: SEEDS=1-50
 	CHAOS_SEEDS='$(or $(SEEDS),1-50)' $(BIN)/python -m pytest -m slow -k short_storm \
 	  tests/chaos/test_product.py $(ARGS)
 
-data: $(STAMP) ## do everything to volumes while others do everything to the storage; CELL='…' is one
-	DATA_CELL='$(CELL)' DATA_SEED='$(SEED)' $(BIN)/python -m tests.data $(ARGS)
+data: $(STAMP) ## do everything to volumes while others do everything to the storage; CELL='…' is one, PART=0 to 7 an eighth
+	DATA_CELL='$(CELL)' DATA_PART='$(PART)' DATA_SEED='$(SEED)' $(BIN)/python -m tests.data $(ARGS)
 
 bench: $(STAMP) $(BENCH_STAMP) ## measure it beside other queues; less with ARGS="--quick --only batch"
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -1,7 +1,8 @@
 """The long form: ``python -m tests.data``; the whole matrix, then its table.
 
-With arguments for pytest, or one cell chosen by ``DATA_CELL``, it is a run of these alone; what
-comes of it replaces what the last whole run had found there, in the table, too.
+With arguments for pytest, one cell chosen by ``DATA_CELL``, or a part by ``DATA_PART``, it is a
+run of these alone; what comes of it replaces what the last whole run had found there, in the
+table, too.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _WHOLE = _KEPT / "whole"
 def main(arguments: list[str]) -> int:
     """Run, and tell how it ended."""
     environment = {**os.environ, "DATA": "long", "DATA_RECORD": str(_KEPT)}
-    some = bool(arguments) or CHOICE.cell is not None
+    some = bool(arguments) or CHOICE.cell is not None or CHOICE.part is not None
     if not some:
         shutil.rmtree(_KEPT, ignore_errors=True)
     command = [sys.executable, "-m", "pytest", "tests/data", "--quiet", "--database", "sqlite"]
@@ -36,6 +37,7 @@ def main(arguments: list[str]) -> int:
     ).returncode
     if some and not _WHOLE.exists():
         return status
+    _KEPT.mkdir(parents=True, exist_ok=True)
     _WHOLE.touch()
     report.write(read(_KEPT), _PAGE, CHOICE.seed)
     print(f"{_PAGE.relative_to(_ROOT)} was written")

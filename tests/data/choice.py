@@ -32,11 +32,24 @@ PARTS = 8
 
 @dataclass(frozen=True)
 class Choice:
-    """What is asked for: ``DATA=long`` all, ``DATA_SEED`` the seed, ``DATA_CELL`` one cell."""
+    """What is asked for: ``DATA=long`` all, ``DATA_SEED`` the seed, ``DATA_CELL`` one cell,
+    ``DATA_PART`` one part of the cells of each storage.
+    """
 
     long: bool = os.environ.get("DATA") == "long"
     seed: int = int(os.environ.get("DATA_SEED") or _DEFAULT_SEED)
     cell: str | None = os.environ.get("DATA_CELL") or None
+    part: int | None = int(os.environ["DATA_PART"]) if os.environ.get("DATA_PART") else None
+
+    @property
+    def spread(self) -> int:
+        """Over how many parts the cells of a storage are spread; the short form is one."""
+        return PARTS if self.long or self.cell else 1
+
+    @property
+    def parts(self) -> list[int]:
+        """The parts to try."""
+        return list(range(self.spread)) if self.part is None else [self.part]
 
     @property
     def told(self) -> str:

@@ -12,25 +12,23 @@ import pytest
 
 from tests.data.cases import CASES
 from tests.data.cell import Cell, run
-from tests.data.choice import CHOICE, PARTS
+from tests.data.choice import CHOICE
 from tests.data.conftest import Grounds
 from tests.data.grounds import GROUNDS
 from tests.data.record import GREEN, LEFT_OUT, RED, Record
 from tests.data.site import Without
 
-#: The short form is one part of each storage.
-_PARTS = range(PARTS if CHOICE.long or CHOICE.cell else 1)
 #: Cells are many, and each has its own patience.
 pytestmark = pytest.mark.timeout(1800)
 
 
-@pytest.mark.parametrize("part", _PARTS)
+@pytest.mark.parametrize("part", CHOICE.parts)
 @pytest.mark.parametrize("ground", GROUNDS)
 def test_nothing_is_lost(
     grounds: Grounds, record: Record, subtests: pytest.Subtests, ground: str, part: int
 ) -> None:
     grounds.at(ground)
-    for cell in CHOICE.cells(ground)[part :: len(_PARTS)]:
+    for cell in CHOICE.cells(ground)[part :: CHOICE.spread]:
         with subtests.test(cell=cell.id):
             try:
                 why = try_it(grounds, cell)
