@@ -39,6 +39,7 @@ class _Looking:
     job_id = 0
     token = "0"  # noqa: S105 - no secret
     fence = 0
+    alone = False
 
     def checkpoint(self) -> None:
         """A look may always go on."""

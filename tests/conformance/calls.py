@@ -25,6 +25,8 @@ class Claim:
     fence: int = field(default_factory=lambda: next(_fences))
     at_checkpoint: Callable[[int], None] | None = None
     checkpoints: int = 0
+    #: No other host has done anything for the job.
+    alone: bool = True
     reported: list[tuple[int, int]] = field(default_factory=list)
 
     @property
@@ -44,7 +46,7 @@ class Claim:
 
     def again(self) -> Claim:
         """The next claim of the same job."""
-        return Claim(job_id=self.job_id)
+        return Claim(job_id=self.job_id, alone=False)
 
 
 def overtaken(at: int, successor: Callable[[], None], job_id: int | None = None) -> Claim:

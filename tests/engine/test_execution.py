@@ -64,6 +64,10 @@ class _Call:
     def fence(self) -> int:
         return self.claim.fence
 
+    @property
+    def alone(self) -> bool:
+        return True
+
     def checkpoint(self) -> None:
         """It does not stop."""
 

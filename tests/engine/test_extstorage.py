@@ -18,6 +18,7 @@ from orchestrator.store.database import Database
 from orchestrator.store.tables import jobs
 from tests.conformance.systems import PROVIDERS, release_loops
 from tests.engine.conftest import Engine, act, create, grow
+from tests.engine.test_settling import Settled
 from workers.backends.file import loops
 
 # What is tried is the driver and how jobs end; the database does not matter for that.
@@ -409,6 +410,29 @@ def test_a_volume_whose_provider_fails_stays_in_the_inventory(
     ended = _end(engine, act("volume.remove", "vm1", "ext", params={"wipe": True}))
     assert ended["state"] == "succeeded", ended
     assert ended["result"] == {"removed": True, "wiped": True, "wiped_bytes": 8 * 2**20}
+    assert (list(provider.images.iterdir()), engine.volumes("ext")) == ([], {})
+
+
+def test_what_a_failed_create_left_is_taken_away_once_the_provider_can(
+    engine: Engine, provider: Provider
+) -> None:
+    """The engine does that by itself, for the job that has made it."""
+    kept = {name: (provider.directory / name).read_text() for name in ("attach", "remove")}
+    for script in kept:
+        provider.replace(script, "#!/bin/sh\necho the array does not answer >&2\nexit 1\n")
+    ended = _end(engine, create("vm1", "8M", "ext"))
+    assert ended["state"] == "failed"
+    assert "could not be taken away" in ended["error"]["detail"]  # type: ignore[index]
+    [image] = provider.images.glob("*.img")
+    settled = Settled(engine)
+    for _ in range(2):
+        settled.look_again()
+        assert engine.volumes("ext")["vm1"]["state"] == "error"
+        assert image.exists()
+    for script, body in kept.items():
+        provider.replace(script, body)
+    settled.look_again()
+    settled.scheduler.close()
     assert (list(provider.images.iterdir()), engine.volumes("ext")) == ([], {})
 
 

@@ -190,6 +190,63 @@ def test_what_this_job_has_begun_is_taken_up_or_away(make: Make) -> None:
     assert list(provider.images.iterdir()) == []
 
 
+def test_what_could_not_be_taken_away_is_not_taken_for_gone(make: Make) -> None:
+    """Half of it is there; nothing attaches or removes it, and another job looks again later."""
+    half = MAPPED["create"] + "\nsleep 1000"
+    provider = make({**MAPPED, "create": half}, timeouts={"create": 1})
+    driver, volume, call = provider.driver(), new_volume("vm1"), Claim()
+    with pytest.raises(TimedOut):
+        driver.create(volume, SIZE, {}, call)
+    for script in ("attach", "remove"):
+        provider.replace(script, "fail the array does not answer")
+    for looking in (call.again(), Claim(alone=False)):
+        with pytest.raises(ScriptFailed, match="does not answer"):
+            driver.discard(volume, looking)
+        # On another host nothing at all is known.
+        with pytest.raises(ScriptFailed, match="not known"):
+            provider.driver("other host").discard(volume, looking)
+    assert provider.image(volume.id).exists()
+    for script in ("attach", "remove"):
+        provider.mend(script)
+    driver.discard(volume, call.again())
+    assert not provider.image(volume.id).exists()
+    driver.discard(volume, Claim(alone=False))
+
+
+def test_where_nothing_was_begun_nothing_is_left(make: Make) -> None:
+    provider = make({**MAPPED, "create": "fail the pool is full"})
+    driver, volume = provider.driver(), new_volume("vm1")
+    driver.discard(volume, Claim())  # a hook has refused it
+    refused = Claim()
+    with pytest.raises(ScriptFailed, match="the pool is full"):
+        driver.create(volume, SIZE, {}, refused)
+    driver.discard(volume, refused)
+    driver.discard(volume, refused.again())
+    assert "remove" not in provider.calls
+    # Begun once more and cut off, it may be half made.
+    provider.replace("create", MAPPED["create"] + "\nsleep 1000")
+    slow = provider.driver()
+    slow._scripts._seconds = {**slow._scripts._seconds, "create": 1}
+    with pytest.raises(TimedOut):
+        slow.create(volume, SIZE, {}, refused.again())
+    provider.replace("attach", "fail the array does not answer")
+    with pytest.raises(ScriptFailed, match="not known"):
+        driver.discard(volume, refused.again())
+    assert "remove" not in provider.calls
+
+
+def test_an_address_alone_proves_nothing(make: Make) -> None:
+    half = MAPPED["create"] + "\nsleep 1000"
+    provider = make({**MANNERS["addresses only"], "create": half}, timeouts={"create": 1})
+    driver, volume, call = provider.driver(), new_volume("vm1"), Claim()
+    with pytest.raises(TimedOut):
+        driver.create(volume, SIZE, {}, call)
+    with pytest.raises(BackendError, match="not known"):
+        driver.discard(volume, Claim(alone=False))
+    driver.discard(volume, call.again())
+    assert not provider.image(volume.id).exists()
+
+
 def test_a_create_whose_failure_is_hidden_is_told_and_leaves_nothing(make: Make) -> None:
     provider = make({**STANDING, "create": "false || true", "remove": "true"})
     driver, volume, call = provider.driver(), new_volume("vm1"), Claim()

@@ -256,6 +256,10 @@ class Call(Protocol):
     def fence(self) -> int:
         """Grows with every claim of any job: of two callers the larger one is later."""
 
+    @property
+    def alone(self) -> bool:
+        """Whether it is known that no other host has done anything for this job."""
+
     def checkpoint(self) -> None:
         """Raise if the work must stop here."""
 

@@ -26,6 +26,7 @@ from orchestrator.inventory.changes import (
 )
 from orchestrator.jobs.claim import CHANGES
 from orchestrator.jobs.looking_again import host_to_ask
+from orchestrator.store.lives import all_of, token
 from orchestrator.store.tables import job_lanes, job_steps, jobs, policies, volume_versions, volumes
 from workers.backends.interface import Absent, NotOurs, PolicyRef, SnapshotRef, VolumeFacts
 from workers.execution.truth import (
@@ -131,8 +132,18 @@ def _usable_before(connection: Connection, volume_id: str) -> VolumeState | None
 def _taken_away(work: Work) -> Done:
     """Take away what a job has made that failed, and that nobody ever could use."""
     work.check_identity()
-    work.driver.discard(work.volume, LastCall(work))
+    # It never was what was asked for: the size in the inventory is no fact.
+    left = replace(work.volume, size_bytes=None)
+    work.driver.discard(left, LastCall(work, maker=_maker(work)))
     return _settled(work, "removed", [VolumeGone(work.volume.id)])
+
+
+def _maker(work: Work) -> tuple[int, str]:
+    """The job that was to make the volume: its number, and its token."""
+    job_id = recorded_volume(work).created_by_job or 0
+    with work.database.read() as connection:
+        lives = [one for one in all_of(connection) if one.first_job <= job_id]
+    return job_id, token(job_id, lives[-1].life)
 
 
 def _was_to_go(work: Work) -> bool:

@@ -41,13 +41,21 @@ log = structlog.get_logger(__name__)
 
 
 class LastCall:
-    """The `Call` of what ends a job: only the loss of the lease stops it."""
+    """The `Call` of what ends a job: only the loss of the lease stops it.
 
-    def __init__(self, work: Work) -> None:
+    ``maker``: the number and the token of another job, whose making is ended.
+    """
+
+    def __init__(self, work: Work, maker: tuple[int, str] | None = None) -> None:
         self._work = work
         self.job_id = work.job_id
-        self.token = work.token
+        self.token = maker[1] if maker else work.token
+        self._maker = maker
         self.fence = work.fence
+
+    @property
+    def alone(self) -> bool:
+        return self._work.only_here(self._maker[0]) if self._maker else self._work.alone
 
     def checkpoint(self) -> None:
         try:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
-from sqlalchemy import select
+from sqlalchemy import or_, select, union_all
 
 from orchestrator import failpoints
 from orchestrator.domain.drivers import DRIVERS
@@ -27,7 +27,7 @@ from orchestrator.jobs.rates import take_turn
 from orchestrator.machine import boot_id
 from orchestrator.settings import AuditSettings, TransferSettings
 from orchestrator.store.database import Database
-from orchestrator.store.tables import policies
+from orchestrator.store.tables import job_attempts, jobs, policies, workers
 from workers.backends.interface import (
     Call,
     Device,
@@ -107,6 +107,24 @@ class Work:
     def fence(self) -> int:
         """The claim's fencing number."""
         return self.claim.fence
+
+    @property
+    def alone(self) -> bool:
+        """Whether it is known that no other host has done anything for this job."""
+        return self.claim.claims == 1 or self.only_here(self.job_id)
+
+    def only_here(self, job_id: int) -> bool:
+        """Whether it is known that a job had its claims on this host alone."""
+        # This worker may not be in the list of workers yet; others are forgotten after a while.
+        ours = union_all(
+            select(workers.c.id).where(workers.c.host == self.host),
+            select(jobs.c.worker).where(jobs.c.id == self.job_id, jobs.c.worker.is_not(None)),
+        )
+        attempts = select(job_attempts.c.job_id).where(job_attempts.c.job_id == job_id)
+        elsewhere = or_(job_attempts.c.worker.is_(None), job_attempts.c.worker.not_in(ours))
+        with self.database.read() as connection:
+            known = connection.execute(attempts.limit(1)).first() is not None
+            return known and connection.execute(attempts.where(elsewhere).limit(1)).first() is None
 
     def too_early(self) -> float:
         """Seconds until the rate of such jobs allows another attempt."""
@@ -416,6 +434,7 @@ class Part:
         self.job_id = work.job_id
         self.token = work.token
         self.fence = work.fence
+        self.alone = work.alone
         self.checkpoint = work.checkpoint
         self.seconds_left = work.seconds_left
 

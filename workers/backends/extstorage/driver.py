@@ -7,6 +7,7 @@ import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import replace
 from typing import TypeVar
 
 from orchestrator.domain.drivers import DRIVERS, DriverOptions, ExtStorageOptions
@@ -616,14 +617,14 @@ class ExtStorageDriver(Driver):
             self._take_away(volume, call)
             mine = False
         # What was refused once was not begun from nothing, however it ends now.
-        stage = Stage.REFUSED if mine else Stage.BEGUN
-        self._notes.write(volume.id, Note(stage, call.token, size))
+        begun = Note(Stage.BEGUN, call.token, size, refused=mine)
+        self._notes.write(volume.id, begun)
         try:
             self._run(script, about, told, call)
         except ScriptFailed:
-            self._notes.write(volume.id, Note(Stage.REFUSED, call.token, size))
+            self._notes.write(volume.id, replace(begun, stage=Stage.REFUSED, refused=True))
             raise
-        self._notes.write(volume.id, Note(Stage.MADE, call.token, size))
+        self._notes.write(volume.id, replace(begun, stage=Stage.MADE))
         return True
 
     def _is_begun_by(self, note: Note | None, volume: VolumeRef, call: Call) -> bool:
@@ -633,13 +634,14 @@ class ExtStorageDriver(Driver):
             note is not None
             and note.token == call.token
             and note.stage in begun
+            and not note.refused
             and volume.size_bytes is None
         )
 
     def _done(self, volume: VolumeRef, size: int, call: Call) -> None:
         note = self._notes.of(volume.id)
         if note is not None and note.stage is Stage.MADE:
-            self._notes.write(volume.id, Note(Stage.DONE, call.token, size))
+            self._notes.write(volume.id, replace(note, stage=Stage.DONE, size_bytes=size))
 
     @contextmanager
     def _made(self, volume: VolumeRef, call: Call) -> Iterator[Found]:
@@ -788,17 +790,30 @@ class ExtStorageDriver(Driver):
                 )
 
     def _refuse_unknown(self, volume: VolumeRef, note: Note | None, call: Call) -> None:
-        """`Conflict` if there is a volume that this job is not known to have begun here."""
+        """Raise unless it is known that there is nothing of the volume.
+
+        It is where the script that makes it has ended with an error, and so has cleaned up after
+        itself, and where none has begun, here or by an earlier claim on another host. That it
+        cannot be attached says nothing.
+        """
+        why: Problem
         try:
             with self._needed(volume, call) as device:
-                path = device.path
-        except (ScriptFailed, NoDevice):
+                if device.path is not None:
+                    raise Conflict(
+                        f"the provider has a volume for {volume.name}, and it is not known on this "
+                        "host that this job has made it: it was left. Look at it, then remove the "
+                        "volume"
+                    )
+            why = BackendError("the provider answers with addresses alone")
+        except (ScriptFailed, NoDevice) as error:
+            why = error
+        if call.alone if note is None else note.stage is Stage.REFUSED:
             return
-        if path is not None or note is None:
-            raise Conflict(
-                f"the provider has a volume for {volume.name}, and it is not known on this host "
-                "that this job has made it: it was left. Look at it, then remove the volume"
-            )
+        raise type(why)(
+            f"whether the provider has anything for volume {volume.name} is not known "
+            f"({why.detail}): look at what it has of {volume.id}, then remove the volume"
+        )
 
     # -- contents ---------------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ class Stage(StrEnum):
     MADE = "made"
     #: It is what was asked for.
     DONE = "done"
-    #: The script has refused: what is there, if anything, is not ours to take away.
+    #: The script has ended with an error: what is there, if anything, is not ours to take away.
     REFUSED = "refused"
     #: It was wiped, and is about to be removed.
     WIPED = "wiped"
@@ -44,6 +44,8 @@ class Note:
     token: str
     #: The size that was asked for; of what was wiped, how much was overwritten.
     size_bytes: int = 0
+    #: The script that makes it had ended with an error before: it was not begun from nothing.
+    refused: bool = False
 
 
 class Notes:
@@ -56,7 +58,12 @@ class Notes:
         """What is known of it; None: nothing."""
         try:
             known = json.loads((self._room / volume_id).read_text())
-            return Note(Stage(known["stage"]), str(known["token"]), int(known["size_bytes"]))
+            return Note(
+                Stage(known["stage"]),
+                str(known["token"]),
+                int(known["size_bytes"]),
+                bool(known.get("refused", False)),
+            )
         except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, KeyError):
             return None
 
