@@ -8,10 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
-from ipaddress import ip_address, ip_network
-from typing import Annotated
+from ipaddress import (
+    IPv4Network,
+    IPv6Network,
+    ip_address,
+    ip_network,
+    summarize_address_range,
+)
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
@@ -62,8 +69,19 @@ _FORMS: tuple[tuple[ClientKind, re.Pattern[str]], ...] = (
     (ClientKind.NETGROUP, re.compile(r"@[A-Za-z0-9_.-]+", re.ASCII)),
     (ClientKind.PATTERN, re.compile(r"[A-Za-z0-9_.*?-]*[*?][A-Za-z0-9_.*?-]*", re.ASCII)),
 )
-#: What only a mistyped address looks like: `10.0.0.300` is no host name.
-_DIGITS = re.compile(r"[0-9.]+(?:/.*)?|.*:.*|.*/.*", re.ASCII)
+#: What only an address, or several, looks like: `10.0.0.300`, `10.0.0.1-10.0.0.9`, `10.0.0.*` and
+#: `0x7f.1` are no host names.
+_NUMBER = r"(?:0[xX][0-9A-Fa-f]*|[0-9][0-9-]*|[*?])"
+_NO_NAME = re.compile(
+    rf"{_NUMBER}?(?:\.{_NUMBER}?)+|[0-9]+|0[xX][0-9A-Fa-f]+|.*:.*|.*/.*", re.ASCII
+)
+_STARS = re.compile(r"(?P<kept>[0-9]{1,3}(?:\.[0-9]{1,3}){0,2})(?:\.\*)+", re.ASCII)
+_DASHED = re.compile(r"(?P<address>[0-9A-Fa-f.:]+)-(?P<bits>[0-9]{1,3})", re.ASCII)
+_HEXADECIMAL = re.compile(r"0[xX][0-9A-Fa-f]{1,8}", re.ASCII)
+#: IPv4 addresses as IPv6 has them.
+_MAPPED = IPv6Network("::ffff:0:0/96")
+#: A range is named as networks if it is no more than these.
+_MOST_NETWORKS = 8
 
 
 def parse_rule(written: str) -> Rule:
@@ -83,22 +101,59 @@ def _client(text: str) -> tuple[ClientKind, str]:
     try:
         if "%" in text:
             raise ValueError
-        if "/" not in text:
-            return ClientKind.ADDRESS, str(ip_address(text))
-        network = ip_network(text, strict=False)
+        network = _network(text)
+    except ValueError:
+        if _NO_NAME.fullmatch(text):
+            raise InvalidInput(
+                f"{text[:80]!r} is neither an address nor a network: write {_meant(text)}"
+            ) from None
+    else:
         if network.num_addresses == 1:
             return ClientKind.ADDRESS, str(network.network_address)
         return ClientKind.NETWORK, str(network)
-    except ValueError:
-        if _DIGITS.fullmatch(text):
-            raise InvalidInput(
-                f"{text[:80]!r} is neither an address nor a network: write 10.0.0.7, "
-                "10.0.0.0/24, 2001:db8::7 or 2001:db8::/32"
-            ) from None
     for kind, form in _FORMS:
         if form.fullmatch(text):
             return kind, text if kind is ClientKind.NETGROUP else text.lower()
     raise InvalidInput(f"{text[:80]!r} is neither an address, a network nor a host name")
+
+
+def _network(text: str) -> IPv4Network | IPv6Network:
+    """The network of this text, of an address a network of one; IPv4 that is written as IPv6
+    is IPv4. Raises `ValueError`."""
+    network = ip_network(text, strict=False)
+    if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
+        packed = network.network_address.packed[-4:]
+        return IPv4Network((packed, network.prefixlen - _MAPPED.prefixlen))
+    return network
+
+
+def _meant(text: str) -> str:
+    """How to write what somebody has probably meant."""
+    try:
+        if found := _STARS.fullmatch(text):
+            kept = found["kept"].split(".")
+            if len(kept) + text.count("*") <= 4:
+                address = ".".join([*kept, "0", "0", "0"][:4])
+                return str(ip_network(f"{address}/{8 * len(kept)}"))
+        if found := _DASHED.fullmatch(text):
+            with suppress(ValueError):
+                return str(ip_network(f"{found['address']}/{found['bits']}"))
+        if _HEXADECIMAL.fullmatch(text):
+            return str(ip_address(int(text, 16)))
+        first, dash, last = text.partition("-")
+        if dash:
+            networks = list(summarize_address_range(*_ends(first, last)))
+            if len(networks) <= _MOST_NETWORKS:
+                return " and ".join(str(one).removesuffix("/32") for one in networks)
+    except (TypeError, ValueError):
+        pass
+    return "10.0.0.7, 10.0.0.0/24, 2001:db8::7 or 2001:db8::/32"
+
+
+def _ends(first: str, last: str) -> tuple[Any, Any]:
+    """Of a range, whose end may be its last number alone: 10.0.0.1-9."""
+    before, dot, _ = first.rpartition(".")
+    return ip_address(first), ip_address(f"{before}{dot}{last}" if last.isdecimal() else last)
 
 
 def recorded_rules(written: Iterable[str]) -> tuple[Rule, ...] | None:

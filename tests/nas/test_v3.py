@@ -976,6 +976,7 @@ def test_a_policy_is_made_read_listed_and_removed(nas: Nas, name: str) -> None:
         ({"rules": [""]}, "rules.0"),
         ({"rules": [NETWORK, 7]}, "rules.1"),
         ({"rules": ["10.0.0.300"]}, "rules.0"),
+        ({"rules": [NETWORK, "10.0.0.*"]}, "rules.1"),
     ],
     ids=str,
 )
