@@ -8,14 +8,21 @@ vouched for by the chain that its events have left.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, select, text
 
 from orchestrator.audit import chain
-from orchestrator.audit.chapters import ARCHIVED, Chapter, Document, last_named, name_of
+from orchestrator.audit.chapters import (
+    ARCHIVED,
+    DELETED,
+    Chapter,
+    Document,
+    last_named,
+    name_of,
+)
 from orchestrator.audit.events import ENGINE, Event, record
 from orchestrator.domain.errors import WrongState
 from orchestrator.store.bulk import among
@@ -25,6 +32,8 @@ from orchestrator.store.tables import event_archives, event_chain, event_commits
 
 #: Events that leave in one transaction, which are one file; at least one commit.
 AT_ONCE = 10_000
+#: Fewer events than that wait so long for others: not each few are a file of their own.
+_WAITING_DAYS = 1.0
 #: The advisory lock of whoever archives events, or deletes archives.
 _ARCHIVE_LOCK = 0x6172636869
 
@@ -39,15 +48,20 @@ def archive_events(
 ) -> int:
     """Move the oldest events out of the database, if they are old enough; how many it were.
 
-    Only whole commits that have their links, in the order of their numbers. Raises `WrongState`
-    if one is not as it was written: that stays where it can be looked into.
+    Only whole commits that have their links, in the order of their numbers. Fewer than ``most``
+    wait for others, a day at most (or as long as they had to stay, if that is less). Raises
+    `WrongState` if one is not as it was written: that stays where it can be looked into.
     """
     if not alone(connection):
         return 0
     base, before = chain.archived_up_to(connection)
     limit: datetime = connection.execute(select(db_now(-older_than_days * 86400.0))).scalar_one()
-    links = _due(connection, base, limit, most)
-    if not links:
+    waiting = timedelta(days=max(0.0, min(_WAITING_DAYS, older_than_days)))
+    waited = _is_older(connection, base, limit - waiting)
+    if not waited and _behind(connection, base) <= most:
+        return 0
+    links, full = _due(connection, base, limit, most)
+    if not links or not (waited or full) or _only_of_archives(connection, links):
         return 0
     links = _as_begun(directory, links)
     last = links[-1].base + links[-1].events
@@ -88,8 +102,37 @@ def chapters(connection: Connection) -> list[Chapter]:
     ]
 
 
-def _due(connection: Connection, number: int, limit: datetime, most: int) -> list[Any]:
-    """The links of the commits behind a number whose events are all older than ``limit``."""
+def _is_older(connection: Connection, number: int, limit: datetime) -> bool:
+    """Whether the first commit behind a number is; one without events is looked into, too."""
+    links = chain.links_after(connection, number)[:1]
+    if not links:
+        return False
+    newest = select(func.max(events.c.at)).where(events.c.commit_id == links[0].commit_id)
+    at = connection.execute(newest).scalar()
+    return at is None or at < limit
+
+
+def _behind(connection: Connection, number: int) -> int:
+    """How many events with links there are behind a number, about."""
+    last = connection.execute(select(func.max(event_chain.c.base))).scalar()
+    return 0 if last is None else int(last) + 1 - number
+
+
+def _only_of_archives(connection: Connection, links: Sequence[Any]) -> bool:
+    """Whether all that would be archived is what was told of archives: each file of these would
+    make the next one. They leave with whatever else comes."""
+    if len(links) > chain.PAGE:
+        return False
+    others = select(events.c.seq).where(
+        among(connection, events.c.commit_id, [one.commit_id for one in links]),
+        events.c.kind.not_in([ARCHIVED, DELETED]),
+    )
+    return connection.execute(others.limit(1)).first() is None
+
+
+def _due(connection: Connection, number: int, limit: datetime, most: int) -> tuple[list[Any], bool]:
+    """The links of the commits behind a number whose events are all older than ``limit``, and
+    whether they are as many as a file shall have."""
     due: list[Any] = []
     total = 0
     while links := chain.links_after(connection, number):
@@ -104,12 +147,14 @@ def _due(connection: Connection, number: int, limit: datetime, most: int) -> lis
         for one in links:
             total += one.events
             at = newest.get(one.commit_id)
+            if due and total > most:
+                return due, True
             # One that has lost its events is noticed when it is compared.
-            if (at is not None and at >= limit) or (due and total > most):
-                return due
+            if at is not None and at >= limit:
+                return due, False
             due.append(one)
             number = one.base + one.events
-    return due
+    return due, False
 
 
 def _as_begun(directory: Path, links: list[Any]) -> list[Any]:

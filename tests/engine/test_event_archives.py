@@ -495,6 +495,7 @@ def test_the_database_alone_is_verified_where_the_archives_are_elsewhere(
 
 def test_what_archives_told_of_archives_is_found_in_archives(record: Installation) -> None:
     for _ in range(4):
+        happen(record, 0)
         archived(record, most=4, times=3)
         chained(record)
     kinds = [one["kind"] for one in lines(*files(record))]
@@ -682,6 +683,31 @@ def test_the_scheduler_archives_what_is_old_and_deletes_what_is_older(empty: Ins
         assert list(settings.archive.iterdir()) == []
     finally:
         scheduler.close()
+
+
+def test_few_events_wait_for_others_and_archives_do_not_beget_archives(
+    empty: Installation,
+) -> None:
+    def leave(days: float, most: int = 50) -> list[tuple[int, int]]:
+        chained(empty)
+        archived(empty, most, days=days, times=20)
+        return [(row.base, row.last) for row in rows(empty)]
+
+    for hours in range(30, 0, -1):
+        happen(empty, (hours + 0.5) / 24)
+    assert leave(1.0) == []  # seven are older than a day, the first by six hours and a half
+    assert leave(1.0, most=5) == [(0, 5)]  # enough for a file
+    assert leave(1.0) == [(0, 5)]
+    assert leave(0.5) == [(0, 5), (5, 19)]  # what may leave after half a day waits no longer
+    assert leave(0.5) == [(0, 5), (5, 19)]
+    before = leave(AT_ONCE)
+    assert before == [(0, 5), (5, 19), (19, 32)]
+    # What was told of the last archive is left, however old it gets, until others leave, too.
+    for _ in range(3):
+        assert leave(AT_ONCE) == before
+    happen(empty, 0)
+    assert leave(AT_ONCE) == [*before, (32, 34)]
+    assert verified(empty).broken is None
 
 
 def test_a_row_altered_by_hand_deletes_no_archive(busy: Engine) -> None:
