@@ -18,6 +18,7 @@ from sqlalchemy import (
 )
 
 from orchestrator.domain.errors import InvalidInput, UnknownBackend
+from orchestrator.inventory.capacity import present
 from orchestrator.store.columns import UtcDateTime, db_now
 from orchestrator.store.tables import backends
 
@@ -166,7 +167,7 @@ def report(
         "to": until,
         "backend": backend,
         "made_at": now,
-        "capacity": _capacity(connection, period),
+        "capacity": _capacity(connection, period, now),
         "jobs": _rows(connection, period, _JOBS, median=_percentile(50), p95=_percentile(95)),
         "failures": [
             _failure(row) for row in _rows(connection, period, _FAILURES, most=str(MOST_CAUSES))
@@ -186,8 +187,11 @@ def _before(until: datetime) -> datetime:
         raise InvalidInput("there is no time before that: name both ends", field="to") from None
 
 
-def _capacity(connection: Connection, period: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The days of each backend, or the last one of every few."""
+def _capacity(
+    connection: Connection, period: Mapping[str, Any], now: datetime
+) -> list[dict[str, Any]]:
+    """The days of each backend, or the last one of every few; of a period that has not ended
+    yet, the present as its last."""
     first = period["since"].date()
     last = (period["until"] - timedelta(microseconds=1)).date()
     found: dict[str, list[dict[str, Any]]] = {}
@@ -197,7 +201,15 @@ def _capacity(connection: Connection, period: Mapping[str, Any]) -> list[dict[st
     for row in connection.execute(query, given).mappings():
         day = dict(row)
         found.setdefault(day.pop("backend"), []).append(day)
-    return [{"backend": name, "days": days} for name, days in found.items()]
+    if period["since"] <= now <= period["until"]:
+        today = (now.date() - first).days // every
+        for name, day in present(connection, now).items():
+            if period["backend"] in (None, name):
+                days = found.setdefault(name, [])
+                if days and (days[-1]["day"] - first).days // every == today:
+                    days.pop()
+                days.append(day)
+    return [{"backend": name, "days": found[name]} for name in sorted(found)]
 
 
 def _failure(row: dict[str, Any]) -> dict[str, Any]:

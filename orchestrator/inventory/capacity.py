@@ -35,6 +35,17 @@ def record_day(connection: Connection) -> int:
     return connection.execute(kept, execution_options={"preserve_rowcount": True}).rowcount
 
 
+def present(connection: Connection, now: datetime) -> dict[str, dict[str, Any]]:
+    """How full each configured backend is now, by name, as `record_day` would keep it."""
+    looked = _looked(now).add_columns(backends.c.name)
+    names = ("backend_id", "day", "at", *_COUNTED, "snapshots", "backend")
+    rows = [dict(zip(names, row, strict=True)) for row in connection.execute(looked)]
+    return {
+        row.pop("backend"): {name: value for name, value in row.items() if name != "backend_id"}
+        for row in rows
+    }
+
+
 def _looked(now: datetime) -> Any:
     held = (
         select(

@@ -14,8 +14,9 @@ from sqlalchemy import delete, insert, select, update
 from orchestrator.audit import report as reports
 from orchestrator.audit.report import report
 from orchestrator.domain.errors import InvalidInput, UnknownBackend
+from orchestrator.inventory.capacity import record_day
 from orchestrator.store.tables import backends, capacity_days, findings, jobs
-from tests.engine.conftest import Engine
+from tests.engine.conftest import Engine, create
 from tests.engine.lively import Lively
 
 SINCE = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -128,6 +129,34 @@ def test_what_went_is_told_with_who_and_why(engine: Engine) -> None:
     today = capacity[-1]["days"][-1]["at"].date()
     assert [one["backend"] for one in capacity] == ["fast", "ram"]
     assert [day["day"] for day in capacity[-1]["days"]][-1:] == [today]
+
+
+def test_a_report_up_to_now_ends_with_the_present(engine: Engine) -> None:
+    def ram(**period: datetime) -> dict[str, Any]:
+        found = {one["backend"]: one["days"] for one in made(engine, **period)["capacity"]}
+        days = found["ram"]
+        assert len({day["day"] for day in days}) == len(days)
+        return dict(days[-1])
+
+    before = ram()
+    engine.submit(create("present", "3M"))
+    engine.work()
+    after = ram()
+    for counted, more in (
+        ("volumes", 1),
+        ("volume_bytes", 3 * 2**20),
+        ("promised_bytes", 3 * 2**20),
+    ):
+        assert after[counted] == before[counted] + more
+    assert after["at"] > before["at"]
+    # The end of today, as a date on the command line means it, is not over either.
+    assert ram(until=after["at"] + timedelta(days=1))["volumes"] == after["volumes"]
+    # A period that is over has what was seen then, which nothing changes.
+    engine.database.transact(record_day)
+    engine.submit(create("later"))
+    engine.work()
+    assert ram(until=after["at"] + timedelta(milliseconds=1))["volumes"] == after["volumes"]
+    assert ram()["volumes"] == after["volumes"] + 1
 
 
 def test_capacity_of_a_long_period_is_that_of_the_last_day_of_every_few(engine: Engine) -> None:
