@@ -449,10 +449,19 @@ class BackendSettings(BaseModel):
         return self.spec.options.model_validate(given)
 
 
+#: Where those have their data who have no home directory.
+_SYSTEM_DATA = Path("/var/lib/orchestrator")
+
+
 def default_data() -> Path:
-    """The data directory, unless one is configured."""
-    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(base) / "orchestrator"
+    """The data directory, unless one is configured. It need not be there if nothing uses it."""
+    if base := os.environ.get("XDG_DATA_HOME"):
+        return Path(base) / "orchestrator"
+    try:
+        home = Path.home()
+    except RuntimeError:  # a user without an entry in passwd, and no HOME
+        return _SYSTEM_DATA
+    return _SYSTEM_DATA if home == Path("/") else home / ".local" / "share" / "orchestrator"
 
 
 class Settings(BaseSettings):

@@ -13,6 +13,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import IO
 
 import httpx
@@ -56,8 +57,12 @@ _LONGEST_PAUSE = 30.0
 _AT_ONCE = 2
 
 
+#: What takes the service down in order; SIGHUP is a terminal that was closed.
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 class _Stop(BaseException):
-    """SIGINT or SIGTERM has come."""
+    """One of these signals has come."""
 
 
 @dataclass
@@ -119,20 +124,24 @@ class _Part:
 
 
 def run(settings: Settings, workers: int) -> int:
-    """Bring everything up, keep it up, and take it down at SIGINT or SIGTERM.
+    """Bring everything up, keep it up, and take it down at SIGINT, SIGTERM or SIGHUP.
 
     Raises the `Problem` that keeps it from starting.
     """
     configure_logs(settings.log, "up")
 
-    def stop(*_: object) -> None:
+    def stop(number: int, _frame: object) -> None:
         # Further signals find us already stopping.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
+        for each in _ENDING:
+            signal.signal(each, signal.SIG_IGN)
+        if number == signal.SIGHUP:
+            _leave_terminal()
         raise _Stop
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
+    for number in _ENDING:
+        # What 'nohup' has ignored goes on being ignored.
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, stop)
     product = _Product(settings, workers)
     try:
         product.start()
@@ -142,6 +151,14 @@ def run(settings: Settings, workers: int) -> int:
     finally:
         product.stop()
     return 0
+
+
+def _leave_terminal() -> None:
+    """Write nothing more to a terminal that is gone: that would fail, and we stop in order."""
+    for number in (1, 2):
+        if os.isatty(number):
+            with Path(os.devnull).open("wb") as nowhere:
+                os.dup2(nowhere.fileno(), number)
 
 
 class _Product:

@@ -5,6 +5,11 @@ import sys
 
 def main() -> None:
     """The console script ``orchestrator``."""
-    from orchestrator.cli.root import run  # not needed by those who import a part of this package
+    try:
+        # Not needed by those who import a part of this package.
+        from orchestrator.cli.root import run
 
-    sys.exit(run(sys.argv[1:]))
+        status = run(sys.argv[1:])
+    except KeyboardInterrupt:
+        status = 130
+    sys.exit(status)

@@ -190,7 +190,7 @@ def repair(
             return
         job: Any = client.repair(finding, name, approval=approval, reason=reason)
         if wait:
-            job = wait_for_job(client, job["id"], timeout)
+            job = wait_for_job(client, job["id"], timeout, as_json=as_json, known=job)
     tables.show_job(job, as_json=as_json)
     if wait:
         exit_as_job(job)

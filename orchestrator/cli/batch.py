@@ -10,7 +10,7 @@ import typer
 from orchestrator.cli import failures, options, tables
 from orchestrator.cli.batch_files import read_batch
 from orchestrator.cli.connection import connect
-from orchestrator.cli.waiting import exit_as_batch, wait_for_batch
+from orchestrator.cli.waiting import exit_as_batch, submitting, wait_for_batch
 
 
 def batch(
@@ -34,7 +34,7 @@ def batch(
     read = read_batch(file)
     failures.warn(read.doubts())
     with connect() as client:
-        with read.naming_places():
+        with read.naming_places(), submitting():
             found: Any = client.batch(
                 read.jobs,
                 idempotency_key=idempotency_key,
@@ -42,7 +42,8 @@ def batch(
             )
         if wait:
             jobs = found["job_ids"]
-            found = {**wait_for_batch(client, found["id"], timeout), "job_ids": jobs}
+            ended = wait_for_batch(client, found["id"], timeout, as_json=as_json, known=found)
+            found = {**ended, "job_ids": jobs}
     tables.show_batch(found, as_json=as_json)
     if wait:
         exit_as_batch(found)

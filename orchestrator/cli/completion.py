@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 from orchestrator.domain.errors import Problem
 
 #: Seconds a shell may be kept waiting for the names of backends.
@@ -20,8 +22,9 @@ def backend_names(incomplete: str) -> list[str]:
     from orchestrator.cli.connection import connect
 
     try:
-        with connect(timeout=_PATIENCE) as client:
+        with warnings.catch_warnings(), connect(timeout=_PATIENCE) as client:
+            warnings.simplefilter("ignore")
             names = [backend["name"] for backend in client.backends()]
-    except Problem:
+    except (Problem, OSError, ValueError):
         return []
     return [name for name in names if name.startswith(incomplete)]

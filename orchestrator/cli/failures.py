@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -24,6 +25,19 @@ from orchestrator.domain.errors import (
 INTERRUPTED = 130
 #: What shells report for a command whose reader went away.
 _READER_GONE = 141
+#: What can be done where the system refused something, by its number.
+_REMEDIES = {
+    errno.EACCES: "this user may not do that there: give it the right, or choose another place",
+    errno.EPERM: "this user may not do that there: give it the right, or choose another place",
+    errno.EROFS: "the file system is mounted read-only: choose another place",
+    errno.ENOENT: "a directory of this path is missing: make it, or choose another place",
+    errno.ENOTDIR: "a part of this path is a file: choose another place",
+    errno.EISDIR: "that is a directory: name a file",
+    errno.ENOSPC: "the file system is full: make room there",
+    errno.EDQUOT: "the quota of this user is used up: make room there",
+    errno.ELOOP: "symbolic links lead in a circle there: choose another place",
+    errno.ENAMETOOLONG: "the path is too long: choose a shorter one",
+}
 #: Warnings of one kind that are told one by one.
 _MOST_WARNINGS = 10
 
@@ -67,6 +81,15 @@ def tell_unforeseen(error: Exception, *, as_json: bool) -> int:
         print_json(InternalError(f"{type(error).__name__}: {error}").document())
     say("error: this command failed in a way it did not foresee; please report the lines above")
     return EXIT_UNREACHABLE
+
+
+def tell_of_system(error: OSError, *, as_json: bool) -> int:
+    """Tell what the system refused on a path, such as a directory that may not be written to."""
+    if error.filename is None or error.errno not in _REMEDIES:
+        return tell_unforeseen(error, as_json=as_json)
+    path = os.fsdecode(error.filename)
+    why = f"{path}: {error.strerror}; {_REMEDIES[error.errno]}"
+    return tell(InvalidInput(why, field="path", path=path), as_json=as_json)
 
 
 def reader_gone() -> int:

@@ -14,7 +14,13 @@ from orchestrator.cli.failures import say
 from orchestrator.cli.groups import group
 from orchestrator.cli.listing import show_list
 from orchestrator.cli.output import print_json, text
-from orchestrator.cli.waiting import exit_as_batch, exit_as_job, wait_for_batch, wait_for_job
+from orchestrator.cli.waiting import (
+    exit_as_batch,
+    exit_as_job,
+    submitting,
+    wait_for_batch,
+    wait_for_job,
+)
 from orchestrator.client import Client
 from orchestrator.domain.errors import InvalidInput
 
@@ -83,11 +89,11 @@ def wait(
     """
     with connect() as client:
         if _one_of(job, batch):
-            found = wait_for_job(client, job or 0, timeout)
+            found = wait_for_job(client, job or 0, timeout, as_json=as_json)
             tables.show_job(found, as_json=as_json)
             exit_as_job(found)
         else:
-            found = wait_for_batch(client, batch or 0, timeout)
+            found = wait_for_batch(client, batch or 0, timeout, as_json=as_json)
             tables.show_batch(found, as_json=as_json)
             exit_as_batch(found)
 
@@ -156,9 +162,10 @@ def retry(
     The new job is checked anew, and means the very volume that the old one meant.
     """
     with connect() as client:
-        found: Any = client.retry(job, idempotency_key=idempotency_key, reason=reason)
+        with submitting():
+            found: Any = client.retry(job, idempotency_key=idempotency_key, reason=reason)
         if wait:
-            found = wait_for_job(client, found["id"], timeout)
+            found = wait_for_job(client, found["id"], timeout, as_json=as_json, known=found)
     tables.show_job(found, as_json=as_json)
     if wait:
         exit_as_job(found)

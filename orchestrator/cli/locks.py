@@ -10,7 +10,8 @@ from orchestrator.cli import options
 from orchestrator.cli.connection import connect
 from orchestrator.cli.groups import group
 from orchestrator.cli.output import print_details, print_json, when
-from orchestrator.domain.errors import Locked
+from orchestrator.client import Client
+from orchestrator.domain.errors import Locked, NotFound
 
 app = group()
 
@@ -77,8 +78,9 @@ def release(
 ) -> None:
     """Release a host's lock; done, too, if there is none."""
     with connect() as client:
+        held = _held(client, backend, volume)
         client.release_lock(backend, volume, owner)
-    _show_free(backend, volume, as_json=as_json)
+    _show_free(backend, volume, held, "released", as_json=as_json)
 
 
 @app.command("break")
@@ -90,8 +92,9 @@ def break_lock(
 ) -> None:
     """Break the lock on a volume, whoever holds it: for administrators."""
     with connect() as client:
+        held = _held(client, backend, volume)
         client.break_lock(backend, volume, reason)
-    _show_free(backend, volume, as_json=as_json)
+    _show_free(backend, volume, held, "broke", as_json=as_json)
 
 
 def _show(volume: str, lock: Any, *, as_json: bool) -> None:
@@ -110,8 +113,21 @@ def _show(volume: str, lock: Any, *, as_json: bool) -> None:
     )
 
 
-def _show_free(backend: str, volume: str, *, as_json: bool) -> None:
+def _held(client: Client, backend: str, volume: str) -> Any:
+    """The lock on a volume; None if nobody holds one."""
+    try:
+        return client.lock(backend, volume)
+    except NotFound as problem:
+        if problem.code != NotFound.code:
+            raise  # it is the volume that is not there
+        return None
+
+
+def _show_free(backend: str, volume: str, held: Any, done: str, *, as_json: bool) -> None:
     if as_json:
-        print_json({"backend": backend, "volume": volume, "lock": None})
+        print_json({"backend": backend, "volume": volume, "lock": None, "held": held})
+    elif held is None:
+        print(f"nobody held a lock on {backend}/{volume}: nothing was done")
     else:
-        print(f"nobody holds a lock on {backend}/{volume}")
+        taken = when(held["taken_at"])
+        print(f"{done} the lock that {held['owner']} held on {backend}/{volume} since {taken}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Annotated
 
@@ -56,10 +57,21 @@ Timeout = Annotated[
         help="How long to wait; 'inf' for as long as it takes. Exit status 6 when it is over.",
     ),
 ]
+
+
+def _key(key: str | None) -> str | None:
+    if key is not None and re.fullmatch(r"[\x21-\x7e]{1,255}", key) is None:
+        raise typer.BadParameter(
+            "a key is 1 to 255 characters of ASCII, without blanks, such as fleet-2026-11"
+        )
+    return key
+
+
 IdempotencyKey = Annotated[
     str | None,
     typer.Option(
         "--idempotency-key",
+        callback=_key,
         metavar="KEY",
         help="Given again with the same request, answers what was submitted the first time.",
     ),

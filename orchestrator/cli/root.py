@@ -12,7 +12,8 @@ import typer
 
 from orchestrator.cli import failures
 from orchestrator.cli.groups import Group
-from orchestrator.domain.errors import Problem
+from orchestrator.cli.output import clean
+from orchestrator.domain.errors import InvalidInput, Problem
 
 #: Where each command is: a module, and in it a function or a Typer application.
 _COMMANDS = {
@@ -109,11 +110,23 @@ def root(
     """
 
 
+def _check_text(words: Sequence[str]) -> None:
+    """Refuse what Python could not decode: it could be neither sent nor printed."""
+    for place, word in enumerate(words, start=1):
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise InvalidInput(
+                f"argument {place} is not UTF-8: {clean(word)!r}", field="arguments"
+            ) from None
+
+
 def run(words: Sequence[str]) -> int:
     """Run a command line; its exit status."""
     as_json = "--json" in words
     warnings.showwarning = failures.show_warning
     try:
+        _check_text(words)
         command = typer.main.get_command(app)
         status = command.main(list(words), prog_name="orchestrator", standalone_mode=False)
         sys.stdout.flush()
@@ -121,10 +134,12 @@ def run(words: Sequence[str]) -> int:
         return failures.tell(problem, as_json=as_json)
     except typer.TyperException as wrong:
         return failures.tell_usage(wrong, as_json=as_json)
-    except typer.Abort:
+    except (typer.Abort, KeyboardInterrupt):
         return failures.INTERRUPTED
     except BrokenPipeError:
         return failures.reader_gone()
+    except OSError as error:
+        return failures.tell_of_system(error, as_json=as_json)
     except Exception as error:
         return failures.tell_unforeseen(error, as_json=as_json)
     return status if isinstance(status, int) else 0

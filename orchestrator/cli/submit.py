@@ -11,7 +11,7 @@ from orchestrator.cli import failures, options, tables
 from orchestrator.cli.connection import connect
 from orchestrator.cli.key_values import read_words
 from orchestrator.cli.output import print_json
-from orchestrator.cli.waiting import exit_as_job, wait_for_job
+from orchestrator.cli.waiting import exit_as_job, submitting, wait_for_job
 from orchestrator.domain.errors import InvalidInput
 from orchestrator.domain.sizes import doubt
 
@@ -45,27 +45,28 @@ def submit(
     params = read_words(action, values or ())
     with connect() as client:
         # Accepted first and waited for then, so that an interrupted wait can name the job.
-        job: Any = client.submit(
-            action,
-            backend,
-            volume=volume,
-            snapshot=snapshot,
-            policy=policy,
-            host=host,
-            params=params,
-            idempotency_key=idempotency_key,
-            reason=reason,
-            priority=priority,
-            run_at=run_at,
-            depends_on=depends_on or (),
-            max_attempts=max_attempts,
-            after=after.value if after else None,
-            approval=approval,
-        )
+        with submitting():
+            job: Any = client.submit(
+                action,
+                backend,
+                volume=volume,
+                snapshot=snapshot,
+                policy=policy,
+                host=host,
+                params=params,
+                idempotency_key=idempotency_key,
+                reason=reason,
+                priority=priority,
+                run_at=run_at,
+                depends_on=depends_on or (),
+                max_attempts=max_attempts,
+                after=after.value if after else None,
+                approval=approval,
+            )
         if doubtful := doubt(job["params"].get("size_bytes")):
             failures.warn([doubtful])
         if wait:
-            job = wait_for_job(client, job["id"], timeout)
+            job = wait_for_job(client, job["id"], timeout, as_json=as_json, known=job)
     tables.show_job(job, as_json=as_json)
     if wait:
         exit_as_job(job)

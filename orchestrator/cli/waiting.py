@@ -4,26 +4,41 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import typer
 
 from orchestrator.cli.failures import INTERRUPTED, say
+from orchestrator.cli.output import print_json
 from orchestrator.client import Client, ended
-from orchestrator.domain.errors import EXIT_DONE, EXIT_JOB_FAILED, EXIT_STILL_RUNNING
+from orchestrator.domain.errors import EXIT_DONE, EXIT_JOB_FAILED, EXIT_STILL_RUNNING, Problem
 
 
-def wait_for_job(client: Client, job: int, timeout: float) -> Any:
-    """The job once it has ended, or as it is after ``timeout`` seconds."""
-    with _leaving_it(f"job {job}", f"orchestrator job wait {job}"), _progress(_of_job) as seen:
+def wait_for_job(
+    client: Client, job: int, timeout: float, *, as_json: bool = False, known: Any = None
+) -> Any:
+    """The job once it has ended, or as it is after ``timeout`` seconds.
+
+    Interrupted, it exits; ``as_json`` with the job as it is by then, or as it was ``known``.
+    """
+    again = f"orchestrator job wait {job}"
+    leaving = _leaving_it(f"job {job}", again, lambda: client.job(job), known, as_json=as_json)
+    with leaving, _progress(_of_job) as seen:
         return client.wait(job, timeout=timeout, seen=seen)
 
 
-def wait_for_batch(client: Client, batch: int, timeout: float) -> Any:
-    """The batch once all its jobs have ended, or as it is after ``timeout`` seconds."""
+def wait_for_batch(
+    client: Client, batch: int, timeout: float, *, as_json: bool = False, known: Any = None
+) -> Any:
+    """The same for a batch, which has ended once all its jobs have."""
     again = f"orchestrator job wait --batch {batch}"
-    with _leaving_it(f"batch {batch}", again), _progress(_of_batch) as seen:
+
+    def look() -> Any:
+        return {**(known or {}), **client.read_batch(batch)}
+
+    leaving = _leaving_it(f"batch {batch}", again, look, known, as_json=as_json)
+    with leaving, _progress(_of_batch) as seen:
         return client.wait_batch(batch, timeout=timeout, seen=seen)
 
 
@@ -63,12 +78,32 @@ def _why(found: Any) -> str:
 
 
 @contextmanager
-def _leaving_it(what: str, again: str) -> Iterator[None]:
-    """When interrupted, say that the work goes on without us."""
+def submitting() -> Iterator[None]:
+    """When interrupted before there is an answer, say that the work may be under way."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(
+            "\ninterrupted before the service answered, which may have accepted it: see "
+            "'orchestrator job list'; with --idempotency-key it can be sent again"
+        )
+        raise typer.Exit(INTERRUPTED) from None
+
+
+@contextmanager
+def _leaving_it(
+    what: str, again: str, look: Callable[[], Any], known: Any, *, as_json: bool
+) -> Iterator[None]:
+    """When interrupted, say that the work goes on without us, and print what is known of it."""
     try:
         yield
     except KeyboardInterrupt:
         say(f"\n{what} goes on; wait for it again with: {again}")
+        if as_json:
+            with suppress(Problem, KeyboardInterrupt):
+                known = look()
+            if known is not None:
+                print_json(known)
         raise typer.Exit(INTERRUPTED) from None
 
 

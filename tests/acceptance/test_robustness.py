@@ -239,3 +239,13 @@ def test_a_thousand_waiters_are_told_of_one_job_by_one_process(product: Product)
     with product.client() as http:
         job = http.post("/v1/jobs", json=_create("waited", run_at="2999-01-01T00:00:00Z")).json()
         assert asyncio.run(wait_all(http, job["id"])) == ["canceled"] * WAITERS
+
+
+def test_a_closed_terminal_takes_the_service_down_in_order(own_product: Product) -> None:
+    assert (own_product.data / "endpoint.json").exists()
+    assert own_product.process is not None
+    own_product.process.send_signal(signal.SIGHUP)
+    assert own_product.process.wait(60) == 0
+    assert not (own_product.data / "endpoint.json").exists()
+    assert "up.part_killed" not in own_product.log.read_text()
+    own_product.start()  # for the fixture to stop

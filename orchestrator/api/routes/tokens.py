@@ -59,7 +59,7 @@ def list_(service: ServiceHere, _actor: Admin) -> dict[str, Any]:
 def revoke(
     service: ServiceHere,
     actor: Admin,
-    token: Annotated[str, Path(max_length=16, pattern=r"^[0-9a-f]+$", description="Its id.")],
+    token: Annotated[str, Path(max_length=64, pattern=r"^[^\x00]+$", description="Its id.")],
 ) -> Response:
     """Make a token invalid; within seconds no process takes it any more."""
     service.write(lambda connection: tokens.revoke(connection, token, actor.name))
