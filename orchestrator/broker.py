@@ -1,4 +1,4 @@
-"""The broker's address, told to Celery and to redis-py: one server, or Sentinels that know it.
+"""The broker's address and what it means: one server, or Sentinels that know it.
 
 Sentinels are written as Celery does, ``sentinel://HOST:PORT;sentinel://HOST:PORT/DB``. User,
 password and database are those of the servers they watch and may stand with any of them, as may
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import redis
 import redis.asyncio as aioredis
@@ -35,21 +35,6 @@ class _Sentinels:
     #: For the connections to the Sentinels, and to the server they name.
     sentinel: dict[str, Any]
     server: dict[str, Any]
-
-
-def celery_address(url: str) -> tuple[str, dict[str, Any]]:
-    """The address for Celery, and the transport options that belong to it."""
-    found = _sentinels(url)
-    if found is None:
-        return url, {}
-    user, password = (quote(found.server[part] or "", safe="") for part in ("username", "password"))
-    login = f"{user}:{password}@" if user or password else ""
-    # Celery goes through them one by one when it connects again: each must say it all.
-    address = ";".join(
-        f"{_SCHEME}{login}{f'[{host}]' if ':' in host else host}:{port}/{found.server['db']}"
-        for host, port in found.places
-    )
-    return address, {"master_name": found.master_name, "sentinel_kwargs": found.sentinel}
 
 
 def client(url: str, **options: Any) -> redis.Redis:

@@ -13,6 +13,8 @@ from orchestrator.settings import LogSettings
 
 #: Seconds between lines about what goes on failing.
 _AGAIN_SECONDS = 30.0
+#: Different lines of libraries that are remembered.
+_MOST_KEPT = 1000
 
 
 class Trouble:
@@ -36,6 +38,37 @@ class Trouble:
         if self._times:
             self._log.info(self._over, after=self._times)
             self._times = 0
+
+
+_LIBRARIES = ("httpx", "httpcore", "uvicorn.error", "celery", "kombu", "amqp", "alembic")
+
+
+def _is_of_library(record: logging.LogRecord) -> bool:
+    return record.name.startswith(_LIBRARIES)
+
+
+class _Seldom(logging.Filter):
+    """Lets what a library says again and again through once in a while, and counts the rest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: By logger and message: when it was told last, and how often it was not since then.
+        self._told: dict[tuple[str, str], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether it is told."""
+        key = (record.name, str(record.msg)[:200])
+        now = time.monotonic()
+        told_at, left_out = self._told.get(key, (None, 0))
+        if told_at is not None and now - told_at < _AGAIN_SECONDS:
+            self._told[key] = (told_at, left_out + 1)
+            return False
+        if len(self._told) >= _MOST_KEPT:
+            self._told.clear()
+        self._told[key] = (now, 0)
+        if left_out:
+            record.msg = f"{record.msg} (and {left_out} times more)"
+        return True
 
 
 def configure_logs(settings: LogSettings, process: str) -> None:
@@ -78,7 +111,10 @@ def configure_logs(settings: LogSettings, process: str) -> None:
     root.handlers = [handler]
     root.setLevel(settings.level.upper())
     # Libraries tell each connection and request; that is noise here.
-    for name in ("httpx", "httpcore", "uvicorn.error", "celery", "kombu", "amqp", "alembic"):
+    for name in _LIBRARIES:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+    # A filter of a logger is not asked for what its children say: the handler's is.
+    seldom = _Seldom()
+    handler.addFilter(lambda record: not _is_of_library(record) or seldom.filter(record))
     structlog.contextvars.clear_contextvars()
     structlog.get_logger(__name__).debug("logs.configured", process=process)

@@ -115,6 +115,14 @@ class BrokerSettings(_Section):
         default=None, repr=False, description="Default: an embedded server, with 'up' only."
     )
 
+    prefix: str = Field(
+        default="",
+        max_length=64,
+        pattern=r"^[!-~]*$",
+        description="Before the names of all keys and channels, such as `orchestrator:`, on a "
+        "server that others use, too.",
+    )
+
     _secret = field_validator("url", mode="before")(_resolve_secret)
     _url = field_validator("url")(_check_url)
 

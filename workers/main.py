@@ -11,19 +11,20 @@ from typing import Any
 
 import structlog
 from celery import Celery, signals
-from celery.exceptions import SecurityWarning
+from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
 
 from orchestrator import failpoints
 from orchestrator.domain.errors import Problem
 from orchestrator.interpreter import tune
 from orchestrator.inventory.hosts import gone, seen
-from orchestrator.jobs.wakeups import WAKE_TASK, Wakeups, celery_app, queue
+from orchestrator.jobs.wakeups import WAKE_TASK, Wakeups, queue
 from orchestrator.logs import configure_logs
 from orchestrator.machine import boot_id
 from orchestrator.settings import Settings
 from orchestrator.store.database import Database
 from orchestrator.store.frozen import watching
 from workers.leases import Leases
+from workers.listening import Listening
 from workers.runner import Runner
 from workers.serving import Serving
 
@@ -64,8 +65,8 @@ def run(settings: Settings) -> None:
         beat_seconds=settings.worker.heartbeat_seconds,
         time_limits={name: backend.time_limits for name, backend in settings.backends.items()},
     )
-    app = celery_app(settings.broker_url)
-    wakeups = Wakeups(settings.broker_url)
+    listening = Listening(settings.broker_url, settings.broker.prefix)
+    wakeups = Wakeups(settings.broker_url, settings.broker.prefix)
     runner = Runner(settings, database, serving, leases, wakeups, worker=worker)
 
     def sign_of_life() -> None:
@@ -103,7 +104,10 @@ def run(settings: Settings) -> None:
     ]
     log.info("worker.started", worker=worker, queues=runner.queues)
     try:
-        _celery(app, runner, settings, _stopper(leases, settings), worker)
+        signals.worker_shutting_down.connect(_stopper(leases, settings), weak=False)
+        listening.until_stopped(
+            lambda: _celery(listening.app, runner, settings, worker), leases.stopping
+        )
     finally:
         leases.stopping.set()
         for clock in clocks:
@@ -121,7 +125,7 @@ def run(settings: Settings) -> None:
             log.warning("worker.not_released", why=problem.detail)
         watch.close()
         database.close()
-        log.info("worker.stopped", worker=worker)
+        log.info("worker.stopped", worker=worker, dropped_messages=listening.dropped)
 
 
 class _Clock:
@@ -169,9 +173,7 @@ def _give_up() -> None:
     os._exit(1)
 
 
-def _celery(
-    app: Celery, runner: Runner, settings: Settings, stop: Callable[..., None], worker: str
-) -> None:
+def _celery(app: Celery, runner: Runner, settings: Settings, worker: str) -> None:
     @app.task(name=WAKE_TASK)
     def wake(name: str) -> None:
         failpoints.reach("worker.woken", queue=name)
@@ -181,7 +183,7 @@ def _celery(
     # Attaching needs root. Messages are JSON, so what Celery warns root of cannot happen.
     app.conf.accept_content = ["json"]
     warnings.simplefilter("ignore", SecurityWarning)
-    signals.worker_shutting_down.connect(stop, weak=False)
+    warnings.simplefilter("ignore", CPendingDeprecationWarning)
     app.conf.task_queues = [queue(name) for name in runner.queues]
     celery_worker = app.Worker(
         pool="threads",

@@ -102,7 +102,7 @@ class Runner:
         self._serving = serving
         self._leases = leases
         self._wakeups = wakeups
-        self._notices = notices or Notices(settings.broker_url)
+        self._notices = notices or Notices(settings.broker_url, settings.broker.prefix)
         self._hooks = Hooks(settings.hooks)
         self._here = Here(
             host=settings.host,

@@ -59,8 +59,8 @@ class Scheduler:
         self._database = Database(settings.database_url, pool_size=2, idle_seconds=idle_seconds)
         # Beside the steps, which may be waiting for just what a frozen process has locked.
         self._frozen = watching(settings.database_url, idle_seconds)
-        self._wakeups = Wakeups(settings.broker_url)
-        self._notices = Notices(settings.broker_url)
+        self._wakeups = Wakeups(settings.broker_url, settings.broker.prefix)
+        self._notices = Notices(settings.broker_url, settings.broker.prefix)
         self._key = key_of(settings, make=True)
         self._watch = restored.Watch(settings.data)
         #: When the chain was extended last, and until when it leaves the machine to others.

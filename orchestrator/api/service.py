@@ -59,11 +59,12 @@ class Service:
         )
         # Where workers and schedulers are all frozen, clients are still to be served.
         self._frozen = watching(settings.database_url, idle_seconds)
-        self.wakeups = Wakeups(settings.broker_url)
-        self.notices = Notices(settings.broker_url)
+        self.wakeups = Wakeups(settings.broker_url, settings.broker.prefix)
+        self.notices = Notices(settings.broker_url, settings.broker.prefix)
         self.waiters = Waiters(
             self.database,
             settings.broker_url,
+            settings.broker.prefix,
             lambda kind, view: models.render(models.MODELS[kind], view),
         )
         self._committer = _Committer(self.database, settings, self.wakeups)

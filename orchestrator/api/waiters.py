@@ -7,7 +7,6 @@ import json
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import structlog
 from sqlalchemy import Connection, select
@@ -16,6 +15,7 @@ from orchestrator import broker, failpoints
 from orchestrator.audit.events import latest_number
 from orchestrator.jobs.notices import CHANNEL
 from orchestrator.jobs.views import View, batch_views, job_views
+from orchestrator.logs import Trouble
 from orchestrator.store.bulk import among
 from orchestrator.store.database import Database
 from orchestrator.store.tables import batches, jobs
@@ -46,21 +46,46 @@ class Ended:
     body: bytes
 
 
+@dataclass(frozen=True)
+class _Notice:
+    """What a notice says. A hint, which somebody else may have sent."""
+
+    ended: list[Key]
+    events: int
+
+
+def _read(data: str | bytes) -> _Notice:
+    """Read a notice; of one that makes no sense nothing is left."""
+    try:
+        notice = json.loads(data)
+        ended = [("job", int(id_)) for id_ in notice.get("jobs", ())]
+        ended += [("batch", int(id_)) for id_ in notice.get("batches", ())]
+        return _Notice(ended, int(notice.get("events", 0)))
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+        return _Notice([], 0)
+
+
 class Waiters:
     """Futures by job and batch, resolved with what the database says of it once it has ended.
 
-    ``render`` makes the body of the answer from the kind and the view.
+    ``prefix``: of the channel of notices. ``render`` makes the body of the answer from the kind
+    and the view.
     """
 
     def __init__(
-        self, database: Database, broker_url: str, render: Callable[[str, View], bytes]
+        self,
+        database: Database,
+        broker_url: str,
+        prefix: str,
+        render: Callable[[str, View], bytes],
     ) -> None:
         self._database = database
         self._render = render
-        self._broker_url = broker_url
+        self._broker_url, self._channel = broker_url, prefix + CHANNEL
         self._waiting: dict[Key, set[asyncio.Future[Ended | None]]] = defaultdict(set)
         self._ended: OrderedDict[Key, None] = OrderedDict()
         self._tasks: list[asyncio.Task[None]] = []
+        self._trouble = Trouble(log, "waiters.no_notices", "waiters.notices_again")
         #: Whether the process is shutting down.
         self.closing = False
         self._number = 0
@@ -138,27 +163,27 @@ class Waiters:
             try:
                 client = broker.async_client(self._broker_url, socket_timeout=None)
                 async with client, client.pubsub() as pubsub:
-                    await pubsub.subscribe(CHANNEL)
+                    await pubsub.subscribe(self._channel)
                     async for message in pubsub.listen():
+                        self._trouble.went()
                         if message["type"] == "message":
-                            await self._heard(json.loads(message["data"]))
+                            await self._heard(_read(message["data"]))
             except Exception as error:
-                log.warning("waiters.no_notices", error=str(error))
+                self._trouble.came(error=str(error))
             await asyncio.sleep(_RECONNECT_SECONDS)
 
-    async def _heard(self, notice: dict[str, Any]) -> None:
+    async def _heard(self, notice: _Notice) -> None:
         failpoints.reach("waiters.heard")
-        keys = [("job", int(id_)) for id_ in notice.get("jobs", ())]
-        keys += [("batch", int(id_)) for id_ in notice.get("batches", ())]
-        for key in keys:
+        for key in notice.ended:
             self._ended[key] = None
         while len(self._ended) > _REMEMBERED:
             self._ended.popitem(last=False)
-        wanted = [key for key in keys if key in self._waiting]
+        wanted = [key for key in notice.ended if key in self._waiting]
         if wanted:
             await self._tell(wanted)
-        if "events" in notice:
-            self._numbered(int(notice["events"]))
+        if notice.events > self._number:
+            # Anybody may have sent that: how far the events are is asked of the database.
+            self._numbered(await asyncio.to_thread(self._latest))
 
     def _numbered(self, number: int) -> None:
         if number > self._number:

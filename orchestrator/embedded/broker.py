@@ -29,6 +29,10 @@ _LONGEST_SOCKET_PATH = 103
 _LONGEST_TEMPORARY = 50
 
 
+#: Schemes that mean what others of redis-py's mean.
+_SAME = {"valkey": "redis", "valkeys": "rediss"}
+
+
 class BrokerStartError(RuntimeError):
     """The embedded broker could not be started."""
 
@@ -217,8 +221,12 @@ def redis_client_url(url: str) -> str:
     """The address of a broker as redis-py writes it.
 
     Celery says ``redis+socket:///path?virtual_host=1`` where redis-py says ``unix:///path?db=1``;
-    all other addresses are the same for both and come back as they are.
+    ``valkey://`` and ``valkeys://`` are ``redis://`` and ``rediss://`` by another name. All others
+    come back as they are.
     """
+    scheme, _, rest = url.partition("://")
+    if scheme in _SAME:
+        return f"{_SAME[scheme]}://{rest}"
     parts = urlsplit(url)
     if parts.scheme != "redis+socket":
         return url

@@ -23,7 +23,9 @@ _QUIET_SECONDS = 1.0
 class Notices:
     """Publishes notices. One that cannot be sent is dropped: waiters also look by themselves."""
 
-    def __init__(self, broker_url: str) -> None:
+    def __init__(self, broker_url: str, prefix: str = "") -> None:
+        """``prefix``: of the channel's name."""
+        self._channel = prefix + CHANNEL
         self._quiet_until = 0.0
         self._trouble = Trouble(log, "notices.not_sent", "notices.sent_again")
         self._redis = broker.client(broker_url, socket_timeout=1.0, socket_connect_timeout=1.0)
@@ -50,7 +52,7 @@ class Notices:
             return
         try:
             with failpoints.around("notices.before_publish", "notices.after_publish"):
-                self._redis.publish(CHANNEL, json.dumps(notice, separators=(",", ":")))
+                self._redis.publish(self._channel, json.dumps(notice, separators=(",", ":")))
         except (RedisError, OSError) as error:
             # A broker that hangs must not hold up the work: leave it alone for a moment.
             self._quiet_until = time.monotonic() + _QUIET_SECONDS

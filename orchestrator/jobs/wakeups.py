@@ -12,11 +12,13 @@ import threading
 import time
 import uuid
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import structlog
 from celery import Celery
 from kombu.entity import Exchange, Queue
 from redis.backoff import NoBackoff
+from redis.exceptions import ResponseError
 from redis.retry import Retry
 
 from orchestrator import broker, failpoints
@@ -43,10 +45,9 @@ _CONNECT_TIMEOUT = 2
 _SOCKET_TIMEOUT = 5
 
 
-def celery_app(broker_url: str) -> Celery:
+def celery_app() -> Celery:
     """The Celery application, with the settings that a broker which is only a hint needs."""
-    address, options = broker.celery_address(broker_url)
-    app = Celery("orchestrator", broker=address, set_as_current=False)
+    app = Celery("orchestrator", set_as_current=False)
     app.conf.update(
         # A message is a hint, and not acknowledged at all (`queue`): what is lost with a worker
         # is sent again by the scheduler, and nothing can be delivered again while it is done.
@@ -73,7 +74,8 @@ def celery_app(broker_url: str) -> Celery:
             "socket_timeout": _SOCKET_TIMEOUT,
             "socket_connect_timeout": _CONNECT_TIMEOUT,
             "socket_keepalive": True,
-            **options,
+            # All wake-ups are alike.
+            "priority_steps": [0],
         },
     )
     return app
@@ -83,6 +85,29 @@ def queue(name: str) -> Queue:
     """The Celery queue of this name."""
     exchange = Exchange(name, type="direct")  # type: ignore[no-untyped-call]
     return Queue(name, exchange, routing_key=name, no_ack=True)  # type: ignore[no-untyped-call]
+
+
+def wakeup(app: Celery, name: str) -> dict[str, Any]:
+    """A wake-up for a queue: a task message in the envelope that Celery's Redis transport has."""
+    task = app.amqp.as_task_v2(str(uuid.uuid4()), WAKE_TASK, (name,), {})
+    return {
+        "body": json.dumps(task.body),
+        "content-type": "application/json",
+        "content-encoding": "utf-8",
+        "headers": task.headers,
+        "properties": {
+            **task.properties,
+            "delivery_tag": str(uuid.uuid4()),
+            "delivery_info": {"exchange": "", "routing_key": name},
+            "priority": 0,
+        },
+    }
+
+
+def is_wakeup(message: Any) -> bool:
+    """Whether what was read from a queue is a wake-up."""
+    headers = message.get("headers") if isinstance(message, dict) else None
+    return isinstance(headers, dict) and headers.get("task") == WAKE_TASK
 
 
 def queue_for(
@@ -119,8 +144,9 @@ class Wakeups:
     dropped: the scheduler sees the queued rows.
     """
 
-    def __init__(self, broker_url: str) -> None:
-        self._publisher = Publisher(broker_url)
+    def __init__(self, broker_url: str, prefix: str = "") -> None:
+        """``prefix``: of the names of all keys."""
+        self._publisher = Publisher(broker_url, prefix)
         self._trouble = Trouble(log, "wakeups.not_sent", "wakeups.sent_again")
         #: What the work costs that wake-ups were asked for, by queue; and its jobs.
         self._wanted: dict[str, int] = {}
@@ -182,8 +208,9 @@ class Publisher:
     All wake-ups of a queue are one and the same message, written once, as Celery writes it.
     """
 
-    def __init__(self, broker_url: str) -> None:
-        self._app = celery_app(broker_url)
+    def __init__(self, broker_url: str, prefix: str = "") -> None:
+        self._app = celery_app()
+        self._prefix = prefix
         self._redis = broker.client(
             broker_url,
             socket_timeout=_SOCKET_TIMEOUT,
@@ -197,38 +224,37 @@ class Publisher:
         self._lengths: dict[str, int] = {}
 
     def publish(self, wanted: Mapping[str, int]) -> None:
-        """Send wake-ups now. Raises what the broker's library raises."""
+        """Send wake-ups now. Raises what the broker's library raises.
+
+        A queue that the broker refuses (another application has a key of that name) keeps no
+        other from its wake-ups.
+        """
+        refused: ResponseError | None = None
         for name, count in wanted.items():
-            length = self._lengths.get(name, 0)
-            if length + count > _MOST_WAITING:
-                length = int(self._redis.llen(name))
-            sent = max(0, min(count, _MOST_WAITING - length))
-            self._lengths[name] = length + sent
-            for _ in range(sent):
-                failpoints.reach("wakeups.before_publish", queue=name)
-                self._redis.lpush(name, self._message(name))
-                failpoints.reach("wakeups.after_publish", queue=name)
+            try:
+                self._publish(name, count)
+            except ResponseError as error:
+                refused = error
+        if refused is not None:
+            raise refused
+
+    def _publish(self, name: str, count: int) -> None:
+        key = self._prefix + name
+        length = self._lengths.get(name, 0)
+        if length + count > _MOST_WAITING:
+            length = int(self._redis.llen(key))
+        sent = max(0, min(count, _MOST_WAITING - length))
+        self._lengths[name] = length + sent
+        for _ in range(sent):
+            failpoints.reach("wakeups.before_publish", queue=name)
+            self._redis.lpush(key, self._message(name))
+            failpoints.reach("wakeups.after_publish", queue=name)
 
     def close(self) -> None:
         """Close the connections."""
         self._redis.close()
 
     def _message(self, name: str) -> str:
-        """A task message in the envelope that Celery's transport for Redis has."""
         if name not in self._messages:
-            task = self._app.amqp.as_task_v2(str(uuid.uuid4()), WAKE_TASK, (name,), {})
-            self._messages[name] = json.dumps(
-                {
-                    "body": json.dumps(task.body),
-                    "content-type": "application/json",
-                    "content-encoding": "utf-8",
-                    "headers": task.headers,
-                    "properties": {
-                        **task.properties,
-                        "delivery_tag": str(uuid.uuid4()),
-                        "delivery_info": {"exchange": "", "routing_key": name},
-                        "priority": 0,
-                    },
-                }
-            )
+            self._messages[name] = json.dumps(wakeup(self._app, name))
         return self._messages[name]

@@ -209,6 +209,7 @@ class Parts:
     def __init__(self, directory: Path, database_url: str, broker_url: str) -> None:
         directory.mkdir()
         self._directory = directory
+        self._broker_url, self._prefix = broker_url, ""
         self._config = directory / "orchestrator.toml"
         self._config.write_text(_CONFIG.format(database=database_url, broker=broker_url))
         self._started: list[Process] = []
@@ -218,6 +219,20 @@ class Parts:
         self.uuid: str = self._read(select(installation.c.uuid))[0][0]
         #: What tells workers that something was submitted.
         self.wakeups = Wakeups(broker_url)
+
+    def prefix(self, prefix: str) -> None:
+        """Have this before the names of all keys from now on."""
+        self._prefix = prefix
+        self._tell_anew()
+
+    def authenticate(self, user: str, password: str) -> None:
+        """Have all parts that are started from now on be this user of the broker's."""
+        self._broker_url += f"?username={user}&password={password}"
+        self._tell_anew()
+
+    def _tell_anew(self) -> None:
+        self.wakeups.close()
+        self.wakeups = Wakeups(self._broker_url, self._prefix)
 
     # -- processes ----------------------------------------------------------------------------
 
@@ -238,7 +253,14 @@ class Parts:
         made = Process(
             ["orchestrator", part, "--config", str(self._config), "--data", str(self._directory)],
             self._directory / f"{part}-{number}.log",
-            **{f"ORCHESTRATOR_{name.upper()}": str(value) for name, value in settings.items()},
+            **{
+                f"ORCHESTRATOR_{name.upper()}": str(value)
+                for name, value in {
+                    "broker__url": self._broker_url,
+                    "broker__prefix": self._prefix,
+                    **settings,
+                }.items()
+            },
         )
         self._started.append(made)
         return made
@@ -365,9 +387,24 @@ def make_plain(tmp_path: Path, broker: EmbeddedBroker) -> Iterator[MakePlain]:
         one.close()
 
 
+MakeParts = Callable[[str], Parts]
+
+
 @pytest.fixture
-def parts(tmp_path: Path, migrated_url: str, broker: EmbeddedBroker) -> Iterator[Parts]:
+def make_parts(tmp_path: Path, migrated_url: str) -> Iterator[MakeParts]:
+    """Makes the product on a broker with this address; nothing of it is started yet."""
+    made: list[Parts] = []
+
+    def make(broker_url: str) -> Parts:
+        made.append(Parts(tmp_path / f"product-{len(made)}", migrated_url, broker_url))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def parts(make_parts: MakeParts, broker: EmbeddedBroker) -> Parts:
     """The product, no worker and no scheduler of it started yet."""
-    made = Parts(tmp_path / "product", migrated_url, broker.url)
-    yield made
-    made.close()
+    return make_parts(broker.url)

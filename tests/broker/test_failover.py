@@ -104,17 +104,18 @@ def test_a_batch_outlives_a_fail_over_and_messages_and_notices_flow_again(
 def test_sentinels_are_named_one_after_the_other_and_each_part_counts_for_all() -> None:
     url = "sentinel://one:26379;sentinel://user:a%2Fb@two:7000/3?master_name=jobs;[::1]:26380"
     assert Settings(broker={"url": url}).broker_url == url
-    address, options = broker.celery_address(f"{url}?sentinel_password=s")
-    assert address == (
-        "sentinel://user:a%2Fb@one:26379/3;sentinel://user:a%2Fb@two:7000/3;"
-        "sentinel://user:a%2Fb@[::1]:26380/3"
-    )
-    assert options["master_name"] == "jobs"
-    assert options["sentinel_kwargs"]["password"] == "s"
-
-
-def test_an_address_of_one_server_is_what_it_was() -> None:
-    assert broker.celery_address("redis://:p@here:6379/1") == ("redis://:p@here:6379/1", {})
+    pool: Any = broker.client(f"{url}?sentinel_password=s").connection_pool
+    places = [
+        client.connection_pool.connection_kwargs for client in pool.sentinel_manager.sentinels
+    ]
+    assert [(one["host"], one["port"], one["password"]) for one in places] == [
+        ("one", 26379, "s"),
+        ("two", 7000, "s"),
+        ("::1", 26380, "s"),
+    ]
+    assert pool.service_name == "jobs"
+    told = pool.connection_kwargs
+    assert (told["username"], told["password"], told["db"]) == ("user", "a/b", 3)
 
 
 def _create(volume: str) -> dict[str, Any]:
