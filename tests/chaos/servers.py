@@ -65,10 +65,7 @@ class FragilePostgres(Postgres):
 
     def crash(self) -> None:
         """Its immediate shutdown, then its recovery."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGQUIT)
-        self._process.wait(60)
-        self._process = None
+        self.kill()
         self._launch()
 
 

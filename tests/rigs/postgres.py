@@ -1,5 +1,7 @@
 """Starts a throw-away PostgreSQL server for tests, without a system package where it can."""
 
+from __future__ import annotations
+
 import functools
 import importlib.util
 import os
@@ -10,9 +12,9 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TypedDict
+from typing import LiteralString, TypedDict
 from urllib.parse import quote
 
 import psycopg
@@ -40,10 +42,16 @@ class Postgres:
     PostgreSQL refuses to run as root: then it runs as ``nobody``, who owns the directory.
     """
 
-    def __init__(self) -> None:
-        self._identity = _unprivileged_identity()
+    def __init__(self, programs: Path | None = None, **settings: str) -> None:
+        """``programs``: the directory of the server's; those of `find_programs` unless given.
+
+        ``settings`` come before those of every test server.
+        """
+        self._identity = unprivileged_identity()
         self._directory: Path | None = None
-        self._bin = Path()
+        self._bin = programs or Path()
+        self._programs = programs
+        self._settings = _SETTINGS | settings
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -51,13 +59,20 @@ class Postgres:
 
         Call it from a thread that lives as long as the server shall: see `die_with_parent`.
         """
+        self._start(self._run_initdb)
+
+    def start_as_standby_of(self, primary: Postgres) -> None:
+        """Start as a copy of another server that follows it, until it is promoted."""
+        self._start(functools.partial(self._copy, primary))
+
+    def _start(self, fill: Callable[[], None]) -> None:
         assert self._directory is None, "started already"
         self._directory = Path(tempfile.mkdtemp(prefix="orchestrator-pg-"))
         try:
             if self._identity:
                 os.chown(self._directory, self._identity["user"], self._identity["group"])
-            self._bin = self._reachable(find_programs())
-            self._run_initdb()
+            self._bin = self._reachable(self._programs or find_programs())
+            fill()
             self._launch()
         except BaseException:
             self.stop()
@@ -75,34 +90,50 @@ class Postgres:
         self._halt()
         self._launch()
 
+    def kill(self) -> None:
+        """End it as a power cut does; nothing is started in its place."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGQUIT)  # its immediate shutdown
+        self._process.wait(STOP_TIMEOUT)
+        self._process = None
+
+    def promote(self) -> None:
+        """Have a standby take writes."""
+        self.execute("SELECT pg_promote()")
+
+    @property
+    def socket(self) -> Path:
+        """Its Unix socket, for what stands between it and its clients."""
+        return self.home / f".s.PGSQL.{self._settings['port']}"
+
     def url(self, dbname: str) -> str:
         """The SQLAlchemy URL of one of its databases."""
-        return f"postgresql+psycopg://postgres@/{quote(dbname)}?host={quote(str(self._home))}"
+        return f"postgresql+psycopg://postgres@/{quote(dbname)}?host={quote(str(self.home))}"
 
     def create_database(self, name: str, template: str = "template1") -> None:
         """Make a database, empty or as a copy of ``template``, to which nobody is connected."""
         # Copying files takes half the time of the default, which writes them through the log.
         statement = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy")
-        self._execute(statement.format(sql.Identifier(name), sql.Identifier(template)))
+        self.execute(statement.format(sql.Identifier(name), sql.Identifier(template)))
 
     def drop_database(self, name: str) -> None:
         """Drop it whoever is still connected; harmless when it is gone."""
         statement = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)")
-        self._execute(statement.format(sql.Identifier(name)))
+        self.execute(statement.format(sql.Identifier(name)))
 
     @property
-    def _home(self) -> Path:
+    def home(self) -> Path:
+        """The directory of its data, its log and its socket."""
         assert self._directory is not None, "not started"
         return self._directory
 
-    def _execute(self, statement: sql.Composed) -> None:
-        with self._connect() as connection:
+    def execute(self, statement: LiteralString | sql.Composed, dbname: str = "postgres") -> None:
+        """Execute a statement as the superuser."""
+        with self._connect(dbname) as connection:
             connection.execute(statement)
 
-    def _connect(self) -> psycopg.Connection:
-        return psycopg.connect(
-            host=str(self._home), dbname="postgres", user="postgres", autocommit=True
-        )
+    def _connect(self, dbname: str = "postgres") -> psycopg.Connection:
+        return psycopg.connect(host=str(self.home), dbname=dbname, user="postgres", autocommit=True)
 
     def _reachable(self, bin_directory: Path) -> Path:
         """The programs as our user can run them: a virtual environment below /root is copied."""
@@ -110,37 +141,47 @@ class Postgres:
             return bin_directory
         installation = bin_directory.parent
         # The programs find their libraries two levels above the installation, as in the wheel.
-        copy = self._home / installation.parent.name / installation.name
+        copy = self.home / installation.parent.name / installation.name
         shutil.copytree(installation, copy, symlinks=True, ignore=shutil.ignore_patterns("*.a"))
         libraries = installation.parent.with_suffix(".libs")
         if libraries.is_dir():
-            shutil.copytree(libraries, self._home / libraries.name, symlinks=True)
+            shutil.copytree(libraries, self.home / libraries.name, symlinks=True)
         return copy / "bin"
 
     def _run_initdb(self) -> None:
         command: list[str | Path] = [
             self._bin / "initdb",
-            *("--pgdata", self._home / "data", "--username", "postgres", "--auth", "trust"),
+            *("--pgdata", self.home / "data", "--username", "postgres", "--auth", "trust"),
             *("--encoding", "UTF8", "--no-locale", "--no-sync", "--no-instructions"),
         ]
+        self._run(command)
+
+    def _copy(self, primary: Postgres) -> None:
+        command: list[str | Path] = [
+            *(self._bin / "pg_basebackup", "--pgdata", self.home / "data", "--write-recovery-conf"),
+            *("--host", primary.home, "--username", "postgres", "--checkpoint", "fast"),
+        ]
+        self._run(command)
+
+    def _run(self, command: list[str | Path]) -> None:
         done = subprocess.run(
-            command, capture_output=True, text=True, cwd=self._home, **self._identity
+            command, capture_output=True, text=True, cwd=self.home, **self._identity
         )
         if done.returncode != 0:
-            raise RuntimeError(f"initdb failed:\n{done.stdout}{done.stderr}")
+            raise RuntimeError(f"{command[0]} failed:\n{done.stdout}{done.stderr}")
 
     def _launch(self) -> None:
-        settings = _SETTINGS | {"unix_socket_directories": str(self._home)}
-        command: list[str | Path] = [self._bin / "postgres", "-D", self._home / "data"]
+        settings = self._settings | {"unix_socket_directories": str(self.home)}
+        command: list[str | Path] = [self._bin / "postgres", "-D", self.home / "data"]
         for key, value in settings.items():
             command += ["-c", f"{key}={value}"]
-        with (self._home / "postgres.log").open("ab") as log:
+        with (self.home / "postgres.log").open("ab") as log:
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                cwd=self._home,
+                cwd=self.home,
                 start_new_session=True,
                 # SIGQUIT is its immediate shutdown: its children and shared memory go too.
                 preexec_fn=functools.partial(die_with_parent, signal.SIGQUIT),
@@ -155,7 +196,7 @@ class Postgres:
                 self._connect().close()
             except psycopg.OperationalError as error:
                 if process.poll() is not None or time.monotonic() > deadline:
-                    log = (self._home / "postgres.log").read_text(errors="replace")
+                    log = (self.home / "postgres.log").read_text(errors="replace")
                     raise RuntimeError(f"PostgreSQL did not start: {error}\n{log}") from None
                 time.sleep(0.01)
             else:
@@ -171,6 +212,10 @@ class Postgres:
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGQUIT)
             process.wait(STOP_TIMEOUT)
+
+
+#: Where Debian's package of the server has its programs.
+DEBIAN = Path("/usr/lib/postgresql/15/bin")
 
 
 def find_programs() -> Path:
@@ -195,7 +240,7 @@ def find_programs() -> Path:
     )
 
 
-class _Identity(TypedDict, total=False):
+class Identity(TypedDict, total=False):
     """The arguments of `subprocess.Popen` that give up the rights of root; empty for others."""
 
     user: int
@@ -203,14 +248,15 @@ class _Identity(TypedDict, total=False):
     extra_groups: list[int]
 
 
-def _unprivileged_identity() -> _Identity:
+def unprivileged_identity() -> Identity:
+    """Who servers run as that refuse root; nobody else where we are not root."""
     if os.geteuid() != 0:
         return {}
     nobody = pwd.getpwnam("nobody")
     return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
 
 
-def _runs(program: Path, identity: _Identity) -> bool:
+def _runs(program: Path, identity: Identity) -> bool:
     try:
         return (
             subprocess.run([program, "--version"], capture_output=True, **identity).returncode == 0
