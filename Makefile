@@ -10,6 +10,9 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
+# Servers on which `make field` runs what the rest of the tests run on a wheel's PostgreSQL.
+FIELD := debian pgbouncer
+
 # Other queues to measure beside ours: apart, so that nothing they bring reaches ours.
 BENCH := .venv-bench
 BENCH_STAMP := $(BENCH)/.installed
@@ -24,7 +27,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test slow chaos storm data bench lint types lock clean
+.PHONY: help install demo test slow field chaos storm data bench lint types lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -35,10 +38,16 @@ demo: $(STAMP) ## start everything in a temporary directory and show it at work
 	$(BIN)/python -m examples.demo
 
 test: $(STAMP) ## run the tests; choose with ARGS="-k lease", one at a time with ARGS="-n 0"
-	$(PYTEST) -m 'not slow' $(ARGS)
+	$(PYTEST) -m 'not slow and not field' $(ARGS)
 
 slow: $(STAMP) ## run those that take long: killed processes, broken brokers, audits of damage, Ganeti's own code
-	$(PYTEST) -m slow $(ARGS)
+	$(PYTEST) -m 'slow and not field' $(ARGS)
+
+field: $(STAMP) ## run it on servers as a distribution installs them: PostgreSQL, pgbouncer, nginx, Redis
+	$(PYTEST) -m field tests/field $(ARGS)
+	$(foreach server,$(FIELD),$(PYTEST) -m 'not slow' --server $(server) --database postgresql \
+	  tests/engine/test_submission.py tests/engine/test_execution.py tests/engine/test_frozen.py \
+	  tests/acceptance/test_http.py $(ARGS) &&) true
 
 chaos: $(STAMP) ## break everything at every step; one cell: STEP=claim.after_commit ARGS="-k …"
 	CHAOS_STEP='$(STEP)' CHAOS_SEED='$(SEED)' $(BIN)/python -m tests.chaos $(ARGS)

@@ -16,7 +16,7 @@ from sqlalchemy.exc import DatabaseError
 from orchestrator.audit import restored
 from orchestrator.domain.errors import Conflict, InvalidInput, Unavailable
 from orchestrator.inventory.hosts import ALIVE_SECONDS
-from orchestrator.store import copying, lives, migrate
+from orchestrator.store import copying, lives, migrate, urls
 from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database
 from orchestrator.store.lives import Life, Reached
@@ -65,7 +65,7 @@ def restore(
     directory: how far numbers came, and which tokens were revoked. Where neither tells the
     latter, ``tokens`` says what becomes of all of them.
     """
-    path = copying.file_of(url)
+    path = urls.file_of(url)
     beside = data if path is None else path.parent
     beside.mkdir(mode=0o700, parents=True, exist_ok=True)
     # The backup itself is only read, and may lie where nobody can write.
@@ -164,7 +164,7 @@ def _refuse_used(url: str) -> None:
 
 def _installation_of(url: str) -> str | None:
     """The id of the installation whose database this is; None if it is nobody's yet."""
-    path = copying.file_of(url)
+    path = urls.file_of(url)
     if path is not None and not path.exists():
         return None
 

@@ -70,7 +70,9 @@ def _check_url(url: str | None) -> str | None:
         # Sentinels stand one after the other, each an address of its own.
         several = url is not None and url.startswith("sentinel://")
         for part in (url or "").split(";") if several else [url or ""]:
-            _ = urlsplit(part).port
+            # So may servers of PostgreSQL, within one.
+            for host in urlsplit(part).netloc.rpartition("@")[2].split(","):
+                _ = urlsplit(f"//{host}").port
     except ValueError:
         raise ValueError(
             "this is no URL; special characters in its password must be percent-encoded"

@@ -19,7 +19,8 @@ from orchestrator.embedded.broker import EmbeddedBroker, redis_client_url
 from orchestrator.store import migrate
 from orchestrator.store.database import Database
 from orchestrator.store.tables import installation
-from tests.rigs.postgres import Postgres
+from tests.rigs.pgbouncer import PgBouncer, pgbouncer_before
+from tests.rigs.postgres import Postgres, debian_postgres
 
 _database_numbers = itertools.count(1)
 
@@ -30,6 +31,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=["sqlite", "postgresql", "both"],
         default="both",
         help="on which database the tests that use one run (default: both)",
+    )
+    parser.addoption(
+        "--server",
+        choices=["wheel", "debian", "pgbouncer"],
+        default="wheel",
+        help="which PostgreSQL that is: a wheel's, Debian's, or that one behind pgbouncer",
     )
 
 
@@ -80,11 +87,18 @@ def _take_turns(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def postgres_server() -> Iterator[Postgres]:
+def postgres_server(request: pytest.FixtureRequest) -> Iterator[Postgres | PgBouncer]:
     """A PostgreSQL server for the whole run, started when the first test asks for it."""
-    server = Postgres()
+    wanted = request.config.getoption("server")
+    server = Postgres() if wanted == "wheel" else debian_postgres()
     server.start()
-    yield server
+    if wanted == "pgbouncer":
+        pooler = pgbouncer_before(server)
+        pooler.start()
+        yield pooler
+        pooler.stop()
+    else:
+        yield server
     server.stop()
 
 
@@ -107,7 +121,7 @@ def database_url(
     if database_kind == "sqlite":
         yield f"sqlite:///{tmp_path / 'orchestrator.sqlite'}"
         return
-    server: Postgres = request.getfixturevalue("postgres_server")
+    server: Postgres | PgBouncer = request.getfixturevalue("postgres_server")
     name = f"test_{next(_database_numbers)}"
     server.create_database(name)
     yield server.url(name)
@@ -142,7 +156,7 @@ def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def migrated_postgres(postgres_server: Postgres) -> str:
+def migrated_postgres(postgres_server: Postgres | PgBouncer) -> str:
     """The name of a PostgreSQL database with the schema in it, to be copied."""
     postgres_server.create_database("migrated")
     migrate.upgrade(postgres_server.url("migrated"))
@@ -159,7 +173,7 @@ def migrated_url(
         shutil.copy(request.getfixturevalue("migrated_sqlite"), copy)
         yield _own_installation(f"sqlite:///{copy}")
         return
-    server: Postgres = request.getfixturevalue("postgres_server")
+    server: Postgres | PgBouncer = request.getfixturevalue("postgres_server")
     name = f"test_{next(_database_numbers)}"
     server.create_database(name, template=request.getfixturevalue("migrated_postgres"))
     yield _own_installation(server.url(name))

@@ -21,6 +21,7 @@ from orchestrator.jobs.wakeups import WAKE_TASK, Wakeups, queue
 from orchestrator.logs import configure_logs
 from orchestrator.machine import boot_id
 from orchestrator.settings import Settings
+from orchestrator.store import migrate
 from orchestrator.store.database import Database
 from orchestrator.store.frozen import watching
 from workers.leases import Leases
@@ -49,12 +50,14 @@ def run(settings: Settings) -> None:
     tune()
     # Celery would set up logging of its own, and send our lines through it.
     signals.setup_logging.connect(_keep_logs, weak=False)
+    migrate.refuse_unknown(settings.database_url)
     worker = f"{settings.host[:40]}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     database = Database(
         settings.database_url,
         # A thread needs a connection only while it claims and finishes.
         pool_size=max(settings.database.pool_size, settings.worker.threads + 4),
         idle_seconds=settings.database.idle_seconds,
+        known_schema=True,
     )
     # Beside the scheduler, which may be the one that is frozen.
     watch = watching(settings.database_url, settings.database.idle_seconds)

@@ -31,6 +31,7 @@ from orchestrator.jobs.wakeups import Wakeups
 from orchestrator.logs import configure_logs
 from orchestrator.schedules.due import mend_schedules, run_due
 from orchestrator.settings import Settings
+from orchestrator.store import migrate
 from orchestrator.store.database import Database
 from orchestrator.store.frozen import watching
 
@@ -56,7 +57,9 @@ class Scheduler:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         idle_seconds = settings.database.idle_seconds
-        self._database = Database(settings.database_url, pool_size=2, idle_seconds=idle_seconds)
+        self._database = Database(
+            settings.database_url, pool_size=2, idle_seconds=idle_seconds, known_schema=True
+        )
         # Beside the steps, which may be waiting for just what a frozen process has locked.
         self._frozen = watching(settings.database_url, idle_seconds)
         self._wakeups = Wakeups(settings.broker_url, settings.broker.prefix)
@@ -315,6 +318,7 @@ def run(settings: Settings) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
+    migrate.refuse_unknown(settings.database_url)
     scheduler = Scheduler(settings)
     log.info("scheduler.started")
     try:

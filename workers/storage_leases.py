@@ -26,7 +26,6 @@ from typing import Any
 
 import structlog
 from sqlalchemy import Connection, func, or_, select, text, update
-from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
 from orchestrator.audit import restored
@@ -40,6 +39,7 @@ from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database
 from orchestrator.store.lives import Reached
 from orchestrator.store.tables import backends, installation, workers
+from orchestrator.store.urls import file_of
 from workers.backends.interface import Driver
 
 log = structlog.get_logger(__name__)
@@ -498,7 +498,7 @@ def _told(record: Record) -> str:
 def instance_of(connection: Connection, url: str) -> str:
     """What tells this very database from a copy of it, as far as that can be had cheaply."""
     if connection.dialect.name != "postgresql":
-        there = Path(make_url(url).database or "").stat()
+        there = Path(file_of(url) or "").stat()
         return f"sqlite {machine_id()} {there.st_dev} {there.st_ino}"
     row = connection.execute(
         text(

@@ -17,6 +17,7 @@ from orchestrator.interpreter import tune
 from orchestrator.inventory.backends import configure
 from orchestrator.logs import configure_logs
 from orchestrator.settings import Settings
+from orchestrator.store import migrate
 
 #: How long a client may keep a connection it does not use: longer than people pause.
 _KEEP_ALIVE_SECONDS = 75
@@ -42,6 +43,7 @@ def serve(settings: Settings) -> None:
     tune()
     host, port = address_of(settings.api.listen)
     most = min(settings.api.max_connections, _allowed_connections())
+    migrate.refuse_unknown(settings.database_url)
     service = Service(settings)
     service.write(lambda connection: configure(connection, settings.backends))
     config = uvicorn.Config(

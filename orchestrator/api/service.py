@@ -56,6 +56,7 @@ class Service:
             settings.database_url,
             pool_size=settings.database.pool_size,
             idle_seconds=idle_seconds,
+            known_schema=True,
         )
         # Where workers and schedulers are all frozen, clients are still to be served.
         self._frozen = watching(settings.database_url, idle_seconds)

@@ -14,12 +14,12 @@ from contextlib import closing, contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
-from sqlalchemy import Connection, insert, make_url, select, text
+from sqlalchemy import Connection, insert, select, text
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DatabaseError
 
 from orchestrator.domain.errors import Conflict, InvalidInput, Unavailable
-from orchestrator.store import migrate
+from orchestrator.store import migrate, urls
 from orchestrator.store.database import Database
 from orchestrator.store.tables import SEQUENCES, counters, metadata
 
@@ -39,7 +39,7 @@ def save(url: str, file: Path) -> None:
     _forget(part)
     try:
         part.touch(mode=0o600, exist_ok=False)
-        if (source := file_of(url)) is not None:
+        if (source := urls.file_of(url)) is not None:
             copy_file(source, part)
         else:
             fill(url, f"sqlite:///{part.absolute()}")
@@ -115,13 +115,6 @@ def empty(connection: Connection) -> None:
     """Delete every row; on PostgreSQL."""
     tables = ", ".join(table.name for table in [*_TABLES, counters])
     connection.execute(text(f"TRUNCATE {tables}"))
-
-
-def file_of(url: str) -> Path | None:
-    """The file of a SQLite database; None for another kind."""
-    parsed = make_url(url)
-    is_sqlite = parsed.get_backend_name() == "sqlite"
-    return Path(parsed.database) if is_sqlite and parsed.database else None
 
 
 def put_in_place(new: Path, path: Path) -> Path | None:

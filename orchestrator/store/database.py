@@ -11,18 +11,33 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, make_url
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    ExceptionContext,
+    create_engine,
+    event,
+    false,
+    update,
+)
 from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from orchestrator.domain.errors import Unavailable
+from orchestrator.store import schema, urls
 from orchestrator.store.asking import commit_put_off
+from orchestrator.store.reasons import reason
+from orchestrator.store.sessions import Sessions, lift_limit, line_options
+from orchestrator.store.tables import installation
 from orchestrator.store.verdicts import (
     READ_ONLY,
     ends_only_this_session,
     ends_session,
     is_away,
+    is_of_the_schema,
     is_repeatable,
+    lacks_a_right,
     sqlstate,
     was_not_committed,
 )
@@ -35,48 +50,60 @@ _TRIES = 6
 _TRIES_WHEN_DYING = 3
 #: Seconds a writer waits for SQLite's one write lock.
 _SQLITE_BUSY = 30.0
-#: What our sessions call themselves; how we know our own.
-APPLICATION = "orchestrator"
 #: Unless the settings say otherwise: see `orchestrator.settings.DatabaseSettings`.
 IDLE_SECONDS = 20.0
-#: What no transaction of ours that writes takes, however slow the machine: then PostgreSQL (17
-#: and later) ends its session, whoever else is alive. Long reads say that they have no limit.
-_LONGEST_TRANSACTION_SECONDS = 900
-_HAS_TRANSACTION_TIMEOUT = 170000
+#: What a reading function sees.
+_ONE_STATE = "REPEATABLE READ"
+#: What only a database that takes writes does.
+_NO_CHANGE = update(installation).values(id=installation.c.id).where(false())
 
 
 class Database:
     """The database that a URL names. Threads share it; processes each make their own."""
 
     def __init__(
-        self, url: str, *, pool_size: int = 10, idle_seconds: float = IDLE_SECONDS
+        self,
+        url: str,
+        *,
+        pool_size: int = 10,
+        idle_seconds: float = IDLE_SECONDS,
+        standby: bool = False,
+        known_schema: bool = False,
     ) -> None:
         """``idle_seconds``: how long a session of PostgreSQL may wait in a transaction for this
-        process before it is ended."""
-        parsed = make_url(url)
+        process before it is ended. ``standby``: for reading, a server that takes no writes will
+        do. ``known_schema``: no connection is made while the schema is not this version's.
+
+        Raises `InvalidInput` for a URL that cannot be used.
+        """
+        parsed = urls.parse(url)
         self.url = url
         self.dialect = parsed.get_backend_name()
+        self._sessions: Sessions | None = None
+        self._known_schema = known_schema
         if self.dialect == "sqlite":
-            self.engine = _sqlite_engine(url, pool_size)
-        elif self.dialect == "postgresql":
+            self.engine = _sqlite_engine(parsed, pool_size)
+        else:
+            self._sessions = Sessions(
+                idle_seconds, pooled=not urls.prepares(parsed), standby=standby
+            )
             self.engine = create_engine(
-                parsed.set(drivername="postgresql+psycopg"),
+                urls.without_ours(parsed),
                 pool_size=pool_size,
                 max_overflow=pool_size,
                 pool_timeout=10,
                 # The one used last has its statements prepared, and is warm.
                 pool_use_lifo=True,
+                isolation_level="READ COMMITTED",  # whatever the server's default is
                 json_serializer=_dumps,
                 hide_parameters=True,  # they may hold what must be in no log
-                connect_args=_line_options(idle_seconds, set(parsed.query)),
+                connect_args=line_options(idle_seconds, set(parsed.query)),
             )
-            session = _session(idle_seconds)
-            event.listen(self.engine, "connect", lambda raw, _: _begin_session(raw, session))
+            sessions = self._sessions
+            event.listen(self.engine, "connect", lambda raw, _: sessions.begin(raw))
             event.listen(self.engine, "handle_error", _note_end_of_session)
-        else:
-            raise ValueError(
-                f"database.url names {self.dialect!r}; use sqlite:///PATH or postgresql://…"
-            )
+        if known_schema:
+            event.listen(self.engine, "connect", lambda raw, _: schema.refuse_unknown(raw))
 
     @property
     def is_postgresql(self) -> bool:
@@ -91,18 +118,21 @@ class Database:
         """
         with self._reading() as connection:
             if self.is_postgresql:
-                _reconnect(connection)
+                self._reconnect(connection)
             yield connection
 
     def look(self, work: Callable[[Connection], T]) -> T:
         """Run a reading function on one state of the database; again if its connection died."""
         try:
-            with self._reading() as connection:
-                return work(connection)
+            return self._look_once(work)
         except Unavailable as error:
             if not _has_died(error):
                 raise
+        return self._look_once(work)
+
+    def _look_once(self, work: Callable[[Connection], T]) -> T:
         with self._reading() as connection:
+            self._begin(connection)
             return work(connection)
 
     def glance(self, work: Callable[[Connection], T]) -> T:
@@ -110,10 +140,11 @@ class Database:
 
         On PostgreSQL no transaction begins or ends for it.
         """
-        if not self.is_postgresql:
+        if not self.is_postgresql or self._is_pooled:
             return self.look(work)
         try:
             with self._reading("AUTOCOMMIT") as connection:
+                self._begin(connection)
                 return work(connection)
         except Unavailable as error:
             if not _has_died(error):
@@ -121,9 +152,12 @@ class Database:
         return self.look(work)
 
     @contextmanager
-    def _reading(self, isolation: str = "REPEATABLE READ") -> Iterator[Connection]:
+    def _reading(self, isolation: str = _ONE_STATE) -> Iterator[Connection]:
         with self._reachable(reading=True), self.engine.connect() as connection:
             if self.is_postgresql:
+                # The first connection tells whether there is a pooler.
+                if self._is_pooled:
+                    isolation = _ONE_STATE
                 connection = connection.execution_options(
                     isolation_level=isolation, postgresql_readonly=True
                 )
@@ -141,10 +175,15 @@ class Database:
             if not self.is_postgresql:
                 connection = connection.execution_options(sqlite_begin="IMMEDIATE")
             with connection.begin():
+                self._begin(connection)
                 if may_take_long and self.is_postgresql:
-                    _lift_limit(connection)
+                    lift_limit(connection)
                 yield connection
                 commit_put_off(connection)
+
+    def try_to_write(self) -> None:
+        """Find out whether changes are taken, without any. Raises `Unavailable` if they are not."""
+        self.transact(lambda connection: connection.execute(_NO_CHANGE))
 
     def transact(self, work: Callable[[Connection], T]) -> T:
         """Run ``work`` in a transaction, again as a whole where the database asks for it.
@@ -180,6 +219,27 @@ class Database:
         """Close every pooled connection."""
         self.engine.dispose()
 
+    @property
+    def _is_pooled(self) -> bool:
+        """Whether a pooler has been seen that lends sessions for one transaction each."""
+        return self._sessions is not None and self._sessions.pooled
+
+    def _reconnect(self, connection: Connection, *, again: bool = True) -> None:
+        """Take a new connection if the pooled one has died; this transaction may take its time."""
+        try:
+            self._begin(connection)
+            lift_limit(connection)
+        except (OperationalError, InterfaceError, InternalError) as error:
+            if not error.connection_invalidated or not again:
+                raise
+            connection.rollback()
+            self._reconnect(connection, again=False)
+
+    def _begin(self, connection: Connection) -> None:
+        """What a session that is lent must be told at the beginning of a transaction."""
+        if self._is_pooled and self._sessions is not None:
+            self._sessions.begin_transaction(connection)
+
     @contextmanager
     def _reachable(self, *, reading: bool = False) -> Iterator[None]:
         """Tell a database that cannot be reached from one that says no."""
@@ -190,71 +250,22 @@ class Database:
                 "the database is too slow for the requests there are: try again"
             ) from error
         except DBAPIError as error:
-            if (reading and sqlstate(error) == READ_ONLY) or not is_away(error):
+            if reading and sqlstate(error) == READ_ONLY:
                 raise
-            raise Unavailable(
-                "the database cannot be reached or cannot write: see its log, and try again"
-            ) from error
+            if not is_away(error) and not lacks_a_right(error):
+                self._look_at_schema(error)
+                raise
+            raise Unavailable(reason(sqlstate(error), str(error.orig))) from error
+
+    def _look_at_schema(self, error: DBAPIError) -> None:
+        """Raise `Unavailable` if something is not there because the schema is another one's."""
+        if self._known_schema and is_of_the_schema(error):
+            self.engine.dispose()  # those that were made before it changed
+            self.engine.connect().close()
 
 
 def _dumps(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"))
-
-
-#: What each session of PostgreSQL begins with. All our statements find few rows among many,
-#: by index. PostgreSQL keeps a plan as long as a session lasts; one made while a table was
-#: empty would read it from end to end, however large it has become. And it weighs the price
-#: of planning again, which is a thousand operators a table, against what a plan for the
-#: values at hand would save: too little to plan statements again that take 0.03 ms.
-#: A process that is frozen in a transaction lets go of what that holds after a while; none of
-#: ours pauses in one. Where no time-out of the server's reaches, `orchestrator.store.frozen` does.
-_SESSION = """
-SET TIME ZONE 'UTC';
-SET cpu_operator_cost = 0.1;
-SET enable_seqscan = off;
-SET enable_hashjoin = off;
-SET enable_mergejoin = off;
-SET idle_in_transaction_session_timeout = {idle};
-SET tcp_keepalives_idle = {probe};
-SET tcp_keepalives_interval = {probe};
-SET tcp_keepalives_count = 3;
-SET tcp_user_timeout = {idle};
-"""
-_LIMITED = f"SET transaction_timeout = '{_LONGEST_TRANSACTION_SECONDS}s';"
-
-
-def _session(idle_seconds: float) -> str:
-    """The statements that a session begins with; a line that is cut is noticed in time."""
-    return _SESSION.format(idle=round(idle_seconds * 1000), probe=_probe(idle_seconds))
-
-
-def _probe(idle_seconds: float) -> int:
-    """Seconds between looks whether a silent line still stands; three go unanswered at most."""
-    return max(1, round(idle_seconds / 4))
-
-
-def _begin_session(raw: Any, session: str) -> None:
-    limited = _LIMITED if raw.info.server_version >= _HAS_TRANSACTION_TIMEOUT else ""
-    raw.execute(session + limited)
-    raw.commit()
-
-
-def _line_options(idle_seconds: float, given: set[str]) -> dict[str, Any]:
-    """What the driver is told about its line to PostgreSQL, but for what the URL says itself.
-
-    On a Unix socket there is nothing to look after, and the kernel is not asked to.
-    """
-    probe = _probe(idle_seconds)
-    wanted = {
-        "connect_timeout": 5,
-        "keepalives": 1,
-        "keepalives_idle": probe,
-        "keepalives_interval": probe,
-        "keepalives_count": 3,
-        "tcp_user_timeout": round(idle_seconds * 1000),
-    }
-    chosen = {name: value for name, value in wanted.items() if name not in given}
-    return {**chosen, "application_name": APPLICATION}
 
 
 def _note_end_of_session(context: ExceptionContext) -> None:
@@ -266,10 +277,8 @@ def _note_end_of_session(context: ExceptionContext) -> None:
             context.invalidate_pool_on_disconnect = False
 
 
-def _sqlite_engine(url: str, pool_size: int) -> Engine:
-    path = make_url(url).database
-    if not path or path == ":memory:":
-        raise ValueError("database.url: SQLite needs a file, since several processes share it")
+def _sqlite_engine(url: URL, pool_size: int) -> Engine:
+    path = url.database or ""
     engine = create_engine(
         url,
         json_serializer=_dumps,
@@ -299,26 +308,6 @@ def _sqlite_engine(url: str, pool_size: int) -> Engine:
         connection.exec_driver_sql(f"BEGIN {kind}")
 
     return engine
-
-
-_WITHOUT_LIMIT = "SELECT set_config('transaction_timeout', '0', true)"
-
-
-def _reconnect(connection: Connection, *, again: bool = True) -> None:
-    """Take a new connection if the pooled one has died; this transaction may take its time."""
-    try:
-        _lift_limit(connection)
-    except (OperationalError, InterfaceError, InternalError) as error:
-        if not error.connection_invalidated or not again:
-            raise
-        connection.rollback()
-        _reconnect(connection, again=False)
-
-
-def _lift_limit(connection: Connection) -> None:
-    raw: Any = connection.connection.driver_connection
-    limited = raw.info.server_version >= _HAS_TRANSACTION_TIMEOUT
-    connection.exec_driver_sql(_WITHOUT_LIMIT if limited else "SELECT 1")
 
 
 def _has_died(error: Exception) -> bool:

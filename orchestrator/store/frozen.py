@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import threading
 import time
+from functools import partial
 
 import structlog
 from sqlalchemy import Connection, text
 
-from orchestrator.store.database import APPLICATION, Database
+from orchestrator.store.database import Database
+from orchestrator.store.sessions import APPLICATION
 
 log = structlog.get_logger(__name__)
 
@@ -67,7 +69,7 @@ class Watch:
     def _run(self) -> None:
         while not self._stopped.wait(self._every):
             try:
-                if ended := self._database.glance(self._look):
+                if ended := self._look():
                     log.warning("database.frozen_sessions_ended", pids=ended)
                 self._away = False
             except Exception as error:
@@ -75,22 +77,27 @@ class Watch:
                     log.warning("database.not_watched", error=str(error))
                 self._away = True
 
-    def _look(self, connection: Connection) -> list[int]:
+    def _look(self) -> list[int]:
         now = time.monotonic()
-        application = {"application": APPLICATION}
-        waiting = [
-            (row.pid, row.backend_start, row.state_change)
-            for row in connection.execute(_LOOK, application)
-        ]
+        waiting = self._database.glance(_waits)
         self._seen = {wait: self._seen.get(wait, now) for wait in waiting}
-        ended = []
-        for (pid, begun, changed), since in self._seen.items():
-            if now - since < self._idle_seconds:
-                continue
-            same = {"pid": pid, "backend_start": begun, "state_change": changed}
-            if connection.execute(_END, {**application, **same}).scalar():
-                ended.append(pid)
-        return ended
+        # Each in a transaction of its own: within one, all looks would show the same.
+        return [
+            wait[0]
+            for wait, since in self._seen.items()
+            if now - since >= self._idle_seconds and self._database.glance(partial(_end, wait))
+        ]
+
+
+def _waits(connection: Connection) -> list[_Wait]:
+    found = connection.execute(_LOOK, {"application": APPLICATION})
+    return [(row.pid, row.backend_start, row.state_change) for row in found]
+
+
+def _end(wait: _Wait, connection: Connection) -> bool:
+    pid, begun, changed = wait
+    same = {"pid": pid, "backend_start": begun, "state_change": changed}
+    return bool(connection.execute(_END, {"application": APPLICATION, **same}).scalar())
 
 
 #: Looks while a session may be waiting: so much longer it may hold up others.

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import uuid
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, insert, inspect, make_url, select, text
+from sqlalchemy import Connection, insert, inspect, select, text
 
-import migrations
+from orchestrator.domain.errors import Conflict, InvalidInput, Unavailable
+from orchestrator.store import schema, urls
 from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database
 from orchestrator.store.lives import begin
@@ -25,10 +25,13 @@ _MIGRATION_LOCK = 0x6D696772
 def upgrade(url: str, revision: str = "head", *, named: bool = True) -> None:
     """Bring the database to a revision; the first time, give the installation its id.
 
-    Not ``named``, it has none yet, so that the database can be copied.
+    Not ``named``, it has none yet, so that the database can be copied. Raises `Conflict` if the
+    schema is newer than this version knows.
     """
+    _check_name(revision)
 
     def work(connection: Connection) -> None:
+        _refuse_newer(connection)
         command.upgrade(_config(connection), revision)
         if named:
             _name(connection)
@@ -54,37 +57,54 @@ def _name(connection: Connection) -> None:
 
 def downgrade(url: str, revision: str) -> None:
     """Take the database back to a revision; ``base`` removes everything."""
-    _alone(url, lambda connection: command.downgrade(_config(connection), revision))
+    _check_name(revision)
+
+    def work(connection: Connection) -> None:
+        _refuse_newer(connection)
+        command.downgrade(_config(connection), revision)
+
+    _alone(url, work)
+
+
+def _check_name(revision: str) -> None:
+    if revision not in (*schema.revisions(), "head", "base"):
+        raise InvalidInput(
+            f"there is no revision {revision!r}: name one of {', '.join(schema.revisions())}",
+            field="revision",
+        )
+
+
+def _refuse_newer(connection: Connection) -> None:
+    found = _found(connection)
+    if found is not None and found not in schema.revisions():
+        raise Conflict(str(schema.trouble(found)))
+
+
+def _found(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
 
 
 def check(url: str) -> str | None:
     """None if the schema is the one this version needs, else what to do."""
-    path = _file_of(url)
+    path = urls.file_of(url)
     if path is not None and not path.exists():
         return f"there is no database at {path} yet: run 'orchestrator db upgrade'"
-    database = Database(url, pool_size=1)
+    database = Database(url, pool_size=1, standby=True)
     try:
-        with database.read() as connection:
-            found = MigrationContext.configure(connection).get_current_revision()
+        return schema.trouble(database.look(_found))
     finally:
         database.close()
-    wanted = ScriptDirectory.from_config(_config(None)).get_current_head()
-    if found == wanted:
-        return None
-    if found is None:
-        return "the database has no schema yet: run 'orchestrator db upgrade'"
-    return f"the schema is at {found}, this version needs {wanted}: run 'orchestrator db upgrade'"
 
 
-def _file_of(url: str) -> Path | None:
-    """The file of a SQLite database."""
-    parsed = make_url(url)
-    is_sqlite = parsed.get_backend_name() == "sqlite"
-    return Path(parsed.database) if is_sqlite and parsed.database else None
+def refuse_unknown(url: str) -> None:
+    """Raise `Conflict` if the schema is not this version's; a database that is away may have it."""
+    with suppress(Unavailable):
+        if (wrong := check(url)) is not None:
+            raise Conflict(wrong)
 
 
 def _alone(url: str, work: Any) -> None:
-    if (path := _file_of(url)) is not None:
+    if (path := urls.file_of(url)) is not None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     database = Database(url, pool_size=1)
     try:
@@ -98,8 +118,7 @@ def _alone(url: str, work: Any) -> None:
         database.close()
 
 
-def _config(connection: Connection | None) -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+def _config(connection: Connection) -> Config:
+    config = schema.config()
     config.attributes["connection"] = connection
     return config

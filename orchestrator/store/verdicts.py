@@ -26,6 +26,9 @@ _REPEATABLE = {"40001", "40P01", "55P03"}
 _AWAY = ("08", "53", "57", "58")
 #: Classes that are about what is stored: cardinality, data, constraints, limits of a row.
 _OF_ROWS = ("21", "22", "23", "54")
+#: A right is missing; a table, column, function or view is.
+_NO_RIGHT = "42501"
+_MISSING = {"42P01", "42703", "42883", "3F000"}
 #: What SQLite says when its file cannot be used.
 _SQLITE_AWAY = ("unable to open", "disk I/O", "is full", "readonly", "malformed", "not a database")
 
@@ -63,6 +66,18 @@ def is_away(error: DBAPIError) -> bool:
     if state is None:
         return isinstance(error.orig, ConnectionError) or _is_of_the_line(error)
     return state[:2] in _AWAY
+
+
+def lacks_a_right(error: DBAPIError) -> bool:
+    """Whether our user may not do this in the database."""
+    return sqlstate(error) == _NO_RIGHT
+
+
+def is_of_the_schema(error: DBAPIError) -> bool:
+    """Whether something that a statement names is not there."""
+    if isinstance(error.orig, sqlite3.Error):
+        return "no such" in str(error.orig) or "has no column" in str(error.orig)
+    return sqlstate(error) in _MISSING
 
 
 def _is_of_the_line(error: DBAPIError) -> bool:

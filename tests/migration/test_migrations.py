@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import CheckConstraint, insert, inspect, select, text
+from sqlalchemy import CheckConstraint, func, insert, inspect, select, text
 
+from orchestrator.domain.errors import Conflict, InvalidInput, Unavailable
 from orchestrator.store import lives, migrate
 from orchestrator.store.audit_views import VIEWS
 from orchestrator.store.database import Database
 from orchestrator.store.tables import backends, installation, metadata, snapshots
+from orchestrator.store.tables import lives as lives_table
 
 
 @pytest.fixture
@@ -74,6 +80,68 @@ def test_a_schema_that_is_behind_is_told_with_the_remedy(database: Database) -> 
     assert "orchestrator db upgrade" in (migrate.check(database.url) or "")
     migrate.upgrade(database.url)
     assert migrate.check(database.url) is None
+
+
+def test_a_schema_of_a_later_version_is_left_alone(database: Database) -> None:
+    migrate.upgrade(database.url)
+    with database.write() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    assert "at 9999, which is newer than this version knows" in (migrate.check(database.url) or "")
+    with pytest.raises(Conflict, match="install the version that brought it there"):
+        migrate.upgrade(database.url)
+    with pytest.raises(Conflict, match="restore a backup"):
+        migrate.downgrade(database.url, "base")
+
+
+@pytest.mark.parametrize("work", [migrate.upgrade, migrate.downgrade])
+def test_a_revision_that_is_not_known_is_refused_by_name(
+    database: Database, work: Callable[[str, str], None]
+) -> None:
+    with pytest.raises(InvalidInput, match=r"no revision '0099': name one of .*0001"):
+        work(database.url, "0099")
+
+
+@pytest.mark.parametrize("part", ["api", "worker", "scheduler"])
+@pytest.mark.parametrize("revision", ["0009", "9999"])
+def test_no_part_starts_on_a_schema_that_it_does_not_know(
+    database: Database, tmp_path: Path, broker_url: str, part: str, revision: str
+) -> None:
+    migrate.upgrade(database.url)
+    if revision == "9999":
+        with database.write() as connection:
+            connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    else:
+        migrate.downgrade(database.url, revision)
+    ended = subprocess.run(
+        [sys.executable, "-m", "orchestrator", part, "--data", str(tmp_path)],
+        env={
+            **os.environ,
+            "ORCHESTRATOR_DATABASE__URL": database.url,
+            "ORCHESTRATOR_BROKER__URL": broker_url,
+        },
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert ended.returncode == Conflict.exit_status
+    [told] = ended.stderr.splitlines()
+    assert told.startswith(f"error: the schema of the database is at {revision}")
+
+
+def test_a_schema_that_changes_under_a_service_is_told_until_it_is_right_again(
+    database: Database,
+) -> None:
+    migrate.upgrade(database.url)
+    service = Database(database.url, known_schema=True)
+    count = select(func.count()).select_from(lives_table)
+    assert service.look(lambda connection: connection.execute(count).scalar_one()) == 1
+    migrate.downgrade(database.url, "0009")
+    for _ in range(2):
+        with pytest.raises(Unavailable, match=r"at 0009, this version needs .* db upgrade"):
+            service.look(lambda connection: connection.execute(count).scalar_one())
+    migrate.upgrade(database.url)
+    assert service.look(lambda connection: connection.execute(count).scalar_one()) == 1
+    service.close()
 
 
 def test_upgrading_twice_keeps_the_installation(database: Database) -> None:

@@ -14,6 +14,7 @@ from typing import LiteralString
 from urllib.parse import quote
 
 import psycopg
+import pytest
 from psycopg import sql
 
 from orchestrator.embedded.process import die_with_parent
@@ -37,12 +38,18 @@ logfile = {home}/log
 """
 
 
+def pgbouncer_before(server: Postgres) -> PgBouncer:
+    """One, not started; skips the test where it is not installed."""
+    if shutil.which("pgbouncer") is None:
+        pytest.skip("pgbouncer is not installed: apt install pgbouncer")
+    return PgBouncer(server)
+
+
 class PgBouncer:
     """Stands before ``server`` and is used in its place; `stop` leaves the server running."""
 
-    def __init__(self, server: Postgres, programs: str = "pgbouncer") -> None:
+    def __init__(self, server: Postgres) -> None:
         self.server = server
-        self._program = programs
         self._directory: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -56,7 +63,7 @@ class PgBouncer:
         if identity:
             os.chown(home, identity["user"], identity["group"])
         self._process = subprocess.Popen(
-            [self._program, "--quiet", str(config)],
+            ["pgbouncer", "--quiet", str(config)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

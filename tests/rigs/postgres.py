@@ -18,6 +18,7 @@ from typing import LiteralString, TypedDict
 from urllib.parse import quote
 
 import psycopg
+import pytest
 from psycopg import sql
 
 from orchestrator.embedded.process import die_with_parent
@@ -216,6 +217,13 @@ class Postgres:
 
 #: Where Debian's package of the server has its programs.
 DEBIAN = Path("/usr/lib/postgresql/15/bin")
+
+
+def debian_postgres(**settings: str) -> Postgres:
+    """Debian's, not started: it compiles statements (JIT). Skips the test where there is none."""
+    if not (DEBIAN / "postgres").exists():
+        pytest.skip("Debian's PostgreSQL 15 is not installed: apt install postgresql-15")
+    return Postgres(DEBIAN, **settings)
 
 
 def find_programs() -> Path:

@@ -1,0 +1,1 @@
+"""The product on servers as people run them, installed from a distribution's packages."""
