@@ -84,7 +84,7 @@ REFUSED: list[tuple[dict[str, Any], type[Problem], str]] = [
     (create("new", -1), InvalidSize, "params.size_bytes"),
     (create("new", 0), InvalidSize, "params.size_bytes"),
     (create("new", "10X"), InvalidSize, "params.size_bytes"),
-    (create("new", "1.5G"), InvalidSize, "params.size_bytes"),
+    (create("new", "1.5"), InvalidSize, "params.size_bytes"),
     (create("new", 2**63), InvalidSize, "params.size_bytes"),
     (create("new", "2T"), InsufficientCapacity, "params.size_bytes"),
     (create("new", backend="nowhere"), UnknownBackend, "backend"),
