@@ -81,7 +81,10 @@ def revoke(connection: Connection, id_: str, actor: str) -> None:
         .first()
     )
     if row is None:
-        raise NotFound(f"there is no valid token {id_!r}", field="token")
+        raise NotFound(
+            f"there is no valid token {id_[:64]!r}: 'orchestrator token list' shows their ids",
+            field="token",
+        )
     record(connection, [Event(kind="token.revoked", actor=actor, data=_told(row))], now)
 
 

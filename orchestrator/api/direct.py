@@ -12,10 +12,11 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orchestrator.api import problems
-from orchestrator.api.requesting import ACTOR, IdempotencyKey, ReasonHeader, preferred_wait
+from orchestrator.api.reading import read_json
+from orchestrator.api.requesting import ACTOR, IdempotencyKey, ReasonHeader, wait_in
 from orchestrator.api.service import Service
 from orchestrator.api.submitting import answer, single
-from orchestrator.domain.errors import Problem
+from orchestrator.domain.errors import MalformedBody, Problem
 from orchestrator.domain.requests import AnyJobRequest, JobRequest
 from orchestrator.domain.states import Role
 from orchestrator.jobs.submission import Actor
@@ -64,12 +65,12 @@ class ShortWay:
         if actor is None or not actor.role.includes(Role.OPERATOR):
             return None
         try:
-            job = _job.validate_json(body)
+            job = _job.validate_python(read_json(body))
             key = _key.validate_python(headers.get("idempotency-key"))
             reason = _reason.validate_python(headers.get("reason"))
-        except ValidationError:
+        except (ValidationError, MalformedBody):
             return None
-        wait = await preferred_wait(headers.get("prefer"))
+        wait = wait_in(headers)
         submission = single(job, actor, reason=reason, key=key)
         return await answer(self._service, submission, wait=wait)
 

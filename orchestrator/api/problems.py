@@ -8,10 +8,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from orchestrator.api.reading import methods_here
 from orchestrator.domain.errors import (
     InternalError,
     InvalidInput,
     MalformedBody,
+    MethodNotAllowed,
     NotAuthenticated,
     NotFound,
     Problem,
@@ -70,10 +72,9 @@ def install(app: FastAPI) -> None:
                 ),
                 request.url.path,
             )
-        for found in errors:
-            # Pydantic may put the exception itself here, which is no JSON.
-            found.pop("ctx", None)
-        return respond(problem_from(errors), request.url.path)
+        field = getattr(request.scope.get("route"), "body_field", None)
+        model = field.field_info.annotation if field is not None else None
+        return respond(problem_from(errors, model), request.url.path)
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> JSONResponse:
@@ -81,6 +82,14 @@ def install(app: FastAPI) -> None:
             problem: Problem = error.__cause__  # raised while the body was received
         elif error.status_code == NotFound.status:
             problem = NotFound(f"there is nothing at {request.url.path}")
+        elif error.status_code == MethodNotAllowed.status:
+            methods = methods_here(request)
+            response = respond(
+                MethodNotAllowed(f"{request.method} is not for this path, which takes {methods}"),
+                request.url.path,
+            )
+            response.headers["Allow"] = methods
+            return response
         elif error.status_code == MalformedBody.status:
             problem = MalformedBody(str(error.detail))
         else:

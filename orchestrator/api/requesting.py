@@ -15,6 +15,8 @@ from urllib.parse import unquote
 from fastapi import Depends, Header, Path, Query, Request
 from fastapi.security import HTTPBearer
 from pydantic import BeforeValidator
+from pydantic_core import PydanticCustomError
+from starlette.datastructures import Headers
 
 from orchestrator.api.service import Service
 from orchestrator.domain.errors import InvalidInput, NotAllowed, NotAuthenticated
@@ -38,7 +40,12 @@ _MOST_TRUSTED = 1000
 MAX_WAIT = 3600.0
 #: Where the scope of a request has who asks: an `Actor`, or None.
 ACTOR: Final = "orchestrator.actor"
-_PREFERENCE = re.compile(r"\bwait=(\d{1,9})\b")
+#: One preference (RFC 7240): its name, perhaps a value, plain or quoted, and parameters.
+_QUOTED = r'"(?:[^"\\]|\\.)*"'
+_PREFERENCE = re.compile(
+    rf"\s*([^\s=;,\"]+)\s*(?:=\s*({_QUOTED}|[^\s;,\"]*))?\s*(?:;(?:[^,\"]|{_QUOTED})*)?(?:,|$)"
+)
+_SECONDS = re.compile(r"\d{1,9}", re.ASCII)
 
 
 async def service_of(request: Request) -> Service:
@@ -113,8 +120,20 @@ Reader = Annotated[Actor, Depends(_needs(Role.READER))]
 Operator = Annotated[Actor, Depends(_needs(Role.OPERATOR))]
 Admin = Annotated[Actor, Depends(_needs(Role.ADMIN))]
 
+
 #: Paths are matched as they were sent, so a name arrives percent-encoded (see `app`).
-decoded = BeforeValidator(lambda value: unquote(value, errors="strict"))
+def _decode(sent: str) -> str:
+    try:
+        return unquote(sent, errors="strict")
+    except UnicodeDecodeError:
+        raise PydanticCustomError(
+            "invalid_name",
+            "{sent} is no UTF-8, percent-encoded",
+            {"sent": sent},
+        ) from None
+
+
+decoded = BeforeValidator(_decode)
 BackendInPath = Annotated[BackendName, decoded, Path(description="Name of the backend.")]
 VolumeInPath = Annotated[
     VolumeName, decoded, Path(description="Name of the volume, percent-encoded.")
@@ -169,15 +188,32 @@ async def _no_body(request: Request, _actor: Annotated[Actor, Depends(actor_of)]
 NoBody = Depends(_no_body)
 
 
+def wait_in(headers: Headers) -> float:
+    """Seconds that a client wants to wait; 0 if it does not, or says so as nobody understands.
+
+    Of several preferences of one name the first counts (RFC 7240, section 2).
+    """
+    if "prefer" not in headers:
+        return 0.0
+    for name, value in _PREFERENCE.findall(",".join(headers.getlist("prefer"))):
+        if name.lower() == "wait":
+            seconds = value.strip('"')
+            return min(float(seconds), MAX_WAIT) if _SECONDS.fullmatch(seconds) else 0.0
+    return 0.0
+
+
 async def preferred_wait(
-    prefer: Annotated[
+    request: Request,
+    _told: Annotated[
         str | None,
-        Header(description="`wait=30` holds the answer for up to 30 s, until the job has ended."),
+        Header(
+            alias="Prefer",
+            description="`wait=30` holds the answer for up to 30 s, until the job has ended.",
+        ),
     ] = None,
 ) -> float:
     """Seconds the client wants to wait; 0 if it does not."""
-    found = _PREFERENCE.search(prefer or "")
-    return min(float(found[1]), MAX_WAIT) if found else 0.0
+    return wait_in(request.headers)
 
 
 PreferredWait = Annotated[float, Depends(preferred_wait)]

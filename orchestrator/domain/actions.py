@@ -16,7 +16,6 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     AliasChoices,
-    BaseModel,
     ConfigDict,
     Field,
     model_validator,
@@ -24,6 +23,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
+from orchestrator.domain.exact import Exact
 from orchestrator.domain.exports import RuleText, RuleTexts
 from orchestrator.domain.names import BackendName, HostName, JunctionPath, VolumeName
 from orchestrator.domain.places import ImageLocation, ImagePath, Sha256
@@ -42,10 +42,10 @@ class Need(StrEnum):
     REQUIRED = "required"
 
 
-class Params(BaseModel):
+class Params(Exact):
     """The parameters of an action; one that is not declared is refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(frozen=True)
 
 
 def _limited(metadata: dict[str, Any]) -> dict[str, Any]:

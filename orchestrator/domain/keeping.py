@@ -7,16 +7,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
+
+from orchestrator.domain.exact import Exact
 
 _Count = Annotated[int, Field(ge=0, le=10_000)]
 
 
-class Keep(BaseModel):
+class Keep(Exact):
     """How many snapshots of each volume are kept. What any of the four keeps is kept."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(frozen=True)
 
     last: _Count = Field(default=0, description="The newest ones.")
     hourly: _Count = Field(

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import reduce
 from operator import or_
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
     AwareDatetime,
     BaseModel,
-    ConfigDict,
+    BeforeValidator,
     Field,
     TypeAdapter,
     ValidationError,
@@ -32,6 +33,7 @@ from orchestrator.domain.errors import (
     UnknownField,
     UnknownParameter,
 )
+from orchestrator.domain.exact import Exact
 from orchestrator.domain.names import (
     BackendName,
     HostName,
@@ -48,7 +50,27 @@ MAX_ID = 2**63 - 1
 
 JobId = Annotated[int, Field(ge=1, le=MAX_ID)]
 Ref = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._:-]+$")]
+_REF = re.compile(r"[A-Za-z0-9._:-]{1,64}", re.ASCII)
 Reason = Annotated[str, Field(max_length=500, pattern=r"^[^\x00-\x08\x0b-\x1f]*$")]
+
+
+#: RFC 3339, section 5.6.
+_MOMENT = re.compile(
+    r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII
+)
+
+
+def _read_moment(written: Any) -> Any:
+    if isinstance(written, datetime):
+        return written
+    try:
+        if isinstance(written, str) and _MOMENT.fullmatch(written):
+            return datetime.fromisoformat(written.upper())
+    except ValueError:
+        pass  # there is no such day
+    raise PydanticCustomError(
+        "invalid_input", "write a time with its zone, such as 2026-01-31T12:00:00Z"
+    )
 
 
 def _in_utc(moment: datetime) -> datetime:
@@ -68,20 +90,29 @@ def _no_dependency(named: list[Any]) -> list[Any]:
     return named
 
 
-Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+def _dependency(written: Any) -> Any:
+    is_id = type(written) is int and 1 <= written <= MAX_ID
+    if is_id or (isinstance(written, str) and _REF.fullmatch(written)):
+        return written
+    raise PydanticCustomError(
+        "invalid_input", "it is the id of a job, or the ref of a job of the same batch"
+    )
+
+
+#: What a job waits for.
+Dependency = Annotated[JobId | Ref, BeforeValidator(_dependency)]
+Moment = Annotated[AwareDatetime, BeforeValidator(_read_moment), AfterValidator(_in_utc)]
 Priority = Annotated[int, Field(ge=-20, le=19)]
 
 
-class JobOptions(BaseModel):
+class JobOptions(Exact):
     """What may be said of any job, whatever its action."""
-
-    model_config = ConfigDict(extra="forbid")
 
     priority: Priority = Field(default=0, description="-20 is first, 19 last.")
     run_at: Moment | None = Field(
         default=None, description="Not before this time (RFC 3339, with its zone)."
     )
-    depends_on: list[JobId | Ref] = Field(
+    depends_on: list[Dependency] = Field(
         default_factory=list,
         max_length=1000,
         description="Ids of jobs, or refs of the same batch, that must succeed first.",
@@ -172,7 +203,7 @@ def _model_of(action: Action) -> type[JobRequest]:
             fields[name] = (None, Field(default=None, description="Not used by this action."))
     if Lane.BACKEND in action.lanes:
         fields["depends_on"] = (
-            Annotated[list[JobId | Ref], AfterValidator(_no_dependency)],
+            Annotated[list[Dependency], AfterValidator(_no_dependency)],
             Field(default_factory=list, description="Not used by this action."),
         )
     title = "".join(part.capitalize() for part in action.name.replace("_", ".").split("."))
@@ -222,11 +253,19 @@ _KINDS: dict[str, type[Problem]] = {
 }
 
 
-def problem_from(errors: list[ErrorDetails] | list[dict[str, Any]]) -> Problem:
-    """The `Problem` for a list of pydantic errors: the first one, and all under ``errors``."""
+def problem_from(errors: list[ErrorDetails] | list[dict[str, Any]], model: Any = None) -> Problem:
+    """The `Problem` for a list of pydantic errors: the first one, and all under ``errors``.
+
+    ``model``: what was read, from which names are suggested for those that are not known.
+    """
     # What is missing may stand there under a mistyped name: that is told first.
     missing_last = sorted(errors, key=lambda error: error["type"] == "missing")
-    found = [_describe(error) for error in missing_last[:20]]
+    # Of the kinds that a value may have, each says why it is none: one is enough.
+    told: dict[str, tuple[type[Problem], str, str]] = {}
+    for error in missing_last[:20]:
+        described = _describe(error, model)
+        told.setdefault(described[1], described)
+    found = list(told.values())
     kind, field, detail = found[0]
     facts: dict[str, Any] = {}
     if len(found) > 1:
@@ -234,18 +273,72 @@ def problem_from(errors: list[ErrorDetails] | list[dict[str, Any]]) -> Problem:
     return kind(detail, field=field, **facts)
 
 
-def _describe(error: Mapping[str, Any]) -> tuple[type[Problem], str, str]:
+#: How pydantic calls the part of a request that a place begins with, and how it tells members of
+#: a union apart. People write neither.
+_PARTS = frozenset({"body", "query", "path", "header"})
+_TAG = re.compile(r"constrained-\w+|function-.+|\[key\]")
+
+#: What pydantic says of a value, as one of our sentences; formatted with its context and the value.
+_SENTENCES = {
+    "none_required": "the action takes none: leave it out",
+    "int_type": "a whole number is wanted, not {shown}",
+    "int_from_float": "a whole number is wanted, not {shown}",
+    "int_parsing": "a whole number is wanted, not {shown}",
+    "float_type": "a number is wanted, not {shown}",
+    "float_parsing": "a number is wanted, not {shown}",
+    "bool_type": "true or false is wanted, not {shown}",
+    "bool_parsing": "true or false is wanted, not {shown}",
+    "string_type": "text is wanted, not {shown}",
+    "list_type": "a list is wanted, not {shown}",
+    "dict_type": "an object is wanted, not {shown}",
+    "model_type": "an object is wanted, not {shown}",
+    "model_attributes_type": "an object is wanted, not {shown}",
+    "string_too_short": "it has at least {min_length} characters",
+    "string_too_long": "it has at most {max_length} characters",
+    "too_short": "it has at least {min_length} entries",
+    "too_long": "it has at most {max_length} entries",
+    "greater_than": "it is above {gt}, not {shown}",
+    "greater_than_equal": "it is at least {ge}, not {shown}",
+    "less_than": "it is below {lt}, not {shown}",
+    "less_than_equal": "it is at most {le}, not {shown}",
+    "literal_error": "it is {expected}, not {shown}",
+    "enum": "it is {expected}, not {shown}",
+}
+#: What a pattern asks for, in words.
+_WORDS = {
+    r"^[\x21-\x7e]+$": "letters, digits and signs of ASCII, without blanks",
+    r"^[\x20-\x7e]*$": "letters, digits, signs and blanks of ASCII",
+    r"^[\x20-\x7e]+$": "letters, digits, signs and blanks of ASCII",
+    r"^[A-Za-z0-9._@-]+$": "letters, digits and the characters . _ @ -",
+    r"^[A-Za-z0-9._:-]+$": "letters, digits and the characters . _ : -",
+    r"^[A-Za-z0-9_-]+$": "letters, digits, _ and -",
+    r"^[A-Za-z0-9_-]{1,64}$": "up to 64 letters, digits, _ and -",
+    r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$": "up to 64 letters, digits and . _ -, not first",
+    r"^[A-Za-z0-9._:/+-]*$": "letters, digits and the characters . _ : / + -",
+    r"^[A-Za-z0-9._:/+*?\[\]!-]+$": "letters, digits and the characters . _ : / + - * ? [ ] !",
+    r"^[a-z_.]+$": "small letters, _ and .",
+}
+
+
+def _describe(error: Mapping[str, Any], model: Any) -> tuple[type[Problem], str, str]:
+    place = list(error["loc"])
+    if place and place[0] in _PARTS:
+        place = place[1:]
+    while place and isinstance(place[-1], str) and _TAG.fullmatch(place[-1]):
+        place.pop()
+    if not place:
+        return _whole_body(error)
     # The tag of the union (the action's name) is in the path; people do not write it. What comes
     # last is what is wrong itself, whatever it is called.
-    *above, last = error["loc"] or ("body",)
-    path = [str(part) for part in above if part not in ACTIONS and part != "body"]
-    path += [] if last == "body" and not above else [str(last)]
+    *above, last = place
+    path = [str(part) for part in above if part not in ACTIONS]
+    if last not in ACTIONS or error["type"] == "extra_forbidden":
+        path.append(str(last))
     field = ".".join(path)
     kind = _KINDS.get(error["type"], InvalidInput)
-    detail = str(error["msg"])
     if error["type"] == "extra_forbidden":
         kind = UnknownParameter if "params" in path else UnknownField
-        known = JobRequest.model_fields if above and above[-1] in ACTIONS else ()
+        known = JobRequest.model_fields if above and above[-1] in ACTIONS else _names(model, above)
         detail = f"{path[-1]!r} is not known here" + did_you_mean(path[-1], known)
         if kind is UnknownParameter:
             detail = _unknown_parameter(error["loc"], path[-1])
@@ -256,9 +349,52 @@ def _describe(error: Mapping[str, Any]) -> tuple[type[Problem], str, str]:
     elif kind is UnknownAction:
         field = ".".join([*path, "action"])
         detail = no_such_action(_action_in(error))
-    elif field:
-        detail = f"{field}: {detail}"
-    return kind, field, detail
+    else:
+        detail = f"{field}: {_sentence(error)}" if field else _sentence(error)
+    return kind, field or "body", detail
+
+
+def _whole_body(error: Mapping[str, Any]) -> tuple[type[Problem], str, str]:
+    """What is wrong with a body that has no part which is wrong."""
+    if error["type"] == "missing":
+        return MissingField, "body", "send a body: JSON, with 'Content-Type: application/json'"
+    if error["type"] == "union_tag_not_found":
+        return MissingField, "action", "'action' is missing"
+    if error["type"] == "union_tag_invalid":
+        return UnknownAction, "action", no_such_action(_action_in(error))
+    kind = _KINDS.get(error["type"], InvalidInput)
+    return kind, "body", f"the body: {_sentence(error)}"
+
+
+def _sentence(error: Mapping[str, Any]) -> str:
+    written = error.get("input")
+    shown = "null" if written is None else repr(written)
+    if isinstance(written, bool):
+        shown = "true" if written else "false"
+    elif isinstance(written, dict | list):
+        shown = "an object" if isinstance(written, dict) else "a list"
+    context = {**(error.get("ctx") or {}), "shown": shown if len(shown) < 60 else shown[:60] + "…"}
+    if error["type"] == "string_pattern_mismatch":
+        words = _WORDS.get(context["pattern"], f"what fits {context['pattern']}")
+        return f"it is made of {words}"
+    if (ours := _SENTENCES.get(error["type"])) is not None:
+        return ours.format(**context)
+    return str(error["msg"]).removeprefix("Value error, ")
+
+
+def _names(model: Any, above: Sequence[Any]) -> list[str]:
+    """The fields that a model has at a place in it."""
+    for part in above:
+        fields = getattr(model, "model_fields", {})
+        model = _model_in(fields[part].annotation) if part in fields else model
+    return list(getattr(model, "model_fields", ()))
+
+
+def _model_in(annotation: Any) -> Any:
+    """The model that a field holds, perhaps beside others or in a list."""
+    if hasattr(annotation, "model_fields"):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _model_in(part))), None)
 
 
 def no_such_action(written: str) -> str:

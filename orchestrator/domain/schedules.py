@@ -7,11 +7,12 @@ import re
 from collections.abc import Iterable
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from orchestrator.domain.actions import ACTIONS, Action, Need
 from orchestrator.domain.cron import CronText
 from orchestrator.domain.errors import InvalidInput, MissingField, UnknownAction
+from orchestrator.domain.exact import Exact
 from orchestrator.domain.keeping import Keep
 from orchestrator.domain.names import BackendName
 from orchestrator.domain.requests import Reason, parse_request
@@ -29,10 +30,8 @@ Pattern = Annotated[
 ]
 
 
-class ScheduleSpec(BaseModel):
+class ScheduleSpec(Exact):
     """What is done again and again."""
-
-    model_config = ConfigDict(extra="forbid")
 
     cron: CronText
     action: str = Field(

@@ -21,9 +21,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
+from orchestrator.api.reading import ExactRoute, methods_here
 from orchestrator.domain.errors import (
     InternalError,
     InvalidInput,
+    MethodNotAllowed,
     NotAllowed,
     NotAuthenticated,
     NotFound,
@@ -90,7 +92,7 @@ class Subsystems(Protocol):
 class _Read(BaseModel):
     """Unknown keys are dropped."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", strict=True)
 
 
 _Text = Annotated[str, Field(min_length=1, max_length=255)]
@@ -234,7 +236,13 @@ def _invalid(_request: Request, error: Any) -> Response:
     return JSONResponse({"message": f"the request is not valid: {wrong}", "errors": errors}, 400)
 
 
-def _refused(_request: Request, error: Any) -> Response:
+def _refused(request: Request, error: Any) -> Response:
+    if isinstance(error.__cause__, Problem):
+        return refusal(error.__cause__)  # raised while the body was read
+    if error.status_code == MethodNotAllowed.status:
+        methods = methods_here(request)
+        told = f"{request.method} is not for this path, which takes {methods}"
+        return JSONResponse({"message": told}, error.status_code, {"Allow": methods})
     return JSONResponse({"message": str(error.detail)}, error.status_code, error.headers)
 
 
@@ -295,7 +303,7 @@ _Host = Annotated[str, _decoded, Path(description="Name of the host.")]
 _Policy = Annotated[str, _decoded, Path(description="Name of the export policy.")]
 _Rule = Annotated[str, _decoded, Path(description="A client, as in exports(5).")]
 
-_conf = APIRouter(prefix="/conf", tags=["conf"])
+_conf = APIRouter(prefix="/conf", tags=["conf"], route_class=ExactRoute)
 
 
 # The longer paths come first: a name may have slashes.
@@ -306,7 +314,7 @@ async def _no_body(request: Request) -> None:
 
 #: For routes that have none: what they were asked for in it would not be done.
 _NO_BODY = Depends(_no_body)
-_routes = APIRouter(prefix="/{sub}", tags=["storage"])
+_routes = APIRouter(prefix="/{sub}", tags=["storage"], route_class=ExactRoute)
 
 
 def _made() -> Response:

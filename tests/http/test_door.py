@@ -16,7 +16,7 @@ MIB = 2**20
 OPEN = {"/healthz", "/readyz", "/metrics"}
 
 
-def _routes(api: Api) -> Iterator[tuple[str, str]]:
+def routes_of(api: Api) -> Iterator[tuple[str, str]]:
     """Every route, with something for each name in its path."""
     for prefix, document in (("", "/openapi.json"), ("/v3", "/v3/openapi.json")):
         for path, methods in httpx.get(api.url + document, timeout=60).json()["paths"].items():
@@ -37,7 +37,7 @@ def _status(answer: bytes) -> int:
 
 
 def test_a_body_without_a_token_is_refused_unread_on_every_route(api: Api) -> None:
-    routes = list(_routes(api))
+    routes = list(routes_of(api))
     with api.client() as http:
         assert http.post("/v1/jobs", json={}).status_code == 422
     api.forget_memory()

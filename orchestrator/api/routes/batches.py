@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from orchestrator.api import models
+from orchestrator.api.reading import ExactRoute, read_json
 from orchestrator.api.requesting import (
     Cursor,
     IdempotencyKey,
@@ -26,19 +26,18 @@ from orchestrator.api.requesting import (
 )
 from orchestrator.api.routes.jobs import Plan, Timeout
 from orchestrator.api.submitting import answer, wait_for
-from orchestrator.domain.errors import BodyTooLarge, MalformedBody, Problem
+from orchestrator.domain.errors import BodyTooLarge, Problem
+from orchestrator.domain.exact import Exact
 from orchestrator.domain.requests import MAX_BATCH, AnyJobRequest, JobRequest, Reason, validated
 from orchestrator.jobs import cancel as canceling
 from orchestrator.jobs.submission import Submission
 from orchestrator.jobs.views import batch_view, list_batch_jobs
 
-router = APIRouter(prefix="/v1/batches", tags=["batches"])
+router = APIRouter(prefix="/v1/batches", tags=["batches"], route_class=ExactRoute)
 
 
-class BatchRequest(BaseModel):
+class BatchRequest(Exact):
     """Jobs to be accepted together."""
-
-    model_config = ConfigDict(extra="forbid")
 
     jobs: Annotated[list[AnyJobRequest], Field(min_length=1, max_length=MAX_BATCH)]
     reason: Reason | None = Field(default=None, description="For the jobs that name none.")
@@ -56,10 +55,7 @@ def _read_batch(kind: str, body: bytes) -> tuple[list[JobRequest], str | None]:
     """The jobs of a body, and the batch's reason. Raises `MalformedBody` and the like."""
     if kind.partition(";")[0].strip().lower() == NDJSON:
         return _read_lines(body), None
-    try:
-        written = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise MalformedBody(f"the body is no JSON: {error}", field="body") from None
+    written = read_json(body)
     if isinstance(written, list):
         written = {"jobs": written}
     try:
@@ -80,11 +76,7 @@ def _read_lines(body: bytes) -> list[JobRequest]:
         if len(requests) == MAX_BATCH:
             raise BodyTooLarge(f"a batch has at most {MAX_BATCH} jobs: split it", field="body")
         try:
-            written = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise MalformedBody(f"line {number} is no JSON: {error}", field="body") from None
-        try:
-            requests.append(validated(_line.validate_python, written))
+            requests.append(validated(_line.validate_python, read_json(line)))
         except Problem as problem:
             problem.facts |= {"line": number, "index": len(requests)}
             problem.detail = f"line {number}: {problem.detail}"

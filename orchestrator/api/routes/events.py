@@ -13,6 +13,7 @@ from sqlalchemy import Row
 
 from orchestrator.api import models
 from orchestrator.api.filters import check_backend
+from orchestrator.api.reading import ExactRoute
 from orchestrator.api.requesting import Limit, Reader, ServiceHere
 from orchestrator.api.service import Service
 from orchestrator.audit.events import read_feed, read_newest
@@ -21,7 +22,7 @@ from orchestrator.domain.history import check_kind
 from orchestrator.domain.names import BackendName, VolumeName
 from orchestrator.domain.requests import MAX_ID
 
-router = APIRouter(prefix="/v1/events", tags=["events"])
+router = APIRouter(prefix="/v1/events", tags=["events"], route_class=ExactRoute)
 
 _ID = re.compile(r"(?:(?P<epoch>[0-9]{1,19})-)?(?P<number>[0-9]{1,19})", re.ASCII)
 STREAM = "text/event-stream"

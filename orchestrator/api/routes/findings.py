@@ -6,11 +6,12 @@ import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from sqlalchemy import Connection
 
 from orchestrator.api import models
 from orchestrator.api.filters import check_backend
+from orchestrator.api.reading import ExactRoute
 from orchestrator.api.requesting import (
     Admin,
     Cursor,
@@ -29,10 +30,11 @@ from orchestrator.api.submitting import answer, told
 from orchestrator.audit import restored
 from orchestrator.audit.findings import finding, list_findings
 from orchestrator.audit.repairing import finding_view, note_repair, repair_submission
+from orchestrator.domain.exact import Exact
 from orchestrator.domain.names import BackendName
 from orchestrator.domain.states import FindingKind, FindingState
 
-router = APIRouter(prefix="/v1", tags=["audit"])
+router = APIRouter(prefix="/v1", tags=["audit"], route_class=ExactRoute)
 
 
 @router.get("/findings", response_model=models.Page[models.Finding])
@@ -68,10 +70,8 @@ def show(service: ServiceHere, _actor: Reader, finding_id: IdInPath) -> dict[str
     return finding_view(row)
 
 
-class RepairRequest(BaseModel):
+class RepairRequest(Exact):
     """How to repair a finding."""
-
-    model_config = ConfigDict(extra="forbid")
 
     repair: Annotated[str, Field(max_length=40)] = Field(
         description="The name of one of its repairs."

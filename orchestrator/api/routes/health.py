@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 from sqlalchemy import Connection, func, select
 
 from orchestrator.api import models
+from orchestrator.api.reading import ExactRoute
 from orchestrator.api.requesting import Reader, ServiceHere
 from orchestrator.domain.actions import ACTIONS
 from orchestrator.domain.errors import Problem
@@ -22,7 +23,7 @@ from orchestrator.jobs.wakeups import backend_queue
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import backends, jobs, workers
 
-router = APIRouter(tags=["service"])
+router = APIRouter(tags=["service"], route_class=ExactRoute)
 
 _OK = "ok"
 

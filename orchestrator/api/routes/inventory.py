@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from orchestrator.api import models
+from orchestrator.api.reading import ExactRoute
 from orchestrator.api.requesting import (
     BackendInPath,
     Cursor,
@@ -25,12 +26,13 @@ from orchestrator.api.requesting import (
 )
 from orchestrator.api.routes.jobs import states_of
 from orchestrator.domain.errors import NotFound
+from orchestrator.domain.exact import Exact
 from orchestrator.domain.names import HostName, JunctionPath
 from orchestrator.domain.requests import Reason
 from orchestrator.domain.states import VolumeState
 from orchestrator.inventory import backends, locks, policies, volumes
 
-router = APIRouter(prefix="/v1/backends", tags=["inventory"])
+router = APIRouter(prefix="/v1/backends", tags=["inventory"], route_class=ExactRoute)
 
 
 @router.get("", response_model=models.Page[models.Backend])
@@ -173,10 +175,8 @@ def show_policy(
     return service.read(lambda connection: policies.policy_view(connection, backend, policy))
 
 
-class LockRequest(BaseModel):
+class LockRequest(Exact):
     """Who takes the lock, and for how long."""
-
-    model_config = ConfigDict(extra="forbid")
 
     owner: HostName = Field(description="The host that shall hold it.")
     seconds: Annotated[float, Field(gt=0, le=10 * 365 * 86400)] | None = Field(

@@ -7,13 +7,14 @@ from enum import StrEnum
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Body, Query, Response
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 from sqlalchemy import Connection
 
 from orchestrator.api import models
 from orchestrator.api.filters import check_backend
 from orchestrator.api.models import NAME_OF_TOKENS
+from orchestrator.api.reading import ExactRoute
 from orchestrator.api.requesting import (
     MAX_WAIT,
     Admin,
@@ -33,6 +34,7 @@ from orchestrator.api.submitting import answer, single, wait_for
 from orchestrator.audit.events import of_job
 from orchestrator.domain.actions import ACTIONS
 from orchestrator.domain.errors import InvalidInput, UnknownAction
+from orchestrator.domain.exact import Exact
 from orchestrator.domain.names import BackendName, HostName, SnapshotName, VolumeName
 from orchestrator.domain.requests import (
     MAX_ID,
@@ -52,7 +54,7 @@ from orchestrator.jobs.views import job_view, list_jobs
 
 T = TypeVar("T", bound=StrEnum)
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=ExactRoute)
 
 Plan = Annotated[bool, Query(description="Tell what would happen, and change nothing.")]
 Timeout = Annotated[float, Query(ge=0, le=MAX_WAIT, description="Seconds.")]
@@ -104,7 +106,7 @@ async def submit(
 def states_of(words: str | None, kind: type[T]) -> list[T]:
     """The states listed in a query. Raises `InvalidInput`."""
     try:
-        return [kind(word) for word in (words or "").split(",") if word]
+        return [] if words is None else [kind(word) for word in words.split(",")]
     except ValueError:
         raise InvalidInput(
             f"state takes one or more of {', '.join(kind)}, separated by commas", field="state"
@@ -159,10 +161,8 @@ def list_(
     return {"items": found, "cursor": more}
 
 
-class ToArchive(BaseModel):
+class ToArchive(Exact):
     """Which jobs to archive: those named, or all that ended before a time."""
-
-    model_config = ConfigDict(extra="forbid")
 
     jobs: list[JobId] | None = Field(default=None, min_length=1, max_length=1000)
     ended_before: Moment | None = None
@@ -273,10 +273,8 @@ def approve(
     return service.read(lambda connection: job_view(connection, job_id))
 
 
-class JobChange(BaseModel):
+class JobChange(Exact):
     """What may be changed in a job that has not ended."""
-
-    model_config = ConfigDict(extra="forbid")
 
     priority: Priority
 

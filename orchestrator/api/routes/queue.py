@@ -6,16 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from orchestrator.api import models
+from orchestrator.api.reading import ExactRoute
 from orchestrator.api.requesting import Admin, Reader, ServiceHere
 from orchestrator.api.service import Service
+from orchestrator.domain.exact import Exact
 from orchestrator.domain.requests import Reason
 from orchestrator.jobs.intake import queue_view, set_accepting
 from orchestrator.jobs.submission import Actor
 
-router = APIRouter(prefix="/v1/queue", tags=["queue"])
+router = APIRouter(prefix="/v1/queue", tags=["queue"], route_class=ExactRoute)
 
 
 @router.get("", response_model=models.Queue)
@@ -24,10 +26,8 @@ def show(service: ServiceHere, _actor: Reader) -> Mapping[str, Any]:
     return service.read(queue_view)
 
 
-class Change(BaseModel):
+class Change(Exact):
     """Why the queue is drained or resumed."""
-
-    model_config = ConfigDict(extra="forbid")
 
     reason: Reason | None = Field(default=None, description="Kept in the history.")
 

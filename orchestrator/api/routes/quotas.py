@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Response
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 from sqlalchemy import Connection
 
 from orchestrator.api.filters import check_backend
 from orchestrator.api.models import NAME_OF_TOKENS, Account, Page, Quota
+from orchestrator.api.reading import ExactRoute
 from orchestrator.api.requesting import (
     Admin,
     BackendInPath,
@@ -25,11 +26,13 @@ from orchestrator.api.requesting import (
 )
 from orchestrator.domain.accounts import COUNTED
 from orchestrator.domain.errors import InvalidInput, InvalidSize
+from orchestrator.domain.exact import Exact
 from orchestrator.domain.names import BackendName
+from orchestrator.domain.requests import Moment
 from orchestrator.domain.sizes import MAX_SIZE, parse_size
 from orchestrator.inventory import holdings, quotas
 
-router = APIRouter(prefix="/v1/quotas", tags=["quotas"])
+router = APIRouter(prefix="/v1/quotas", tags=["quotas"], route_class=ExactRoute)
 
 _MANY = 2**31 - 1
 _Account = Annotated[str, Field(min_length=1, max_length=64, pattern=NAME_OF_TOKENS)]
@@ -49,10 +52,8 @@ def _size(given: object) -> object:
         raise ValueError(problem.detail) from None
 
 
-class QuotaRequest(BaseModel):
+class QuotaRequest(Exact):
     """The most that the account may have; what is absent has no limit."""
-
-    model_config = ConfigDict(extra="forbid")
 
     max_bytes: (
         Annotated[int, Field(ge=0, le=MAX_SIZE), BeforeValidator(_size, json_schema_input_type=int)]
@@ -98,7 +99,7 @@ def show(
     account: _AccountInPath,
     backend: _BackendIfAny = None,
     at: Annotated[
-        AwareDatetime | None,
+        Moment | None,
         Query(description="What it held at this time, as far as that is known: its volumes."),
     ] = None,
     limit: Limit = 100,

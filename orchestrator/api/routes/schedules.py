@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Response
-from pydantic import BaseModel, ConfigDict
 
 from orchestrator.api import models
+from orchestrator.api.reading import ExactRoute
 from orchestrator.api.requesting import (
     Admin,
     Cursor,
@@ -19,11 +19,12 @@ from orchestrator.api.requesting import (
     cursor_for,
     position_of,
 )
+from orchestrator.domain.exact import Exact
 from orchestrator.domain.schedules import NAME_OF_SCHEDULES, ScheduleSpec
 from orchestrator.schedules import book
 from orchestrator.schedules.by_hand import run_now
 
-router = APIRouter(prefix="/v1/schedules", tags=["schedules"])
+router = APIRouter(prefix="/v1/schedules", tags=["schedules"], route_class=ExactRoute)
 
 Name = Annotated[str, Path(pattern=NAME_OF_SCHEDULES, description="Name of the schedule.")]
 
@@ -63,10 +64,8 @@ def put(
     )
 
 
-class ScheduleChange(BaseModel):
+class ScheduleChange(Exact):
     """Whether it runs."""
-
-    model_config = ConfigDict(extra="forbid")
 
     enabled: bool
 

@@ -5,23 +5,24 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from orchestrator import tokens
 from orchestrator.api import models
+from orchestrator.api.reading import ExactRoute
 from orchestrator.api.requesting import Admin, NoBody, ServiceHere
+from orchestrator.domain.exact import Exact
 from orchestrator.domain.states import Role
 
-router = APIRouter(prefix="/v1/tokens", tags=["tokens"])
+router = APIRouter(prefix="/v1/tokens", tags=["tokens"], route_class=ExactRoute)
 
 
-class TokenRequest(BaseModel):
+class TokenRequest(Exact):
     """What the token shall be."""
 
-    model_config = ConfigDict(extra="forbid")
-
     name: Annotated[str, Field(min_length=1, max_length=64, pattern=models.NAME_OF_TOKENS)]
-    role: Role = Role.OPERATOR
+    # Text becomes a role.
+    role: Role = Field(default=Role.OPERATOR, strict=False)
     project: (
         Annotated[str, Field(min_length=1, max_length=64, pattern=models.NAME_OF_TOKENS)] | None
     ) = Field(

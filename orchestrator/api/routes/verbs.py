@@ -8,9 +8,10 @@ from inspect import Parameter, Signature
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query, Response
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, create_model
+from pydantic import AliasChoices, BaseModel, Field, create_model
 
 from orchestrator.api import models
+from orchestrator.api.reading import ExactRoute
 from orchestrator.api.requesting import (
     BackendInPath,
     HostInPath,
@@ -27,6 +28,7 @@ from orchestrator.api.routes.jobs import SUBMITTED, Plan
 from orchestrator.api.submitting import answer, single
 from orchestrator.domain.actions import ACTIONS, Action, Metadata, Need, VolumeSettings
 from orchestrator.domain.errors import InvalidInput
+from orchestrator.domain.exact import Written
 from orchestrator.domain.names import HostName, PolicyName, SnapshotName, VolumeName
 from orchestrator.domain.requests import JobOptions, JobRequest, parse_request
 from orchestrator.domain.sizes import Size
@@ -49,7 +51,7 @@ _PLACES = re.compile(r"\{(\w+)\}")
 
 def router() -> APIRouter:
     """The routes of all actions, and ``PATCH`` of a volume."""
-    made = APIRouter(prefix="/v1/backends/{backend}", tags=["verbs"])
+    made = APIRouter(prefix="/v1/backends/{backend}", tags=["verbs"], route_class=ExactRoute)
     for action in ACTIONS.values():
         method, path = action.route
         made.add_api_route(
@@ -95,7 +97,7 @@ def _body_model(action: Action, in_path: set[str], *, in_query: bool = False) ->
     title = "".join(part.capitalize() for part in re.split(r"[._]", action.name))
     model: type[BaseModel] = create_model(
         f"{title}{'Query' if in_query else 'Body'}",
-        __base__=(action.params, JobOptions),
+        __base__=(action.params, JobOptions, *([Written] if in_query else [])),
         __doc__=action.params.__doc__,
         **fields,
     )
@@ -165,8 +167,6 @@ def _given_once(*given: BaseModel | None) -> dict[str, Any]:
 
 class VolumeChange(JobOptions):
     """What to change in a volume: one of its size, its metadata, its settings, or its name."""
-
-    model_config = ConfigDict(extra="forbid")
 
     size_bytes: Size | None = Field(
         default=None,
