@@ -85,7 +85,7 @@ def test_a_batch_outlives_a_fail_over_and_messages_and_notices_flow_again(
             assert accepted.status_code == 202
             sentinels.until_failed_over()
             until(lambda: http.get(path).json()["unfinished"] == 0, "the batch has ended")
-            until(lambda: http.get("/readyz").status_code == 200, "the broker is found")
+            until(lambda: http.get("/readyz?strict").status_code == 200, "the broker is found")
             later = http.post("/v1/jobs", json=_create("after"), headers={"Prefer": "wait=60"})
             assert later.json()["state"] == "succeeded"
             during = http.get(f"{accepted.headers['Location']}/wait", params={"timeout": 60})

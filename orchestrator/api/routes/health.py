@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Query, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
@@ -35,8 +35,13 @@ def healthz() -> dict[str, str]:
 
 
 @router.get("/readyz", response_model=models.Ready, responses={503: {"model": models.Ready}})
-def readyz(service: ServiceHere) -> Response:
-    """Whether the database and the broker answer. Jobs are accepted without the broker, too."""
+def readyz(
+    service: ServiceHere,
+    strict: Annotated[
+        Literal["", "true", "false"], Query(description="Not ready without the broker either.")
+    ] = "false",
+) -> Response:
+    """Whether requests can be served. A broker that is `down` is told: jobs run without it."""
     ready = {"database": _OK, "broker": _OK}
     try:
         service.read(lambda connection: connection.execute(select(1)).scalar_one())
@@ -45,8 +50,9 @@ def readyz(service: ServiceHere) -> Response:
     try:
         service.notices.ping()
     except (RedisError, OSError):
-        ready["broker"] = "the broker does not answer; jobs are accepted and will run once it does"
-    status = 200 if set(ready.values()) == {_OK} else 503
+        ready["broker"] = "down"
+    needed = ready.values() if strict != "false" else [ready["database"]]
+    status = 200 if set(needed) == {_OK} else 503
     return JSONResponse(ready, status_code=status)
 
 
