@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -174,18 +175,28 @@ class Scheduler:
     def _autosize(self) -> None:
         scheduler = self._settings.scheduler
         with self._database.read() as connection:
-            wanted = [
-                *autosize.refreshes(connection, scheduler.autosize_seconds),
-                *autosize.growths(connection, scheduler.autosize_percent),
-            ]
-        for submission in wanted:
+            refreshes = autosize.refreshes(connection, scheduler.autosize_seconds)
+            growths = list(autosize.growths(connection, scheduler.autosize_percent))
+        for submission in refreshes:
+            with suppress(Problem):  # the next look is soon
+                self._wakeups.send(self._database.transact(partial(self._submit, submission)).wake)
+        for growth in growths:
+            self._grow(growth)
+
+    def _grow(self, growth: autosize.Growth) -> None:
+        why = growth.why_not
+        if growth.submission is not None:
             try:
-                accepted = self._database.transact(partial(self._submit, submission))
+                accepted = self._database.transact(partial(self._submit, growth.submission))
             except Problem as problem:
-                [request] = submission.requests
-                log.warning("autosize.refused", volume=request.volume, why=problem.detail)
+                if not autosize.matters(problem):
+                    return
+                why = problem.detail
             else:
                 self._wakeups.send(accepted.wake)
+                return
+        if self._database.transact(partial(autosize.note_refusal, growth=growth, why=why)):
+            log.warning("autosize.refused", backend=growth.backend, volume=growth.volume, why=why)
 
     def _look_again(self) -> None:
         with self._database.read() as connection:

@@ -11,6 +11,7 @@ EVENT_KINDS = frozenset(
     {
         *ACTIONS,
         *("archives.deleted", "events.archived", "jobs.archived"),
+        "autosize.refused",
         *("backend.available", "backend.unavailable"),
         *("database.acknowledged", "database.new_life", "database.restored"),
         *("finding.closed", "finding.opened"),

@@ -1,29 +1,36 @@
 """Volumes that grow by themselves as they fill, where their storage does not see to it.
 
 The scheduler reads here which are full enough, and submits jobs like anybody else: one that
-several schedulers submit is one job, because it has the same idempotency key.
+several schedulers submit is one job, because it has the same idempotency key. Where one cannot
+grow, history tells why, once an hour, and the audit finds it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, exists, select
 
+from orchestrator.audit.events import Event, record
 from orchestrator.domain.drivers import DRIVERS
+from orchestrator.domain.errors import Problem, ShrinkRefused
 from orchestrator.domain.requests import parse_request
-from orchestrator.domain.sizes import round_up
+from orchestrator.domain.sizes import format_size, round_up
 from orchestrator.domain.states import BackendState, Role, VolumeState
 from orchestrator.jobs.finish import ENGINE
 from orchestrator.jobs.submission import Actor, Submission
 from orchestrator.store.columns import db_now
-from orchestrator.store.tables import backends, jobs, volumes
+from orchestrator.store.tables import backends, events, jobs, volumes
 
 #: By how much a volume grows at once, in percent of its size.
 STEP_PERCENT = 20
 #: A growth that was refused or failed is tried again after this many seconds.
 _AGAIN_SECONDS = 3600
+
+_REFUSED = "autosize.refused"
 
 #: Drivers whose storage does not let volumes grow by itself.
 _OURS = sorted(name for name, spec in DRIVERS.items() if "autosize_enabled" not in spec.settings)
@@ -58,8 +65,21 @@ def refreshes(connection: Connection, seconds: float) -> list[Submission]:
     ]
 
 
-def growths(connection: Connection, percent: float) -> Iterator[Submission]:
-    """What makes those volumes larger that are fuller than ``percent``."""
+@dataclass(frozen=True, kw_only=True)
+class Growth:
+    """A volume that is nearly full, and what makes it larger; None if nothing may."""
+
+    backend: str
+    volume: str
+    volume_id: str
+    size_bytes: int
+    used_bytes: int
+    submission: Submission | None
+    why_not: str = ""
+
+
+def growths(connection: Connection, percent: float) -> Iterator[Growth]:
+    """What is to be done about the volumes that are fuller than ``percent``."""
     now = connection.execute(select(db_now())).scalar_one().timestamp()
     found = connection.execute(
         select(
@@ -81,19 +101,89 @@ def growths(connection: Connection, percent: float) -> Iterator[Submission]:
     ).all()
     for row in found:
         wanted = round_up(row.size_bytes * (100 + STEP_PERCENT) // 100, row.grain_bytes or 1)
-        size = min(wanted, int(row.settings["autosize_max_bytes"]))
-        if size <= row.size_bytes:
-            continue
-        yield _submission(
-            {
-                "action": "volume.grow",
-                "backend": row.backend,
-                "volume": row.name,
-                "params": {"size_bytes": size},
-            },
-            f"autosize {row.id} {row.size_bytes} {int(now / _AGAIN_SECONDS)}",
-            "autosize: it was nearly full",
+        most = int(row.settings["autosize_max_bytes"])
+        size, submission = min(wanted, most), None
+        if size > row.size_bytes:
+            submission = _submission(
+                {
+                    "action": "volume.grow",
+                    "backend": row.backend,
+                    "volume": row.name,
+                    "params": {"size_bytes": size},
+                },
+                f"autosize {row.id} {row.size_bytes} {int(now / _AGAIN_SECONDS)}",
+                "autosize: it was nearly full",
+            )
+        yield Growth(
+            backend=row.backend,
+            volume=row.name,
+            volume_id=row.id,
+            size_bytes=row.size_bytes,
+            used_bytes=row.used_bytes,
+            submission=submission,
+            why_not=f"its autosize_max_bytes are {format_size(most)}: raise them",
         )
+
+
+def matters(problem: Problem) -> bool:
+    """Whether a growth that is refused so leaves the volume as full as it is."""
+    return not isinstance(problem, ShrinkRefused)
+
+
+def note_refusal(connection: Connection, growth: Growth, why: str) -> bool:
+    """Tell in the history that a volume which is nearly full does not grow.
+
+    False if that was told lately, and has not changed.
+    """
+    now: datetime = connection.execute(select(db_now())).scalar_one()
+    told = _last_refusal(connection, growth.backend, growth.volume, growth.volume_id)
+    data = {"size_bytes": growth.size_bytes, "used_bytes": growth.used_bytes, "why": why}
+    lately = told is not None and told.at > now - timedelta(seconds=_AGAIN_SECONDS)
+    if lately and {**told.data, "used_bytes": growth.used_bytes} == data:
+        return False
+    event = Event(
+        kind=_REFUSED,
+        actor=ENGINE,
+        backend=growth.backend,
+        volume=growth.volume,
+        volume_id=growth.volume_id,
+        data=data,
+    )
+    record(connection, [event], now)
+    return True
+
+
+def refused(connection: Connection, backend_id: int, backend: str) -> Iterator[tuple[Any, str]]:
+    """The volumes of a backend that should have grown lately and did not; and why."""
+    now: datetime = connection.execute(select(db_now())).scalar_one()
+    for row in connection.execute(
+        select(volumes.c.id, volumes.c.name, volumes.c.size_bytes, volumes.c.used_bytes)
+        .where(
+            volumes.c.backend_id == backend_id,
+            volumes.c.autosize,
+            volumes.c.state == VolumeState.AVAILABLE,
+        )
+        .order_by(volumes.c.name)
+    ).all():
+        told = _last_refusal(connection, backend, row.name, row.id)
+        if told is None or told.at < now - timedelta(seconds=2 * _AGAIN_SECONDS):
+            continue
+        if told.data["size_bytes"] == row.size_bytes:
+            yield row, told.data["why"]
+
+
+def _last_refusal(connection: Connection, backend: str, volume: str, volume_id: str) -> Any:
+    return connection.execute(
+        select(events.c.at, events.c.data)
+        .where(
+            events.c.backend == backend,
+            events.c.volume == volume,
+            events.c.volume_id == volume_id,
+            events.c.kind == _REFUSED,
+        )
+        .order_by(events.c.commit_id.desc())
+        .limit(1)
+    ).first()
 
 
 def _submission(request: dict[str, Any], key: str, reason: str) -> Submission:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import select, update
 
+from orchestrator.audit.findings import list_findings
 from orchestrator.settings import Settings
+from orchestrator.store.tables import backends, events
 from tests.engine.conftest import Engine, act, create
 from workers.scheduler import Scheduler
 
@@ -100,3 +104,48 @@ def test_a_growth_that_is_refused_does_no_harm(engine: Engine, schedulers: list[
     look(engine, *schedulers)
     assert size(engine, "vm1") == 3 * MIB, "larger already than it would have become"
     assert size(engine, "vm2") > MIB
+
+
+def refusals(engine: Engine) -> list[tuple[str, str]]:
+    """What the history says of volumes that did not grow: which, and why."""
+    query = select(events.c.volume, events.c.data).where(events.c.kind == "autosize.refused")
+    with engine.database.read() as connection:
+        return [(row.volume, row.data["why"]) for row in connection.execute(query)]
+
+
+def found(engine: Engine) -> dict[str, str]:
+    """What the audit says of such volumes."""
+    engine.submit({"action": "backend.audit", "backend": "fast"})
+    engine.work()
+    with engine.database.read() as connection:
+        rows: Any = list_findings(connection, {"state": "open"}, before=None, limit=100)
+        return {row["volume"]: row["text"] for row in rows if row["kind"] == "capacity"}
+
+
+def test_a_volume_that_may_not_grow_is_told_and_found(
+    engine: Engine, schedulers: list[Scheduler]
+) -> None:
+    engine.submit(growing("most", 4 * MIB, 4 * MIB), growing("poor", 16 * MIB, 4 * MIB))
+    engine.work()
+    with engine.database.write() as connection:
+        connection.execute(update(backends).values(total_bytes=8 * MIB, overcommit=1.0))
+    fill(engine, "most", 4 * MIB)
+    fill(engine, "poor", 4 * MIB)
+    engine.submit({"action": "backend.refresh", "backend": "fast"})
+    engine.work()
+    with engine.database.write() as connection:
+        connection.execute(update(backends).values(total_bytes=8 * MIB, overcommit=1.0))
+    for scheduler in schedulers * 2:
+        scheduler._autosize()
+    told = dict(refusals(engine))
+    assert len(refusals(engine)) == len(told) == 2, "once each, however many look"
+    assert "autosize_max_bytes are 4M" in told["most"]
+    assert "may promise" in told["poor"]
+    assert "does not grow by itself" in found(engine)["most"]
+    # Once it has grown, nothing is wrong with it.
+    more = {"settings": {"autosize_max_bytes": 16 * MIB}}
+    engine.submit(act("volume.update", "most", "fast", params=more))
+    engine.work()
+    look(engine, *schedulers)
+    assert size(engine, "most") > 4 * MIB
+    assert "most" not in found(engine)

@@ -14,6 +14,7 @@ from orchestrator.domain.sizes import format_size
 from orchestrator.domain.states import FindingKind, VolumeState
 from orchestrator.inventory import promises
 from orchestrator.inventory.hosts import ALIVE_SECONDS
+from orchestrator.jobs import autosize
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import (
     attachments,
@@ -42,6 +43,7 @@ def findings(work: Work, connection: Connection, seen: Seen) -> Iterator[Finding
     yield from _jobs(work, connection, now)
     yield from _unseen(work, connection, now)
     yield from _capacity(work, connection)
+    yield from _full(work, connection)
 
 
 def sees(work: Work, row: Mapping[str, Any]) -> bool:
@@ -235,4 +237,18 @@ def _capacity(work: Work, connection: Connection) -> Iterator[Finding]:
             f"{format_size(limit)} (overcommit {room.overcommit:g}): give it more room, or "
             "remove volumes",
             detail={"what": "limit", "recorded": counted, "found": limit},
+        )
+
+
+def _full(work: Work, connection: Connection) -> Iterator[Finding]:
+    """Volumes that are nearly full and are to grow by themselves, and may not."""
+    for row, why in autosize.refused(connection, work.claim.backend_id, work.intent.backend):
+        yield Finding(
+            kind=FindingKind.CAPACITY,
+            subject=f"volume {row.id} full",
+            text=f"volume {row.name!r} uses {format_size(row.used_bytes)} of "
+            f"{format_size(row.size_bytes)} and does not grow by itself: {why}",
+            volume=row.name,
+            volume_id=row.id,
+            detail={"what": "autosize", "recorded": row.size_bytes, "found": row.used_bytes},
         )
