@@ -923,7 +923,7 @@ _DECLARED = (
     ),
     Action(
         name="backend.resume",
-        summary="Let a draining or disabled backend take work again.",
+        summary="Let a draining backend take work again.",
         audit="resumed backend {backend}",
         role=Role.ADMIN,
         volume=Need.NO,

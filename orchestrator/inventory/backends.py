@@ -48,6 +48,8 @@ def configure(connection: Connection, configured: Mapping[str, BackendSettings])
             )
         if not wanted.enabled:
             values["state"] = BackendState.DISABLED
+        elif row.state == BackendState.DISABLED:
+            values["state"] = BackendState.ENABLED
         if any(getattr(row, column) != value for column, value in values.items()):
             connection.execute(update(backends).where(backends.c.name == name).values(**values))
     for name, row in known.items():

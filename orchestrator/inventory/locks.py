@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -40,8 +41,7 @@ def _held(connection: Connection, backend: str, volume: str) -> tuple[Any, Any, 
     if found is not None and found["expires_at"] is not None and found["expires_at"] <= now:
         gone = connection.execute(delete(locks).where(locks.c.volume_id == row["id"])).rowcount
         if gone:  # else the scheduler was quicker, and has told it
-            before = found["owner"]
-            _record(connection, "lock.expired", row, backend, ENGINE, None, before, None, now)
+            _record(connection, "lock.expired", row, backend, ENGINE, None, dict(found), None, now)
         found = None
     return row, found, now
 
@@ -77,11 +77,11 @@ def take(
     if found is None:
         new = {"volume_id": row["id"], "owner": owner, "taken_at": now, **values}
         insert_rows(connection, locks, [new])
-        _record(connection, "lock.taken", row, backend, actor.name, reason, None, owner, now)
+        _record(connection, "lock.taken", row, backend, actor.name, reason, None, new, now)
     else:
         connection.execute(update(locks).where(locks.c.volume_id == row["id"]).values(**values))
-        _record(connection, "lock.renewed", row, backend, actor.name, reason, owner, owner, now)
         new = {**found, **values}
+        _record(connection, "lock.renewed", row, backend, actor.name, reason, found, new, now)
     return lock_of(new)
 
 
@@ -127,7 +127,7 @@ def release(
     if force:
         if not actor.role.includes(Role.ADMIN):
             raise NotAllowed("breaking a lock needs the role admin", field="force")
-        if not reason:
+        if not (reason or "").strip():
             raise InvalidInput("breaking a lock needs a reason", field="reason")
     elif owner is None:
         raise InvalidInput("name the host whose lock is to be released", field="owner")
@@ -141,7 +141,7 @@ def release(
         )
     connection.execute(delete(locks).where(locks.c.volume_id == row["id"]))
     kind = "lock.broken" if force else "lock.released"
-    _record(connection, kind, row, backend, actor.name, reason, found["owner"], None, now)
+    _record(connection, kind, row, backend, actor.name, reason, found, None, now)
 
 
 def _record(
@@ -151,14 +151,11 @@ def _record(
     backend: str,
     actor: str,
     reason: str | None,
-    before: str | None,
-    after: str | None,
+    before: Mapping[str, Any] | None,
+    after: Mapping[str, Any] | None,
     now: datetime,
 ) -> None:
-    data = {
-        "before": {"owner": before} if before else None,
-        "after": {"owner": after} if after else None,
-    }
+    data = {"before": _told(before), "after": _told(after)}
     event = Event(
         kind=kind,
         actor=actor,
@@ -169,3 +166,11 @@ def _record(
         data=data,
     )
     record(connection, [event], now)
+
+
+def _told(lock: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """What history says of a lock."""
+    if lock is None:
+        return None
+    expires = lock["expires_at"]
+    return {"owner": lock["owner"], "expires_at": expires and expires.isoformat()}

@@ -128,9 +128,10 @@ def cancel(connection: Connection, job_id: int, actor: str) -> Finished:
 
 
 def cancel_batch(connection: Connection, batch_id: int, actor: str) -> Finished:
-    """Cancel every job of a batch that has not ended. Raises `UnknownJob`.
+    """Cancel every job of a batch that has not ended.
 
-    The jobs are locked in the order of their ids, and those not begun end together.
+    The jobs are locked in the order of their ids, and those not begun end together. Raises
+    `UnknownJob`, and `JobEnded` if there is nothing left to cancel.
     """
     batch_view(connection, batch_id)
     rows = (
@@ -144,6 +145,9 @@ def cancel_batch(connection: Connection, batch_id: int, actor: str) -> Finished:
         .mappings()
         .all()
     )
+    if not rows:
+        state = batch_view(connection, batch_id)["state"]
+        raise JobEnded(f"batch {batch_id} has already {_said(state)}", state=state)
     now: datetime = connection.execute(select(db_now())).scalar_one()
     untouched = _untouched(connection, rows)
     ending = {row["id"] for row in untouched}

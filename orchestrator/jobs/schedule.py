@@ -292,7 +292,7 @@ def expire_locks(connection: Connection) -> int:
     gone = connection.execute(
         delete(locks)
         .where(locks.c.expires_at < db_now())
-        .returning(locks.c.volume_id, locks.c.owner)
+        .returning(locks.c.volume_id, locks.c.owner, locks.c.expires_at)
     ).all()
     if gone:
         now: datetime = connection.execute(select(db_now())).scalar_one()
@@ -313,7 +313,13 @@ def expire_locks(connection: Connection) -> int:
                     backend=names[row.volume_id].backend,
                     volume=names[row.volume_id].name,
                     volume_id=row.volume_id,
-                    data={"before": {"owner": row.owner}, "after": None},
+                    data={
+                        "before": {
+                            "owner": row.owner,
+                            "expires_at": row.expires_at.isoformat(),
+                        },
+                        "after": None,
+                    },
                 )
                 for row in gone
             ],

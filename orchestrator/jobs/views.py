@@ -213,6 +213,7 @@ def _views(connection: Connection, rows: Rows) -> list[View]:
     return [
         {
             **{name: row[name] for name in _TOLD},
+            "progress": _progress(row),
             "backend": row["backend"],
             "waiting_on": waits.get(row["id"]),
             "depends_on": depends.get(row["id"], []),
@@ -222,6 +223,14 @@ def _views(connection: Connection, rows: Rows) -> list[View]:
         }
         for row in rows
     ]
+
+
+def _progress(row: Mapping[str, Any]) -> View | None:
+    """How far a job has come: one that has ended all the way, if it succeeded."""
+    told: View | None = row["progress"]
+    if told is None or row["finished_at"] is None:
+        return told
+    return {**told, "done": told["total"]} if row["state"] == JobState.SUCCEEDED else None
 
 
 _BATCHES = Question(lambda d: select(batches).where(one_of(d, batches.c.id, "ids")))

@@ -115,7 +115,7 @@ def waiting_on(connection: Connection, rows: Rows) -> dict[int, Waiting]:
             if state and not row["begun"] and row["queue"] != "control":
                 found[job_id] = {
                     "kind": "draining_backend",
-                    "detail": f"the backend is {state}: an administrator can resume it",
+                    "detail": _NO_NEW_WORK[BackendState(state)],
                 }
             elif row["backend_id"] in away and row["queue"] != "control":
                 found[job_id] = _waits_for_backend(row, away[row["backend_id"]])
@@ -164,6 +164,14 @@ def waiting_on(connection: Connection, rows: Rows) -> dict[int, Waiting]:
                 "detail": f"job {other} on {lane} comes first",
             }
     return found
+
+
+#: Why a backend takes no new work.
+_NO_NEW_WORK = {
+    BackendState.DRAINING: "the backend is draining: an administrator can resume it",
+    BackendState.DISABLED: "the backend is disabled by the configuration: take out enabled = false "
+    "there, and restart",
+}
 
 
 def _met_an_outage(row: Mapping[str, Any]) -> bool:

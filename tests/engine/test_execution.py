@@ -444,6 +444,33 @@ def test_a_batch_is_canceled_whole(engine: Engine) -> None:
     assert engine.volumes() == {}
 
 
+def test_a_batch_that_has_ended_is_not_canceled(engine: Engine) -> None:
+    accepted = engine.submit(create("a"), create("b"))
+    engine.work()
+    with pytest.raises(JobEnded, match="has already succeeded"):
+        engine.database.transact(lambda c: cancel_batch(c, accepted.batch_id or 0, "tests"))
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [(None, {"done": 10, "total": 10, "unit": "bytes", "message": None}), ("fail", None)],
+)
+def test_ended_jobs_have_all_of_their_progress_or_none(
+    engine: Engine, fault: Any, told: Any
+) -> None:
+    [job_id] = engine.submit(create("a", max_attempts=1)).job_ids
+    [one] = _claim(engine)
+    said = {job_id: {"done": 4, "total": 10, "unit": "bytes"}}
+    engine.database.transact(lambda c: renew(c, {job_id: one.fence}, 30.0, said))
+    progress = engine.job(job_id)["progress"]
+    assert (progress["done"], progress["total"]) == (4, 10)
+    ending = Ending.FAILED if fault else Ending.SUCCEEDED
+    outcome = Outcome(ending=ending, problem=BackendError("no") if fault else None)
+    engine.database.transact(lambda c: finish(c, [(one, outcome)]))
+    progress = engine.job(job_id)["progress"]
+    assert progress == told or (progress["done"], progress["total"]) == (10, 10)
+
+
 # -- priorities, times, retry by hand -------------------------------------------------------
 
 

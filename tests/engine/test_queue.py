@@ -13,12 +13,14 @@ import pytest
 from sqlalchemy import select, update
 
 from orchestrator.domain.errors import (
+    BackendDisabled,
     Gone,
     QueueDrained,
     UnknownJob,
     WrongState,
 )
 from orchestrator.domain.states import JobState
+from orchestrator.inventory.backends import configure
 from orchestrator.jobs import schedule
 from orchestrator.jobs.archive import archive, ask_for, ask_for_older
 from orchestrator.jobs.claim import put_back_blocked
@@ -297,3 +299,20 @@ def test_no_time_and_no_job_is_refused() -> None:
     for written in ({}, {"jobs": [1], "ended_before": "2026-01-01T00:00:00Z"}):
         with pytest.raises(ValueError, match="either jobs or ended_before"):
             ToArchive.model_validate(written)
+
+
+def test_a_backend_that_the_configuration_disables_is_enabled_there(engine: Engine) -> None:
+    settings = engine.settings.backends
+    off = {**settings, "ram": settings["ram"].model_copy(update={"enabled": False})}
+    engine.database.transact(lambda connection: configure(connection, off))
+    for request in (
+        create("a"),
+        {"action": "backend.resume", "backend": "ram"},
+        {"action": "backend.drain", "backend": "ram"},
+    ):
+        with pytest.raises(BackendDisabled, match="enabled = false"):
+            engine.submit(request)
+    engine.database.transact(lambda connection: configure(connection, settings))
+    engine.submit(create("a"))
+    engine.work()
+    assert list(engine.volumes()) == ["a"]

@@ -356,10 +356,14 @@ class EngineMachine(RuleBasedStateMachine):
     def cancel_batch(self, back: int) -> None:
         if back <= len(self.batches):
             batch = self.batches[-back]
-            self.history.asked |= {
-                job.id for job in self.history.jobs.values() if job.row["batch_id"] == batch
-            }
-            self.world.transact(lambda c: cancel_batch(c, batch, "tests"))
+            jobs = [job for job in self.history.jobs.values() if job.row["batch_id"] == batch]
+            ended = all(job.ended for job in jobs)
+            self.history.asked |= {job.id for job in jobs}
+            try:
+                self.world.transact(lambda c: cancel_batch(c, batch, "tests"))
+                assert not ended
+            except JobEnded:
+                assert ended
             self.history.read()
 
     def set_priority(self, back: int, priority: int) -> None:

@@ -101,10 +101,7 @@ def check(outlook: Outlook, intent: Intent) -> None:
     backend = outlook.backend(intent.backend)
     action = intent.action
     if backend.state == BackendState.DISABLED and not action.administrative:
-        raise BackendDisabled(
-            f"backend {backend.name} is disabled: an administrator can resume it",
-            field="backend",
-        )
+        _refuse_disabled(outlook, intent)
     known = backend.known_capabilities
     if action.capability is not None and action.capability not in known:
         raise Unsupported(
@@ -115,6 +112,17 @@ def check(outlook: Outlook, intent: Intent) -> None:
     if action.respects_lock:
         _check_lock(outlook, intent)
     RULES[action.name].check(outlook, intent)
+
+
+def _refuse_disabled(outlook: Outlook, intent: Intent) -> None:
+    """Refuse what only the configuration can allow again."""
+    backend = outlook.backend(intent.backend)
+    if backend.state == BackendState.DISABLED:
+        raise BackendDisabled(
+            f"backend {backend.name} is disabled by the configuration: take out enabled = false "
+            "there, and restart",
+            field="backend",
+        )
 
 
 def check_room(outlook: Outlook, intent: Intent) -> int:
@@ -212,6 +220,6 @@ RULES: dict[str, Rule] = {
     "backend.audit": Rule(nothing, nothing),
     "backend.recount": Rule(nothing, nothing),
     "backend.diagnose": Rule(nothing, nothing),
-    "backend.drain": Rule(nothing, nothing),
-    "backend.resume": Rule(nothing, nothing),
+    "backend.drain": Rule(_refuse_disabled, nothing),
+    "backend.resume": Rule(_refuse_disabled, nothing),
 }
