@@ -82,7 +82,7 @@ class Serving:
             if backend.max_jobs is not None
         }
         self.drivers: dict[int, Driver] = {
-            ids[name]: _make(name, backend.spec.target, backend.options, installation_id)
+            ids[name]: make_driver(name, backend.spec.target, backend.options, installation_id)
             for name, backend in served.items()
         }
         self.leases = StorageLeases(
@@ -273,7 +273,8 @@ class Serving:
             log.warning("backend.not_noted", why=problem.detail)
 
 
-def _make(name: str, target: str, options: Any, installation_id: str) -> Driver:
+def make_driver(name: str, target: str, options: Any, installation_id: str) -> Driver:
+    """The driver of a backend; nothing is touched yet."""
     module, _, kind = target.partition(":")
     driver: Driver = getattr(importlib.import_module(module), kind)(name, options, installation_id)
     return driver

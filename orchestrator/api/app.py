@@ -28,6 +28,7 @@ from orchestrator.api.routes import (
     quotas,
     report,
     schedules,
+    status,
     tokens,
     verbs,
 )
@@ -111,6 +112,7 @@ def create_app(service: Service) -> FastAPI:
         queue.router,
         schedules.router,
         report.router,
+        status.router,
     ):
         app.include_router(router)
     if service.settings.v3.enabled:

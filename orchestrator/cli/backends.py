@@ -15,7 +15,8 @@ from orchestrator.cli.verbs import add_actions
 
 app = group()
 
-_BACKENDS: Columns = {
+#: What of backends is shown.
+BACKENDS: Columns = {
     "name": lambda backend: backend["name"],
     "driver": lambda backend: backend["driver"],
     "state": lambda backend: backend["state"],
@@ -41,7 +42,7 @@ def list_backends(as_json: options.Json = False) -> None:
     if as_json:
         print_json(found)
     else:
-        print_table(found["items"], _BACKENDS)
+        print_table(found["items"], BACKENDS)
 
 
 @app.command()

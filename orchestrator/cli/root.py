@@ -21,6 +21,8 @@ _COMMANDS = {
     "api": ("servers", "api"),
     "worker": ("servers", "worker"),
     "scheduler": ("servers", "scheduler"),
+    "status": ("status", "status"),
+    "doctor": ("doctor", "doctor"),
     "config": ("configuration", "app"),
     "db": ("database", "app"),
     "submit": ("submit", "submit"),

@@ -15,6 +15,7 @@ from orchestrator.client.shapes import (
     FollowedEvent,
     NewToken,
     Queue,
+    Status,
     Token,
 )
 from orchestrator.client.steps import (
@@ -191,6 +192,12 @@ class HistoryMethods:
     def resume_queue(self, *, reason: str | None = None) -> Steps[Queue]:
         """Have new jobs taken again. Needs the role admin."""
         return (yield from _queue("resume", reason))
+
+    @operation
+    def status(self) -> Steps[Status]:
+        """How the service is: version, queue, workers, backends, open findings."""
+        answer = yield Call(method="GET", path="/v1/status", repeatable=True)
+        return cast(Status, answer.body)
 
     @listing
     def actions(self) -> Query[ActionDescription]:

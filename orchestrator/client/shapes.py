@@ -383,6 +383,40 @@ class Queue(TypedDict):
     unfinished: dict[Literal["waiting", "queued", "running"], int]
 
 
+class Asker(TypedDict):
+    """Who asks, as the token says."""
+
+    name: str
+    role: str
+    project: str | None
+
+
+class Worker(TypedDict):
+    """A worker process; ``alive`` if it has been seen within seconds."""
+
+    host: str
+    pid: int
+    alive: bool
+    seen_at: str
+    started_at: str
+    backends: list[str]
+
+
+class Status(TypedDict):
+    """How the service is; ``findings`` are the open ones by kind."""
+
+    version: str
+    database: str
+    epoch: int
+    now: str
+    restored_at: str | None
+    you: Asker
+    queue: Queue
+    workers: list[Worker]
+    backends: list[Backend]
+    findings: dict[str, int]
+
+
 class Archived(TypedDict):
     """How many jobs will be archived."""
 

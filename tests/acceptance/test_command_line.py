@@ -382,6 +382,25 @@ def test_contents_are_exported_imported_on_a_host_and_copied(
     assert (refused["code"], refused["field"]) == ("forbidden_place", "params.target")
 
 
+def test_how_the_service_is_fits_on_a_screen(shell: Shell, product: Any) -> None:
+    told = shell.json("status")
+    assert (told["url"], told["you"]["role"], told["queue"]["accepting"]) == (
+        product.url,
+        "admin",
+        True,
+    )
+    assert {backend["name"] for backend in told["backends"]} == {"fast", "ram"}
+    alive = [worker for worker in told["workers"] if worker["alive"]]
+    assert {tuple(worker["backends"]) for worker in alive} == {("fast", "ram")}
+    shown = shell.ok("status")
+    assert "no worker is alive" not in shown
+    assert len(shown.splitlines()) < 40
+    mended = {"ORCHESTRATOR_CONFIG": str(product.config), "ORCHESTRATOR_DATA": str(product.data)}
+    if product.database_url.startswith("postgresql"):
+        mended["ORCHESTRATOR_DATABASE__URL"] = product.database_url
+    assert shell.run("doctor", env=mended).returncode == 0
+
+
 def test_the_queue_is_drained_and_resumed(shell: Shell, name: str) -> None:
     assert shell.json("queue", "drain", "--reason", "maintenance")["accepting"] is False
     try:

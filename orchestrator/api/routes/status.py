@@ -1,0 +1,97 @@
+"""How the service is, in one answer: for the screen of whoever is called at night."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import Field
+from sqlalchemy import Connection, func, select
+
+from orchestrator import __version__
+from orchestrator.api import models
+from orchestrator.api.requesting import Reader, ServiceHere
+from orchestrator.domain.states import FindingState, Role
+from orchestrator.inventory.backends import backend_views
+from orchestrator.inventory.hosts import ALIVE_SECONDS
+from orchestrator.jobs.intake import queue_view
+from orchestrator.jobs.submission import Actor
+from orchestrator.jobs.wakeups import backend_queue
+from orchestrator.store.columns import db_now
+from orchestrator.store.lives import present
+from orchestrator.store.tables import findings, installation, workers
+
+router = APIRouter(tags=["service"])
+
+
+class Asker(models.Answer):
+    """Who asks, as the token says."""
+
+    name: str
+    role: Role
+    project: str | None
+
+
+class Worker(models.Answer):
+    """A worker process."""
+
+    host: str
+    pid: int
+    alive: bool = Field(description="Whether it has been seen within seconds.")
+    seen_at: datetime
+    started_at: datetime
+    backends: list[str] = Field(description="The backends that it serves.")
+
+
+class Status(models.Answer):
+    """How the service is."""
+
+    version: str
+    database: str = Field(description="`sqlite` or `postgresql`.")
+    epoch: int = Field(description="The epoch of event numbers.")
+    now: datetime = Field(description="The database's clock, which everything goes by.")
+    restored_at: datetime | None = Field(
+        description="When a restore was noticed that nobody has acknowledged yet."
+    )
+    you: Asker
+    queue: models.Queue
+    workers: list[Worker]
+    backends: list[models.Backend]
+    findings: dict[str, int] = Field(description="Open findings by kind.")
+
+
+@router.get("/v1/status", response_model=Status)
+def status(service: ServiceHere, actor: Reader) -> dict[str, Any]:
+    """Read how the service is: version, queue, workers, backends, open findings."""
+    kind = service.database.dialect
+    return service.read(lambda connection: {"database": kind, **_status(connection, actor)})
+
+
+def _status(connection: Connection, actor: Actor) -> dict[str, Any]:
+    open_ = select(findings.c.kind, func.count()).where(findings.c.state == FindingState.OPEN)
+    found = backend_views(connection)
+    return {
+        "version": __version__,
+        "epoch": present(connection).epoch,
+        "now": connection.execute(select(db_now())).scalar_one(),
+        "restored_at": connection.execute(select(installation.c.restored_at)).scalar_one(),
+        "you": {"name": actor.name, "role": actor.role, "project": actor.project},
+        "queue": queue_view(connection),
+        "workers": _workers(connection, [backend["name"] for backend in found]),
+        "backends": found,
+        "findings": dict(connection.execute(open_.group_by(findings.c.kind)).all()),
+    }
+
+
+def _workers(connection: Connection, names: list[str]) -> list[dict[str, Any]]:
+    alive = (workers.c.seen_at > db_now(-ALIVE_SECONDS)).label("alive")
+    rows = connection.execute(select(workers, alive).order_by(workers.c.host, workers.c.pid))
+    return [
+        {
+            **row._mapping,
+            "alive": bool(row.alive),
+            "backends": [name for name in names if backend_queue(name) in row.queues],
+        }
+        for row in rows
+    ]
