@@ -35,7 +35,9 @@ def main() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     claim = Claim(job_id=wanted["job_id"], fence=wanted["fence"], at_checkpoint=die)
-    getattr(driver, wanted["method"])(*map(_ref, wanted["arguments"]), claim)
+    getattr(driver, wanted["method"])(
+        *map(_ref, wanted["arguments"]), claim, **wanted.get("options", {})
+    )
 
 
 main()

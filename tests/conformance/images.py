@@ -8,7 +8,7 @@ import pickle
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -98,6 +98,7 @@ def run(
     volume: VolumeRef,
     *more: object,
     only: Path | None = None,
+    options: Mapping[str, str] | None = None,
     **inject: str,
 ) -> tuple[subprocess.CompletedProcess[str], str]:
     """One call in a process of its own whose system calls fail as is said, of those on ``only``
@@ -105,6 +106,7 @@ def run(
     needs_program("strace")
     log = files.path.parent / "strace.log"
     wanted = {"job_id": call.job_id, "fence": call.fence, "method": method}
+    wanted |= {"options": options or {}}
     traced = {"fsync", "fdatasync", "fadvise64", *inject}
     done = subprocess.run(
         [

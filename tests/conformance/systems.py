@@ -375,7 +375,11 @@ assert {system.kind for system in SYSTEMS.values()} == set(DRIVERS), "every driv
 
 def release_loops(path: Path) -> None:
     for entry in Path("/sys/block").glob("loop*/loop/backing_file"):
-        if entry.read_text().startswith(f"{path}/"):
+        try:
+            backing = entry.read_text()
+        except OSError:
+            continue  # others' come and go
+        if backing.startswith(f"{path}/"):
             _run("losetup", "-d", f"/dev/{entry.parent.parent.name}")
 
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from orchestrator.domain.errors import Conflict, InUse, NotFound
+from orchestrator.domain.errors import Conflict, InUse, NotFound, Problem
 from tests.conformance.calls import Claim, LeaseLost, new_snapshot, new_volume, stopped
 from tests.conformance.conftest import Needs
-from tests.conformance.images import made, user_of
+from tests.conformance.images import made, run, user_of
 from tests.conformance.systems import Files, PlainFiles, System
 from workers.backends.file import stamps
-from workers.backends.interface import Driver, adopted_id
+from workers.backends.interface import Driver, SnapshotRef, VolumeRef, adopted_id
 
 
 @pytest.fixture(autouse=True)
@@ -166,3 +169,139 @@ def test_a_file_in_use_is_not_adopted(files: Files) -> None:
         subprocess.run(["losetup", "-d", loop], check=True)
     assert foreign.exists()
     files.driver.adopt(adopted, Claim())
+
+
+# -- a take-over that fails ---------------------------------------------------------------------
+
+SNAPSHOTS = ["s3", "s1", "s2"]
+
+
+@pytest.fixture
+def old(files: Files) -> VolumeRef:
+    """A volume with snapshots that no inventory knows."""
+    volume = made(files)
+    for name in SNAPSHOTS:
+        files.write(volume, name.encode())
+        files.driver.create_snapshot(new_snapshot(volume, name), Claim())
+    files.write(volume, b"now")
+    return volume
+
+
+def take_over(files: Files, old: VolumeRef) -> None:
+    """Adopt it under a new id, as whoever asks once more does; all of it is there then."""
+    new = new_volume("vm1")
+    files.driver.adopt(new, Claim(), instead_of=old.id)
+    kept = files.driver.list_snapshots(new)
+    assert [facts.name for facts in kept] == SNAPSHOTS
+    assert [snapshot_image(files, new, name).read_bytes()[:2] for name in SNAPSHOTS] == [
+        name.encode() for name in SNAPSHOTS
+    ]
+    assert files.read(new, 3) == b"now"
+    assert [facts.id for facts in files.driver.list_volumes()] == [new.id]
+    assert list(files.driver.list_strays()) == []
+    assert files.leftovers() == []
+    files.driver.rollback(new, SnapshotRef(adopted_id(new.id, "s1"), "s1", new), Claim())
+    assert files.read(new, 2) == b"s1"
+
+
+def adopt_again(files: Files, volume: VolumeRef, call: Claim) -> None:
+    """As jobs do that are told to take over what no inventory has."""
+    try:
+        files.driver.adopt(volume, call)
+    except Conflict as conflict:
+        files.driver.adopt(volume, call, instead_of=str(conflict.facts["stamp"]))
+
+
+def ids(files: Files, volume: VolumeRef) -> list[str | None]:
+    """Of all volumes, and of the snapshots of one."""
+    there = [facts.id for facts in files.driver.list_volumes()]
+    return there + [facts.id for facts in files.driver.list_snapshots(volume)]
+
+
+def snapshot_image(files: Files, old: VolumeRef, name: str) -> Path:
+    [image] = files.path.glob(f"snapshots/{old.id}/{name}~*.img")
+    return image
+
+
+def immutable(path: Path, *, now: bool) -> None:
+    done = subprocess.run(["chattr", "+i" if now else "-i", path], capture_output=True, check=False)
+    if done.returncode != 0:
+        pytest.skip("this file system has no immutable files")
+
+
+@pytest.mark.parametrize(
+    "obstacle",
+    [
+        "a snapshot is in use",
+        "a snapshot is immutable",
+        "snapshots may not be changed",
+        "the volume may not be changed",
+        "two snapshots of one name",
+    ],
+)
+def test_what_forbids_a_take_over_is_told_before_anything_is_moved(
+    files: Files, old: VolumeRef, obstacle: str
+) -> None:
+    last = snapshot_image(files, old, "s2")
+    new = new_volume("vm1")
+    with ExitStack() as kept:
+        fixed = None
+        if obstacle == "a snapshot is in use":
+            kept.enter_context(user_of(last))
+        elif obstacle == "two snapshots of one name":
+            second = new_snapshot(old, "s4")
+            files.driver.create_snapshot(second, Claim())
+            other = snapshot_image(files, old, "s4")
+            twin = other.rename(other.with_name(other.name.replace("s4~", "s2~")))
+            kept.callback(lambda: twin.rename(other))
+        else:
+            fixed = {
+                "a snapshot is immutable": last,
+                "snapshots may not be changed": last.parent,
+                "the volume may not be changed": files.image(old).parent,
+            }[obstacle]
+            immutable(fixed, now=True)
+            kept.callback(immutable, fixed, now=False)
+        before = sorted(files.path.rglob("*~*.img"))
+        stamped = ids(files, old)
+        with pytest.raises(Problem) as told:
+            files.driver.adopt(new, Claim(), instead_of=old.id)
+        assert "snapshots_taken" not in told.value.facts
+        assert sorted(files.path.rglob("*~*.img")) == before
+        assert ids(files, old) == stamped
+        assert files.driver.list_snapshots(new) == []
+    if obstacle == "two snapshots of one name":
+        files.driver.delete_snapshot(second, Claim())
+    take_over(files, old)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("then", ["the same job", "another job"])
+@pytest.mark.parametrize("call", ["fsetxattr", "setxattr", "renameat2", "fsync"])
+def test_a_take_over_that_fails_at_any_step_says_how_far_it_came(
+    files: Files, call: str, then: str
+) -> None:
+    """Each of the system calls that change something fails once."""
+    for number in range(1, 30):
+        name = f"vm{number}"
+        volume = made(files, name)
+        for one in SNAPSHOTS:
+            files.driver.create_snapshot(new_snapshot(volume, one), Claim())
+        job, new = Claim(), new_volume(name)
+        inject: dict[str, Any] = {call: f"error=EIO:when={number}"}
+        done, _ = run(files, job, "adopt", new, options={"instead_of": volume.id}, **inject)
+        taken = [facts.name for facts in files.driver.list_snapshots(new)]
+        if done.returncode == 0:
+            assert (taken, number > 1 or call.endswith("setxattr")) == (SNAPSHOTS, True)
+            return
+        assert "Input/output error" in done.stderr
+        if taken:
+            assert "adopt it again" in done.stderr
+            assert all(one in done.stderr for one in taken)
+        else:
+            assert "adopt it again" not in done.stderr
+        final = new if then == "the same job" else new_volume(name)
+        adopt_again(files, final, job.again())
+        assert [facts.name for facts in files.driver.list_snapshots(final)] == SNAPSHOTS
+        assert list(files.driver.list_strays()) == []
+    raise AssertionError("more steps than expected")

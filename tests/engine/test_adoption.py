@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 from typing import Any
 
 import pytest
 
 from orchestrator.domain.errors import AlreadyExists, Unsupported
 from tests.engine.conftest import Engine, act, create, grow
+from workers.backends.file import layout
 from workers.backends.memory import Faults, MemoryDriver
 
 MIB = 2**20
@@ -133,3 +135,35 @@ def test_what_another_volume_is_is_never_taken_over(engine: Engine) -> None:
     job = engine.job(accepted.job_ids[0])
     assert (job["state"], job["error"]["code"]) == ("failed", "conflict")
     assert ids(engine)["other"] == engine.volumes()["mine"]["id"]
+
+
+def test_a_take_over_that_is_canceled_half_way_says_so_and_can_be_finished(engine: Engine) -> None:
+    """The snapshots have been taken, and somebody is giving names where the volume belongs."""
+    root = engine.settings.data / "volumes"
+    engine.submit(create("vm1", backend="fast"))
+    for snapshot in ("s2", "s1"):
+        engine.submit(act("snapshot.create", "vm1", "fast", snapshot=snapshot))
+    engine.work()
+    engine.submit(act("volume.forget", "vm1", "fast"))
+    engine.work()
+    adopt = act("volume.adopt", "vm1", "fast", params={"take_over": True})
+    lane = layout.lane_of_directory(layout.volume_place("vm1", "0" * 32).directory)
+    with root.joinpath(*layout.LOCKS, lane).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        [job_id] = engine.submit(adopt).job_ids
+        engine.work()
+        job = engine.job(job_id)
+        assert job["state"] == "waiting", job
+        assert job["error"]["snapshots_taken"] == ["s2", "s1"]
+        engine.cancel(job_id)
+        engine.work()
+    job = engine.job(job_id)
+    assert job["state"] == "failed"
+    assert job["error"]["code"] == "canceled"
+    assert "snapshots s2, s1 were taken over" in job["error"]["detail"]
+    assert engine.volumes("fast") == {}
+    [job_id] = engine.submit(adopt).job_ids
+    engine.work()
+    job = engine.job(job_id)
+    assert job["state"] == "succeeded", job
+    assert job["result"]["snapshots"] == ["s2", "s1"]

@@ -307,7 +307,11 @@ def _adopt(work: Work) -> Become:
     work.driver.fence_off(work.volume, LastCall(work))
     if isinstance(work.driver.inspect(work.volume), VolumeFacts):
         return Whole(adopt(work))
-    return Nothing()
+    taken = [one.name for one in work.driver.list_snapshots(work.volume)]
+    if not taken:
+        return Nothing()
+    told = f"its snapshots {', '.join(taken)} were taken over, and the volume was not"
+    return Part(f"{told}: adopt it again, which finishes that", {"snapshots_taken": taken})
 
 
 # -- use by hosts -------------------------------------------------------------------------

@@ -1,19 +1,22 @@
 """Adopting images: those that somebody else put there, and those whose stamp nobody knows.
 
-Snapshots come first and the image last, each with its new stamp before its new name: an
-adoption that was interrupted is recognised by the stamp, and goes on.
+Everything that may forbid it is asked before the first file gets another name. Then snapshots come
+first and the image last, each with its new stamp before its new name: an adoption that was
+interrupted is recognised by the stamps, and goes on. Until it is over the image bears its old
+stamp, which tells of the ids that were to take it over: whoever adopts it finds all snapshots.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
-from orchestrator.domain.errors import Conflict, UnknownVolume
+from orchestrator.domain.errors import AccessDenied, Conflict, Problem, UnknownVolume
 from workers.backends.file import layout
 from workers.backends.file.facts import present_facts
+from workers.backends.file.failures import translated
 from workers.backends.file.holding import refuse_late, settle, settle_directory
 from workers.backends.file.images import (
     Image,
@@ -38,7 +41,7 @@ from workers.backends.file.stamps import (
 from workers.backends.file.tree import Tree, lock_file
 from workers.backends.file.uses import alone
 from workers.backends.interface import Call, VolumeFacts, VolumeRef, adopted_id, check_id
-from workers.files import rename_without_replacing
+from workers.files import anew, rename_without_replacing
 
 
 def adopt_volume(tree: Tree, volume: VolumeRef, instead_of: str | None, call: Call) -> VolumeFacts:
@@ -63,8 +66,7 @@ def adopt_volume(tree: Tree, volume: VolumeRef, instead_of: str | None, call: Ca
             raise Conflict(f"{image.path} is empty: a volume has one byte at least")
         with alone(image):
             call.checkpoint()
-            if before is not None and instead_of is not None:
-                _take_snapshots(tree, volume, instead_of, call)
+            place = layout.volume_place(volume.name, volume.id)
             stamp = replace(
                 before or new_stamp(tree, volume, call),
                 id=volume.id,
@@ -72,8 +74,20 @@ def adopt_volume(tree: Tree, volume: VolumeRef, instead_of: str | None, call: Ca
                 job=call.job_id,
                 installation=tree.installation,
                 fence=call.fence,
+                heirs=(),
             )
-            _name(tree, image, layout.volume_place(volume.name, volume.id), stamp)
+            _ask_for_name(tree, image, place)
+            taken_over = _TakenOver(tree, volume, call)
+            if before is not None and instead_of is not None:
+                taken_over.look(check_id(instead_of), *before.heirs)
+                taken_over.ask()
+                if taken_over.left and volume.id not in (before.id, *before.heirs):
+                    write_stamp(
+                        tree, image.descriptor, replace(before, heirs=(*before.heirs, volume.id))
+                    )
+            with taken_over.told():
+                taken_over.take()
+                _name(tree, image, place, stamp)
             if instead_of is not None:
                 drop_stamp(tree, instead_of)
             return present_facts(replace(image, name=volume.name), stamp)
@@ -129,13 +143,12 @@ def _named(tree: Tree, volume: VolumeRef) -> Image | None:
         image = _read(tree, place.directory, file)
         if image is None:
             continue
-        # One that bears the new stamp already, under its old name, was about to be adopted.
+        # One that bears another stamp than its name says was about to be adopted.
         where = tree.where(image.directory, image.file)
-        ours = image.stamp is not None and image.stamp.name == volume.name
-        if ours or (
-            image.descriptor >= 0
-            and read_stamp(tree, image.descriptor, volume.id, where) is not None
-        ):
+        stamp = image.stamp
+        if stamp is None and image.descriptor >= 0:
+            stamp = borne(tree, image.descriptor, where, volume.id)
+        if stamp is not None and stamp.name == volume.name:
             return image
         close(image)
     return None
@@ -162,56 +175,151 @@ def _read(tree: Tree, directory: tuple[str, ...], file: str) -> Image | None:
 
 @dataclass(frozen=True)
 class _Found:
+    """A snapshot that is to have another volume."""
+
+    top: tuple[str, ...]
     directory: tuple[str, ...]
     file: str
+    name: str
     stamp: Stamp
 
 
-def _take_snapshots(tree: Tree, volume: VolumeRef, old_id: str, call: Call) -> None:
-    """Give the volume the snapshots that bear stamps of ours and were of the old id.
+class _TakenOver:
+    """The snapshots that a volume gets: those that bear stamps of ours and were of its old ids.
 
     Their order stays the storage's own.
     """
-    old = snapshots_of(VolumeRef(check_id(old_id), volume.name))
-    # All are found before the first gets another name.
-    there = [
-        _Found(image.directory, image.file, stamp)
-        for image in walk(tree, old)
-        if (stamp := image.stamp or _interrupted(tree, image, volume)) is not None
-    ]
-    for one in there:
-        stamp = one.stamp
-        new_id = adopted_id(volume.id, stamp.name)
-        place = layout.snapshot_place(stamp.name, new_id, volume.id)
-        call.checkpoint()
-        renewed = replace(
-            stamp, id=new_id, volume=volume.id, installation=tree.installation, fence=call.fence
-        )
-        # That it is gone now is no answer: nobody else has any business with it.
-        image = read_image(
-            tree, one.directory, tree.directory(*one.directory), one.file, old, os.O_RDWR
-        )
+
+    def __init__(self, tree: Tree, volume: VolumeRef, call: Call) -> None:
+        self._tree, self._volume, self._call = tree, volume, call
+        #: Those that have not been taken, and the names of those that have.
+        self.left: list[_Found] = []
+        self._taken: list[str] = []
+
+    def look(self, *old_ids: str) -> None:
+        """Find them all, before the first gets another name."""
+        self._taken = self._own()
+        for old_id in dict.fromkeys(old_ids):
+            if old_id == self._volume.id:
+                continue
+            top = snapshots_of(VolumeRef(old_id, self._volume.name))
+            for image in walk(self._tree, top):
+                # Below a directory of its own the rest of a name is not a name's beginning.
+                chunks = tuple(part for part in image.directory if layout.is_continued(part))
+                named = layout.read_place(chunks, image.file)
+                if named is None or image.descriptor < 0:
+                    continue
+                stamp = image.stamp or self._interrupted(image, named[0], old_ids)
+                if stamp is not None:
+                    found = _Found(top, image.directory, image.file, named[0], stamp)
+                    self.left.append(found)
+
+    def _interrupted(self, image: Image, name: str, old_ids: Sequence[str]) -> Stamp | None:
+        """The stamp of a snapshot that has a newer one, and not yet its newer name."""
+        where = self._tree.where(image.directory, image.file)
+        for volume_id in (self._volume.id, *old_ids):
+            stamp = read_stamp(self._tree, image.descriptor, adopted_id(volume_id, name), where)
+            if stamp is not None:
+                return stamp
+        return None
+
+    def ask(self) -> None:
+        """Raise what forbids to take them."""
+        if not self.left:
+            return
+        names = [*self._taken, *(one.name for one in self.left)]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise Conflict(
+                f"{self._volume.name} has two snapshots {twice!r}: move one of them away, from "
+                f"{' or '.join(sorted({'/'.join(one.top) for one in self.left}))}"
+            )
+        _ask_for_directory(self._tree, snapshots_of(self._volume))
+        for one in self.left:
+            _ask_for_directory(self._tree, one.directory)
+            with self._opened(one):
+                pass
+
+    def take(self) -> None:
+        """Give them their new stamps and names, one after the other."""
+        while self.left:
+            one = self.left[0]
+            new_id = adopted_id(self._volume.id, one.name)
+            place = layout.snapshot_place(one.name, new_id, self._volume.id)
+            self._call.checkpoint()
+            renewed = replace(
+                one.stamp,
+                id=new_id,
+                name=one.name,
+                volume=self._volume.id,
+                installation=self._tree.installation,
+                fence=self._call.fence,
+            )
+            with self._opened(one) as image:
+                _name(self._tree, image, place, renewed)
+            self._taken.append(one.name)
+            self.left.pop(0)
+            if one.stamp.id != new_id:
+                drop_stamp(self._tree, one.stamp.id)
+        # An earlier attempt may have failed in just this.
+        settle_directory(self._tree, snapshots_of(self._volume))
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """Tell, with what ends the block before its end, which snapshots the volume has by then."""
+        try:
+            with translated(self._tree.backend):
+                yield
+        except Problem as problem:
+            with suppress(Problem, OSError):
+                self._taken = self._own()
+            if not self._taken:
+                raise
+            raise type(problem)(
+                f"{problem.detail}. By then {', '.join(self._taken)} of its snapshots had been "
+                "taken over: adopt it again, which finishes that",
+                **{**problem.facts, "snapshots_taken": self._taken},
+            ) from problem
+
+    def _own(self) -> list[str]:
+        """The names of the snapshots that the volume has, the oldest first."""
+        own = walk(self._tree, snapshots_of(self._volume))
+        named = ((image.stamp.order, image.name) for image in own if image.stamp is not None)
+        return [name for _, name in sorted(named)]
+
+    @contextmanager
+    def _opened(self, one: _Found) -> Iterator[Image]:
+        """It, while nobody else has it open. That it is gone now is no answer: nobody else has any
+        business with it."""
+        above = self._tree.directory(*one.directory)
+        image = read_image(self._tree, one.directory, above, one.file, one.top, os.O_RDWR)
         try:
             with alone(image):
-                _name(tree, image, place, renewed)
+                yield image
         finally:
             close(image)
-        if stamp.id != new_id:
-            drop_stamp(tree, stamp.id)
-    # An earlier attempt may have failed in just this.
-    settle_directory(tree, snapshots_of(volume))
 
 
-def _interrupted(tree: Tree, image: Image, volume: VolumeRef) -> Stamp | None:
-    """The stamp of a snapshot that has its new one, and not yet its new name."""
-    if image.descriptor < 0:
-        return None
-    prefix, _, _ = image.file.rpartition("~")
-    name = layout.unescape(prefix)
-    if name is None:
-        return None
-    where = tree.where(image.directory, image.file)
-    return read_stamp(tree, image.descriptor, adopted_id(volume.id, name), where)
+def _ask_for_name(tree: Tree, image: Image, place: layout.Place) -> None:
+    """Raise what forbids to give a file its name."""
+    same = image.directory == place.directory
+    refuse_taken(tree, place, besides=image.file if same else None)
+    _ask_for_directory(tree, image.directory)
+    _ask_for_directory(tree, place.directory)
+
+
+def _ask_for_directory(tree: Tree, directory: tuple[str, ...]) -> None:
+    """`AccessDenied` if names may not be changed in a directory, or in what it will be made in."""
+    for depth in range(len(directory), 0, -1):
+        try:
+            descriptor = tree.directory(*directory[:depth])
+        except FileNotFoundError:
+            continue
+        if not os.access(anew(descriptor), os.W_OK | os.X_OK):
+            raise AccessDenied(
+                f"backend {tree.backend}: {tree.where(directory[:depth])} may not be changed: it "
+                "is mounted read-only, immutable ('lsattr -d' shows that) or not the worker's"
+            )
+        return
 
 
 def _name(tree: Tree, image: Image, place: layout.Place, stamp: Stamp) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from orchestrator.domain.errors import BackendError
@@ -53,6 +53,8 @@ class Stamp:
     #: Of a snapshot: the volume's id, and its place in the row of the volume's snapshots.
     volume: str | None = None
     order: int = 0
+    #: The ids that were to take the volume over, and may have some of its snapshots already.
+    heirs: Sequence[str] = ()
 
 
 def read_stamp(tree: Tree, image: int, object_id: str, where: str) -> Stamp | None:
@@ -153,7 +155,7 @@ def _write_beside(tree: Tree, stamp: Stamp, durable: bool) -> None:
 
 
 def _written(stamp: Stamp) -> bytes:
-    given = {key: value for key, value in vars(stamp).items() if value not in (None, {})}
+    given = {key: value for key, value in vars(stamp).items() if value not in (None, {}, ())}
     return json.dumps({"format": _FORMAT, **given}, separators=(",", ":")).encode()
 
 
