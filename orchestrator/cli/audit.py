@@ -270,11 +270,11 @@ def verify(
             }
         )
     elif broken is None:
-        print(f"{found.events} events are as they were written, up to {found.number}")
+        print(f"{found.events} events are unchanged since they were chained, up to {found.number}")
         print(f"link {found.link}")
     else:
         print(f"event {broken.number}: {broken.why}")
-        print(f"the {found.events} events before it are as they were written")
+        print(f"the {found.events} events before it are unchanged since they were chained")
     if not as_json:
         for told in unread:
             print(f"not verified: {told}")
