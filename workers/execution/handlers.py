@@ -648,21 +648,25 @@ def _accepted(work: Work) -> str:
     Whoever wrote there before finds neither its marker nor its lease any more.
     """
     backend_id, storage = work.claim.backend_id, work.here.storage
+    empty = False
     try:
         found = work.driver.read_identity()
     except IdentityMismatch:
         pass  # a copy of another storage
     else:
+        empty = found is None
         if found is not None and found == work.claim.identity and storage.is_ours(backend_id):
             storage.check(backend_id, work.claim.leases)
             return found
         _refuse_shared(work, found)
-        if found is None:
-            # Nothing was ever set up there, so that there is no room for a lease yet.
-            work.driver.write_identity(uuid.uuid4().hex)
-    storage.take_over(backend_id, "an administrator has accepted it", work.checkpoint)
     marker = uuid.uuid4().hex
-    work.driver.write_identity(marker, replace=True)
+    if empty:
+        # There is no room for a lease before something is set up. Refused if somebody else was
+        # quicker.
+        work.driver.write_identity(marker)
+    storage.take_over(backend_id, "an administrator has accepted it", work.checkpoint)
+    if not empty:
+        work.driver.write_identity(marker, replace=True)
     return marker
 
 
