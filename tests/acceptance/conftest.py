@@ -71,6 +71,8 @@ class Product:
         #: For tests that look into the database, or tell the memory driver to fail.
         self.database_url = database_url or f"sqlite:///{self.data / 'orchestrator.db'}"
         self.process: subprocess.Popen[bytes] | None = None
+        #: The command that runs Python for the service.
+        self.python = [sys.executable]
 
     @property
     def token(self) -> str:
@@ -105,7 +107,7 @@ class Product:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "orchestrator", "up", "--data", str(self.data)),
+                    *(*self.python, "-m", "orchestrator", "up", "--data", str(self.data)),
                     *("--listen", listen, "--config", str(self.config), "--workers", "2"),
                 ],
                 env=self._up_env,
