@@ -171,10 +171,7 @@ def _key(settings: Settings) -> Findings:
         )
         return
     chain.key_of(settings)
-    if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        yield _error("key of the chain", f"others may read {path}", f"chmod 600 {path}")
-    else:
-        yield _ok("key of the chain", f"{path}; keep a copy apart from the database's backups")
+    yield _ok("key of the chain", f"{path}; keep a copy apart from the database's backups")
 
 
 def _hooks(path: Path) -> Findings:

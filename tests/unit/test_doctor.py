@@ -83,7 +83,7 @@ def test_what_is_wrong_is_told_with_what_to_do(doctor: Doctor, tmp_path: Path) -
     assert "secret" not in json.dumps(found)
     for what, remedy in (
         ("data directory", "chmod go-w"),
-        ("key of the chain", "chmod 600"),
+        ("key of the chain", "cannot be trusted"),
         ("hooks", "chmod go-w"),
     ):
         told = [
