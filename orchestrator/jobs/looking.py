@@ -247,6 +247,7 @@ def take_backends(outlook: Outlook, rows: Rows) -> None:
             identity_written=row["identity_written"],
             promised_bytes=int(row["promised_bytes"]),
             turn=row["turn"],
+            max_jobs=row["max_jobs"],
         )
 
 

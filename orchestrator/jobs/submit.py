@@ -249,9 +249,9 @@ def _row(
     queue, turn = queue_of(intent, backend.driver), 0
     if queue == backend_queue(backend.name):
         turn = (
-            turns.single(queue, submitter, backend.turn)
+            turns.single(queue, submitter, backend.turn, backend.max_jobs)
             if batch_id is None
-            else in_batch(draft.place, backend.turn)
+            else in_batch(draft.place, backend.turn, backend.max_jobs)
         )
     return {
         "id": job_id,

@@ -18,6 +18,7 @@ from orchestrator.jobs.cancel import cancel
 from orchestrator.jobs.finish import Finished
 from orchestrator.jobs.submission import Accepted, Actor, Submission
 from orchestrator.jobs.submit import submit
+from orchestrator.jobs.turns import Turns
 from orchestrator.jobs.views import View, batch_view, job_view
 from orchestrator.jobs.wakeups import Wakeups
 from orchestrator.settings import Settings
@@ -77,6 +78,7 @@ class Engine:
         *requests: dict[str, Any],
         batch: bool | None = None,
         actor: Actor = ADMIN,
+        turns: Turns | None = None,
         **options: Any,
     ) -> Accepted:
         submission = Submission(
@@ -86,7 +88,7 @@ class Engine:
             **options,
         )
         return self.database.transact(
-            lambda connection: submit(connection, submission, max_attempts=5)
+            lambda connection: submit(connection, submission, max_attempts=5, turns=turns)
         )
 
     def job(self, job_id: int) -> View:

@@ -68,6 +68,32 @@ def test_one_submitter_of_many_single_jobs_does_not_hold_up_another() -> None:
     assert in_batch(QUANTUM, head=4) == 5
 
 
+@pytest.mark.parametrize("batch", [False, True], ids=["single jobs", "batches"])
+def test_two_submitters_take_turns_on_a_backend_that_runs_one_job_at_a_time(
+    settings: Settings, batch: bool
+) -> None:
+    settings.backends["ram"].max_jobs = 1
+    engine, turns = Engine(settings, Database(settings.database_url)), Turns()
+
+    def asked(who: Actor, count: int) -> list[int]:
+        wanted = [create(f"{who.name}{n}") for n in range(count)]
+        if batch:
+            return engine.submit(*wanted, actor=who).job_ids
+        return [
+            job_id
+            for request in wanted
+            for job_id in engine.submit(request, actor=who, turns=turns).job_ids
+        ]
+
+    try:
+        many, few = asked(ANN, 8), asked(BEN, 3)
+        engine.work()
+        order = sorted(zip(_fences(engine, many + few), "a" * 8 + "b" * 3, strict=True))
+        assert "".join(who for _, who in order) == "abababaaaaa"
+    finally:
+        engine.close()
+
+
 def test_priority_comes_before_turns(engine: Engine) -> None:
     later = engine.submit(create("later"), actor=ANN).job_ids
     first = engine.submit(*(create(f"p{n}", priority=-5) for n in range(QUANTUM * 2))).job_ids
