@@ -23,20 +23,23 @@ class Trouble:
     def __init__(self, log: Any, event: str, over: str) -> None:
         self._log, self._event, self._over = log, event, over
         self._times = 0
-        self._told_at = 0.0
+        self._told_at = self._since = 0.0
 
     def came(self, **facts: Any) -> None:
         """It has failed."""
         self._times += 1
         now = time.monotonic()
+        if self._times == 1:
+            self._since = now
         if self._times == 1 or now - self._told_at >= _AGAIN_SECONDS:
             self._told_at = now
             self._log.warning(self._event, times=self._times, **facts)
 
-    def went(self) -> None:
+    def went(self, **facts: Any) -> None:
         """It has not."""
         if self._times:
-            self._log.info(self._over, after=self._times)
+            lasted = round(time.monotonic() - self._since, 1)
+            self._log.info(self._over, after=self._times, lasted_seconds=lasted, **facts)
             self._times = 0
 
 
@@ -47,7 +50,7 @@ def _is_of_library(record: logging.LogRecord) -> bool:
     return record.name.startswith(_LIBRARIES)
 
 
-class _Seldom(logging.Filter):
+class Seldom(logging.Filter):
     """Lets what a library says again and again through once in a while, and counts the rest."""
 
     def __init__(self) -> None:
@@ -114,7 +117,7 @@ def configure_logs(settings: LogSettings, process: str) -> None:
     for name in _LIBRARIES:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
     # A filter of a logger is not asked for what its children say: the handler's is.
-    seldom = _Seldom()
+    seldom = Seldom()
     handler.addFilter(lambda record: not _is_of_library(record) or seldom.filter(record))
     structlog.contextvars.clear_contextvars()
     structlog.get_logger(__name__).debug("logs.configured", process=process)

@@ -13,6 +13,7 @@ import structlog
 from orchestrator import failpoints
 from orchestrator.domain.errors import Canceled, TimedOut
 from orchestrator.jobs.claim import Claim, renew
+from orchestrator.logs import Trouble
 from orchestrator.store.database import Database
 
 log = structlog.get_logger(__name__)
@@ -73,6 +74,7 @@ class Leases:
         self._beat_seconds = beat_seconds
         self._held: dict[int, Held] = {}
         self._guard = threading.Lock()
+        self._trouble = Trouble(log, "leases.not_renewed", "leases.renewed_again")
         self._stopped = threading.Event()
         #: Set when the process shuts down: jobs stop at their next safe point.
         self.stopping = threading.Event()
@@ -141,9 +143,10 @@ class Leases:
         while not self._stopped.wait(self._beat_seconds):
             try:
                 self._beat()
+                self._trouble.went()
             except Exception as error:
                 # Until the next beat the leases still run; then they count as lost.
-                log.warning("leases.not_renewed", error=str(error))
+                self._trouble.came(error=str(error))
 
     def _beat(self) -> None:
         now = time.monotonic()

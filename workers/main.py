@@ -18,7 +18,7 @@ from orchestrator.domain.errors import Problem
 from orchestrator.interpreter import tune
 from orchestrator.inventory.hosts import gone, seen
 from orchestrator.jobs.wakeups import WAKE_TASK, Wakeups, queue
-from orchestrator.logs import configure_logs
+from orchestrator.logs import Trouble, configure_logs
 from orchestrator.machine import boot_id
 from orchestrator.settings import Settings
 from orchestrator.store import migrate
@@ -135,7 +135,8 @@ class _Clock:
     """Does something every so often, in a thread of its own, until stopped."""
 
     def __init__(self, name: str, seconds: float, work: Callable[[], None]) -> None:
-        self._name, self._seconds, self._work = name, seconds, work
+        self._seconds, self._work = seconds, work
+        self._trouble = Trouble(log, f"worker.{name}_failed", f"worker.{name}_works_again")
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -149,8 +150,9 @@ class _Clock:
         while not self._stopped.wait(self._seconds):
             try:
                 self._work()
+                self._trouble.went()
             except Exception as error:
-                log.warning(f"worker.{self._name}_failed", error=str(error))
+                self._trouble.came(error=str(error))
 
 
 def _stopper(leases: Leases, settings: Settings) -> Callable[..., None]:

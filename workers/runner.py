@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 
@@ -36,6 +36,10 @@ log = structlog.get_logger(__name__)
 _PATIENCE_SECONDS = 5.0
 #: Seconds between tries to write outcomes while the database is away.
 _AGAIN_SECONDS = 1.0
+
+
+#: Endings of attempts after which a job only waits.
+_WAITING = (Ending.OUTAGE, Ending.LIMITED, Ending.HANDED_BACK)
 
 
 class _NotStored(InternalError):
@@ -232,7 +236,7 @@ class Runner:
     def _attempt(self, held: Held) -> Outcome | None:
         one = held.claim
         self._leases.begin(held)
-        structlog.contextvars.bind_contextvars(job=one.job_id, action=one.action.name)
+        structlog.contextvars.bind_contextvars(**_named(one))
         try:
             outcome = attempt(
                 Work(held, self._here),
@@ -258,10 +262,12 @@ class Runner:
     def _log(self, one: Claim, outcome: Outcome | None) -> None:
         if outcome is None:
             log.warning("job.lease_lost", attempt=one.attempt)
+        elif outcome.ending in _WAITING:
+            # What it waits for is told once, and not with each job.
+            why = outcome.problem.detail if outcome.problem is not None else None
+            log.debug(f"job.{outcome.ending}", attempt=one.attempt, why=why)
         elif outcome.problem is not None:
             log.warning(f"job.{outcome.ending}", attempt=one.attempt, why=outcome.problem.detail)
-        else:
-            log.debug(f"job.{outcome.ending}", attempt=one.attempt)
 
     def _write(self, ready: list[tuple[Held, Outcome]]) -> set[str]:
         """Write outcomes; while the database is away, as long as the leases are ours."""
@@ -291,6 +297,7 @@ class Runner:
             failpoints.reach("finish.after_commit", action=one.claim.action.name)
         if finished.lost:
             log.warning("outcomes.lease_lost", jobs=finished.lost)
+        _tell_successes(outcomes, set(finished.lost))
         self._notices.ended(finished.ended_jobs, finished.ended_batches)
         return set(finished.wake)
 
@@ -310,3 +317,32 @@ class Runner:
             # What is there now is seen, and recorded, by others.
             changes = unseen_after(one.claim, self._database, problem.detail)
         return self._write([(one, Outcome(ending=Ending.FAILED, problem=problem, changes=changes))])
+
+
+def _named(one: Claim) -> dict[str, Any]:
+    """What a job is called in the log."""
+    about = {
+        **{"volume": one.intent.volume, "snapshot": one.intent.snapshot},
+        **{"policy": one.intent.policy, "host": one.intent.host},
+    }
+    return {
+        **{"job": one.job_id, "action": one.action.name, "backend": one.intent.backend},
+        **{name: text for name, text in about.items() if text is not None},
+    }
+
+
+def _tell_successes(outcomes: Iterable[tuple[Claim, Outcome]], lost: set[int]) -> None:
+    """Tell which jobs have succeeded: alike ones that were written together in one line."""
+    alike: dict[tuple[str, str], list[Claim]] = {}
+    for one, outcome in outcomes:
+        if outcome.ending is Ending.SUCCEEDED and one.job_id not in lost:
+            alike.setdefault((one.action.name, one.intent.backend), []).append(one)
+    for (action, backend), claims in alike.items():
+        if len(claims) == 1:
+            log.info("job.succeeded", attempt=claims[0].attempt, **_named(claims[0]))
+        else:
+            told = ", ".join(
+                f"{one.job_id} {one.intent.volume or one.intent.policy or ''}".strip()
+                for one in claims
+            )
+            log.info("jobs.succeeded", action=action, backend=backend, count=len(claims), jobs=told)

@@ -29,7 +29,7 @@ from orchestrator.jobs.notices import Notices
 from orchestrator.jobs.submission import Accepted, Submission
 from orchestrator.jobs.submit import submit
 from orchestrator.jobs.wakeups import Wakeups
-from orchestrator.logs import configure_logs
+from orchestrator.logs import Trouble, configure_logs
 from orchestrator.schedules.due import mend_schedules, run_due
 from orchestrator.settings import Settings
 from orchestrator.store import migrate
@@ -94,17 +94,27 @@ class Scheduler:
             (_CAPACITY_SECONDS, self._record_capacity),
         ]
         self._due = [0.0] * len(self._steps)
+        self._troubles: dict[str, Trouble] = {}
 
     def tick(self) -> None:
         """Do every step that is due; one that fails does not keep the others from being done."""
         for place, (seconds, step) in enumerate(self._steps):
             if time.monotonic() < self._due[place]:
                 continue
-            try:
-                step()
-            except Exception as error:
-                log.warning("scheduler.step_failed", step=step.__name__, error=str(error))
+            self._try(step)
             self._due[place] = time.monotonic() + seconds
+
+    def _try(self, step: Callable[[], None]) -> None:
+        name = step.__name__.strip("_")
+        trouble = self._troubles.setdefault(
+            name, Trouble(log, "scheduler.step_failed", "scheduler.step_works_again")
+        )
+        try:
+            step()
+        except Exception as error:
+            trouble.came(step=name, error=str(error))
+        else:
+            trouble.went(step=name)
 
     def close(self) -> None:
         """Let go of the database and the broker. A run that goes on is finished by the next one."""
@@ -249,10 +259,7 @@ class Scheduler:
             self._beside.start()
 
     def _try_schedules(self) -> None:
-        try:
-            self._run_schedules()
-        except Exception as error:
-            log.warning("scheduler.step_failed", step="run_schedules", error=str(error))
+        self._try(self._run_schedules)
 
     def _run_schedules(self) -> None:
         run_due(

@@ -86,6 +86,7 @@ class Waiters:
         self._ended: OrderedDict[Key, None] = OrderedDict()
         self._tasks: list[asyncio.Task[None]] = []
         self._trouble = Trouble(log, "waiters.no_notices", "waiters.notices_again")
+        self._poll_trouble = Trouble(log, "waiters.poll_failed", "waiters.polls_again")
         #: Whether the process is shutting down.
         self.closing = False
         self._number = 0
@@ -201,8 +202,9 @@ class Waiters:
                         await self._tell(ended)
                 if self._sleepers:
                     self._numbered(await asyncio.to_thread(self._latest))
+                self._poll_trouble.went()
             except Exception as error:
-                log.warning("waiters.poll_failed", error=str(error))
+                self._poll_trouble.came(error=str(error))
 
     # -- looking ---------------------------------------------------------------------------
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+
 from structlog.testing import CapturingLogger
 
-from orchestrator.logs import Trouble
+from orchestrator.logs import Seldom, Trouble
 
 
 def test_what_goes_on_failing_is_told_once_and_its_end_too() -> None:
@@ -16,9 +18,21 @@ def test_what_goes_on_failing_is_told_once_and_its_end_too() -> None:
     trouble.went()
     trouble.went()
     trouble.came(error="again")
+    lasted = log.calls[1].kwargs["lasted_seconds"]
     told = [(call.method_name, *call.args, call.kwargs) for call in log.calls]
     assert told == [
         ("warning", "broker.away", {"times": 1, "error": "refused"}),
-        ("info", "broker.back", {"after": 1000}),
+        ("info", "broker.back", {"after": 1000, "lasted_seconds": lasted}),
         ("warning", "broker.away", {"times": 1, "error": "again"}),
     ]
+
+
+def test_what_a_library_says_again_and_again_is_told_once() -> None:
+    seldom, lost = Seldom(), "connection lost: %s"
+    records = [
+        logging.LogRecord("celery.worker", logging.ERROR, "", 0, text, (n,), None)
+        for n in range(1000)
+        for text in (lost, "and %s more")
+    ]
+    told = [record.getMessage() for record in records if seldom.filter(record)]
+    assert told == ["connection lost: 0", "and 0 more"]

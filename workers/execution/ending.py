@@ -161,7 +161,9 @@ def _obstacle(work: Work, error: Exception) -> Problem:
     """What kept the end of a job from being seen."""
     foreseen = isinstance(error, Problem)
     obstacle = error if isinstance(error, Problem) else unforeseen(error)
-    log.warning(
+    # That a backend is out of reach is told once, and not with each of its jobs.
+    tell = log.debug if isinstance(obstacle, Outage) else log.warning
+    tell(
         "work.not_settled",
         job=work.job_id,
         why=obstacle.detail,
