@@ -34,7 +34,8 @@ MAKE = {name for name, action in ACTIONS.items() if action.creates} | {"volume.e
 #: Those that write nothing into their journals: they read, or change the inventory alone.
 TOUCH_NOTHING = {
     *("volume.forget", "volume.reconcile", "volume.break_lock", "volume.verify"),
-    *("volume.client_locks", "backend.refresh", "backend.verify", "backend.audit"),
+    *("volume.client_locks", "policy.verify"),
+    *("backend.refresh", "backend.verify", "backend.audit"),
     *("backend.recount", "backend.diagnose", "backend.drain", "backend.resume"),
 }
 
