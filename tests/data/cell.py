@@ -52,7 +52,8 @@ def run(site: Site, cell: Cell) -> None:
     """Try it. Raises `Broken`, or `Without` where it does not apply."""
     case, state, others = CASES[cell.case], STATES[cell.state](), OTHERS[cell.others]()
     life = LIVES[cell.life]()
-    with ExitStack() as cleaning:
+    with ExitStack() as ending, ExitStack() as cleaning:
+        ending.callback(life.end)
         _prepare(site, with_snapshots=case.snapshots)
         life.begin(site)
         if case.before is not None:
@@ -64,7 +65,7 @@ def run(site: Site, cell: Cell) -> None:
         trial = _Trial(acting, cell, request)
         trial.go(state, others)
         site_job = trial.job
-        life.end(site)
+        life.end()
         if acting is not site:
             invariants.refused(site_job)
             site.rest()

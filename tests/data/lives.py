@@ -27,7 +27,7 @@ class Life:
         """Through which installation the action is tried."""
         return site
 
-    def end(self, site: Site) -> None:
+    def end(self) -> None:
         """Production alone goes on."""
 
 
@@ -64,6 +64,9 @@ class Copied(Life):
     name = "copied"
     summary = "a copy of the data directory acts beside production"
 
+    def __init__(self) -> None:
+        self._copy: Site | None = None
+
     def worker(self, site: Site) -> Site:
         room = site.directory / "copy"
         room.mkdir()
@@ -72,11 +75,13 @@ class Copied(Life):
         for path in site.directory.iterdir():
             if path.is_file() and not path.name.startswith(target.name):
                 shutil.copy2(path, room / path.name)
-        self.copy = site.another(room, f"sqlite:///{target}")
-        return self.copy
+        self._copy = site.another(room, f"sqlite:///{target}")
+        return self._copy
 
-    def end(self, site: Site) -> None:
-        self.copy.end()
+    def end(self) -> None:
+        if self._copy is not None:
+            self._copy.end()
+            self._copy = None
 
 
 LIVES: dict[str, type[Life]] = {life.name: life for life in (Life, Restored, Copied)}

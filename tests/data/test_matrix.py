@@ -42,13 +42,14 @@ def test_nothing_is_lost(
 def try_it(grounds: Grounds, cell: Cell) -> str | None:
     """Try a cell; why it does not apply, if it does not."""
     site = grounds.site(cell.ground, **CASES[cell.case].audit)
+    why = None
     try:
         run(site, cell)
-    except Without as why:
-        return str(why)
+    except Without as without:
+        why = str(without)
     except BaseException:
         site.close()
         grounds.give_up(cell.ground)
         raise
     site.close()
-    return None
+    return why

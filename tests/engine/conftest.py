@@ -55,6 +55,7 @@ class Worker:
             self.runner.drain(queue)
 
     def close(self) -> None:
+        self.leases.close()
         self.wakeups.close()
         self.runner.close()
 
