@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
+from orchestrator.inventory.changes import apply, set_volume
 from orchestrator.settings import Settings
 from orchestrator.store.tables import snapshots
 from tests.engine.conftest import Engine, act, create
@@ -282,3 +284,24 @@ def copied_stamps(directory: Path, copy: Path) -> None:
     for path in directory.iterdir():
         for name in os.listxattr(path):
             os.setxattr(copy / path.name, name, os.getxattr(path, name))
+
+
+# -- what was lost, and is there again ----------------------------------------------------
+
+
+@pytest.mark.parametrize("hidden", [False, True], ids=["available", "restricted"])
+def test_what_is_back_is_what_it_was_whatever_snapshots_nobody_knows(
+    audited: Audited, hidden: bool
+) -> None:
+    audited.do(act("snapshot.create", "vm1", "fast", snapshot="s1"))
+    if hidden:
+        audited.do(act("volume.restrict", "vm1", "fast"))
+    lost = set_volume(audited.engine.volumes("fast")["vm1"]["id"], state="error", detail="lost")
+    with audited.engine.database.write() as connection:
+        connection.execute(delete(snapshots))
+        apply(connection, [lost], datetime.now(UTC))
+    told = verified(audited, "vm1")
+    assert told["differences"] == {"snapshots": {"recorded": [], "found": ["s1"]}}
+    volume = audited.engine.volumes("fast")["vm1"]
+    expected = "restricted" if hidden else "available"
+    assert (volume["state"], volume["detail"]) == (expected, None)

@@ -51,7 +51,8 @@ from workers.execution.auditing.comparing import devices_of, oddities, use
 from workers.execution.auditing.comparing import differences as compared
 from workers.execution.auditing.written import written_behind
 from workers.execution.refresh import look_at
-from workers.execution.settling import settle, verify_policy
+from workers.execution.settling import settle, usable_again, verify_policy
+from workers.execution.truth import usable_as
 from workers.execution.work import (
     Done,
     Handler,
@@ -333,7 +334,7 @@ def adopt(work: Work) -> Done:
         "backend_id": work.claim.backend_id,
         "name": work.volume.name,
         "requested_bytes": facts.size_bytes,
-        "state": VolumeState.AVAILABLE,
+        "state": usable_as(facts, VolumeState.AVAILABLE),
         "metadata": metadata,
         "parameters": {} if before is None else dict(before.parameters),
         "account": work.claim.account,
@@ -366,7 +367,7 @@ def adopt(work: Work) -> Done:
     return Done(
         result=result,
         changes=[Adopted(volume, snapshots)],
-        after={"state": VolumeState.AVAILABLE, **result},
+        after={"state": volume["state"], **result},
     )
 
 
@@ -432,9 +433,10 @@ def _is_mounted(work: Work, path: str) -> bool:
 
 
 def verify(work: Work) -> Done:
-    """Compare a volume's record with the storage; one in error that agrees is available again.
+    """Compare a volume's record with the storage; one in error that agrees is usable again.
 
-    One whose true state could not be seen becomes what it is.
+    Snapshots that differ are findings, and keep nobody from the volume. One whose true state
+    could not be seen becomes what it is.
     """
     if (settled := settle(work)) is not None:
         return settled
@@ -472,13 +474,15 @@ def verify(work: Work) -> Done:
         **_not_seen(work, record),
         **_written(work, record, facts),
     }
-    if record.state is not VolumeState.ERROR or contents:
+    differs = any(one.kind is not FindingKind.SNAPSHOT for one in contents)
+    if record.state is not VolumeState.ERROR or differs:
         return Done(result=result)
+    state = usable_again(work, facts)
     return Done(
         result=result,
-        changes=[set_volume(work.volume.id, state=VolumeState.AVAILABLE, detail=None)],
+        changes=[set_volume(work.volume.id, state=state, detail=None)],
         before={"state": VolumeState.ERROR},
-        after={"state": VolumeState.AVAILABLE},
+        after={"state": state},
     )
 
 

@@ -118,6 +118,13 @@ def _settled(
     )
 
 
+def usable_again(work: Work, facts: VolumeFacts) -> VolumeState:
+    """What a volume in error is once it has been seen to be all right."""
+    with work.database.read() as connection:
+        before = _usable_before(connection, work.volume.id)
+    return usable_as(facts, before or VolumeState.AVAILABLE)
+
+
 def _usable_before(connection: Connection, volume_id: str) -> VolumeState | None:
     """The state that the volume was in when somebody could use it last; None: it never was."""
     found = connection.execute(
