@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import socket
@@ -253,6 +254,16 @@ class ApiSettings(_Section):
         pattern=r"^(/[A-Za-z0-9._~-]+)*$",
         description="The path under which a proxy shows it: '/storage'; default: none.",
     )
+    trusted_proxies: list[str] = Field(
+        default_factory=list,
+        description="Addresses and networks of proxies that are believed who asks, and whether by "
+        "https (X-Forwarded-For, X-Forwarded-Proto); default: none.",
+    )
+    tls_cert: Path | None = Field(
+        default=None,
+        description="The certificate (PEM, with those between) to serve HTTPS with; default: HTTP.",
+    )
+    tls_key: Path | None = Field(default=None, description="The certificate's key (PEM).")
     max_body_bytes: int = Field(
         default=64 * 2**20, ge=1024, description="Batches that are larger are refused."
     )
@@ -265,6 +276,24 @@ class ApiSettings(_Section):
         description="Time for a request's head to arrive, and for its body, beside a second for "
         "each 16 KiB.",
     )
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _addresses(cls, proxies: list[str]) -> list[str]:
+        for proxy in proxies:
+            try:
+                ipaddress.ip_network(proxy)
+            except ValueError:
+                raise ValueError(
+                    f"{proxy!r} is neither an address nor a network: write 10.0.0.1 or 10.0.0.0/24"
+                ) from None
+        return proxies
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> ApiSettings:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key belong together: give both, or none")
+        return self
 
 
 class AuditSettings(_Section):

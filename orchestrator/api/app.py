@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 import anyio.to_thread
 from fastapi import FastAPI
+from fastapi.responses import HTMLResponse
 from starlette.types import ASGIApp
 
 from orchestrator import __version__
@@ -16,6 +17,7 @@ from orchestrator.api import models, problems
 from orchestrator.api.direct import ShortWay
 from orchestrator.api.door import Door
 from orchestrator.api.nas import is_open, nas_application
+from orchestrator.api.pages import POLICY, page
 from orchestrator.api.requesting import Trusted
 from orchestrator.api.routes import (
     batches,
@@ -84,6 +86,8 @@ def create_app(service: Service) -> FastAPI:
         description=_DESCRIPTION,
         lifespan=lifespan,
         redirect_slashes=False,
+        docs_url=None,
+        redoc_url=None,
         responses={
             status: {
                 "description": text,
@@ -118,6 +122,12 @@ def create_app(service: Service) -> FastAPI:
     if service.settings.v3.enabled:
         app.mount("/v3", nas_application(service, app.state.trusted))
     _name_schemas(app)
+
+    @app.get("/docs", include_in_schema=False)
+    def docs() -> HTMLResponse:
+        """The description as a page."""
+        return HTMLResponse(page(app.openapi()), headers={"Content-Security-Policy": POLICY})
+
     return app
 
 

@@ -13,6 +13,7 @@ from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orchestrator.api import problems
+from orchestrator.api.refusals import REASONS
 from orchestrator.api.requesting import ACTOR, Trusted, token_in
 from orchestrator.api.service import Service
 from orchestrator.domain.errors import (
@@ -35,6 +36,15 @@ _OPEN = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", 
 #: What is open of `/v3` whatever is configured: which roles there are, and which one has.
 _OPEN_NAS = "/v3/conf/"
 _BATCHES = "/v1/batches"
+#: What every answer carries, unless it has its own: browsers shall run, frame and keep nothing.
+_HEADERS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"cache-control", b"no-store"),
+]
+_STAY_WITH_HTTPS = (b"strict-transport-security", b"max-age=31536000")
 
 
 class Door:
@@ -56,10 +66,12 @@ class Door:
             await self.app(scope, receive, send)
             return
         scope, path = self._placed(scope)
+        scope[ACTOR] = None
+        send = self._answering(scope, path, send)
         if scope["method"] == "HEAD":
             scope, send = _as_get(scope, send)
         try:
-            actor = await self._who_asks(path, scope)
+            actor = scope[ACTOR] = await self._who_asks(path, scope)
             body = await self._body(path, scope, receive, actor)
         except Problem as problem:
             await _refuse(problem, path)(scope, receive, send)
@@ -71,7 +83,6 @@ class Door:
             return
         if body is None:
             return  # the client has gone
-        scope[ACTOR] = actor
         if path.startswith("/v1/") and path.endswith("/"):
             # Relative, so that it is right whatever stands in front of the service.
             query = scope["query_string"].decode("latin-1")
@@ -79,6 +90,23 @@ class Door:
             await RedirectResponse(where)(scope, receive, send)
             return
         await self.app(scope, _given(body, receive), send)
+
+    def _answering(self, scope: Scope, path: str, send: Send) -> Send:
+        """What sends an answer with what every answer carries, and notes those that refuse."""
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = list(message.get("headers", ()))
+                present = {name for name, _ in headers}
+                headers += [header for header in _HEADERS if header[0] not in present]
+                if scope["scheme"] == "https":
+                    headers.append(_STAY_WITH_HTTPS)
+                message = {**message, "headers": headers}
+                if message["status"] in REASONS:
+                    self._service.refusals.note(message["status"], scope, path, scope[ACTOR])
+            await send(message)
+
+        return answer
 
     def _placed(self, scope: Scope) -> tuple[Scope, str]:
         """The scope with the path as it was sent, and the path below the prefix.

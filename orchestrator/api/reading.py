@@ -70,6 +70,10 @@ class ExactRoute(APIRoute):
         return exact
 
 
+#: Query parameters that need no value.
+_FLAGS = frozenset({"strict"})
+
+
 def methods_here(request: Request) -> str:
     """The methods that the path of a request takes, as the header ``Allow`` names them."""
     path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
@@ -92,7 +96,7 @@ def _check_query(request: Request, known: frozenset[str]) -> None:
             )
         if name in seen:
             raise InvalidInput(f"{name} is twice in the query: give it once", field=name)
-        if not value:
+        if not value and name not in _FLAGS:
             raise InvalidInput(f"{name} is empty: give it a value, or leave it out", field=name)
         seen.add(name)
 

@@ -34,7 +34,7 @@ from orchestrator.tokens import authenticate
 
 #: Seconds for which a token once checked is not checked again: a revoked one stays valid
 #: for at most this long.
-_TRUST_SECONDS = 5.0
+_TRUST_SECONDS = 4.0
 _MOST_TRUSTED = 1000
 #: The longest a request may wait for a job.
 MAX_WAIT = 3600.0
@@ -70,6 +70,15 @@ class Trusted:
         """Whose token this is, if it was checked a moment ago."""
         found = self._known.get(_digest(token))
         return found[1] if found is not None and found[0] > time.monotonic() else None
+
+    async def renewed(self, service: Service, token: str) -> float:
+        """Seconds until a token is to be checked again, which is valid now.
+
+        Raises `NotAuthenticated`.
+        """
+        await self.check(service, token)
+        until, _ = self._known[_digest(token)]
+        return max(0.0, until - time.monotonic())
 
     async def check(self, service: Service, token: str) -> Actor:
         """Whose token this is. Raises `NotAuthenticated`."""

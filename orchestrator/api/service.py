@@ -16,6 +16,7 @@ from sqlalchemy import Connection
 
 from orchestrator import failpoints
 from orchestrator.api import models
+from orchestrator.api.refusals import Refusals
 from orchestrator.api.waiters import Waiters
 from orchestrator.domain.errors import Gone, Problem
 from orchestrator.domain.states import JobState
@@ -69,6 +70,7 @@ class Service:
             lambda kind, view: models.render(models.MODELS[kind], view),
         )
         self._committer = _Committer(self.database, settings, self.wakeups)
+        self.refusals = Refusals(self.write)
 
     async def submit(self, submission: Submission) -> Receipt:
         """Accept the submission, or raise the `Problem` that forbids it."""

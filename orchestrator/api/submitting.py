@@ -35,7 +35,8 @@ async def told(service: Service, receipt: Receipt, wait: float) -> Response:
     """The answer to an accepted submission."""
     view, status = receipt.view, 202
     body: bytes | None = None
-    headers = {"Location": f"{_PATHS[receipt.kind]}/{receipt.id}"}
+    prefix = service.settings.api.root_path
+    headers = {"Location": f"{prefix}{_PATHS[receipt.kind]}/{receipt.id}"}
     if receipt.repeated:
         headers["Idempotent-Replay"] = "true"
     if view["finished_at"] is not None:

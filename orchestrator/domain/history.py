@@ -10,6 +10,7 @@ from orchestrator.domain.nearest import did_you_mean
 EVENT_KINDS = frozenset(
     {
         *ACTIONS,
+        "access.refused",
         *("archives.deleted", "events.archived", "jobs.archived"),
         "autosize.refused",
         *("backend.available", "backend.unavailable"),

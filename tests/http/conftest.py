@@ -16,11 +16,13 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import select
 
 from orchestrator import tokens
 from orchestrator.domain.states import Role
 from orchestrator.embedded.broker import EmbeddedBroker
 from orchestrator.store.database import Database
+from orchestrator.store.tables import events
 from tests.acceptance.conftest import START_SECONDS, free_port
 
 _CONFIG = """\
@@ -52,14 +54,14 @@ class Api:
         with self.database.write() as connection:
             return tokens.create(connection, name, role, "test")[1]
 
-    def start(self) -> Api:
+    def start(self, address: str) -> Api:
         """Start it, and wait until it is ready."""
         kept = {n: v for n, v in os.environ.items() if not n.startswith("ORCHESTRATOR")}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "orchestrator", "api"),
-                    *("--config", str(self._config), "--listen", f"127.0.0.1:{self.port}"),
+                    *("--config", str(self._config), "--listen", f"{address}:{self.port}"),
                 ],
                 env=kept,
                 stdout=log,
@@ -97,6 +99,12 @@ class Api:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
+    def recorded(self, kind: str) -> list[dict[str, Any]]:
+        """The events of a kind, numbered or not."""
+        with self.database.read() as connection:
+            found = connection.execute(select(events).where(events.c.kind == kind)).mappings()
+            return [dict(row) for row in found]
+
     def forget_memory(self) -> None:
         """Begin to measure anew."""
         assert self.process is not None
@@ -106,15 +114,17 @@ class Api:
 @pytest.fixture(scope="session")
 def begin_api(
     migrated_sqlite: Path, broker_server: EmbeddedBroker, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[[str], Api]]:
+) -> Iterator[Callable[..., Api]]:
     """Starts a service with these further settings; all are stopped at the end."""
     begun: list[Api] = []
 
-    def begin(config: str = "") -> Api:
+    def begin(
+        config: str = "", *, address: str = "127.0.0.1", broker_url: str = broker_server.url
+    ) -> Api:
         directory = tmp_path_factory.mktemp("api")
-        made = Api(directory, migrated_sqlite, broker_server.url, _CONFIG + config)
+        made = Api(directory, migrated_sqlite, broker_url, _CONFIG + config)
         begun.append(made)
-        return made.start()
+        return made.start(address)
 
     yield begin
     for api in begun:
@@ -123,13 +133,13 @@ def begin_api(
 
 
 @pytest.fixture(scope="session")
-def api(begin_api: Callable[[str], Api]) -> Api:
+def api(begin_api: Callable[..., Api]) -> Api:
     """A service that tests share which change nothing for others."""
     return begin_api("")
 
 
 @pytest.fixture(scope="session")
-def hasty(begin_api: Callable[[str], Api]) -> Api:
+def hasty(begin_api: Callable[..., Api]) -> Api:
     """A service that waits for nobody, and serves few."""
     return begin_api("[api]\nrequest_seconds = 0.5\nmax_connections = 8\n")
 

@@ -14,10 +14,10 @@ from sqlalchemy import Row
 from orchestrator.api import models
 from orchestrator.api.filters import check_backend
 from orchestrator.api.reading import ExactRoute
-from orchestrator.api.requesting import Limit, Reader, ServiceHere
+from orchestrator.api.requesting import Limit, Reader, ServiceHere, Trusted, token_in
 from orchestrator.api.service import Service
 from orchestrator.audit.events import read_feed, read_newest
-from orchestrator.domain.errors import Gone, InvalidInput
+from orchestrator.domain.errors import Gone, InvalidInput, NotAuthenticated
 from orchestrator.domain.history import check_kind
 from orchestrator.domain.names import BackendName, VolumeName
 from orchestrator.domain.requests import MAX_ID
@@ -135,9 +135,15 @@ async def _stream(
     request: Request, service: Service, after: int, filters: dict[str, Any], epoch: int
 ) -> AsyncIterator[str]:
     heard = after
+    trusted: Trusted = request.app.state.trusted
+    token = token_in(request.headers.raw) or ""
     while not (service.waiters.closing or await request.is_disconnected()):
         try:
+            # Whoever has lost the right to read hears no more, however long the stream is open.
+            valid = await trusted.renewed(service, token)
             _, rows = await _read(service, after, _CHUNK, filters, epoch)
+        except NotAuthenticated:
+            return
         except Gone:
             # Archived while this reader was slow, or of an epoch that has ended: it is told so
             # when it comes again.
@@ -146,7 +152,7 @@ async def _stream(
             yield "".join(_message(row, epoch) for row in rows)
             after = heard = rows[-1].number
         if len(rows) < _CHUNK:
-            told = await service.waiters.events_after(heard, _KEEP_ALIVE)
+            told = await service.waiters.events_after(heard, min(valid, _KEEP_ALIVE))
             if told == heard:
                 yield ": still here\n\n"
             heard = told

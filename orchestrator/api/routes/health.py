@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 from sqlalchemy import Connection, func, select
@@ -20,12 +20,14 @@ from orchestrator.domain.actions import ACTIONS
 from orchestrator.domain.errors import Problem
 from orchestrator.inventory.hosts import ALIVE_SECONDS
 from orchestrator.jobs.wakeups import backend_queue
+from orchestrator.store import migrate
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import backends, jobs, workers
 
 router = APIRouter(tags=["service"], route_class=ExactRoute)
 
 _OK = "ok"
+_DOWN = "down"
 
 
 @router.get("/healthz")
@@ -38,20 +40,26 @@ def healthz() -> dict[str, str]:
 def readyz(
     service: ServiceHere,
     strict: Annotated[
-        Literal["", "true", "false"], Query(description="Not ready without the broker either.")
+        Literal["", "true", "1", "false", "0"],
+        Query(description="Whether a broker that is down is more than a warning."),
     ] = "false",
 ) -> Response:
-    """Whether requests can be served. A broker that is `down` is told: jobs run without it."""
+    """Whether requests can be served: the database takes changes and has the schema of this
+    version. Jobs are accepted and run without the broker, too, a little later.
+    """
     ready = {"database": _OK, "broker": _OK}
     try:
-        service.read(lambda connection: connection.execute(select(1)).scalar_one())
+        if (wrong := migrate.check(service.settings.database_url)) is not None:
+            ready["database"] = wrong
+        else:
+            service.database.try_to_write()
     except Problem as problem:
         ready["database"] = problem.detail
     try:
         service.notices.ping()
     except (RedisError, OSError):
-        ready["broker"] = "down"
-    needed = ready.values() if strict != "false" else [ready["database"]]
+        ready["broker"] = _DOWN
+    needed = ready.values() if strict in ("", "true", "1") else [ready["database"]]
     status = 200 if set(needed) == {_OK} else 503
     return JSONResponse(ready, status_code=status)
 
@@ -59,9 +67,10 @@ def readyz(
 class _Figures(Collector):
     """Gauges read from the database when asked for, and this process's waiters."""
 
-    def __init__(self, connection: Connection, waiters: int) -> None:
+    def __init__(self, connection: Connection, waiters: int, refused: Mapping[str, int]) -> None:
         self._connection = connection
         self._waiters = waiters
+        self._refused = refused
 
     def collect(self) -> Iterable[Metric]:
         """Unfinished jobs by state and backend, live workers, room, and waiters."""
@@ -70,6 +79,14 @@ class _Figures(Collector):
             "Requests to this process that wait for the end of a job or batch.",
             value=self._waiters,
         )
+        refused = CounterMetricFamily(
+            "orchestrator_api_refused",
+            "Requests that this process refused for their token or its role.",
+            labels=["reason"],
+        )
+        for reason, count in self._refused.items():
+            refused.add_metric([reason], count)
+        yield refused
         unfinished = GaugeMetricFamily(
             "orchestrator_jobs_unfinished", "Jobs that have not ended.", labels=["backend", "state"]
         )
@@ -107,7 +124,7 @@ def metrics(service: ServiceHere) -> Response:
     """Figures for Prometheus."""
     registry = CollectorRegistry()
     with service.database.read() as connection:
-        registry.register(_Figures(connection, service.waiters.count))
+        registry.register(_Figures(connection, service.waiters.count, service.refusals.counts))
         told = generate_latest(registry)
     return Response(told, media_type=CONTENT_TYPE_LATEST)
 
