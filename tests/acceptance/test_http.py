@@ -402,7 +402,7 @@ def test_event_numbers_of_another_life_of_the_database_are_gone(
 
 
 def test_health_readiness_metrics_and_documentation_need_no_token(product: Product) -> None:
-    with httpx.Client(base_url=product.url) as client:
+    with httpx.Client(base_url=product.url, timeout=60) as client:
         assert client.get("/healthz").json() == {"status": "ok"}
         assert client.get("/readyz").json() == {"database": "ok", "broker": "ok"}
         assert 'orchestrator_workers_alive{backend="fast"} 2' in client.get("/metrics").text
