@@ -20,8 +20,8 @@ from orchestrator.jobs.wakeups import CONTROL_QUEUE, backend_queue, host_queue
 from orchestrator.settings import Settings
 from orchestrator.store.database import Database
 from orchestrator.store.verdicts import is_of_the_rows
-from workers.execution.attempt import HANDED_BACK, attempt
-from workers.execution.ending import unseen_after
+from workers.execution.attempt import attempt
+from workers.execution.ending import HANDED_BACK, unseen_after
 from workers.execution.handlers import HANDLERS, UNDOING, WITHOUT_STORAGE
 from workers.execution.hooks import Hooks
 from workers.execution.outcomes import OUTCOMES

@@ -5,10 +5,11 @@ The storage is asked what has become of it: nothing, all of it, or a part.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from sqlalchemy import text
@@ -290,6 +291,45 @@ def test_a_removal_of_an_orphan(audited: Audited, fault: str, ending: str) -> No
     engine.work()
     assert engine.job(job_id)["state"] == ending
     assert len(list(_driver(engine).list_volumes())) == (ending == "failed")
+
+
+class _Leaving:
+    """A driver whose worker is told to stop while it looks what there is."""
+
+    def __init__(self, driver: Any, stopping: threading.Event) -> None:
+        self._driver, self._stopping = driver, stopping
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._driver, name)
+
+    def inspect(self, volume: Any) -> Any:
+        self._stopping.set()
+        return self._driver.inspect(volume)
+
+
+def test_a_worker_that_leaves_while_a_cancel_is_judged_leaves_that_to_another(
+    audited: Audited,
+) -> None:
+    audited.storage_sql("INSERT INTO volumes (name, size) VALUES ('old', 4096)")
+    engine, faults = audited.engine, _faults(audited.engine)
+    [job_id] = engine.submit(act("volume.adopt", "old")).job_ids
+    faults.set(operation="adopt", kind="lost reply", times=1)
+    engine.work()
+    engine.cancel(job_id)
+    worker = engine.worker
+    drivers, stopping = worker.serving.drivers, worker.leases.stopping
+    [ram] = [id_ for id_, driver in drivers.items() if driver.backend == "ram"]
+    kept, drivers[ram] = drivers[ram], cast(Any, _Leaving(drivers[ram], stopping))
+    engine.work()
+    drivers[ram] = kept
+    job = engine.job(job_id)
+    assert (job["state"], job["cancel_requested"]) == ("queued", True)
+    assert [one["outcome"] for one in job["attempts"]] == ["retried", "handed_back"]
+    assert job["attempt"] == 1
+    engine.another_worker().work()
+    # It bears our stamp: all of it had happened.
+    assert engine.job(job_id)["state"] == "succeeded"
+    assert "old" in engine.volumes()
 
 
 # -- what cannot be seen ----------------------------------------------------------------------

@@ -15,6 +15,7 @@ from orchestrator.jobs.claim import last_step
 from orchestrator.jobs.finish import Ending, Outcome
 from orchestrator.settings import RetrySettings
 from workers.execution.ending import (
+    HANDED_BACK,
     called_off,
     ended_badly,
     is_open,
@@ -28,9 +29,6 @@ from workers.execution.work import Done, Handler, Undo, Work
 from workers.leases import HandBack, LeaseLost
 
 log = structlog.get_logger(__name__)
-
-#: The attempt was broken off, and is not counted.
-HANDED_BACK = Outcome(ending=Ending.HANDED_BACK)
 
 
 def attempt(

@@ -46,6 +46,10 @@ from workers.leases import HandBack, LeaseLost
 log = structlog.get_logger(__name__)
 
 
+#: The attempt was broken off, and is not counted.
+HANDED_BACK = Outcome(ending=Ending.HANDED_BACK)
+
+
 class _Unforeseen(InternalError):
     """The worker failed in a way it did not foresee; its log has the details."""
 
@@ -68,6 +72,8 @@ def ended_badly(work: Work, problem: Problem, retry: RetrySettings) -> Outcome |
         return _end(work, ending, problem, retry)
     except LeaseLost:
         return None
+    except HandBack:
+        return HANDED_BACK
 
 
 def called_off(work: Work, outcome_of: OutcomeOf, retry: RetrySettings) -> Done | Outcome:
@@ -131,7 +137,7 @@ def _end(work: Work, ending: Ending, problem: Problem, retry: RetrySettings) -> 
             changes = _undo(work, last_step_detail(ending, problem))
         elif work.touched:
             changes = _truth(work)
-    except LeaseLost:
+    except (LeaseLost, HandBack):
         raise
     except Exception as error:
         obstacle = _obstacle(work, error)
