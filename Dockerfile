@@ -1,6 +1,9 @@
 # One image for every role: the command says which (api, worker, scheduler, db upgrade).
 
-FROM python:3.13-slim AS build
+# The base, to be pinned by digest: --build-arg PYTHON_IMAGE=python@sha256:…
+ARG PYTHON_IMAGE=python:3.13-slim
+
+FROM ${PYTHON_IMAGE} AS build
 WORKDIR /src
 COPY requirements.lock .
 RUN python -m venv /opt/orchestrator \
@@ -11,7 +14,7 @@ COPY workers workers
 COPY migrations migrations
 RUN /opt/orchestrator/bin/pip install --no-cache-dir --no-deps .
 
-FROM python:3.13-slim
+FROM ${PYTHON_IMAGE}
 # These belong to the service, and so does an empty volume that is mounted there first.
 RUN useradd --system --uid 10001 --create-home orchestrator \
     && install -d -o orchestrator -g orchestrator /srv/volumes \

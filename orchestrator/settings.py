@@ -7,8 +7,8 @@ import os
 import re
 import socket
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Literal, Self, TypeVar
+from urllib.parse import quote, urlsplit
 
 from pydantic import (
     BaseModel,
@@ -81,6 +81,21 @@ def _check_url(url: str | None) -> str | None:
     return url
 
 
+def _with_password(url: str, password: SecretStr | None) -> str:
+    """The URL with a password that was given apart, unless it has one of its own.
+
+    Of Sentinels it stands with the first: it is the servers' that they watch.
+    """
+    first, *others = url.split(";")
+    parts = urlsplit(first)
+    user, _, hosts = parts.netloc.rpartition("@")
+    if password is None or ":" in user:
+        return url
+    written = quote(password.get_secret_value(), safe="")
+    told = parts._replace(netloc=f"{user}:{written}@{hosts}").geturl()
+    return ";".join([told, *others])
+
+
 def without_secrets(url: str) -> str:
     """A URL as it may be shown: without user, password and options."""
     parts = (re.sub(r"//.*@", "//", part) for part in url.split(";"))
@@ -97,6 +112,9 @@ class DatabaseSettings(_Section):
     url: str | None = Field(
         default=None, repr=False, description="Default: SQLite in the data directory."
     )
+    password: SecretStr | None = Field(
+        default=None, description="Where the URL has a user and no password: it is put in there."
+    )
     pool_size: int = Field(default=10, ge=1, le=1000)
     idle_seconds: float = Field(
         default=20.0,
@@ -107,8 +125,14 @@ class DatabaseSettings(_Section):
         "(PostgreSQL).",
     )
 
-    _secret = field_validator("url", mode="before")(_resolve_secret)
+    _secret = field_validator("url", "password", mode="before")(_resolve_secret)
     _url = field_validator("url")(_check_url)
+
+    @model_validator(mode="after")
+    def _password(self) -> Self:
+        if self.url is not None:
+            self.url = _with_password(self.url, self.password)
+        return self
 
 
 class BrokerSettings(_Section):
@@ -118,6 +142,9 @@ class BrokerSettings(_Section):
         default=None, repr=False, description="Default: an embedded server, with 'up' only."
     )
 
+    password: SecretStr | None = Field(
+        default=None, description="Where the URL has none: it is put in there."
+    )
     prefix: str = Field(
         default="",
         max_length=64,
@@ -126,8 +153,14 @@ class BrokerSettings(_Section):
         "server that others use, too.",
     )
 
-    _secret = field_validator("url", mode="before")(_resolve_secret)
+    _secret = field_validator("url", "password", mode="before")(_resolve_secret)
     _url = field_validator("url")(_check_url)
+
+    @model_validator(mode="after")
+    def _password(self) -> Self:
+        if self.url is not None:
+            self.url = _with_password(self.url, self.password)
+        return self
 
 
 class WorkerSettings(_Section):
