@@ -8,6 +8,7 @@ Sentinels' own.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -15,8 +16,11 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import redis
 import redis.asyncio as aioredis
 from redis.asyncio.sentinel import Sentinel as AsyncSentinel
+from redis.exceptions import RedisError
 from redis.sentinel import Sentinel
 
+from orchestrator.domain.errors import InvalidInput
+from orchestrator.domain.nearest import did_you_mean
 from orchestrator.embedded.broker import redis_client_url
 
 _SCHEME = "sentinel://"
@@ -35,6 +39,38 @@ class _Sentinels:
     #: For the connections to the Sentinels, and to the server they name.
     sentinel: dict[str, Any]
     server: dict[str, Any]
+
+
+#: What a broker's address may begin with.
+SCHEMES = ("redis", "rediss", "valkey", "valkeys", "unix", "redis+socket", "sentinel")
+
+#: Those with the number of the database in the path.
+_IN_PATH = ("redis", "rediss", "valkey", "valkeys")
+
+
+def check(url: str) -> None:
+    """Raise `InvalidInput` for an address that no connection could be made with.
+
+    Whether anybody answers there is not asked.
+    """
+    scheme = url.partition("://")[0]
+    if scheme not in SCHEMES:
+        raise InvalidInput(
+            f"a broker's address begins with {', '.join(f'{one}://' for one in SCHEMES)}"
+            f"{did_you_mean(scheme, SCHEMES, '')}",
+            field="broker.url",
+        )
+    try:
+        if scheme in _IN_PATH:
+            # redis-py would take another database for one that is no number.
+            int(urlsplit(url).path.strip("/") or 0)
+        with client(url) as made:
+            made.connection_pool.make_connection()
+    except (ValueError, TypeError, RedisError) as error:
+        # What was given may hold a password: of what the library says only names are told.
+        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        what = f"has no option {unknown[1]!r}" if unknown else "has a wrong database or option"
+        raise InvalidInput(f"the broker's address {what}", field="broker.url") from None
 
 
 def client(url: str, **options: Any) -> redis.Redis:

@@ -615,13 +615,16 @@ class Settings(BaseSettings):
 
     @property
     def broker_url(self) -> str:
-        """The configured broker. Raises `InvalidInput` if there is none."""
+        """The configured broker. Raises `InvalidInput` if there is none, or never could be one."""
         if self.broker.url is None:
             raise InvalidInput(
                 "no broker is configured: set [broker] url, or ORCHESTRATOR_BROKER__URL, "
                 "to a Redis server such as redis://localhost:6379/0",
                 field="broker.url",
             )
+        from orchestrator import broker  # what only reads settings need not load its libraries
+
+        broker.check(self.broker.url)
         return self.broker.url
 
     def served_backends(self) -> dict[str, BackendSettings]:

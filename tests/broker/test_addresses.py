@@ -16,7 +16,9 @@ import pytest
 import redis
 
 from orchestrator import broker as brokers
+from orchestrator.domain.errors import InvalidInput
 from orchestrator.embedded.broker import EmbeddedBroker, redis_client_url
+from orchestrator.settings import Settings
 from tests.broker.conftest import MakeParts
 
 needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is missing")
@@ -178,3 +180,23 @@ def test_what_waits_and_what_sends_go_to_the_same_place(url: str) -> None:
     assert _meaning(brokers.client(url).connection_pool) == _meaning(
         brokers.async_client(url).connection_pool
     )
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("http://user:secret@here", "begins with redis://"),
+        ("reddiss://here", "did you mean 'rediss'"),
+        ("redis://:secret@here/notanumber", "database or option"),
+        ("redis://:secret@here?bogus=1", "no option 'bogus'"),
+        ("redis://:secret@here?socket_timeout=soon", "database or option"),
+        ("rediss://:secret@here?ssl_cert_reqs=perhaps", "database or option"),
+        ("unix:///a/b?db=x", "database or option"),
+        ("sentinel://one;sentinel://:secret@two/x", "database or option"),
+    ],
+)
+def test_an_address_that_nobody_could_connect_to_is_refused_at_once(url: str, told: str) -> None:
+    settings = Settings(broker={"url": url})
+    with pytest.raises(InvalidInput, match=told) as refused:
+        _ = settings.broker_url
+    assert "secret" not in refused.value.detail

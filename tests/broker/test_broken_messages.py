@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from orchestrator.jobs.notices import CHANNEL, Notices
 from orchestrator.jobs.wakeups import WAKE_TASK, celery_app, wakeup
 from orchestrator.store.database import Database
 from tests.broker.conftest import Parts, Process, until
+from workers.listening import Listening
 
 _QUEUES = ("backend.ram", "control", "host.here")
 
@@ -139,6 +141,21 @@ def test_these_rights_suffice(parts: Parts, server: redis.Redis) -> None:
     ]  # fmt: skip
     assert refused == []
     assert "not_sent" not in worker.log + scheduler.log
+
+
+def test_a_worker_that_has_ended_listening_begins_anew(broker: EmbeddedBroker) -> None:
+    listening, stopping = Listening(broker.url, ""), threading.Event()
+    ends: list[int] = []
+
+    def start() -> None:
+        ends.append(len(ends))
+        if len(ends) == 1:
+            raise SystemExit(0)
+        if len(ends) == 3:
+            stopping.set()
+
+    listening.until_stopped(start, stopping)
+    assert ends == [0, 1, 2]
 
 
 _FORGED = (
