@@ -15,7 +15,7 @@ from orchestrator.domain.errors import Canceled, Problem
 from orchestrator.jobs.finish import Ending, Outcome
 from orchestrator.jobs.outlook import SnapshotOutlook, VolumeOutlook
 from orchestrator.jobs.rules import changing
-from workers.backends.extstorage import ExtStorageDriver
+from workers.backends.extstorage.writing import Writing
 from workers.backends.file import FileDriver, holding, images, uses
 from workers.backends.interface import Absent, Look, VolumeRef
 from workers.execution import ending
@@ -93,7 +93,7 @@ def _without_results() -> list[Undo]:
     def told(self: Any, volume: VolumeRef, *_: Any, **__: Any) -> int:
         return volume.size_bytes or 1
 
-    return [_method(ExtStorageDriver, "_overwrite", told)]
+    return [_method(Writing, "overwrite", told)]
 
 
 def _without_drift() -> list[Undo]:

@@ -138,7 +138,8 @@ def test_a_create_that_says_that_it_is_there_destroys_nothing(make: Make, manner
         # Nor does a later attempt that is cut off.
         provider.replace("create", "sleep 1000")
         slow = provider.driver()
-        slow._scripts._seconds = {**slow._scripts._seconds, "create": 0.2}
+        scripts = slow._asking.scripts
+        scripts._seconds = {**scripts._seconds, "create": 0.2}
         with pytest.raises(TimedOut):
             slow.create(volume, SIZE, {}, call.again())
         with pytest.raises(Conflict, match="was left"):
@@ -226,7 +227,8 @@ def test_where_nothing_was_begun_nothing_is_left(make: Make) -> None:
     # Begun once more and cut off, it may be half made.
     provider.replace("create", MAPPED["create"] + "\nsleep 1000")
     slow = provider.driver()
-    slow._scripts._seconds = {**slow._scripts._seconds, "create": 1}
+    scripts = slow._asking.scripts
+    scripts._seconds = {**scripts._seconds, "create": 1}
     with pytest.raises(TimedOut):
         slow.create(volume, SIZE, {}, refused.again())
     provider.replace("attach", "fail the array does not answer")

@@ -16,6 +16,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from workers.backends.extstorage.room import made
+from workers.backends.interface import Call, VolumeRef
 
 
 class Stage(StrEnum):
@@ -92,3 +93,15 @@ class Notes:
                 note = self.of(path.name)
                 if note is not None and note.stage in (Stage.REMOVED, Stage.REFUSED):
                     path.unlink()
+
+
+def is_begun_by(note: Note | None, volume: VolumeRef, call: Call) -> bool:
+    """Whether this job has begun the volume, on this host and from nothing."""
+    begun = (Stage.BEGUN, Stage.MADE, Stage.DONE)
+    return (
+        note is not None
+        and note.token == call.token
+        and note.stage in begun
+        and not note.refused
+        and volume.size_bytes is None
+    )
