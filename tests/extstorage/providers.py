@@ -83,11 +83,23 @@ MANNERS: dict[str, dict[str, str]] = {
         **MAPPED,
         "create": '[ -e "$image" ] || truncate -s "${VOL_SIZE}M" "$image"',
     },
+    # Its devices stand as long as their volumes, and remove takes them away.
+    "cannot detach": {**STANDING, "detach": "fail detach is not implemented"},
     "fails to detach or remove twice": {
         **MAPPED,
         "detach": '[ -n "$(device_of)" ] || fail "it is not attached"\n' + MAPPED["detach"],
         "remove": '[ -e "$image" ] || fail "there is no $image"\n' + MAPPED["remove"],
     },
+}
+
+
+#: The shapes in which providers come that people run.
+SHAPES = {
+    "prints a path that is not there": MANNERS["standing"],
+    "addresses only": MANNERS["addresses only"],
+    "chatters": MANNERS["chatters"],
+    "cannot detach": MANNERS["cannot detach"],
+    "ordinary": MANNERS["mapped"],
 }
 
 

@@ -21,7 +21,7 @@ from orchestrator.domain.errors import (
 )
 from tests.conformance.calls import Claim, LeaseLost, new_volume, stopped_in_work
 from tests.extstorage.conftest import Make
-from tests.extstorage.providers import MANNERS, MAPPED, MIB, STANDING
+from tests.extstorage.providers import MANNERS, MAPPED, MIB, SHAPES, STANDING
 from workers.backends.interface import Contents, Removed, VolumeRef, there
 
 SIZE = 8 * MIB
@@ -40,6 +40,15 @@ def test_a_volume_of_any_provider_lives_and_is_removed(make: Make, manner: str) 
     device = driver.attach(volume, Claim())
     assert driver.devices(volume) == [device]
     assert there(driver.inspect(volume), volume).size_bytes == 12 * MIB
+    if "snapshot" in MANNERS[manner]:
+        copy = new_volume("copy")
+        assert driver.clone(copy, volume, 12 * MIB, {}, Claim()).size_bytes == 12 * MIB
+        assert driver.remove(copy, Claim()) == Removed(found=True)
+    if manner == "cannot detach":
+        with pytest.raises(ScriptFailed, match="not implemented"):
+            driver.detach(volume, Claim())
+        assert driver.devices(volume) == [device]
+        provider.replace("detach", ":")
     driver.detach(volume, Claim())
     assert driver.devices(volume) == []
     removed = driver.remove(volume, Claim())
@@ -91,6 +100,22 @@ def test_a_provider_that_others_could_exchange_is_not_run(make: Make, part: str)
         assert provider.calls == []
         mend()
     driver.create(volume, SIZE, {}, claim)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_create_that_fails_is_told_and_what_is_there_can_be_removed(
+    make: Make, shape: str
+) -> None:
+    """Where it cannot be attached at first; nothing but the provider's remove is asked for then."""
+    provider = make(SHAPES[shape])
+    driver, volume = provider.driver(), new_volume("vm1")
+    provider.replace("attach", "echo /dev/no-such-volume")
+    with pytest.raises(ScriptFailed, match="no-such-volume', which is not there"):
+        driver.create(volume, SIZE, {}, Claim())
+    assert provider.calls[:2] == ["create", "attach"]
+    assert driver.remove(volume, Claim()) == Removed(found=False)
+    assert provider.images.exists()
+    assert list(provider.images.glob("*.img")) == []
 
 
 def test_a_failing_attach_is_no_absence(make: Make) -> None:

@@ -96,11 +96,14 @@ class Attaching:
         *,
         before: Found | None = None,
     ) -> Iterator[None]:
-        """Detach it at the end, unless it was attached ``before`` or somebody uses it."""
+        """Detach it at the end, unless it was attached ``before`` or somebody uses it.
+
+        That the provider's ``detach`` fails spoils nothing of what was done: its device stays.
+        """
         with self.let_go_if_it_fails(volume, device, call, before=before):
             yield
         if before is None:
-            with suppress(InUse, BackendBusy):
+            with suppress(InUse, BackendBusy, ScriptFailed):
                 self.detach(volume, device, call)
 
     @contextmanager

@@ -81,10 +81,9 @@ class Removing:
 
         ``device`` is None where it cannot be attached; perhaps because it is gone.
         """
-        if device is None:
-            with suppress(ScriptFailed):
-                self._attaching.detach(volume, None, call)
-        else:
+        # A device that is used raises. Otherwise the provider's remove has the last word: there are
+        # providers whose detach fails if there is nothing to detach, or always.
+        with suppress(ScriptFailed):
             self._attaching.detach(volume, device, call)
         self._asking.run("remove", volume, {}, call)
         self._attaching.attached.forget(volume.id)
