@@ -118,6 +118,19 @@ def test_a_create_that_fails_is_told_and_what_is_there_can_be_removed(
     assert list(provider.images.glob("*.img")) == []
 
 
+def test_what_others_could_have_noted_of_scripts_is_not_believed(make: Make) -> None:
+    provider = make(MANNERS["standing"])
+    driver, volume, claim = provider.driver(), new_volume("vm1"), Claim()
+    driver.create(volume, SIZE, {}, claim)
+    for place in (provider.room / "here", provider.room / "here" / "tried"):
+        place.chmod(0o777)  # anybody could name a process group there that is to be killed
+        with pytest.raises(BackendUnavailable) as refused:
+            driver.inspect(volume)
+        assert f"'chmod go-w {place}'" in refused.value.detail
+        place.chmod(0o700)
+    driver.inspect(volume)
+
+
 def test_a_failing_attach_is_no_absence(make: Make) -> None:
     provider = make(MAPPED)
     driver, volume = provider.driver(), new_volume("vm1")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from orchestrator.domain.drivers import ExtStorageOptions
 from orchestrator.domain.errors import BackendUnavailable, Outage, Unsupported
+from orchestrator.trust import why_untrusted
 from workers.backends.extstorage.provider import Provider, find
 from workers.backends.extstorage.running import Run, Scripts
 from workers.backends.interface import Call, VolumeRef
@@ -21,6 +22,7 @@ class Asking:
 
     def __init__(self, options: ExtStorageOptions, room: Path) -> None:
         self._options = options
+        self._room = room
         self.scripts = Scripts(options.provider, room, options.seconds, secrets=options.secrets)
 
     def provider(self) -> Provider:
@@ -29,6 +31,8 @@ class Asking:
         Raises `Outage` if it is not there, else `BackendUnavailable` with what is wrong with it.
         """
         options = self._options
+        if (why := why_untrusted(self._room)) is not None:
+            raise BackendUnavailable(f"what is noted of scripts cannot be believed: {why}")
         found = find(options.provider, options.search_path)
         if found is None:
             raise Outage(
