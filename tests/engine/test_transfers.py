@@ -30,7 +30,7 @@ from orchestrator.inventory.backends import backend_views
 from orchestrator.inventory.hosts import seen
 from orchestrator.inventory.quotas import set_quota
 from orchestrator.jobs.submission import Submission
-from orchestrator.jobs.submit import submit
+from orchestrator.jobs.submit import plan, submit
 from orchestrator.settings import Settings, TransferSettings
 from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database
@@ -361,6 +361,10 @@ def test_a_volume_without_a_size_is_as_large_as_the_image(
     image = f"http://{server}/disk.raw" if by_url else str(images / "disk.raw")
     request = _import("vm", image)
     del request["params"]["size"]
+    submission = Submission(requests=[parse_request(request)], actor=ADMIN)
+    with engine.database.read() as connection:
+        [planned] = plan(connection, submission)
+    assert planned.notes == ["the volume will be as large as the image, which is not counted yet"]
     before = _promised(engine)
     [imported, grown] = engine.submit(request, grow("vm", "4M", "fast")).job_ids
     engine.work()

@@ -217,6 +217,13 @@ def import_room(outlook: Outlook, intent: Intent) -> int:
     return 0
 
 
+def sized_by_image(_outlook: Outlook, intent: Intent) -> list[str]:
+    """What a plan of an import cannot tell, for people."""
+    if intent.params.get("size_bytes") is not None:
+        return []
+    return ["the volume will be as large as the image, which is not counted yet"]
+
+
 def play_import(outlook: Outlook, intent: Intent) -> None:
     said = intent.params.get("size_bytes") is not None
     # Otherwise only the image can tell, and what follows is checked again when it has.

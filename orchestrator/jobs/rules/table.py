@@ -61,6 +61,7 @@ from orchestrator.jobs.rules.making import (
     play_clone,
     play_create,
     play_import,
+    sized_by_image,
 )
 from orchestrator.jobs.rules.quotas import take_from_quota
 from orchestrator.jobs.rules.repairing import (
@@ -181,7 +182,7 @@ RULES: dict[str, Rule] = {
     "volume.create": Rule(check_create, play_create, size_asked),
     "volume.clone": Rule(check_clone, play_clone, clone_size, not_copied),
     "volume.copy": Rule(check_copy, play_clone, clone_size, not_copied),
-    "volume.import": Rule(check_import, play_import, import_room),
+    "volume.import": Rule(check_import, play_import, import_room, sized_by_image),
     "volume.export": Rule(check_export, nothing),
     "volume.grow": Rule(check_grow, play_grow, grow_room),
     "volume.update": Rule(check_update, play_update),
