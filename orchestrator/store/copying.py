@@ -86,7 +86,8 @@ def copy_file(source: Path, to: Path) -> None:
 def fill(source_url: str, target_url: str) -> None:
     """Bring an empty database to the schema of this version, and copy every row into it."""
     migrate.upgrade(target_url, named=False)
-    source, target = Database(source_url, pool_size=1), Database(target_url, pool_size=1)
+    source = Database(source_url, pool_size=1, standby=True)
+    target = Database(target_url, pool_size=1)
     try:
         with source.read() as reading, target.write(may_take_long=True) as writing:
             pour(reading, writing)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import sqlite3
 import time
@@ -19,6 +20,7 @@ from sqlalchemy import (
     create_engine,
     event,
     false,
+    select,
     update,
 )
 from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError
@@ -27,7 +29,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from orchestrator.domain.errors import Unavailable
 from orchestrator.store import schema, urls
 from orchestrator.store.asking import commit_put_off
-from orchestrator.store.reasons import reason
+from orchestrator.store.reasons import READS_ONLY, reason
 from orchestrator.store.sessions import Sessions, lift_limit, line_options
 from orchestrator.store.tables import installation
 from orchestrator.store.verdicts import (
@@ -183,7 +185,13 @@ class Database:
 
     def try_to_write(self) -> None:
         """Find out whether changes are taken, without any. Raises `Unavailable` if they are not."""
-        self.transact(lambda connection: connection.execute(_NO_CHANGE))
+        if (file := urls.file_of(self.url)) is None:
+            self.transact(lambda connection: connection.execute(_NO_CHANGE))
+            return
+        # The one writer may take a while; whoever asks this does not want to wait for its turn.
+        self.look(lambda connection: connection.execute(select(installation.c.id)))
+        if not (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)):
+            raise Unavailable(READS_ONLY)
 
     def transact(self, work: Callable[[Connection], T]) -> T:
         """Run ``work`` in a transaction, again as a whole where the database asks for it.

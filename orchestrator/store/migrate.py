@@ -91,9 +91,14 @@ def check(url: str) -> str | None:
         return f"there is no database at {path} yet: run 'orchestrator db upgrade'"
     database = Database(url, pool_size=1, standby=True)
     try:
-        return schema.trouble(database.look(_found))
+        return database.look(trouble)
     finally:
         database.close()
+
+
+def trouble(connection: Connection) -> str | None:
+    """The same of a database that is connected."""
+    return schema.trouble(_found(connection))
 
 
 def refuse_unknown(url: str) -> None:

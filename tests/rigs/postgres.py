@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import LiteralString, TypedDict
+from typing import Any, LiteralString, TypedDict
 from urllib.parse import quote
 
 import psycopg
@@ -132,6 +132,12 @@ class Postgres:
         """Execute a statement as the superuser."""
         with self._connect(dbname) as connection:
             connection.execute(statement)
+
+    def query(self, statement: str) -> Any:
+        """The one value that a query of the superuser has."""
+        with self._connect() as connection:
+            row = connection.execute(statement.encode()).fetchone()
+            return row and row[0]
 
     def _connect(self, dbname: str = "postgres") -> psycopg.Connection:
         return psycopg.connect(host=str(self.home), dbname=dbname, user="postgres", autocommit=True)

@@ -49,7 +49,7 @@ def readyz(
     """
     ready = {"database": _OK, "broker": _OK}
     try:
-        if (wrong := migrate.check(service.settings.database_url)) is not None:
+        if (wrong := service.read(migrate.trouble)) is not None:
             ready["database"] = wrong
         else:
             service.database.try_to_write()
