@@ -362,7 +362,7 @@ def _loop_devices(what: str) -> Findings:
         yield _warning(
             what,
             f"user {_user()} cannot attach volumes as block devices",
-            "run the worker as root (deploy/orchestrator-worker.service), if hosts attach them",
+            "if hosts attach them, run deploy/orchestrator-worker-root.service",
         )
     elif not Path("/dev/loop-control").exists():
         yield _error(what, "there is no /dev/loop-control", "modprobe loop")
