@@ -8,18 +8,20 @@ import secrets
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, or_, select, update
+from sqlalchemy import Connection, delete, or_, select, update
 
 from orchestrator.audit.events import Event, record
-from orchestrator.domain.errors import AlreadyExists, NotAuthenticated, NotFound
+from orchestrator.domain.errors import AlreadyExists, InvalidInput, NotAuthenticated, NotFound
 from orchestrator.domain.states import Role
 from orchestrator.jobs.submission import Actor
 from orchestrator.store.bulk import insert_rows
 from orchestrator.store.columns import db_now
-from orchestrator.store.tables import tokens
+from orchestrator.store.tables import idempotency_keys, tokens
 
 #: Every token begins so, which lets secret scanners find one that was leaked.
 _PREFIX = "orc"
+#: Who acts without a token, in the history and in the configuration: no token is called so.
+RESERVED = frozenset({"orchestrator", "anonymous", "everybody", "command-line"})
 
 
 def digest_of(secret: str) -> str:
@@ -38,8 +40,13 @@ def create(
 ) -> tuple[dict[str, Any], str]:
     """Make a token; its description, and the token itself, which is told only now.
 
-    Raises `AlreadyExists` if a valid token has this name.
+    Raises `AlreadyExists` if a valid token has this name, `InvalidInput` if none may have it.
     """
+    if name.casefold() in RESERVED:
+        raise InvalidInput(
+            f"the name {name!r} is kept for what acts here without a token: choose another",
+            field="name",
+        )
     taken = connection.execute(
         select(tokens.c.id, (tokens.c.expires_at <= db_now()).label("expired")).where(
             tokens.c.name == name, tokens.c.revoked_at.is_(None)
@@ -63,6 +70,8 @@ def create(
         "expires_at": now + timedelta(days=days) if days is not None else None,
     }
     insert_rows(connection, tokens, [row])
+    # Whoever had the name before is somebody else: what its keys stand for is not answered.
+    connection.execute(delete(idempotency_keys).where(idempotency_keys.c.owner == name))
     record(connection, [Event(kind="token.created", actor=actor, data=_told(row))], now)
     return describe(row), f"{_PREFIX}_{id_}_{secret}"
 
@@ -116,7 +125,11 @@ def authenticate(connection: Connection, token: str) -> Actor:
     expected = row.digest if row is not None else digest_of("")
     matches = hmac.compare_digest(expected, digest_of(secret))
     if row is None or not matches or prefix != _PREFIX:
-        raise NotAuthenticated("the token is not valid: it may have been revoked or expired")
+        raise NotAuthenticated(
+            "the token is not valid: it may have been revoked or expired. An administrator makes "
+            "another ('orchestrator token create'); 'orchestrator up' makes its own anew when it "
+            "is started again"
+        )
     return Actor(name=row.name, role=Role(row.role), project=row.project)
 
 

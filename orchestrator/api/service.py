@@ -12,7 +12,7 @@ from functools import partial
 from queue import SimpleQueue
 from typing import TypeVar
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
 from orchestrator import failpoints
 from orchestrator.api import models
@@ -30,6 +30,7 @@ from orchestrator.jobs.wakeups import Wakeups
 from orchestrator.settings import Settings
 from orchestrator.store.database import Database
 from orchestrator.store.frozen import watching
+from orchestrator.store.tables import events
 
 T = TypeVar("T")
 
@@ -241,12 +242,22 @@ def _receipts(
         elif (found := views.get(fate.job_ids[0])) is not None:
             told.append(Receipt("job", fate.job_ids[0], found, fate.repeated))
         else:
-            told.append(_archived())
+            told.append(_archived(connection, fate.job_ids[0]))
     return told
 
 
-def _archived() -> Problem:
+_ENDS = {"job.succeeded": "succeeded", "job.failed": "failed", "job.canceled": "was canceled"}
+
+
+def _archived(connection: Connection, job_id: int) -> Problem:
+    """What is told of a key whose job is no longer there to be answered."""
+    how = connection.execute(
+        select(events.c.kind).where(events.c.job_id == job_id, events.c.kind.in_(_ENDS))
+    ).scalar()
+    ended = _ENDS.get(str(how), "has ended")
     return Gone(
-        "the job that this key was first used for has ended and was archived: use a new key",
+        f"nothing was submitted: this key was first used for job {job_id}, which {ended} and was "
+        "archived since",
         field="Idempotency-Key",
+        job=job_id,
     )

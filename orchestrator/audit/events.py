@@ -157,15 +157,19 @@ def read_after(
     Rows have the columns of `events`, and their ``number``.
     """
     rows = connection.execute(_after(after, limit, filters or {})).all()
-    oldest = connection.execute(select(func.min(event_commits.c.base))).scalar()
-    if oldest is None:
-        oldest = _archived_up_to(connection)
+    oldest = before_all(connection)
     if oldest > after:
         raise Gone(
             f"events up to {oldest} have been archived: begin after {oldest}",
             oldest=oldest + 1,
         )
     return rows
+
+
+def before_all(connection: Connection) -> int:
+    """The number after which the events begin that have not been archived."""
+    oldest = connection.execute(select(func.min(event_commits.c.base))).scalar()
+    return _archived_up_to(connection) if oldest is None else int(oldest)
 
 
 def read_feed(

@@ -82,6 +82,7 @@ def run(
     ] = None,
     host: options.HostIfAny = None,
     timeout: Timeout = 3600.0,
+    idempotency_key: options.IdempotencyKey = None,
     reason: options.Reason = None,
     as_json: options.Json = False,
 ) -> None:
@@ -92,7 +93,16 @@ def run(
     """
     with connect() as client:
         names = backend or [one["name"] for one in client.backends()]
-        accepted = [client.submit("backend.audit", b, host=host, reason=reason) for b in names]
+        accepted = [
+            client.submit(
+                "backend.audit",
+                name,
+                host=host,
+                reason=reason,
+                idempotency_key=_key_of(idempotency_key, name, len(names)),
+            )
+            for name in names
+        ]
         jobs: list[Any] = [wait_for_job(client, job["id"], timeout) for job in accepted]
         found: list[Any] = [
             one for name in names for one in client.findings(backend=name, state="open")
@@ -106,6 +116,11 @@ def run(
     for job in jobs:
         if job["state"] != "succeeded":
             exit_as_job(job)
+
+
+def _key_of(key: str | None, backend: str, backends: int) -> str | None:
+    """The key of one audit: several under one key are several jobs."""
+    return key if key is None or backends == 1 else f"{key} {backend}".replace(" ", "/")[:255]
 
 
 def _told(job: Any) -> str:
@@ -173,6 +188,7 @@ def repair(
     approval: options.Approval = False,
     wait: options.Wait = False,
     timeout: options.Timeout = 60.0,
+    idempotency_key: options.IdempotencyKey = None,
     reason: options.Reason = None,
     as_json: options.Json = False,
 ) -> None:
@@ -188,7 +204,9 @@ def repair(
             else:
                 tables.show_plan(planned)
             return
-        job: Any = client.repair(finding, name, approval=approval, reason=reason)
+        job: Any = client.repair(
+            finding, name, approval=approval, reason=reason, idempotency_key=idempotency_key
+        )
         if wait:
             job = wait_for_job(client, job["id"], timeout, as_json=as_json, known=job)
     tables.show_job(job, as_json=as_json)

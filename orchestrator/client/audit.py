@@ -42,14 +42,16 @@ class AuditMethods:
         wait: float | None = None,
         approval: bool = False,
         reason: str | None = None,
+        idempotency_key: str | None = None,
     ) -> Steps[Job]:
         """Submit the job that repairs a finding; it, or with ``wait`` as it has ended.
 
-        The same repair after the same audit is one job, so it may be asked for twice. Raises
+        The same repair after the same audit is one job, so it may be asked for twice; with an
+        ``idempotency_key`` also after the finding was closed by it. Raises
         `InvalidInput` if that repair is not possible, `WrongState` if the finding is closed.
         """
         deadline = Deadline(0 if wait is None else wait)
-        answer = yield _repair(finding, repair, approval, reason)
+        answer = yield _repair(finding, repair, approval, reason, idempotency_key)
         job = cast(Job, answer.body)
         if wait is None or ended(job):
             return job
@@ -79,11 +81,16 @@ class AuditMethods:
         return cast(Restored, answer.body)
 
 
-def _repair(finding: int, repair: str, approval: bool, reason: str | None) -> Call:
+def _repair(
+    finding: int, repair: str, approval: bool, reason: str | None, key: str | None = None
+) -> Call:
     return Call(
         method="POST",
         path=path_to("findings", finding, "repair"),
         json={"repair": repair, "approval": approval},
-        headers=reason_header(reason),
+        headers={
+            **reason_header(reason),
+            **({} if key is None else {"Idempotency-Key": key}),
+        },
         repeatable=True,
     )

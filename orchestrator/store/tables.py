@@ -704,8 +704,15 @@ idempotency_keys = Table(
     Column("request_digest", String(64), nullable=False),
     Column("job_id", BigInteger),
     Column("batch_id", BigInteger),
+    #: Of a call that submits no job.
+    Column("answer", Json),
     Column("created_at", UtcDateTime, nullable=False),
-    CheckConstraint("(job_id IS NULL) <> (batch_id IS NULL)", name="answer"),
+    CheckConstraint(
+        "(CASE WHEN job_id IS NULL THEN 0 ELSE 1 END)"
+        " + (CASE WHEN batch_id IS NULL THEN 0 ELSE 1 END)"
+        " + (CASE WHEN answer IS NULL THEN 0 ELSE 1 END) = 1",
+        name="answer",
+    ),
     Index("ix_idempotency_keys_created_at", "created_at"),
 )
 

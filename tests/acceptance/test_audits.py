@@ -48,9 +48,15 @@ def test_a_stray_file_is_found_planned_and_adopted(shell: Shell, stray: str) -> 
     assert [job["action"] for job in planned["jobs"]] == ["volume.adopt"]
     refused = shell.json("audit", "repair", number, "forget", status=2)
     assert refused["field"] == "repair"
-    job = shell.json("audit", "repair", number, "adopt", "--wait")
+    job = shell.json("audit", "repair", number, "adopt", "--wait", "--idempotency-key", "again")
     assert (job["state"], job["volume"]) == ("succeeded", stray)
-    assert _about(shell.json("audit", "run", "--backend", "fast"), stray) == []
+    key = ("--idempotency-key", f"after-{stray}")
+    after = shell.json("audit", "run", "--backend", "fast", *key)
+    assert _about(after, stray) == []
+    # The finding is closed: under its key the repair is still the one that was made.
+    again = shell.json("audit", "repair", number, "adopt", "--idempotency-key", "again")
+    assert again["id"] == job["id"]
+    assert shell.json("audit", "run", "--backend", "fast", *key)["jobs"] == after["jobs"]
     closed = shell.json("audit", "show", number)
     assert (closed["state"], closed["repair_job"], closed["repairs"]) == ("closed", job["id"], [])
     assert shell.json("audit", "repair", number, "adopt", status=4)["code"] == "wrong_state"

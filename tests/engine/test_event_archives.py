@@ -646,17 +646,21 @@ def test_who_asks_for_archived_events_is_told_where_they_begin(record: Installat
 
     app = create_app(service)
 
-    async def ask(after: int, accept: str) -> Any:
+    async def ask(after: int | None, accept: str) -> Any:
         transport = httpx.ASGITransport(served(app, service))
         async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
             headers = {"Authorization": f"Bearer {token}", "Accept": accept}
-            return await client.get("/v1/events", params={"after": after}, headers=headers)
+            params = {} if after is None else {"after": after}
+            return await client.get("/v1/events", params=params, headers=headers)
 
     try:
         for accept in ("application/json", "text/event-stream"):
             answer = asyncio.run(ask(1, accept))
             assert (answer.status_code, answer.json()["code"]) == (410, "gone")
             assert answer.json()["oldest"] == oldest
+        # Whoever names no number gets what is left.
+        left = asyncio.run(ask(None, "application/json"))
+        assert (left.status_code, left.json()["items"][0]["number"]) == (200, oldest)
         page = asyncio.run(ask(oldest - 1, "application/json")).json()
         assert page["items"][0]["number"] == oldest
     finally:

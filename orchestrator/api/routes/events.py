@@ -9,14 +9,14 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import StreamingResponse
-from sqlalchemy import Row
+from sqlalchemy import Connection, Row
 
 from orchestrator.api import models
 from orchestrator.api.filters import check_backend
 from orchestrator.api.reading import ExactRoute
 from orchestrator.api.requesting import Limit, Reader, ServiceHere, Trusted, token_in
 from orchestrator.api.service import Service
-from orchestrator.audit.events import read_feed, read_newest
+from orchestrator.audit.events import before_all, read_feed, read_newest
 from orchestrator.domain.errors import Gone, InvalidInput, NotAuthenticated
 from orchestrator.domain.history import check_kind
 from orchestrator.domain.names import BackendName, VolumeName
@@ -42,8 +42,13 @@ async def feed(
     service: ServiceHere,
     _actor: Reader,
     after: Annotated[
-        int, Query(ge=0, le=MAX_ID, description="Events with numbers above this.")
-    ] = 0,
+        int | None,
+        Query(
+            ge=0,
+            le=MAX_ID,
+            description="Events with numbers above this; all that are left, if absent.",
+        ),
+    ] = None,
     epoch: Annotated[
         int | None, Query(ge=0, le=MAX_ID, description="The epoch that `after` is a number of.")
     ] = None,
@@ -81,7 +86,7 @@ async def feed(
                 service.read, lambda connection: read_newest(connection, last, filters)
             )
         else:
-            epoch, rows = await _read(service, after, limit, filters, epoch)
+            epoch, rows, after = await _read(service, after, limit, filters, epoch)
         if not rows:
             await _check(service, kind, backend)
         return {
@@ -92,7 +97,7 @@ async def feed(
     if last_event_id:
         epoch, after = _left_at(last_event_id)
     # Say 410 now, while there is a status to say it with.
-    epoch, rows = await _read(service, after, 1, filters, epoch)
+    epoch, rows, after = await _read(service, after, 1, filters, epoch)
     if not rows:
         await _check(service, kind, backend)
     return StreamingResponse(
@@ -119,11 +124,15 @@ def _left_at(last_event_id: str) -> tuple[int | None, int]:
 
 
 async def _read(
-    service: Service, after: int, limit: int, filters: dict[str, Any], epoch: int | None
-) -> tuple[int, Sequence[Row[Any]]]:
-    return await asyncio.to_thread(
-        service.read, lambda connection: read_feed(connection, after, limit, filters, epoch)
-    )
+    service: Service, after: int | None, limit: int, filters: dict[str, Any], epoch: int | None
+) -> tuple[int, Sequence[Row[Any]], int]:
+    """The epoch, the events, and after which number: before all that are left, if none is said."""
+
+    def read(connection: Connection) -> tuple[int, Sequence[Row[Any]], int]:
+        begin = before_all(connection) if after is None else after
+        return (*read_feed(connection, begin, limit, filters, epoch), begin)
+
+    return await asyncio.to_thread(service.read, read)
 
 
 def _message(row: Row[Any], epoch: int) -> str:
@@ -141,7 +150,7 @@ async def _stream(
         try:
             # Whoever has lost the right to read hears no more, however long the stream is open.
             valid = await trusted.renewed(service, token)
-            _, rows = await _read(service, after, _CHUNK, filters, epoch)
+            _, rows, _ = await _read(service, after, _CHUNK, filters, epoch)
         except NotAuthenticated:
             return
         except Gone:

@@ -11,10 +11,12 @@ from sqlalchemy import Connection
 
 from orchestrator.api import models
 from orchestrator.api.filters import check_backend
+from orchestrator.api.keys import job_of, keep_job
 from orchestrator.api.reading import ExactRoute
 from orchestrator.api.requesting import (
     Admin,
     Cursor,
+    IdempotencyKey,
     IdInPath,
     Limit,
     Operator,
@@ -26,6 +28,7 @@ from orchestrator.api.requesting import (
     position_of,
 )
 from orchestrator.api.routes.jobs import SUBMITTED, Plan
+from orchestrator.api.service import Receipt
 from orchestrator.api.submitting import answer, told
 from orchestrator.audit import restored
 from orchestrator.audit.findings import finding, list_findings
@@ -33,6 +36,7 @@ from orchestrator.audit.repairing import finding_view, note_repair, repair_submi
 from orchestrator.domain.exact import Exact
 from orchestrator.domain.names import BackendName
 from orchestrator.domain.states import FindingKind, FindingState
+from orchestrator.jobs.views import job_view
 
 router = APIRouter(prefix="/v1", tags=["audit"], route_class=ExactRoute)
 
@@ -93,10 +97,17 @@ async def repair(
     finding_id: IdInPath,
     wanted: RepairRequest,
     wait: PreferredWait,
+    key: IdempotencyKey = None,
     reason: ReasonHeader = None,
     plan: Plan = False,
 ) -> Response:
     """Submit the job that repairs a finding; the same repair after the same audit is one job."""
+    what = ["repair", finding_id, wanted.model_dump(mode="json"), reason]
+    if key is not None and not plan:
+        before = await asyncio.to_thread(service.read, lambda c: job_of(c, actor.name, key, what))
+        if before is not None:
+            view = await asyncio.to_thread(service.read, lambda c: job_view(c, before))
+            return await told(service, Receipt("job", before, view, repeated=True), wait)
     submission = await asyncio.to_thread(
         service.read,
         lambda connection: repair_submission(
@@ -111,9 +122,13 @@ async def repair(
     if plan:
         return await answer(service, submission, wait=wait, plan=True)
     receipt = await service.submit(submission)
-    await asyncio.to_thread(
-        service.write, lambda connection: note_repair(connection, finding_id, receipt.id)
-    )
+
+    def note(connection: Connection) -> None:
+        note_repair(connection, finding_id, receipt.id)
+        if key is not None:
+            keep_job(connection, actor.name, key, what, receipt.id)
+
+    await asyncio.to_thread(service.write, note)
     return await told(service, receipt, wait)
 
 

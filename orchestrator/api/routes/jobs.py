@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 
 from orchestrator.api import models
 from orchestrator.api.filters import check_backend
+from orchestrator.api.keys import once
 from orchestrator.api.models import NAME_OF_TOKENS
 from orchestrator.api.reading import ExactRoute
 from orchestrator.api.requesting import (
@@ -175,15 +176,20 @@ class ToArchive(Exact):
 
 
 @router.post("/archive", status_code=202, response_model=models.Archived)
-def archive(service: ServiceHere, _actor: Admin, wanted: ToArchive) -> dict[str, Any]:
+def archive(
+    service: ServiceHere, actor: Admin, wanted: ToArchive, key: IdempotencyKey = None
+) -> dict[str, Any]:
     """Move ended jobs out of the database, into a file of the scheduler's archive."""
 
-    def ask(connection: Any) -> int:
+    def ask(connection: Connection) -> dict[str, Any]:
         if wanted.ended_before is not None:
-            return archiving.ask_for_older(connection, wanted.ended_before)
-        return archiving.ask_for(connection, wanted.jobs or [])
+            return {"jobs": archiving.ask_for_older(connection, wanted.ended_before)}
+        return {"jobs": archiving.ask_for(connection, wanted.jobs or [])}
 
-    return {"jobs": service.write(ask)}
+    what = ["archive", wanted.model_dump(mode="json")]
+    return service.write(
+        lambda connection: once(connection, actor.name, key, what, lambda: ask(connection))
+    )
 
 
 @router.get("/{job_id}", response_model=models.Job)
