@@ -41,7 +41,7 @@ class Held:
     #: Seconds that the attempt may take, and when it has had them.
     limit: float
     deadline: float
-    #: False once what is not newly made may have been changed: then the job is finished,
+    #: False once this attempt may have changed what is not newly made: then the job is finished,
     #: because only that leaves a state that can be told.
     cancelable: bool
     lost: bool = False
@@ -90,7 +90,7 @@ class Leases:
                 lease_until=until,
                 limit=(limit := self._limit(claim)),
                 deadline=time.monotonic() + limit,
-                cancelable=claim.action.cancelable or not claim.touched,
+                cancelable=True,
                 canceled=claim.cancel_requested,
             )
             for claim in claims

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import re
 import threading
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +143,24 @@ def test_these_rights_suffice(parts: Parts, server: redis.Redis) -> None:
     ]  # fmt: skip
     assert refused == []
     assert "not_sent" not in worker.log + scheduler.log
+
+
+def test_a_broker_that_is_down_is_told_once_by_each(parts: Parts, broker: EmbeddedBroker) -> None:
+    quick = {"scheduler__tick_seconds": 0.1, "scheduler__relay_seconds": 0.1}
+    processes = [parts.worker(worker__claim_seconds=0.2), parts.scheduler(**quick)]
+    parts.until_states(parts.create("before"), "succeeded")
+    broker.stop()
+    for n in range(20):
+        parts.until_states(parts.create(f"during-{n}"), "succeeded")
+    broker.start()
+    parts.until_states(parts.create("after"), "succeeded")
+    for process in processes:
+        lines = [
+            line for line in process.log.splitlines() if "[warning" in line or "[error" in line
+        ]
+        said = Counter(re.sub(r".*?\]\s+", "", line).split()[0] for line in lines)
+        assert len(lines) <= 8, said
+        assert process.stop() == 0
 
 
 def test_a_worker_that_has_ended_listening_begins_anew(broker: EmbeddedBroker) -> None:

@@ -6,7 +6,7 @@ The storage is asked what has become of it: nothing, all of it, or a part.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -330,6 +330,49 @@ def test_a_worker_that_leaves_while_a_cancel_is_judged_leaves_that_to_another(
     # It bears our stamp: all of it had happened.
     assert engine.job(job_id)["state"] == "succeeded"
     assert "old" in engine.volumes()
+
+
+class _Meanwhile:
+    """A driver that is asked for its marker just when somebody does something else."""
+
+    def __init__(self, driver: Any, happens: Callable[[], None]) -> None:
+        self._driver, self._happens = driver, happens
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._driver, name)
+
+    def read_identity(self) -> str | None:
+        self._happens()
+        found: str | None = self._driver.read_identity()
+        return found
+
+
+@pytest.mark.parametrize(
+    ("fault", "ending"), [("unavailable", "canceled"), ("lost reply", "succeeded")]
+)
+@EACH
+def test_a_cancel_that_comes_before_another_attempt_has_begun(
+    audited: Audited, case: Case, fault: str, ending: str
+) -> None:
+    audited.do(create("a"), *case.before)
+    engine, worker = audited.engine, audited.engine.worker
+    [job_id] = engine.submit(case.request).job_ids
+    _faults(engine).set(operation=case.operation, kind=fault, times=1)  # type: ignore[arg-type]
+    engine.work()
+    engine.time_passes()
+
+    def cancel() -> None:
+        if not engine.job(job_id)["cancel_requested"]:
+            engine.cancel(job_id)
+            worker.leases._beat()
+
+    drivers = worker.serving.drivers
+    [ram] = [id_ for id_, driver in drivers.items() if driver.backend == "ram"]
+    drivers[ram] = cast(Any, _Meanwhile(drivers[ram], cancel))
+    engine.work()
+    job = engine.job(job_id)
+    assert job["cancel_requested"]
+    assert job["state"] == ending, job["error"]
 
 
 # -- what cannot be seen ----------------------------------------------------------------------

@@ -6,6 +6,7 @@ import structlog
 
 from orchestrator.domain.errors import (
     BackendUnavailable,
+    Canceled,
     Outage,
     Problem,
     StillWorking,
@@ -60,10 +61,19 @@ def attempt(
         elif decided is not None:
             return resume_end(work, decided, retry)
         else:
-            work.checkpoint()
-            if (wait := work.too_early()) > 0:
-                return Outcome(ending=Ending.LIMITED, delay=wait)
-            done = _begun(work, handler, hooks, storage=storage)
+            try:
+                work.checkpoint()
+                if (wait := work.too_early()) > 0:
+                    return Outcome(ending=Ending.LIMITED, delay=wait)
+                done = _begun(work, handler, hooks, storage=storage)
+            except Canceled:
+                if outcome_of is None or not claim.touched or claim.action.cancelable:
+                    raise
+                # An earlier attempt may have done it, and this one has not begun to.
+                called = called_off(work, outcome_of, retry)
+                if isinstance(called, Outcome):
+                    return called
+                done = called
         failed = hooks.after(work, done.result)
     except LeaseLost:
         return None

@@ -168,6 +168,7 @@ class Work:
     def note(self, name: str, **detail: Any) -> Step:
         """Commit a line of the journal, unless it was written before."""
         if (written := self.intended(name)) is not None:
+            self._held.cancelable = self.claim.action.cancelable
             return written
         step = Step(len(self._steps) + 1, name, "intended", detail)
         self._write(step)
