@@ -8,6 +8,7 @@ broker's address means the same here as in every other part.
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -135,15 +136,23 @@ class Listening:
     def __init__(self, broker_url: str, prefix: str) -> None:
         self.app: Celery = celery_app()
         self._dropped = _Dropped()
+        #: One for each queue, to be read anew: whoever is given it may change it.
+        self._texts: dict[str, str] = {}
         self.app.conf.broker_url = f"{_SCHEME}://broker"
         self.app.conf.broker_transport_options = {
             **self.app.conf.broker_transport_options,
             "broker_url": broker_url,
             "global_keyprefix": prefix,
             "dropped": self._dropped,
-            "wakeup": lambda queue: wakeup(self.app, queue),
+            "wakeup": self._wakeup,
             "unreadable": Trouble(log, "worker.queues_not_read", "worker.queues_read_again"),
         }
+
+    def _wakeup(self, queue: str) -> dict[str, Any]:
+        if queue not in self._texts:
+            self._texts[queue] = json.dumps(wakeup(self.app, queue))
+        made: dict[str, Any] = json.loads(self._texts[queue])
+        return made
 
     @property
     def dropped(self) -> int:
