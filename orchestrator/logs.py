@@ -11,28 +11,30 @@ import structlog
 
 from orchestrator.settings import LogSettings
 
-#: Seconds between lines about what goes on failing.
+#: Seconds between lines about what goes on failing: at first, and at most.
 _AGAIN_SECONDS = 30.0
-#: Different lines of libraries that are remembered.
+_MOST_SECONDS = 3600.0
+#: Different lines that are remembered.
 _MOST_KEPT = 1000
 
 
 class Trouble:
-    """Tells of something that fails again and again: at once, then now and then, and its end."""
+    """Tells of something that fails again and again: at once, then ever less often, and its end."""
 
     def __init__(self, log: Any, event: str, over: str) -> None:
         self._log, self._event, self._over = log, event, over
         self._times = 0
         self._told_at = self._since = 0.0
+        self._pause = _AGAIN_SECONDS
 
     def came(self, **facts: Any) -> None:
         """It has failed."""
         self._times += 1
         now = time.monotonic()
         if self._times == 1:
-            self._since = now
-        if self._times == 1 or now - self._told_at >= _AGAIN_SECONDS:
-            self._told_at = now
+            self._since, self._pause = now, _AGAIN_SECONDS / 2
+        if self._times == 1 or now - self._told_at >= self._pause:
+            self._told_at, self._pause = now, min(_MOST_SECONDS, 2 * self._pause)
             self._log.warning(self._event, times=self._times, **facts)
 
     def went(self, **facts: Any) -> None:
@@ -41,6 +43,27 @@ class Trouble:
             lasted = round(time.monotonic() - self._since, 1)
             self._log.info(self._over, after=self._times, lasted_seconds=lasted, **facts)
             self._times = 0
+
+
+class Said:
+    """Tells why something is refused once, however often it is tried, until the reason changes."""
+
+    def __init__(self, log: Any, event: str) -> None:
+        self._log, self._event = log, event
+        self._whys: dict[Any, str] = {}
+
+    def refused(self, key: Any, why: str, **facts: Any) -> None:
+        """What has this key is refused."""
+        if self._whys.get(key) == why:
+            return
+        if len(self._whys) >= _MOST_KEPT:
+            self._whys.clear()
+        self._whys[key] = why
+        self._log.warning(self._event, **facts, why=why)
+
+    def accepted(self, key: Any) -> None:
+        """It is not."""
+        self._whys.pop(key, None)
 
 
 _LIBRARIES = ("httpx", "httpcore", "uvicorn.error", "celery", "kombu", "amqp", "alembic")

@@ -29,7 +29,7 @@ from orchestrator.jobs.notices import Notices
 from orchestrator.jobs.submission import Accepted, Submission
 from orchestrator.jobs.submit import submit
 from orchestrator.jobs.wakeups import Wakeups
-from orchestrator.logs import Trouble, configure_logs
+from orchestrator.logs import Said, Trouble, configure_logs
 from orchestrator.schedules.due import mend_schedules, run_due
 from orchestrator.settings import Settings
 from orchestrator.store import migrate
@@ -95,6 +95,7 @@ class Scheduler:
         ]
         self._due = [0.0] * len(self._steps)
         self._troubles: dict[str, Trouble] = {}
+        self._looks, self._repairs = Said(log, "look.refused"), Said(log, "repair.refused")
 
     def tick(self) -> None:
         """Do every step that is due; one that fails does not keep the others from being done."""
@@ -212,13 +213,15 @@ class Scheduler:
         with self._database.read() as connection:
             at_policies = looking_again.policies_due(connection)
         for submission in [*self._database.transact(looking_again.due), *at_policies]:
+            [request] = submission.requests
+            about = {"volume": request.volume, "policy": request.policy}
+            key = (request.backend, *about.values())
             try:
                 accepted = self._database.transact(partial(self._submit, submission))
             except Problem as problem:
-                [request] = submission.requests
-                about = {"volume": request.volume, "policy": request.policy}
-                log.warning("look.refused", backend=request.backend, **about, why=problem.detail)
+                self._looks.refused(key, problem.detail, backend=request.backend, **about)
             else:
+                self._looks.accepted(key)
                 self._wakeups.send(accepted.wake)
 
     def _submit(self, submission: Submission, connection: Connection) -> Accepted:
@@ -249,8 +252,9 @@ class Scheduler:
                     partial(note_repair, finding_id=finding_id, job_id=accepted.job_ids[0])
                 )
             except Problem as problem:
-                log.warning("repair.refused", finding=finding_id, why=problem.detail)
+                self._repairs.refused(finding_id, problem.detail, finding=finding_id)
             else:
+                self._repairs.accepted(finding_id)
                 self._wakeups.send(accepted.wake)
 
     def _run_schedules_beside(self) -> None:

@@ -32,6 +32,7 @@ from orchestrator.audit import restored
 from orchestrator.audit.events import ENGINE
 from orchestrator.domain.errors import BackendUnavailable, IdentityMismatch, Problem
 from orchestrator.inventory.hosts import ALIVE_SECONDS
+from orchestrator.logs import Trouble
 from orchestrator.machine import boot_id, machine_id
 from orchestrator.store import lives
 from orchestrator.store.bulk import among
@@ -141,6 +142,7 @@ class StorageLeases:
         self._instance = database.look(lambda connection: instance_of(connection, database.url))
         #: Backends whose storage is known to be the one that the database writes to.
         self._entered: set[int] = set()
+        self._troubles: dict[int, Trouble] = {}
         #: The number that was asked for last, and when.
         self._learnt: dict[int, tuple[str, float]] = {}
         #: The record of a holder that cannot be seen, and since when it has not changed.
@@ -350,14 +352,16 @@ class StorageLeases:
         """Give the leases that are old their next numbers, whichever worker comes first."""
         due = self._database.look(self._due)
         for backend_id in due:
+            trouble = self._troubles.setdefault(
+                backend_id, Trouble(log, "backend.lease_not_renewed", "backend.lease_renewed_again")
+            )
+            name = self._names[backend_id]
             try:
                 self._renew(backend_id, older_than=RENEW_SECONDS)
             except Problem as problem:
-                log.warning(
-                    "backend.lease_not_renewed",
-                    backend=self._names[backend_id],
-                    why=problem.detail,
-                )
+                trouble.came(backend=name, why=problem.detail)
+            else:
+                trouble.went(backend=name)
 
     def _due(self, connection: Connection) -> list[int]:
         old = or_(backends.c.lease_at.is_(None), backends.c.lease_at < db_now(-RENEW_SECONDS))

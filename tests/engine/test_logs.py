@@ -58,6 +58,7 @@ def test_an_outage_is_told_when_it_begins_and_when_it_ends(engine: Engine) -> No
             engine.work()
             engine.time_passes()
             engine.worker.serving.look_at_unusable()
+            engine.worker.serving.leases.renew_due()
         faults.clear()
         engine.worker.serving.look_at_unusable()
         for _ in range(4):

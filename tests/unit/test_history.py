@@ -15,7 +15,7 @@ KIND = re.compile(
 )
 #: Where words of this form mean something else.
 ELSEWHERE = ("orchestrator/failpoints.py", "orchestrator/domain/schedules.py", "orchestrator/store")
-LOGGED = {"debug", "info", "warning", "error", "exception", "reach"}
+LOGGED = {"debug", "info", "warning", "error", "exception", "reach", "Trouble", "Said"}
 
 
 def written() -> Iterator[str]:
@@ -29,7 +29,8 @@ def in_module(tree: ast.Module) -> Iterator[str]:
     logged = {
         id(argument)
         for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in LOGGED
+        if isinstance(node, ast.Call)
+        and getattr(node.func, "attr", getattr(node.func, "id", "")) in LOGGED
         for argument in node.args
     }
     for node in ast.walk(tree):

@@ -6,7 +6,7 @@ import logging
 
 from structlog.testing import CapturingLogger
 
-from orchestrator.logs import Seldom, Trouble
+from orchestrator.logs import Said, Seldom, Trouble
 
 
 def test_what_goes_on_failing_is_told_once_and_its_end_too() -> None:
@@ -36,3 +36,15 @@ def test_what_a_library_says_again_and_again_is_told_once() -> None:
     ]
     told = [record.getMessage() for record in records if seldom.filter(record)]
     assert told == ["connection lost: 0", "and 0 more"]
+
+
+def test_what_is_refused_is_told_until_the_reason_changes() -> None:
+    log = CapturingLogger()
+    said = Said(log, "repair.refused")
+    for why in ("busy", "busy", "gone", "gone"):
+        said.refused(7, why, finding=7)
+    said.refused(8, "gone", finding=8)
+    said.accepted(7)
+    said.refused(7, "gone", finding=7)
+    told = [(call.kwargs["finding"], call.kwargs["why"]) for call in log.calls]
+    assert told == [(7, "busy"), (7, "gone"), (8, "gone"), (7, "gone")]
