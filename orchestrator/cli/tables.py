@@ -66,6 +66,8 @@ def show_job(job: Any, *, as_json: bool) -> None:
     if as_json:
         print_json(job)
         return
+    result = job["result"] or {}
+    rows = {name: found for name, found in result.items() if _are_things(found)}
     print_details(
         {
             "job": job["id"],
@@ -74,7 +76,7 @@ def show_job(job: Any, *, as_json: bool) -> None:
             "params": params(job["params"]),
             "state": job["state"],
             "remark": remark(job),
-            "result": params(job["result"] or {}),
+            "result": params({name: one for name, one in result.items() if name not in rows}),
             "priority": job["priority"] or None,
             "attempt": f"{job['attempt']} of {job['max_attempts']}" if job["attempt"] else None,
             "depends on": job["depends_on"],
@@ -90,6 +92,7 @@ def show_job(job: Any, *, as_json: bool) -> None:
             "worker": job["worker"],
         }
     )
+    print_things(rows)
     for attempt in job["attempts"]:
         error = attempt["error"] or {}
         print(
@@ -98,6 +101,28 @@ def show_job(job: Any, *, as_json: bool) -> None:
         )
     for step in job["steps"]:
         print(f"  step {text(step['name'])} {step['state']} {when(step['at'])}")
+
+
+def print_things(rows: Mapping[str, Any]) -> None:
+    """The parts of a result that are lists of things, each with its own names and values."""
+    for name, found in rows.items():
+        for one in found:
+            print(f"\n{text(name)}:")
+            print_details({part: _lines(value) for part, value in one.items()})
+
+
+def _are_things(value: object) -> bool:
+    """Whether a part of a result is a list of things with names and values."""
+    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value)
+
+
+def _lines(value: object) -> object:
+    """A list or a mapping with a line for each of its parts."""
+    if isinstance(value, Mapping):
+        return "\n".join(f"{name}: {text(part)}" for name, part in value.items())
+    if isinstance(value, list):
+        return "\n".join(text(part) for part in value)
+    return value
 
 
 def show_batch(batch: Any, *, as_json: bool) -> None:

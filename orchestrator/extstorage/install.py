@@ -17,6 +17,9 @@ from orchestrator.extstorage import scripts
 #: What the kernel reads of a first line.
 _LONGEST_LINE = 127
 
+#: Where Ganeti keeps what the scripts say. Distributions do not make it.
+LOGS = Path("/var/log/ganeti/extstorage")
+
 _PROGRAM = "orchestrator-provider"
 _MODULE = "orchestrator_scripts.py"
 _MAIN = f"""\
@@ -37,7 +40,7 @@ def install(directory: Path, config: Mapping[str, Any]) -> None:
     """Write a whole provider; one that we wrote before is written anew.
 
     ``config`` is what `orchestrator.extstorage.scripts` reads: url, token, host, backend,
-    parameters (help by name), seconds. Raises `InvalidInput` and `Conflict`.
+    parameters (help by name), seconds, patience. Raises `InvalidInput` and `Conflict`.
     """
     directory = directory.absolute()
     if not PROVIDER.fullmatch(directory.name):
@@ -67,6 +70,22 @@ def install(directory: Path, config: Mapping[str, Any]) -> None:
         new.unlink(missing_ok=True)
         new.symlink_to(_PROGRAM)
         new.replace(directory / script)
+
+
+def make_logs(logs: Path = LOGS) -> str | None:
+    """Make the directory for Ganeti's logs of the scripts; what to do if that cannot be done."""
+    if logs.is_dir():
+        return None
+    remedy = f"no script can run until it is there: mkdir -m 0750 {logs}"
+    if not logs.parent.is_dir():
+        return (
+            f"there is no {logs.parent}, where Ganeti keeps its logs; on a node of Ganeti {remedy}"
+        )
+    try:
+        logs.mkdir(mode=0o750)
+    except OSError as error:
+        return f"{logs}, where Ganeti keeps logs, cannot be made ({error.strerror}); {remedy}"
+    return None
 
 
 def _listed(parameters: Mapping[str, str]) -> str:

@@ -25,8 +25,9 @@ _MIB = 2**20
 #: Seconds that one request may hold the answer, and between tries to reach the service.
 _HOLD = 30
 _AGAIN = 0.5
-#: Seconds for which a service that cannot be reached is tried.
-_PATIENCE = 60.0
+#: Seconds for which a service that cannot be reached is tried. Where an attach fails, Ganeti takes
+#: the disk for gone and forgets it when it is removed, and the volume stays.
+PATIENCE = 600.0
 #: What a volume that is a snapshot for an export is marked with: of which volume it is.
 _SNAPSHOT_OF = "ganeti.snapshot_of"
 #: Parameters that Ganeti adds.
@@ -53,6 +54,7 @@ class Service:
         self._path = (slash + path).rstrip("/")
         self._token = config["token"]
         self._until = time.monotonic() + config["seconds"]
+        self._patience = config.get("patience", PATIENCE)
 
     def job(self, action: str, asked: Asked, **more: Any) -> dict[str, Any]:
         """Have a job done; what it has achieved. Raises `Refused`."""
@@ -94,7 +96,7 @@ class Service:
         """One answer, however often it takes: the key makes a request that is sent again the
         same request."""
         key = os.urandom(16).hex()
-        give_up = min(self._until, time.monotonic() + _PATIENCE)
+        give_up = min(self._until, time.monotonic() + self._patience)
         while True:
             try:
                 status, told = self._once(method, path, body, key)

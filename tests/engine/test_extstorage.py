@@ -11,6 +11,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import select
 
+from orchestrator.cli.tables import print_things
 from orchestrator.domain.errors import UnknownParameter, Unsupported
 from orchestrator.inventory.hosts import seen
 from orchestrator.settings import BackendSettings, Settings
@@ -232,8 +233,43 @@ def test_diagnose_tells_what_is_wrong_with_each_provider(
     assert told["sparse"]["usable"]
     assert told["sparse"]["parameters"] == {"path": "A directory that holds the images."}
     assert told["broken"]["faults"] == [f"{broken / 'grow'} is missing"]
+    assert not told["broken"]["usable"]
     with pytest.raises(Unsupported):
         engine.submit({"action": "backend.diagnose", "backend": "fast"})
+
+
+def test_diagnose_tells_which_provider_is_hidden_by_another(
+    settings: Settings, provider: Provider, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    later = tmp_path / "later"
+    shutil.copytree(provider.directory, later / "sparse")
+    shutil.copytree(provider.directory, later / "other")
+    # What is no directory hides nothing.
+    (provider.directory.parent / "other").write_text("")
+    given = provider.settings().model_dump()
+    given["search_path"] = [*given["search_path"], later]
+    backends = {**settings.backends, "ext": BackendSettings.model_validate(given)}
+    engine = Engine(
+        settings.model_copy(update={"backends": backends}), Database(settings.database_url)
+    )
+    try:
+        [job_id] = engine.submit({"action": "backend.diagnose", "backend": "ext"}).job_ids
+        engine.work()
+        job = engine.job(job_id)
+    finally:
+        engine.close()
+    told = {one["path"]: (one["usable"], one["hidden_by"]) for one in job["result"]["found"]}
+    assert told == {
+        str(provider.directory): (True, None),
+        str(provider.directory.with_name("other")): (False, None),
+        str(later / "sparse"): (False, str(provider.directory)),
+        str(later / "other"): (True, None),
+    }
+    print_things({"found": job["result"]["found"]})
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert max(map(len, lines)) < 200
+    assert lines.count("found:") == 4
+    assert f"hidden_by   {provider.directory}" in lines
 
 
 def test_verify_runs_the_providers_own(engine: Engine, provider: Provider) -> None:

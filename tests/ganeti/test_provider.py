@@ -256,3 +256,24 @@ def _run(
         check=False,
         umask=0o077,
     )
+
+
+def test_a_disk_that_ganeti_no_longer_has_is_named(installed: Installed, tmp_path: Path) -> None:
+    installed.ganeti(_DISK + 'create("web7.ext.disk0")')
+    run = installed.product.run
+    mine, listed = "7ad1d1de-5d1f-4f2b-9d5b-6a9e5c1d3e4f", tmp_path / "disks"
+    listed.write_text(f"{mine}\n")
+    done = run("extstorage", "reconcile", str(listed), "--json")
+    assert (done.returncode, json.loads(done.stdout)["items"]) == (0, [])
+    listed.write_text("0c7b1c52-7d9d-4c5c-8f70-5f5d7f0f3a11\n")
+    done = run("extstorage", "reconcile", str(listed), "--json")
+    [left] = json.loads(done.stdout)["items"]
+    assert (left["name"], left["uuid"]) == ("web7.ext.disk0", mine)
+    assert left["attached_to"] == [installed.host]
+    done = run("extstorage", "reconcile", str(listed))
+    assert "web7.ext.disk0" in done.stdout
+    assert "detach and remove" in done.stderr
+    listed.write_text("")
+    assert run("extstorage", "reconcile", str(listed)).returncode == 2
+    installed.ganeti(_DISK + 'there = disk("web7.ext.disk0")\nthere.Shutdown()\nthere.Remove()')
+    assert installed.volumes() == {}

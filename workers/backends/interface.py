@@ -236,6 +236,8 @@ class Candidate:
     faults: tuple[str, ...]
     #: What volumes may have values of their own for, and what they mean.
     parameters: Mapping[str, str]
+    #: Where another of its name is that is found before, and so used instead.
+    hidden_by: str | None = None
 
 
 class Call(Protocol):

@@ -700,7 +700,11 @@ def _looked(work: Work) -> Done:
 def diagnose(work: Work) -> Done:
     """Look at whatever could serve the backend on this host."""
     found = [
-        {**asdict(one), "faults": list(one.faults), "usable": not one.faults}
+        {
+            **asdict(one),
+            "faults": list(one.faults),
+            "usable": not one.faults and one.hidden_by is None,
+        }
         for one in work.driver.diagnose()
     ]
     return Done(result={"host": work.host, "found": found})

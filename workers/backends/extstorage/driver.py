@@ -113,15 +113,22 @@ class ExtStorageDriver(Driver):
         return self._asking.provider().parameters
 
     def diagnose(self) -> list[Candidate]:
-        return [
-            Candidate(
-                name=found.name,
-                path=str(found.directory),
-                faults=found.faults,
-                parameters=found.parameters,
+        used: dict[str, str] = {}
+        candidates = []
+        for found in diagnose(self._options.search_path):
+            path = str(found.directory)
+            # As `find` goes: what is no directory hides nothing.
+            first = used.setdefault(found.name, path) if found.directory.is_dir() else path
+            candidates.append(
+                Candidate(
+                    name=found.name,
+                    path=path,
+                    faults=found.faults,
+                    parameters=found.parameters,
+                    hidden_by=None if first == path else first,
+                )
             )
-            for found in diagnose(self._options.search_path)
-        ]
+        return candidates
 
     def check(self, call: Call) -> None:
         """Let the provider's own ``verify`` look at the names of the parameters."""
