@@ -442,6 +442,9 @@ class Action:
     approval: bool = False
     #: Leaves files on the host, whatever the backend: it is done on one host from the beginning.
     leaves_files: bool = False
+    #: Reads a volume that may be in use (of a clone its source): where another host may write to
+    #: it meanwhile, only that one can read it whole.
+    reads_in_use: bool = False
     #: May take long even on a quick backend: claimed alone, not in a group.
     slow: bool = False
     #: Seconds that one attempt may take.
@@ -490,6 +493,7 @@ _DECLARED = (
         snapshot=Need.OPTIONAL,
         lanes=(Lane.VOLUME, Lane.SOURCE),
         capability="clone",
+        reads_in_use=True,
         creates=True,
         slow=True,
         route=("POST", "/volumes/{volume}/clone"),
@@ -749,6 +753,7 @@ _DECLARED = (
         audit="made snapshot {snapshot} of volume {volume}",
         snapshot=Need.REQUIRED,
         capability="snapshot",
+        reads_in_use=True,
         creates=True,
         slow=True,
         schedulable=True,

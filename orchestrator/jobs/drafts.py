@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, select
 
 from orchestrator.domain.actions import source_of
+from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import (
     DependencyCycle,
     DependencyFailed,
@@ -455,6 +456,8 @@ class Drafts:
         intent = self._meaning(draft)
         if intent.action.leaves_files and intent.host is None:
             intent = self._on_one_host(draft, intent)
+        elif intent.action.reads_in_use:
+            intent = self._where_it_is_written(intent)
         self._check_host(draft, intent)
         rules.check(self.outlook, intent)
         draft.room = rules.check_room(self.outlook, intent)
@@ -547,6 +550,26 @@ class Drafts:
                 **draft.at(),
             )
         return replace(intent, host=alive[0]) if alive else intent
+
+    def _where_it_is_written(self, intent: Intent) -> Intent:
+        """The same on the host that may write to what is read, if that is one which is alive.
+
+        Whoever else takes the job refuses it: what it reads might be torn.
+        """
+        backend = self.outlook.backend(intent.backend)
+        of_snapshot = intent.action.kind == "volume" and intent.snapshot is not None
+        if of_snapshot or not DRIVERS[backend.driver].attaches_locally:
+            return intent
+        place = source_of(intent.backend, intent.params) or (intent.backend, intent.volume or "")
+        volume = self.outlook.volume(*place)
+        attached = volume.attachments.items() if volume else ()
+        writers = {host for host, one in attached if not one.read_only}
+        if len(writers) != 1 or not writers <= self._alive_on(backend.name):
+            return intent
+        [writer] = writers
+        if intent.host not in (None, writer):
+            return intent
+        return replace(intent, host=writer, only_there=True)
 
     def _alive_on(self, backend: str) -> set[str]:
         if backend not in self._alive:
@@ -691,7 +714,7 @@ def queue_of(intent: Intent, driver: str) -> str:
         driver,
         intent.backend,
         intent.host,
-        on_host=intent.action.on_host and not forced,
+        on_host=(intent.action.on_host and not forced) or intent.only_there,
         leaves_files=intent.action.leaves_files,
         # Jobs of a backend that is out of reach wait; what says which storage it is must not.
         administrative=intent.action.administrative or bool(intent.params.get("accept_identity")),

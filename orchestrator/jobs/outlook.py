@@ -37,6 +37,8 @@ class Intent:
     source_id: str | None = None
     #: Whose storage it makes, or adds to.
     account: str | None = None
+    #: Only ``host`` can do it as things are: that one alone may write to what is read.
+    only_there: bool = False
 
     @property
     def lanes(self) -> list[str]:

@@ -15,7 +15,7 @@ from orchestrator.settings import BackendSettings, Settings
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import attachments
 from tests.conformance.systems import PROVIDERS
-from tests.engine.conftest import ADMIN, Engine, act, create
+from tests.engine.conftest import ADMIN, Engine, Worker, act, create
 from tests.engine.test_audits import Audited
 from workers.backends.interface import Call, Removed, VolumeRef
 from workers.backends.memory import Faults, MemoryDriver
@@ -264,6 +264,39 @@ def test_a_blank_reason_is_none(audited: Audited, reason: str | None) -> None:
     attached_elsewhere(audited)
     with pytest.raises(InvalidInput, match="reason"):
         audited.engine.submit(forced(reason=reason))
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        act("snapshot.create", "vm1", "fast", snapshot="s1"),
+        act("volume.clone", "vm2", "fast", params={"source": "vm1"}),
+    ],
+)
+def test_what_another_host_may_write_to_is_read_there_if_it_can_be(
+    audited: Audited, request_: dict[str, Any]
+) -> None:
+    engine = audited.engine
+    attached_elsewhere(audited)
+    there = Worker(engine.settings.model_copy(update={"host": "there"}), engine.database, "there-1")
+    try:
+        with engine.database.write() as connection:
+            queues = there.runner.queues
+            seen(connection, "there-1", host="there", pid=1, boot_id="b", queues=queues)
+        [job_id] = engine.submit(request_).job_ids
+        audited.work()
+        assert engine.job(job_id)["state"] == "queued"
+        there.work()
+        ended = engine.job(job_id)
+        assert (ended["state"], ended["host"]) == ("succeeded", "there"), ended
+        # What only shows that it can be read anywhere travels to whoever is there.
+        audited.sql("UPDATE attachments SET read_only = :yes", yes=True)
+        again = {**request_, **({"snapshot": "s2"} if "snapshot" in request_ else {})}
+        if again == request_:
+            again["volume"] = "vm3"
+        assert job(audited, again)["host"] is None
+    finally:
+        there.close()
 
 
 @pytest.mark.parametrize(
