@@ -125,6 +125,13 @@ def _check_text(words: Sequence[str]) -> None:
 
 def run(words: Sequence[str]) -> int:
     """Run a command line; its exit status."""
+    try:
+        return _run(words)
+    except BrokenPipeError:
+        return failures.reader_gone()
+
+
+def _run(words: Sequence[str]) -> int:
     as_json = "--json" in words
     warnings.showwarning = failures.show_warning
     try:
@@ -139,7 +146,7 @@ def run(words: Sequence[str]) -> int:
     except (typer.Abort, KeyboardInterrupt):
         return failures.INTERRUPTED
     except BrokenPipeError:
-        return failures.reader_gone()
+        raise
     except OSError as error:
         return failures.tell_of_system(error, as_json=as_json)
     except Exception as error:

@@ -73,9 +73,11 @@ class _Methods(
         if self.endpoint.token:
             headers["Authorization"] = f"Bearer {self.endpoint.token}"
         settings: dict[str, Any] = {"base_url": url, "headers": headers}
-        if url.scheme == "http":
-            # Certificates would be loaded for nothing: a tenth of a short command's time.
-            settings["verify"] = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        # Certificates are loaded only where they are needed: a tenth of a short command's time.
+        # They are the system's, or those that SSL_CERT_FILE names.
+        is_plain = url.scheme == "http"
+        plain = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if is_plain else None
+        settings["verify"] = plain or ssl.create_default_context()
         if url.host in _THIS_MACHINE:
             # A proxy meant for other hosts cannot reach this one, and should not see the token.
             settings["trust_env"] = False

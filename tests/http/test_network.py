@@ -6,6 +6,7 @@ import os
 import re
 import ssl
 import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -142,6 +143,18 @@ def test_tls_is_served_and_a_renewed_certificate_shown(
         answer = http.get("/v1/jobs")
         assert answer.status_code == 200
         assert answer.headers["Strict-Transport-Security"].startswith("max-age=")
+    # The command line believes whom SSL_CERT_FILE names, also on this machine.
+    asked = {"ORCHESTRATOR_URL": url, "ORCHESTRATOR_TOKEN": served.tokens[Role.READER]}
+    for more, status in (({}, 7), ({"SSL_CERT_FILE": str(tmp_path / "tls.pem")}, 0)):
+        done = subprocess.run(
+            [sys.executable, "-m", "orchestrator", "queue", "show"],
+            env={**os.environ, **asked, **more},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == status, done.stderr
+        assert "Traceback" not in done.stderr
     assert _serial(served) == 1
     # Half of a new one is not used.
     (tmp_path / "tls.pem").write_text("no certificate")

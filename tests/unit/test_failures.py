@@ -82,3 +82,17 @@ def test_completion_of_backends_says_nothing_about_a_service_that_is_not_there()
         check=False,
     )
     assert (done.stdout.strip(), done.stderr) == ("", "")
+
+
+def test_a_reader_that_has_gone_hears_of_no_failure() -> None:
+    command = f"{sys.executable} -m orchestrator job list --json | true"
+    done = subprocess.run(
+        ["/bin/bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"],
+        env={**os.environ, "ORCHESTRATOR_URL": "http://127.0.0.1:1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr
+    assert done.returncode in (7, 141), "who reads until then may not have gone yet"
