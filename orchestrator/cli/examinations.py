@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from redis.exceptions import RedisError, ResponseError
-from sqlalchemy import Connection, select, text, update
+from sqlalchemy import Connection, func, select, text, update
 
 from orchestrator import broker, trust
 from orchestrator.audit import chain, restored
@@ -27,7 +27,7 @@ from orchestrator.settings import BackendSettings, Settings, without_secrets
 from orchestrator.store import migrate
 from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database
-from orchestrator.store.tables import installation
+from orchestrator.store.tables import event_chain, installation
 
 #: Room in the data directory below which there is something to say.
 _LITTLE, _TOO_LITTLE = 2**30, 2**27
@@ -221,6 +221,7 @@ def _database(settings: Settings) -> Findings:
             at = when(found.isoformat())
             yield _warning(what, f"it was restored ({at}, UTC)", restored.REMEDY)
         yield from _served(settings, database)
+        yield from _chain(settings, database)
     finally:
         database.close()
 
@@ -270,6 +271,30 @@ def _sqlite(settings: Settings) -> Findings:
             "database",
             "SQLite is for one machine, and backends name hosts",
             "move to PostgreSQL with 'orchestrator db copy'",
+        )
+
+
+def _chain(settings: Settings, database: Database) -> Findings:
+    """Whether the newest link of the history was made with the key that is here."""
+    if settings.audit.key is None and not (settings.data.absolute() / "audit.key").exists():
+        return
+    key = chain.key_of(settings)
+
+    def fits(connection: Connection) -> bool:
+        newest = select(func.max(event_chain.c.base))
+        base = connection.execute(newest).scalar()
+        if base is None:
+            return True
+        *_, found = chain.verify(connection, key, after=base)
+        return found.broken is None
+
+    if not database.look(fits):
+        yield _error(
+            "key of the chain",
+            "the newest events do not fit the key that is here: another scheduler has chained "
+            "them with its own, or they were altered",
+            "run 'audit verify' where the right key is; give each scheduler that one: copy "
+            "audit.key, or set [audit] key",
         )
 
 

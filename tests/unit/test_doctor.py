@@ -9,11 +9,16 @@ from typing import Any
 
 import pytest
 import redis
+from sqlalchemy import select
 
+from orchestrator.audit import chain
+from orchestrator.audit.events import Event, number_committed, record
 from orchestrator.cli.root import run
 from orchestrator.embedded.broker import redis_client_url
 from orchestrator.settings import CONFIG_VARIABLE
 from orchestrator.store import migrate
+from orchestrator.store.columns import db_now
+from orchestrator.store.database import Database
 
 Found = dict[str, list[dict[str, Any]]]
 Doctor = Callable[..., Found]
@@ -99,6 +104,26 @@ def test_a_schema_that_is_behind_is_an_error(doctor: Doctor, tmp_path: Path) -> 
     found = doctor(status=1)["database"]
     assert found[0]["verdict"] == "error"
     assert "orchestrator db upgrade" in found[0]["remedy"]
+
+
+def test_a_key_that_is_not_the_one_of_the_history_is_an_error(
+    doctor: Doctor, database_url: str, tmp_path: Path
+) -> None:
+    database = Database(database_url, pool_size=1)
+    told = Event(kind="queue.drained", actor="somebody")
+    try:
+        for _ in range(2):
+            database.transact(lambda c: record(c, [told], c.execute(select(db_now())).scalar_one()))
+        database.transact(number_committed)
+        database.transact(lambda connection: chain.extend(connection, b"right", 100))
+    finally:
+        database.close()
+    key = tmp_path / "data" / "audit.key"
+    key.touch(mode=0o600)
+    key.write_text("right")
+    assert verdicts(doctor())["key of the chain"] == {"ok"}
+    key.write_text("wrong")
+    assert verdicts(doctor(status=1))["key of the chain"] == {"ok", "error"}
 
 
 @pytest.fixture
