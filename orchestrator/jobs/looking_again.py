@@ -71,25 +71,27 @@ def unseen(action: Action, about: Ids, why: str, now: datetime) -> list[Change]:
 
 
 def host_to_ask(connection: Connection, backend_id: int, volume: str, volume_id: str) -> str | None:
-    """The host on which the last change of a volume was begun, if that was its use there.
+    """The host of which it is not known whether it has a volume in error attached.
 
-    What was refused before it began tells nothing. A forced detach has begun nothing either,
-    and once it has succeeded there is no host left to ask.
+    It is that of the last job that has begun to change the volume, if that was its use there and
+    did not succeed. What was refused before it began tells nothing; and a forced detach begins
+    nothing, but once it has succeeded there is no host left to ask.
     """
     begun = exists().where(job_steps.c.job_id == jobs.c.id, CHANGES)
-    struck = and_(jobs.c.action == "volume.detach", jobs.c.state == JobState.SUCCEEDED)
     last = connection.execute(
-        select(jobs.c.action, jobs.c.host, begun.label("begun"))
+        select(jobs.c.action, jobs.c.host, jobs.c.state)
+        .join(volumes, volumes.c.id == jobs.c.volume_id)
         .where(
+            volumes.c.state == VolumeState.ERROR,
             jobs.c.backend_id == backend_id,
             jobs.c.volume == volume,
             jobs.c.volume_id == volume_id,
-            or_(begun, struck),
+            or_(begun, and_(jobs.c.action.in_(_ON_HOST), jobs.c.state == JobState.SUCCEEDED)),
         )
         .order_by(jobs.c.id.desc())
         .limit(1)
     ).first()
-    if last is None or last.action not in _ON_HOST or not last.begun:
+    if last is None or last.action not in _ON_HOST or last.state == JobState.SUCCEEDED:
         return None
     host: str | None = last.host
     return host

@@ -433,6 +433,28 @@ def test_a_look_waits_for_the_only_host_that_can_tell(settled: Settled) -> None:
 
 
 @needs_root
+def test_a_look_that_is_about_something_else_waits_for_no_host(settled: Settled) -> None:
+    settled.do(
+        create("a", "1M", "fast"),
+        act("volume.attach", "a", "fast", **HERE),
+        act("volume.detach", "a", "fast", **HERE),
+    )
+    settled.engine.submit(act("snapshot.create", "a", "fast", snapshot="s", max_attempts=1))
+    for _ in range(4):
+        assert _claim(settled.engine, "backend.fast")
+        settled.engine.time_passes()
+    assert settled.row("a").look_again_at is not None
+    settled.sql("UPDATE workers SET host = 'there'")
+    settled.scheduler._look_again()
+    here = settled.engine.worker.runner._here
+    settled.engine.worker.runner._here = dataclasses.replace(here, host="there")
+    settled.work()
+    assert settled.row("a").look_again_at is None
+    assert settled.engine.volumes("fast")["a"]["state"] == "available"
+    settled.do(act("snapshot.create", "a", "fast", snapshot="s"))
+
+
+@needs_root
 def test_a_host_that_is_gone_for_good_is_not_waited_for(settled: Settled) -> None:
     settled.do(create("a", "1M", "fast"))
     begun_and_left(settled, act("volume.attach", "a", "fast", **HERE), "host.here", "attach")
