@@ -35,6 +35,7 @@ from orchestrator.settings import Settings
 from orchestrator.store import migrate
 from orchestrator.store.database import Database
 from orchestrator.store.frozen import watching
+from orchestrator.store.verdicts import is_of_the_rows
 
 log = structlog.get_logger(__name__)
 
@@ -95,6 +96,7 @@ class Scheduler:
         ]
         self._due = [0.0] * len(self._steps)
         self._troubles: dict[str, Trouble] = {}
+        self._refused = Said(log, "reclaim.refused")
         self._looks, self._repairs = Said(log, "look.refused"), Said(log, "repair.refused")
 
     def tick(self) -> None:
@@ -137,7 +139,28 @@ class Scheduler:
         self._wakeups.send(queues)
 
     def _reclaim(self) -> None:
-        reclaimed = self._database.transact(schedule.reclaim_expired)
+        try:
+            self._reclaimed(self._database.transact(schedule.reclaim_expired))
+        except Exception as error:
+            if not is_of_the_rows(error):
+                raise
+            # What the database refuses of one job keeps no other from being taken up.
+            for job_id in self._database.look(schedule.expired):
+                self._reclaim_one(job_id)
+
+    def _reclaim_one(self, job_id: int) -> None:
+        for looked_at in (True, False):
+            work = partial(schedule.reclaim_expired, only=job_id, looked_at=looked_at)
+            try:
+                self._reclaimed(self._database.transact(work))
+            except Exception as error:
+                if not is_of_the_rows(error):
+                    raise
+                self._refused.refused(job_id, str(error), job=job_id)
+            else:
+                return
+
+    def _reclaimed(self, reclaimed: schedule.Reclaimed) -> None:
         if reclaimed.queues:
             failpoints.reach("reclaim.after_commit")
             log.warning("scheduler.leases_lost", queues=reclaimed.queues)

@@ -28,11 +28,16 @@ INSIST_SECONDS = 10.0
 
 
 def end_failed(
-    connection: Connection, failed: Sequence[tuple[Any, Problem]], now: datetime
+    connection: Connection,
+    failed: Sequence[tuple[Any, Problem]],
+    now: datetime,
+    *,
+    looked_at: bool = True,
 ) -> Finished:
     """End jobs in the engine's own name, under a fencing number of its own.
 
-    Each row has the columns of `jobs` and the name of its ``backend``, and is locked.
+    Each row has the columns of `jobs` and the name of its ``backend``, and is locked. What they
+    may have left is in error and looked at again, unless ``looked_at`` is false.
     """
     if not failed:
         return Finished([], [], [], [])
@@ -55,7 +60,7 @@ def end_failed(
             for (row, problem), fence in zip(failed, fences, strict=True)
         ],
     )
-    room = apply(connection, _in_error(connection, failed, now), now)
+    room = apply(connection, _in_error(connection, failed, now) if looked_at else [], now)
     record(
         connection,
         [

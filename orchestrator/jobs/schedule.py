@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, delete, exists, func, select, update
+from sqlalchemy import Connection, and_, delete, exists, func, select, true, update
 
 from orchestrator import failpoints
 from orchestrator.audit.events import Event, record
@@ -114,6 +114,9 @@ def cancel_overlooked(connection: Connection) -> Finished:
     return close(connection, canceled, now)
 
 
+_SILENT = and_(jobs.c.state == JobState.RUNNING, jobs.c.lease_expires_at < db_now())
+
+
 @dataclass(frozen=True)
 class Reclaimed:
     """What became of jobs whose worker fell silent."""
@@ -122,19 +125,28 @@ class Reclaimed:
     finished: Finished
 
 
-def reclaim_expired(connection: Connection) -> Reclaimed:
+def expired(connection: Connection) -> list[int]:
+    """Jobs whose worker fell silent."""
+    return list(connection.execute(select(jobs.c.id).where(_SILENT).limit(_AT_ONCE)).scalars())
+
+
+def reclaim_expired(
+    connection: Connection, only: int | None = None, *, looked_at: bool = True
+) -> Reclaimed:
     """Queue the jobs of workers that fell silent, for another to look and finish.
 
     A job that has used up its attempts is only ended by whoever takes it up next: that one
     takes away what was being made, or tells what was changed. If that, too, is what workers
     die of, the job ends as failed with its outcome unknown, and what it was making or changing is
     marked as being in error and looked at again.
+
+    ``only``: just this job. ``looked_at``: false if the database does not let that be marked.
     """
     rows = (
         connection.execute(
             select(jobs, backends.c.name.label("backend"))
             .join(backends, backends.c.id == jobs.c.backend_id)
-            .where(jobs.c.state == JobState.RUNNING, jobs.c.lease_expires_at < db_now())
+            .where(_SILENT, true() if only is None else jobs.c.id == only)
             .order_by(jobs.c.id)
             .limit(_AT_ONCE)
             .with_for_update(skip_locked=True, of=jobs)
@@ -187,7 +199,8 @@ def reclaim_expired(connection: Connection) -> Reclaimed:
         [engine_event(row, "job.lease_lost", {"worker": row["worker"]}) for row in again],
         now,
     )
-    finished = end_failed(connection, [(row, _silence(row)) for row in given_up], now)
+    ended = [(row, _silence(row)) for row in given_up]
+    finished = end_failed(connection, ended, now, looked_at=looked_at)
     failpoints.reach("reclaim.before_commit", connection)
     return Reclaimed(sorted({row["queue"] for row in again}), finished)
 

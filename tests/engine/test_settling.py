@@ -547,6 +547,26 @@ def test_what_the_database_refuses_to_record_is_looked_at_again(settled: Settled
     assert sorted(one.name for one in _driver(settled.engine).list_volumes()) == ["a", "c"]
 
 
+def test_a_job_whose_end_the_database_refuses_keeps_no_other_from_being_taken_up(
+    settled: Settled,
+) -> None:
+    refuse(settled, "b", "error")
+    ids = settled.engine.submit(*(create(name, max_attempts=1) for name in "abc")).job_ids
+    for _ in range(20):
+        _claim(settled.engine)
+        settled.sql("UPDATE jobs SET lease_expires_at = :then", then="2026-01-01 00:00:00+00:00")
+        settled.scheduler._reclaim()
+    assert settled.engine.states(ids) == ["failed"] * 3
+    rows = {name: settled.row(name) for name in "abc"}
+    assert {name: row.state for name, row in rows.items()} == {
+        **{"a": "error", "c": "error"},
+        "b": "pending",
+    }
+    # What stays so is found.
+    settled.look_again()
+    assert settled.audit("ram")["findings"] == {"stuck": 1}
+
+
 # -- export policies ----------------------------------------------------------------------
 
 
