@@ -105,6 +105,35 @@ def test_a_reader_is_a_user_too_and_one_who_only_looks_is_none(files: Files) -> 
         os.close(looking)
 
 
+@pytest.mark.parametrize("how", ["moved away", "deleted", "replaced by a copy"])
+def test_a_device_whose_image_is_not_in_its_place_is_not_taken_for_none(
+    files: Files, how: str, tmp_path: Path
+) -> None:
+    driver, volume = attachable(files), made(files)
+    files.write(volume, b"what is left")
+    device = driver.attach(volume, Claim()).path
+    image = files.image(volume)
+    away = image.rename(image.parent / ".away")
+    if how == "deleted":
+        away.unlink()
+    elif how == "replaced by a copy":
+        subprocess.run(["cp", "-a", str(away), str(image)], check=True)
+    with pytest.raises(InUse, match=f"{device} holds an image of the volume"):
+        driver.detach(volume, Claim())
+    assert Path(str(device)).read_bytes()[:12] == b"what is left"
+    if how != "replaced by a copy":
+        assert [one.path for one in driver.devices(volume)] == [device]
+    if how == "deleted":
+        subprocess.run(["losetup", "--detach", str(device)], check=True)
+        driver.detach(volume, Claim())
+        assert driver.devices(volume) == []
+        return
+    away.rename(image)
+    driver.detach(volume, Claim())
+    assert driver.devices(volume) == []
+    assert files.read(volume, 12) == b"what is left"
+
+
 def test_who_opens_an_image_for_a_moment_stops_nothing(files: Files) -> None:
     volume = made(files)
     with subprocess.Popen(

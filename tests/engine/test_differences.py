@@ -105,7 +105,7 @@ def test_a_device_that_is_too_short_is_told(audited: Audited) -> None:
     detached_by_hand(audited, "vm2")
     os.truncate(image, MIB)
     with image.open("rb") as opened:
-        loop = loopcontrol.attach(opened.fileno(), "short", read_only=False)
+        loop = loopcontrol.attach(opened.fileno(), "0" * 32, read_only=False)
     audited.sql("UPDATE attachments SET device = :path", path=loop.path)
     told = verified(audited, "vm2")["differences"]
     assert told["attachments.here"]["found"] == {"size_bytes": MIB}

@@ -143,6 +143,16 @@ def refuse_unless_lost(work: Work) -> None:
     look = work.driver.inspect(work.volume)
     if not isinstance(look, Absent):
         raise _not_lost(work, look)
+    _refuse_held(work)
+
+
+def _refuse_held(work: Work) -> None:
+    """Raise `InUse` if a device of this host still holds a volume that is not in its place."""
+    if held := work.driver.devices(work.volume):
+        raise InUse(
+            f"the storage of volume {work.volume.name!r} is not in its place, and {held[0].path} "
+            "still holds it: it is not lost. Save what is on the device, or put the image back"
+        )
 
 
 def _not_lost(work: Work, look: VolumeFacts | NotOurs) -> Conflict:
@@ -162,6 +172,7 @@ def recreate(work: Work) -> Done:
     begun = work.intended("recreate") is not None
     look = work.driver.inspect(work.volume)
     if isinstance(look, Absent):
+        _refuse_held(work)
         work.intend("recreate", size_bytes=record.size_bytes)
         facts = work.driver.create(work.volume, record.size_bytes, record.metadata, work)
     elif not begun:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 
 from orchestrator.domain.errors import Conflict, InUse
@@ -44,6 +45,7 @@ def attach_image(tree: Tree, image: Image, *, read_only: bool) -> loops.Loop:
 def detach_image(tree: Tree, image: Image) -> None:
     """Take a held image's devices away; `InUse` if somebody uses one of them, or the file."""
     there = loops.loops_of(image.status, image.file)
+    refuse_left(tree, image.ours().id, apart_from=there)
     if there:
         refuse_users(image)
     taken = []
@@ -62,6 +64,20 @@ def detach_image(tree: Tree, image: Image) -> None:
         raise
 
 
+def refuse_left(tree: Tree, volume_id: str, apart_from: Sequence[loops.Loop] = ()) -> None:
+    """`InUse` if a device of a volume holds an image that is no longer in its place.
+
+    Moved away or deleted: the device may be the last that has it, and somebody may use it.
+    """
+    for loop in loops.labelled(volume_id, os.fstat(tree.root).st_dev):
+        if loop not in apart_from:
+            raise InUse(
+                f"{loop.path} holds an image of the volume that is no longer in its place (moved "
+                "away, deleted or replaced), and is perhaps all that is left of it: put the image "
+                f"back, or save what is on the device; 'losetup --detach {loop.path}' gives it up"
+            )
+
+
 def _make(tree: Tree, image: Image, *, read_only: bool, number: int | None = None) -> loops.Loop:
     descriptor = os.open(
         image.file,
@@ -69,6 +85,6 @@ def _make(tree: Tree, image: Image, *, read_only: bool, number: int | None = Non
         dir_fd=tree.directory(*image.directory),
     )
     try:
-        return loopcontrol.attach(descriptor, image.path, read_only=read_only, number=number)
+        return loopcontrol.attach(descriptor, image.ours().id, read_only=read_only, number=number)
     finally:
         os.close(descriptor)

@@ -12,7 +12,7 @@ from orchestrator.domain.errors import NotFound, UnknownVolume
 from orchestrator.domain.sizes import round_up
 from workers.backends.file import copying, layout, loopcontrol, loops
 from workers.backends.file.adopting import adopt_volume
-from workers.backends.file.attaching import attach_image, detach_image
+from workers.backends.file.attaching import attach_image, detach_image, refuse_left
 from workers.backends.file.building import Built, building, clear, exchange
 from workers.backends.file.contents import Watch, still, take
 from workers.backends.file.facts import present_facts, snapshot_facts, volume_facts
@@ -161,7 +161,11 @@ class FileDriver(Driver):
 
     def devices(self, volume: VolumeRef) -> list[Device]:
         with translated(self.backend), self._tree() as tree, found(tree, volume) as image:
-            if image is None or image.stamp is None:
+            if image is None:
+                # Somebody has taken it from its place, and not from its users.
+                left = loops.labelled(volume.id, os.fstat(tree.root).st_dev)
+                return [Device(path=loop.path, read_only=loop.read_only) for loop in left]
+            if image.stamp is None:
                 return []
             return [self._device(image, loop) for loop in loops.loops_of(image.status, image.file)]
 
@@ -327,14 +331,13 @@ class FileDriver(Driver):
             return self._device(image, attach_image(tree, image, read_only=read_only))
 
     def detach(self, volume: VolumeRef, call: Call) -> None:
-        with (
-            translated(self.backend),
-            self._tree() as tree,
-            suppress(UnknownVolume),
-            changing(tree, volume, call) as image,
-        ):
-            call.checkpoint()
-            detach_image(tree, image)
+        with translated(self.backend), self._tree() as tree:
+            try:
+                with changing(tree, volume, call) as image:
+                    call.checkpoint()
+                    detach_image(tree, image)
+            except UnknownVolume:
+                refuse_left(tree, volume.id)
 
     # -- inside -----------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from workers.backends.file.loops import (
     Loop,
     as_loop,
     holds_image,
+    label,
     look,
     open_device,
     size_of,
@@ -42,19 +43,17 @@ _LET_GO = 1.0
 _LOOK_AGAIN = 0.01
 
 
-def attach(image: int, path: str, *, read_only: bool, number: int | None = None) -> Loop:
-    """A new device that holds the image, verified.
+def attach(image: int, volume_id: str, *, read_only: bool, number: int | None = None) -> Loop:
+    """A new device that holds the image of a volume, verified.
 
     ``image`` is a descriptor used for this alone: the device keeps it, and would keep any
-    lock taken through it. ``path``, below the backend's directory, is what tells the device
-    from those that others made. ``number``: of the device to begin with.
+    lock taken through it. ``number``: of the device to begin with.
     """
     status = os.fstat(image)
     flags = READ_ONLY if read_only else 0
-    told = path.encode(errors="replace")[:63]
     configured = (
         _CONFIGURE_HEAD.pack(image, 0)
-        + STATUS.pack(0, 0, 0, 0, 0, 0, 0, 0, flags, told, b"", b"", 0, 0)
+        + STATUS.pack(0, 0, 0, 0, 0, 0, 0, 0, flags, label(volume_id), b"", b"", 0, 0)
         + _CONFIGURE_TAIL
     )
     for _ in range(_TRIES):
@@ -77,7 +76,7 @@ def attach(image: int, path: str, *, read_only: bool, number: int | None = None)
             os.close(device)
         there = look(number, BLOCK / f"loop{number}")
         if not isinstance(there, tuple) or not holds_image(there, status):
-            raise BackendError(f"/dev/loop{number} was set up and does not hold {path}")
+            raise BackendError(f"/dev/loop{number} was set up and does not hold the image")
         loop = as_loop(number, there)
         verify(loop, status.st_size)
         return loop

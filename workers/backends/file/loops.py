@@ -22,7 +22,8 @@ CONTROL = Path("/dev/loop-control")
 BLOCK = Path("/sys/block")
 
 _LOOP_GET_STATUS64 = 0x4C05
-#: What the names that we give devices begin with; others give the whole path.
+#: What the names that we give devices begin with; others give the whole path. There is an id in
+#: each.
 _OURS = b"volumes/"
 READ_ONLY = 1
 AUTOCLEAR = 4
@@ -71,6 +72,27 @@ def loops_of(image: os.stat_result, file: str = "") -> list[Loop]:
                 found.append(as_loop(number, status))
         elif (loop := _look_from_afar(number, entry, status, image, file)) is not None:
             found.append(loop)
+    return sorted(found, key=lambda loop: loop.number)
+
+
+def label(volume_id: str) -> bytes:
+    """The name that a device of a volume is given."""
+    return _OURS + volume_id.encode()
+
+
+def labelled(volume_id: str, file_system: int) -> list[Loop]:
+    """The devices that this driver has made of a volume's images, wherever these are by now.
+
+    ``file_system``: `os.stat_result.st_dev` of what the images lie on; copies elsewhere are
+    others'. Those that may not be opened are not found.
+    """
+    found = []
+    for number, entry in _numbers():
+        status = look(number, entry)
+        if not isinstance(status, tuple) or status[0] != _kernel_number(file_system):
+            continue
+        if status[9].startswith(_OURS) and volume_id.encode() in status[9]:
+            found.append(as_loop(number, status))
     return sorted(found, key=lambda loop: loop.number)
 
 
