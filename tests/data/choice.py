@@ -100,7 +100,7 @@ def _pairwise(ground: type[Ground], chance: random.Random) -> list[Cell]:
                 "afterwards": chance.choice(list(AFTERWARDS)),
                 **fixed,
             }
-            if not _possible(made, stamped="stamps" in ground.has):
+            if not _possible(made, ground):
                 continue
             new = sum(1 for pair in _pairs(made) if not seen[pair])
             if new > most:
@@ -130,7 +130,7 @@ def _pairs(made: dict[str, str]) -> list[tuple[str, ...]]:
     return [(*one, *two) for one, two in itertools.combinations(made.items(), 2)]
 
 
-def _possible(made: dict[str, str], *, stamped: bool) -> bool:
+def _possible(made: dict[str, str], ground: type[Ground]) -> bool:
     case, others, state = CASES[made["case"]], OTHERS[made["others"]], STATES[made["state"]]
     if case.states and made["state"] not in case.states:
         return False
@@ -143,8 +143,15 @@ def _possible(made: dict[str, str], *, stamped: bool) -> bool:
         return False
     if others.moments and made["moment"] not in others.moments:
         return False
-    if others.differs and not stamped and made["moment"] in ("inside", "done"):
+    if others.differs and "stamps" not in ground.has and made["moment"] in ("inside", "done"):
         # A provider's script is at work then, and nobody else sees what it copies.
+        return False
+    if others.differs and ground.driver == "extstorage" and "attach" not in ground.has:
+        # What only a hypervisor can open cannot be compared with its record here.
+        return False
+    lies = ground.driver == "extstorage" and "honest" not in ground.has
+    if lies and others.name == "move away" and case.action in ("volume.remove", "volume.purge"):
+        # It says that it has removed what was not there; what comes back is seen by nobody.
         return False
     if case.action in ("volume.adopt", "volume.purge", "volume.unrestrict"):
         # A volume that is hidden, or struck from the inventory, is not attached by jobs.

@@ -223,7 +223,7 @@ class Provider(Ground):
 
     name = "extstorage"
     driver = "extstorage"
-    has = frozenset({"images", "attach", "scripts"})
+    has = frozenset({"images", "attach", "scripts", "honest"})
     #: Scripts that are otherwise than the example's.
     manners: ClassVar[dict[str, str]] = {}
     access: ClassVar[str] = "kernelspace"
@@ -315,6 +315,7 @@ class ContentProvider(Provider):
     """One whose scripts end with success, whatever has become of what they should do."""
 
     name = "extstorage, always exits 0"
+    has = Provider.has - {"honest"}
     manners: ClassVar = {
         script: f"#!/bin/sh\n./{script}.example || true\n"
         for script in ("create", "remove", "detach", "grow", "setinfo", "snapshot")

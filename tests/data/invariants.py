@@ -14,6 +14,8 @@ from tests.data.site import HERE, SIDE, Broken, Request, Site
 #: Findings that call something lost, or a stranger's.
 _LOST = ("ghost", "orphan")
 _LOOKS = ("volume.export", "volume.verify")
+#: What a copy strikes from its own inventory production still has.
+_OWN_BUSINESS = ("volume.forget",)
 _TAKES_AWAY = ("volume.remove", "volume.purge")
 
 Job = dict[str, Any] | None
@@ -35,7 +37,10 @@ def refused(job: Job) -> None:
     """A copy of the database must not change anything."""
     if job is not None and job["state"] == "succeeded":
         action = job["action"]
-        if action.partition(".")[0] in ("volume", "snapshot") and action not in _LOOKS:
+        if action.partition(".")[0] in ("volume", "snapshot") and action not in (
+            *_LOOKS,
+            *_OWN_BUSINESS,
+        ):
             raise Broken(f"a copy of the database did {action}, beside production")
 
 
@@ -193,7 +198,8 @@ def _records(
     site: Site, cell: Any, others: Any, findings: list[dict[str, Any]], job: Job
 ) -> Iterator[str]:
     """The record is true. A finding may say otherwise where persons have changed something."""
-    told_so = others.differs and cell.case == "volume.reconcile"
+    # What is recorded then is what was there at that moment.
+    told_so = others.differs and CASES[cell.case].action in ("volume.reconcile", "volume.adopt")
     excused = not others.passes or cell.life != "as it is" or told_so
     rows = site.recorded()
     named = {one["volume"] for one in findings} if excused else set()
@@ -275,9 +281,10 @@ def _use(site: Site, name: str, volume: Volume) -> None:
         if CASES and not any(_same(held, one) for one in good) and name not in (N,):
             raise Broken(f"the device of {name} shows {differing(held, volume.padded)}")
         site.detach(name)
-    for snapshot in list(volume.snapshots):
-        if snapshot in site.recorded_snapshots(row.id):
-            site.do({"action": "snapshot.delete", "volume": name, "snapshot": snapshot})
+    for snapshot in site.recorded_snapshots(row.id):
+        # Those that were found and recorded are not in the model.
+        delete = site.do if snapshot in volume.snapshots else site.done
+        delete({"action": "snapshot.delete", "volume": name, "snapshot": snapshot})
     site.do({"action": "volume.remove", "volume": name})
     if row.id in site.ground.contents():
         raise Broken(f"{name} was removed, and is still on the storage")
@@ -299,5 +306,10 @@ def _heed(site: Site) -> None:
         one, name = found
         done.add(one["subject"])
         job = site.repair(one["id"], name)
-        if job["state"] == "succeeded" and job["action"] == "volume.adopt":
+        known = {volume.name for volume in site.model.forgotten}
+        if (
+            job["state"] == "succeeded"
+            and job["action"] == "volume.adopt"
+            and one["volume"] in known
+        ):
             site.play({"action": "volume.adopt", "volume": one["volume"]}, job)

@@ -50,6 +50,12 @@ def _image(site: Site, name: str) -> Path:
     return path
 
 
+def _held(site: Site, image: Path) -> bytes:
+    """What an image holds at this moment, which the job may have changed already."""
+    with site.seen_as_truth():
+        return image.read_bytes()
+
+
 class TakeItOver(Others):
     name = "chown"
     summary = "`chown` to a guest's user and `chmod 600`; the worker must heed permissions"
@@ -136,7 +142,7 @@ class HardLink(Others):
         image = _image(site, name)
         self.path = site.ground.path / "linked by somebody"
         self.path.hardlink_to(image)
-        site.model.files[self.path] = site.volume(name).padded
+        site.model.files[self.path] = _held(site, image)
 
     def undo(self, site: Site, name: str) -> None:
         self.path.unlink()
@@ -152,7 +158,7 @@ class Copy(Others):
         image = _image(site, name)
         self.path = image.with_name(f"copy-of-{image.name}")
         run("cp", "-a", str(image), str(self.path))
-        site.model.files[self.path] = site.volume(name).padded
+        site.model.files[self.path] = self.path.read_bytes()
 
     def undo(self, site: Site, name: str) -> None:
         self.path.unlink()
@@ -168,8 +174,9 @@ class Move(Others):
     def act(self, site: Site, name: str, state: State) -> None:
         self.image = _image(site, name)
         self.path = site.ground.path / "moved by somebody"
+        held = _held(site, self.image)
         self.image.rename(self.path)
-        site.model.files[self.path] = site.volume(name).padded
+        site.model.files[self.path] = held
 
     def undo(self, site: Site, name: str) -> None:
         del site.model.files[self.path]
@@ -194,8 +201,9 @@ class Truncate(Others):
         os.truncate(self.image, self.length)
 
     def undo(self, site: Site, name: str) -> None:
-        for path in (self.image, *site.close_to(name)):
-            if path.exists() and path.stat().st_ino == self.inode:
+        # Whatever it is called by now.
+        for path in site.ground.path.rglob("*"):
+            if path.is_file() and path.stat().st_ino == self.inode:
                 with path.open("r+b") as file:
                     file.seek(self.length)
                     file.write(self.tail)
@@ -211,11 +219,12 @@ class Replace(Others):
     def act(self, site: Site, name: str, state: State) -> None:
         self.image = _image(site, name)
         self.path = site.ground.path / "kept by somebody"
+        held = _held(site, self.image)
         self.image.rename(self.path)
         theirs = pattern("somebody", 1)
         self.image.write_bytes(theirs)
         site.model.files[self.image] = theirs
-        site.model.files[self.path] = site.volume(name).padded
+        site.model.files[self.path] = held
 
     def undo(self, site: Site, name: str) -> None:
         del site.model.files[self.image], site.model.files[self.path]

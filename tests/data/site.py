@@ -211,6 +211,7 @@ class Site:
         """An hour goes by, and everyone does what there is to do."""
         self.engine.database.transact(self._age)
         self.sign_of_life()
+        self.scheduler._due = [0.0] * len(self.scheduler._due)
         self.scheduler.tick()
         self.engine.worker.serving.leases.renew_due()
         self.engine.worker.serving.look_at_unusable()
