@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,12 @@ import httpx
 import pytest
 from sqlalchemy import insert
 
+from orchestrator.api.keys import once
+from orchestrator.domain.errors import IdempotencyMismatch
 from orchestrator.domain.states import FindingKind, FindingState, Role
 from orchestrator.jobs.archive import archive
 from orchestrator.store.columns import db_now
+from orchestrator.store.database import Database
 from orchestrator.store.tables import backends, findings
 from tests.http.conftest import Api
 
@@ -140,3 +144,38 @@ def test_a_token_that_is_refused_says_how_to_get_another(api: Api) -> None:
     assert answer.status_code == 401
     assert "token create" in answer.json()["detail"]
     assert "started again" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("what", ["the same", "another"])
+def test_of_two_calls_at_once_under_a_key_one_is_done(migrated_url: str, what: str) -> None:
+    database = Database(migrated_url, pool_size=3)
+    begun, go_on = threading.Event(), threading.Event()
+    done: list[str] = []
+    answers: dict[str, Any] = {}
+
+    def do(name: str) -> dict[str, Any]:
+        done.append(name)
+        begun.set()
+        assert go_on.wait(60)
+        return {"by": name}
+
+    def call(name: str, about: str) -> None:
+        try:
+            answers[name] = database.transact(
+                lambda connection: once(connection, "ann", "key", about, lambda: do(name))
+            )
+        except IdempotencyMismatch as problem:
+            answers[name] = problem.code
+
+    first = threading.Thread(target=call, args=("first", "the same"))
+    first.start()
+    assert begun.wait(60)
+    second = threading.Thread(target=call, args=("second", what))
+    second.start()
+    go_on.set()
+    for thread in (first, second):
+        thread.join(60)
+    database.close()
+    assert done == ["first"]
+    assert answers["first"] == {"by": "first"}
+    assert answers["second"] == ({"by": "first"} if what == "the same" else "idempotency_mismatch")

@@ -81,6 +81,13 @@ def test_the_page_loads_nothing_from_elsewhere(api: Api) -> None:
             assert http.get(theirs).status_code in (401, 404)
 
 
+def test_what_is_described_is_called_by_what_it_is(api: Api) -> None:
+    with api.client(None) as http:
+        for document in ("/openapi.json", "/v3/openapi.json"):
+            for name in http.get(document).json()["components"]["schemas"]:
+                assert "__" not in name, "two models have this name: call one of them otherwise"
+
+
 def test_every_answer_says_that_browsers_shall_do_nothing_with_it(api: Api) -> None:
     with api.client() as http:
         for path in ("/v1/jobs", "/healthz", "/v1/nothing", "/v3/ram/volumes", "/docs"):

@@ -54,7 +54,7 @@ class EndedJobs(Answer):
     longest_seconds: float | None
 
 
-class FailedJob(Answer):
+class LatestFailure(Answer):
     """The latest job of a cause."""
 
     job_id: int
@@ -70,7 +70,7 @@ class Cause(Answer):
 
     code: str | None
     failures: int
-    latest: FailedJob
+    latest: LatestFailure
 
 
 class FindingsOfKind(Answer):
