@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.cli import options
 from orchestrator.cli.groups import group
 from orchestrator.cli.output import print_details, print_json
 from orchestrator.cli.servers import Config, Data, settings_from
+
+if TYPE_CHECKING:
+    from orchestrator.settings import Settings
 
 app = group()
 
@@ -26,6 +29,8 @@ def check(data: Data = None, config: Config = None, as_json: options.Json = Fals
     """
     settings = settings_from(data=data, config=config)
     from orchestrator.settings import CONFIG_VARIABLE, without_secrets
+
+    _check_addresses(settings)
 
     broker = settings.broker.url
     found: dict[str, Any] = {
@@ -53,3 +58,15 @@ def check(data: Data = None, config: Config = None, as_json: options.Json = Fals
             "served on this host": found["served_here"] or "none",
         }
     )
+
+
+def _check_addresses(settings: Settings) -> None:
+    """Raise the `Problem` of each address that no server can have."""
+    from orchestrator import broker
+    from orchestrator.api.server import address_of
+    from orchestrator.store import urls
+
+    urls.parse(settings.database_url)
+    if settings.broker.url is not None:
+        broker.check(settings.broker.url)
+    address_of(settings.api.listen)

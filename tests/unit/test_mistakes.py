@@ -153,3 +153,22 @@ def test_checking_tells_what_the_settings_are_about_and_no_secret(
     config.write_text(MISTAKEN)
     assert run(["config", "check"]) == 2
     assert capsys.readouterr().err.count("line ") == 11
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ('[database]\nurl = "mysql://u:secret@db/o"', "'mysql' are not supported"),
+        ('[database]\nurl = "postgresql://db/o?sslmod=require"', "unknown option 'sslmod'"),
+        ('[broker]\nurl = "amqp://u:secret@b/0"', "broker"),
+        ('[api]\nlisten = "everywhere"', "is no address to listen on"),
+    ],
+)
+def test_checking_finds_addresses_that_no_server_can_have(
+    config: Path, capsys: pytest.CaptureFixture[str], written: str, told: str
+) -> None:
+    config.write_text(written)
+    assert run(["config", "check"]) == 2
+    err = capsys.readouterr().err
+    assert told in err
+    assert "secret" not in err
