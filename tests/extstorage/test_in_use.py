@@ -380,11 +380,35 @@ def test_a_device_that_shows_something_else_once_it_is_opened_is_left(
 
     monkeypatch.setattr(blockdevices, "exclusively", late)
     try:
-        with pytest.raises(NoDevice, match="shows something else now"):
+        with pytest.raises(BackendBusy, match="shows something else now"):
             driver.wipe(volume, Claim())
     finally:
         run("losetup", "--detach", device)
     assert other.read_bytes() == b"precious".ljust(SIZE, b"!")
+
+
+def test_a_device_that_is_just_going_is_asked_for_once_more(
+    provider: Provider, driver: ExtStorageDriver, volume: VolumeRef
+) -> None:
+    """Somebody has looked at it while it was detached by hand, and ends that when attach has found
+    it."""
+    device = run("losetup", "--find", "--show", str(provider.image(volume.id)))
+    with Path(device).open("rb") as opened:
+        looker = subprocess.Popen(["sleep", "1000"], stdin=opened)
+    try:
+        run("losetup", "--detach", device)
+        assert provider.devices() == [device]
+        ended = f"kill {looker.pid} 2>/dev/null && while kill -0 {looker.pid} 2>/dev/null; "
+        ended += 'do [ "$(cut -d " " -f 3 /proc/$looker/stat)" != Z ] || break; done || :\n'
+        found = MAPPED["attach"].rpartition("echo")[0]
+        provider.replace("attach", f'looker={looker.pid}\n{found}{ended}echo "$device"')
+        attached = driver.attach(volume, Claim())
+        assert provider.devices() == [attached.path]
+        assert provider.calls[-2:] == ["attach", "attach"]
+    finally:
+        looker.kill()
+        looker.wait()
+    driver.detach(volume, Claim())
 
 
 def test_a_device_of_no_bytes_is_no_device(

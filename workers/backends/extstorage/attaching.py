@@ -58,7 +58,15 @@ class Attaching:
         self.detach(volume, device, call)
 
     def find(self, volume: VolumeRef, call: Call | None) -> Found:
-        """Attach it, which is how one finds it. `ScriptFailed` or `NoDevice` if that fails."""
+        """Attach it, which is how one finds it. `ScriptFailed` or `NoDevice` if that fails.
+
+        A loop device that somebody looks at while it is detached stays until he has looked: a
+        provider may name one that goes in this moment, and is asked once more then.
+        """
+        found = self._asked(volume, call)
+        return self._asked(volume, call).shown() if found.is_empty else found
+
+    def _asked(self, volume: VolumeRef, call: Call | None) -> Found:
         answer = self._asking.run("attach", volume, {}, call, answers=True)
         with self._still_ours(volume, call):
             return parse_answer(answer)
@@ -170,9 +178,9 @@ class Attaching:
                 with blockdevices.told(path):
                     disk = blockdevices.look_at(path)
                 if not device.is_still(disk):
-                    raise NoDevice(
+                    raise BackendBusy(
                         f"{path} shows something else now, or nothing, and was not touched: "
-                        "something else on this host has detached the volume meanwhile"
+                        "somebody on this host has detached the volume meanwhile"
                     )
             yield opened, disk.size_bytes
 

@@ -43,6 +43,17 @@ class Found:
         """Of the block device."""
         return None if self.disk is None else self.disk.size_bytes
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is a device that shows nothing."""
+        return self.disk is not None and self.disk.size_bytes == 0
+
+    def shown(self) -> Found:
+        """The same. Raises `NoDevice` if its device shows nothing."""
+        if self.is_empty:
+            raise _wrong(f"names {str(self.path)[:_SHOWN]!r}, a device of no bytes")
+        return self
+
     def is_still(self, disk: Disk) -> bool:
         """Whether this is the same device, which shows the same; it may have grown."""
         if self.disk is None or disk.size_bytes == 0:
@@ -71,7 +82,7 @@ def parse_answer(answer: bytes) -> Found:
 
 
 def _disk_at(path: str) -> Disk:
-    """What a block device of this host shows. Raises `NoDevice` if it is none, or shows nothing."""
+    """What a block device of this host shows. Raises `NoDevice` if it is none."""
     if not path.startswith("/"):
         raise _wrong(
             f"prints {path[:_SHOWN]!r} where the path of a block device belongs: messages belong "
@@ -86,8 +97,6 @@ def _disk_at(path: str) -> Disk:
         raise _wrong(f"names {path[:_SHOWN]!r},{spaces} which is not there") from None
     except OSError as error:
         raise _wrong(f"names {path[:_SHOWN]!r}: {error.strerror}") from None
-    if disk.size_bytes == 0:
-        raise _wrong(f"names {path[:_SHOWN]!r}, a device of no bytes: it shows nothing")
     return disk
 
 
