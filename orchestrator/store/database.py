@@ -308,7 +308,8 @@ def _sqlite_engine(url: URL, pool_size: int) -> Engine:
         cursor.execute("PRAGMA foreign_keys = ON")
         cursor.execute("PRAGMA cache_size = -65536")
         cursor.close()
-        Path(path).chmod(0o600)
+        if Path(path).stat().st_uid == os.geteuid():
+            Path(path).chmod(0o600)
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:

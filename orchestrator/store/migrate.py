@@ -110,7 +110,13 @@ def refuse_unknown(url: str) -> None:
 
 def _alone(url: str, work: Any) -> None:
     if (path := urls.file_of(url)) is not None:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise InvalidInput(
+                f"the database's directory {path.parent} cannot be made: {error.strerror}",
+                field=urls.FIELD,
+            ) from None
     database = Database(url, pool_size=1)
     try:
         with database.write(may_take_long=True) as connection:

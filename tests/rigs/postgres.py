@@ -105,7 +105,12 @@ class Postgres:
     @property
     def socket(self) -> Path:
         """Its Unix socket, for what stands between it and its clients."""
-        return self.home / f".s.PGSQL.{self._settings['port']}"
+        return self.home / f".s.PGSQL.{self.port}"
+
+    @property
+    def port(self) -> str:
+        """Its port, and part of the name of its socket."""
+        return self._settings["port"]
 
     def url(self, dbname: str) -> str:
         """The SQLAlchemy URL of one of its databases."""
@@ -140,7 +145,9 @@ class Postgres:
             return row and row[0]
 
     def _connect(self, dbname: str = "postgres") -> psycopg.Connection:
-        return psycopg.connect(host=str(self.home), dbname=dbname, user="postgres", autocommit=True)
+        return psycopg.connect(
+            host=str(self.home), port=self.port, dbname=dbname, user="postgres", autocommit=True
+        )
 
     def _reachable(self, bin_directory: Path) -> Path:
         """The programs as our user can run them: a virtual environment below /root is copied."""
