@@ -10,8 +10,9 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
-# Servers on which `make field` runs what the rest of the tests run on a wheel's PostgreSQL.
-FIELD := debian pgbouncer
+# What `make field` runs on a distribution's PostgreSQL, and again behind pgbouncer.
+FIELD := tests/engine/test_submission.py tests/engine/test_execution.py tests/engine/test_frozen.py \
+	tests/engine/test_backups.py
 
 # Other queues to measure beside ours: apart, so that nothing they bring reaches ours.
 BENCH := .venv-bench
@@ -45,9 +46,9 @@ slow: $(STAMP) ## run those that take long: killed processes, broken brokers, au
 
 field: $(STAMP) ## run it on servers as a distribution installs them: PostgreSQL, pgbouncer, nginx, Redis
 	$(PYTEST) -m field tests/field $(ARGS)
-	$(foreach server,$(FIELD),$(PYTEST) -m 'not slow' --server $(server) --database postgresql \
-	  tests/engine/test_submission.py tests/engine/test_execution.py tests/engine/test_frozen.py \
-	  tests/acceptance/test_http.py $(ARGS) &&) true
+	$(PYTEST) -m 'not slow' --server debian --database postgresql $(FIELD) tests/engine/test_plans.py \
+	  tests/acceptance/test_http.py tests/acceptance/test_command_line.py $(ARGS)
+	$(PYTEST) -m 'not slow' --server pgbouncer $(FIELD) -k 'postgresql or moved or every_row' $(ARGS)
 
 chaos: $(STAMP) ## break everything at every step; one cell: STEP=claim.after_commit ARGS="-k …"
 	CHAOS_STEP='$(STEP)' CHAOS_SEED='$(SEED)' $(BIN)/python -m tests.chaos $(ARGS)
