@@ -17,7 +17,7 @@ from orchestrator.jobs.outlook import SnapshotOutlook, VolumeOutlook
 from orchestrator.jobs.rules import changing
 from workers.backends.extstorage.writing import Writing
 from workers.backends.file import FileDriver, holding, images, uses
-from workers.backends.interface import Absent, Look, VolumeRef
+from workers.backends.interface import Absent, Device, Look, VolumeRef
 from workers.execution import ending
 from workers.execution.work import Work
 from workers.storage_leases import StorageLeases
@@ -38,7 +38,7 @@ def switched_off(guard: str) -> Iterator[None]:
 
 def _without_absence() -> list[Undo]:
     """What could not be seen counts as not there."""
-    inspect = FileDriver.inspect
+    inspect, devices = FileDriver.inspect, FileDriver.devices
 
     def guess(self: FileDriver, volume: VolumeRef) -> Look:
         try:
@@ -46,7 +46,16 @@ def _without_absence() -> list[Undo]:
         except Problem:
             return Absent()
 
-    return [_method(FileDriver, "inspect", guess)]
+    def guess_devices(self: FileDriver, volume: VolumeRef) -> list[Device]:
+        try:
+            return devices(self, volume)
+        except Problem:
+            return []
+
+    return [
+        _method(FileDriver, "inspect", guess),
+        _method(FileDriver, "devices", guess_devices),
+    ]
 
 
 def _without_use() -> list[Undo]:

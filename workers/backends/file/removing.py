@@ -5,7 +5,8 @@ from __future__ import annotations
 from contextlib import suppress
 
 from orchestrator.domain.errors import InUse, NotFound
-from workers.backends.file import copying, layout
+from workers.backends.file import copying, layout, loops
+from workers.backends.file.attaching import refuse_left
 from workers.backends.file.extents import kept_elsewhere
 from workers.backends.file.holding import changing, refuse_drift, settle_directory, unlink
 from workers.backends.file.images import found, needed, snapshots_of
@@ -52,12 +53,14 @@ def take_away(tree: Tree, ref: VolumeRef | SnapshotRef, call: Call) -> bool:
     with suppress(NotFound), changing(tree, ref, call) as image:
         if isinstance(ref, VolumeRef):
             refuse_kept(tree, ref)
+            refuse_left(tree, ref.id, apart_from=loops.loops_of(image.status, image.file))
         call.checkpoint()
         with alone(image):
             unlink(tree, image)
         return True
     # An earlier attempt may have removed it and not have brought that onto the disk.
     if isinstance(ref, VolumeRef):
+        refuse_left(tree, ref.id)
         place = layout.volume_place(ref.name, ref.id)
     else:
         place = layout.snapshot_place(ref.name, ref.id, ref.volume.id)
