@@ -25,6 +25,7 @@ from orchestrator.settings import Settings
 from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database
 from orchestrator.store.tables import jobs
+from tests.conformance.systems import release_loops
 from workers.leases import Leases
 from workers.runner import Runner
 from workers.serving import Serving
@@ -156,6 +157,7 @@ def engine(settings: Settings) -> Iterator[Engine]:
     made = Engine(settings, Database(settings.database_url))
     yield made
     made.close()
+    release_loops(settings.data / "volumes")
     shutil.rmtree(settings.data / "volumes", ignore_errors=True)
 
 
