@@ -17,6 +17,7 @@ from orchestrator.settings import Settings
 from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database
 from orchestrator.store.tables import jobs, volumes
+from tests.conformance.systems import release_loops
 from tests.engine.conftest import Engine, act, create, grow
 from tests.engine.disks import Disk
 from tests.engine.test_audits import Audited
@@ -87,6 +88,7 @@ def settled(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Sett
     yield made
     made.scheduler.close()
     engine.close()
+    release_loops(settings.data / "volumes")
 
 
 # -- what touched nothing -----------------------------------------------------------------
