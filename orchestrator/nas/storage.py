@@ -113,7 +113,7 @@ class StorageBackend:
 
     @normalised_with("volume")
     def create_volume(self, volume_name: object, **fields: Any) -> Any:
-        """Make a volume and return it. ``size_total`` (bytes) is needed.
+        """Make a volume and return it. ``size_total`` (bytes) is needed, but in RAM (1 GiB).
 
         Raises `KeyError` if it exists, `ValueError` if the fields make no sense.
         """

@@ -184,7 +184,7 @@ def test_a_volume_that_is_there_is_not_made_again(
     assert listed(storage, f"{name}_2") == []
 
 
-@on("size", [-1, 0, -(2**70), 2**63, "lots", "", 1.5, float("inf"), True, [1], object(), None])
+@on("size", [-1, 0, -(2**70), 2**63, "lots", "", 1.5, float("inf"), True, [1], object()])
 def test_no_volume_is_made_of_a_size_that_is_none(
     storage: StorageBackend, name: str, size: Any
 ) -> None:
@@ -194,9 +194,16 @@ def test_no_volume_is_made_of_a_size_that_is_none(
         storage.get_volume(volume_name=name)
 
 
-def test_a_volume_needs_a_size(storage: StorageBackend, name: str) -> None:
+@on("fields", [{}, {"size_total": None}], ids=str)
+def test_a_volume_needs_a_size_unless_it_costs_nothing(
+    storage: StorageBackend, kind: str, name: str, fields: dict[str, Any]
+) -> None:
+    if kind in ("dummy", "http"):
+        volume = storage.create_volume(volume_name=f":/{name}", name=name, **fields)
+        assert volume["size_total"] == 2**30
+        return
     with pytest.raises(ValueError, match="size_total is missing"):
-        storage.create_volume(volume_name=f":/{name}", name=name)
+        storage.create_volume(volume_name=f":/{name}", name=name, **fields)
 
 
 @on(
