@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import SequenceMatcher
 
+from orchestrator.domain.errors import UnknownBackend
+
 #: How alike two names must be, from 0 to 1, for one to be suggested for the other.
 _ALIKE = 0.65
 
@@ -37,6 +39,14 @@ def did_you_mean(written: str, known: Iterable[str], otherwise: str = "") -> str
     """``: did you mean 'fast'?`` to go behind a sentence, or ``otherwise``."""
     found = nearest(written, known)
     return otherwise if found is None else f": did you mean {found!r}?"
+
+
+def no_such_backend(name: str, known: Iterable[str]) -> UnknownBackend:
+    """What to raise about a backend that there is not, with the one that may have been meant."""
+    shown = "; 'orchestrator backend list' shows those there are"
+    return UnknownBackend(
+        f"there is no backend {name!r}{did_you_mean(name, known, shown)}", field="backend"
+    )
 
 
 def loses(name: str) -> bool:

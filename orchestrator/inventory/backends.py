@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, func, insert, select, update
 
 from orchestrator.domain.errors import UnknownBackend
-from orchestrator.domain.nearest import did_you_mean
+from orchestrator.domain.nearest import no_such_backend
 from orchestrator.domain.states import BackendState, VolumeState
 from orchestrator.settings import BackendSettings
 from orchestrator.store.columns import db_now
@@ -71,12 +71,13 @@ def backend_id(connection: Connection, backend: str) -> int:
 
 def unknown_backend(connection: Connection, name: str) -> UnknownBackend:
     """What to raise about a backend that there is not, with the one that may have been meant."""
-    known = connection.execute(select(backends.c.name).where(backends.c.configured)).scalars()
-    return UnknownBackend(
-        f"there is no backend {name!r}"
-        + did_you_mean(name, known, "; 'orchestrator backend list' shows those there are"),
-        field="backend",
-    )
+    return no_such_backend(name, configured_names(connection))
+
+
+def configured_names(connection: Connection) -> list[str]:
+    """The names of the configured backends."""
+    query = select(backends.c.name).where(backends.c.configured)
+    return list(connection.execute(query).scalars())
 
 
 def ids_of(connection: Connection, names: list[str]) -> dict[str, int]:

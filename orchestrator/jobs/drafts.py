@@ -28,6 +28,7 @@ from orchestrator.domain.errors import (
 from orchestrator.domain.places import Places
 from orchestrator.domain.requests import MAX_BATCH, MAX_ID, JobRequest
 from orchestrator.domain.states import JobState
+from orchestrator.inventory.backends import configured_names
 from orchestrator.inventory.hosts import live_hosts, refuse_living
 from orchestrator.jobs import rules
 from orchestrator.jobs.lanes import (
@@ -149,6 +150,7 @@ class Drafts:
         self.connection = connection
         self.submissions = submissions
         self.outlook = Outlook()
+        self.outlook.names_of_backends = lambda: configured_names(self.connection)
         self.outlook.places = places
         #: What can be stored, in order.
         self.accepted: list[Draft] = []

@@ -11,8 +11,8 @@ from typing import Any
 
 from orchestrator.domain.actions import ACTIONS, Action
 from orchestrator.domain.drivers import DRIVERS
-from orchestrator.domain.errors import UnknownBackend
 from orchestrator.domain.exports import Rule
+from orchestrator.domain.nearest import no_such_backend
 from orchestrator.domain.places import Places
 from orchestrator.domain.requests import MAX_ID
 from orchestrator.domain.states import PolicyState, SnapshotState, VolumeState
@@ -182,6 +182,8 @@ class Outlook:
     """
 
     def __init__(self) -> None:
+        #: All that are configured, to name the one that may have been meant.
+        self.names_of_backends: Callable[[], Iterable[str]] = tuple
         self.backends: dict[str, BackendOutlook] = {}
         #: Whether new jobs are taken.
         self.accepting = True
@@ -205,10 +207,7 @@ class Outlook:
         """The backend. Raises `UnknownBackend`."""
         found = self.backends.get(name)
         if found is None or not found.configured:
-            raise UnknownBackend(
-                f"there is no backend {name!r}; 'orchestrator backend list' shows those there are",
-                field="backend",
-            )
+            raise no_such_backend(name, self.names_of_backends())
         return found
 
     def volume(self, backend: str, name: str) -> VolumeOutlook | None:

@@ -527,6 +527,8 @@ def test_a_name_in_a_filter_that_is_not_known_is_answered_with_the_nearest(shell
     for words, meant in (
         ("job list --backend fasst", "fast"),
         ("backend show fasst", "fast"),
+        ("submit volume.create --backend fasst --volume x size=1M", "fast"),
+        ("plan volume.create --backend fasst --volume x size=1M", "fast"),
         ("event list --backend rm", "ram"),
         ("event list --kind job.succeded", "job.succeeded"),
         ("job list --action volume.grwo", "volume.grow"),
