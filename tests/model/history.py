@@ -13,7 +13,8 @@ from typing import Any
 
 from sqlalchemy import select
 
-from orchestrator.store.tables import events, job_dependencies, jobs, snapshots, volumes
+from orchestrator.jobs.claim import CHANGES
+from orchestrator.store.tables import events, job_dependencies, job_steps, jobs, snapshots, volumes
 from tests.model.inventory import (
     DESTRUCTIVE,
     LOCKABLE,
@@ -285,6 +286,17 @@ class History:
             do(self.there, job.row)
         if self._doubted(job) and job.row["volume_id"] is not None:
             self.doubtful.add(job.row["volume_id"])
+        if job.action == "volume.verify":
+            self._settled(job)
+
+    def _settled(self, job: Job) -> None:
+        """A look at what could not be seen before has found what it is."""
+        [row] = self.world.rows(select(jobs.c.result).where(jobs.c.id == job.id))
+        settled = row["result"].get("settled")
+        if settled == "removed":
+            self.there.pop(job.row["volume"], None)
+        elif settled is not None and (volume := self._target(job)):
+            volume.state = settled
 
     def _failed(self, job: Job, event: Mapping[str, Any]) -> None:
         code = event["data"]["error"]["code"]
@@ -338,6 +350,8 @@ class History:
             before = copied({job.row["volume"]: volume})
             if job.unknown:
                 self.doubtful.add(volume.id)
+                if self.world.rows(select(job_steps).where(job_steps.c.job_id == job.id, CHANGES)):
+                    volume.state = "error"  # until the engine has looked at it
             elif self._changed_by(job):
                 self._adopt(job, before, stored.get(volume.id))
 
