@@ -47,7 +47,7 @@ slow: $(STAMP) ## run those that take long: killed processes, broken brokers, au
 field: $(STAMP) ## run it on servers as a distribution installs them: PostgreSQL, pgbouncer, nginx, Redis
 	$(PYTEST) -m field tests/field $(ARGS)
 	$(PYTEST) -m 'not slow' --server debian --database postgresql $(FIELD) tests/engine/test_plans.py \
-	  tests/acceptance/test_http.py tests/acceptance/test_command_line.py $(ARGS)
+	  tests/acceptance/test_http.py $(ARGS)
 	$(PYTEST) -m 'not slow' --server pgbouncer $(FIELD) -k 'postgresql or moved or every_row' $(ARGS)
 
 chaos: $(STAMP) ## break everything at every step; one cell: STEP=claim.after_commit ARGS="-k …"
