@@ -19,8 +19,8 @@ from schemathesis.specs.openapi.checks import (
 
 from tests.acceptance.conftest import Product
 
-#: Requests made up for each operation. More find little more, and take longer.
-EXAMPLES = 12
+#: Requests made up for each operation, each time and with the slow tests.
+FEW, MANY = 3, 12
 #: The stream of events has no end, so it cannot be asked for like the others.
 ENDLESS = "/v1/events"
 
@@ -41,8 +41,11 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
     made.stop()
 
 
-@pytest.mark.timeout(300)
-def test_answers_are_as_documented(fuzzed: Product, subtests: pytest.Subtests) -> None:
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("examples", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
+def test_answers_are_as_documented(
+    fuzzed: Product, subtests: pytest.Subtests, examples: int
+) -> None:
     headers = {"Authorization": f"Bearer {fuzzed.token}"}
     schema = schemathesis.openapi.from_url(f"{fuzzed.url}/openapi.json")
     tried = 0
@@ -54,7 +57,7 @@ def test_answers_are_as_documented(fuzzed: Product, subtests: pytest.Subtests) -
         tried += 1
         for mode in schemathesis.GenerationMode:
             with subtests.test(operation.label, mode=mode.value):
-                _try(operation, mode, headers)
+                _try(operation, mode, headers, examples)
     assert tried > 40
 
 
@@ -62,12 +65,13 @@ def _try(
     operation: schemathesis.schemas.APIOperation,
     mode: schemathesis.GenerationMode,
     headers: dict[str, str],
+    examples: int,
 ) -> None:
     """Requests that the document allows, and such that it does not."""
 
     @given(case=operation.as_strategy(generation_mode=mode))
     @settings(
-        max_examples=EXAMPLES,
+        max_examples=examples,
         deadline=None,
         derandomize=True,
         database=None,

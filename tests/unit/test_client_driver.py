@@ -282,7 +282,7 @@ def test_waiting_outlives_a_restart(service: Service, use: Use) -> None:
         answer(job(state="running")),
         answer(ENDED),
     ]
-    assert use(lambda c: c.submit("volume.create", "fast", wait=0.9)) == ENDED
+    assert use(lambda c: c.submit("volume.create", "fast", wait=60)) == ENDED
 
 
 def test_waiting_begins_in_the_request_that_submits(service: Service, use: Use) -> None:
