@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from sqlalchemy import Connection, any_, exists, func, literal_column, or_, select
+from sqlalchemy import Connection, exists, func, literal_column, or_, select, true
 
 from orchestrator.domain.exports import recorded_rules
 from orchestrator.domain.states import JobState, PolicyState, SnapshotState, VolumeState
@@ -103,11 +103,24 @@ _VOLUMES = Question(
         one_of(d, backends.c.name, "backends"), one_of(d, volumes.c.name, "names")
     )
 )
-#: Live volumes that the jobs just claimed are about; on PostgreSQL only.
+#: Live volumes that the jobs just claimed are about; on PostgreSQL only. Each name is looked up by
+#: itself: a plan for all of them at once hangs on statistics, which a new database lacks.
+_NAME = (
+    func.unnest(literal_column(CLAIMED_POSTGRESQL)).table_valued("name").render_derived("claimed")
+)
+_ITS_VOLUMES = (
+    select(volumes.c.id)
+    .where(
+        volumes.c.state != VolumeState.REMOVED,
+        volumes.c.name == _NAME.c.name,
+        one_of("postgresql", volumes.c.backend_id, "backends"),
+    )
+    .offset(literal_column("0"))  # keeps the planner from joining it in another way
+    .lateral("its")
+)
 _VOLUMES_CLAIMED = Question(
-    lambda d: _LIVE_VOLUMES.where(
-        one_of(d, volumes.c.backend_id, "backends"),
-        volumes.c.name == any_(literal_column(CLAIMED_POSTGRESQL)),
+    lambda _: _LIVE_VOLUMES.where(
+        volumes.c.id.in_(select(_ITS_VOLUMES.c.id).select_from(_NAME.join(_ITS_VOLUMES, true())))
     )
 )
 #: The most users of a policy that are looked at.
