@@ -71,8 +71,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _take_turns(items: list[pytest.Item]) -> None:
     """Of tests marked ``either_database`` one half runs at once, the other with the slow ones.
 
-    What they try is the storage, not the database: for one test it is SQLite first, for the next
-    PostgreSQL.
+    What they try is the storage, or what users see, and hardly the database: for one test it is
+    SQLite first, for the next PostgreSQL.
     """
     siblings: dict[str, dict[str, pytest.Item]] = defaultdict(dict)
     for item in items:

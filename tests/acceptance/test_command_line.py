@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.either_database
+
 FAR = "2099-01-01T00:00:00Z"
 
 

@@ -11,6 +11,8 @@ import pytest
 
 from tests.acceptance.conftest import Product
 
+pytestmark = pytest.mark.either_database
+
 MIB = 2**20
 
 

@@ -36,6 +36,7 @@ class Door:
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listening.getsockname()[1]
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
+        self._inside: list[socket.socket] = []
         self._threads[0].start()
 
     def _accept(self) -> None:
@@ -50,6 +51,7 @@ class Door:
     def _serve(self, outside: socket.socket) -> None:
         with outside, socket.socket(socket.AF_UNIX) as inside, suppress(OSError):
             inside.connect(self._path)
+            self._inside.append(inside)
             if self._context is None:
                 _copy_both(outside, inside)
                 return
@@ -57,9 +59,10 @@ class Door:
                 _copy_both(secured, inside)
 
     def close(self) -> None:
-        """Close it; who is inside has gone by now."""
-        with suppress(OSError):
-            self._listening.shutdown(socket.SHUT_RDWR)
+        """Close it, to whoever is inside, too."""
+        for one in (self._listening, *self._inside):
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
         self._listening.close()
         for thread in list(self._threads):
             thread.join(timeout=10)

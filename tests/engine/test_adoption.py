@@ -12,6 +12,8 @@ from tests.engine.conftest import Engine, act, create, grow
 from workers.backends.file import layout
 from workers.backends.memory import Faults, MemoryDriver
 
+pytestmark = pytest.mark.either_database
+
 MIB = 2**20
 
 

@@ -32,6 +32,8 @@ from workers.backends.file import FileDriver, loopcontrol, loops
 from workers.backends.file.stamps import ATTRIBUTE
 from workers.backends.memory import Faults, MemoryDriver
 
+pytestmark = pytest.mark.either_database
+
 MIB = 2**20
 
 

@@ -15,6 +15,8 @@ from orchestrator.store.tables import backends, events
 from tests.engine.conftest import Engine, act, create
 from workers.scheduler import Scheduler
 
+pytestmark = pytest.mark.either_database
+
 MIB = 2**20
 
 

@@ -21,6 +21,8 @@ from tests.conformance.calls import Claim
 from tests.engine.conftest import Engine, act, create
 from workers.backends.interface import Driver, SnapshotRef, VolumeRef
 
+pytestmark = pytest.mark.either_database
+
 MIB = 2**20
 #: How many volumes there are, with five snapshots each: what the issue asks for takes minutes.
 FLEETS = [

@@ -23,6 +23,8 @@ from tests.engine.conftest import Engine, create
 from tests.engine.test_chain import chained, count
 from tests.engine.test_schedules import at, by_hand, put, show, tick
 
+pytestmark = pytest.mark.either_database
+
 
 @pytest.fixture
 def exporting(engine: Engine) -> Engine:

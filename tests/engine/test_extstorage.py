@@ -169,7 +169,13 @@ SPOILT: dict[str, tuple[str, str, str]] = {
 }
 
 
-@pytest.mark.parametrize("fault", SPOILT)
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name == "hangs with children" else name
+        for name in SPOILT
+    ],
+)
 def test_a_provider_at_fault_fails_the_job_with_what_to_mend(
     engine: Engine, provider: Provider, fault: str
 ) -> None:

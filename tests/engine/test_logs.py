@@ -6,11 +6,14 @@ import re
 from collections import Counter
 from typing import Any
 
+import pytest
 from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
 from tests.engine.conftest import Engine, act, create, grow
 from tests.engine.test_execution import _faults
+
+pytestmark = pytest.mark.either_database
 
 
 def _lines(logs: Any, event: str) -> list[dict[str, Any]]:

@@ -26,6 +26,8 @@ from tests.engine.conftest import ADMIN, Engine, act, create, grow
 from tests.engine.test_audits import Audited, lock_of_the_dead
 from workers.scheduler import Scheduler
 
+pytestmark = pytest.mark.either_database
+
 Schedules = Callable[..., Scheduler]
 
 

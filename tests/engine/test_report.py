@@ -19,6 +19,8 @@ from orchestrator.store.tables import backends, capacity_days, findings, jobs
 from tests.engine.conftest import Engine, create
 from tests.engine.lively import Lively
 
+pytestmark = pytest.mark.either_database
+
 SINCE = datetime(2026, 1, 1, 12, tzinfo=UTC)
 UNTIL = SINCE + timedelta(days=30)
 FOUR_SECONDS = timedelta(seconds=4)

@@ -82,6 +82,7 @@ def called_off(work: Work, outcome_of: OutcomeOf, retry: RetrySettings) -> Done 
     Nothing of it is begun anew: the storage is asked what there is. `Done` if all of it had
     happened by then.
     """
+    work.heed_no_cancel()
     try:
         become = outcome_of(work)
         if isinstance(become, Nothing) and work.claim.volume is not None:

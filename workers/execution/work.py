@@ -177,6 +177,10 @@ class Work:
         self._held.cancelable = self.claim.action.cancelable
         return step
 
+    def heed_no_cancel(self) -> None:
+        """From here on a cancel stops nothing: what has become of the job is being found out."""
+        self._held.cancelable = False
+
     @property
     def journaled(self) -> bool:
         """Whether anything was written down for this job."""

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, func, select
 
 from orchestrator import __version__
 from orchestrator.api import models
+from orchestrator.api.reading import ExactRoute
 from orchestrator.api.requesting import Reader, ServiceHere
 from orchestrator.domain.states import FindingState, Role
 from orchestrator.inventory.backends import backend_views
@@ -22,7 +23,7 @@ from orchestrator.store.columns import db_now
 from orchestrator.store.lives import present
 from orchestrator.store.tables import findings, installation, workers
 
-router = APIRouter(tags=["service"])
+router = APIRouter(tags=["service"], route_class=ExactRoute)
 
 
 class Asker(models.Answer):
