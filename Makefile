@@ -11,8 +11,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 # What `make field` runs on a distribution's PostgreSQL, and again behind pgbouncer.
-FIELD := tests/engine/test_submission.py tests/engine/test_execution.py tests/engine/test_frozen.py \
-	tests/engine/test_backups.py
+FIELD := tests/engine/test_submission.py tests/engine/test_execution.py tests/engine/test_backups.py
 
 # Other queues to measure beside ours: apart, so that nothing they bring reaches ours.
 BENCH := .venv-bench
@@ -47,7 +46,7 @@ slow: $(STAMP) ## run those that take long: killed processes, broken brokers, au
 field: $(STAMP) ## run it on servers as a distribution installs them: PostgreSQL, pgbouncer, nginx, Redis
 	$(PYTEST) -m field tests/field $(ARGS)
 	$(PYTEST) -m 'not slow' --server debian --database postgresql $(FIELD) tests/engine/test_plans.py \
-	  tests/acceptance/test_http.py $(ARGS)
+	  tests/engine/test_frozen.py tests/acceptance/test_http.py $(ARGS)
 	$(PYTEST) -m 'not slow' --server pgbouncer $(FIELD) -k 'postgresql or moved or every_row' $(ARGS)
 
 chaos: $(STAMP) ## break everything at every step; one cell: STEP=claim.after_commit ARGS="-k …"
