@@ -82,7 +82,8 @@ def submit(product: Product, *words: str) -> dict[str, Any]:
         request: dict[str, Any] = {"action": action, "backend": backend}
         if volume:
             request["volume"] = volume
-        request["params"] = dict(word.split("=") for word in params)
+        told = dict(word.split("=") for word in params)
+        request["params"] = {name: {"true": True}.get(value, value) for name, value in told.items()}
         answer = client.post("/v1/jobs", json=request, headers={"Prefer": "wait=60"})
         assert answer.status_code in (200, 202), answer.text
         found: dict[str, Any] = answer.json()

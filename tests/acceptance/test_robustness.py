@@ -244,6 +244,10 @@ def test_a_thousand_waiters_are_told_of_one_job_by_one_process(product: Product)
         assert asyncio.run(wait_all(http, job["id"])) == ["canceled"] * WAITERS
 
 
+@pytest.mark.skipif(
+    signal.getsignal(signal.SIGHUP) is signal.SIG_IGN,
+    reason="what is started with nohup, and all that it starts, outlives its terminal",
+)
 def test_a_closed_terminal_takes_the_service_down_in_order(own_product: Product) -> None:
     assert (own_product.data / "endpoint.json").exists()
     assert own_product.process is not None

@@ -190,7 +190,7 @@ def test_lost_storage_that_was_brought_back_from_a_copy(running: Product, tmp_pa
     image.unlink()
     job = _submit(running, "volume.grow", "vm1", "failed", size_bytes=2 * _MIB)
     assert job["error"]["code"] == "identity_mismatch"
-    [block] = _blocks("The storage is lost")
+    block, _for_good = _blocks("The storage is lost")
     _follow(running, block, tmp_path)
     kept.check()
     assert _findings(running, "ghost") == []
