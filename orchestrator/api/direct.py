@@ -9,11 +9,11 @@ from __future__ import annotations
 from fastapi import Response
 from pydantic import TypeAdapter, ValidationError
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from orchestrator.api import problems
 from orchestrator.api.reading import read_json
-from orchestrator.api.requesting import ACTOR, IdempotencyKey, ReasonHeader, wait_in
+from orchestrator.api.requesting import ACTOR, BODY, IdempotencyKey, ReasonHeader, wait_in
 from orchestrator.api.service import Service
 from orchestrator.api.submitting import answer, single
 from orchestrator.domain.errors import MalformedBody, Problem
@@ -39,21 +39,14 @@ class ShortWay:
         if scope["type"] != "http" or scope["path"] != self._path or scope["method"] != "POST":
             await self.app(scope, receive, send)
             return
-        body: bytes | None = None
         response: Response | None
         try:
-            body = await _received(receive)
-            if body is None:
-                return  # the client has gone
-            response = await self._answer(scope, body)
+            response = await self._answer(scope, scope[BODY])
         except Problem as problem:
             response = problems.respond(problem, scope["path"])
         except Exception as error:
             response = problems.unforeseen(error, scope["path"])
-        if response is not None:
-            await response(scope, receive, send)
-        else:
-            await self.app(scope, _again(body or b"", receive), send)
+        await (response or self.app)(scope, receive, send)
 
     async def _answer(self, scope: Scope, body: bytes) -> Response | None:
         """The answer; None if the request needs the usual way. Raises a `Problem`."""
@@ -73,29 +66,3 @@ class ShortWay:
         wait = wait_in(headers)
         submission = single(job, actor, reason=reason, key=key)
         return await answer(self._service, submission, wait=wait)
-
-
-async def _received(receive: Receive) -> bytes | None:
-    """The body; None if the client has gone."""
-    parts: list[bytes] = []
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            return None
-        parts.append(message.get("body", b""))
-        if not message.get("more_body", False):
-            return b"".join(parts)
-
-
-def _again(body: bytes, receive: Receive) -> Receive:
-    """What gives the application the body once more."""
-    given = False
-
-    async def give() -> Message:
-        nonlocal given
-        if given:
-            return await receive()
-        given = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return give

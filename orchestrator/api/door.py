@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orchestrator.api import problems
 from orchestrator.api.refusals import REASONS
-from orchestrator.api.requesting import ACTOR, Trusted, token_in
+from orchestrator.api.requesting import ACTOR, BODY, Trusted, token_in
 from orchestrator.api.service import Service
 from orchestrator.domain.errors import (
     BodyTooLarge,
@@ -76,13 +76,12 @@ class Door:
         except Problem as problem:
             await _refuse(problem, path)(scope, receive, send)
             return
-        except asyncio.CancelledError:
-            raise
         except Exception as error:
             await problems.unforeseen(error, path)(scope, receive, send)
             return
         if body is None:
             return  # the client has gone
+        scope[BODY] = body
         if path.startswith("/v1/") and path.endswith("/"):
             # Relative, so that it is right whatever stands in front of the service.
             query = scope["query_string"].decode("latin-1")

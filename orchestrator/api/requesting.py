@@ -40,6 +40,8 @@ _MOST_TRUSTED = 1000
 MAX_WAIT = 3600.0
 #: Where the scope of a request has who asks: an `Actor`, or None.
 ACTOR: Final = "orchestrator.actor"
+#: And the whole body, as bytes.
+BODY: Final = "orchestrator.body"
 #: One preference (RFC 7240): its name, perhaps a value, plain or quoted, and parameters.
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
 _PREFERENCE = re.compile(
