@@ -256,13 +256,13 @@ def test_a_database_that_was_made_read_only_is_used_again_once_it_is_not(
     with product.client() as http, Submitter(product).at_work() as submitter:
         submitter.wait_for(202)
         primary.execute(on)
-        primary.execute("SELECT pg_reload_conf()")
+        _reload(primary, read_only="on")
         cluster.proxy.cut()
         submitter.wait_for(503)
         assert _ready(product)[0] == 503
         assert http.get("/v1/jobs").status_code == 200
         primary.execute(off)
-        primary.execute("SELECT pg_reload_conf()")
+        _reload(primary, read_only="off")
         submitter.wait_for(202)
         until(lambda: _ready(product) == (200, "ok"), "it is ready again")
     with product.client() as http:
@@ -271,6 +271,17 @@ def test_a_database_that_was_made_read_only_is_used_again_once_it_is_not(
         jobs = list(_pages(http, "/v1/jobs"))
         assert Counter(job["volume"] for job in jobs) == Counter(submitter.accepted)
     assert product.children() == parts
+
+
+def _reload(server: Postgres, read_only: str) -> None:
+    """Have the server read its settings, and wait until new sessions are as they say.
+
+    It only takes note of the order when it is given; a session that is begun right after it may
+    still be as the settings were, and a request that was cut off is answered by 503 either way.
+    """
+    server.execute("SELECT pg_reload_conf()")
+    setting = "SHOW default_transaction_read_only"
+    until(lambda: server.query(setting) == read_only, f"sessions are read-only: {read_only}")
 
 
 def test_of_several_servers_the_one_that_takes_writes_is_used(cluster: Cluster) -> None:
