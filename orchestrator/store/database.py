@@ -103,6 +103,7 @@ class Database:
             )
             sessions = self._sessions
             event.listen(self.engine, "connect", lambda raw, _: sessions.begin(raw))
+            event.listen(self.engine, "checkin", _leave_to_server)
             event.listen(self.engine, "handle_error", _note_end_of_session)
         if known_schema:
             event.listen(self.engine, "connect", lambda raw, _: schema.refuse_unknown(raw))
@@ -274,6 +275,16 @@ class Database:
 
 def _dumps(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"))
+
+
+def _leave_to_server(raw: Any, _record: object) -> None:
+    """Have the server's settings say again whether a session of PostgreSQL may write.
+
+    SQLAlchemy leaves a connection that has read with ``BEGIN READ WRITE`` for what comes next,
+    which would write even where an administrator, or a service short of space, has said not to.
+    """
+    if raw is not None:
+        raw.read_only = None
 
 
 def _note_end_of_session(context: ExceptionContext) -> None:

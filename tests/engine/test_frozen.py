@@ -229,6 +229,27 @@ def test_a_server_that_takes_no_writes_is_not_asked_again(
     assert _more(database) == 109
 
 
+def test_a_connection_that_has_read_heeds_what_makes_the_database_read_only(
+    database: Database,
+) -> None:
+    """However often a pooled connection reads, whether it may write is the server's to say."""
+
+    def write(connection):
+        connection.execute(text("UPDATE counted SET value = value + 1"))
+
+    name = database.engine.url.database
+    with psycopg.connect(_libpq_url(database), autocommit=True) as admin:
+        admin.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+        database.engine.dispose()
+        for read in (database.look, database.glance):
+            assert read(lambda connection: connection.execute(text("SELECT 1")).scalar()) == 1
+            with pytest.raises(Unavailable, match="takes no writes"):
+                database.transact(write)
+        admin.execute("SET default_transaction_read_only = off")
+        admin.execute(f'ALTER DATABASE "{name}" RESET default_transaction_read_only')
+    database.transact(write)
+
+
 def test_a_session_that_was_ended_in_a_transaction_is_a_dead_connection(
     database: Database,
 ) -> None:
