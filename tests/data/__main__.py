@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> int:
     some = bool(arguments) or CHOICE.cell is not None or CHOICE.part is not None
     if not some:
         shutil.rmtree(_KEPT, ignore_errors=True)
-    command = [sys.executable, "-m", "pytest", "tests/data", "--quiet", "--database", "sqlite"]
+    command = [sys.executable, "-m", "pytest", "tests/data", "--quiet"]
     parallel = ["--numprocesses", "auto", "--maxprocesses", "4", "--dist", "worksteal"]
     status = subprocess.run(
         [*command, *parallel, *arguments], cwd=_ROOT, env=environment, check=False

@@ -6,24 +6,27 @@ import itertools
 import os
 import shutil
 import tempfile
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from sqlalchemy import update
 
 from orchestrator.embedded.broker import EmbeddedBroker
-from orchestrator.store.database import Database
-from orchestrator.store.tables import installation
 from tests.data.choice import CHOICE
+from tests.data.databases import Databases, Files, Served
 from tests.data.grounds import GROUNDS, Ground
 from tests.data.record import Record
 from tests.data.site import Site
 
 _numbers = itertools.count(1)
 _RECORD = Record()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Cells are tried on SQLite, unless PostgreSQL alone is asked for."""
+    if config.getoption("database") == "postgresql":
+        _RECORD.database = "postgresql"
 
 
 def pytest_report_header() -> str:
@@ -34,8 +37,8 @@ def pytest_report_header() -> str:
 class Grounds:
     """The storages of this process, opened when they are first asked for."""
 
-    def __init__(self, room: Path, template: Path, broker_url: str) -> None:
-        self._room, self._template, self._broker_url = room, template, broker_url
+    def __init__(self, room: Path, databases: Databases, broker_url: str) -> None:
+        self._room, self._databases, self._broker_url = room, databases, broker_url
         self._open: dict[str, Ground] = {}
 
     def at(self, name: str) -> Ground:
@@ -54,14 +57,7 @@ class Grounds:
         ground.clear(number)
         directory = self._room / f"site-{number}"
         directory.mkdir(mode=0o700)
-        copy = directory / "orchestrator.db"
-        shutil.copy(self._template, copy)
-        url = f"sqlite:///{copy}"
-        database = Database(url, pool_size=1)
-        with database.write() as connection:
-            connection.execute(update(installation).values(uuid=uuid.uuid4().hex))
-        database.close()
-        return Site(ground, directory, url, self._broker_url, exchange, **audit)
+        return Site(ground, directory, self._databases, self._broker_url, exchange, **audit)
 
     def give_up(self, name: str) -> None:
         """Take a storage down that a cell has left in a state that nobody knows."""
@@ -74,9 +70,18 @@ class Grounds:
 
 
 @pytest.fixture(scope="session")
+def databases(request: pytest.FixtureRequest) -> Databases:
+    """SQLite's, unless PostgreSQL alone is asked for."""
+    if _RECORD.database == "postgresql":
+        server, template = map(request.getfixturevalue, ("postgres_server", "migrated_postgres"))
+        return Served(server, template)
+    return Files(request.getfixturevalue("migrated_sqlite"))
+
+
+@pytest.fixture(scope="session")
 def grounds(
     tmp_path_factory: pytest.TempPathFactory,
-    migrated_sqlite: Path,
+    databases: Databases,
     broker_server: EmbeddedBroker,
 ) -> Iterator[Grounds]:
     """Where cells are tried."""
@@ -86,7 +91,7 @@ def grounds(
         room = Path(tempfile.mkdtemp(prefix="data-", dir=ram))
     else:
         room = tmp_path_factory.mktemp("data")
-    made = Grounds(room, migrated_sqlite, broker_server.url)
+    made = Grounds(room, databases, broker_server.url)
     with _impatient_kernel():
         yield made
         made.close()

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import sqlite3
-from contextlib import closing
-from pathlib import Path
 from typing import ClassVar
 
 from tests.data.cases import V
@@ -36,28 +32,20 @@ class Restored(Life):
     summary = "put back to an older state, before its last changes"
 
     def begin(self, site: Site) -> None:
-        kept = site.directory / "kept.sqlite"
-        _copy(_file(site), kept)
+        room = site.directory / "kept"
+        room.mkdir()
+        kept = site.save(room)
         before = {name: list(one.snapshots) for name, one in site.model.volumes.items()}
         if "snapshots" in site.ground.has:
             site.do({"action": "snapshot.create", "volume": V, "snapshot": "late"})
         site.do({"action": "volume.create", "volume": "late", "params": {"size_bytes": SIZE}})
         site.remember()
-        self._put_back(site, kept)
+        site.restore(kept)
         site.see_to_a_restore()
         late: Volume = site.model.volumes.pop("late")
         site.model.forgotten.append(late)
         volume = site.model.volumes[V]
         site.model.unrecorded |= {name for name in volume.snapshots if name not in before[V]}
-
-    @staticmethod
-    def _put_back(site: Site, kept: Path) -> None:
-        site.end()
-        target = _file(site)
-        for path in target.parent.glob(f"{target.name}*"):
-            path.unlink()
-        _copy(kept, target)
-        site.restart()
 
 
 class Copied(Life):
@@ -70,28 +58,14 @@ class Copied(Life):
     def worker(self, site: Site) -> Site:
         room = site.directory / "copy"
         room.mkdir()
-        target = room / _file(site).name
-        _copy(_file(site), target)
-        for path in site.directory.iterdir():
-            if path.is_file() and not path.name.startswith(target.name):
-                shutil.copy2(path, room / path.name)
-        self._copy = site.another(room, f"sqlite:///{target}")
+        self._copy = site.another(room)
         return self._copy
 
     def end(self) -> None:
         if self._copy is not None:
             self._copy.end()
+            self._copy.databases.drop(self._copy.database_url)
             self._copy = None
 
 
 LIVES: dict[str, type[Life]] = {life.name: life for life in (Life, Restored, Copied)}
-
-
-def _file(site: Site) -> Path:
-    return Path(site.settings.database_url.removeprefix("sqlite:///"))
-
-
-def _copy(source: Path, target: Path) -> None:
-    """As `orchestrator db backup` does: whole, whoever writes meanwhile."""
-    with closing(sqlite3.connect(source)) as one, closing(sqlite3.connect(target)) as other:
-        one.backup(other)

@@ -19,17 +19,20 @@ class Result:
     cell: Cell
     outcome: str
     why: str = ""
+    database: str = "sqlite"
 
 
 class Record:
     """The cells of a run, and other tests by name."""
 
     def __init__(self) -> None:
+        #: On which the cells are tried.
+        self.database = "sqlite"
         self.results: list[Result] = []
         self.whole: dict[str, str] = {}
 
     def note(self, cell: Cell, outcome: str, why: str = "") -> None:
-        self.results.append(Result(cell, outcome, why))
+        self.results.append(Result(cell, outcome, why, self.database))
 
     def write(self, directory: Path) -> None:
         """Keep them in a file of this process's own."""
@@ -44,8 +47,8 @@ def read(directory: Path) -> Record:
     for path in sorted(directory.glob("*.json"), key=lambda path: path.stat().st_mtime):
         written = json.loads(path.read_text())
         for one in written["results"]:
-            result = Result(Cell(**one["cell"]), one["outcome"], one["why"])
-            latest[result.cell] = result
+            result = Result(**{**one, "cell": Cell(**one["cell"])})
+            latest[result.cell, result.database] = result
         record.whole |= written["whole"]
     record.results = list(latest.values())
     return record

@@ -12,7 +12,7 @@ from tests.data.grounds import GROUNDS
 from tests.data.lives import LIVES
 from tests.data.moments import MOMENTS
 from tests.data.others import OTHERS
-from tests.data.record import GREEN, LEFT_OUT, Record
+from tests.data.record import GREEN, LEFT_OUT, RED, Record
 from tests.data.section import placed
 from tests.data.states import STATES
 
@@ -38,12 +38,14 @@ def write(record: Record, page: Path, seed: int) -> None:
 
 
 def _totals(record: Record, seed: int) -> Iterable[str]:
-    counts = Counter(result.outcome for result in record.results)
-    tried = sum(counts.values()) - counts[LEFT_OUT]
+    counts = Counter((result.database, result.outcome) for result in record.results)
+    for database, name in (("sqlite", "SQLite"), ("postgresql", "PostgreSQL")):
+        green, tried = counts[database, GREEN], counts[database, GREEN] + counts[database, RED]
+        yield f"On {name}, {tried:,} cells were tried, {green:,} of them green."
     yield (
-        f"{tried:,} cells were tried, {counts[GREEN]:,} of them green: {len(CASES)} cases of "
-        f"{len({case.action for case in CASES.values()})} actions, {len(STATES)} states, "
-        f"{len(OTHERS)} things that others do, {len(GROUNDS)} storages, seed {seed}."
+        f"They are {len(CASES)} cases of {len({case.action for case in CASES.values()})} actions, "
+        f"{len(STATES)} states, {len(OTHERS)} things that others do, and {len(GROUNDS)} storages, "
+        f"seed {seed}; the tables are of both databases together."
     )
 
 

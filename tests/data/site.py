@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
@@ -28,7 +29,15 @@ from orchestrator.machine import boot_id
 from orchestrator.settings import SchedulerSettings, Settings
 from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database
-from orchestrator.store.tables import attachments, backends, jobs, snapshots, volumes
+from orchestrator.store.tables import (
+    attachments,
+    backends,
+    installation,
+    jobs,
+    snapshots,
+    volumes,
+)
+from tests.data.databases import Databases
 from tests.data.grounds import Ground
 from tests.data.model import Model, Volume
 from tests.data.patterns import pattern, written
@@ -52,13 +61,16 @@ class Site:
         self,
         ground: Ground,
         directory: Path,
-        database_url: str,
+        databases: Databases,
         broker_url: str,
         exchange: Path | None = None,
         **audit: Any,
     ) -> None:
         """``exchange``: the directory of images and exports; one in ``directory`` if None."""
         self.ground = ground
+        self.databases = databases
+        self.database_url = databases.create(directory)
+        _be_another(self.database_url)
         self.directory = directory
         self.exchange = exchange or directory / "exchange"
         self.exchange.mkdir()
@@ -67,7 +79,7 @@ class Site:
         self.settings = Settings(
             data=directory,
             host=HERE,
-            database={"url": database_url},
+            database={"url": self.database_url},
             broker={"url": broker_url},
             backends={
                 BACKEND: ground.settings(),
@@ -84,14 +96,20 @@ class Site:
         self.engine = Engine(self.settings, Database(self.settings.database_url))
         self._scheduler: Scheduler | None = None
 
-    def another(self, directory: Path, database_url: str) -> Site:
+    def another(self, directory: Path) -> Site:
         """An installation that is a copy of this one, with a data directory of its own."""
+        self._disconnect()
         made = copy(self)
         made.directory = directory
+        made.database_url = self.databases.copy(self.database_url, directory)
+        database_name = self.database_url.rpartition("/")[2]
+        for path in self.directory.iterdir():
+            if path.is_file() and not path.name.startswith(database_name):
+                shutil.copy2(path, directory)
         made.settings = self.settings.model_copy(
             update={
                 "data": directory,
-                "database": self.settings.database.model_copy(update={"url": database_url}),
+                "database": self.settings.database.model_copy(update={"url": made.database_url}),
             }
         )
         made._scheduler = None
@@ -105,6 +123,24 @@ class Site:
         self.end()
         self.engine = Engine(self.settings, Database(self.settings.database_url))
 
+    def save(self, directory: Path) -> str:
+        """Keep the database as it is now; the URL of the copy."""
+        self._disconnect()
+        return self.databases.copy(self.database_url, directory)
+
+    def restore(self, kept: str) -> None:
+        """Put back what was kept, while no process of the product is there."""
+        self.end()
+        self.databases.replace(self.database_url, kept)
+        self.databases.drop(kept)
+        self.restart()
+
+    def _disconnect(self) -> None:
+        if self._scheduler is not None:
+            self._scheduler.close()
+            self._scheduler = None
+        self.engine.database.close()
+
     def end(self) -> None:
         if self._scheduler is not None:
             self._scheduler.close()
@@ -117,6 +153,7 @@ class Site:
     def close(self) -> None:
         """Leave nothing."""
         self.end()
+        self.databases.drop(self.database_url)
         shutil.rmtree(self.directory, ignore_errors=True)
 
     @property
@@ -386,6 +423,14 @@ class Site:
                 if row.host == HERE and row.device:
                     subprocess.run(["blockdev", "--flushbufs", row.device], capture_output=True)
         yield
+
+
+def _be_another(url: str) -> None:
+    """Tell an installation from others whose database was made of the same template."""
+    database = Database(url, pool_size=1)
+    with database.write() as connection:
+        connection.execute(update(installation).values(uuid=uuid.uuid4().hex))
+    database.close()
 
 
 def write_pieces(file: Any, data: bytes) -> None:
