@@ -9,7 +9,8 @@ those before it did; SQLite has no way to travel.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
@@ -80,21 +81,30 @@ def put_off(connection: Connection, *asked: Asked) -> None:
         ask(connection, *asked)
 
 
-def commit_put_off(connection: Connection) -> None:
-    """Commit, with what was put off; nothing is done if nothing was."""
+def commit(connection: Connection) -> None:
+    """Commit on PostgreSQL, with what was put off; SQLite is left to SQLAlchemy.
+
+    It says why it failed. psycopg's own commit wants one answer: where a pooler adds an error to
+    that of the server, which has ended the session, it tells neither.
+    """
     if connection in _later:
         _pipeline(connection, (), commit=True)
+    elif connection.dialect.name == "postgresql":
+        raw = _raw(connection)
+        if raw.info.transaction_status != TransactionStatus.IDLE:
+            with _errors(connection):
+                raw.execute(b"COMMIT", prepare=False)
 
 
 def _pipeline(
     connection: Connection, asked: Sequence[Asked], *, commit: bool = False
 ) -> list[Rows]:
-    raw: psycopg.Connection[Any] = connection.connection.driver_connection  # type: ignore[assignment]
+    raw = _raw(connection)
     if not connection.in_transaction():
         connection.begin()
     before = _later.pop(connection, [])
     cursors = [raw.cursor(row_factory=dict_row) for _ in asked]
-    try:
+    with _errors(connection):
         begun = raw.autocommit or raw.info.transaction_status != TransactionStatus.IDLE
         if len(asked) == 1 and begun and not before and not commit:
             _execute(cursors[0], connection, asked[0])
@@ -112,6 +122,18 @@ def _pipeline(
                     unread.execute(b"COMMIT", prepare=False)
                     failpoints.reach("pipeline.before_sync", connection)
         return [cursor.fetchall() if cursor.description else [] for cursor in cursors]
+
+
+def _raw(connection: Connection) -> psycopg.Connection[Any]:
+    return connection.connection.driver_connection  # type: ignore[return-value]
+
+
+@contextmanager
+def _errors(connection: Connection) -> Iterator[None]:
+    """Raise what SQLAlchemy would for an error of psycopg, and let go of a dead connection."""
+    raw = _raw(connection)
+    try:
+        yield
     except psycopg.Error as error:
         broken = raw.closed or ends_session(error)
         if broken:

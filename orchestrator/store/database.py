@@ -28,7 +28,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from orchestrator.domain.errors import Unavailable
 from orchestrator.store import schema, urls
-from orchestrator.store.asking import commit_put_off
+from orchestrator.store.asking import commit
 from orchestrator.store.reasons import READS_ONLY, reason
 from orchestrator.store.sessions import Sessions, lift_limit, line_options
 from orchestrator.store.tables import installation
@@ -182,7 +182,7 @@ class Database:
                 if may_take_long and self.is_postgresql:
                     lift_limit(connection)
                 yield connection
-                commit_put_off(connection)
+                commit(connection)
 
     def try_to_write(self) -> None:
         """Find out whether changes are taken, without any. Raises `Unavailable` if they are not."""
