@@ -24,7 +24,7 @@ from workers.backends.interface import Driver, SnapshotRef, VolumeRef
 pytestmark = pytest.mark.either_database
 
 MIB = 2**20
-#: How many volumes there are, with five snapshots each: what the issue asks for takes minutes.
+#: How many volumes there are, with five snapshots each: the large fleet takes minutes.
 FLEETS = [
     pytest.param(5, id="small"),
     pytest.param(200, id="whole", marks=[pytest.mark.slow, pytest.mark.timeout(1800)]),
