@@ -13,7 +13,6 @@ import sys
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import IO
 
 import httpx
@@ -30,6 +29,7 @@ from orchestrator.embedded.process import die_with_parent
 from orchestrator.inventory.backends import backend_views
 from orchestrator.jobs.finish import ENGINE
 from orchestrator.logs import configure_logs
+from orchestrator.reloading import has_terminal, leave_terminal
 from orchestrator.settings import Settings
 from orchestrator.store import migrate
 from orchestrator.store.database import Database
@@ -57,7 +57,7 @@ _LONGEST_PAUSE = 30.0
 _AT_ONCE = 2
 
 
-#: What takes the service down in order; SIGHUP is a terminal that was closed.
+#: What takes the service down in order; SIGHUP, where it is a terminal that was closed.
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -106,6 +106,11 @@ class _Part:
             return 0.0
         return min(_FIRST_PAUSE * 2.0 ** (self.early_deaths - _AT_ONCE - 1), _LONGEST_PAUSE)
 
+    def reload(self) -> None:
+        """Have it read the configuration again."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGHUP)
+
     def stop(self) -> None:
         """Ask it to stop."""
         if self.process is not None and self.process.poll() is None:
@@ -124,25 +129,30 @@ class _Part:
 
 
 def run(settings: Settings, workers: int) -> int:
-    """Bring everything up, keep it up, and take it down at SIGINT, SIGTERM or SIGHUP.
+    """Bring everything up, keep it up, and take it down at SIGINT or SIGTERM.
 
-    Raises the `Problem` that keeps it from starting.
+    SIGHUP takes it down where it is a terminal that was closed; where there is none, it has the
+    parts read the configuration again. Raises the `Problem` that keeps it from starting.
     """
     configure_logs(settings.log, "up")
+    product = _Product(settings, workers)
+    hangs_up = has_terminal()
 
     def stop(number: int, _frame: object) -> None:
+        if number == signal.SIGHUP and not hangs_up:
+            product.reload()
+            return
         # Further signals find us already stopping.
         for each in _ENDING:
             signal.signal(each, signal.SIG_IGN)
         if number == signal.SIGHUP:
-            _leave_terminal()
+            leave_terminal()
         raise _Stop
 
     for number in _ENDING:
         # What 'nohup' has ignored goes on being ignored.
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, stop)
-    product = _Product(settings, workers)
     try:
         product.start()
         product.watch()
@@ -151,14 +161,6 @@ def run(settings: Settings, workers: int) -> int:
     finally:
         product.stop()
     return 0
-
-
-def _leave_terminal() -> None:
-    """Write nothing more to a terminal that is gone: that would fail, and we stop in order."""
-    for number in (1, 2):
-        if os.isatty(number):
-            with Path(os.devnull).open("wb") as nowhere:
-                os.dup2(nowhere.fileno(), number)
 
 
 class _Product:
@@ -211,6 +213,11 @@ class _Product:
                 except BrokerStartError as error:
                     log.error("up.broker_not_started", why=str(error))
                     time.sleep(_FIRST_PAUSE)
+
+    def reload(self) -> None:
+        """Have every part read the configuration again."""
+        for part in self._parts:
+            part.reload()
 
     def stop(self) -> None:
         """Stop every part; workers hand back what they are doing."""

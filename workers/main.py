@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import uuid
 import warnings
@@ -190,6 +191,7 @@ def _celery(app: Celery, runner: Runner, settings: Settings, worker: str) -> Non
     warnings.simplefilter("ignore", SecurityWarning)
     warnings.simplefilter("ignore", CPendingDeprecationWarning)
     app.conf.task_queues = [queue(name) for name in runner.queues]
+    hung_up = signal.getsignal(signal.SIGHUP)
     celery_worker = app.Worker(
         pool="threads",
         concurrency=settings.worker.threads * len(runner.queues),
@@ -200,4 +202,12 @@ def _celery(app: Celery, runner: Runner, settings: Settings, worker: str) -> Non
         quiet=True,
         loglevel=settings.log.level.upper(),
     )
+    # Celery would begin again by itself at SIGHUP, whatever the configuration is by then.
+    tweak = celery_worker.install_platform_tweaks
+
+    def keep_hangup(worker: Any) -> None:
+        tweak(worker)
+        signal.signal(signal.SIGHUP, hung_up)
+
+    celery_worker.install_platform_tweaks = keep_hangup
     celery_worker.start()

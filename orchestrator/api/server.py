@@ -95,10 +95,17 @@ class _Server(uvicorn.Server):
             self._certificate.renew()
         return await super().on_tick(counter)
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and say so."""
+        await super().startup(sockets)
+        if self.started:
+            log.info("api.started", host=self.config.host, port=self.config.port)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer those who wait as if their time were over; then close as usual."""
         self._waiters.release()
         await super().shutdown(sockets)
+        log.info("api.stopped")
 
 
 def _is_loopback(host: str) -> bool:

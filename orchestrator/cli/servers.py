@@ -6,6 +6,7 @@ What they run is imported when they run: the other commands do without.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -74,23 +75,26 @@ def up(
 
 def api(data: Data = None, listen: Listen = None, config: Config = None) -> None:
     """Run the HTTP service; several may run side by side."""
-    settings = _trusted(settings_from(data=data, listen=listen, config=config))
     from orchestrator.api.server import serve
 
-    serve(settings)
+    _serve(serve, data=data, listen=listen, config=config)
 
 
 def worker(data: Data = None, config: Config = None) -> None:
     """Run a worker; several may run, on many hosts."""
-    settings = _trusted(settings_from(data=data, config=config))
     from workers.main import run
 
-    run(settings)
+    _serve(run, data=data, config=config)
 
 
 def scheduler(data: Data = None, config: Config = None) -> None:
     """Run a scheduler; a second one stands by."""
-    settings = _trusted(settings_from(data=data, config=config))
     from workers.scheduler import run
 
-    run(settings)
+    _serve(run, data=data, config=config)
+
+
+def _serve(run: Callable[[Settings], None], **given: Path | str | None) -> None:
+    from orchestrator.reloading import serve
+
+    serve(lambda: _trusted(settings_from(**given)), run)  # type: ignore[arg-type]

@@ -21,6 +21,7 @@ from orchestrator.embedded.broker import EmbeddedBroker
 from orchestrator.store.database import Database
 from orchestrator.store.tables import installation
 from tests.acceptance.conftest import Product
+from tests.rigs.terminal import Terminal
 from workers.backends.memory import Faults
 
 pytestmark = pytest.mark.slow
@@ -244,15 +245,45 @@ def test_a_thousand_waiters_are_told_of_one_job_by_one_process(product: Product)
         assert asyncio.run(wait_all(http, job["id"])) == ["canceled"] * WAITERS
 
 
-@pytest.mark.skipif(
+_NOT_WITH_NOHUP = pytest.mark.skipif(
     signal.getsignal(signal.SIGHUP) is signal.SIG_IGN,
     reason="what is started with nohup, and all that it starts, outlives its terminal",
 )
-def test_a_closed_terminal_takes_the_service_down_in_order(own_product: Product) -> None:
-    assert (own_product.data / "endpoint.json").exists()
-    assert own_product.process is not None
-    own_product.process.send_signal(signal.SIGHUP)
-    assert own_product.process.wait(60) == 0
-    assert not (own_product.data / "endpoint.json").exists()
-    assert "up.part_killed" not in own_product.log.read_text()
-    own_product.start()  # for the fixture to stop
+
+
+@_NOT_WITH_NOHUP
+def test_a_closed_terminal_takes_the_service_down_in_order(tmp_path: Path) -> None:
+    product, terminal = Product(tmp_path), Terminal()
+    product.python = terminal.command(*product.python)
+    product.start()
+    assert (product.data / "endpoint.json").exists()
+    assert product.process is not None
+    terminal.close()
+    assert product.process.wait(60) == 0
+    assert not (product.data / "endpoint.json").exists()
+    assert "up.part_killed" not in product.log.read_text()
+
+
+@_NOT_WITH_NOHUP
+def test_without_a_terminal_all_parts_read_the_configuration_again(tmp_path: Path) -> None:
+    product = Product(tmp_path)
+    product.python = ["setsid", *product.python]
+    product.start()
+    parts = {name: set(pids) for name, pids in product.children().items()}
+    with product.config.open("a") as config:
+        config.write('[backends.more]\ndriver = "memory"\n')
+    assert product.process is not None
+    product.process.send_signal(signal.SIGHUP)
+    created = _create("v", "more")
+    with product.client() as http:
+
+        def succeeds() -> bool:
+            try:
+                answer = http.post("/v1/jobs", json=created, headers={"Prefer": "wait=60"})
+            except httpx.HTTPError:
+                return False
+            return answer.status_code == 200 and answer.json()["state"] == "succeeded"
+
+        _until(succeeds, "a job on the new backend")
+    assert {name: set(pids) for name, pids in product.children().items()} == parts
+    assert product.stop() == 0
