@@ -2,10 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sized
+from typing import TypeVar
+
 from sqlalchemy import Connection, select
 
 from orchestrator.inventory.backends import unknown_backend
 from orchestrator.store.tables import backends
+
+T = TypeVar("T", bound=Sized)
+
+
+def of_backend(backend: str | None, read: Callable[[Connection], T]) -> Callable[[Connection], T]:
+    """``read``, which lists what there is of a backend, if one is given.
+
+    It raises `UnknownBackend` where it finds nothing and there never was a backend of this name.
+    """
+
+    def checked(connection: Connection) -> T:
+        found = read(connection)
+        if not found:
+            check_backend(connection, backend)
+        return found
+
+    return checked
 
 
 def check_backend(connection: Connection, backend: str | None) -> None:

@@ -230,6 +230,13 @@ class Lock(Answer):
     expires_at: datetime | None = None
 
 
+class HeldLock(Lock):
+    """A lock, with the volume that it is on."""
+
+    backend: str
+    volume: str
+
+
 class Attachment(Answer):
     """A volume made usable on a host."""
 

@@ -9,7 +9,8 @@ import typer
 from orchestrator.cli import options
 from orchestrator.cli.connection import connect
 from orchestrator.cli.groups import group
-from orchestrator.cli.output import print_details, print_json, when
+from orchestrator.cli.listing import show_list
+from orchestrator.cli.output import Columns, print_details, print_json, when
 from orchestrator.client import Client
 from orchestrator.domain.errors import Locked, NotFound
 
@@ -21,10 +22,35 @@ Seconds = Annotated[
     float | None, typer.Option("--seconds", help="It expires after this; never, if absent.")
 ]
 
+_LOCKS: Columns = {
+    "backend": lambda lock: lock["backend"],
+    "volume": lambda lock: lock["volume"],
+    "held by": lambda lock: lock["owner"],
+    "reason": lambda lock: lock["reason"],
+    "taken by": lambda lock: lock["taken_by"],
+    "taken (UTC)": lambda lock: when(lock["taken_at"]),
+    "expires (UTC)": lambda lock: when(lock["expires_at"]) or "never",
+}
+
 
 @app.callback()
 def locks() -> None:
     """Locks: taken and released at once, never queued behind jobs."""
+
+
+@app.command("list")
+def list_locks(
+    backend: options.BackendIfAny = None,
+    volume: options.VolumeIfAny = None,
+    owner: Annotated[str | None, typer.Option("--owner", help="Those of this host.")] = None,
+    limit: options.Limit = 1000,
+    cursor: options.Cursor = None,
+    as_json: options.Json = False,
+) -> None:
+    """List the locks that are held, by backend and volume."""
+    with connect() as client:
+        listed = client.locks(backend=backend, volume=volume, owner=owner)
+        show_list(listed, _LOCKS, limit=limit, cursor=cursor, as_json=as_json)
 
 
 @app.command()

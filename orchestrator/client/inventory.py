@@ -7,7 +7,7 @@ from typing import cast
 
 from orchestrator.client.binding import listing, operation
 from orchestrator.client.listings import Query
-from orchestrator.client.shapes import Attachment, Backend, Lock, Policy, Snapshot, Volume
+from orchestrator.client.shapes import Attachment, Backend, HeldLock, Lock, Policy, Snapshot, Volume
 from orchestrator.client.steps import Call, Steps, given, path_to
 
 
@@ -81,6 +81,13 @@ class InventoryMethods:
         """How a volume is attached to a host. Raises `NotAttached`."""
         answer = yield _get(_volume(backend, volume, "attachments", host))
         return cast(Attachment, answer.body)
+
+    @listing
+    def locks(
+        self, *, backend: str | None = None, volume: str | None = None, owner: str | None = None
+    ) -> Query[HeldLock]:
+        """The locks that are held, by backend and volume; ``owner``: by this host."""
+        return Query("/v1/locks", given(backend=backend, volume=volume, owner=owner))
 
     @operation
     def lock(self, backend: str, volume: str) -> Steps[Lock]:

@@ -175,6 +175,13 @@ class Lock(TypedDict):
     expires_at: str | None
 
 
+class HeldLock(Lock):
+    """A lock, with the volume that it is on."""
+
+    backend: str
+    volume: str
+
+
 class Attachment(TypedDict):
     """A volume made usable on a host."""
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, delete, or_, select, update
+from sqlalchemy import Connection, and_, delete, or_, select, update
 
 from orchestrator.audit.events import Event, record
 from orchestrator.domain.actions import ACTIONS
@@ -24,7 +24,40 @@ from orchestrator.jobs.finish import ENGINE
 from orchestrator.jobs.submission import Actor
 from orchestrator.store.bulk import insert_rows
 from orchestrator.store.columns import db_now
-from orchestrator.store.tables import job_steps, jobs, locks, volumes
+from orchestrator.store.tables import backends, job_steps, jobs, locks, volumes
+
+
+def list_locks(
+    connection: Connection,
+    *,
+    backend: str | None = None,
+    volume: str | None = None,
+    owner: str | None = None,
+    after: tuple[str, str] | None = None,
+    limit: int,
+) -> list[dict[str, Any]]:
+    """Valid locks by backend and volume, after that on ``after`` (backend, volume)."""
+    conditions = [or_(locks.c.expires_at.is_(None), locks.c.expires_at > db_now())]
+    if backend is not None:
+        conditions.append(backends.c.name == backend)
+    if volume is not None:
+        conditions.append(volumes.c.name == volume)
+    if owner is not None:
+        conditions.append(locks.c.owner == owner)
+    if after is not None:
+        of_backend = and_(backends.c.name == after[0], volumes.c.name > after[1])
+        conditions.append(or_(backends.c.name > after[0], of_backend))
+    rows = connection.execute(
+        _LOCKS.where(*conditions).order_by(backends.c.name, volumes.c.name).limit(limit)
+    ).mappings()
+    return [{"backend": row["backend"], "volume": row["volume"], **lock_of(row)} for row in rows]
+
+
+_LOCKS = (
+    select(locks, backends.c.name.label("backend"), volumes.c.name.label("volume"))
+    .join(volumes, volumes.c.id == locks.c.volume_id)
+    .join(backends, backends.c.id == volumes.c.backend_id)
+)
 
 
 def _held(connection: Connection, backend: str, volume: str) -> tuple[Any, Any, datetime]:

@@ -450,6 +450,9 @@ def test_locks_are_taken_renewed_released_and_broken(shell: Shell, name: str) ->
     renewed = shell.json("lock", "renew", *target, "--owner", "n1", "--seconds", "600")
     assert renewed["expires_at"] > lock["expires_at"]
     assert shell.json("lock", "show", *target)["owner"] == "n1"
+    listed = shell.json("lock", "list", "--volume", name, "--owner", "n1")["items"]
+    assert [(lock["backend"], lock["volume"]) for lock in listed] == [("fast", name)]
+    assert "n1" in shell.ok("lock", "list", "--backend", "fast", "--volume", name)
     assert shell.json("lock", "release", *target, "--owner", "n1")["lock"] is None
     shell.json("lock", "take", *target, "--owner", "n1")
     broken = shell.json("lock", "break", *target, "--reason", "n1 is dead")

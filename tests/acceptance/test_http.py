@@ -304,6 +304,12 @@ def test_locks_answer_at_once_and_one_host_holds_them(http: httpx.Client, name: 
     assert http.put(lock, json={"owner": "alpha", "seconds": 60}).json()["expires_at"]
     refused = http.put(lock, json={"owner": "beta"})
     assert (refused.status_code, refused.json()["lock_owner"]) == (409, "alpha")
+    mine = {"backend": "fast", "volume": name}
+    listed = http.get("/v1/locks", params=mine).json()
+    assert listed == {"items": [{**http.get(lock).json(), **mine}], "cursor": None}
+    assert http.get("/v1/locks", params={**mine, "owner": "beta"}).json()["items"] == []
+    unknown = http.get("/v1/locks", params={"backend": "nope"})
+    assert (unknown.status_code, unknown.json()["code"]) == (404, "unknown_backend")
     assert http.delete(lock, params={"owner": "beta"}).status_code == 409
     assert http.delete(lock, params={"force": True}).json()["field"] == "reason"
     broken = http.delete(lock, params={"force": True, "reason": "alpha is gone"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import Connection, select, update
 
 from orchestrator.domain.errors import InvalidInput
 from orchestrator.inventory import locks as locking
@@ -69,3 +69,30 @@ def test_who_breaks_a_lock_says_why(engine: Engine, reason: str | None) -> None:
                 connection, "ram", "a", None, ADMIN, force=True, reason=reason
             )
         )
+
+
+def test_locks_that_are_held_are_listed_page_by_page(engine: Engine) -> None:
+    engine.submit(*(create(volume) for volume in "abcd"))
+    engine.work()
+
+    def take(connection: Connection) -> None:
+        for volume, owner, seconds in (("d", "alpha", None), ("c", "beta", 60.0), ("b", "beta", 1)):
+            locking.take(connection, "ram", volume, owner, ADMIN, reason=None, seconds=seconds)
+        connection.execute(
+            update(locks).where(locks.c.expires_at < db_now(30.0)).values(expires_at=db_now(-1.0))
+        )
+
+    engine.database.transact(take)
+
+    def listed(**how: Any) -> list[tuple[str, str]]:
+        found = engine.database.look(
+            lambda connection: locking.list_locks(connection, **{"limit": 10, **how})
+        )
+        return [(one["volume"], one["owner"]) for one in found]
+
+    assert listed() == [("c", "beta"), ("d", "alpha")]
+    assert listed(limit=1) == [("c", "beta")]
+    assert listed(after=("ram", "c")) == [("d", "alpha")]
+    assert listed(after=("ram", "d")) == []
+    assert listed(owner="alpha") == listed(volume="d", backend="ram") == [("d", "alpha")]
+    assert listed(backend="other") == []

@@ -10,7 +10,7 @@ from pydantic import Field
 from sqlalchemy import Connection
 
 from orchestrator.api import models
-from orchestrator.api.filters import check_backend
+from orchestrator.api.filters import of_backend
 from orchestrator.api.keys import job_of, keep_job
 from orchestrator.api.reading import ExactRoute
 from orchestrator.api.requesting import (
@@ -56,13 +56,12 @@ def list_(
     filters = {"backend": backend, "kind": kind, "state": state}
     given = {name: value for name, value in filters.items() if value is not None}
 
-    def read(connection: Connection) -> Any:
-        rows = list_findings(connection, given, before=before, limit=limit)
-        if not rows:
-            check_backend(connection, backend)
-        return rows
-
-    rows: Any = service.read(read)
+    rows: Any = service.read(
+        of_backend(
+            backend,
+            lambda connection: list_findings(connection, given, before=before, limit=limit),
+        )
+    )
     more = cursor_for(rows[-1]["id"]) if len(rows) == limit else None
     return {"items": [finding_view(row) for row in rows], "cursor": more}
 

@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 from sqlalchemy import Connection
 
 from orchestrator.api import models
-from orchestrator.api.filters import check_backend
+from orchestrator.api.filters import of_backend
 from orchestrator.api.keys import once
 from orchestrator.api.models import NAME_OF_TOKENS
 from orchestrator.api.reading import ExactRoute
@@ -144,20 +144,21 @@ def list_(
         "batch_id": batch_id,
     }
 
-    def read(connection: Connection) -> list[dict[str, Any]]:
-        found = list_jobs(
-            connection,
-            states=states_of(state, JobState),
-            backend=backend,
-            filters={name: value for name, value in filters.items() if value is not None},
-            before=before,
-            limit=limit,
+    states = states_of(state, JobState)
+    given = {name: value for name, value in filters.items() if value is not None}
+    found = service.read(
+        of_backend(
+            backend,
+            lambda connection: list_jobs(
+                connection,
+                states=states,
+                backend=backend,
+                filters=given,
+                before=before,
+                limit=limit,
+            ),
         )
-        if not found:
-            check_backend(connection, backend)
-        return found
-
-    found = service.read(read)
+    )
     more = cursor_for(found[-1]["id"]) if len(found) == limit else None
     return {"items": found, "cursor": more}
 

@@ -6,9 +6,8 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Response
 from pydantic import BeforeValidator, Field
-from sqlalchemy import Connection
 
-from orchestrator.api.filters import check_backend
+from orchestrator.api.filters import of_backend
 from orchestrator.api.models import NAME_OF_TOKENS, Account, Page, Quota
 from orchestrator.api.reading import ExactRoute
 from orchestrator.api.requesting import (
@@ -78,15 +77,14 @@ def list_(
     if place is not None and len(place) != 2:
         raise _wrong_cursor()
 
-    def read(connection: Connection) -> list[dict[str, Any]]:
-        found = quotas.list_quotas(
-            connection, account=account, backend=backend, after=place, limit=limit
+    found = service.read(
+        of_backend(
+            backend,
+            lambda connection: quotas.list_quotas(
+                connection, account=account, backend=backend, after=place, limit=limit
+            ),
         )
-        if not found:
-            check_backend(connection, backend)
-        return found
-
-    found = service.read(read)
+    )
     full = len(found) == limit
     more = cursor_for(f"{found[-1]['account']}/{found[-1]['backend']}") if full else None
     return {"items": found, "cursor": more}
