@@ -14,6 +14,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    ModelWrapValidatorHandler,
     SecretStr,
     ValidationError,
     field_validator,
@@ -475,30 +476,29 @@ class BackendSettings(BaseModel):
             )
         return driver
 
-    @model_validator(mode="after")
-    def _check_options(self) -> BackendSettings:
+    @model_validator(mode="wrap")
+    @classmethod
+    def _check_options(cls, given: Any, check: ModelWrapValidatorHandler[Self]) -> Self:
+        """Report mistakes in the driver's own options with those in what every driver has."""
+        if not isinstance(given, dict):
+            return check(given)
+        mistakes: list[InitErrorDetails] = []
         try:
-            _ = self.options
+            made = check(given)
         except ValidationError as error:
-            raise self._with_names(error) from None
-        return self
-
-    def _with_names(self, error: ValidationError) -> ValidationError:
-        """The same, naming the option that may have been meant by one that the driver lacks."""
-        known = [*type(self).model_fields, *self.spec.options.model_fields]
-        told: list[InitErrorDetails] = []
-        for one in error.errors(include_url=False):
-            kind: str | PydanticCustomError = one["type"]
-            if kind == "extra_forbidden" and len(one["loc"]) == 1:
-                name = str(one["loc"][0])
-                why = (
-                    f"the driver {self.driver!r} has no option {name!r}{did_you_mean(name, known)}"
-                )
-                kind = PydanticCustomError("unknown_option", "{why}", {"why": why})
-            elif kind not in ("missing", "extra_forbidden"):
-                kind = PydanticCustomError("invalid_input", "{why}", {"why": one["msg"]})
-            told.append({"type": kind, "loc": one["loc"], "input": None})
-        return ValidationError.from_exception_data(error.title, told)
+            mistakes += _mistakes(error)
+        driver = given.get("driver")
+        if isinstance(driver, str) and driver in DRIVERS:
+            own = {name: value for name, value in given.items() if name not in cls.model_fields}
+            try:
+                _options(driver, own)
+            except ValidationError as error:
+                mistakes += _mistakes(error, driver)
+            except ValueError as error:  # a secret that cannot be read
+                mistakes.append({"type": _invalid(str(error)), "loc": (), "input": None})
+        if mistakes:
+            raise ValidationError.from_exception_data(cls.__name__, mistakes)
+        return made
 
     def __repr_args__(self) -> list[tuple[str | None, Any]]:
         """What a repr shows: the driver's own options may be secrets."""
@@ -512,13 +512,42 @@ class BackendSettings(BaseModel):
     @property
     def options(self) -> DriverOptions:
         """The driver's own options, validated, secrets resolved."""
-        given: dict[str, Any] = {}
-        for name, value in (self.model_extra or {}).items():
-            if name in self.spec.options.of_parameters and isinstance(value, dict):
-                given[name] = {own: _hidden(each) for own, each in value.items()}
-            else:
-                given[name] = _resolve_secret(value)
-        return self.spec.options.model_validate(given)
+        return _options(self.driver, self.model_extra or {})
+
+
+def _options(driver: str, written: dict[str, Any]) -> DriverOptions:
+    """A driver's own options. Raises `ValueError`, also for a secret that cannot be read."""
+    kind = DRIVERS[driver].options
+    given: dict[str, Any] = {}
+    for name, value in written.items():
+        if name in kind.of_parameters and isinstance(value, dict):
+            given[name] = {own: _hidden(each) for own, each in value.items()}
+        else:
+            given[name] = _resolve_secret(value)
+    return kind.model_validate(given)
+
+
+def _mistakes(error: ValidationError, driver: str | None = None) -> list[InitErrorDetails]:
+    """The mistakes of an error, naming what may have been meant by an option a driver lacks."""
+    found: list[InitErrorDetails] = []
+    for one in error.errors(include_url=False):
+        kind: str | PydanticCustomError = one["type"]
+        if driver is not None and kind == "extra_forbidden" and len(one["loc"]) == 1:
+            name = str(one["loc"][0])
+            known = [*BackendSettings.model_fields, *DRIVERS[driver].options.model_fields]
+            kind = PydanticCustomError(
+                "unknown_option",
+                "{why}",
+                {"why": f"the driver {driver!r} has no option {name!r}{did_you_mean(name, known)}"},
+            )
+        elif kind not in ("missing", "extra_forbidden"):
+            kind = _invalid(one["msg"])
+        found.append({"type": kind, "loc": one["loc"], "input": None})
+    return found
+
+
+def _invalid(why: str) -> PydanticCustomError:
+    return PydanticCustomError("invalid_input", "{why}", {"why": why})
 
 
 #: Where those have their data who have no home directory.

@@ -24,6 +24,7 @@ idle_seconds = "many"
 [backends.fast]
 driver = "file"
 paht = "/x"
+max_jobs = 0
 
 [backends."b c"]
 driver = "memory"
@@ -67,14 +68,15 @@ def test_all_mistakes_are_told_each_with_its_line_and_the_nearest_name(config: P
         "line 7: database: there is no setting 'pool_sise': did you mean 'pool_size'?",
         "line 8: database.idle_seconds:",
         "line 12: backends.fast.paht: the driver 'file' has no option 'paht': did you mean 'path'?",
-        "line 14: backends.b c: 'b c' is no backend name: use up to 63 of a-z 0-9 _ -, beginning "
+        "line 13: backends.fast.max_jobs:",
+        "line 15: backends.b c: 'b c' is no backend name: use up to 63 of a-z 0-9 _ -, beginning "
         "with a letter or digit",
-        "line 18: backends.slow.driver: there is no driver 'flie': did you mean 'file'?",
-        "line 22: backends.ram.time_limits: there is no action 'volume.craete': did you mean "
+        "line 19: backends.slow.driver: there is no driver 'flie': did you mean 'file'?",
+        "line 23: backends.ram.time_limits: there is no action 'volume.craete': did you mean "
         "'volume.create'?",
-        "line 25: worker.threads:",
-        "line 26: worker.lease_seconds:",
-        "line 29: worker.heartbeat_seconds:",
+        "line 26: worker.threads:",
+        "line 27: worker.lease_seconds:",
+        "line 30: worker.heartbeat_seconds:",
         "line 10: backends.fast: 'path' is missing",
     ]
     assert problem.detail == problem.facts["errors"][0]["detail"]
@@ -152,7 +154,7 @@ def test_checking_tells_what_the_settings_are_about_and_no_secret(
     assert (told["backends"], told["served_here"]) == ({"fast": "memory"}, [])
     config.write_text(MISTAKEN)
     assert run(["config", "check"]) == 2
-    assert capsys.readouterr().err.count("line ") == 11
+    assert capsys.readouterr().err.count("line ") == 12
 
 
 @pytest.mark.parametrize(
