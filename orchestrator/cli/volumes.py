@@ -114,6 +114,8 @@ def show(
 
 
 def _attached(attachment: Any) -> str:
+    if not (attachment["device"] or attachment["uris"] or attachment["boot_id"]):
+        return f"{attachment['host']} (perhaps: how its attach ended is not known yet)"
     opening = f", open {attachment['opening']}" if attachment["opening"] else ""
     mode = ", read-only" if attachment["read_only"] else ""
     return f"{attachment['host']} ({attachment['device'] or 'no device'}{mode}{opening})"

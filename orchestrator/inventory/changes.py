@@ -115,6 +115,18 @@ class Attached:
 
 
 @dataclass(frozen=True)
+class MayBeAttached:
+    """Nobody knows whether an attach to the host took effect: until it is known, it counts.
+
+    What is recorded of an attachment there already stays as it is.
+    """
+
+    volume_id: str
+    host: str
+    read_only: bool
+
+
+@dataclass(frozen=True)
 class Detached:
     """The volume is no longer attached to the host."""
 
@@ -131,7 +143,7 @@ class Opened:
     opening: str | None
 
 
-_Use = Attached | Detached | Opened | LockGone
+_Use = Attached | MayBeAttached | Detached | Opened | LockGone
 Change = (
     Set
     | Adopted
@@ -373,6 +385,11 @@ def _use(connection: Connection, uses: list[_Use], now: datetime) -> None:
     for change in uses:
         if isinstance(change, Attached):
             _attach(connection, change, now)
+        elif isinstance(change, MayBeAttached):
+            there = (attachments.c.volume_id == change.volume_id, attachments.c.host == change.host)
+            if connection.execute(select(attachments.c.host).where(*there)).first() is None:
+                values = {"uris": [], "read_only": change.read_only}
+                _attach(connection, Attached(change.volume_id, change.host, values), now)
 
 
 def _attach(connection: Connection, change: Attached, now: datetime) -> None:

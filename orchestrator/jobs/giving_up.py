@@ -118,8 +118,8 @@ def _in_error(
     for row, problem in failed:
         action = ACTIONS[row["action"]]
         if row["id"] in (begun if action.creates else journaled):
-            ids_of = Ids(row["volume_id"], row["snapshot_id"], row["policy_id"])
-            changes += unseen(action, ids_of, problem.detail, now)
+            about = Ids(row["volume_id"], row["snapshot_id"], row["policy_id"], row["host"])
+            changes += unseen(action, about, row["params"], problem.detail, now)
     return changes
 
 

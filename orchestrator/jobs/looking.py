@@ -324,6 +324,7 @@ def take_volumes(
             boot_id=row["boot_id"],
             read_only=row["read_only"],
             opening=row["opening"],
+            possible=row["device"] is None and row["boot_id"] is None and not row["uris"],
         )
     for row in locked:
         by_id[row["volume_id"]].lock_owner = row["owner"]

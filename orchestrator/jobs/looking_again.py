@@ -7,6 +7,7 @@ policies there are few: when they are looked at next is read off the looks there
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -23,7 +24,13 @@ from orchestrator.domain.states import (
     SnapshotState,
     VolumeState,
 )
-from orchestrator.inventory.changes import Change, set_policy, set_snapshot, set_volume
+from orchestrator.inventory.changes import (
+    Change,
+    MayBeAttached,
+    set_policy,
+    set_snapshot,
+    set_volume,
+)
 from orchestrator.inventory.hosts import live_hosts
 from orchestrator.jobs.claim import CHANGES
 from orchestrator.jobs.finish import ENGINE
@@ -49,12 +56,16 @@ class Ids(NamedTuple):
     volume: str | None
     snapshot: str | None
     policy: str | None
+    host: str | None
 
 
-def unseen(action: Action, about: Ids, why: str, now: datetime) -> list[Change]:
+def unseen(
+    action: Action, about: Ids, params: Mapping[str, Any], why: str, now: datetime
+) -> list[Change]:
     """The state of what a job has made or changed, and nobody can tell the state of.
 
-    It is in error, and looked at again until it has been seen.
+    It is in error, and looked at again until it has been seen. Until then it counts as in use
+    by the host that was to attach it: no other host can see that it is not.
     """
     again = {"look_again_at": now, "looks": 0}
     if action.creates and action.kind == "snapshot":
@@ -67,7 +78,12 @@ def unseen(action: Action, about: Ids, why: str, now: datetime) -> list[Change]:
     if action.leaves_files or action.adopts:
         return []
     told = f"{why}; the engine looks again by itself"
-    return [set_volume(about.volume, state=VolumeState.ERROR, detail=told, **again)]
+    changes: list[Change] = [
+        set_volume(about.volume, state=VolumeState.ERROR, detail=told, **again)
+    ]
+    if action.name == "volume.attach" and about.host is not None:
+        changes.append(MayBeAttached(about.volume, about.host, bool(params.get("read_only"))))
+    return changes
 
 
 def host_to_ask(connection: Connection, backend_id: int, volume: str, volume_id: str) -> str | None:

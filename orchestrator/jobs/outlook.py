@@ -82,6 +82,8 @@ class AttachmentOutlook:
     boot_id: str | None
     read_only: bool
     opening: str | None
+    #: Nobody knows whether it is there: an attach may have taken effect.
+    possible: bool = False
 
 
 @dataclass

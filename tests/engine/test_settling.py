@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 from sqlalchemy import select, text, update
 
+from orchestrator.domain.errors import InUse
 from orchestrator.inventory.policies import list_policies
 from orchestrator.settings import Settings
 from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database
 from orchestrator.store.tables import jobs, volumes
 from tests.conformance.systems import release_loops
-from tests.engine.conftest import Engine, act, create, grow
+from tests.engine.conftest import Engine, Worker, act, create, grow
 from tests.engine.disks import Disk
 from tests.engine.test_audits import Audited
 from tests.engine.test_execution import _Call, _claim, _driver, _faults, _intend
@@ -432,6 +433,50 @@ def test_a_look_waits_for_the_only_host_that_can_tell(settled: Settled) -> None:
     finally:
         settled.ended(act("volume.detach", "a", "fast", **HERE))
     assert driver.devices(volume) == []
+
+
+@needs_root
+@pytest.mark.parametrize("effect", [False, True], ids=["without effect", "with it"])
+def test_no_other_host_removes_what_one_may_have_attached(settled: Settled, effect: bool) -> None:
+    settled.do(create("a", "1M", "fast"))
+    image = settled.image("a")
+    driver = _driver(settled.engine, "fast")
+    attach = act("volume.attach", "a", "fast", **HERE)
+    claimed = begun_and_left(settled, attach, "host.here", "attach")
+    row = settled.row("a")
+    volume = VolumeRef(row.id, "a", row.size_bytes)
+    settings = settled.engine.settings.model_copy(update={"host": "there"})
+    there = Worker(settings, settled.engine.database, "worker-there")
+    try:
+        with pytest.raises(InUse, match="may be attached to here"):
+            settled.engine.submit(act("volume.remove", "a", "fast"))
+        for request in (
+            act("volume.recreate", "a", "fast"),
+            act("volume.forget", "a", "fast", reason="lost"),
+        ):
+            with pytest.raises(InUse, match="attached to here"):
+                settled.engine.submit(request)
+        [attachment] = settled.engine.volumes("fast")["a"]["attachments"]
+        assert (attachment["host"], attachment["device"]) == ("here", None)
+        # Its own host says what there is; then any host may go on.
+        device = driver.attach(volume, _Call(claimed), read_only=False) if effect else None
+        [looked] = settled.look_again()
+        assert (looked["host"], looked["state"]) == ("here", "succeeded"), looked
+        told = settled.engine.volumes("fast")["a"]
+        assert told["state"] == "available"
+        assert [one["device"] for one in told["attachments"]] == [
+            one.path for one in [device] if one
+        ]
+        if effect:
+            with pytest.raises(InUse, match="is attached to here"):
+                settled.engine.submit(act("volume.remove", "a", "fast"))
+            settled.do(act("volume.detach", "a", "fast", **HERE))
+        settled.engine.submit(act("volume.remove", "a", "fast"))
+        there.work()
+        assert settled.engine.volumes("fast") == {}
+        assert not image.exists()
+    finally:
+        there.close()
 
 
 @needs_root

@@ -247,4 +247,5 @@ def unseen_after(claim: Claim, database: Database, why: str) -> list[Change]:
         return []
     with database.read() as connection:
         now: datetime = connection.execute(select(db_now())).scalar_one()
-    return unseen(action, Ids(intent.volume_id, intent.snapshot_id, intent.policy_id), why, now)
+    about = Ids(intent.volume_id, intent.snapshot_id, intent.policy_id, intent.host)
+    return unseen(action, about, intent.params, why, now)

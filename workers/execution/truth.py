@@ -223,9 +223,10 @@ def use_on(work: Work, record: VolumeOutlook, host: str, devices: Sequence[Devic
     """Whether this host has the volume attached, as ``devices`` found here tell."""
     if not devices:
         return [Detached(record.id, host)] if host in record.attachments else []
-    if host in record.attachments:
+    held = record.attachments.get(host)
+    if held is not None and not held.possible:
         return []  # as recorded
-    others = record.attachments.values()
+    others = [one for one in record.attachments.values() if one is not held]
     if DRIVERS[work.claim.driver].attaches_locally:
         # Another host of this machine has devices here, too; one of another machine has not.
         theirs = {one.device for one in others if one.boot_id == boot_id()}

@@ -60,6 +60,15 @@ def name_free(outlook: Outlook, backend: str, name: str, field: str) -> None:
 def not_attached(volume: VolumeOutlook) -> None:
     if volume.attachments:
         hosts = ", ".join(sorted(volume.attachments))
+        if all(one.possible for one in volume.attachments.values()):
+            raise InUse(
+                f"volume {volume.name!r} may be attached to {hosts}: how the attach there ended "
+                "is not known yet. The engine has it looked at by a worker there; detach it "
+                "there, or, if the host is gone for good and fenced, detach it with force=true "
+                "fenced=true and a reason",
+                field="volume",
+                hosts=sorted(volume.attachments),
+            )
         raise InUse(
             f"volume {volume.name!r} is attached to {hosts}: detach it first",
             field="volume",
