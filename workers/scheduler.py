@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from sqlalchemy import Connection
@@ -51,6 +51,8 @@ CHAINED_AT_ONCE = 5_000
 _MANY_EVENTS = 1_000
 _PAUSE_SECONDS = 2.0
 _UNCHAINED_SECONDS = 60.0
+
+_Ended = TypeVar("_Ended")
 
 
 class Scheduler:
@@ -96,7 +98,7 @@ class Scheduler:
         ]
         self._due = [0.0] * len(self._steps)
         self._troubles: dict[str, Trouble] = {}
-        self._refused = Said(log, "reclaim.refused")
+        self._refused = Said(log, "scheduler.job_refused")
         self._looks, self._repairs = Said(log, "look.refused"), Said(log, "repair.refused")
 
     def tick(self) -> None:
@@ -146,13 +148,15 @@ class Scheduler:
                 raise
             # What the database refuses of one job keeps no other from being taken up.
             for job_id in self._database.look(schedule.expired):
-                self._reclaim_one(job_id)
+                self._one_by_one(job_id, schedule.reclaim_expired, self._reclaimed)
 
-    def _reclaim_one(self, job_id: int) -> None:
+    def _one_by_one(
+        self, job_id: int, end: Callable[..., _Ended], tell: Callable[[_Ended], None]
+    ) -> None:
+        """End this job alone; where what it may have left cannot be recorded, without that."""
         for looked_at in (True, False):
-            work = partial(schedule.reclaim_expired, only=job_id, looked_at=looked_at)
             try:
-                self._reclaimed(self._database.transact(work))
+                tell(self._database.transact(partial(end, only=job_id, looked_at=looked_at)))
             except Exception as error:
                 if not is_of_the_rows(error):
                     raise
@@ -197,11 +201,15 @@ class Scheduler:
 
     def _dead_hosts(self) -> None:
         grace = self._settings.scheduler.host_grace_seconds
-        self._tell(
-            self._database.transact(
-                lambda connection: schedule.fail_for_dead_hosts(connection, grace)
-            )
-        )
+        fail = partial(schedule.fail_for_dead_hosts, grace=grace)
+        try:
+            self._tell(self._database.transact(fail))
+        except Exception as error:
+            if not is_of_the_rows(error):
+                raise
+            # What the database refuses of one job keeps no other from being ended.
+            for job_id in self._database.look(partial(schedule.without_host, grace=grace)):
+                self._one_by_one(job_id, fail, self._tell)
 
     def _expire_locks(self) -> None:
         self._database.transact(schedule.expire_locks)

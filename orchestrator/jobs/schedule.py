@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, and_, delete, exists, func, select, true, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, select, true, update
 
 from orchestrator import failpoints
 from orchestrator.audit.events import Event, record
@@ -254,22 +254,38 @@ def _decide(connection: Connection, rows: list[Any], now: datetime) -> None:
     insert_rows(connection, job_steps, decided)
 
 
-def fail_for_dead_hosts(connection: Connection, grace: float) -> Finished:
-    """End jobs that wait for a host without a live worker for longer than ``grace``."""
+def _without_host(grace: float) -> ColumnElement[bool]:
+    """Jobs that wait for a host without a live worker for longer than ``grace``."""
     alive = exists().where(
         workers.c.host == jobs.c.host,
         workers.c.seen_at > db_now(-max(grace, ALIVE_SECONDS)),
     )
+    return and_(
+        jobs.c.state == JobState.QUEUED,
+        jobs.c.queue.like("host.%"),
+        jobs.c.queued_at < db_now(-grace),
+        ~alive,
+    )
+
+
+def without_host(connection: Connection, grace: float) -> list[int]:
+    """The jobs that `fail_for_dead_hosts` ends."""
+    waiting = select(jobs.c.id).where(_without_host(grace)).order_by(jobs.c.id).limit(_AT_ONCE)
+    return list(connection.execute(waiting).scalars())
+
+
+def fail_for_dead_hosts(
+    connection: Connection, grace: float, only: int | None = None, *, looked_at: bool = True
+) -> Finished:
+    """End jobs that wait for a host without a live worker for longer than ``grace``.
+
+    ``only`` and ``looked_at``: as for `reclaim_expired`.
+    """
     rows = (
         connection.execute(
             select(jobs, backends.c.name.label("backend"))
             .join(backends, backends.c.id == jobs.c.backend_id)
-            .where(
-                jobs.c.state == JobState.QUEUED,
-                jobs.c.queue.like("host.%"),
-                jobs.c.queued_at < db_now(-grace),
-                ~alive,
-            )
+            .where(_without_host(grace), true() if only is None else jobs.c.id == only)
             .order_by(jobs.c.id)
             .limit(_AT_ONCE)
             .with_for_update(skip_locked=True, of=jobs)
@@ -284,6 +300,7 @@ def fail_for_dead_hosts(connection: Connection, grace: float) -> Finished:
         connection,
         [(row, HostUnavailable(f"no worker is alive on host {row['host']}")) for row in rows],
         now,
+        looked_at=looked_at,
     )
 
 

@@ -614,6 +614,25 @@ def test_a_job_whose_end_the_database_refuses_keeps_no_other_from_being_taken_up
     assert settled.audit("ram")["findings"] == {"stuck": 1}
 
 
+def test_a_job_of_a_dead_host_that_cannot_be_ended_keeps_no_other_from_being_ended(
+    settled: Settled,
+) -> None:
+    settled.do(*(create(name, "1M", "fast") for name in "abc"))
+    attach = [act("volume.attach", name, "fast", max_attempts=5, **HERE) for name in "abc"]
+    ids = settled.engine.submit(*attach).job_ids
+    for claimed in _claim(settled.engine, "host.here"):
+        _intend(settled.engine, claimed, "attach")
+    settled.engine.time_passes()
+    settled.sql("UPDATE jobs SET queued_at = :then", then="2026-01-01 00:00:00+00:00")
+    settled.sql("UPDATE workers SET host = 'there'")
+    refuse(settled, "b", "error")
+    settled.scheduler._dead_hosts()
+    assert settled.engine.states(ids) == ["failed"] * 3
+    assert {settled.engine.job(job_id)["error"]["code"] for job_id in ids} == {"host_unavailable"}
+    rows = {name: settled.row(name).state for name in "abc"}
+    assert rows == {"a": "error", "b": "available", "c": "error"}
+
+
 # -- export policies ----------------------------------------------------------------------
 
 
