@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 from orchestrator import failpoints
 from orchestrator.audit import expiry, restored
 from orchestrator.audit.archive import archive_events
-from orchestrator.audit.chain import extend, key_of
+from orchestrator.audit.chain import ForeignChainError, extend, key_of
 from orchestrator.audit.events import latest_number, number_committed
 from orchestrator.audit.repairing import by_rule, note_repair
 from orchestrator.domain.errors import Problem
@@ -99,6 +99,7 @@ class Scheduler:
         self._due = [0.0] * len(self._steps)
         self._troubles: dict[str, Trouble] = {}
         self._refused = Said(log, "scheduler.job_refused")
+        self._foreign = Said(log, "chain.refused")
         self._looks, self._repairs = Said(log, "look.refused"), Said(log, "repair.refused")
 
     def tick(self) -> None:
@@ -183,8 +184,15 @@ class Scheduler:
         now = time.monotonic()
         if now < self._busy_until and now < self._chained_at + _UNCHAINED_SECONDS:
             return
-        self._database.transact(lambda connection: extend(connection, self._key, CHAINED_AT_ONCE))
         self._chained_at = now
+        try:
+            self._database.transact(
+                lambda connection: extend(connection, self._key, CHAINED_AT_ONCE)
+            )
+        except ForeignChainError as error:
+            self._foreign.refused("key", str(error))
+        else:
+            self._foreign.accepted("key")
 
     def _relay(self) -> None:
         older_than = self._settings.scheduler.relay_seconds

@@ -19,10 +19,11 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import groupby
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, func, select, text
 
@@ -50,6 +51,17 @@ HASHED = (
     "actor", "reason", "data",
 )  # fmt: skip
 _json = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+
+
+_NEWEST = select(event_chain).order_by(event_chain.c.base.desc()).limit(1)
+
+
+class _Commit(NamedTuple):
+    """What of a commit its link covers."""
+
+    id: int
+    base: int
+    events: int
 
 
 @dataclass(frozen=True)
@@ -111,10 +123,44 @@ def _write_once(path: Path, secret: str) -> None:
             os.link(new.name, path)
 
 
+class ForeignChainError(Exception):
+    """The newest link was not made with the key that is here."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the newest events were chained with another key than the one that is here, or their "
+            "links were altered: no more are chained. Put the key back that was used before: the "
+            "file audit.key, or [audit] key; 'orchestrator doctor' says whether it fits"
+        )
+
+
+def require_own(connection: Connection, key: bytes) -> None:
+    """Raise `ForeignChainError` unless the newest link was made with this key."""
+    newest = connection.execute(_NEWEST).first()
+    if newest is None:
+        return
+    before = _link_at(connection, newest.base) if newest.base else GENESIS
+    commit = _Commit(newest.commit_id, newest.base, newest.events)
+    made = None if before is None else link_of(key, before, commit, newest.digests)
+    if made is None or not hmac.compare_digest(made, newest.link):
+        raise ForeignChainError
+
+
+def unchained_since(connection: Connection) -> datetime | None:
+    """When the oldest event happened that is numbered and has no link yet; None: all have one."""
+    number = (_last(connection) or (0, GENESIS))[0]
+    first = select(event_commits.c.id).where(event_commits.c.base >= number)
+    oldest = first.order_by(event_commits.c.base).limit(1).scalar_subquery()
+    found = select(func.min(events.c.at)).where(events.c.commit_id == oldest)
+    at: datetime | None = connection.execute(found).scalar()
+    return at
+
+
 def extend(connection: Connection, key: bytes, most: int) -> int:
     """Add links for numbered commits with up to about ``most`` events; how many events it were.
 
-    Only one transaction at a time does this.
+    Only one transaction at a time does this. Raises `ForeignChainError` where somebody else has
+    made the newest link.
     """
     if connection.dialect.name == "postgresql":
         query = text("SELECT pg_try_advisory_xact_lock(:key)")
@@ -123,6 +169,8 @@ def extend(connection: Connection, key: bytes, most: int) -> int:
     number, link = _last(connection) or (0, GENESIS)
     done = 0
     while done < most and (commits := _commits_after(connection, number)):
+        if not done:
+            require_own(connection, key)
         rows: list[dict[str, Any]] = []
         for commit, digests in _digested(connection, commits):
             link = link_of(key, link, commit, digests)
@@ -265,8 +313,7 @@ def link_of(key: bytes, before: bytes, commit: Any, digests: bytes) -> bytes:
 
 def _last(connection: Connection) -> tuple[int, bytes] | None:
     """The newest number that has a link, and the link."""
-    query = select(event_chain).order_by(event_chain.c.base.desc()).limit(1)
-    row = connection.execute(query).first()
+    row = connection.execute(_NEWEST).first()
     if row is not None:
         return row.base + row.events, row.link
     # Whoever archives in between has left a later link there.

@@ -18,6 +18,7 @@ from typing import Any
 from sqlalchemy import Connection, select, text, update
 
 from orchestrator.audit.archive import alone
+from orchestrator.audit.chain import require_own
 from orchestrator.audit.chapters import DELETED, Document, is_signed, name_of, signed
 from orchestrator.audit.events import ENGINE, Event, record
 from orchestrator.store.bulk import among
@@ -38,6 +39,8 @@ def expire(
     """
     if not alone(connection):
         return []
+    # What another key signs vouches for nothing.
+    require_own(connection, key)
     limit: datetime = connection.execute(select(db_now(-older_than_days * 86400.0))).scalar_one()
     told: Document = {}
     files: list[str] = []

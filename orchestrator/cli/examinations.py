@@ -291,10 +291,10 @@ def _chain(settings: Settings, database: Database) -> Findings:
     if not database.look(fits):
         yield _error(
             "key of the chain",
-            "the newest events do not fit the key that is here: another scheduler has chained "
-            "them with its own, or they were altered",
+            "the newest events do not fit the key that is here: they were chained with another "
+            "one, or altered; a scheduler with this key chains and deletes nothing more",
             "run 'audit verify' where the right key is; give each scheduler that one: copy "
-            "audit.key, or set [audit] key",
+            'audit.key, or set [audit] key. If it is lost: docs/audit.md, "Another key"',
         )
 
 

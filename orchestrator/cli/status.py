@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from orchestrator.cli import options
@@ -16,6 +17,23 @@ _WORKERS: Columns = {
     "last seen (UTC)": lambda worker: when(worker["seen_at"]),
     "serves": lambda worker: worker["backends"],
 }
+
+#: Seconds within which events get their links, also under load.
+_CHAINED_SECONDS = 120.0
+
+
+def _unchained(found: Any) -> str | None:
+    """What there is to say of events that should have links by now."""
+    since = found.get("unchained_since")
+    if since is None:
+        return None
+    age = datetime.fromisoformat(found["now"]) - datetime.fromisoformat(since)
+    if age.total_seconds() < _CHAINED_SECONDS:
+        return None
+    return (
+        f"events since {when(since)} have no link of the chain: no scheduler runs, or its key is "
+        "another one than before; 'orchestrator doctor' says which, where the scheduler runs"
+    )
 
 
 def status(as_json: options.Json = False) -> None:
@@ -44,6 +62,8 @@ def status(as_json: options.Json = False) -> None:
             and f"{when(found['restored_at'])}: see 'orchestrator db check'",
         }
     )
+    if (late := _unchained(found)) is not None:
+        print(late)
     print()
     print_table(found["backends"], BACKENDS)
     print()

@@ -417,6 +417,7 @@ class Status(TypedDict):
     epoch: int
     now: str
     restored_at: str | None
+    unchained_since: str | None
     you: Asker
     queue: Queue
     workers: list[Worker]

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import structlog
 from sqlalchemy import delete, func, insert, select, update
+from structlog.testing import capture_logs
 
 from orchestrator.audit import chain
 from orchestrator.audit.chain import Broken, Verified
@@ -13,6 +15,7 @@ from orchestrator.audit.events import number_committed
 from orchestrator.domain.errors import InvalidInput
 from orchestrator.store.tables import event_chain, event_commits, events
 from tests.engine.conftest import Engine, create, grow
+from workers.scheduler import Scheduler
 
 KEY = b"a key"
 
@@ -177,6 +180,65 @@ def test_who_lacks_the_key_cannot_make_it_fit(record: Engine) -> None:
     assert verified(record).broken == Broken(
         1, "its link does not fit: it was made without the key"
     )
+
+
+def test_nobody_adds_to_a_chain_that_another_key_has_made(record: Engine) -> None:
+    before = head(record)
+    record.submit(create("later"))
+    record.work()
+    record.database.transact(number_committed)
+    with pytest.raises(chain.ForeignChainError, match="another key"):
+        record.database.transact(lambda connection: chain.extend(connection, b"another key", 3))
+    assert head(record) == before
+    chained(record)
+    assert verified(record).broken is None
+    assert verified(record).number == count(record)
+
+
+@pytest.mark.parametrize("one", [0, 1], ids=["the newest link", "the one before"])
+def test_nor_to_a_chain_whose_end_was_altered(record: Engine, one: int) -> None:
+    newest = select(event_chain.c.base).order_by(event_chain.c.base.desc()).offset(one).limit(1)
+    change(
+        record,
+        update(event_chain)
+        .where(event_chain.c.base == newest.scalar_subquery())
+        .values(link=bytes(32)),
+    )
+    record.submit(create("later"))
+    record.work()
+    record.database.transact(number_committed)
+    with pytest.raises(chain.ForeignChainError):
+        record.database.transact(lambda connection: chain.extend(connection, KEY, 3))
+
+
+def test_a_scheduler_with_another_key_says_so_once_and_goes_on_with_the_right_one(
+    record: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # One that has not been used yet: what other tests have configured would stay with it.
+    monkeypatch.setattr("workers.scheduler.log", structlog.get_logger())
+    before = head(record)
+    with record.database.read() as connection:
+        assert chain.unchained_since(connection) is None
+    record.submit(create("later"))
+    record.work()
+    scheduler = Scheduler(record.settings)
+    try:
+        with capture_logs() as logs:
+            for _ in range(3):
+                scheduler._number_events()
+                scheduler._chain_events()
+        assert [line["event"] for line in logs] == ["chain.refused"]
+        assert head(record) == before
+        with record.database.read() as connection:
+            assert chain.unchained_since(connection) is not None
+        scheduler._key = KEY
+        scheduler._chain_events()
+    finally:
+        scheduler.close()
+    assert verified(record).broken is None
+    assert verified(record).number == count(record)
+    with record.database.read() as connection:
+        assert chain.unchained_since(connection) is None
 
 
 def test_a_record_that_was_cut_off_does_not_fit_a_head_kept_elsewhere(record: Engine) -> None:

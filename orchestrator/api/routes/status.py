@@ -13,6 +13,7 @@ from orchestrator import __version__
 from orchestrator.api import models
 from orchestrator.api.reading import ExactRoute
 from orchestrator.api.requesting import Reader, ServiceHere
+from orchestrator.audit.chain import unchained_since
 from orchestrator.domain.states import FindingState, Role
 from orchestrator.inventory.backends import backend_views
 from orchestrator.inventory.hosts import ALIVE_SECONDS
@@ -55,6 +56,11 @@ class Status(models.Answer):
     restored_at: datetime | None = Field(
         description="When a restore was noticed that nobody has acknowledged yet."
     )
+    unchained_since: datetime | None = Field(
+        description="When the oldest event happened that has no link of the chain of events yet. "
+        "The scheduler makes links within seconds, a minute under load; one that has another key "
+        "than the chain makes none."
+    )
     you: Asker
     queue: models.Queue
     workers: list[Worker]
@@ -77,6 +83,7 @@ def _status(connection: Connection, actor: Actor) -> dict[str, Any]:
         "epoch": present(connection).epoch,
         "now": connection.execute(select(db_now())).scalar_one(),
         "restored_at": connection.execute(select(installation.c.restored_at)).scalar_one(),
+        "unchained_since": unchained_since(connection),
         "you": {"name": actor.name, "role": actor.role, "project": actor.project},
         "queue": queue_view(connection),
         "workers": _workers(connection, [backend["name"] for backend in found]),
