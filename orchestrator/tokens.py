@@ -127,8 +127,8 @@ def authenticate(connection: Connection, token: str) -> Actor:
     if row is None or not matches or prefix != _PREFIX:
         raise NotAuthenticated(
             "the token is not valid: it may have been revoked or expired. An administrator makes "
-            "another ('orchestrator token create'); 'orchestrator up' makes its own anew when it "
-            "is started again"
+            "another ('orchestrator token create'); 'orchestrator up' replaces its own within "
+            "seconds: try again"
         )
     return Actor(name=row.name, role=Role(row.role), project=row.project)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import os
@@ -10,9 +9,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import IO
 
 import httpx
@@ -28,7 +29,7 @@ from orchestrator.embedded.broker import BrokerStartError, EmbeddedBroker
 from orchestrator.embedded.process import die_with_parent
 from orchestrator.inventory.backends import backend_views
 from orchestrator.jobs.finish import ENGINE
-from orchestrator.logs import configure_logs
+from orchestrator.logs import Trouble, configure_logs
 from orchestrator.reloading import has_terminal, leave_terminal
 from orchestrator.settings import Settings
 from orchestrator.store import migrate
@@ -48,6 +49,9 @@ _DEFAULT_BACKEND = "fast"
 _START_SECONDS = 60.0
 _LOOK_SECONDS = 15.0
 _STOP_SECONDS = 30.0
+#: Seconds between looks whether the local token is valid, and for the last of them to end.
+_TOKEN_SECONDS = 2.0
+_KEEPER_SECONDS = 5.0
 #: A part that dies is started again at once; one that dies each time before it has lived so
 #: long, ever more slowly.
 _SETTLED_SECONDS = 10.0
@@ -174,6 +178,8 @@ class _Product:
         self._broker: EmbeddedBroker | None = None
         self._parts: list[_Part] = []
         self._url: str | None = None
+        self._stopping = threading.Event()
+        self._keeper: threading.Thread | None = None
 
     def start(self) -> None:
         """Start every part; return when requests are served."""
@@ -197,6 +203,8 @@ class _Product:
         _wait_until_ready(url, api)
         local.write(self._data, url, token)
         self._url = url
+        self._keeper = threading.Thread(target=self._keep_token, args=(url, token), daemon=True)
+        self._keeper.start()
         print(f"orchestrator is ready at {url} (data in {self._data})", file=sys.stderr, flush=True)
 
     def watch(self) -> None:
@@ -221,6 +229,9 @@ class _Product:
 
     def stop(self) -> None:
         """Stop every part; workers hand back what they are doing."""
+        self._stopping.set()
+        if self._keeper is not None:
+            self._keeper.join(_KEEPER_SECONDS)
         if self._url is not None:
             local.remove(self._data, self._url)
         for part in self._parts:
@@ -279,10 +290,8 @@ class _Product:
         kept = local.token_in(self._data)
 
         def renew(connection: Connection) -> str:
-            if kept is not None:
-                with contextlib.suppress(NotAuthenticated):
-                    tokens.authenticate(connection, kept)
-                    return kept
+            if kept is not None and _is_valid(kept, connection):
+                return kept
             old = connection.execute(
                 select(token_rows.c.id).where(
                     token_rows.c.name == LOCAL_TOKEN, token_rows.c.revoked_at.is_(None)
@@ -290,13 +299,33 @@ class _Product:
             ).scalar()
             if old is not None:
                 tokens.revoke(connection, old, ENGINE)
-            return tokens.create(connection, LOCAL_TOKEN, Role.ADMIN, ENGINE)[1]
+            return _new_local_token(connection)
 
         database = Database(self._settings.database_url, pool_size=1)
         try:
             return database.transact(renew)
         finally:
             database.close()
+
+    def _keep_token(self, url: str, token: str) -> None:
+        """Make another token for this machine when its own is revoked, which stays refused.
+
+        Whoever owns the data directory could have one by starting the service again.
+        """
+        trouble = Trouble(log, "up.no_local_token", "up.local_token_made")
+        database = Database(self._settings.database_url, pool_size=1)
+        while not self._stopping.wait(_TOKEN_SECONDS):
+            try:
+                if not database.look(partial(_is_valid, token)):
+                    # It takes nobody's token away: another's may be called so by now.
+                    token = database.transact(_new_local_token)
+                    log.warning("up.local_token_renewed")
+                if local.token_in(self._data) != token:
+                    local.write(self._data, url, token)
+                trouble.went()
+            except Exception as error:
+                trouble.came(why=str(error))
+        database.close()
 
     def _wait_for_backends(self) -> None:
         """Let the workers look first, so that the first submission is checked against facts."""
@@ -329,6 +358,18 @@ class _Product:
                     f"{part.name} ended with status {part.process.returncode} while starting; "
                     "its messages are above"
                 )
+
+
+def _is_valid(token: str, connection: Connection) -> bool:
+    try:
+        tokens.authenticate(connection, token)
+    except NotAuthenticated:
+        return False
+    return True
+
+
+def _new_local_token(connection: Connection) -> str:
+    return tokens.create(connection, LOCAL_TOKEN, Role.ADMIN, ENGINE)[1]
 
 
 def _free_address(listen: str) -> str:

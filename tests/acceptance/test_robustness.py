@@ -287,3 +287,20 @@ def test_without_a_terminal_all_parts_read_the_configuration_again(tmp_path: Pat
         _until(succeeds, "a job on the new backend")
     assert {name: set(pids) for name, pids in product.children().items()} == parts
     assert product.stop() == 0
+
+
+@pytest.mark.parametrize("own_product", ["sqlite"], indirect=True)
+def test_a_revoked_local_token_is_replaced(own_product: Product) -> None:
+    with own_product.client() as http:
+        old = own_product.token
+        [id_] = [t["id"] for t in http.get("/v1/tokens").json()["items"] if t["name"] == "local"]
+        assert http.delete(f"/v1/tokens/{id_}").status_code == 204
+        _until(lambda: own_product.token != old, "there is a new one")
+        # A process may have trusted it a moment ago.
+        _until(lambda: http.get("/v1/jobs").status_code == 401, "the old one is refused")
+    listed = own_product.run("token", "list", "--json", ORCHESTRATOR_DATA=str(own_product.data))
+    assert listed.returncode == 0, listed.stderr
+    with own_product.client() as http:
+        assert http.get("/v1/jobs").status_code == 200
+        (own_product.data / "token").unlink()
+        _until((own_product.data / "token").exists, "a file that was lost is written again")
