@@ -151,6 +151,8 @@ class Product:
                 continue
             if int(stat[1]) == self.process.pid and stat[0] != "Z":
                 words = [word.decode() for word in command if word]
+                if not words:  # it is about to end
+                    continue
                 kind = words[3] if "orchestrator" in words[:3] else "broker"
                 found.setdefault(kind, []).append(int(entry.name))
         return found

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from sqlalchemy import select
+from sqlalchemy import event, select
 
 from orchestrator.store.database import Database
 from orchestrator.store.tables import installation, jobs
@@ -97,6 +97,8 @@ class Shaken(Product):
         """Bring it up, and look at its storage; a person has put something there."""
         super().start()
         self.database = Database(self.database_url, pool_size=3)
+        if self.database.is_postgresql:
+            event.listen(self.database.engine, "connect", _call_it_another_program)
         with self.database.read() as connection:
             uuid = connection.execute(select(installation.c.uuid)).scalar_one()
         self.storage = (
@@ -176,6 +178,12 @@ class Shaken(Product):
         with self.database.read() as connection:
             query = select(jobs.c.id).where(jobs.c.finished_at.is_(None))
             return len(connection.execute(query).all())
+
+
+def _call_it_another_program(raw: Any, _record: object) -> None:
+    """The product ends sessions of its own that pause in a transaction, and we may have to."""
+    raw.execute("SET application_name = 'watching'")
+    raw.commit()
 
 
 def accept(

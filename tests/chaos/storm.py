@@ -134,13 +134,13 @@ class Storm:
         pids = self._product.children().get("broker", [])
         ended = self._ended()
         for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
+            _signal(pid, signal.SIGSTOP)
         try:
             # The database alone must be enough to go on.
             until(lambda: self._ended() > ended or self._idle(), "a job ends without the broker")
         finally:
             for pid in pids:
-                os.kill(pid, signal.SIGCONT)
+                _signal(pid, signal.SIGCONT)
         return f"froze the broker {pids}"
 
     def _freeze_anything(self) -> str:
