@@ -17,8 +17,9 @@ from orchestrator.store.tables import backends, job_approvals, job_dependencies,
 def retry_request(connection: Connection, job_id: int) -> tuple[JobRequest, dict[str, Any]]:
     """The request that repeats a job, and what the new job is bound to.
 
-    It means the very volume the old one meant, not another that has its name by now, and needs
-    the jobs that the old one needed, or what they were retried as. Raises `UnknownJob`,
+    It asks for everything that the old one did, but for its ``ref``, which means nothing outside of
+    its batch. It means the very volume the old one meant, not another that has its name by now, and
+    needs the jobs that the old one needed, or what they were retried as. Raises `UnknownJob`,
     `WrongState` if the job has not failed or been canceled, and `DependencyFailed` if one that
     it needs has, and was not retried.
     """
@@ -48,6 +49,8 @@ def retry_request(connection: Connection, job_id: int) -> tuple[JobRequest, dict
         "host": row["host"],
         "params": row["params"],
         "priority": row["priority"],
+        # One that has passed by now means at once.
+        "run_at": row["run_at"],
         "max_attempts": row["max_attempts"],
         "reason": row["reason"],
         "after": row["after"],

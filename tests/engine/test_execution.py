@@ -6,6 +6,7 @@ import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from threading import Barrier
 from typing import Any
 
@@ -21,6 +22,7 @@ from orchestrator.domain.errors import (
     UnknownJob,
     WrongState,
 )
+from orchestrator.domain.requests import parse_request
 from orchestrator.inventory.backends import backend_views, configure
 from orchestrator.jobs.cancel import cancel_batch, set_priority
 from orchestrator.jobs.claim import Claim, Step, claim, renew, write_step
@@ -523,6 +525,59 @@ def test_retry_makes_a_new_job_bound_to_the_same_volume(engine: Engine) -> None:
         retry()
     with pytest.raises(WrongState):
         engine.database.transact(lambda c: retry_request(c, again))
+
+
+def test_a_retry_keeps_the_start_time(engine: Engine) -> None:
+    engine.submit(create("a", "1M"))
+    engine.work()
+    at = datetime.now(UTC) + timedelta(days=400)
+    [job_id] = engine.submit({**act("volume.remove", "a"), "run_at": at}).job_ids
+    engine.cancel(job_id)
+
+    def retry(job_id: int) -> int:
+        def work(connection: Any) -> int:
+            request, bound = retry_request(connection, job_id)
+            submission = Submission(requests=[request], actor=ADMIN, bound={0: bound})
+            return submit(connection, submission, max_attempts=5).job_ids[0]
+
+        return engine.database.transact(work)
+
+    again = retry(job_id)
+    engine.work()
+    assert engine.states([again]) == ["waiting"]
+    assert engine.job(again)["run_at"] == at
+    engine.cancel(again)
+    passed = datetime.now(UTC) - timedelta(days=1)
+    engine.database.transact(
+        lambda c: c.execute(update(jobs).where(jobs.c.id == again).values(run_at=passed))
+    )
+    at_once = retry(again)
+    engine.work()
+    assert engine.states([at_once]) == ["succeeded"]
+
+
+def test_a_retry_asks_for_all_that_the_job_did(engine: Engine) -> None:
+    engine.submit(create("a", "1M"))
+    engine.work()
+    [needed] = engine.submit({**grow("a", "2M"), "run_at": "2999-01-01T00:00:00Z"}).job_ids
+    asked = {
+        **act("volume.wipe", "a"),
+        "host": "node1",
+        "priority": 3,
+        "run_at": "2999-01-01T00:00:00Z",
+        "depends_on": [needed],
+        "approval": True,
+        "max_attempts": 7,
+        "reason": "because",
+        "after": "end",
+        "ref": "wipe",
+    }
+    given = parse_request(asked)
+    assert {*given.model_fields_set, "snapshot", "policy"} == set(type(given).model_fields)
+    [job_id] = engine.submit(asked).job_ids
+    engine.cancel(job_id)
+    request, _ = engine.database.transact(lambda c: retry_request(c, job_id))
+    assert request.model_dump() == {**given.model_dump(), "ref": None}
 
 
 def test_a_retry_needs_what_the_retried_job_needed(engine: Engine) -> None:
