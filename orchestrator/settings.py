@@ -6,6 +6,7 @@ import ipaddress
 import os
 import re
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 from urllib.parse import quote, urlsplit
@@ -565,6 +566,28 @@ def default_data() -> Path:
     return _SYSTEM_DATA if home == Path("/") else home / ".local" / "share" / "orchestrator"
 
 
+def _secret_files(given: Any) -> Iterator[Path]:
+    """The files that are named as secrets, ``{ file = "PATH" }``, anywhere in what is read."""
+    if isinstance(given, dict):
+        if given.keys() == {"file"} and isinstance(given["file"], str):
+            yield Path(given["file"])
+        for value in given.values():
+            yield from _secret_files(value)
+
+
+def _lies_in(path: Path, directory: Path) -> bool:
+    """Whether a path is a directory or below it, by whatever links and mounts it is reached."""
+    own = path.resolve()
+    return any(_is_same(step, directory.resolve()) for step in (own, *own.parents))
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return one == other or one.samefile(other)
+    except OSError:
+        return False  # not there, or not to be seen by us
+
+
 class Settings(BaseSettings):
     """Everything that can be configured. See ``docs/configuration.md``."""
 
@@ -609,23 +632,48 @@ class Settings(BaseSettings):
             sources.append(TomlConfigSettingsSource(settings_cls, toml_file=path))
         return tuple(sources)
 
-    @model_validator(mode="after")
-    def _apart(self) -> Settings:
-        """Images come and go where no backend has its volumes: nobody reads those that way."""
-        for name, backend in self.backends.items():
-            path = getattr(backend.options, "path", None)
-            if not isinstance(path, Path):
-                continue
-            own = path.resolve()
-            for directory in (*self.transfer.import_from, *self.transfer.export_to):
-                other = directory.resolve()
-                if own.is_relative_to(other) or other.is_relative_to(own):
+    @model_validator(mode="wrap")
+    @classmethod
+    def _apart(cls, given: Any, read: ModelWrapValidatorHandler[Settings]) -> Settings:
+        """Images come and go where nothing of ours is: nobody reads or writes that that way."""
+        settings = read(given)
+        images = (*settings.transfer.import_from, *settings.transfer.export_to)
+        for what, path in settings._ours(given) if images else ():
+            for directory in images:
+                if _lies_in(path, directory) or _lies_in(directory, path):
                     raise ValueError(
-                        f"transfer: {directory} and the directory of backend {name}, {path}, lie "
-                        "one in the other: volumes could be read and written through it. Name a "
-                        "directory that is apart"
+                        f"transfer: {directory} and {what}, {path}, lie one in the other: what is "
+                        "there could be read or written as an image. Name a directory that is apart"
                     )
-        return self
+        return settings
+
+    def _ours(self, given: Any) -> Iterator[tuple[str, Path]]:
+        """What is nobody's but ours: what each is, and where."""
+        yield "the data directory", self.data
+        if path := os.environ.get(CONFIG_VARIABLE):
+            yield "the configuration file", Path(path)
+        for secret in _secret_files(given):
+            yield "the file of a secret", secret
+        if self.database.url is not None and self.database.url.startswith("sqlite"):
+            from orchestrator.store.urls import file_of  # others need not load its libraries
+
+            if (file := file_of(self.database.url)) is not None:
+                yield "the database", file
+        others = {
+            "the hooks": self.hooks.path,
+            "the archive": self.retention.archive,
+            "the directory of exported events": self.audit.export_to,
+            "the certificate's key": self.api.tls_key,
+        }
+        yield from ((what, path) for what, path in others.items() if path is not None)
+        for name, backend in self.backends.items():
+            for _, value in backend.options:
+                if isinstance(value, Path):
+                    yield f"the directory of backend {name}", value
+                elif isinstance(value, tuple):
+                    # Where programs are searched for: most are not there.
+                    found = (path for path in value if isinstance(path, Path) and path.exists())
+                    yield from ((f"a directory of programs of backend {name}", p) for p in found)
 
     @property
     def database_url(self) -> str:

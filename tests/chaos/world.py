@@ -57,7 +57,7 @@ class World:
         self.directory = directory
         self.broker_url = broker_url
         volumes = directory / "volumes"
-        self.exchange = directory / "exchange"
+        self.exchange = directory.with_name(f"{directory.name}-exchange")
         self.exchange.mkdir()
         (self.exchange / "image").write_bytes(IMAGE)
         options: dict[str, Any] = (

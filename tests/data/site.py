@@ -66,13 +66,13 @@ class Site:
         exchange: Path | None = None,
         **audit: Any,
     ) -> None:
-        """``exchange``: the directory of images and exports; one in ``directory`` if None."""
+        """``exchange``: the directory of images and exports; one beside ``directory`` if None."""
         self.ground = ground
         self.databases = databases
         self.database_url = databases.create(directory)
         _be_another(self.database_url)
         self.directory = directory
-        self.exchange = exchange or directory / "exchange"
+        self.exchange = exchange or directory.with_name(f"{directory.name}-exchange")
         self.exchange.mkdir()
         (self.exchange / "image").write_bytes(pattern("image", 1))
         (directory / "side").mkdir()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,7 @@ from orchestrator.settings import BrokerSettings, DatabaseSettings, Settings, lo
 
 def _settings(directory: Path, **transfer: list[str]) -> Settings:
     return load_settings(
-        data=directory,
+        data=directory / "data",
         backends={"fast": {"driver": "file", "path": str(directory / "srv" / "volumes")}},
         transfer=transfer,
     )
@@ -30,6 +33,89 @@ def test_no_image_is_read_or_written_where_a_backend_has_its_volumes(
     apart = str(tmp_path / "srv" / "images")
     places = _settings(tmp_path, **{setting: [apart]}).transfer.places
     assert apart in map(str, (*places.import_from, *places.export_to))
+
+
+@pytest.mark.parametrize("setting", ["import_from", "export_to"])
+@pytest.mark.parametrize("where", ["above", "it", "below", "mounted"])
+@pytest.mark.parametrize(
+    "what",
+    [
+        "the data directory",
+        "the configuration file",
+        "the file of a secret",
+        "the database",
+        "the hooks",
+        "the archive",
+        "the directory of exported events",
+        "the certificate's key",
+        "the directory of backend fast",
+        "a directory of programs of backend other",
+    ],
+)
+def test_no_image_is_read_or_written_where_anything_of_ours_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, where: str, what: str
+) -> None:
+    own, apart = tmp_path / "own" / "deep", tmp_path / "apart"
+    own.mkdir(parents=True)
+    apart.mkdir()
+    is_file = what in ("the configuration file", "the file of a secret", "the database")
+    is_file = is_file or what == "the certificate's key"
+    (own / "file").write_text("")
+    path = str(own / "file" if is_file else own)
+
+    def given(of: str, usually: object = None) -> object:
+        return path if what == of else usually
+
+    def read(images: Path) -> Settings:
+        config = str(given("the configuration file", tmp_path / "o.toml"))
+        Path(config).write_text("")
+        monkeypatch.setenv("ORCHESTRATOR_CONFIG", config)
+        monkeypatch.setenv("PASSWORD", "secret")
+        secret = {"env": "PASSWORD"}
+        return load_settings(
+            data=given("the data directory", tmp_path / "data"),
+            database={
+                "url": f"sqlite:///{path}" if what == "the database" else None,
+                "password": {"file": path} if what == "the file of a secret" else secret,
+            },
+            hooks={"path": given("the hooks")},
+            retention={"archive": given("the archive")},
+            audit={"export_to": given("the directory of exported events")},
+            api={
+                "tls_key": given("the certificate's key"),
+                "tls_cert": given("the certificate's key"),
+            },
+            backends={
+                "fast": {
+                    "driver": "file",
+                    "path": given("the directory of backend fast", tmp_path / "volumes"),
+                },
+                "other": {
+                    "driver": "extstorage",
+                    "provider": "nfs",
+                    "search_path": [
+                        given("a directory of programs of backend other", tmp_path / "none")
+                    ],
+                },
+            },
+            transfer={setting: [str(images)]},
+        )
+
+    # As a bind mount of it shows, from which no name leads back.
+    mounted = tmp_path / "mounted"
+    mounted.mkdir()
+    place = {"above": own.parent, "it": own, "below": own / "images", "mounted": mounted}[where]
+    if where == "below" and is_file:
+        pytest.skip("nothing is below a file")
+    with ExitStack() as stack:
+        if where == "mounted":
+            if os.geteuid():
+                pytest.skip("only root mounts")
+            subprocess.run(["mount", "--bind", own.parent, mounted], check=True)
+            stack.callback(lambda: subprocess.run(["umount", mounted], check=True))
+        with pytest.raises(InvalidInput, match=f"{what}, .* lie one in the other"):
+            read(place)
+        read(apart)
 
 
 @pytest.mark.parametrize(
