@@ -12,11 +12,11 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from orchestrator.api import problems
-from orchestrator.api.reading import read_json
 from orchestrator.api.requesting import ACTOR, BODY, IdempotencyKey, ReasonHeader, wait_in
 from orchestrator.api.service import Service
 from orchestrator.api.submitting import answer, single
 from orchestrator.domain.errors import MalformedBody, Problem
+from orchestrator.domain.exact import read_json
 from orchestrator.domain.requests import AnyJobRequest, JobRequest
 from orchestrator.domain.states import Role
 from orchestrator.jobs.submission import Actor

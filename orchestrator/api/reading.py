@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
@@ -12,41 +11,9 @@ from fastapi.routing import APIRoute, iter_route_contexts
 from pydantic import AliasChoices, BaseModel
 from starlette.routing import compile_path
 
-from orchestrator.domain.errors import InvalidInput, MalformedBody, UnknownField
+from orchestrator.domain.errors import InvalidInput, UnknownField
+from orchestrator.domain.exact import read_json
 from orchestrator.domain.nearest import did_you_mean
-
-
-def read_json(text: bytes | str) -> Any:
-    """What JSON says; numbers that are whole as integers, however they are written.
-
-    Raises `MalformedBody`, also for a key that is twice in one object: one of the two would
-    silently not be done.
-    """
-    try:
-        return json.loads(
-            text, object_pairs_hook=_once, parse_float=_number, parse_constant=_refuse_constant
-        )
-    except (ValueError, RecursionError) as error:
-        raise MalformedBody(f"the body is no JSON: {error}", field="body") from None
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise MalformedBody(f"{twice[:64]!r} is twice in one object: give it once", field="body")
-    return found
-
-
-def _number(written: str) -> int | float:
-    number = float(written)
-    # Beyond 2**53 a float no longer says which whole number was meant.
-    return int(number) if number.is_integer() and abs(number) <= 2**53 else number
-
-
-def _refuse_constant(written: str) -> Any:
-    raise ValueError(f"{written} is no number of JSON")
 
 
 class _ExactRequest(Request):

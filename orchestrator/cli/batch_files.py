@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.cli.sheets import read_sheet
+from orchestrator.domain import exact
 from orchestrator.domain.errors import (
     InvalidInput,
     InvalidSize,
@@ -56,8 +57,7 @@ class BatchFile:
             index = problem.facts.get("index")
             told = "line" in problem.facts  # the service has read lines and names one
             if isinstance(index, int) and index < len(self.places) and not told:
-                problem.detail = f"{self.places[index]}: {problem.detail}"
-                problem.args = (problem.detail,)
+                _name(problem, self.places[index])
                 problem.facts["place"] = self.places[index]
             raise
 
@@ -115,11 +115,13 @@ def read_csv(text: str) -> BatchFile:
 
 def read_json(text: str) -> BatchFile:
     """The jobs of a JSON array, or of an object with ``jobs`` and ``reason``."""
-    written: Any
     try:
-        written = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise MalformedBody(f"the file is no JSON: {error}", field="file") from None
+        written = exact.read_json(text, "the file", "file")
+    except MalformedBody as problem:
+        index = next((key for key in problem.facts.get("path", ()) if isinstance(key, int)), None)
+        if index is not None:
+            _name(problem, f"job {index + 1}")
+        raise
     reason = None
     if isinstance(written, dict):
         unknown = set(written) - {"jobs", "reason"}
@@ -145,13 +147,22 @@ def read_ndjson(text: str) -> BatchFile:
             continue
         place = f"line {number}"
         try:
-            job = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise MalformedBody(f"{place} is no JSON: {error}", field="file", line=number) from None
+            job = exact.read_json(line, place, "file")
+        except MalformedBody as problem:
+            problem.facts["line"] = number
+            if "path" in problem.facts:
+                _name(problem, place)
+            raise
         _check_object(place, job)
         jobs.append(job)
         places.append(place)
     return BatchFile(jobs, places)
+
+
+def _name(problem: Problem, place: str) -> None:
+    """Say in a problem where in the file it is."""
+    problem.detail = f"{place}: {problem.detail}"
+    problem.args = (problem.detail,)
 
 
 def _check_object(place: str, job: Any) -> None:

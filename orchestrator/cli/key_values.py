@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import types
 from collections.abc import Iterable
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -11,7 +10,8 @@ from pydantic import BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
 
 from orchestrator.domain.actions import ACTIONS, written_names
-from orchestrator.domain.errors import InvalidInput
+from orchestrator.domain.errors import InvalidInput, MalformedBody
+from orchestrator.domain.exact import read_json
 
 _BOOLEANS = {"true": True, "yes": True, "false": False, "no": False}
 
@@ -92,8 +92,10 @@ def convert(action: str, name: str, value: str) -> Any:
 def _from_json(value: str, kind: type) -> Any:
     example = '{"owner": "billing"}' if kind is dict else '["one", "two"]'
     try:
-        read = json.loads(value)
-    except (ValueError, RecursionError):
+        read = read_json(value)
+    except MalformedBody as problem:
+        if "path" in problem.facts:
+            raise ValueError(problem.detail) from None
         read = None
     if not isinstance(read, kind):
         raise ValueError(f"{value!r} is no JSON such as {example}")

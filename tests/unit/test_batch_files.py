@@ -285,6 +285,39 @@ def test_json_that_is_no_batch_is_refused() -> None:
         read_json(LINE)
 
 
+TWICE = '{"action": "volume.remove", "backend": "fast", "volume": "n1", "volume": "n2"}'
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("fleet.json", f"[{LINE}, {TWICE}]", "job 2: 'volume' is twice in one object"),
+        ("fleet.json", f'{{"jobs": [{LINE}, {TWICE}]}}', "job 2: 'volume' is twice in one object"),
+        ("fleet.json", '{"jobs": [], "jobs": []}', "'jobs' is twice in one object"),
+        ("fleet.ndjson", f"{LINE}\n\n{TWICE}\n", "line 3: 'volume' is twice in one object"),
+        ("fleet", f"{LINE}\n{TWICE}\n", "line 2: 'volume' is twice in one object"),
+        ("fleet", TWICE, "line 1: 'volume' is twice in one object"),
+        (
+            "fleet.json",
+            '[{"params": {"metadata": {"a": "1", "a": "2"}}}]',
+            "job 1: 'a' is twice in one object",
+        ),
+        (
+            "fleet.csv",
+            "action,backend,volume,metadata\n"
+            'volume.create,fast,vm1,"{""a"": ""1"", ""a"": ""2""}"\n',
+            "row 2, column metadata: metadata: 'a' is twice in one object",
+        ),
+    ],
+)
+def test_a_key_that_is_twice_is_refused_with_its_place(
+    tmp_path: Path, name: str, content: str, said: str
+) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        read_batch(written(tmp_path / name, content))
+    assert caught.value.detail.startswith(said)
+
+
 def test_a_json_batch_may_tell_its_reason() -> None:
     assert read_json('{"jobs": [{}], "reason": "spring"}').reason == "spring"
 

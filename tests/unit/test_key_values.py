@@ -53,6 +53,7 @@ def test_what_is_not_declared_is_left_to_the_service(action: str) -> None:
         ("volume.create", ["size=1G", "size.a=1"], "either whole or entry by entry"),
         ("volume.create", ["metadata=owner"], "is no JSON"),
         ("volume.create", ["metadata=[1]"], "is no JSON"),
+        ("volume.create", ['metadata={"a": "1", "a": "2"}'], "metadata: 'a' is twice"),
         ("volume.remove", ["wipe=perhaps"], "true or false"),
     ],
 )
