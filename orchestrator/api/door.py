@@ -14,10 +14,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orchestrator.api import problems
 from orchestrator.api.refusals import REASONS
-from orchestrator.api.requesting import ACTOR, BODY, Trusted, token_in
+from orchestrator.api.requesting import ACTOR, ASKING, BODY, Trusted, token_in
 from orchestrator.api.service import Service
 from orchestrator.domain.errors import (
     BodyTooLarge,
+    InvalidInput,
     NotAllowed,
     NotAuthenticated,
     Problem,
@@ -36,6 +37,9 @@ _OPEN = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", 
 #: What is open of `/v3` whatever is configured: which roles there are, and which one has.
 _OPEN_NAS = "/v3/conf/"
 _BATCHES = "/v1/batches"
+#: Headers of which a second one would silently not be heeded. Two of ``Authorization`` are no token
+#: (`token_in`); ``Prefer`` may come in several (RFC 7240).
+_ONCE = frozenset({b"idempotency-key", b"reason", b"content-type", b"last-event-id"})
 #: What every answer carries, unless it has its own: browsers shall run, frame and keep nothing.
 _HEADERS = [
     (b"x-content-type-options", b"nosniff"),
@@ -72,6 +76,7 @@ class Door:
             scope, send = _as_get(scope, send)
         try:
             actor = scope[ACTOR] = await self._who_asks(path, scope)
+            _refuse_doubled(scope)
             body = await self._body(path, scope, receive, actor)
         except Problem as problem:
             await _refuse(problem, path)(scope, receive, send)
@@ -126,7 +131,9 @@ class Door:
             return None
         token = token_in(scope["headers"])
         if token is not None:
-            return await self._trusted.check(self._service, token)
+            actor = await self._trusted.check(self._service, token)
+            ASKING.set((self._trusted, token))
+            return actor
         nas = path.startswith("/v3/")
         if nas and (self._nas_is_open or path.startswith(_OPEN_NAS)):
             return None
@@ -171,6 +178,17 @@ class Door:
             parts.append(part)
             if not message.get("more_body", False):
                 return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _refuse_doubled(scope: Scope) -> None:
+    """Raise `InvalidInput` for a header that means something and is there twice."""
+    seen: set[bytes] = set()
+    for name, _ in scope["headers"]:
+        if name in _ONCE:
+            if name in seen:
+                shown = name.decode().title()
+                raise InvalidInput(f"the header {shown} is there twice: send it once", field=shown)
+            seen.add(name)
 
 
 def _refuse(problem: Problem, path: str) -> ASGIApp:

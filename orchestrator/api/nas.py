@@ -10,7 +10,7 @@ from typing import TypeVar
 from fastapi import FastAPI
 from sqlalchemy import Connection
 
-from orchestrator.api.requesting import Trusted
+from orchestrator.api.requesting import Trusted, wait_for_end
 from orchestrator.api.service import Service
 from orchestrator.domain.errors import InvalidName, UnknownBackend
 from orchestrator.domain.names import check_backend_name
@@ -133,7 +133,7 @@ class _Here(Local):
     async def run(self, requests: Sequence[Request]) -> Sequence[View]:
         receipt = await self._service.submit(self._submission(requests))
         ids = receipt.view["job_ids"] if receipt.kind == "batch" else [receipt.id]
-        await self._service.waiters.wait(receipt.kind, receipt.id, self._wait)
+        await wait_for_end(self._service, receipt.kind, receipt.id, self._wait)
         found = await self._read(lambda connection: job_views(connection, ids))
         return ended_well([found[job_id] for job_id in ids], self._wait)
 

@@ -9,6 +9,7 @@ import json
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from contextvars import ContextVar
 from typing import Annotated, Any, Final
 from urllib.parse import unquote
 
@@ -19,7 +20,8 @@ from pydantic_core import PydanticCustomError
 from starlette.datastructures import Headers
 
 from orchestrator.api.service import Service
-from orchestrator.domain.errors import InvalidInput, NotAllowed, NotAuthenticated
+from orchestrator.api.waiters import Ended
+from orchestrator.domain.errors import InvalidInput, NotAllowed, NotAuthenticated, Problem
 from orchestrator.domain.names import (
     BackendName,
     HostName,
@@ -67,6 +69,7 @@ class Trusted:
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[float, Actor]] = {}
+        self._looking: dict[str, asyncio.Future[Actor]] = {}
 
     def known(self, token: str) -> Actor | None:
         """Whose token this is, if it was checked a moment ago."""
@@ -79,13 +82,36 @@ class Trusted:
         Raises `NotAuthenticated`.
         """
         await self.check(service, token)
-        until, _ = self._known[_digest(token)]
+        return self.valid_for(token)
+
+    def valid_for(self, token: str) -> float:
+        """Seconds until a token is to be checked again; 0 if it is now."""
+        until, _ = self._known.get(_digest(token), (0.0, None))
         return max(0.0, until - time.monotonic())
+
+    async def revoked(self, service: Service, token: str) -> None:
+        """Return once a token is valid no longer."""
+        while True:
+            try:
+                valid = await self.renewed(service, token)
+            except NotAuthenticated:
+                return
+            except Problem:  # the database cannot be asked: nothing is read from it, either
+                valid = _TRUST_SECONDS
+            await asyncio.sleep(valid)
 
     async def check(self, service: Service, token: str) -> Actor:
         """Whose token this is. Raises `NotAuthenticated`."""
         if (known := self.known(token)) is not None:
             return known
+        # Many may come with one token at once: it is looked at once for all of them.
+        digest = _digest(token)
+        if (looking := self._looking.get(digest)) is None:
+            looking = self._looking[digest] = asyncio.ensure_future(self._look(service, token))
+            looking.add_done_callback(lambda _: self._looking.pop(digest))
+        return await asyncio.shield(looking)
+
+    async def _look(self, service: Service, token: str) -> Actor:
         actor = await asyncio.to_thread(
             service.read, lambda connection: authenticate(connection, token)
         )
@@ -93,6 +119,33 @@ class Trusted:
             self._known.clear()
         self._known[_digest(token)] = (time.monotonic() + _TRUST_SECONDS, actor)
         return actor
+
+
+#: What the request that is served here came with, if with a token.
+ASKING: ContextVar[tuple[Trusted, str] | None] = ContextVar("asking", default=None)
+
+
+async def wait_for_end(service: Service, kind: str, id_: int, seconds: float) -> Ended | None:
+    """The ended job or batch (``kind``), or None when the time is over.
+
+    Raises `NotAuthenticated` once the token that the request came with is valid no longer.
+    """
+    asking = ASKING.get()
+    valid = seconds if asking is None else min(seconds, asking[0].valid_for(asking[1]))
+    ended = await service.waiters.wait(kind, id_, valid)
+    if asking is None or ended is not None or valid == seconds:
+        return ended
+    trusted, token = asking
+    waiting = asyncio.ensure_future(service.waiters.wait(kind, id_, seconds - valid))
+    revoked = asyncio.ensure_future(trusted.revoked(service, token))
+    try:
+        await asyncio.wait({waiting, revoked}, return_when=asyncio.FIRST_COMPLETED)
+        if not waiting.done():
+            raise NotAuthenticated()
+        return waiting.result()
+    finally:
+        waiting.cancel()
+        revoked.cancel()
 
 
 def _digest(token: str) -> str:

@@ -11,7 +11,9 @@ from fastapi.responses import JSONResponse
 
 from orchestrator import failpoints
 from orchestrator.api import models
+from orchestrator.api.requesting import wait_for_end
 from orchestrator.api.service import Receipt, Service
+from orchestrator.domain.errors import NotAuthenticated
 from orchestrator.domain.requests import JobRequest
 from orchestrator.jobs.submission import Actor, PlannedJob, Submission
 from orchestrator.jobs.views import batch_view, has_ended, job_view
@@ -42,7 +44,10 @@ async def told(service: Service, receipt: Receipt, wait: float) -> Response:
     if view["finished_at"] is not None:
         status = 200 if wait else 202
     elif wait:
-        ended = await service.waiters.wait(receipt.kind, receipt.id, wait)
+        try:
+            ended = await wait_for_end(service, receipt.kind, receipt.id, wait)
+        except NotAuthenticated:
+            ended = None  # it was accepted all the same, and that is told
         if ended is not None:
             # What only the acceptance tells (a batch's job ids) stays.
             view, status = {**view, **ended.view}, 200
@@ -59,7 +64,7 @@ async def wait_for(service: Service, kind: str, id_: int, seconds: float) -> Res
     if seconds > 0 and not await asyncio.to_thread(
         service.read, lambda connection: has_ended(connection, kind, id_)
     ):
-        ended = await service.waiters.wait(kind, id_, seconds)
+        ended = await wait_for_end(service, kind, id_, seconds)
         if ended is not None:
             return Response(ended.body, media_type="application/json")
     read = {"job": job_view, "batch": batch_view}[kind]

@@ -11,6 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +209,48 @@ def test_a_stream_ends_when_its_token_is_revoked(api: Api) -> None:
     thread.join()
     other = {"Authorization": f"Bearer {token}"}
     assert httpx.get(f"{api.url}/v1/jobs", headers=other).status_code == 401
+
+
+def _waiting(api: Api) -> int:
+    """How many requests wait."""
+    with api.client(None) as http:
+        told = re.search(r"^orchestrator_waiters (\S+)$", http.get("/metrics").text, re.M)
+    assert told is not None
+    return int(float(told[1]))
+
+
+@pytest.mark.parametrize("kind", ["jobs", "batches"])
+def test_a_wait_ends_when_its_token_is_revoked(api: Api, kind: str) -> None:
+    token = api.new_token(f"waits-{kind}", Role.READER)
+    later = {"action": "volume.create", "backend": "ram", "run_at": "2999-01-01T00:00:00Z"}
+    job = {**later, "volume": f"waits-{kind}", "params": {"size": "1M"}}
+    with api.client() as http:
+        made = http.post(f"/v1/{kind}", json=job if kind == "jobs" else [job]).json()
+    headers = {"Authorization": f"Bearer {token}"}
+    url = f"{api.url}/v1/{kind}/{made['id']}/wait?timeout=3000"
+    with ThreadPoolExecutor(8) as pool:
+        waits = [pool.submit(httpx.get, url, headers=headers, timeout=60) for _ in range(8)]
+        while _waiting(api) < len(waits):
+            pass
+        with api.database.write() as connection:
+            tokens.revoke(connection, token.split("_")[1], "test")
+        for wait in waits:
+            assert wait.result().status_code == 401
+
+
+def test_a_submission_whose_token_is_revoked_meanwhile_says_that_it_was_accepted(api: Api) -> None:
+    token = api.new_token("submits", Role.OPERATOR)
+    later = {"action": "volume.create", "backend": "ram", "run_at": "2999-01-01T00:00:00Z"}
+    job = {**later, "volume": "submits", "params": {"size": "1M"}}
+    headers = {"Authorization": f"Bearer {token}", "Prefer": "wait=3000"}
+    with ThreadPoolExecutor(1) as pool:
+        url = f"{api.url}/v1/jobs"
+        answer = pool.submit(httpx.post, url, json=job, headers=headers, timeout=60)
+        while _waiting(api) < 1:
+            pass
+        with api.database.write() as connection:
+            tokens.revoke(connection, token.split("_")[1], "test")
+        assert (answer.result().status_code, answer.result().json()["volume"]) == (202, "submits")
 
 
 # -- refusals ---------------------------------------------------------------------------------

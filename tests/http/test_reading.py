@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from typing import Any
 
@@ -231,6 +232,20 @@ def test_a_wish_to_wait_may_be_written_in_all_ways_of_the_rfc(
         answer = http.post(path, json=body, headers=headers)
         assert answer.headers.get("Preference-Applied") == "wait=1", answer.text
         body["volume"] += "x"
+
+
+@on("header", ["Idempotency-Key", "Reason", "Content-Type", "Last-Event-ID"])
+@on(("method", "path"), [("POST", "/v1/jobs"), ("GET", "/v1/events"), ("GET", "/v3/ram/volumes")])
+def test_a_header_that_means_something_is_there_once(
+    http: httpx.Client, name: str, method: str, path: str, header: str
+) -> None:
+    twice = [(header, "application/json"), (header.lower(), "application/json")]
+    body = None if method == "GET" else json.dumps(_create(name)).encode()
+    answer = http.request(method, path, headers=twice, content=body)
+    assert answer.status_code == (400 if path.startswith("/v3") else 422)
+    assert header.lower() in answer.text.lower()
+    assert "twice" in answer.text
+    assert http.get("/v1/jobs", params={"volume": name}).json()["items"] == []
 
 
 @on("line", ["wait", "wait=x", "wait=-1", 'foo="wait=1"', "waiting=1", "no-wait=1"])
