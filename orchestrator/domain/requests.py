@@ -280,6 +280,7 @@ _TAG = re.compile(r"constrained-\w+|function-.+|\[key\]")
 
 #: What pydantic says of a value, as one of our sentences; formatted with its context and the value.
 _SENTENCES = {
+    "missing": "it is missing",
     "none_required": "the action takes none: leave it out",
     "int_type": "a whole number is wanted, not {shown}",
     "int_from_float": "a whole number is wanted, not {shown}",
@@ -350,7 +351,7 @@ def _describe(error: Mapping[str, Any], model: Any) -> tuple[type[Problem], str,
         field = ".".join([*path, "action"])
         detail = no_such_action(_action_in(error))
     else:
-        detail = f"{field}: {_sentence(error)}" if field else _sentence(error)
+        detail = f"{field}: {sentence(error)}" if field else sentence(error)
     return kind, field or "body", detail
 
 
@@ -363,11 +364,14 @@ def _whole_body(error: Mapping[str, Any]) -> tuple[type[Problem], str, str]:
     if error["type"] == "union_tag_invalid":
         return UnknownAction, "action", no_such_action(_action_in(error))
     kind = _KINDS.get(error["type"], InvalidInput)
-    return kind, "body", f"the body: {_sentence(error)}"
+    return kind, "body", f"the body: {sentence(error)}"
 
 
-def _sentence(error: Mapping[str, Any]) -> str:
+def sentence(error: Mapping[str, Any]) -> str:
+    """What is wrong with a value, of which a pydantic error tells, in our words."""
     written = error.get("input")
+    if isinstance(written, bytes):
+        return "it was not read as JSON: send JSON with 'Content-Type: application/json'"
     shown = "null" if written is None else repr(written)
     if isinstance(written, bool):
         shown = "true" if written else "false"

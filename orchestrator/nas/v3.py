@@ -34,6 +34,7 @@ from orchestrator.domain.errors import (
     UnknownPolicy,
 )
 from orchestrator.domain.exports import RuleText
+from orchestrator.domain.requests import sentence
 from orchestrator.nas import contract
 from orchestrator.nas.fields import CHANGEABLE, PolicySchema, SnapshotSchema, VolumeSchema, told
 from orchestrator.nas.returned import normalised
@@ -227,8 +228,8 @@ def _unforeseen(_request: Request, _error: Any) -> Response:
 
 def _invalid(_request: Request, error: Any) -> Response:
     errors = {
-        ".".join(str(part) for part in one["loc"] if part not in ("body", "path", "query")): str(
-            one["msg"]
+        ".".join(str(part) for part in one["loc"] if part not in ("body", "path", "query")): (
+            sentence(one)
         )
         for one in error.errors()
     }

@@ -380,6 +380,27 @@ def test_the_form_is_checked_before_the_role(nas: Nas, name: str, route: Route, 
     assert list(field_errors(answer)) == [field]
 
 
+@on(
+    ("method", "path", "body", "said"),
+    [
+        ("POST", "/volumes/v", {"size_total": "lots"}, "a whole number is wanted, not 'lots'"),
+        ("POST", "/volumes/v", {"size_total": True}, "a whole number is wanted, not true"),
+        ("POST", "/volumes/v", {"size_total": 0}, "it is at least 1, not 0"),
+        ("POST", "/volumes/v", {"autosize_enabled": 1}, "true or false is wanted, not 1"),
+        ("POST", "/volumes/v", {"junction_path": 7}, "text is wanted, not 7"),
+        ("POST", "/volumes/v", [], "an object is wanted, not a list"),
+        ("POST", "/export/p", {"rules": "10.0.0.1"}, "a list is wanted, not '10.0.0.1'"),
+        ("POST", "/export/p", {}, "it is missing"),
+        ("POST", "/export/p", None, "it is missing"),
+        ("GET", "/volumes?limit=many", None, "a whole number is wanted, not 'many'"),
+    ],
+)
+def test_what_is_wrong_with_the_form_is_told_in_our_words(
+    nas: Nas, method: str, path: str, body: Any, said: str
+) -> None:
+    assert list(field_errors(ask(nas, UBER, method, path, body)).values()) == [said]
+
+
 @on("route", ROUTES, ids=str)
 def test_the_role_is_checked_before_names_and_what_there_is(
     nas: Nas, name: str, route: Route
