@@ -18,6 +18,7 @@ from fastapi import APIRouter, Body, Depends, FastAPI, Path, Query, Request, Res
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
@@ -255,11 +256,15 @@ async def _subsystems(request: Request) -> Subsystems:
 _Here = Annotated[Subsystems, Depends(_subsystems)]
 
 
-async def _caller(request: Request, subsystems: _Here) -> Caller:
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+def _token_in(headers: Headers) -> str | None:
+    scheme, _, token = headers.get("authorization", "").partition(" ")
     if scheme and scheme.lower() != "bearer":
         raise NotAuthenticated("send a token: Authorization: Bearer TOKEN")
-    return await subsystems.caller(token or None)
+    return token or None
+
+
+async def _caller(request: Request, subsystems: _Here) -> Caller:
+    return await subsystems.caller(_token_in(request.headers))
 
 
 _Who = Annotated[Caller, Depends(_caller)]
@@ -602,8 +607,23 @@ class NasApp:
         self._storages[endpoint] = storage
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request."""
+        """Answer a request; one that is refused for its token before its body is read."""
+        if scope["type"] == "http":
+            try:
+                await self._let_in(scope)
+            except NotAuthenticated as problem:
+                await refusal(problem)(scope, receive, send)
+                return
         await self._app(scope, receive, send)
+
+    async def _let_in(self, scope: Scope) -> None:
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if path == "/openapi.json":
+            return
+        caller = await self.caller(_token_in(Headers(scope=scope)))
+        open_to_all = self._anonymous or self.open_snapshots or path.startswith("/conf/")
+        if caller.name is None and not open_to_all:
+            raise NotAuthenticated()
 
     async def names(self) -> list[str]:
         """The endpoints."""

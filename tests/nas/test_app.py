@@ -189,6 +189,25 @@ def test_anonymous_callers_have_the_roles_they_are_given(dummy: DummyStorage, na
     assert may(serving(dummy, anonymous=("ADMIN", "UBER_ADMIN"))) == [401, 200, 404, 401]
 
 
+@on("secret, given", [("wrong", 401), (None, 401), ("secret-a", 201)])
+def test_who_asks_is_decided_before_the_body_is_read(
+    dummy: DummyStorage, name: str, secret: str | None, given: int
+) -> None:
+    read: list[str] = []
+
+    async def body() -> AsyncIterator[bytes]:
+        read.append("body")
+        yield b'{"size_total": %d}' % SIZE
+
+    async def ask() -> httpx.Response:
+        async with client_of(serving(dummy), secret) as client:
+            kind = {"Content-Type": "application/json"}
+            return await client.post(f"/netapp/volumes/{name}", content=body(), headers=kind)
+
+    answer = awaited(ask)
+    assert (answer.status_code, read) == (given, ["body"] if given != 401 else [])
+
+
 @on(
     "options",
     [{"anonymous": ("OBSERVER",)}, {"tokens": {"secret": ("alice", ["OBSERVER"])}}],
