@@ -1,8 +1,8 @@
 """Which paths can be trusted: those that only root and our own user may change.
 
-What the service runs (hooks, providers' scripts) or believes (its data directory, a backend's
-directory) is looked at first. Whoever else may write to it, or to a directory on the way
-there, could exchange it.
+What the service runs (hooks, providers' scripts) or believes (its configuration, its data
+directory, a backend's directory) is looked at first. Whoever else may write to it, or to a
+directory on the way there, could exchange it.
 """
 
 from __future__ import annotations
@@ -21,21 +21,47 @@ from orchestrator.domain.errors import InvalidInput
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 #: As many links on a way as the kernel follows.
 _MOST_LINKS = 40
+_MOUNTS = Path("/proc/self/mountinfo")
 #: Where it is there, the group's permissions are those of everybody who is named in the list.
 _ACCESS_LIST = "system.posix_acl_access"
 
 
 def require_trusted_data(data: Path) -> None:
     """`InvalidInput` if others could put something into the data directory, or in its place."""
+    _require(data, "data directory", "data")
+
+
+def require_trusted_config(path: Path) -> None:
+    """`InvalidInput` if others could change the configuration file, which names what is run."""
+    if not _is_given_to_a_container(path):
+        _require(path, "configuration file", "config")
+
+
+def _require(path: Path, what: str, field: str) -> None:
     try:
-        why = why_untrusted(data)
+        why = why_untrusted(path)
     except OSError as error:
-        why = f"{error.filename or data} cannot be looked at: {error.strerror}"
+        why = f"{error.filename or path} cannot be looked at: {error.strerror}"
     if why is not None:
         raise InvalidInput(
-            f"the data directory cannot be trusted: {why}; or run this as the user whose it is",
-            field="data",
+            f"the {what} cannot be trusted: {why}; or run this as the user whose it is",
+            field=field,
         )
+
+
+def _is_given_to_a_container(path: Path) -> bool:
+    """Whether a file, or the directory that it is in, has a read-only mount of its own.
+
+    Then it is whoever runs the container that has written it, under whatever user id out there.
+    """
+    places = {os.path.abspath(path), os.path.abspath(path.parent)}  # noqa: PTH100 - keeps links
+    try:
+        mounts = _MOUNTS.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    # proc_pid_mountinfo(5): the fifth field is the mount point, the sixth its options.
+    fields = (line.split(" ") for line in mounts.splitlines())
+    return any(one[4] in places and "ro" in one[5].split(",") for one in fields)
 
 
 def is_private(status: os.stat_result, us: int) -> bool:

@@ -45,9 +45,12 @@ def settings_from(
 
 
 def _trusted(settings: Settings) -> Settings:
-    """The settings of a service, whose data directory is nobody else's. Raises `InvalidInput`."""
-    from orchestrator.trust import require_trusted_data
+    """The settings of a service, whose files are nobody else's. Raises `InvalidInput`."""
+    from orchestrator.settings import CONFIG_VARIABLE
+    from orchestrator.trust import require_trusted_config, require_trusted_data
 
+    if config := os.environ.get(CONFIG_VARIABLE):
+        require_trusted_config(Path(config))
     require_trusted_data(settings.data)
     return settings
 

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from orchestrator.audit.chain import key_of
 from orchestrator.domain.errors import InvalidInput
 from orchestrator.settings import AuditSettings, Settings
-from orchestrator.trust import why_untrusted
+from orchestrator.trust import require_trusted_config, why_untrusted
 
 NOBODY = 65534
 
@@ -151,6 +151,46 @@ def test_no_service_starts_on_data_that_others_could_have_put_there(
     assert f"'chmod go-w {data}'" in refused.stderr
     assert "Traceback" not in refused.stderr
     assert [path.name for path in data.iterdir()] == ["audit.key"]
+
+
+@pytest.mark.parametrize("command", ["up", "api", "worker", "scheduler"])
+def test_no_service_starts_with_a_configuration_that_others_could_have_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    config = tmp_path / "its" / "orchestrator.toml"
+    config.parent.mkdir()
+    config.write_text("")
+    monkeypatch.setenv("ORCHESTRATOR_CONFIG", str(config))
+    for path in (config, config.parent):
+        mode = path.stat().st_mode
+        path.chmod(mode | 0o002)
+        refused = up(tmp_path / "data", command)
+        assert refused.returncode == 2
+        assert f"'chmod go-w {path}'" in refused.stderr
+        path.chmod(mode)
+    require_trusted_config(config)
+
+
+def test_a_configuration_that_is_mounted_read_only_is_its_containers(tmp_path: Path) -> None:
+    config = tmp_path / "orchestrator.toml"
+    config.write_text("")
+    os.chown(config, NOBODY, NOBODY)
+    with pytest.raises(InvalidInput, match="configuration file cannot be trusted"):
+        require_trusted_config(config)
+    look = "import sys, pathlib, orchestrator.trust as t; " + (
+        "t.require_trusted_config(pathlib.Path(sys.argv[1]))"
+    )
+    mount = f"mount --bind {config} {config} && mount -o remount,bind,ro {config}"
+    script = f'{mount} && exec "$0" -c "$1" {config}'
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script, sys.executable, look],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "ermission denied" in done.stderr or "not permitted" in done.stderr:
+        pytest.skip("nothing can be mounted here")
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_key_that_others_could_have_planted_or_read_is_not_used(tmp_path: Path) -> None:
