@@ -196,6 +196,28 @@ def test_lost_storage_that_was_brought_back_from_a_copy(running: Product, tmp_pa
     assert _findings(running, "ghost") == []
 
 
+def test_storage_that_is_gone_for_good_is_given_up(running: Product, tmp_path: Path) -> None:
+    _submit(running, "volume.create", "vm1", size_bytes=_MIB)
+    running.volumes.rename(tmp_path / "burnt")
+    grow = {"action": "volume.grow", "backend": "fast", "volume": "vm1"}
+    with running.client() as http:
+        job = http.post("/v1/jobs", json={**grow, "params": {"size_bytes": 2 * _MIB}}).json()
+        events = f"/v1/jobs/{job['id']}/events"
+        while "job.outage" not in {one["kind"] for one in http.get(events).json()["items"]}:
+            pass
+    _for_a_copy, block = _blocks("The storage is lost")
+    told = _follow(running, block.replace(" 17", f" {job['id']}"), tmp_path)
+    assert "volume.grow" in told
+    ended = _run(running, "job", "show", str(job["id"]))
+    assert ended["state"] == "canceled"
+    running.stop()
+    text = running.config.read_text()
+    running.config.write_text(re.sub(r"\[backends\.fast\]\n.*?\n\n", "", text, flags=re.S))
+    running.start()
+    assert [one["name"] for one in _run(running, "backend", "list")["items"]] == ["ram"]
+    assert _run(running, "job", "list", "--state", "waiting,queued,running")["items"] == []
+
+
 def test_of_two_databases_the_one_that_is_named_goes_on(running: Product, tmp_path: Path) -> None:
     kept = Kept(running, "vm1")
     second = Product(tmp_path / "two")
