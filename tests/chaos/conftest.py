@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
-import tempfile
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from tests.chaos.processes import Nursery
 from tests.chaos.record import Record
 from tests.chaos.servers import Broker, FragilePostgres, SmallFileSystem, can_mount
 from tests.chaos.world import World
+from tests.rigs.rooms import release, room
 
 #: Cells that are tried in one world before the next one is made: what there is of the last ones
 #: is looked at after every cell, which takes the longer the more there is.
@@ -76,6 +76,8 @@ class Places:
     def close(self, place: Place) -> None:
         """Take a place down, whoever is still in it."""
         place.world.close()
+        # Volumes that were attached when a test failed.
+        release(place.world.directory)
         if place.world.database.is_postgresql:
             self.postgres().drop_database(place.world.directory.name.replace("-", "_"))
         for disk in (place.storage_disk, place.database_disk):
@@ -149,20 +151,14 @@ def pytest_report_header() -> str:
 def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Places]:
     """Where cells are tried."""
     # In RAM where there is some to use: it is processes that die here, not the machine.
-    ram = Path("/dev/shm")
-    directory = (
-        Path(tempfile.mkdtemp(prefix="chaos-", dir=ram))
-        if os.access(ram, os.W_OK)
-        else tmp_path_factory.mktemp("chaos")
-    )
-    directory.chmod(0o711)  # PostgreSQL gives up the rights of root, and lies below
-    nursery = Nursery(directory)
-    broker = Broker(directory / "broker")
-    made = Places(directory, nursery, broker)
-    yield made
-    made.stop()
-    broker.stop()
-    shutil.rmtree(directory, ignore_errors=True)
+    with room("chaos", tmp_path_factory) as directory:
+        directory.chmod(0o711)  # PostgreSQL gives up the rights of root, and lies below
+        nursery = Nursery(directory)
+        broker = Broker(directory / "broker")
+        made = Places(directory, nursery, broker)
+        yield made
+        made.stop()
+        broker.stop()
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +16,7 @@ from tests.data.databases import Databases, Files, Served
 from tests.data.grounds import GROUNDS, Ground
 from tests.data.record import Record
 from tests.data.site import Site
+from tests.rigs.rooms import room
 
 _numbers = itertools.count(1)
 _RECORD = Record()
@@ -86,16 +85,11 @@ def grounds(
 ) -> Iterator[Grounds]:
     """Where cells are tried."""
     # Databases in RAM: nobody cuts the power here. Images lie on file systems of their own.
-    ram = Path("/dev/shm")
-    if os.access(ram, os.W_OK):
-        room = Path(tempfile.mkdtemp(prefix="data-", dir=ram))
-    else:
-        room = tmp_path_factory.mktemp("data")
-    made = Grounds(room, databases, broker_server.url)
-    with _impatient_kernel():
-        yield made
-        made.close()
-    shutil.rmtree(room, ignore_errors=True)
+    with room("data", tmp_path_factory) as directory:
+        made = Grounds(directory, databases, broker_server.url)
+        with _impatient_kernel():
+            yield made
+            made.close()
 
 
 @contextmanager

@@ -18,6 +18,7 @@ import pytest
 from tests.conformance.systems import PROVIDERS
 from tests.data.patterns import MIB, SIZE, written
 from tests.ontap.double import PASSWORD, USER, Double
+from tests.rigs.rooms import release
 from workers.backends.file import loops
 from workers.backends.ontap.names import NEW
 from workers.backends.ontap.stamps import read_stamp
@@ -432,17 +433,3 @@ GROUNDS: dict[str, type[Ground]] = {
         Filer,
     )
 }
-
-
-def release(below: Path) -> None:
-    """Unmount and detach everything whose image lies below a directory."""
-    for entry in Path("/sys/block").glob("loop*/loop/backing_file"):
-        try:
-            backing = entry.read_text().rstrip("\n")
-        except OSError:
-            continue
-        if backing.startswith(f"{below}/"):
-            device = f"/dev/{entry.parents[1].name}"
-            while not subprocess.run(["umount", device], capture_output=True).returncode:
-                pass
-            subprocess.run(["losetup", "--detach", device], capture_output=True)

@@ -198,9 +198,6 @@ class BeingExported(State):
     summary = "a job that exports it has begun to read"
     needs = frozenset({"images"})
 
-    #: At which of its checkpoints the export stands: its first look, its intent, the first part.
-    _AT = 3
-
     def enter(self, site: Site, name: str) -> None:
         self.target = site.exchange / "exported"
         self.contents = site.volume(name).padded
@@ -208,15 +205,14 @@ class BeingExported(State):
             {"action": "volume.export", "volume": name, "params": {"target": str(self.target)}}
         )
         there, self.go = threading.Event(), threading.Event()
-        go, passed, before = self.go, [0], Work.checkpoint
+        go, before = self.go, Work.checkpoint
         job_id = self.job_id
 
         def checkpoint(work: Work) -> None:
-            if work.claim.job_id == job_id:
-                passed[0] += 1
-                if passed[0] == self._AT:
-                    there.set()
-                    go.wait(_PATIENCE)
+            # It has written down what it is about to do, and reads the first part.
+            if work.claim.job_id == job_id and work.intended("export") and not there.is_set():
+                there.set()
+                go.wait(_PATIENCE)
             before(work)
 
         self._before = before

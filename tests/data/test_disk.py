@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import random
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -27,6 +25,7 @@ from tests.data.deeds import DEEDS, READINGS, Deed, Shelf, filled
 from tests.data.patterns import SIZE
 from tests.data.site import Site
 from tests.rigs.faultfs import SYNCS, TAKE_ROOM, FaultFs, available
+from tests.rigs.rooms import room
 from workers.backends.file import layout
 from workers.backends.interface import VolumeRef
 
@@ -62,18 +61,13 @@ _LOOKS = [(look, fault) for look in READINGS for fault in ("EIO", "ESTALE", "EAC
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultFs]:
     if why := available():
         pytest.skip(why)
-    ram = Path("/dev/shm")
-    room = tmp_path_factory.mktemp("disk")
-    if os.access(ram, os.W_OK):
-        room = ram / f"{room.name}-{os.getpid()}"
-        room.mkdir()
-    try:
-        made = FaultFs(room)
-    except OSError as error:
-        pytest.skip(str(error.strerror))
-    yield made
-    made.close()
-    shutil.rmtree(room, ignore_errors=True)
+    with room("disk", tmp_path_factory) as directory:
+        try:
+            made = FaultFs(directory)
+        except OSError as error:
+            pytest.skip(str(error.strerror))
+        yield made
+        made.close()
 
 
 class Rack:
