@@ -23,6 +23,7 @@ EVENT_KINDS = frozenset(
         *("queue.drained", "queue.resumed"),
         *("quota.removed", "quota.set"),
         *("schedule.changed", "schedule.created", "schedule.removed", "schedule.run"),
+        *("snapshot.missing", "snapshot.struck"),
         *("token.created", "token.revoked"),
     }
 )

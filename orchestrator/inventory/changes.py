@@ -93,9 +93,21 @@ class Audited:
 
 @dataclass(frozen=True)
 class SnapshotGone:
-    """The snapshot no longer exists."""
+    """The snapshot no longer exists.
+
+    ``name``: of one that the job itself is not about, so that history tells it by itself.
+    """
 
     snapshot_id: str
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class SnapshotMissing:
+    """A recorded snapshot was not found, and may come back: its record stays, in error."""
+
+    snapshot_id: str
+    name: str
 
 
 @dataclass(frozen=True)
@@ -149,6 +161,7 @@ Change = (
     | Adopted
     | VolumeGone
     | SnapshotGone
+    | SnapshotMissing
     | SnapshotFound
     | PolicyGone
     | _Use
@@ -311,6 +324,8 @@ def merge(changes: Iterable[Change]) -> Changes:
                     merged.forgotten.append(volume_id)
             case SnapshotGone(snapshot_id):
                 merged.gone_snapshots.append(snapshot_id)
+            case SnapshotMissing(snapshot_id):
+                merged.merged[snapshots, snapshot_id].update(state=SnapshotState.ERROR)
             case SnapshotFound(found):
                 merged.found_snapshots.append(found)
             case PolicyGone(policy_id):

@@ -321,6 +321,12 @@ def _events(claim: Claim, outcome: Outcome) -> Iterable[Event]:
     if outcome.problem is not None:
         data["error"] = outcome.problem.job_error()
     yield Event(kind=f"job.{outcome.ending}", **base, data=data)
+    for change in outcome.changes:
+        match change:
+            case inventory.SnapshotGone(_, str(name)):
+                yield Event(kind="snapshot.struck", **{**base, "snapshot": name})
+            case inventory.SnapshotMissing(_, name):
+                yield Event(kind="snapshot.missing", **{**base, "snapshot": name})
 
 
 # -- what the end of a job sets off -------------------------------------------------------

@@ -195,7 +195,7 @@ def test_what_is_written_through_the_file_is_not_copied_torn(files: Files) -> No
         snapped(files, volume)
 
 
-def read(driver: FileDriver, volume: VolumeRef) -> None:
+def read(driver: FileDriver, volume: VolumeRef | SnapshotRef) -> None:
     with driver.contents(volume, Claim()) as contents:
         for _ in contents.parts:
             pass
@@ -363,6 +363,37 @@ def test_an_image_of_another_size_is_told_before_anything_is_changed(
     driver.fence_off(volume, Claim())
     driver.delete_snapshot(snapshot, Claim())
     assert driver.remove(volume, Claim()).found
+
+
+@pytest.mark.parametrize("there_now", [MIB, 3 * MIB], ids=["cut short", "grown"])
+def test_a_snapshot_of_another_size_is_told_before_anything_is_made_of_it(
+    files: Files, there_now: int
+) -> None:
+    driver, created = files.driver, made(files, size=2 * MIB)
+    volume = VolumeRef(created.id, created.name, 2 * MIB)
+    files.write(volume, b"before")
+    taken = snapped(files, volume)
+    snapshot = SnapshotRef(taken.id, taken.name, volume, 2 * MIB)
+    files.write(volume, b"behind")
+    [image] = files.path.glob(f"snapshots/{volume.id}/s1~*.img")
+    os.truncate(image, there_now)
+    before = driver.inspect(volume)
+    asks: dict[str, Callable[[], object]] = {
+        "rollback": lambda: driver.rollback(volume, snapshot, Claim()),
+        "clone": lambda: driver.clone(new_volume("clone"), snapshot, 4 * MIB, {}, Claim()),
+        "contents": lambda: read(driver, snapshot),
+    }
+    for what, ask in asks.items():
+        with pytest.raises(Drift) as told:
+            ask()
+        assert "snapshot s1 of" in told.value.detail, what
+        sizes = (told.value.facts["size_bytes"], told.value.facts["recorded_bytes"])
+        assert sizes == (there_now, 2 * MIB), what
+        assert driver.inspect(volume) == before
+    assert files.read(volume, 6) == b"behind"
+    assert files.leftovers() == []
+    driver.delete_snapshot(snapshot, Claim())
+    assert driver.list_snapshots(volume) == []
 
 
 def test_a_grow_and_a_rollback_that_were_cut_short_are_finished(files: Files) -> None:

@@ -84,6 +84,8 @@ class SnapshotRef:
     id: str
     name: str
     volume: VolumeRef
+    #: What the inventory has of its size in bytes; None: nothing, as of one that is being made.
+    size_bytes: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,6 +206,10 @@ class SnapshotFacts:
     order: int = 0
     #: The storage takes it and deletes it by itself: nobody counts on it.
     passing: bool = field(default=False, compare=False)
+    #: As of volumes (`VolumeFacts`).
+    links: int | None = field(default=None, compare=False)
+    owner: str | None = field(default=None, compare=False)
+    written_at: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -351,6 +357,16 @@ class Driver(ABC):
     @abstractmethod
     def list_snapshots(self, volume: VolumeRef) -> list[SnapshotFacts]:
         """The volume's snapshots, oldest first."""
+
+    def inspect_snapshot(self, snapshot: SnapshotRef) -> SnapshotFacts | Absent | NotOurs:
+        """What there is of the snapshot with this id, as `inspect` of a volume."""
+        listed = self.list_snapshots(snapshot.volume)
+        for one in listed:
+            if one.id == snapshot.id:
+                return one
+        if any(one.name == snapshot.name for one in listed):
+            return NotOurs(f"another snapshot {snapshot.name}")
+        return Absent()
 
     def contents(self, of: VolumeRef | SnapshotRef, call: Call) -> AbstractContextManager[Contents]:
         """What is in it, as it is at one moment. `InUse` where that cannot be had."""

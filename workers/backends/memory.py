@@ -18,6 +18,7 @@ from orchestrator.domain.drivers import DRIVERS, DriverOptions, MemoryOptions
 from orchestrator.domain.errors import (
     AlreadyExists,
     Conflict,
+    Drift,
     IdentityMismatch,
     InUse,
     InvalidSize,
@@ -173,6 +174,7 @@ class MemoryDriver(Driver):
                 row = self._snapshot(db, of)
             else:
                 row = self._volume(db, of, "size, contents")
+            _refuse_drift(of, row)
         yield Contents(row["size"], iter([(0, row["contents"])] if row["contents"] else []))
 
     def devices(self, volume: VolumeRef) -> list[Device]:
@@ -241,6 +243,7 @@ class MemoryDriver(Driver):
                 found = self._snapshot(db, source)
             else:
                 found = self._volume(db, source, "size, contents")
+            _refuse_drift(source, found)
             if size < found["size"]:
                 raise InvalidSize(
                     f"{volume.name} must have at least its source's {found['size']} bytes, "
@@ -268,6 +271,7 @@ class MemoryDriver(Driver):
                 if (row["name"], row["volume"]) != (snapshot.name, snapshot.volume.id):
                     raise Conflict(f"snapshot {snapshot.id} exists as {row['name']}")
                 return _snapshot_facts((row["id"], row["name"], row["size"], row["used"], row["n"]))
+            _refuse_drift(snapshot.volume, volume)
             self._need(db, len(volume["contents"]))
             made = db.execute(
                 "INSERT INTO snapshots (id, volume, name, size, contents) VALUES (?, ?, ?, ?, ?)",
@@ -342,10 +346,12 @@ class MemoryDriver(Driver):
 
     def rollback(self, volume: VolumeRef, snapshot: SnapshotRef, call: Call) -> VolumeFacts:
         with self._changing("rollback", volume.name, call) as db:
-            found = self._fenced(db, volume, call, "restored_by")
+            found = self._fenced(db, volume, call, "restored_by, size")
             if str(found["restored_by"]) != call.token:
                 self._refuse_attached(db, volume)
                 kept = self._snapshot(db, snapshot)
+                _refuse_drift(volume, found)
+                _refuse_drift(snapshot, kept)
                 db.execute(
                     "UPDATE volumes SET size = ?, contents = ?, restored_by = ? WHERE id = ?",
                     (kept["size"], kept["contents"], call.token, volume.id),
@@ -358,6 +364,7 @@ class MemoryDriver(Driver):
         with self._changing("wipe", volume.name, call) as db:
             row = self._fenced(db, volume, call, "size, contents")
             self._refuse_attached(db, volume)
+            _refuse_drift(volume, row)
             end = row["size"] if length is None else min(row["size"], offset + length)
             kept, behind = row["contents"][:offset], row["contents"][end:]
             contents = kept.ljust(end, b"\0") + behind if behind else kept
@@ -663,6 +670,20 @@ class MemoryDriver(Driver):
     def _need(self, db: sqlite3.Connection, more: int) -> None:
         if more > 0 and self._used(db) + more > self.options.capacity:
             raise NoSpace(f"backend {self.backend} has no room for {more} more bytes")
+
+
+def _refuse_drift(of: VolumeRef | SnapshotRef, row: Any) -> None:
+    """`Drift` if what is there is not as large as the inventory says."""
+    if of.size_bytes in (None, row["size"]):
+        return
+    what = f"snapshot {of.name} of {of.volume.name}" if isinstance(of, SnapshotRef) else of.name
+    raise Drift(
+        f"{what} has {row['size']} bytes in memory and {of.size_bytes} in the inventory: nothing "
+        "was changed. Find out what happened to its contents; 'orchestrator volume reconcile' then "
+        "records the size that is there",
+        size_bytes=row["size"],
+        recorded_bytes=of.size_bytes,
+    )
 
 
 def _late(name: str, seen: int, call: Call) -> Conflict:

@@ -39,6 +39,7 @@ from workers.execution.truth import (
     look_at_policy,
     recorded,
     recorded_policy,
+    told_of,
 )
 from workers.execution.work import Done, Work, built_policy
 from workers.leases import HandBack, LeaseLost
@@ -101,12 +102,27 @@ def called_off(work: Work, outcome_of: OutcomeOf, retry: RetrySettings) -> Done 
         case Whole(done):
             return done
         case Nothing(changes):
-            problem = Canceled("canceled; nothing had happened by then")
-            return Outcome(ending=Ending.CANCELED, problem=problem, changes=changes)
+            said = _with_snapshots(Canceled("canceled; nothing had happened by then"), changes)
+            return Outcome(ending=Ending.CANCELED, problem=said, changes=changes)
         case Part(told, facts, changes, stopped):
-            problem = Canceled(f"canceled after a part of it had happened: {told}", **facts)
+            part = Canceled(f"canceled after a part of it had happened: {told}", **facts)
+            said = _with_snapshots(part, changes)
             ending = Ending.CANCELED if stopped else Ending.FAILED
-            return Outcome(ending=ending, problem=problem, changes=changes)
+            return Outcome(ending=ending, problem=said, changes=changes)
+
+
+def _with_snapshots(problem: Problem, changes: Sequence[Change]) -> Problem:
+    """The same, with what was seen of snapshots that are not where they are recorded."""
+    told = told_of(changes)
+    if not told:
+        return problem
+    words = {
+        "snapshots_struck": "deleted by then: {}",
+        "snapshots_missing": "not found on the storage: snapshots {}, whose records stay in error "
+        "until 'volume verify' sees them again or they are deleted",
+    }
+    said = "; ".join(words[part].format(", ".join(names)) for part, names in told.items())
+    return type(problem)(f"{problem.detail}; {said}", **{**problem.facts, **told})
 
 
 def is_open(step: Step | None) -> bool:
@@ -138,6 +154,7 @@ def _end(work: Work, ending: Ending, problem: Problem, retry: RetrySettings) -> 
             changes = _undo(work, last_step_detail(ending, problem))
         elif work.touched:
             changes = _truth(work)
+            problem = _with_snapshots(problem, changes)
     except (LeaseLost, HandBack):
         raise
     except Exception as error:

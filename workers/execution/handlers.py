@@ -7,6 +7,7 @@ on immutable ids, and the inventory changes only when the outcome is written.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Container, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -31,9 +32,11 @@ from orchestrator.domain.states import (
 )
 from orchestrator.inventory.changes import (
     Adopted,
+    Change,
     Detached,
     Opened,
     SnapshotGone,
+    SnapshotMissing,
     VolumeGone,
     set_backend,
     set_snapshot,
@@ -44,15 +47,15 @@ from orchestrator.jobs.claim import metadata_wanted, size_wanted
 from orchestrator.jobs.outlook import VolumeOutlook
 from orchestrator.jobs.rules import newer_snapshots
 from orchestrator.store.tables import backends, volumes
-from workers.backends.interface import Absent, SnapshotRef, VolumeFacts, there
+from workers.backends.interface import Absent, SnapshotFacts, SnapshotRef, VolumeFacts, there
 from workers.execution import exports, repairs, transfers
 from workers.execution.auditing import audit
-from workers.execution.auditing.comparing import devices_of, oddities, use
+from workers.execution.auditing.comparing import Difference, devices_of, odd, oddities, use
 from workers.execution.auditing.comparing import differences as compared
-from workers.execution.auditing.written import written_behind
+from workers.execution.auditing.written import snapshots_written, written_behind
 from workers.execution.refresh import look_at
-from workers.execution.settling import settle, usable_again, verify_policy
-from workers.execution.truth import usable_as
+from workers.execution.settling import come_back, settle, usable_again, verify_policy
+from workers.execution.truth import newer_than, not_seen, told_of, usable_as
 from workers.execution.work import (
     Done,
     Handler,
@@ -156,19 +159,27 @@ def rollback(work: Work) -> Done:
             work.driver.delete_snapshot(SnapshotRef(newer.id, newer.name, work.volume), work)
     # Some storage deletes what is newer by itself.
     left = {one.id for one in work.driver.list_snapshots(work.volume)}
-    told = {
-        "snapshots_kept": [one.name for one in volume.snapshots.values() if one.id in left],
-        "snapshots_deleted": [one.name for one in volume.snapshots.values() if one.id not in left],
-    }
+    told, changes = rolled_back(work, facts, left)
     return Done(
-        result={**sizes_of(facts), **told},
-        changes=[
-            set_volume(work.volume.id, **sizes_of(facts)),
-            *(SnapshotGone(one.id) for one in volume.snapshots.values() if one.id not in left),
-        ],
+        result=told,
+        changes=changes,
         before={"size_bytes": volume.size_bytes, "snapshots": [*volume.snapshots]},
-        after={"restored": work.intent.snapshot, **sizes_of(facts), **told},
+        after={"restored": work.intent.snapshot, **told},
     )
+
+
+def rolled_back(
+    work: Work, facts: VolumeFacts, left: Container[str | None]
+) -> tuple[dict[str, Any], list[Change]]:
+    """What is told and recorded of a volume that was put back, which has these snapshots left."""
+    record = recorded_volume(work)
+    lost = not_seen(work, left, newer_than(record, work.snapshot.id))
+    kept = [one.name for one in record.snapshots.values() if one.id in left]
+    struck = [one.name for one in lost if isinstance(one, SnapshotGone)]
+    missing = told_of([one for one in lost if isinstance(one, SnapshotMissing)])
+    told = {"snapshots_kept": kept, "snapshots_deleted": struck, **missing}
+    changes: list[Change] = [set_volume(record.id, **sizes_of(facts)), *lost]
+    return {**sizes_of(facts), **told}, changes
 
 
 #: A wipe is written down in parts, at most this many, so that another attempt goes on behind
@@ -451,21 +462,17 @@ def verify(work: Work) -> Done:
         return Done(result={"agrees": False, "differences": {"storage": found}})
     snapshots = work.driver.list_snapshots(work.volume)
     contents = list(compared(work.claim.driver, work.driver, record, facts, snapshots))
-    differences: dict[str, Any] = {
-        one.part: {"recorded": one.recorded, "found": one.found}
-        for one in contents
-        if one.kind is not FindingKind.SNAPSHOT
-    }
-    if len(contents) > len(differences):
-        differences["snapshots"] = {
-            "recorded": [*record.snapshots],
-            "found": [found.name for found in snapshots],
-        }
+    differences = _differing(record, contents, snapshots)
     # What hosts do with it is no fault of what it holds.
     devices = devices_of(work.driver, work.volume)
+    with work.database.read() as connection:
+        written = [
+            odd("written", f"{one.last:%FT%TZ}", f"{one.at:%FT%TZ}", name)
+            for name, one in snapshots_written(connection, work.intent.backend, record, snapshots)
+        ]
     differences |= {
         one.part: {"recorded": one.recorded, "found": one.found}
-        for one in (*oddities(record, facts), *use(work, record, devices))
+        for one in (*oddities(record, facts, snapshots), *written, *use(work, record, devices))
     }
     result = {
         "agrees": not differences,
@@ -474,16 +481,37 @@ def verify(work: Work) -> Done:
         **_not_seen(work, record),
         **_written(work, record, facts),
     }
+    back = come_back(work, snapshots)
+    if back:
+        names = {one.id: name for name, one in record.snapshots.items()}
+        result["snapshots_usable_again"] = [names[str(one.id)] for one in back]
     differs = any(one.kind is not FindingKind.SNAPSHOT for one in contents)
     if record.state is not VolumeState.ERROR or differs:
-        return Done(result=result)
+        return Done(result=result, changes=back)
     state = usable_again(work, facts)
     return Done(
         result=result,
-        changes=[set_volume(work.volume.id, state=state, detail=None)],
+        changes=[set_volume(work.volume.id, state=state, detail=None), *back],
         before={"state": VolumeState.ERROR},
         after={"state": state},
     )
+
+
+def _differing(
+    record: VolumeOutlook, contents: Sequence[Difference], snapshots: Sequence[SnapshotFacts]
+) -> dict[str, Any]:
+    """What `verify` says of these differences: of snapshots, by name, what each of them is."""
+    told: dict[str, Any] = {}
+    for one in contents:
+        both = {"recorded": one.recorded, "found": one.found}
+        if one.kind is not FindingKind.SNAPSHOT:
+            told[one.part] = both
+        elif one.snapshot is not None and None not in both.values():
+            told[f"snapshots.{one.snapshot}"] = both
+        else:
+            names = [found.name for found in snapshots]
+            told["snapshots"] = {"recorded": [*record.snapshots], "found": names}
+    return told
 
 
 def _not_seen(work: Work, record: VolumeOutlook) -> dict[str, Any]:

@@ -26,16 +26,17 @@ from orchestrator.inventory.changes import (
 )
 from orchestrator.jobs.rules import newer_snapshots, rules_wanted
 from workers.backends.interface import Absent, NotOurs, PolicyFacts, VolumeFacts, VolumeRef
-from workers.execution.handlers import adopt
+from workers.execution.handlers import adopt, rolled_back
 from workers.execution.truth import (
     LastCall,
     Seen,
     gone,
     look,
     look_at_policy,
+    not_seen,
     recorded,
     recorded_policy,
-    snapshots_gone,
+    told_of,
 )
 from workers.execution.work import (
     Done,
@@ -196,16 +197,11 @@ def _rollback(work: Work, facts: VolumeFacts, seen: Seen) -> Become:
     if left:
         why = f"its contents are those of {name!r}, and newer snapshots are there still"
         return Part(f"{why} ({', '.join(left)})", {"restored": name, "snapshots": left})
-    kept = record.snapshots.values()
-    told = {
-        **sizes_of(facts),
-        "snapshots_kept": [one.name for one in kept if one.id in seen.snapshots],
-        "snapshots_deleted": [one.name for one in kept if one.id not in seen.snapshots],
-    }
+    told, changes = rolled_back(work, facts, seen.snapshots)
     return Whole(
         Done(
             result=told,
-            changes=[set_volume(record.id, **sizes_of(facts)), *snapshots_gone(record, seen)],
+            changes=changes,
             before={"size_bytes": record.size_bytes, "snapshots": [*record.snapshots]},
             after={"restored": name, **told},
         )
@@ -270,13 +266,15 @@ def _remove(work: Work, _facts: VolumeFacts, _seen: Seen) -> Become:
 def _recreated(work: Work, facts: VolumeFacts, seen: Seen) -> Become:
     record = recorded_volume(work)
     kept = record.snapshots.values()
+    lost = not_seen(work, seen.snapshots, {one.id for one in kept})
     told = {
         **sizes_of(facts),
         "lost_snapshots": [one.name for one in kept if one.id not in seen.snapshots],
         "kept_snapshots": [one.name for one in kept if one.id in seen.snapshots],
+        **told_of(lost),
     }
     done = made(work, facts)
-    changes = [*done.changes, set_volume(record.id, detail=None), *snapshots_gone(record, seen)]
+    changes = [*done.changes, set_volume(record.id, detail=None), *lost]
     # What is found may also be the volume itself, which has come back.
     after = {"empty": facts.used_bytes == 0, **told}
     return Whole(Done(result=told, changes=changes, after=after))
@@ -360,6 +358,9 @@ def _close(work: Work, _facts: VolumeFacts, _seen: Seen) -> Become:
 def _delete_snapshot(work: Work, _facts: VolumeFacts, seen: Seen) -> Become:
     if work.snapshot.id in seen.snapshots:
         return Nothing()
+    found = work.driver.inspect_snapshot(work.snapshot)
+    if isinstance(found, NotOurs):
+        return Part(f"{found.what} stands where the snapshot belongs")
     return Whole(Done(changes=[SnapshotGone(work.snapshot.id)], after={"state": "removed"}))
 
 

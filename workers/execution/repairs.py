@@ -24,7 +24,6 @@ from orchestrator.inventory.changes import (
     LockGone,
     Recounted,
     SnapshotFound,
-    SnapshotGone,
     set_snapshot,
     set_volume,
 )
@@ -41,6 +40,7 @@ from workers.backends.interface import (
     VolumeRef,
     there,
 )
+from workers.execution.truth import not_seen, told_of
 from workers.execution.work import (
     Done,
     Work,
@@ -70,11 +70,12 @@ def reconcile(work: Work) -> Done:
     changes: list[Change] = [set_volume(record.id, **values)] if values else []
     if "snapshots" in what:
         changes += _snapshots(work, work.driver.list_snapshots(work.volume))
+    told = {"what": what, **sizes_of(facts), **told_of(changes)}
     return Done(
-        result={"what": what, **sizes_of(facts)},
+        result=told,
         changes=changes,
         before={"size_bytes": record.size_bytes, "snapshots": sorted(record.snapshots)},
-        after={"what": what, **sizes_of(facts)},
+        after=told,
     )
 
 
@@ -111,7 +112,7 @@ def _snapshots(work: Work, found: list[SnapshotFacts]) -> list[Change]:
     recorded = {one.id: one for one in recorded_volume(work).snapshots.values()}
     placed = zip(found, positions(found), strict=True)
     present = {one.id: (one, place) for one, place in placed if one.id is not None}
-    changes: list[Change] = [SnapshotGone(id_) for id_ in recorded if id_ not in present]
+    changes = not_seen(work, {*present}, recorded)
     with work.database.read() as connection:
         for id_, (one, place) in present.items():
             told = {
@@ -179,19 +180,18 @@ def recreate(work: Work) -> Done:
         raise _not_lost(work, look)
     else:
         facts = there(look, work.volume)
-    kept = {one.id for one in work.driver.list_snapshots(work.volume)}
+    kept: set[str | None] = {one.id for one in work.driver.list_snapshots(work.volume)}
     lost = [one for one in record.snapshots.values() if one.id not in kept]
+    changes = not_seen(work, kept, {one.id for one in lost})
     told = {"state": VolumeState.AVAILABLE, **sizes_of(facts)}
     return Done(
         result={
             **sizes_of(facts),
             "lost_snapshots": [one.name for one in lost],
             "kept_snapshots": [one.name for one in record.snapshots.values() if one.id in kept],
+            **told_of(changes),
         },
-        changes=[
-            set_volume(record.id, detail=None, **told),
-            *(SnapshotGone(one.id) for one in lost),
-        ],
+        changes=[set_volume(record.id, detail=None, **told), *changes],
         before={"state": record.state, "snapshots": [*record.snapshots]},
         # What another attempt finds may also be the volume itself, which has come back.
         after={"empty": not begun or facts.used_bytes == 0, **told},

@@ -6,7 +6,7 @@ been seen: then it is what it is, and no person is needed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,24 +19,43 @@ from orchestrator.domain.states import JobState, PolicyState, SnapshotState, Vol
 from orchestrator.inventory.changes import (
     Change,
     PolicyGone,
+    Set,
     SnapshotGone,
     VolumeGone,
     set_policy,
+    set_snapshot,
     set_volume,
 )
 from orchestrator.jobs.claim import CHANGES
 from orchestrator.jobs.looking_again import host_to_ask
 from orchestrator.store.lives import all_of, token
-from orchestrator.store.tables import job_lanes, job_steps, jobs, policies, volume_versions, volumes
-from workers.backends.interface import Absent, NotOurs, PolicyRef, SnapshotRef, VolumeFacts
+from orchestrator.store.tables import (
+    job_lanes,
+    job_steps,
+    jobs,
+    policies,
+    snapshots,
+    volume_versions,
+    volumes,
+)
+from workers.backends.interface import (
+    Absent,
+    NotOurs,
+    PolicyRef,
+    SnapshotFacts,
+    SnapshotRef,
+    VolumeFacts,
+)
 from workers.execution.truth import (
     LastCall,
     columns,
     gone,
     look,
     lost,
+    newer_than,
+    not_seen,
     recorded_policy,
-    snapshots_gone,
+    told_of,
     usable_as,
     use_on,
 )
@@ -82,11 +101,12 @@ def settle(work: Work) -> Done | None:
         **_policy(work, facts),
         **columns(work, facts),
     }
-    changes: list[Change] = [set_volume(record.id, **values), *snapshots_gone(record, seen)]
-    changes += _half_made(work)
+    missing = not_seen(work, seen.snapshots, _deleted(work, facts))
+    found = [*_half_made(work), *missing, *come_back(work, seen.snapshots.values())]
+    changes: list[Change] = [set_volume(record.id, **values), *found]
     if host is not None:
         changes += use_on(work, record, host, seen.devices)
-    return _settled(work, state, changes, facts=sizes_of(facts))
+    return _settled(work, state, changes, told_of(missing), sizes_of(facts))
 
 
 def _refuse_elsewhere(work: Work, host: str | None) -> None:
@@ -148,9 +168,14 @@ def _taken_away(work: Work) -> Done:
 def _maker(work: Work) -> tuple[int, str]:
     """The job that was to make the volume: its number, and its token."""
     job_id = recorded_volume(work).created_by_job or 0
+    return job_id, _token(work, job_id)
+
+
+def _token(work: Work, job_id: int) -> str:
+    """The token of a job, in the life of the database that it is of."""
     with work.database.read() as connection:
         lives = [one for one in all_of(connection) if one.first_job <= job_id]
-    return job_id, token(job_id, lives[-1].life)
+    return token(job_id, lives[-1].life)
 
 
 def _was_to_go(work: Work) -> bool:
@@ -158,6 +183,21 @@ def _was_to_go(work: Work) -> bool:
 
     One before that proves nothing: the volume was there for what came after it.
     """
+    return any(step.name == "remove" for step in _last_begun(work))
+
+
+def _deleted(work: Work, facts: VolumeFacts) -> set[str]:
+    """The recorded snapshots that the last such job was to delete, as far as it had come."""
+    for step in _last_begun(work):
+        if step.name == "delete_snapshot":
+            return {step.detail["snapshot"]}
+        if step.name == "rollback" and facts.restored_by == _token(work, step.job_id):
+            return newer_than(recorded_volume(work), step.detail["snapshot"])
+    return set()
+
+
+def _last_begun(work: Work) -> Sequence[Any]:
+    """The journal of the last job that has begun to change the volume."""
     about = (
         jobs.c.backend_id == work.claim.backend_id,
         jobs.c.volume == work.intent.volume,
@@ -166,9 +206,9 @@ def _was_to_go(work: Work) -> bool:
     steps = select(job_steps.c.job_id).join(jobs, jobs.c.id == job_steps.c.job_id)
     begun = steps.where(*about, CHANGES)
     last = begun.order_by(jobs.c.id.desc()).limit(1).scalar_subquery()
+    journal = select(job_steps).where(job_steps.c.job_id == last)
     with work.database.read() as connection:
-        names = connection.execute(select(job_steps.c.name).where(job_steps.c.job_id == last))
-        return "remove" in set(names.scalars())
+        return connection.execute(journal).all()
 
 
 def _intended(work: Work, name: str) -> Any:
@@ -223,11 +263,44 @@ def _policy(work: Work, facts: VolumeFacts) -> dict[str, Any]:
 def _half_made(work: Work) -> list[Change]:
     """Take away what failed jobs have left of snapshots that they were making."""
     changes: list[Change] = []
+    half_made = _never_made(work)
     for one in recorded_volume(work).snapshots.values():
-        if one.state is SnapshotState.ERROR:
+        if one.id in half_made:
             work.driver.discard(SnapshotRef(one.id, one.name, work.volume), LastCall(work))
-            changes.append(SnapshotGone(one.id))
+            changes.append(SnapshotGone(one.id, one.name))
     return changes
+
+
+def come_back(work: Work, found: Iterable[SnapshotFacts]) -> list[Set]:
+    """The snapshots that were missing and are there again, as they are recorded: usable."""
+    missing = {
+        one.id: one.size_bytes
+        for one in recorded_volume(work).snapshots.values()
+        if one.state is SnapshotState.ERROR
+    }
+    back = [one for one in found if one.id in missing and one.size_bytes == missing[one.id]]
+    never = _never_made(work) if back else set()
+    return [
+        set_snapshot(one.id, state=SnapshotState.AVAILABLE)
+        for one in back
+        if one.id is not None and one.id not in never
+    ]
+
+
+def _never_made(work: Work) -> set[str]:
+    """The recorded snapshots in error whose making has failed: others were usable once."""
+    query = (
+        select(snapshots.c.id)
+        .join(jobs, jobs.c.id == snapshots.c.created_by_job)
+        .where(
+            snapshots.c.volume_id == work.volume.id,
+            snapshots.c.state == SnapshotState.ERROR,
+            jobs.c.action == "snapshot.create",
+            jobs.c.state.in_((JobState.FAILED, JobState.CANCELED)),
+        )
+    )
+    with work.database.read() as connection:
+        return set(connection.execute(query).scalars())
 
 
 # -- export policies ----------------------------------------------------------------------

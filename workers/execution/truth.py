@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,17 +11,18 @@ import structlog
 from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import Problem
 from orchestrator.domain.exports import is_ours
-from orchestrator.domain.states import PolicyState, VolumeState
+from orchestrator.domain.states import PolicyState, SnapshotState, VolumeState
 from orchestrator.inventory.changes import (
     Change,
     Detached,
     PolicyGone,
     SnapshotGone,
+    SnapshotMissing,
     VolumeGone,
     set_policy,
     set_volume,
 )
-from orchestrator.jobs.outlook import VolumeOutlook
+from orchestrator.jobs.outlook import SnapshotOutlook, VolumeOutlook
 from orchestrator.machine import boot_id
 from workers.backends.interface import (
     Absent,
@@ -140,19 +141,57 @@ def recorded(work: Work, seen: Seen) -> list[Change]:
             **_assigned(work, facts),
             **_restriction(work, facts),
         ),
-        *(
-            SnapshotGone(one.id)
-            for one in record.snapshots.values()
-            if one.id not in seen.snapshots
-        ),
+        *not_seen(work, seen.snapshots, _deleted(work, facts)),
         *_used(work, record, seen.devices),
     ]
 
 
-def snapshots_gone(record: VolumeOutlook, seen: Seen) -> list[Change]:
-    """The recorded snapshots that are there no more."""
-    kept = record.snapshots.values()
-    return [SnapshotGone(one.id) for one in kept if one.id not in seen.snapshots]
+def not_seen(work: Work, there: Container[str | None], deleted: Container[str]) -> list[Change]:
+    """What becomes of the recorded snapshots that are not among ``there``.
+
+    Those that were to be ``deleted`` are struck once it is proved that they are gone. All others
+    may come back, from wherever a person has moved them: their records stay, in error.
+    """
+    changes: list[Change] = []
+    for one in recorded_volume(work).snapshots.values():
+        if one.id in there:
+            continue
+        if one.id in deleted and is_absent(work, one):
+            changes.append(SnapshotGone(one.id, one.name))
+        elif one.state is not SnapshotState.ERROR:
+            changes.append(SnapshotMissing(one.id, one.name))
+    return changes
+
+
+def is_absent(work: Work, one: SnapshotOutlook) -> bool:
+    """Whether it is proved that nothing of a snapshot is there, nor anything in its place."""
+    proves = "absence" in DRIVERS[work.claim.driver].capabilities
+    ref = SnapshotRef(one.id, one.name, work.volume)
+    return proves and isinstance(work.driver.inspect_snapshot(ref), Absent)
+
+
+def told_of(changes: Sequence[Change]) -> dict[str, list[str]]:
+    """What results and errors say of snapshots that were not found."""
+    struck = [one.name for one in changes if isinstance(one, SnapshotGone) and one.name]
+    missing = [one.name for one in changes if isinstance(one, SnapshotMissing)]
+    told = {"snapshots_struck": struck, "snapshots_missing": missing}
+    return {part: names for part, names in told.items() if names}
+
+
+def _deleted(work: Work, facts: VolumeFacts) -> set[str]:
+    """The recorded snapshots that this job was to delete, as far as it had come."""
+    record = recorded_volume(work)
+    if work.intended("delete_snapshot"):
+        return {work.snapshot.id}
+    if work.intended("rollback") and facts.restored_by == work.token:
+        return newer_than(record, work.snapshot.id)
+    return set()
+
+
+def newer_than(record: VolumeOutlook, snapshot_id: str) -> set[str]:
+    """The recorded snapshots that were taken after this one, which a rollback to it deletes."""
+    ids = [one.id for one in record.snapshots.values()]
+    return set(ids[ids.index(snapshot_id) + 1 :]) if snapshot_id in ids else set()
 
 
 def columns(work: Work, facts: VolumeFacts) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from sqlalchemy import or_, select, union_all
 from orchestrator import failpoints
 from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import BackendUnavailable, IdentityMismatch, InUse, Outage
-from orchestrator.domain.states import PolicyState, VolumeState
+from orchestrator.domain.states import PolicyState, SnapshotState, VolumeState
 from orchestrator.inventory.changes import Attached, Change, set_volume, settings_columns
 from orchestrator.jobs.claim import (
     Claim,
@@ -229,8 +229,15 @@ class Work:
     def snapshot(self) -> SnapshotRef:
         """The snapshot of the target, or for a clone of its source."""
         assert self.intent.snapshot is not None and self.intent.snapshot_id is not None  # noqa: S101
-        of = self.source if "source" in self.intent.params else self.volume
-        return SnapshotRef(self.intent.snapshot_id, self.intent.snapshot, of)
+        cloned = "source" in self.intent.params
+        record = self.claim.source if cloned else self.claim.volume
+        known = None if record is None else record.snapshots.get(self.intent.snapshot)
+        size = None
+        if known is not None and known.id == self.intent.snapshot_id:
+            # What is being made, or was lost in the making, has the size that it was to get.
+            size = known.size_bytes if known.state is SnapshotState.AVAILABLE else None
+        of = self.source if cloned else self.volume
+        return SnapshotRef(self.intent.snapshot_id, self.intent.snapshot, of, size)
 
     @property
     def source(self) -> VolumeRef:

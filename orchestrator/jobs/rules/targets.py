@@ -91,7 +91,8 @@ def usable_snapshot(volume: VolumeOutlook, intent: Intent) -> SnapshotOutlook:
     found = snapshot_there(volume, intent)
     if found.state is not SnapshotState.AVAILABLE:
         raise WrongState(
-            f"snapshot {found.name!r} of volume {volume.name!r} is {found.state}: it can only be "
+            f"snapshot {found.name!r} of volume {volume.name!r} is {found.state}: if it is on the "
+            "storage again, 'orchestrator volume verify' makes it usable; else it can only be "
             "deleted",
             field="snapshot",
         )

@@ -201,8 +201,8 @@ def refuse_drift(volume: VolumeRef, path: str, there: int | None) -> None:
     if volume.size_bytes not in (None, there):
         raise Drift(
             f"volume {volume.name} is recorded with {volume.size_bytes} bytes, and {path} has "
-            f"{there}: nothing was changed. 'volume.verify' compares them; find out which is "
-            "right first",
+            f"{there}: nothing was changed. Find out which is right; 'orchestrator volume "
+            f"reconcile {volume.name} what=size' then records the size that is there",
             recorded_bytes=volume.size_bytes,
             found_bytes=there,
         )

@@ -33,7 +33,7 @@ def take(
     with found(tree, source, os.O_RDONLY) as there:
         image = needed(tree, there, source)
         refuse_writable(tree, image)
-        refuse_drift(image, source)
+        refuse_drift(tree, image, source)
         if size is not None and size < image.status.st_size:
             raise InvalidSize(
                 f"a clone of {source.name} has at least its {image.status.st_size} bytes, "

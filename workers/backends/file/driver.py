@@ -143,6 +143,12 @@ class FileDriver(Driver):
             ]
         return [facts for _, facts in sorted(there, key=lambda found: found[0])]
 
+    def inspect_snapshot(self, snapshot: SnapshotRef) -> SnapshotFacts | Absent | NotOurs:
+        with translated(self.backend), self._tree() as tree, found(tree, snapshot) as image:
+            if image is None:
+                return Absent()
+            return NotOurs(image.path) if image.stamp is None else snapshot_facts(image)
+
     def list_strays(self) -> Iterator[tuple[str, SnapshotFacts]]:
         with translated(self.backend), self._tree() as tree:
             for volume_id, image in find_strays(tree):
@@ -239,7 +245,7 @@ class FileDriver(Driver):
             self._tree() as tree,
             changing(tree, volume, call, in_place=True) as image,
         ):
-            refuse_drift(image, volume, up_to=size)
+            refuse_drift(tree, image, volume, up_to=size)
             call.checkpoint()
             copying.grow(image.descriptor, size)
             os.fsync(image.descriptor)
@@ -255,7 +261,7 @@ class FileDriver(Driver):
             self._tree() as tree,
             changing(tree, volume, call) as image,
         ):
-            refuse_drift(image, volume)
+            refuse_drift(tree, image, volume)
             call.checkpoint()
             stamp = replace(image.ours(), metadata=dict(metadata))
             write_stamp(tree, image.descriptor, stamp)
@@ -271,14 +277,14 @@ class FileDriver(Driver):
                 if image.ours().restored_by == call.token:
                     settle(tree, image)
                     return present_facts(image)
-                refuse_drift(image, volume)
+                refuse_drift(tree, image, volume)
                 with alone(image):
                     pass
             with building(tree, volume.id, call) as built:
                 take(tree, snapshot, built, call)
                 call.checkpoint()
                 with changing(tree, volume, call, in_place=True) as image, alone(image) as still:
-                    refuse_drift(image, volume)
+                    refuse_drift(tree, image, volume)
                     stamp = replace(image.ours(), restored_by=call.token)
                     exchange(tree, built, image, stamp, still)
             with found(tree, volume) as there:
@@ -326,7 +332,7 @@ class FileDriver(Driver):
             self._tree() as tree,
             changing(tree, volume, call) as image,
         ):
-            refuse_drift(image, volume)
+            refuse_drift(tree, image, volume)
             call.checkpoint()
             return self._device(image, attach_image(tree, image, read_only=read_only))
 
@@ -355,7 +361,7 @@ class FileDriver(Driver):
     def _recorded(self, tree: Tree, image: Image | None, of: VolumeRef | SnapshotRef) -> Image:
         image = needed(tree, image, of)
         refuse_writable(tree, image)
-        refuse_drift(image, of)
+        refuse_drift(tree, image, of)
         return image
 
     @contextmanager

@@ -21,7 +21,7 @@ def volume_facts(image: Image) -> VolumeFacts:
         metadata=dict(stamp.metadata) if stamp else {},
         restored_by=stamp.restored_by if stamp else None,
         links=image.status.st_nlink,
-        owner=f"{image.status.st_uid}:{image.status.st_gid} {image.status.st_mode & 0o7777:04o}",
+        owner=_owner(image.status),
         written_at=image.status.st_mtime,
     )
 
@@ -40,4 +40,11 @@ def snapshot_facts(image: Image) -> SnapshotFacts:
         size_bytes=image.status.st_size,
         used_bytes=image.used_bytes,
         order=image.stamp.order if image.stamp else 0,
+        links=image.status.st_nlink,
+        owner=_owner(image.status),
+        written_at=image.status.st_mtime,
     )
+
+
+def _owner(status: os.stat_result) -> str:
+    return f"{status.st_uid}:{status.st_gid} {status.st_mode & 0o7777:04o}"

@@ -86,20 +86,24 @@ def refuse_late(tree: Tree, stamp: Stamp, call: Call) -> Stamp:
 
 
 def refuse_drift(
-    image: Image, volume: VolumeRef | SnapshotRef, *, up_to: int | None = None
+    tree: Tree, image: Image, of: VolumeRef | SnapshotRef, *, up_to: int | None = None
 ) -> None:
     """`Drift` if the image is not as large as the inventory says.
 
     ``up_to``: an earlier attempt may have made it larger already, up to this.
     """
-    recorded = volume.size_bytes if isinstance(volume, VolumeRef) else None
-    there = image.status.st_size
+    recorded, there = of.size_bytes, image.status.st_size
     if recorded is None or there == recorded or (up_to is not None and recorded < there <= up_to):
         return
+    if isinstance(of, SnapshotRef):
+        what, volume, part = f"snapshot {of.name} of {of.volume.name}", of.volume.name, "snapshots"
+    else:
+        what, volume, part = of.name, of.name, "size"
     raise Drift(
-        f"{volume.name} has {there} bytes on the storage and {recorded} in the inventory: somebody "
+        f"{what} has {there} bytes on the storage and {recorded} in the inventory: somebody "
         "changed the image's size. Nothing was changed now. Find out what happened to its "
-        "contents; 'volume verify' then records the size that is there",
+        f"contents; 'orchestrator volume reconcile {volume} --backend {tree.backend} "
+        f"what={part}' then records the size that is there",
         size_bytes=there,
         recorded_bytes=recorded,
     )

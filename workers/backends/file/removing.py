@@ -35,7 +35,7 @@ def overwrite(
             # Opened and locked anew for each step, so that a later claim can take over from one
             # that is stuck between two.
             with changing(tree, volume, call, in_place=True) as present:
-                refuse_drift(present, volume)
+                refuse_drift(tree, present, volume)
                 with alone(present):
                     if begin == offset:
                         kept = kept_elsewhere(present.descriptor, begin, end, tree.file_system())

@@ -26,7 +26,7 @@ def rename_image(tree: Tree, volume: VolumeRef, new_name: str, call: Call) -> Vo
     """Give a volume's image another name, and no other than this one."""
     place = layout.volume_place(new_name, volume.id)
     with changing(tree, volume, call) as image:
-        refuse_drift(image, volume)
+        refuse_drift(tree, image, volume)
         call.checkpoint()
         if image.name != new_name:
             _refuse_used(image)

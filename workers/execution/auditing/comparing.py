@@ -161,12 +161,37 @@ def _size_of(device: str) -> int | None:
         return None
 
 
-def oddities(record: VolumeOutlook, facts: VolumeFacts) -> Iterator[Difference]:
+def oddities(
+    record: VolumeOutlook, facts: VolumeFacts, snapshots: Sequence[SnapshotFacts]
+) -> Iterator[Difference]:
     """What shows that others may lay hands on an image, or could."""
+    yield from _odd(facts, owned=not record.attachments)
+    names = {one.id: name for name, one in record.snapshots.items()}
+    for one in snapshots:
+        if one.id in names:
+            yield from _odd(one, owned=True, snapshot=names[one.id])
+
+
+def _odd(
+    facts: VolumeFacts | SnapshotFacts, *, owned: bool, snapshot: str | None = None
+) -> Iterator[Difference]:
+    """``owned``: nobody else has reason to own it, as the user of a guest has."""
     if facts.links is not None and facts.links > 1:
-        yield _of(FindingKind.METADATA, "links", 1, facts.links, what="links")
-    if facts.owner is not None and not record.attachments and _is_odd(facts.owner):
-        yield _of(FindingKind.METADATA, "owner", _OWNER, facts.owner, what="owner")
+        yield odd("links", 1, facts.links, snapshot)
+    if facts.owner is not None and owned and _is_odd(facts.owner):
+        yield odd("owner", _OWNER, facts.owner, snapshot)
+
+
+def odd(what: str, recorded: Any, found: Any, snapshot: str | None = None) -> Difference:
+    """Something that is odd about an image, of the volume itself or of one of its snapshots."""
+    return Difference(
+        kind=FindingKind.METADATA,
+        part=what if snapshot is None else f"snapshots.{snapshot}.{what}",
+        recorded=recorded,
+        found=found,
+        snapshot=snapshot,
+        facts={"what": what},
+    )
 
 
 #: What the driver gives its images to, unless the worker is somebody else.

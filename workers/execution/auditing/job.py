@@ -20,9 +20,9 @@ from orchestrator.jobs.looking import take_volumes, volumes_at
 from orchestrator.jobs.outlook import Outlook, VolumeOutlook
 from orchestrator.store.asking import ask
 from orchestrator.store.tables import volumes
-from workers.backends.interface import Absent, Look, NotOurs, PolicyFacts, VolumeFacts, VolumeRef
+from workers.backends.interface import Absent, Look, NotOurs, PolicyFacts, VolumeRef
 from workers.execution.auditing import inside
-from workers.execution.auditing.comparing import Difference, devices_of
+from workers.execution.auditing.comparing import devices_of, odd
 from workers.execution.auditing.exported import compare_policies
 from workers.execution.auditing.orphans import orphans, strays
 from workers.execution.auditing.reading import (
@@ -34,7 +34,7 @@ from workers.execution.auditing.reading import (
 )
 from workers.execution.auditing.seen import PAGE, Seen, SeenVolume, nothing_seen, skipped
 from workers.execution.auditing.volumes import compare_volume, finding_of
-from workers.execution.auditing.written import written_behind
+from workers.execution.auditing.written import Written, snapshots_written, written_behind
 from workers.execution.work import Done, Work
 
 #: Findings that one audit writes at most. Where there are more, the backend is not what it was
@@ -119,7 +119,7 @@ class Comparison:
         # A copy made by hand may bear the same stamp: the one with the right name is meant.
         there.sort(key=lambda one: (one.facts.name != record.name, one.number))
         yield from compare_volume(self._work, self._connection, record, there[0])
-        yield from self._written(record, there[0].facts)
+        yield from self._written(record, there[0])
         for copy in there[1:]:
             yield Finding(
                 kind=FindingKind.ORPHAN,
@@ -131,20 +131,17 @@ class Comparison:
                 **{**about, "volume": copy.facts.name[:255]},
             )
 
-    def _written(self, record: VolumeOutlook, facts: VolumeFacts) -> Iterator[Finding]:
-        """Whether an image was written to while nobody had it."""
-        if record.attachments or facts.attached or facts.written_at is None:
-            return
-        written = written_behind(self._connection, self._backend, record, facts.written_at)
-        if written is not None:
-            told = Difference(
-                kind=FindingKind.METADATA,
-                part="written",
-                recorded=written.last.isoformat(),
-                found=f"{written.at:%FT%TZ}",
-                facts={"what": "written"},
-            )
-            yield finding_of(self._connection, self._work.claim.backend_id, record, told)
+    def _written(self, record: VolumeOutlook, there: SeenVolume) -> Iterator[Finding]:
+        """Whether images were written to while nobody had them."""
+        connection, backend, facts = self._connection, self._backend, there.facts
+        told: list[tuple[str | None, Written | None]] = []
+        if not (record.attachments or facts.attached or facts.written_at is None):
+            told.append((None, written_behind(connection, backend, record, facts.written_at)))
+        told += snapshots_written(connection, backend, record, there.snapshots)
+        for snapshot, written in told:
+            if written is not None:
+                one = odd("written", written.last.isoformat(), f"{written.at:%FT%TZ}", snapshot)
+                yield finding_of(connection, self._work.claim.backend_id, record, one)
 
     def _missing(self, record: VolumeOutlook, about: Mapping[str, Any]) -> Iterator[Finding]:
         """What a volume is that was not listed: only what is seen to be gone is lost."""

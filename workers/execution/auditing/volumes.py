@@ -23,7 +23,7 @@ def compare_volume(
     driver, facts = work.claim.driver, there.facts
     for one in differences(driver, work.driver, record, facts, there.snapshots):
         yield finding_of(connection, work.claim.backend_id, record, one)
-    for one in oddities(record, facts):
+    for one in oddities(record, facts, there.snapshots):
         yield finding_of(connection, work.claim.backend_id, record, one)
     if facts.attached is not None and (facts.attached or record.attachments):
         for one in use(work, record, there.devices):
@@ -65,8 +65,11 @@ def _text(one: Difference) -> str:
 
 
 def _metadata(one: Difference) -> str:
-    told = _ODD.get(one.part)
-    return _text(one) if told is None else told.format(one.found)
+    odd = _ODD if one.snapshot is None else _ODD_SNAPSHOT
+    told = odd.get(one.facts.get("what", ""))
+    if told is None:
+        return _text(one)
+    return told.format(one.found, snapshot=one.snapshot)
 
 
 #: What an image shows that others may lay hands on.
@@ -76,6 +79,14 @@ _ODD = {
     "owner": "its image belongs to {} (user, group, mode): others than the worker can write to it",
     "written": "its image was last written at {}, though it was not attached then and no job "
     "changed it: somebody may have written to it by hand; 'volume reconcile' says that it is known",
+}
+_ODD_SNAPSHOT = {
+    "links": "the image of snapshot {snapshot!r} has {} names (hard links): whoever has another "
+    "of them can read and change it, so look who made them",
+    "owner": "the image of snapshot {snapshot!r} belongs to {} (user, group, mode): others than "
+    "the worker can write to it",
+    "written": "the image of snapshot {snapshot!r} was last written at {}, after it was taken: it "
+    "may not hold what the volume held then; 'volume reconcile' says that it is known",
 }
 
 

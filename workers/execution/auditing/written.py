@@ -1,17 +1,22 @@
-"""Whether an image was written to while nobody had it attached and no job worked on it."""
+"""Whether an image was written to while nobody had it attached and no job worked on it.
+
+Nobody ever writes to that of a snapshot.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from orchestrator.domain.actions import ACTIONS
 from orchestrator.jobs.outlook import VolumeOutlook
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import events
+from workers.backends.interface import SnapshotFacts
 
 #: Clocks of file servers differ, and what was written arrives later: less tells of nothing.
 _LATER = timedelta(minutes=5)
@@ -25,6 +30,10 @@ _CHANGING = sorted(
     }
     - {"volume.verify"}
 )
+
+#: What tells when a snapshot was taken, or that its contents are known as they are.
+_TAKEN = "snapshot.create"
+_KNOWN = ("volume.adopt", "volume.reconcile", "volume.rename")
 
 
 @dataclass(frozen=True)
@@ -50,8 +59,42 @@ def written_behind(
         .order_by(events.c.commit_id.desc())
         .limit(1)
     ).scalar()
-    if last is None:
-        return None
+    return None if last is None else _behind(connection, last, written_at)
+
+
+def snapshots_written(
+    connection: Connection,
+    backend: str,
+    record: VolumeOutlook,
+    found: Sequence[SnapshotFacts],
+) -> Iterator[tuple[str, Written]]:
+    """The recorded snapshots that were written to since they were taken, by name."""
+    names = {one.id: name for name, one in record.snapshots.items()}
+    written = [
+        (names[one.id], one.written_at)
+        for one in found
+        if one.id in names and one.written_at is not None
+    ]
+    if not written:
+        return
+    rows = connection.execute(
+        select(events.c.kind, events.c.snapshot, func.max(events.c.at).label("at"))
+        .where(
+            events.c.backend == backend,
+            events.c.volume == record.name,
+            events.c.volume_id == record.id,
+            events.c.kind.in_((_TAKEN, *_KNOWN)),
+        )
+        .group_by(events.c.kind, events.c.snapshot)
+    ).all()
+    for name, at in written:
+        known = [one.at for one in rows if one.kind != _TAKEN or one.snapshot == name]
+        behind = _behind(connection, max(known), at) if known else None
+        if behind is not None:
+            yield name, behind
+
+
+def _behind(connection: Connection, last: datetime, written_at: float) -> Written | None:
     # Both clocks, the host's and the database's, are read now.
     now: datetime = connection.execute(select(db_now())).scalar_one()
     at = now - timedelta(seconds=time.time() - written_at)
