@@ -280,6 +280,22 @@ class TransferSettings(_Section):
         return Places(tuple(self.import_from), tuple(self.export_to), hosts)
 
 
+#: The prefix of IPv4 addresses that are written as IPv6 ones (RFC 4291, section 2.5.5.2).
+_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
+
+
+def _notations(written: str) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+    """A network as it is, and in the other family where it means the same there."""
+    network = ipaddress.ip_network(written)
+    if isinstance(network, ipaddress.IPv4Network):
+        within = int(_MAPPED.network_address) + int(network.network_address)
+        return [network, ipaddress.IPv6Network((within, network.prefixlen + _MAPPED.prefixlen))]
+    if network.subnet_of(_MAPPED):
+        within = int(network.network_address) - int(_MAPPED.network_address)
+        return [network, ipaddress.IPv4Network((within, network.prefixlen - _MAPPED.prefixlen))]
+    return [network]
+
+
 class ApiSettings(_Section):
     """The HTTP service."""
 
@@ -323,6 +339,14 @@ class ApiSettings(_Section):
                     f"{proxy!r} is neither an address nor a network: write 10.0.0.1 or 10.0.0.0/24"
                 ) from None
         return proxies
+
+    @property
+    def believed_proxies(self) -> list[str]:
+        """The trusted proxies in every notation that their addresses may come in.
+
+        An IPv4 address is mapped to IPv6 (``::ffff:10.0.0.1``) by a socket that takes both.
+        """
+        return [str(written) for proxy in self.trusted_proxies for written in _notations(proxy)]
 
     @model_validator(mode="after")
     def _both_or_none(self) -> ApiSettings:

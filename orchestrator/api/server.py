@@ -73,7 +73,7 @@ def serve(settings: Settings) -> None:
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         server_header=False,
         proxy_headers=bool(settings.api.trusted_proxies),
-        forwarded_allow_ips=settings.api.trusted_proxies,
+        forwarded_allow_ips=settings.api.believed_proxies,
         ssl_context_factory=None if certificate is None else lambda *_: certificate.context,
     )
     _Server(config, service.waiters, certificate).run()

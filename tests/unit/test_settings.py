@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from orchestrator.domain.errors import InvalidInput
-from orchestrator.settings import BrokerSettings, DatabaseSettings, Settings, load_settings
+from orchestrator.settings import (
+    ApiSettings,
+    BrokerSettings,
+    DatabaseSettings,
+    Settings,
+    load_settings,
+)
 
 
 def _settings(directory: Path, **transfer: list[str]) -> Settings:
@@ -143,3 +152,34 @@ def test_a_password_that_is_given_apart_is_put_into_the_url(
     assert read.url == whole
     assert kind.model_validate({"url": whole, "password": "other"}).url == whole
     assert "p%40" not in repr(read)
+
+
+@pytest.mark.parametrize("peer", ["10.0.0.1", "::ffff:10.0.0.1", "::ffff:a00:1"])
+@pytest.mark.parametrize(
+    ("trusted", "believed"),
+    [
+        ("10.0.0.1", True),
+        ("::ffff:10.0.0.1", True),
+        ("10.0.0.0/24", True),
+        ("::ffff:10.0.0.0/120", True),
+        ("10.0.0.2", False),
+        ("::ffff:10.0.1.0/120", False),
+        ("fd00::1", False),
+    ],
+)
+def test_a_proxy_is_believed_in_whichever_family_its_address_is_written(
+    peer: str, trusted: str, believed: bool
+) -> None:
+    seen: list[Any] = []
+
+    async def app(scope: Any, _receive: Any, _send: Any) -> None:
+        seen.append((scope["scheme"], scope["client"][0]))
+
+    settings = ApiSettings(trusted_proxies=[trusted])
+    forwarded = [(b"x-forwarded-proto", b"https")]
+    # Two proxies one behind the other: the second one names the first.
+    forwarded += [(b"x-forwarded-for", f"192.0.2.7, {peer}".encode())]
+    scope = {"type": "http", "client": (peer, 5), "scheme": "http", "headers": forwarded}
+    server = ProxyHeadersMiddleware(app, settings.believed_proxies)
+    asyncio.run(server(scope, None, None))  # type: ignore[arg-type]
+    assert seen == [("https", "192.0.2.7") if believed else ("http", peer)]
