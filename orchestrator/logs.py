@@ -52,14 +52,15 @@ class Said:
         self._log, self._event = log, event
         self._whys: dict[Any, str] = {}
 
-    def refused(self, key: Any, why: str, **facts: Any) -> None:
-        """What has this key is refused."""
+    def refused(self, key: Any, why: str, **facts: Any) -> bool:
+        """What has this key is refused; whether that is new."""
         if self._whys.get(key) == why:
-            return
+            return False
         if len(self._whys) >= _MOST_KEPT:
             self._whys.clear()
         self._whys[key] = why
         self._log.warning(self._event, **facts, why=why)
+        return True
 
     def accepted(self, key: Any) -> None:
         """It is not."""

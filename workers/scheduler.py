@@ -14,7 +14,7 @@ import structlog
 from sqlalchemy import Connection
 
 from orchestrator import failpoints
-from orchestrator.audit import expiry, restored
+from orchestrator.audit import expiry, refusals, restored
 from orchestrator.audit.archive import archive_events
 from orchestrator.audit.chain import ForeignChainError, extend, key_of
 from orchestrator.audit.events import latest_number, number_committed
@@ -161,7 +161,10 @@ class Scheduler:
             except Exception as error:
                 if not is_of_the_rows(error):
                     raise
-                self._refused.refused(job_id, str(error), job=job_id)
+                if self._refused.refused(job_id, str(error), job=job_id):
+                    # Its message, without the values that it was about.
+                    why = str(error).partition("\n")[0][:500]
+                    self._note(partial(refusals.note_stuck, job_id=job_id, why=why))
             else:
                 return
 
@@ -254,14 +257,23 @@ class Scheduler:
         for submission in [*self._database.transact(looking_again.due), *at_policies]:
             [request] = submission.requests
             about = {"volume": request.volume, "policy": request.policy}
-            key = (request.backend, *about.values())
+            key = (request.backend, request.volume, request.policy)
             try:
                 accepted = self._database.transact(partial(self._submit, submission))
             except Problem as problem:
-                self._looks.refused(key, problem.detail, backend=request.backend, **about)
+                why = problem.detail
+                if self._looks.refused(key, why, backend=request.backend, **about):
+                    self._note(partial(refusals.note_look, key=key, why=why))
             else:
                 self._looks.accepted(key)
                 self._wakeups.send(accepted.wake)
+
+    def _note(self, note: Callable[[Connection], None]) -> None:
+        """Record a refusal; it keeps no other from being dealt with that this fails."""
+        try:
+            self._database.transact(note)
+        except Exception as error:
+            log.warning("scheduler.refusal_not_recorded", error=str(error))
 
     def _submit(self, submission: Submission, connection: Connection) -> Accepted:
         return submit(connection, submission, max_attempts=self._settings.retry.max_attempts)
@@ -291,7 +303,10 @@ class Scheduler:
                     partial(note_repair, finding_id=finding_id, job_id=accepted.job_ids[0])
                 )
             except Problem as problem:
-                self._repairs.refused(finding_id, problem.detail, finding=finding_id)
+                why = problem.detail
+                self._repairs.refused(finding_id, why, finding=finding_id)
+                # Not only the first time: an audit that sees it again renews the finding's detail.
+                self._note(partial(refusals.note_repair, finding_id=finding_id, why=why))
             else:
                 self._repairs.accepted(finding_id)
                 self._wakeups.send(accepted.wake)

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, exists, func, select, update
 
+from orchestrator.audit import refusals
 from orchestrator.audit.findings import finding
 from orchestrator.domain.actions import ACTIONS
 from orchestrator.domain.errors import InvalidInput, WrongState
@@ -22,7 +23,10 @@ from orchestrator.store.tables import audits, backends, events, findings, instal
 #: Findings that are looked at for rules at a time.
 _AT_ONCE = 500
 #: What is told of a volume, and changes nothing of it.
-_HARMLESS = ("finding.opened", "finding.closed", "job.submitted", "job.approved")
+_HARMLESS = (
+    *("finding.opened", "finding.closed", "job.submitted", "job.approved"),
+    *(refusals.LOOK, refusals.REPAIR, refusals.STUCK),
+)
 
 
 def finding_view(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,9 +129,12 @@ def _submission(
 
 
 def note_repair(connection: Connection, finding_id: int, job_id: int) -> None:
-    """Note which job is to repair a finding."""
+    """Note which job is to repair a finding: nothing refuses that any more."""
+    query = select(findings.c.detail).where(findings.c.id == finding_id)
+    detail = dict(connection.execute(query).scalar_one())
+    detail.pop(refusals.DETAIL, None)
     connection.execute(
-        update(findings).where(findings.c.id == finding_id).values(repair_job=job_id)
+        update(findings).where(findings.c.id == finding_id).values(repair_job=job_id, detail=detail)
     )
 
 

@@ -175,6 +175,7 @@ def show(finding: FindingId, as_json: options.Json = False) -> None:
             "last seen": when(found["last_seen_at"]),
             "closed": when(found["closed_at"]),
             "repair by job": found["repair_job"],
+            "repair refused": found["detail"].get("repair_refused"),
         }
     )
     print_table(found["repairs"], _REPAIRS)

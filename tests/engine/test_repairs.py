@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from orchestrator.audit import restored
 from orchestrator.audit.repairing import repair_submission
@@ -22,6 +22,7 @@ from orchestrator.jobs.retry import retry_request
 from orchestrator.jobs.schedule import queue_due
 from orchestrator.jobs.submission import Actor
 from orchestrator.settings import Settings
+from orchestrator.store.tables import events
 from tests.engine.conftest import ADMIN, Engine, act, create, grow
 from tests.engine.test_audits import Audited, lock_of_the_dead
 from workers.scheduler import Scheduler
@@ -339,3 +340,37 @@ def test_where_not_all_is_written_no_rule_acts(
     assert audited.engine.job(job_id)["result"]["not_written"] == 1
     scheduler(rules={"ghost": "forget"})._repair_by_rule()
     assert [one["repair_job"] for one in audited.findings()] == [None]
+
+
+def refusals(engine: Engine, kind: str) -> list[tuple[str | None, Any]]:
+    with engine.database.read() as connection:
+        rows = connection.execute(
+            select(events.c.volume, events.c.data).where(events.c.kind == kind)
+        ).all()
+        return [(row.volume, row.data) for row in rows]
+
+
+def test_a_rule_that_may_not_repair_is_recorded_once_and_in_the_finding(
+    audited: Audited, scheduler: Schedules
+) -> None:
+    engine = audited.engine
+    lose(audited, "vm1")
+    with engine.database.write() as connection:
+        take(connection, "ram", "vm1", "backup", ADMIN, seconds=None, reason=None)
+    for one in (scheduler(rules={"ghost": "forget"}), scheduler(rules={"ghost": "forget"})):
+        audited.audit("ram")
+        one._repair_by_rule()
+        one._repair_by_rule()
+        [found] = audited.findings()
+        assert found["repair_job"] is None
+        assert "backup" in found["detail"]["repair_refused"]
+    [(volume, data)] = refusals(engine, "repair.refused")
+    assert (volume, data["finding"]) == ("vm1", found["id"])
+    assert data["why"] == found["detail"]["repair_refused"]
+    with engine.database.write() as connection:
+        release(connection, "ram", "vm1", "backup", ADMIN, force=False, reason=None)
+    audited.audit("ram")
+    one._repair_by_rule()
+    [found] = audited.findings()
+    assert found["repair_job"] is not None
+    assert "repair_refused" not in found["detail"]

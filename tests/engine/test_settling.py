@@ -14,10 +14,11 @@ from sqlalchemy import select, text, update
 
 from orchestrator.domain.errors import InUse
 from orchestrator.inventory.policies import list_policies
+from orchestrator.jobs.intake import set_accepting
 from orchestrator.settings import Settings
 from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database
-from orchestrator.store.tables import jobs, volumes
+from orchestrator.store.tables import events, jobs, volumes
 from tests.conformance.systems import release_loops
 from tests.engine.conftest import Engine, Worker, act, create, grow
 from tests.engine.disks import Disk
@@ -609,9 +610,29 @@ def test_a_job_whose_end_the_database_refuses_keeps_no_other_from_being_taken_up
         **{"a": "error", "c": "error"},
         "b": "pending",
     }
-    # What stays so is found.
+    # It is told once, and what stays so is found.
+    with settled.engine.database.read() as connection:
+        told = select(events.c.volume, events.c.job_id, events.c.data["why"].as_string())
+        [(volume, job_id, why)] = connection.execute(told.where(events.c.kind == "job.stuck")).all()
+    assert (volume, job_id) == ("b", ids[1])
+    assert "refused" in why
+    assert "\n" not in why, "no values of the row"
     settled.look_again()
     assert settled.audit("ram")["findings"] == {"stuck": 1}
+
+
+def test_a_look_that_is_refused_is_told_once(settled: Settled) -> None:
+    settled.do(create("a"))
+    lost_sight(settled, grow("a", "2M"), "grow", "fail")
+    with settled.engine.database.write() as connection:
+        set_accepting(connection, accepting=False, actor="tests", reason=None)
+    for _ in range(3):
+        assert settled.look_again() == []
+    with settled.engine.database.read() as connection:
+        told = select(events.c.volume, events.c.data["why"].as_string())
+        [(volume, why)] = connection.execute(told.where(events.c.kind == "look.refused")).all()
+    assert volume == "a"
+    assert "drained" in why
 
 
 def test_a_job_of_a_dead_host_that_cannot_be_ended_keeps_no_other_from_being_ended(

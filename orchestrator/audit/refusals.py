@@ -1,0 +1,84 @@
+"""What the engine was to do by itself and may not: told in the history, once for each reason."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection, select, update
+
+from orchestrator.audit.events import Event, record
+from orchestrator.jobs.finish import ENGINE
+from orchestrator.store.columns import db_now
+from orchestrator.store.tables import backends, events, findings, jobs
+
+LOOK, REPAIR, STUCK = "look.refused", "repair.refused", "job.stuck"
+#: How a finding's detail names why its repair by a rule is refused.
+DETAIL = "repair_refused"
+#: The same of the same is told again after this, by whichever scheduler.
+_AGAIN = timedelta(hours=1)
+
+
+def note_look(connection: Connection, key: tuple[str, str | None, str | None], why: str) -> None:
+    """A look at what is in error is refused; ``key``: its backend, volume and export policy."""
+    backend, volume, policy = key
+    event = Event(
+        kind=LOOK, actor=ENGINE, backend=backend, volume=volume, policy=policy, data={"why": why}
+    )
+    _note(connection, event)
+
+
+def note_repair(connection: Connection, finding_id: int, why: str) -> None:
+    """The repair of a finding by a rule is refused: its detail has why, too."""
+    query = select(findings, backends.c.name.label("backend")).join(
+        backends, backends.c.id == findings.c.backend_id
+    )
+    row = connection.execute(query.where(findings.c.id == finding_id)).one()
+    if row.detail.get(DETAIL) == why:
+        return
+    detail = {**row.detail, DETAIL: why}
+    connection.execute(update(findings).where(findings.c.id == finding_id).values(detail=detail))
+    _note(
+        connection,
+        Event(
+            kind=REPAIR,
+            actor=ENGINE,
+            backend=row.backend,
+            volume=row.volume,
+            volume_id=row.volume_id,
+            snapshot=row.snapshot,
+            policy=row.policy,
+            data={"finding": finding_id, "kind": row.kind, "why": why},
+        ),
+    )
+
+
+def note_stuck(connection: Connection, job_id: int, why: str) -> None:
+    """The database refuses that a job is taken up by another worker, or ended."""
+    query = select(jobs.c.volume, jobs.c.volume_id, backends.c.name).join(
+        backends, backends.c.id == jobs.c.backend_id
+    )
+    row = connection.execute(query.where(jobs.c.id == job_id)).one()
+    event = Event(
+        kind=STUCK,
+        actor=ENGINE,
+        backend=row.name,
+        volume=row.volume,
+        volume_id=row.volume_id,
+        job_id=job_id,
+        data={"why": why},
+    )
+    _note(connection, event)
+
+
+def _note(connection: Connection, event: Event) -> None:
+    now: datetime = connection.execute(select(db_now())).scalar_one()
+    same = select(events.c.data).where(
+        events.c.kind == event.kind,
+        events.c.at > now - _AGAIN,
+        *(
+            events.c[name].is_not_distinct_from(getattr(event, name))
+            for name in ("backend", "volume", "policy", "job_id")
+        ),
+    )
+    if event.data not in connection.execute(same).scalars().all():
+        record(connection, [event], now)
