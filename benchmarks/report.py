@@ -17,6 +17,7 @@ from benchmarks.sizes import Sizes
 _SECTIONS = {
     "batch": "One long batch",
     "single": "One job at a time",
+    "debian": "Debian's PostgreSQL",
     "clients": "64 clients at once",
     "files": "File volumes",
     "waiters": "Waiters",
@@ -218,6 +219,9 @@ product keeps it on.
 """,
     "single": """\
 {sizes.singles} jobs a round, one after the other, on an idle system.
+""",
+    "debian": """\
+{sizes.creates} creates a round, one after the other, on each of two servers that do nothing else.
 """,
     "clients": """\
 {sizes.clients} clients, {sizes.jobs_of_client} jobs of each a round. All clients are threads of

@@ -15,6 +15,8 @@ class Sizes:
     batch: int = 10_000
     #: Single jobs a round, one after the other.
     singles: int = 400
+    #: Creates a round on Debian's PostgreSQL, one after the other.
+    creates: int = 50
     #: Clients at once, and jobs of each in a round.
     clients: int = 64
     jobs_of_client: int = 40

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
-import psycopg
 from psycopg import sql
 
 from benchmarks import past
@@ -42,16 +41,26 @@ class Stand:
 
     @contextmanager
     def product(
-        self, database: str = "postgresql", *, synchronous_commit: bool = True, jobs_before: int = 0
+        self,
+        database: str = "postgresql",
+        *,
+        server: Postgres | None = None,
+        synchronous_commit: bool = True,
+        jobs_before: int = 0,
     ) -> Iterator[Product]:
-        """A product of its own, warmed up, on a database that is empty or has a past."""
+        """A product of its own, warmed up, on a database that is empty or has a past.
+
+        ``server``: another than the stand's own.
+        """
+        server = server or self.server
         number = next(self._numbers)
         name = f"product_{number}"
         url = None
         if database == "postgresql":
-            url = self.database(name)
+            server.create_database(name)
+            url = server.url(name)
             if not synchronous_commit:
-                self._execute(
+                server.execute(
                     sql.SQL("ALTER DATABASE {} SET synchronous_commit = off").format(
                         sql.Identifier(name)
                     )
@@ -69,7 +78,7 @@ class Stand:
             product.stop()
             product.erase()
             if url is not None:
-                self.server.drop_database(name)
+                server.drop_database(name)
 
     @contextmanager
     def celery(self, *, acks_late: bool = False) -> Iterator[CeleryRival]:
@@ -93,8 +102,3 @@ class Stand:
         """Make an empty database; its URL."""
         self.server.create_database(name)
         return self.server.url(name)
-
-    def _execute(self, statement: sql.Composed) -> None:
-        url = self.server.url("postgres").replace("postgresql+psycopg:", "postgresql:")
-        with psycopg.connect(url, autocommit=True) as connection:
-            connection.execute(statement)

@@ -8,6 +8,7 @@ from benchmarks.experiments import (
     audit,
     batch,
     clients,
+    debian,
     files,
     history,
     provider,
@@ -26,6 +27,7 @@ Experiment = Callable[[Stand, Sizes, Results], None]
 EXPERIMENTS: dict[str, Experiment] = {
     "single": single.measure,
     "batch": batch.measure,
+    "debian": debian.measure,
     "clients": clients.measure,
     "files": files.measure,
     "waiters": waiters.measure,
