@@ -328,6 +328,12 @@ class ApiSettings(_Section):
         "each 16 KiB.",
     )
 
+    access_log: bool = Field(
+        default=False,
+        description="A line for each request, at the level info: who asked for what from where, "
+        "the answer's status, and how long it took.",
+    )
+
     @field_validator("trusted_proxies")
     @classmethod
     def _addresses(cls, proxies: list[str]) -> list[str]:

@@ -8,9 +8,16 @@ head, however long the body is that it announces.
 from __future__ import annotations
 
 import asyncio
+import re
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import structlog
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bind_contextvars
 
 from orchestrator.api import problems
 from orchestrator.api.refusals import REASONS
@@ -28,6 +35,8 @@ from orchestrator.domain.states import Role
 from orchestrator.jobs.submission import Actor
 from orchestrator.nas.v3 import refusal as nas_refusal
 
+log = structlog.get_logger(__name__)
+
 #: The most bytes of a body, but for batches.
 MAX_BODY = 2**20
 #: A body has to come at this rate at least, in bytes a second, beside the time it has in any case.
@@ -40,6 +49,10 @@ _BATCHES = "/v1/batches"
 #: Headers of which a second one would silently not be heeded. Two of ``Authorization`` are no token
 #: (`token_in`); ``Prefer`` may come in several (RFC 7240).
 _ONCE = frozenset({b"idempotency-key", b"reason", b"content-type", b"last-event-id"})
+_REQUEST_ID = b"x-request-id"
+_ID = re.compile(rb"[A-Za-z0-9._:+/=@-]{1,128}")
+#: How much of a path is logged.
+_MOST_OF_PATH = 1000
 #: What every answer carries, unless it has its own: browsers shall run, frame and keep nothing.
 _HEADERS = [
     (b"x-content-type-options", b"nosniff"),
@@ -71,7 +84,19 @@ class Door:
             return
         scope, path = self._placed(scope)
         scope[ACTOR] = None
-        send = self._answering(scope, path, send)
+        ASKING.set(None)
+        request_id = _id_of(scope)
+        bind_contextvars(request=request_id)
+        if self._settings.access_log:
+            with _logged(scope, path, send) as send:
+                await self._let_in(scope, path, request_id, receive, send)
+        else:
+            await self._let_in(scope, path, request_id, receive, send)
+
+    async def _let_in(
+        self, scope: Scope, path: str, request_id: str, receive: Receive, send: Send
+    ) -> None:
+        send = self._answering(scope, path, request_id, send)
         if scope["method"] == "HEAD":
             scope, send = _as_get(scope, send)
         try:
@@ -95,7 +120,7 @@ class Door:
             return
         await self.app(scope, _given(body, receive), send)
 
-    def _answering(self, scope: Scope, path: str, send: Send) -> Send:
+    def _answering(self, scope: Scope, path: str, request_id: str, send: Send) -> Send:
         """What sends an answer with what every answer carries, and notes those that refuse."""
 
         async def answer(message: Message) -> None:
@@ -103,6 +128,7 @@ class Door:
                 headers = list(message.get("headers", ()))
                 present = {name for name, _ in headers}
                 headers += [header for header in _HEADERS if header[0] not in present]
+                headers.append((_REQUEST_ID, request_id.encode()))
                 if scope["scheme"] == "https":
                     headers.append(_STAY_WITH_HTTPS)
                 message = {**message, "headers": headers}
@@ -178,6 +204,40 @@ class Door:
             parts.append(part)
             if not message.get("more_body", False):
                 return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _id_of(scope: Scope) -> str:
+    """What tells a request from others in logs: what the client or a proxy calls it, or our own."""
+    sent = [value for name, value in scope["headers"] if name == _REQUEST_ID]
+    if len(sent) == 1 and _ID.fullmatch(sent[0]):
+        return str(sent[0], "ascii")
+    return secrets.token_hex(8)
+
+
+@contextmanager
+def _logged(scope: Scope, path: str, send: Send) -> Iterator[Send]:
+    """Log the request once it was answered; without its query and its headers: nothing secret."""
+    began, status = time.monotonic(), None
+
+    async def noting(message: Message) -> None:
+        nonlocal status
+        if message["type"] == "http.response.start":
+            status = message["status"]
+        await send(message)
+
+    try:
+        yield noting
+    finally:
+        actor: Actor | None = scope[ACTOR]
+        log.info(
+            "api.access",
+            method=scope["method"],
+            path=path[:_MOST_OF_PATH],
+            status=status,
+            seconds=round(time.monotonic() - began, 4),
+            token=None if actor is None else actor.name,
+            client=scope["client"][0] if scope.get("client") else "?",
+        )
 
 
 def _refuse_doubled(scope: Scope) -> None:

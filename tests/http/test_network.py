@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import ssl
@@ -251,6 +252,72 @@ def test_a_submission_whose_token_is_revoked_meanwhile_says_that_it_was_accepted
         with api.database.write() as connection:
             tokens.revoke(connection, token.split("_")[1], "test")
         assert (answer.result().status_code, answer.result().json()["volume"]) == (202, "submits")
+
+
+# -- what the log says of requests ------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def logging(begin_api: Callable[..., Api]) -> Api:
+    """A service that logs each request."""
+    return begin_api('[api]\naccess_log = true\n[log]\nformat = "json"\n')
+
+
+def _lines(api: Api, request: str) -> list[dict[str, Any]]:
+    """The lines of the log that belong to a request."""
+    lines = [json.loads(line) for line in api.log.read_text().splitlines() if line[:1] == "{"]
+    return [line for line in lines if line.get("request") == request]
+
+
+def test_each_request_is_a_line_of_the_log_with_its_id(logging: Api) -> None:
+    sent = f"trace-{uuid.uuid4()}"
+    with logging.client(Role.READER) as http:
+        query = {"volume": "in-the-query"}
+        answer = http.get("/v1/jobs", params=query, headers={"X-Request-Id": sent})
+        assert answer.headers.get_list("X-Request-Id") == [sent]
+        refused = http.post("/v1/jobs", json={})
+    with logging.client(None) as http:
+        unknown = http.get("/v1/jobs", headers={"Authorization": "Bearer orc_secret"})
+        open_ = http.get("/healthz")
+
+    def access(answer: httpx.Response) -> dict[str, Any]:
+        # The line is written once the answer was sent.
+        while not (lines := _accesses(logging, answer.headers["X-Request-Id"])):
+            pass
+        [line] = lines
+        return line
+
+    line = access(answer)
+    assert {name: line[name] for name in ("method", "path", "status", "token", "client")} == {
+        **{"method": "GET", "path": "/v1/jobs", "status": 200},
+        **{"token": "reader", "client": "127.0.0.1"},
+    }
+    assert line["seconds"] >= 0
+    assert (access(refused)["status"], access(refused)["token"]) == (403, "reader")
+    assert (access(unknown)["status"], access(unknown)["token"]) == (401, None)
+    assert access(open_)["path"] == "/healthz"
+    # What else is said of a request has its id, too.
+    told = [one["event"] for one in _lines(logging, refused.headers["X-Request-Id"])]
+    assert "api.refused" in told
+    text = logging.log.read_text()
+    for secret in ("orc_", "in-the-query", logging.tokens[Role.READER].split("_", 2)[2]):
+        assert secret not in text
+
+
+def _accesses(api: Api, request: str) -> list[dict[str, Any]]:
+    return [line for line in _lines(api, request) if line["event"] == "api.access"]
+
+
+@on("sent", ["", "a b", "x" * 129, "a,b", 'a"b', "\u00e4"], ids=ascii)
+def test_an_id_that_is_none_is_replaced(api: Api, sent: str) -> None:
+    with api.client(None) as http:
+        headers = [(b"X-Request-Id", sent.encode())]
+        made = [http.get("/healthz", headers=headers).headers["X-Request-Id"] for _ in range(2)]
+        twice = [(b"X-Request-Id", b"one"), (b"X-Request-Id", b"two")]
+        made.append(http.get("/healthz", headers=twice).headers["X-Request-Id"])
+    assert len({*made, sent, "one", "two"}) == 6
+    assert all(re.fullmatch(r"[0-9a-f]{16}", one) for one in made)
+    assert "api.access" not in api.log.read_text()
 
 
 # -- refusals ---------------------------------------------------------------------------------
