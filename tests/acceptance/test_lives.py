@@ -182,3 +182,36 @@ def test_a_backup_is_made_while_the_service_runs_and_restored_when_it_is_stopped
     grown = submit(own_product, "volume.grow", "fast", "a", "size=4M")
     assert grown["state"] == "succeeded", grown
     assert grown["id"] > lost["id"]
+
+
+def test_a_database_is_copied_to_another_server_and_the_service_goes_on_there(
+    own_product: Product, request: pytest.FixtureRequest
+) -> None:
+    old = {name: value for name, value in own_product._up_env.items() if "DATABASE" in name}
+    options = ("--data", str(own_product.data), "--config", str(own_product.config))
+    made = submit(own_product, "volume.create", "fast", "a", "size=1M")
+    assert made["state"] == "succeeded"
+    server, name = request.getfixturevalue("postgres_server"), f"moved_{free_port()}"
+    server.create_database(name)
+    copying_ = ("db", "copy", "--to", server.url(name), *options)
+    try:
+        running = own_product.run(*copying_, **old)
+        assert (running.returncode, "stop the service" in running.stderr) == (4, True)
+        own_product.stop()
+        done = own_product.run(*copying_, **old)
+        assert done.returncode == 0, done.stderr
+        assert "set database.url to the new one" in done.stdout
+        again = own_product.run(*copying_, **old)
+        assert (again.returncode, "name an empty one" in again.stderr) == (4, True)
+        own_product._up_env["ORCHESTRATOR_DATABASE__URL"] = server.url(name)
+        own_product.start()
+        # The same token, volumes, numbers and history.
+        grown = submit(own_product, "volume.grow", "fast", "a", "size=4M")
+        assert (grown["state"], grown["id"]) == ("succeeded", made["id"] + 1)
+        assert submit(own_product, "backend.audit", "fast", "")["result"]["findings"] == {}
+        new = {"ORCHESTRATOR_DATABASE__URL": server.url(name)}
+        verified = own_product.run("audit", "verify", *options, **new)
+        assert verified.returncode == 0, verified.stdout + verified.stderr
+    finally:
+        own_product.stop()
+        server.drop_database(name)
