@@ -526,7 +526,10 @@ def _is_alive(holder: Holder, me: Holder) -> bool | None:
     """Whether the process is there; None where that cannot be seen from here."""
     if holder.boot is None or (holder.boot, holder.pids) != (me.boot, me.pids):
         return None
-    return _born(holder.pid) == holder.born
+    born = _born(holder.pid)
+    if born is None and _is_there(holder.pid):
+        return None  # /proc hides it, or does not let it be looked at
+    return born == holder.born
 
 
 def _born(pid: int) -> int | None:
@@ -537,6 +540,17 @@ def _born(pid: int) -> int | None:
     # Behind the name, which may have anything in it; a zombie is dead.
     state, *rest = told.rpartition(")")[2].split()
     return None if state in "ZX" else int(rest[18])
+
+
+def _is_there(pid: int) -> bool:
+    """Whether a process has this number, and is no zombie as far as can be seen."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return not os.access(f"/proc/{pid}/stat", os.R_OK)
 
 
 def _namespace() -> str | None:

@@ -141,7 +141,8 @@ def _look_around(image: Image, writers: bool, *, may_be_blind: bool) -> None:
 
 def _processes(image: os.stat_result, writers: bool) -> tuple[list[str], bool]:
     """The processes of this host that have a file open, and whether all could be looked at."""
-    found, all_seen = [], True
+    # Where /proc hides the processes of others, it does not even list them.
+    found, all_seen = [], Path("/proc/1").exists()
     for process in Path("/proc").iterdir():
         if not process.name.isdigit() or process.name == str(os.getpid()):
             continue
