@@ -16,6 +16,8 @@ from orchestrator.domain.states import FindingKind
 
 #: What is known of whose an orphan is, by `detail["whose"]`.
 REMOVED, FORGOTTEN, UNKNOWN, FOREIGN = "removed", "forgotten", "unknown", "foreign"
+#: It bears the stamp of a volume that the inventory has, and is not where that one's image is.
+TWIN = "twin"
 
 #: A row of `findings`, with its ``backend``; the job that repairs it, or None.
 Row = Mapping[str, Any]
@@ -51,7 +53,7 @@ def _of_volume(action: str, **params: Any) -> Callable[[Row], Request | None]:
 
 def _adopt(row: Row) -> Request | None:
     whose = row["detail"].get("whose")
-    if whose is None or row["detail"].get("name_taken") or row["detail"].get("copies"):
+    if whose in (None, TWIN) or row["detail"].get("name_taken") or row["detail"].get("copies"):
         return None
     if row["detail"].get("volume") is False:
         return None

@@ -144,6 +144,23 @@ def test_a_hard_link_is_told(audited: Audited, tmp_path: Path) -> None:
     assert audited.audit("fast")["findings"] == {}
 
 
+def test_a_further_name_beside_an_image_is_told_for_what_it_is(audited: Audited) -> None:
+    image = audited.image("vm1")
+    beside = image.with_name("beside.img")
+    os.link(image, beside)
+    audited.audit("fast")
+    [found] = [one for one in audited.findings() if one["kind"] == "orphan"]
+    assert "the stamp of volume 'vm1'" in found["text"]
+    assert found["repairs"] == []
+    # What bears the stamp of none that is recorded can be adopted, as the finding says.
+    audited.do(act("volume.forget", "vm1", "fast"))
+    image.unlink()
+    audited.audit("fast")
+    [found] = [one for one in audited.findings() if one["kind"] == "orphan"]
+    assert [one["name"] for one in found["repairs"]] == ["adopt"]
+    assert audited.repair(found["id"], "adopt")["state"] == "succeeded"
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 def test_an_image_that_belongs_to_others_is_told(audited: Audited) -> None:
     os.chown(audited.image("vm1"), 64055, 64055)

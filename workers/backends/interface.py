@@ -129,6 +129,9 @@ class VolumeFacts:
     links: int | None = field(default=None, compare=False)
     owner: str | None = field(default=None, compare=False)
     written_at: float | None = field(default=None, compare=False)
+    #: Of what is not ours: the id on the stamp that it bears all the same, as a further name of
+    #: an image (a hard link) or a copy of it. Told while listing.
+    bears: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,14 @@ from workers.backends.file.contents import Watch, still, take
 from workers.backends.file.facts import present_facts, snapshot_facts, volume_facts
 from workers.backends.file.failures import translated
 from workers.backends.file.holding import changing, refuse_drift, refuse_writable, settle
-from workers.backends.file.images import Image, found, needed, snapshots_of, walk
+from workers.backends.file.images import (
+    Image,
+    borne_elsewhere,
+    found,
+    needed,
+    snapshots_of,
+    walk,
+)
 from workers.backends.file.making import make_snapshot, make_volume
 from workers.backends.file.marker import read_lease, read_marker, write_lease, write_marker
 from workers.backends.file.removing import overwrite, refuse_kept, take_away
@@ -127,7 +134,8 @@ class FileDriver(Driver):
         with translated(self.backend), self._tree() as tree:
             held = loops.Held()
             for image in walk(tree, layout.VOLUMES):
-                yield replace(volume_facts(image), attached=held.holds(image.status))
+                facts = replace(volume_facts(image), attached=held.holds(image.status))
+                yield facts if facts.id else replace(facts, bears=borne_elsewhere(tree, image))
 
     def inspect(self, volume: VolumeRef) -> Look:
         with translated(self.backend), self._tree() as tree, found(tree, volume) as image:

@@ -9,18 +9,19 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
 from orchestrator.domain.errors import (
     AlreadyExists,
     BackendBusy,
+    BackendError,
     Conflict,
     UnknownSnapshot,
     UnknownVolume,
 )
 from workers.backends.file import layout
-from workers.backends.file.stamps import Stamp, read_stamp
+from workers.backends.file.stamps import Stamp, borne, read_stamp
 from workers.backends.file.tree import LOCK_LOOK, LOCK_WAIT, Tree
 from workers.backends.interface import SnapshotRef, VolumeRef, check_id
 from workers.files import look_at_file, open_directory, open_file
@@ -198,6 +199,17 @@ def read_image(
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def borne_elsewhere(tree: Tree, image: Image) -> str | None:
+    """The id on the stamp of a file that is not in that one's place; None if it bears none."""
+    if image.descriptor < 0:
+        return None
+    # What cannot be read, or is no stamp, says nothing about a file that is not ours.
+    with suppress(BackendError, OSError):
+        stamp = borne(tree, image.descriptor, tree.where(image.directory, image.file))
+        return None if stamp is None else stamp.id
+    return None
 
 
 def close(image: Image) -> None:

@@ -24,6 +24,8 @@ _WHOSE = {
     "older than the storage",
     repairs.FORGOTTEN: "it is of a volume that was forgotten",
     repairs.REMOVED: "it is of a volume that was removed",
+    repairs.TWIN: "it bears the stamp of volume {!r}: it is a further name of that one's image (a "
+    "hard link), or a copy of it; look who made it, and take it away by hand",
 }
 
 
@@ -31,7 +33,7 @@ def orphans(work: Work, connection: Connection, seen: Seen) -> Iterator[Finding]
     """Volumes of the storage that no live row is about."""
     backend = work.intent.backend
     for page in seen.unmatched():
-        stamps = {one.facts.id for one in page if one.facts.id is not None}
+        stamps = {id_ for one in page if (id_ := one.facts.id or one.facts.bears) is not None}
         known = {
             row.id: row
             for row in connection.execute(
@@ -41,7 +43,7 @@ def orphans(work: Work, connection: Connection, seen: Seen) -> Iterator[Finding]
         taken = _taken(work, connection, {one.facts.name[:255] for one in page})
         copied = seen.several(stamps)
         for one in page:
-            row = known.get(one.facts.id)
+            row = known.get(one.facts.id or one.facts.bears)
             names = {one.facts.name, row.name if row is not None else one.facts.name}
             if not any(seen.is_busy(f"{backend}/{name}") for name in names):
                 where = {"name_taken": one.facts.name in taken, "copies": one.facts.id in copied}
@@ -116,7 +118,7 @@ def _orphan(one: SeenVolume, row: Any, where: Mapping[str, bool], work: Work) ->
         kind=FindingKind.ORPHAN,
         subject=(f"stamp {facts.id} {facts.name}" if facts.id else f"name {facts.name}")[:600],
         text=f"{facts.name!r} ({format_size(facts.size_bytes)}) is on the storage and no volume "
-        f"of the inventory; {_WHOSE[whose]}",
+        f"of the inventory; {_WHOSE[whose].format(row.name if row is not None else None)}",
         volume=facts.name[:255],
         volume_id=facts.id,
         detail={"whose": whose, **where, "recorded": None, "found": told},
@@ -125,7 +127,10 @@ def _orphan(one: SeenVolume, row: Any, where: Mapping[str, bool], work: Work) ->
 
 def _whose(row: Any, facts: VolumeFacts, backend_id: int) -> str:
     if facts.id is None:
-        return repairs.FOREIGN
+        if facts.bears is None:
+            return repairs.FOREIGN
+        lives = row is not None and row.state != VolumeState.REMOVED
+        return repairs.TWIN if lives else repairs.UNKNOWN
     whose = _whose_id(row, backend_id)
     # Under another name it is what somebody has made of it, a copy perhaps.
     return repairs.UNKNOWN if whose == repairs.REMOVED and row.name != facts.name else whose
