@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 
 from orchestrator.domain.errors import AlreadyExists, Unsupported
-from tests.engine.conftest import Engine, act, create, grow
+from orchestrator.domain.requests import parse_request
+from orchestrator.jobs.submission import Submission
+from orchestrator.jobs.submit import plan
+from tests.engine.conftest import ADMIN, Engine, act, create, grow
 from workers.backends.file import layout
 from workers.backends.memory import Faults, MemoryDriver
 
@@ -55,6 +58,24 @@ def test_an_adopted_volume_is_like_any_other(engine: Engine) -> None:
     engine.work()
     assert engine.states(accepted.job_ids) == ["succeeded"] * 2
     assert ids(engine) == {}
+
+
+@pytest.mark.parametrize(
+    ("contents", "what"), [(b"QFI\xfb\0\0\0\3", "a qcow or qcow2 image"), (b"\x90" * 512, None)]
+)
+def test_what_is_no_raw_disk_is_adopted_with_a_note(
+    engine: Engine, contents: bytes, what: str | None
+) -> None:
+    plant(engine, "old")
+    with storage(engine)._store.change() as db:
+        db.execute("UPDATE volumes SET contents = ?", (contents,))
+    with engine.database.read() as connection:
+        request = parse_request(act("volume.adopt", "old"))
+        [planned] = plan(connection, Submission(requests=[request], actor=ADMIN))
+    assert "whatever their format" in planned.notes[0]
+    result = adopted(engine, "old")["result"]
+    note = None if what is None else f"it is {what}: its bytes are the volume's, as they are"
+    assert result.get("note") == note
 
 
 def test_what_is_ours_is_not_adopted(engine: Engine) -> None:

@@ -81,6 +81,29 @@ def test_metadata_of_its_own_stands_for_all(
     assert metadata(engine, request) == (own, own)
 
 
+def test_settings_and_policy_are_not_copied_and_that_is_told(engine: Engine) -> None:
+    settings = {"autosize_enabled": True, "autosize_max_bytes": "8M"}
+    do(
+        engine,
+        {"action": "policy.create", "backend": "ram", "policy": "p", "params": {"rules": []}},
+        create("vm", params={"size_bytes": "1M", "settings": settings}),
+        act("policy.assign", "vm", policy="p"),
+    )
+    request = making("volume.clone", "ram")
+    with engine.database.read() as connection:
+        [planned] = plan(connection, Submission(requests=[parse_request(request)], actor=ADMIN))
+    names = ["autosize_enabled", "autosize_max_bytes"]
+    assert planned.notes == [
+        f"settings of 'vm' are not copied: {', '.join(names)}",
+        "the export policy of 'vm' is not assigned to it: p",
+    ]
+    told = do(engine, request)["result"]
+    assert (told["settings_not_copied"], told["policy_not_copied"]) == (names, "p")
+    new = engine.volumes("ram")["new"]
+    assert not new["settings"]
+    assert new["policy"] is None
+
+
 def test_what_is_not_copied_is_told_in_plan_and_history(engine: Engine) -> None:
     source(engine, "ram")
     request = making("volume.clone", "ram")

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
+import structlog
 from sqlalchemy import select
 
 from orchestrator.domain.drivers import DRIVERS
@@ -53,6 +54,7 @@ from workers.execution.auditing import audit
 from workers.execution.auditing.comparing import Difference, devices_of, odd, oddities, use
 from workers.execution.auditing.comparing import differences as compared
 from workers.execution.auditing.written import snapshots_written, written_behind
+from workers.execution.formats import HEAD, named_by_head
 from workers.execution.refresh import look_at
 from workers.execution.settling import come_back, settle, usable_again, verify_policy
 from workers.execution.truth import newer_than, not_seen, told_of, usable_as
@@ -73,6 +75,8 @@ from workers.execution.work import (
     refuse_written_elsewhere,
     sizes_of,
 )
+
+log = structlog.get_logger(__name__)
 
 
 def create(work: Work) -> Done:
@@ -375,11 +379,25 @@ def adopt(work: Work) -> Done:
     }
     if facts.policy is not None:
         result |= {"policy": facts.policy, "policy_known": policy is not None}
+    what = _no_raw_disk(work)
+    if what is not None:
+        result["note"] = f"it is {what}: its bytes are the volume's, as they are"
     return Done(
         result=result,
         changes=[Adopted(volume, snapshots)],
         after={"state": volume["state"], **result},
     )
+
+
+def _no_raw_disk(work: Work) -> str | None:
+    """What was adopted is, if it is recognisably no raw disk; None also where it cannot be read."""
+    try:
+        with work.driver.contents(work.volume, work) as contents:
+            offset, data = next(iter(contents.parts), (0, b""))
+    except Problem as problem:
+        log.info("adopt.not_read", job=work.job_id, why=problem.detail)
+        return None
+    return named_by_head(data[:HEAD]) if offset == 0 and data else None
 
 
 def _former(work: Work) -> Any:

@@ -398,6 +398,11 @@ def made_of_source(work: Work, facts: VolumeFacts) -> Done:
     told = {
         "metadata": metadata_wanted(work.claim),
         "snapshots_not_copied": [*source.snapshots],
+        # Some storage passes its own settings on to clones.
+        "settings_not_copied": sorted(
+            name for name, value in source.settings.items() if facts.settings.get(name) != value
+        ),
+        "policy_not_copied": None if facts.policy == source.policy else source.policy,
     }
     return replace(
         done,

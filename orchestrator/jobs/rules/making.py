@@ -161,9 +161,24 @@ def own_metadata(intent: Intent, source: VolumeOutlook | None) -> dict[str, str]
 def not_copied(outlook: Outlook, intent: Intent) -> list[str]:
     """What a clone or copy does not take over, for people."""
     source = _source(outlook, intent)
-    if source is None or not source.snapshots:
+    if source is None:
         return []
-    return [f"snapshots of {source.name!r} are not copied: {', '.join(source.snapshots)}"]
+    told, name = [], repr(source.name)
+    if source.snapshots:
+        told += [f"snapshots of {name} are not copied: {', '.join(source.snapshots)}"]
+    if source.settings:
+        told += [f"settings of {name} are not copied: {', '.join(sorted(source.settings))}"]
+    if source.policy is not None:
+        told += [f"the export policy of {name} is not assigned to it: {source.policy}"]
+    return told
+
+
+def taken_as_raw(_outlook: Outlook, _intent: Intent) -> list[str]:
+    """What a plan of an adoption cannot tell, for people."""
+    return [
+        "its bytes are the volume's, whatever their format: the result says if they are "
+        "recognisably no raw disk"
+    ]
 
 
 def check_adopt(outlook: Outlook, intent: Intent) -> None:

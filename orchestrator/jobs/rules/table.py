@@ -62,6 +62,7 @@ from orchestrator.jobs.rules.making import (
     play_create,
     play_import,
     sized_by_image,
+    taken_as_raw,
 )
 from orchestrator.jobs.rules.quotas import take_from_quota
 from orchestrator.jobs.rules.repairing import (
@@ -195,7 +196,7 @@ RULES: dict[str, Rule] = {
     "volume.remove": Rule(check_remove, play_remove),
     "volume.purge": Rule(check_remove, play_remove),
     "volume.forget": Rule(check_forget, play_remove),
-    "volume.adopt": Rule(check_adopt, play_adopt),
+    "volume.adopt": Rule(check_adopt, play_adopt, notes=taken_as_raw),
     "volume.reconcile": Rule(check_any_state, nothing),
     "volume.recreate": Rule(check_recreate, play_recreate),
     "volume.remove_orphan": Rule(check_remove_orphan, nothing),
