@@ -25,8 +25,14 @@ _BOOT_SECONDS = 120.0
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #: What programs need to know here to reach package servers.
 _PASSED_ON = ("PIP_", "SSL_CERT_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http", "no_proxy")
-#: What is mounted over the machine's own root before it boots: that one cannot be booted itself.
-_BOOT = 'mount --bind / "$0" && exec systemd-nspawn --directory="$0" "$@"'
+#: Where control groups are, of either version or both.
+_CONTROL = [Path("/sys/fs/cgroup/systemd"), Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup")]
+#: Whoever calls this gets to be in the machine's control groups and sees its root at the path $0,
+#: as one cannot boot the root itself.
+_BOOT = """
+while [ "$1" != -- ]; do echo $$ > "$1/cgroup.procs"; shift; done; shift
+mount --bind / "$0" && exec systemd-nspawn --directory="$0" "$@"
+"""
 
 
 def machines_are_possible() -> None:
@@ -76,8 +82,16 @@ class Machine:
         self._directory = Path(tempfile.mkdtemp(prefix=f"machine-{name}-"))
         root = self._directory / "root"
         root.mkdir()
+        # Each systemd takes the groups below its own for itself.
+        self._groups = [
+            there / self._directory.name for there in _CONTROL if (there / "cgroup.procs").exists()
+        ]
+        for group in self._groups:
+            group.mkdir()
         command: list[str | Path] = [
             *("unshare", "--mount", "--propagation", "private", "bash", "-c", _BOOT, root),
+            *self._groups,
+            "--",
             *("--quiet", "--volatile=overlay", "--register=no", "--keep-unit", "--console=pipe"),
             *("--link-journal=no", "--boot", f"--machine=orchestrator-{name}"),
             f"--network-namespace-path={network.path}",
@@ -134,6 +148,10 @@ class Machine:
             self._process.wait(30)
         self._process.kill()
         self._process.wait()
+        for group in self._groups:
+            for below, _, _ in os.walk(group, topdown=False):
+                with suppress(OSError):
+                    Path(below).rmdir()
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def _wait_until_it_has_booted(self) -> None:
