@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, cast
 
 import structlog
 
@@ -228,9 +228,23 @@ class StorageBackend:
 
     # -- HTTP -----------------------------------------------------------------------------
 
-    def init_app(self, app: NasApp, endpoint: str) -> None:
-        """Serve this storage below ``/{endpoint}`` of an ASGI application."""
-        app.add(endpoint, self)
+    def init_app(self, app: NasApp | FlaskLike, endpoint: str) -> None:
+        """Make this storage known to an application, under a name.
+
+        A `NasApp` serves it below ``/{endpoint}``. A Flask application has it as
+        ``app.extensions[endpoint]``, for views of its own. Raises `ValueError` if that is taken.
+        """
+        extensions = getattr(app, "extensions", None)
+        if extensions is None:
+            cast("NasApp", app).add(endpoint, self)
+        elif extensions.setdefault(endpoint, self) is not self:
+            raise ValueError(f"the application has an extension called {endpoint!r} already")
+
+
+class FlaskLike(Protocol):
+    """What is asked of an application of Flask's, which need not be installed."""
+
+    extensions: dict[str, Any]
 
 
 class _Private(StorageBackend):

@@ -189,6 +189,23 @@ def test_anonymous_callers_have_the_roles_they_are_given(dummy: DummyStorage, na
     assert may(serving(dummy, anonymous=("ADMIN", "UBER_ADMIN"))) == [401, 200, 404, 401]
 
 
+def test_an_application_of_flasks_has_it_among_its_extensions(dummy: DummyStorage) -> None:
+    class App:
+        def __init__(self) -> None:
+            self.extensions: dict[str, Any] = {}
+
+    app = App()
+    dummy.init_app(app=app, endpoint="netapp")
+    dummy.init_app(app=app, endpoint="netapp")
+    assert app.extensions == {"netapp": dummy}
+    other = DummyStorage()
+    try:
+        with pytest.raises(ValueError, match="called 'netapp' already"):
+            other.init_app(app=app, endpoint="netapp")
+    finally:
+        other.close()
+
+
 @on("secret, given", [("wrong", 401), (None, 401), ("secret-a", 201)])
 def test_who_asks_is_decided_before_the_body_is_read(
     dummy: DummyStorage, name: str, secret: str | None, given: int
