@@ -30,6 +30,10 @@ _LOOK = 12
 PARTS = 8
 
 
+#: Actions that may strike the record of a snapshot that is not there.
+_STRIKES = ("snapshot.delete", "volume.reconcile", "volume.adopt")
+
+
 @dataclass(frozen=True)
 class Choice:
     """What is asked for: ``DATA=long`` all, ``DATA_SEED`` the seed, ``DATA_CELL`` one cell,
@@ -140,6 +144,11 @@ def _possible(made: dict[str, str], ground: type[Ground]) -> bool:
         # A copy does not come as far as the storage.
         return False
     if others.writes and not state.writes:
+        return False
+    if others.on_snapshot and not case.snapshots:
+        return False
+    if others.name == "snapshot: move away" and case.action in _STRIKES:
+        # Its record goes as was asked for, and what is put back then is nobody's.
         return False
     if others.moments and made["moment"] not in others.moments:
         return False

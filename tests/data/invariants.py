@@ -244,6 +244,9 @@ def _recorded(site: Site, volume: Volume) -> Iterator[str]:
     if volume.metadata and "metadata" in site.ground.has and row.metadata != volume.metadata:
         yield f"{volume.name} is recorded with {row.metadata} instead of {volume.metadata}"
     kept = site.ground.snapshots(volume.id).keys() if "snapshots" in site.ground.has else set()
+    for name, one in site.recorded_snapshots(volume.id).items():
+        if one.state != "available":
+            yield f"snapshot {name} of {volume.name} is in state {one.state}"
     recorded = {one.id for one in site.recorded_snapshots(volume.id).values()}
     names = set(site.recorded_snapshots(volume.id))
     if names != (right := set(volume.snapshots) - site.model.deleted):

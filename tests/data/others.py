@@ -35,6 +35,8 @@ class Others:
     writes: ClassVar[bool] = False
     #: The moments at which it is done; all if empty.
     moments: ClassVar[frozenset[str]] = frozenset()
+    #: It is done to the image of the volume's oldest snapshot, not to that of the volume.
+    on_snapshot: ClassVar[bool] = False
 
     def act(self, site: Site, name: str, state: State) -> None:
         """Do it. Raises `Without` where that cannot be."""
@@ -43,8 +45,13 @@ class Others:
         """The cause is gone."""
 
 
-def _image(site: Site, name: str) -> Path:
-    path = site.ground.image(site.volume(name).id)
+def _image(site: Site, name: str, *, of_snapshot: bool = False) -> Path:
+    volume = site.volume(name)
+    if of_snapshot:
+        oldest = next(iter(volume.snapshots.values()), None)
+        path = None if oldest is None else site.ground.snapshot_image(volume.id, oldest.id)
+    else:
+        path = site.ground.image(volume.id)
     if path is None:
         raise Without("there is no image at that moment")
     return path
@@ -63,7 +70,10 @@ class TakeItOver(Others):
     permissions_count = True
 
     def act(self, site: Site, name: str, state: State) -> None:
-        self.paths = [_image(site, name), *site.close_to(name)]
+        if self.on_snapshot:
+            self.paths = [_image(site, name, of_snapshot=True)]
+        else:
+            self.paths = [_image(site, name), *site.close_to(name)]
         for path in self.paths:
             os.chown(path, _GUEST, _GUEST)
             path.chmod(0o600)
@@ -139,7 +149,7 @@ class HardLink(Others):
     needs = frozenset({"images", "openers"})
 
     def act(self, site: Site, name: str, state: State) -> None:
-        image = _image(site, name)
+        image = _image(site, name, of_snapshot=self.on_snapshot)
         self.path = site.ground.path / "linked by somebody"
         self.path.hardlink_to(image)
         site.model.files[self.path] = _held(site, image)
@@ -172,7 +182,7 @@ class Move(Others):
     differs = True
 
     def act(self, site: Site, name: str, state: State) -> None:
-        self.image = _image(site, name)
+        self.image = _image(site, name, of_snapshot=self.on_snapshot)
         self.path = site.ground.path / "moved by somebody"
         held = _held(site, self.image)
         self.image.rename(self.path)
@@ -193,7 +203,7 @@ class Truncate(Others):
     differs = True
 
     def act(self, site: Site, name: str, state: State) -> None:
-        self.image = _image(site, name)
+        self.image = _image(site, name, of_snapshot=self.on_snapshot)
         self.inode = self.image.stat().st_ino
         held = self.image.read_bytes()
         self.length = len(held) // 2
@@ -217,7 +227,7 @@ class Replace(Others):
     differs = True
 
     def act(self, site: Site, name: str, state: State) -> None:
-        self.image = _image(site, name)
+        self.image = _image(site, name, of_snapshot=self.on_snapshot)
         self.path = site.ground.path / "kept by somebody"
         held = _held(site, self.image)
         self.image.rename(self.path)
@@ -230,6 +240,41 @@ class Replace(Others):
         del site.model.files[self.image], site.model.files[self.path]
         self.image.unlink()
         self.path.rename(self.image)
+
+
+class LinkASnapshot(HardLink):
+    name = "snapshot: hard link"
+    summary = "the same of the oldest snapshot's image"
+    needs = HardLink.needs | {"snapshots"}
+    on_snapshot = True
+
+
+class MoveASnapshot(Move):
+    name = "snapshot: move away"
+    summary = "the same of the oldest snapshot's image"
+    needs = Move.needs | {"snapshots"}
+    on_snapshot = True
+
+
+class TruncateASnapshot(Truncate):
+    name = "snapshot: truncate"
+    summary = "the same of the oldest snapshot's image"
+    needs = Truncate.needs | {"snapshots"}
+    on_snapshot = True
+
+
+class ReplaceASnapshot(Replace):
+    name = "snapshot: replace"
+    summary = "another file in the place of the oldest snapshot's image, then put back"
+    needs = Replace.needs | {"snapshots"}
+    on_snapshot = True
+
+
+class TakeASnapshotOver(TakeItOver):
+    name = "snapshot: chown"
+    summary = "`chown` and `chmod 600` of the oldest snapshot's image alone"
+    needs = TakeItOver.needs | {"snapshots"}
+    on_snapshot = True
 
 
 class DeleteASnapshot(Others):
@@ -373,6 +418,11 @@ OTHERS: dict[str, type[Others]] = {
         Move,
         Truncate,
         Replace,
+        LinkASnapshot,
+        MoveASnapshot,
+        TruncateASnapshot,
+        ReplaceASnapshot,
+        TakeASnapshotOver,
         DeleteASnapshot,
         Unmount,
         Fill,

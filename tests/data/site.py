@@ -288,7 +288,8 @@ class Site:
     def verify_what_was_missing(self) -> None:
         """Whoever puts back what he took away has it verified, as the error says."""
         for name, row in self.recorded().items():
-            if row.state == "error":
+            missing = (one.state == "error" for one in self.recorded_snapshots(row.id).values())
+            if row.state == "error" or any(missing):
                 self.done({"action": "volume.verify", "volume": name})
 
     def remember(self) -> None:

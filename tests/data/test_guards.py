@@ -82,6 +82,12 @@ NOTICED = (
         says="instead of 2097152",
     ),
     Noticed(
+        guard="drift",
+        case="volume.rollback that discards newer ones",
+        others="snapshot: truncate",
+        says="v1 does not hold what it must",
+    ),
+    Noticed(
         guard="walks",
         case="volume.adopt",
         says="snapshot .* is gone|snapshots of .* are",

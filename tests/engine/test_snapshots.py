@@ -15,6 +15,7 @@ from orchestrator.store.tables import events, snapshots
 from tests.engine.conftest import Engine, act, create
 from tests.engine.test_audits import Audited
 from tests.engine.test_differences import ended, texts, verified
+from workers.backends.memory import Faults
 
 pytestmark = pytest.mark.either_database
 
@@ -104,6 +105,15 @@ def test_a_snapshot_in_memory_of_another_size_is_used_for_nothing(audited: Audit
     audited.storage_sql("UPDATE snapshots SET size = ?", MIB)
     job = ended(audited, act("volume.rollback", "r1", snapshot="s"))
     assert (job["state"], job["error"]["code"]) == ("failed", "drift"), job
+
+
+def test_a_rollback_begins_only_if_its_end_can_be_seen(audited: Audited) -> None:
+    audited.do(create("r1", "2M"), act("snapshot.create", "r1", snapshot="s"))
+    faults = Faults("ram", audited.ram().installation)
+    faults.set(kind="fail", code="access_denied", operation="list_snapshots", times=1)
+    job = ended(audited, act("volume.rollback", "r1", snapshot="s"))
+    assert (job["state"], job["error"]["code"]) == ("failed", "access_denied")
+    assert audited.engine.volumes()["r1"]["state"] == "available"
 
 
 # -- not where it is recorded -------------------------------------------------------------

@@ -156,6 +156,9 @@ def rollback(work: Work) -> Done:
     """Put a volume back to a snapshot; then newer ones go, if that was asked for."""
     volume = recorded_volume(work)
     _refuse_while_used(work)
+    if work.intended("rollback") is None:
+        # What is left is told afterwards: where that cannot be seen, nothing is begun.
+        work.driver.list_snapshots(work.volume)
     work.intend("rollback", snapshot=work.snapshot.id)
     facts = work.driver.rollback(work.volume, work.snapshot, work)
     if work.intent.snapshot in volume.snapshots:
