@@ -281,7 +281,7 @@ def _reload(server: Postgres, read_only: str) -> None:
     """
     server.execute("SELECT pg_reload_conf()")
     setting = "SHOW default_transaction_read_only"
-    until(lambda: server.query(setting) == read_only, f"sessions are read-only: {read_only}")
+    until(lambda: server.query(setting, NAME) == read_only, f"sessions are read-only: {read_only}")
 
 
 def test_of_several_servers_the_one_that_takes_writes_is_used(cluster: Cluster) -> None:

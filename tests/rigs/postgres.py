@@ -138,9 +138,9 @@ class Postgres:
         with self._connect(dbname) as connection:
             connection.execute(statement)
 
-    def query(self, statement: str) -> Any:
+    def query(self, statement: str, dbname: str = "postgres") -> Any:
         """The one value that a query of the superuser has."""
-        with self._connect() as connection:
+        with self._connect(dbname) as connection:
             row = connection.execute(statement.encode()).fetchone()
             return row and row[0]
 
