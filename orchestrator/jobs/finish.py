@@ -317,16 +317,17 @@ def _events(claim: Claim, outcome: Outcome) -> Iterable[Event]:
             host=intent.host,
         )
         yield Event(kind=claim.action.name, **base, data={"text": text, **outcome.audit})
-    data: dict[str, Any] = {"attempt": claim.attempt}
-    if outcome.problem is not None:
-        data["error"] = outcome.problem.job_error()
-    yield Event(kind=f"job.{outcome.ending}", **base, data=data)
     for change in outcome.changes:
         match change:
             case inventory.SnapshotGone(_, str(name)):
                 yield Event(kind="snapshot.struck", **{**base, "snapshot": name})
             case inventory.SnapshotMissing(_, name):
                 yield Event(kind="snapshot.missing", **{**base, "snapshot": name})
+    # Nothing is told of a job once it has ended.
+    data: dict[str, Any] = {"attempt": claim.attempt}
+    if outcome.problem is not None:
+        data["error"] = outcome.problem.job_error()
+    yield Event(kind=f"job.{outcome.ending}", **base, data=data)
 
 
 # -- what the end of a job sets off -------------------------------------------------------

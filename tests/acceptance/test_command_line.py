@@ -462,13 +462,19 @@ def test_locks_are_taken_renewed_released_and_broken(shell: Shell, name: str) ->
     assert "broke the lock that n1 held" in shell.ok("lock", "break", *target, "--reason", "dead")
 
 
-def test_jobs_are_reordered_retried_and_watched(shell: Shell, name: str) -> None:
-    form = ("submit", "volume.create", "--backend", "ram", "--volume", name, "size=1M")
-    job = str(shell.json(*form, "--run-at", FAR)["id"])
+def test_jobs_are_reordered_retried_and_watched(shell: Shell, product: Any, name: str) -> None:
+    image = product.exchange / f"{name}.raw"
+    form = ("submit", "volume.import", "--backend", "fast", "--volume", name)
+    job = str(shell.json(*form, f"image={image}", "size=1M", "--run-at", FAR)["id"])
     assert shell.json("job", "priority", job, "-5")["priority"] == -5
     shell.json("job", "cancel", job)
-    again = shell.json("job", "retry", job, "--wait")
-    assert (again["retry_of"], again["state"]) == (int(job), "succeeded")
+    later = shell.json("job", "retry", job)
+    assert (later["retry_of"], later["state"]) == (int(job), "waiting"), "its time is kept"
+    shell.json("job", "cancel", str(later["id"]))
+    failed = shell.json(*form, f"image={image}", "size=1M", "--wait", status=1)
+    image.write_bytes(bytes(range(256)) * 16)
+    again = shell.json("job", "retry", str(failed["id"]), "--wait")
+    assert (again["retry_of"], again["state"]) == (failed["id"], "succeeded")
     assert shell.json("job", "watch", str(again["id"]))["state"] == "succeeded"
 
 

@@ -264,7 +264,7 @@ DAMAGES: dict[str, Damage] = {
         row_deleted,
         "fast",
         "orphan",
-        "a stamp of ours that no record has ever had",
+        "a stamp of ours, and is of no volume of the inventory",
         ("adopt",),
         miscounts=True,
     ),
@@ -571,7 +571,7 @@ def test_a_copy_of_an_image_is_a_finding_of_its_own_and_stays(audited: Audited) 
     assert audited.audit("fast")["findings"] == {"orphan": 2, "capacity": 1}
     orphans = [one for one in audited.findings() if one["kind"] == "orphan"]
     assert {one["detail"]["whose"]: len(one["repairs"]) for one in orphans} == {
-        "foreign": 0,
+        "unknown": 0,
         "removed": 2,
     }
     [removed] = [one for one in orphans if one["repairs"]]

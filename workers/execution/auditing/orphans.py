@@ -20,8 +20,8 @@ from workers.execution.work import Work
 
 _WHOSE = {
     repairs.FOREIGN: "it bears no stamp of ours: somebody else has put it there",
-    repairs.UNKNOWN: "it bears a stamp of ours that no record has ever had: the database may be "
-    "older than the storage",
+    repairs.UNKNOWN: "it bears a stamp of ours, and is of no volume of the inventory: a copy "
+    "perhaps of one that was removed, or the database is older than the storage",
     repairs.FORGOTTEN: "it is of a volume that was forgotten",
     repairs.REMOVED: "it is of a volume that was removed",
     repairs.TWIN: "it bears the stamp of volume {!r}: it is a further name of that one's image (a "
