@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tests.data.cases import CASES
-from tests.data.choice import excluded
+from tests.data.choice import Choice, excluded
 from tests.data.grounds import GROUNDS
 from tests.data.lives import LIVES
 from tests.data.moments import MOMENTS
@@ -39,9 +39,13 @@ def write(record: Record, page: Path, seed: int) -> None:
 
 def _totals(record: Record, seed: int) -> Iterable[str]:
     counts = Counter((result.database, result.outcome) for result in record.results)
+    whole = sum(len(Choice(long=True, seed=seed, cell=None).cells(name)) for name in GROUNDS)
     for database, name in (("sqlite", "SQLite"), ("postgresql", "PostgreSQL")):
-        green, tried = counts[database, GREEN], counts[database, GREEN] + counts[database, RED]
-        yield f"On {name}, {tried:,} cells were tried, {green:,} of them green."
+        green, red, left = (counts[database, one] for one in (GREEN, RED, LEFT_OUT))
+        yield (
+            f"On {name}, {green + red + left:,} of {whole:,} cells were looked at: {green:,} are "
+            f"green, {red:,} are not, and {left:,} do not apply."
+        )
     yield (
         f"They are {len(CASES)} cases of {len({case.action for case in CASES.values()})} actions, "
         f"{len(STATES)} states, {len(OTHERS)} things that others do, and {len(GROUNDS)} storages, "
