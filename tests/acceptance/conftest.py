@@ -120,7 +120,7 @@ class Product:
                 raise AssertionError(f"'up' ended:\n{self.log.read_text()}")
             try:
                 ready = httpx.get(f"{self.url}/readyz").status_code == 200
-                if ready and (self.data / "token").exists():
+                if ready and (self.data / "endpoint.json").exists():
                     return
             except httpx.HTTPError:
                 pass
