@@ -49,6 +49,10 @@ def machines_are_possible() -> None:
             pytest.skip(f"{program} is not installed: apt install {package}")
 
 
+class CannotBoot(Exception):
+    """No machine can be booted here; what was printed."""
+
+
 class Network:
     """A network that machines share: one loopback device, and nobody else on it."""
 
@@ -165,7 +169,7 @@ class Machine:
                     return
             time.sleep(0.05)
         told = (self._directory / "console").read_text(errors="replace")
-        raise RuntimeError(f"the machine {self.name} did not boot:\n{told}")
+        raise CannotBoot(f"the machine {self.name} did not boot: {told}")
 
     def _first_process(self) -> int | None:
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
