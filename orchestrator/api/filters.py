@@ -14,7 +14,7 @@ T = TypeVar("T", bound=Sized)
 
 
 def of_backend(backend: str | None, read: Callable[[Connection], T]) -> Callable[[Connection], T]:
-    """``read``, which lists what there is of a backend, if one is given.
+    """Have a list that may be of one backend refuse a name that no backend ever had.
 
     It raises `UnknownBackend` where it finds nothing and there never was a backend of this name.
     """

@@ -47,7 +47,7 @@ async def told(service: Service, receipt: Receipt, wait: float) -> Response:
         try:
             ended = await wait_for_end(service, receipt.kind, receipt.id, wait)
         except NotAuthenticated:
-            ended = None  # it was accepted all the same, and that is told
+            ended = None  # it was accepted all the same, and the answer says so
         if ended is not None:
             # What only the acceptance tells (a batch's job ids) stays.
             view, status = {**view, **ended.view}, 200

@@ -14,7 +14,7 @@ from orchestrator.store.tables import backends, events, findings, jobs
 LOOK, REPAIR, STUCK = "look.refused", "repair.refused", "job.stuck"
 #: How a finding's detail names why its repair by a rule is refused.
 DETAIL = "repair_refused"
-#: The same of the same is told again after this, by whichever scheduler.
+#: The same refusal is recorded again after this, by whichever scheduler.
 _AGAIN = timedelta(hours=1)
 
 

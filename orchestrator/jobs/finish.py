@@ -323,7 +323,7 @@ def _events(claim: Claim, outcome: Outcome) -> Iterable[Event]:
                 yield Event(kind="snapshot.struck", **{**base, "snapshot": name})
             case inventory.SnapshotMissing(_, name):
                 yield Event(kind="snapshot.missing", **{**base, "snapshot": name})
-    # Nothing is told of a job once it has ended.
+    # The end of an attempt is the last event of it.
     data: dict[str, Any] = {"attempt": claim.attempt}
     if outcome.problem is not None:
         data["error"] = outcome.problem.job_error()

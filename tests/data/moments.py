@@ -16,7 +16,7 @@ from workers.execution.work import Work
 #: The moments, and what the table says of them.
 MOMENTS = {
     "queued": "between submission and execution",
-    "begun": "after the last look at the storage, right before the driver is told to change it",
+    "begun": "after the last look at the storage, right before the driver is asked to change it",
     "inside": "inside of that call, at one of its checkpoints",
     "done": "when that call has returned, before the outcome is recorded",
 }

@@ -391,7 +391,7 @@ class AnswersRefused(_Requests):
 
 class WriteMeanwhile(Others):
     name = "write"
-    summary = "whoever has the volume open writes all of it anew"
+    summary = "whoever has the volume open overwrites all of it"
     writes = True
     moments = frozenset({"inside", "done"})
 

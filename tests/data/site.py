@@ -136,15 +136,16 @@ class Site:
         self.restart()
 
     def _disconnect(self) -> None:
-        if self._scheduler is not None:
-            self._scheduler.close()
-            self._scheduler = None
+        self._end_scheduler()
         self.engine.database.close()
 
-    def end(self) -> None:
+    def _end_scheduler(self) -> None:
         if self._scheduler is not None:
             self._scheduler.close()
             self._scheduler = None
+
+    def end(self) -> None:
+        self._end_scheduler()
         self.engine.database.transact(lambda connection: gone(connection, "worker-1"))
         self.engine.worker.serving.leases.release()
         self.engine.worker.leases.close()

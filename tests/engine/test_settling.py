@@ -457,7 +457,7 @@ def test_no_other_host_removes_what_one_may_have_attached(settled: Settled, effe
                 settled.engine.submit(request)
         [attachment] = settled.engine.volumes("fast")["a"]["attachments"]
         assert (attachment["host"], attachment["device"]) == ("here", None)
-        # Its own host says what there is; then any host may go on.
+        # Its own host reports what is there; after that any host may go on.
         device = driver.attach(volume, _Call(claimed), read_only=False) if effect else None
         [looked] = settled.look_again()
         assert (looked["host"], looked["state"]) == ("here", "succeeded"), looked
