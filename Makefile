@@ -63,9 +63,10 @@ data: $(STAMP) ## do everything to volumes while others do everything to the sto
 bench: $(STAMP) $(BENCH_STAMP) ## measure it beside other queues; less with ARGS="--quick --only batch"
 	$(BIN)/python -m benchmarks $(ARGS)
 
-lint: $(STAMP) ## check style and formatting (ruff)
+lint: $(STAMP) ## check style and formatting (ruff), and that imports go down only (import-linter)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo --cache-dir build/imports
 
 types: $(STAMP) ## check types (mypy)
 	$(BIN)/mypy

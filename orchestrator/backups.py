@@ -13,9 +13,9 @@ from typing import Literal, TypeVar
 from sqlalchemy import Connection, delete, func, inspect, select, update
 from sqlalchemy.exc import DatabaseError
 
-from orchestrator.audit import restored
 from orchestrator.domain.errors import Conflict, InvalidInput, Unavailable
 from orchestrator.inventory.hosts import ALIVE_SECONDS
+from orchestrator.ledger import restored
 from orchestrator.store import copying, lives, migrate, urls
 from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database

@@ -10,10 +10,10 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, or_, select, update
 
-from orchestrator.audit.events import Event, record
+from orchestrator.domain.actors import Actor
 from orchestrator.domain.errors import AlreadyExists, InvalidInput, NotAuthenticated, NotFound
 from orchestrator.domain.states import Role
-from orchestrator.jobs.submission import Actor
+from orchestrator.history.events import Event, record
 from orchestrator.store.bulk import insert_rows
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import idempotency_keys, tokens

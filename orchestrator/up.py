@@ -23,12 +23,12 @@ from sqlalchemy import Connection, select
 from orchestrator import tokens
 from orchestrator.api.server import address_of
 from orchestrator.client import local
+from orchestrator.domain.actors import ENGINE
 from orchestrator.domain.errors import InvalidInput, NotAuthenticated, Unavailable
 from orchestrator.domain.states import Role
 from orchestrator.embedded.broker import BrokerStartError, EmbeddedBroker
 from orchestrator.embedded.process import die_with_parent
 from orchestrator.inventory.backends import backend_views
-from orchestrator.jobs.finish import ENGINE
 from orchestrator.logs import Trouble, configure_logs
 from orchestrator.reloading import has_terminal, leave_terminal
 from orchestrator.settings import Settings

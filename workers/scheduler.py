@@ -14,12 +14,10 @@ import structlog
 from sqlalchemy import Connection
 
 from orchestrator import failpoints
-from orchestrator.audit import expiry, refusals, restored
-from orchestrator.audit.archive import archive_events
-from orchestrator.audit.chain import ForeignChainError, extend, key_of
-from orchestrator.audit.events import latest_number, number_committed
-from orchestrator.audit.repairing import by_rule, note_repair
 from orchestrator.domain.errors import Problem
+from orchestrator.findings import refusals
+from orchestrator.findings.repairing import by_rule, note_repair
+from orchestrator.history.events import latest_number, number_committed
 from orchestrator.inventory.capacity import record_day
 from orchestrator.jobs import autosize, looking_again, schedule
 from orchestrator.jobs.archive import archive
@@ -29,6 +27,9 @@ from orchestrator.jobs.notices import Notices
 from orchestrator.jobs.submission import Accepted, Submission
 from orchestrator.jobs.submit import submit
 from orchestrator.jobs.wakeups import Wakeups
+from orchestrator.ledger import expiry, restored
+from orchestrator.ledger.archive import archive_events
+from orchestrator.ledger.chain import ForeignChainError, extend, key_of
 from orchestrator.logs import Said, Trouble, configure_logs
 from orchestrator.schedules.due import mend_schedules, run_due
 from orchestrator.settings import Settings

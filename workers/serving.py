@@ -13,11 +13,11 @@ import structlog
 from sqlalchemy import Connection, select, update
 
 from orchestrator.domain.errors import IdentityMismatch, Outage, Problem
+from orchestrator.domain.queues import CONTROL_QUEUE, backend_queue
 from orchestrator.inventory import promises
 from orchestrator.inventory.backends import configure, ids_of
 from orchestrator.inventory.changes import apply
 from orchestrator.jobs import outages
-from orchestrator.jobs.wakeups import CONTROL_QUEUE, backend_queue
 from orchestrator.settings import Settings
 from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database

@@ -28,10 +28,10 @@ import structlog
 from sqlalchemy import Connection, func, or_, select, text, update
 from sqlalchemy.exc import DBAPIError
 
-from orchestrator.audit import restored
-from orchestrator.audit.events import ENGINE
+from orchestrator.domain.actors import ENGINE
 from orchestrator.domain.errors import BackendUnavailable, IdentityMismatch, Problem
 from orchestrator.inventory.hosts import ALIVE_SECONDS
+from orchestrator.ledger import restored
 from orchestrator.logs import Trouble
 from orchestrator.machine import boot_id, machine_id
 from orchestrator.store import lives

@@ -20,7 +20,7 @@ from benchmarks import audited
 from benchmarks.figures import Results
 from benchmarks.sizes import Sizes
 from benchmarks.stand import Stand
-from orchestrator.audit.chain import extend
+from orchestrator.ledger.chain import extend
 from orchestrator.store.database import Database
 from tests.rigs.sql_examples import examples
 

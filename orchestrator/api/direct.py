@@ -15,11 +15,11 @@ from orchestrator.api import problems
 from orchestrator.api.requesting import ACTOR, BODY, IdempotencyKey, ReasonHeader, wait_in
 from orchestrator.api.service import Service
 from orchestrator.api.submitting import answer, single
+from orchestrator.domain.actors import Actor
 from orchestrator.domain.errors import MalformedBody, Problem
 from orchestrator.domain.exact import read_json
 from orchestrator.domain.requests import AnyJobRequest, JobRequest
 from orchestrator.domain.states import Role
-from orchestrator.jobs.submission import Actor
 
 _job: TypeAdapter[JobRequest] = TypeAdapter(AnyJobRequest)
 _key: TypeAdapter[str | None] = TypeAdapter(IdempotencyKey)

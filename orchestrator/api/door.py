@@ -23,6 +23,7 @@ from orchestrator.api import problems
 from orchestrator.api.refusals import REASONS
 from orchestrator.api.requesting import ACTOR, ASKING, BODY, Trusted, token_in
 from orchestrator.api.service import Service
+from orchestrator.domain.actors import Actor
 from orchestrator.domain.errors import (
     BodyTooLarge,
     InvalidInput,
@@ -32,8 +33,7 @@ from orchestrator.domain.errors import (
     SlowRequest,
 )
 from orchestrator.domain.states import Role
-from orchestrator.jobs.submission import Actor
-from orchestrator.nas.v3 import refusal as nas_refusal
+from orchestrator.nas.edges.v3 import refusal as nas_refusal
 
 log = structlog.get_logger(__name__)
 

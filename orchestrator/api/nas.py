@@ -12,16 +12,16 @@ from sqlalchemy import Connection
 
 from orchestrator.api.requesting import Trusted, wait_for_end
 from orchestrator.api.service import Service
+from orchestrator.domain.actors import Actor
 from orchestrator.domain.errors import InvalidName, UnknownBackend
 from orchestrator.domain.names import check_backend_name
 from orchestrator.domain.states import Role as TokenRole
 from orchestrator.inventory import backends
-from orchestrator.jobs.submission import Actor
 from orchestrator.jobs.views import job_views
 from orchestrator.nas import contract
+from orchestrator.nas.edges.local import Local
+from orchestrator.nas.edges.v3 import Caller, Role, application
 from orchestrator.nas.gateways import Request, View, ended_well
-from orchestrator.nas.local import Local
-from orchestrator.nas.v3 import Caller, Role, application
 from orchestrator.settings import V3Settings
 
 T = TypeVar("T")
@@ -60,7 +60,7 @@ class _Caller:
 
 
 class Backends:
-    """The configured backends as `orchestrator.nas.v3.Subsystems`."""
+    """The configured backends as `orchestrator.nas.edges.v3.Subsystems`."""
 
     def __init__(self, service: Service, trusted: Trusted, settings: V3Settings) -> None:
         self._service = service

@@ -8,7 +8,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from orchestrator.api.reading import methods_here
+from orchestrator.asgi.reading import methods_here
 from orchestrator.domain.errors import (
     InternalError,
     InvalidInput,

@@ -13,9 +13,9 @@ import structlog
 from sqlalchemy import Connection, select
 from starlette.types import Scope
 
-from orchestrator.audit.events import Event, record
+from orchestrator.domain.actors import Actor
 from orchestrator.domain.errors import Problem
-from orchestrator.jobs.submission import Actor
+from orchestrator.history.events import Event, record
 from orchestrator.store.columns import db_now
 
 log = structlog.get_logger(__name__)

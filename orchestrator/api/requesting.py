@@ -21,6 +21,7 @@ from starlette.datastructures import Headers
 
 from orchestrator.api.service import Service
 from orchestrator.api.waiters import Ended
+from orchestrator.domain.actors import Actor
 from orchestrator.domain.errors import InvalidInput, NotAllowed, NotAuthenticated, Problem
 from orchestrator.domain.names import (
     BackendName,
@@ -31,7 +32,6 @@ from orchestrator.domain.names import (
 )
 from orchestrator.domain.requests import MAX_ID
 from orchestrator.domain.states import Role
-from orchestrator.jobs.submission import Actor
 from orchestrator.tokens import authenticate
 
 #: Seconds for which a token once checked is not checked again: a revoked one stays valid

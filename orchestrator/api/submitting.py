@@ -13,9 +13,10 @@ from orchestrator import failpoints
 from orchestrator.api import models
 from orchestrator.api.requesting import wait_for_end
 from orchestrator.api.service import Receipt, Service
+from orchestrator.domain.actors import Actor
 from orchestrator.domain.errors import NotAuthenticated
 from orchestrator.domain.requests import JobRequest
-from orchestrator.jobs.submission import Actor, PlannedJob, Submission
+from orchestrator.jobs.submission import PlannedJob, Submission
 from orchestrator.jobs.views import batch_view, has_ended, job_view
 
 _PATHS = {"job": "/v1/jobs", "batch": "/v1/batches"}

@@ -12,7 +12,7 @@ import structlog
 from sqlalchemy import Connection, select
 
 from orchestrator import broker, failpoints
-from orchestrator.audit.events import latest_number
+from orchestrator.history.events import latest_number
 from orchestrator.jobs.notices import CHANNEL
 from orchestrator.jobs.views import View, batch_views, job_views
 from orchestrator.logs import Trouble

@@ -230,7 +230,7 @@ def acknowledge(reason: options.Reason = None, as_json: options.Json = False) ->
 def head(data: Data = None, config: Config = None, as_json: options.Json = False) -> None:
     """Tell the newest link of the chain of events: keep it where the database's owner cannot."""
     settings = settings_from(data=data, config=config)
-    from orchestrator.audit import chain
+    from orchestrator.ledger import chain
     from orchestrator.store.database import Database
 
     database = Database(settings.database_url, pool_size=1)
@@ -264,7 +264,7 @@ def verify(
     command and 'audit head' tell.
     """
     settings = settings_from(data=data, config=config)
-    from orchestrator.audit import chain, verification
+    from orchestrator.ledger import chain, verification
     from orchestrator.store.database import Database
 
     key = chain.key_of(settings)

@@ -45,7 +45,7 @@ def check(data: Data = None, config: Config = None, as_json: options.Json = Fals
     Also what is to be done in a database that was restored.
     """
     settings = settings_from(data=data, config=config)
-    from orchestrator.audit import restored
+    from orchestrator.ledger import restored
     from orchestrator.store import lives, migrate
     from orchestrator.store.database import Database
 
@@ -150,7 +150,7 @@ def restore(
         raise typer.BadParameter("--keep-tokens and --revoke-tokens exclude each other")
     settings = settings_from(data=data, config=config)
     from orchestrator import backups
-    from orchestrator.audit.restored import AFTER_RESTORE
+    from orchestrator.ledger.restored import AFTER_RESTORE
 
     done = backups.restore(
         file,

@@ -18,11 +18,11 @@ from redis.exceptions import RedisError, ResponseError
 from sqlalchemy import Connection, func, select, text, update
 
 from orchestrator import broker, trust
-from orchestrator.audit import chain, restored
 from orchestrator.cli.output import when
 from orchestrator.domain.errors import Problem
 from orchestrator.domain.sizes import format_size
 from orchestrator.inventory.hosts import live_hosts
+from orchestrator.ledger import chain, restored
 from orchestrator.settings import BackendSettings, Settings, without_secrets
 from orchestrator.store import migrate
 from orchestrator.store.columns import db_now

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,9 +11,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Table, and_, delete, or_, select, update
 
-from orchestrator.audit.events import Event, record
-from orchestrator.audit.findings import AuditResult, write_audit
 from orchestrator.domain.states import PROMISED_STATES, PolicyState, SnapshotState, VolumeState
+from orchestrator.history.events import Event, record
 from orchestrator.inventory import promises
 from orchestrator.store.asking import Asked, Question, Rows, ask, one_of
 from orchestrator.store.bulk import among, insert_rows, updated
@@ -84,11 +84,12 @@ class Recounted:
     backend_id: int
 
 
-@dataclass(frozen=True)
-class Audited:
-    """What an audit of the backend has found, and which open findings are closed by it."""
+class Beside(ABC):
+    """A change to tables beside the inventory, which writes itself."""
 
-    result: AuditResult
+    @abstractmethod
+    def write(self, connection: Connection, now: datetime) -> None:
+        """Write it, in the transaction of the outcome."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ Change = (
     | PolicyGone
     | _Use
     | Recounted
-    | Audited
+    | Beside
 )
 
 #: What is kept of a volume that was forgotten, not removed.
@@ -231,7 +232,7 @@ class Changes:
     gone_policies: list[str]
     uses: list[_Use]
     recounted: list[int]
-    audits: list[AuditResult]
+    beside: list[Beside]
 
     def volumes_before(self) -> list[Asked]:
         """Ask for the volumes whose size or state changes, as they are; for `room`."""
@@ -295,8 +296,8 @@ class Changes:
             insert_rows(connection, snapshots, kept)
         if self.uses:
             _use(connection, self.uses, now)
-        for result in self.audits:
-            write_audit(connection, result, now)
+        for other in self.beside:
+            other.write(connection, now)
         for backend_id in self.recounted:
             promises.recount(connection, backend_id)
 
@@ -332,8 +333,8 @@ def merge(changes: Iterable[Change]) -> Changes:
                 merged.gone_policies.append(policy_id)
             case Recounted(backend_id):
                 merged.recounted.append(backend_id)
-            case Audited(result):
-                merged.audits.append(result)
+            case Beside():
+                merged.beside.append(change)
             case _:
                 merged.uses.append(change)
     return merged

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import Connection, delete, exists, select, update
 
 from orchestrator.domain.errors import InUse
-from orchestrator.jobs.wakeups import backend_queue
+from orchestrator.domain.queues import backend_queue
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import workers
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, delete, or_, select, update
 
-from orchestrator.audit.events import Event, record
 from orchestrator.domain.actions import ACTIONS
+from orchestrator.domain.actors import ENGINE, Actor
 from orchestrator.domain.errors import (
     InUse,
     InvalidInput,
@@ -19,9 +19,8 @@ from orchestrator.domain.errors import (
     WrongState,
 )
 from orchestrator.domain.states import Role, VolumeState
+from orchestrator.history.events import Event, record
 from orchestrator.inventory.volumes import lock_of, volume_row
-from orchestrator.jobs.finish import ENGINE
-from orchestrator.jobs.submission import Actor
 from orchestrator.store.bulk import insert_rows
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import backends, job_steps, jobs, locks, volumes

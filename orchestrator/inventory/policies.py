@@ -9,9 +9,9 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, func, select
 
 from orchestrator.domain.errors import UnknownPolicy
+from orchestrator.domain.lanes import policy_lane
 from orchestrator.domain.states import PolicyState, VolumeState
 from orchestrator.inventory.backends import backend_id
-from orchestrator.jobs.lanes import policy_lane
 from orchestrator.store.bulk import among
 from orchestrator.store.tables import job_lanes, policies, volumes
 

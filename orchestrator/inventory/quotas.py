@@ -8,8 +8,8 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, and_, delete, insert, or_, select, update
 
-from orchestrator.audit.events import Event, record
 from orchestrator.domain.errors import NotFound
+from orchestrator.history.events import Event, record
 from orchestrator.inventory.backends import backend_id, ids_of
 from orchestrator.inventory.usage import Usage, limits_of, usages
 from orchestrator.store.columns import db_now

@@ -10,11 +10,11 @@ from typing import Any
 
 from sqlalchemy import Connection, select, update
 
-from orchestrator.audit.events import job_event, record
+from orchestrator.domain.actors import Actor
 from orchestrator.domain.errors import NotAllowed, WrongState
 from orchestrator.domain.states import JobState, Role
+from orchestrator.history.events import job_event, record
 from orchestrator.jobs.lanes import UNAPPROVED
-from orchestrator.jobs.submission import Actor
 from orchestrator.jobs.views import not_there
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import backends, job_approvals, jobs

@@ -11,10 +11,10 @@ from typing import Any
 from sqlalchemy import Connection, delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from orchestrator.audit.events import Event, record
+from orchestrator.domain.actors import ENGINE
 from orchestrator.domain.errors import WrongState
 from orchestrator.domain.states import FINISHED
-from orchestrator.jobs.finish import ENGINE
+from orchestrator.history.events import Event, record
 from orchestrator.jobs.views import job_views, not_there
 from orchestrator.store.bulk import among
 from orchestrator.store.columns import db_now

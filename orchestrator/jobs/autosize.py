@@ -14,14 +14,14 @@ from typing import Any
 
 from sqlalchemy import Connection, exists, select
 
-from orchestrator.audit.events import Event, record
+from orchestrator.domain.actors import ENGINE, Actor
 from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import Problem, ShrinkRefused
 from orchestrator.domain.requests import parse_request
 from orchestrator.domain.sizes import format_size, round_up
 from orchestrator.domain.states import BackendState, Role, VolumeState
-from orchestrator.jobs.finish import ENGINE
-from orchestrator.jobs.submission import Actor, Submission
+from orchestrator.history.events import Event, record
+from orchestrator.jobs.submission import Submission
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import backends, events, jobs, volumes
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from sqlalchemy import Connection, select, update
 
-from orchestrator.audit.events import Event, job_event, record
 from orchestrator.domain.actions import ACTIONS
 from orchestrator.domain.errors import JobEnded
 from orchestrator.domain.states import JobState
+from orchestrator.history.events import Event, job_event, record
 from orchestrator.inventory.changes import Change, PolicyGone, SnapshotGone, VolumeGone, apply
 from orchestrator.jobs.finish import Ending, Finished, cancel_unbegun
 from orchestrator.jobs.giving_up import end_failed, nobody_comes

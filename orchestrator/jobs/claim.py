@@ -11,10 +11,11 @@ from sqlalchemy import Connection, func, or_, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from orchestrator import failpoints
-from orchestrator.audit.events import Event, recorded
 from orchestrator.domain.actions import Action, source_of
 from orchestrator.domain.errors import Locked, Problem
+from orchestrator.domain.queues import CONTROL_QUEUE, GROUP_BUDGET
 from orchestrator.domain.states import JobState, PolicyState, SnapshotState, VolumeState
+from orchestrator.history.events import Event, recorded
 from orchestrator.inventory.changes import settings_columns
 from orchestrator.jobs import rules
 from orchestrator.jobs.lanes import lane_taken
@@ -36,8 +37,6 @@ from orchestrator.jobs.outlook import (
     VolumeOutlook,
     intent_of,
 )
-from orchestrator.jobs.submission import GROUP_BUDGET
-from orchestrator.jobs.wakeups import CONTROL_QUEUE
 from orchestrator.store.asking import Asked, Question, Rows, ask, one_of, put_off
 from orchestrator.store.bulk import among, draw, inserted, update_rows
 from orchestrator.store.columns import Json, UtcDateTime, db_now

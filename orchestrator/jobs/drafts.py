@@ -25,22 +25,15 @@ from orchestrator.domain.errors import (
     QueueDrained,
     UnknownJob,
 )
+from orchestrator.domain.lanes import junction_lane, lanes_of, policy_lane, target_of
 from orchestrator.domain.places import Places
+from orchestrator.domain.queues import queue_for
 from orchestrator.domain.requests import MAX_BATCH, MAX_ID, JobRequest
 from orchestrator.domain.states import JobState
 from orchestrator.inventory.backends import configured_names
 from orchestrator.inventory.hosts import live_hosts, refuse_living
 from orchestrator.jobs import rules
-from orchestrator.jobs.lanes import (
-    UNAPPROVED,
-    hold_tails,
-    hold_unfinished,
-    junction_lane,
-    lanes_of,
-    locked_for_submission,
-    policy_lane,
-    target_of,
-)
+from orchestrator.jobs.lanes import UNAPPROVED, hold_tails, hold_unfinished, locked_for_submission
 from orchestrator.jobs.looking import (
     backends_named,
     jobs_in,
@@ -56,7 +49,6 @@ from orchestrator.jobs.quotas import take_quotas
 from orchestrator.jobs.rules.quotas import account_of
 from orchestrator.jobs.submission import Submission
 from orchestrator.jobs.views import end_of_archived
-from orchestrator.jobs.wakeups import queue_for
 from orchestrator.store.asking import Rows, ask
 from orchestrator.store.bulk import among, drawn
 from orchestrator.store.tables import idempotency_keys, jobs

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 from sqlalchemy import BigInteger, Connection, Integer, bindparam, case, delete, select, update
 
 from orchestrator import failpoints
-from orchestrator.audit.events import ENGINE as ENGINE
-from orchestrator.audit.events import Event, job_event, record, recorded
+from orchestrator.domain.actors import ENGINE
 from orchestrator.domain.errors import Canceled, DependencyFailed, Problem
 from orchestrator.domain.states import JobState
+from orchestrator.history.events import Event, job_event, record, recorded
 from orchestrator.inventory import changes as inventory
 from orchestrator.inventory import promises
 from orchestrator.jobs.claim import Claim

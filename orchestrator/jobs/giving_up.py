@@ -12,13 +12,14 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from orchestrator.audit.events import Event, job_event, record
 from orchestrator.domain.actions import ACTIONS
+from orchestrator.domain.actors import ENGINE
 from orchestrator.domain.errors import Canceled, Problem
 from orchestrator.domain.states import JobState
+from orchestrator.history.events import Event, job_event, record
 from orchestrator.inventory.changes import Change, apply
 from orchestrator.jobs.claim import CHANGES
-from orchestrator.jobs.finish import ENGINE, Finished, close, ended_as
+from orchestrator.jobs.finish import Finished, close, ended_as
 from orchestrator.jobs.looking_again import Ids, unseen
 from orchestrator.store.bulk import among, draw, update_rows
 from orchestrator.store.tables import backends, job_steps, jobs

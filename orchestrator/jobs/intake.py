@@ -7,8 +7,8 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select, update
 
-from orchestrator.audit.events import Event, record
 from orchestrator.domain.states import JobState
+from orchestrator.history.events import Event, record
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import installation, jobs
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,7 +13,6 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.expression import ColumnElement
 from sqlalchemy.sql.functions import FunctionElement
 
-from orchestrator.domain.actions import Action, Lane, source_of
 from orchestrator.domain.states import JobState
 from orchestrator.store.asking import Asked, Question, ask, rows_of
 from orchestrator.store.bulk import among
@@ -40,67 +39,6 @@ _SQLITE_NOW = "strftime('%Y-%m-%d %H:%M:%f000', 'now') AS now"
 
 #: The start time of a job that waits for an approval: it does not come by itself.
 UNAPPROVED = datetime(9999, 1, 1, tzinfo=UTC)
-
-#: What stands before the name in lanes of other things than volumes: no volume's name begins
-#: with a dash.
-_POLICY, _JUNCTION, _AUDIT = "-policy/", "-junction", "-audit"
-
-
-def lanes_of(
-    action: Action,
-    backend: str,
-    volume: str | None,
-    policy: str | None,
-    params: Mapping[str, Any],
-) -> list[str]:
-    """The keys of the lanes a job holds, sorted. A backend's name has no slash."""
-    keys: set[str] = set()
-    for lane in action.lanes:
-        match lane:
-            case Lane.VOLUME:
-                keys.add(f"{backend}/{volume}")
-            case Lane.SOURCE:
-                keys.add("/".join(source_of(backend, params) or ()))
-            case Lane.NEW_NAME:
-                keys.add(f"{backend}/{params.get('new_name')}")
-            case Lane.JUNCTION:
-                if path := (params.get("settings") or {}).get("junction_path"):
-                    keys.add(junction_lane(backend, path))
-            case Lane.POLICY:
-                keys.add(policy_lane(backend, policy or ""))
-            case Lane.BACKEND:
-                keys.add(f"{backend}/")  # no volume has this name
-            case Lane.AUDIT:
-                keys.add(f"{backend}/{_AUDIT}")
-    return sorted(keys)
-
-
-def policy_lane(backend: str, policy: str) -> str:
-    """The lane of an export policy."""
-    return f"{backend}/{_POLICY}{policy}"
-
-
-def junction_lane(backend: str, path: str) -> str:
-    """The lane of a junction path."""
-    return f"{backend}/{_JUNCTION}{path}"
-
-
-def target_of(lane: str) -> tuple[str, str]:
-    """The backend and the name of the volume that a lane stands for, if it is a volume's."""
-    backend, _, name = lane.partition("/")
-    return backend, name
-
-
-def policy_of(lane: str) -> tuple[str, str] | None:
-    """The backend and the name of the policy that a lane stands for, if it is a policy's."""
-    backend, name = target_of(lane)
-    return (backend, name.removeprefix(_POLICY)) if name.startswith(_POLICY) else None
-
-
-def junction_of(lane: str) -> tuple[str, str] | None:
-    """The backend and the junction path that a lane stands for, if it stands for one."""
-    backend, name = target_of(lane)
-    return (backend, name.removeprefix(_JUNCTION)) if name.startswith(_JUNCTION) else None
 
 
 def locked_for_submission(keys: Iterable[str]) -> Asked:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, and_, exists, or_, select
 
 from orchestrator.domain.actions import Action
+from orchestrator.domain.actors import ENGINE, Actor
 from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.requests import parse_request
 from orchestrator.domain.states import (
@@ -33,8 +34,7 @@ from orchestrator.inventory.changes import (
 )
 from orchestrator.inventory.hosts import live_hosts
 from orchestrator.jobs.claim import CHANGES
-from orchestrator.jobs.finish import ENGINE
-from orchestrator.jobs.submission import Actor, Submission
+from orchestrator.jobs.submission import Submission
 from orchestrator.store.bulk import update_rows
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import backends, job_steps, jobs, policies, volumes

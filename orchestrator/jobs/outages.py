@@ -7,9 +7,10 @@ from typing import Any
 
 from sqlalchemy import Connection, or_, select, update
 
-from orchestrator.audit.events import ENGINE, Event, record
+from orchestrator.domain.actors import ENGINE
 from orchestrator.domain.errors import Outage
 from orchestrator.domain.states import JobState
+from orchestrator.history.events import Event, record
 from orchestrator.jobs.lanes import promote
 from orchestrator.store.bulk import among
 from orchestrator.store.columns import db_now

@@ -12,11 +12,11 @@ from typing import Any
 from orchestrator.domain.actions import ACTIONS, Action
 from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.exports import Rule
+from orchestrator.domain.lanes import lanes_of
 from orchestrator.domain.nearest import no_such_backend
 from orchestrator.domain.places import Places
 from orchestrator.domain.requests import MAX_ID
 from orchestrator.domain.states import PolicyState, SnapshotState, VolumeState
-from orchestrator.jobs.lanes import lanes_of
 
 
 @dataclass(frozen=True)

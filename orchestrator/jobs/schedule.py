@@ -14,13 +14,14 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, select, true, update
 
 from orchestrator import failpoints
-from orchestrator.audit.events import Event, record
 from orchestrator.domain.actions import ACTIONS
+from orchestrator.domain.actors import ENGINE
 from orchestrator.domain.errors import HostUnavailable, OutcomeUnknown, Problem
 from orchestrator.domain.states import JobState
+from orchestrator.history.events import Event, record
 from orchestrator.inventory.hosts import ALIVE_SECONDS, forget_dead
 from orchestrator.jobs.claim import last_step, last_step_detail
-from orchestrator.jobs.finish import ENGINE, Ending, Finished, cancel_dependents, close
+from orchestrator.jobs.finish import Ending, Finished, cancel_dependents, close
 from orchestrator.jobs.giving_up import end_failed, engine_event
 from orchestrator.jobs.lanes import due, promote, runnable
 from orchestrator.jobs.rates import forget_turns

@@ -8,25 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator.domain.actors import Actor
 from orchestrator.domain.requests import JobRequest
-from orchestrator.domain.states import Role
-
-#: What a claimed group may cost in all; a slow job fills it alone.
-GROUP_BUDGET = 1000
-
-
-@dataclass(frozen=True)
-class Actor:
-    """Who submits: a token's name, role and project."""
-
-    name: str
-    role: Role
-    project: str | None = None
-
-    @property
-    def account(self) -> str:
-        """Whose storage it is that this one has made."""
-        return self.project or self.name
 
 
 @dataclass(frozen=True, kw_only=True)

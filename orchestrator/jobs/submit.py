@@ -10,17 +10,17 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, select
 
 from orchestrator import failpoints
-from orchestrator.audit.events import Event, job_event, recorded
 from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import Problem
 from orchestrator.domain.places import Places
+from orchestrator.domain.queues import GROUP_BUDGET, backend_queue
 from orchestrator.domain.states import JobState
+from orchestrator.history.events import Event, job_event, recorded
 from orchestrator.inventory import promises
 from orchestrator.jobs.drafts import Draft, Drafts, queue_of
 from orchestrator.jobs.outlook import Intent
-from orchestrator.jobs.submission import GROUP_BUDGET, Accepted, PlannedJob, Submission
+from orchestrator.jobs.submission import Accepted, PlannedJob, Submission
 from orchestrator.jobs.turns import Turns, in_batch
-from orchestrator.jobs.wakeups import backend_queue
 from orchestrator.store.asking import put_off
 from orchestrator.store.bulk import draw, insert_rows, inserted
 from orchestrator.store.tables import (

@@ -8,9 +8,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, Table, exists, func, select
 
-from orchestrator.audit.events import of_job
 from orchestrator.domain.errors import Gone, Problem, UnknownJob
 from orchestrator.domain.states import FINISHED, JobState
+from orchestrator.history.events import of_job
 from orchestrator.jobs.waiting import waiting_on
 from orchestrator.store.asking import Question, Rows, ask, one_of
 from orchestrator.store.tables import (

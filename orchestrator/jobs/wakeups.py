@@ -22,15 +22,13 @@ from redis.exceptions import ResponseError
 from redis.retry import Retry
 
 from orchestrator import broker, failpoints
-from orchestrator.domain.drivers import DRIVERS
-from orchestrator.jobs.submission import GROUP_BUDGET
+from orchestrator.domain.queues import CONTROL_QUEUE, GROUP_BUDGET
 from orchestrator.logs import Trouble
 
 log = structlog.get_logger(__name__)
 
-#: The task that every worker has, and the queue of work that any worker can do.
+#: The task that every worker has.
 WAKE_TASK = "orchestrator.wake"
-CONTROL_QUEUE = "control"
 
 #: Wake-ups sent at once for one queue; workers call for more while there is work.
 _MOST_AT_ONCE = 4
@@ -108,33 +106,6 @@ def is_wakeup(message: Any) -> bool:
     """Whether what was read from a queue is a wake-up."""
     headers = message.get("headers") if isinstance(message, dict) else None
     return isinstance(headers, dict) and headers.get("task") == WAKE_TASK
-
-
-def queue_for(
-    driver: str,
-    backend: str,
-    host: str | None,
-    *,
-    on_host: bool,
-    leaves_files: bool,
-    administrative: bool,
-) -> str:
-    """The name of the queue a job travels on: any worker's, a backend's or a host's."""
-    if administrative:
-        return CONTROL_QUEUE
-    if on_host and host is not None and (leaves_files or DRIVERS[driver].attaches_locally):
-        return host_queue(host)
-    return backend_queue(backend)
-
-
-def backend_queue(backend: str) -> str:
-    """The queue of the workers that serve a backend."""
-    return f"backend.{backend}"
-
-
-def host_queue(host: str) -> str:
-    """The queue of the workers on a host."""
-    return f"host.{host}"
 
 
 class Wakeups:

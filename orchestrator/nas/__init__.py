@@ -9,14 +9,14 @@ Each call submits the jobs it needs and waits for their end. What is not found i
 `KeyError`, what is invalid or in the way a `ValueError`, with a sentence that says what to do.
 """
 
+from orchestrator.nas.edges.storage import DummyStorage, NetappStorage, StorageBackend
+from orchestrator.nas.edges.v3 import NasApp
 from orchestrator.nas.returned import (
     ValidationError,
     annotate_exception,
     normalised_with,
     patch_and_diff,
 )
-from orchestrator.nas.storage import DummyStorage, NetappStorage, StorageBackend
-from orchestrator.nas.v3 import NasApp
 
 __all__ = [
     "DummyStorage",

@@ -8,13 +8,13 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
-from orchestrator.audit.events import Event, record
 from orchestrator.domain.actions import ACTIONS
+from orchestrator.domain.actors import Actor
 from orchestrator.domain.errors import AlreadyExists, NotAllowed, UnknownSchedule
 from orchestrator.domain.schedules import ScheduleSpec, check_schedule
 from orchestrator.domain.states import JobState
+from orchestrator.history.events import Event, record
 from orchestrator.inventory.backends import backend_id
-from orchestrator.jobs.submission import Actor
 from orchestrator.schedules.timing import upcoming
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import backends, installation, jobs, schedule_jobs, schedules

@@ -12,12 +12,12 @@ from typing import Any, TypeVar
 from sqlalchemy import ColumnElement, Connection, literal_column, select
 
 from orchestrator.domain.actions import ACTIONS
+from orchestrator.domain.actors import ENGINE, Actor
 from orchestrator.domain.errors import Problem
 from orchestrator.domain.requests import parse_request
 from orchestrator.domain.schedules import fitting, makes_snapshots, on_volumes
 from orchestrator.domain.states import Role, VolumeState
-from orchestrator.jobs.finish import ENGINE
-from orchestrator.jobs.submission import Accepted, Actor, Submission
+from orchestrator.jobs.submission import Accepted, Submission
 from orchestrator.jobs.submit import submit_together
 from orchestrator.jobs.turns import Turns
 from orchestrator.schedules.pruning import Volume, deletions

@@ -633,7 +633,7 @@ event_commits = Table(
     ),
 )
 
-#: A link for each numbered commit, in their order: see `orchestrator.audit.chain`.
+#: A link for each numbered commit, in their order: see `orchestrator.ledger.chain`.
 event_chain = Table(
     "event_chain",
     metadata,

@@ -20,13 +20,14 @@ import redis
 from celery import Celery
 from sqlalchemy import Select, select
 
+from orchestrator.domain.actors import Actor
 from orchestrator.domain.drivers import MemoryOptions
 from orchestrator.domain.requests import parse_request
 from orchestrator.domain.states import Role
 from orchestrator.embedded.broker import EmbeddedBroker, redis_client_url
 from orchestrator.embedded.process import die_with_parent
 from orchestrator.inventory.backends import configure
-from orchestrator.jobs.submission import Actor, Submission
+from orchestrator.jobs.submission import Submission
 from orchestrator.jobs.submit import submit
 from orchestrator.jobs.views import View, job_views
 from orchestrator.jobs.wakeups import Wakeups

@@ -15,8 +15,8 @@ import pytest
 import redis
 
 from orchestrator.api.waiters import Waiters
-from orchestrator.audit.events import latest_number, number_committed
 from orchestrator.embedded.broker import EmbeddedBroker
+from orchestrator.history.events import latest_number, number_committed
 from orchestrator.jobs.notices import CHANNEL, Notices
 from orchestrator.jobs.wakeups import WAKE_TASK, celery_app, wakeup
 from orchestrator.store.database import Database

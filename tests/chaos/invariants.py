@@ -9,10 +9,10 @@ from typing import Any, Protocol
 
 from sqlalchemy import func, select
 
-from orchestrator.audit.events import read_after
 from orchestrator.domain.actions import ACTIONS
 from orchestrator.domain.drivers import DRIVERS
-from orchestrator.jobs.lanes import lanes_of
+from orchestrator.domain.lanes import lanes_of
+from orchestrator.history.events import read_after
 from orchestrator.store.database import Database
 from orchestrator.store.tables import (
     attachments,

@@ -11,13 +11,14 @@ import redis
 from sqlalchemy import func, select, update
 
 from orchestrator import tokens
+from orchestrator.domain.actors import Actor
+from orchestrator.domain.queues import CONTROL_QUEUE, backend_queue, host_queue
 from orchestrator.domain.requests import parse_request
 from orchestrator.domain.states import Role
 from orchestrator.embedded.broker import redis_client_url
 from orchestrator.inventory.hosts import seen
-from orchestrator.jobs.submission import Actor, Submission
+from orchestrator.jobs.submission import Submission
 from orchestrator.jobs.submit import submit
-from orchestrator.jobs.wakeups import CONTROL_QUEUE, backend_queue, host_queue
 from orchestrator.machine import boot_id
 from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database

@@ -19,12 +19,12 @@ from typing import Any
 
 from sqlalchemy import select, update
 
-from orchestrator.audit import restored
-from orchestrator.audit.findings import list_findings
-from orchestrator.audit.repairing import finding_view, repair_submission
+from orchestrator.findings.recording import list_findings
+from orchestrator.findings.repairing import finding_view, repair_submission
 from orchestrator.inventory.hosts import gone, seen
 from orchestrator.jobs.approvals import approve
 from orchestrator.jobs.submit import submit
+from orchestrator.ledger import restored
 from orchestrator.machine import boot_id
 from orchestrator.settings import SchedulerSettings, Settings
 from orchestrator.store.columns import db_now

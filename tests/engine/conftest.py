@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
+from orchestrator.domain.actors import Actor
 from orchestrator.domain.requests import parse_request
 from orchestrator.domain.states import Role
 from orchestrator.inventory.volumes import list_volumes
 from orchestrator.jobs import schedule
 from orchestrator.jobs.cancel import cancel
 from orchestrator.jobs.finish import Finished
-from orchestrator.jobs.submission import Accepted, Actor, Submission
+from orchestrator.jobs.submission import Accepted, Submission
 from orchestrator.jobs.submit import submit
 from orchestrator.jobs.turns import Turns
 from orchestrator.jobs.views import View, batch_view, job_view

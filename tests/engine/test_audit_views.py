@@ -12,10 +12,10 @@ import pytest
 from psycopg import sql
 from sqlalchemy import Connection, make_url, select, text
 
+from orchestrator.domain.actors import Actor
 from orchestrator.domain.errors import InvalidInput, NotFound
 from orchestrator.domain.states import Role
 from orchestrator.inventory.capacity import record_day
-from orchestrator.jobs.submission import Actor
 from orchestrator.store import audit_views
 from orchestrator.store.tables import backends, capacity_days, event_commits, events, jobs, volumes
 from tests.engine.conftest import Engine, create

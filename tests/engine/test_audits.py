@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from sqlalchemy import text, update
 
-from orchestrator.audit.findings import list_findings
-from orchestrator.audit.repairing import finding_view, repair_submission
 from orchestrator.domain.drivers import FileOptions
+from orchestrator.findings.recording import list_findings
+from orchestrator.findings.repairing import finding_view, repair_submission
 from orchestrator.inventory.hosts import seen
 from orchestrator.inventory.locks import take
 from orchestrator.jobs.approvals import approve

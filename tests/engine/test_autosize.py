@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from orchestrator.audit.findings import list_findings
+from orchestrator.findings.recording import list_findings
 from orchestrator.settings import Settings
 from orchestrator.store.tables import backends, events
 from tests.engine.conftest import Engine, act, create

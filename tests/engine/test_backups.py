@@ -11,11 +11,11 @@ import pytest
 from sqlalchemy import func, insert, select, text, update
 
 from orchestrator import backups, tokens
-from orchestrator.audit import chain, restored
-from orchestrator.audit.events import number_committed
 from orchestrator.domain.errors import Conflict, InvalidInput, NotAuthenticated
 from orchestrator.domain.states import Role
+from orchestrator.history.events import number_committed
 from orchestrator.inventory.hosts import seen
+from orchestrator.ledger import chain, restored
 from orchestrator.settings import DatabaseSettings
 from orchestrator.store import migrate
 from orchestrator.store.columns import db_now

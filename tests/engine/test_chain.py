@@ -9,10 +9,10 @@ import structlog
 from sqlalchemy import delete, func, insert, select, update
 from structlog.testing import capture_logs
 
-from orchestrator.audit import chain
-from orchestrator.audit.chain import Broken, Verified
-from orchestrator.audit.events import number_committed
 from orchestrator.domain.errors import InvalidInput
+from orchestrator.history.events import number_committed
+from orchestrator.ledger import chain
+from orchestrator.ledger.chain import Broken, Verified
 from orchestrator.store.tables import event_chain, event_commits, events
 from tests.engine.conftest import Engine, create, grow
 from workers.scheduler import Scheduler

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from orchestrator import backups
-from orchestrator.audit.findings import list_findings
+from orchestrator.findings.recording import list_findings
 from orchestrator.inventory.volumes import list_snapshots, list_volumes
 from orchestrator.settings import DatabaseSettings, Settings
 from orchestrator.store import migrate

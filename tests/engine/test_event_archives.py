@@ -22,18 +22,18 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 from orchestrator import tokens
 from orchestrator.api.app import create_app, served
 from orchestrator.api.service import Service
-from orchestrator.audit import chain, expiry, verification
-from orchestrator.audit.archive import archive_events
-from orchestrator.audit.chain import Broken, Verified
-from orchestrator.audit.chapters import signed
-from orchestrator.audit.events import Event, latest_number, number_committed, read_after
-from orchestrator.audit.events import record as write
 from orchestrator.cli.root import run
 from orchestrator.domain.errors import Gone, InvalidInput, WrongState
 from orchestrator.domain.states import Role
+from orchestrator.history.events import Event, latest_number, number_committed, read_after
+from orchestrator.history.events import record as write
 from orchestrator.jobs.archive import archive as archive_jobs
 from orchestrator.jobs.archive import ask_for
 from orchestrator.jobs.views import job_view
+from orchestrator.ledger import chain, expiry, verification
+from orchestrator.ledger.archive import archive_events
+from orchestrator.ledger.chain import Broken, Verified
+from orchestrator.ledger.chapters import signed
 from orchestrator.settings import RetentionSettings, Settings
 from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database

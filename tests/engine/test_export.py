@@ -13,8 +13,8 @@ import pytest
 from sqlalchemy import update
 
 from orchestrator.api.models import Event
-from orchestrator.audit import chain, export
-from orchestrator.audit.events import read_after
+from orchestrator.history.events import read_after
+from orchestrator.ledger import chain, export
 from orchestrator.settings import Settings
 from orchestrator.store.database import Database
 from orchestrator.store.files import NameTakenError, write_lines

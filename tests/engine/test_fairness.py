@@ -9,9 +9,9 @@ import pytest
 from pydantic import ValidationError
 from sqlalchemy import select
 
+from orchestrator.domain.actors import Actor
 from orchestrator.domain.states import Role
 from orchestrator.jobs.claim import MOST_CLAIMED, Claim, claim
-from orchestrator.jobs.submission import Actor
 from orchestrator.jobs.turns import QUANTUM, Turns, in_batch
 from orchestrator.settings import BackendSettings, Settings
 from orchestrator.store.database import Database

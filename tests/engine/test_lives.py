@@ -16,9 +16,6 @@ import pytest
 from sqlalchemy import URL, Connection, create_engine, make_url, select, text, update
 
 from orchestrator import tokens
-from orchestrator.audit import restored
-from orchestrator.audit.chain import extend, key_of
-from orchestrator.audit.events import number_committed, read_feed
 from orchestrator.domain.drivers import FileOptions
 from orchestrator.domain.errors import (
     BackendUnavailable,
@@ -27,7 +24,10 @@ from orchestrator.domain.errors import (
     NotAuthenticated,
 )
 from orchestrator.domain.states import Role
+from orchestrator.history.events import number_committed, read_feed
 from orchestrator.jobs.claim import Claimed, claim
+from orchestrator.ledger import restored
+from orchestrator.ledger.chain import extend, key_of
 from orchestrator.settings import BackendSettings, DatabaseSettings, Settings
 from orchestrator.store import lives
 from orchestrator.store.database import Database

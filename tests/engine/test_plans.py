@@ -10,14 +10,13 @@ import pytest
 from sqlalchemy import Connection, event, text
 
 from benchmarks import past
-from orchestrator.audit.events import _after, number_committed
+from orchestrator.domain.queues import CONTROL_QUEUE, GROUP_BUDGET
 from orchestrator.domain.states import JobState
+from orchestrator.history.events import _after, number_committed
 from orchestrator.inventory import usage
 from orchestrator.jobs import finish, looking, schedule, views
 from orchestrator.jobs.claim import _CLAIM, MOST_CLAIMED, put_back_blocked
 from orchestrator.jobs.lanes import heads_of
-from orchestrator.jobs.submission import GROUP_BUDGET
-from orchestrator.jobs.wakeups import CONTROL_QUEUE
 from orchestrator.settings import Settings
 from orchestrator.store.asking import Asked
 from orchestrator.store.database import Database

@@ -13,13 +13,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
 
+from orchestrator.domain.actors import Actor
 from orchestrator.domain.errors import NotFound, Problem, QuotaExceeded
 from orchestrator.domain.requests import parse_request
 from orchestrator.domain.states import Role
 from orchestrator.inventory.holdings import account_view
 from orchestrator.inventory.quotas import list_quotas, remove_quota, set_quota
 from orchestrator.jobs.retry import retry_request
-from orchestrator.jobs.submission import Actor, Submission
+from orchestrator.jobs.submission import Submission
 from orchestrator.jobs.submit import plan, submit, submit_together
 from orchestrator.jobs.turns import Turns
 from orchestrator.store.columns import db_now

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, update
 
+from orchestrator.domain.actors import Actor
 from orchestrator.domain.errors import (
     AlreadyExists,
     IdempotencyMismatch,
@@ -21,7 +22,6 @@ from orchestrator.domain.schedules import ScheduleSpec
 from orchestrator.domain.states import Role
 from orchestrator.inventory import locks
 from orchestrator.inventory.volumes import list_snapshots
-from orchestrator.jobs.submission import Actor
 from orchestrator.schedules import book
 from orchestrator.schedules.by_hand import run_now
 from orchestrator.schedules.due import mend_schedules, run_due

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, func, select
 
+from orchestrator.domain.actors import Actor
 from orchestrator.domain.errors import (
     AlreadyExists,
     DependencyCycle,
@@ -36,7 +37,7 @@ from orchestrator.domain.errors import (
 from orchestrator.domain.requests import parse_request
 from orchestrator.domain.states import Role
 from orchestrator.inventory import locks
-from orchestrator.jobs.submission import Accepted, Actor, Submission
+from orchestrator.jobs.submission import Accepted, Submission
 from orchestrator.jobs.submit import submit
 from orchestrator.store.tables import events, idempotency_keys, job_lanes, jobs
 from tests.engine.conftest import ADMIN, Engine, act, create, grow

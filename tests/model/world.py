@@ -8,8 +8,8 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, func, select, text, update
 
-from orchestrator.audit.events import number_committed
 from orchestrator.domain.requests import JobRequest
+from orchestrator.history.events import number_committed
 from orchestrator.jobs import schedule
 from orchestrator.jobs.claim import put_back_blocked
 from orchestrator.jobs.submission import Accepted, Submission

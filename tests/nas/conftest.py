@@ -20,12 +20,12 @@ from sqlalchemy import select
 from orchestrator.api.nas import nas_application
 from orchestrator.api.requesting import Trusted
 from orchestrator.api.service import Service
+from orchestrator.asgi.rawpaths import RawPaths
 from orchestrator.embedded.broker import EmbeddedBroker
 from orchestrator.nas import DummyStorage, NetappStorage, StorageBackend
+from orchestrator.nas.edges.private import PrivateEngine
+from orchestrator.nas.edges.storage import _Private
 from orchestrator.nas.fields import place_of
-from orchestrator.nas.private import PrivateEngine
-from orchestrator.nas.storage import _Private
-from orchestrator.rawpaths import RawPaths
 from orchestrator.settings import Settings
 from orchestrator.store.database import Database
 from orchestrator.store.tables import installation

@@ -17,7 +17,7 @@ from typing import IO, Any
 #: What takes long to import.
 _IMPORTED = (
     "tests.ontap.scenes",
-    "orchestrator.nas.private",
+    "orchestrator.nas.edges.private",
     "workers.runner",
     "workers.serving",
     "workers.backends.memory",

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.audit.findings import list_findings
-from orchestrator.audit.repairing import finding_view
-from orchestrator.nas.private import PrivateEngine
+from orchestrator.findings.recording import list_findings
+from orchestrator.findings.repairing import finding_view
+from orchestrator.nas.edges.private import PrivateEngine
 from tests.ontap.double import Double
 from tests.ontap.test_engine import engine_on
 

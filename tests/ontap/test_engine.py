@@ -15,7 +15,7 @@ from sqlalchemy import update
 
 from orchestrator.domain.errors import Conflict, IdentityMismatch, Problem
 from orchestrator.nas import NetappStorage
-from orchestrator.nas.private import PrivateEngine
+from orchestrator.nas.edges.private import PrivateEngine
 from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database
 from orchestrator.store.tables import jobs

@@ -11,10 +11,10 @@ import pytest
 import redis
 from sqlalchemy import select
 
-from orchestrator.audit import chain
-from orchestrator.audit.events import Event, number_committed, record
 from orchestrator.cli.root import run
 from orchestrator.embedded.broker import redis_client_url
+from orchestrator.history.events import Event, number_committed, record
+from orchestrator.ledger import chain
 from orchestrator.settings import CONFIG_VARIABLE
 from orchestrator.store import migrate
 from orchestrator.store.columns import db_now

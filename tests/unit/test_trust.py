@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from orchestrator.audit.chain import key_of
 from orchestrator.domain.errors import InvalidInput
+from orchestrator.ledger.chain import key_of
 from orchestrator.settings import AuditSettings, Settings
 from orchestrator.trust import require_trusted_config, why_untrusted
 

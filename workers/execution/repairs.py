@@ -7,8 +7,6 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from orchestrator.audit.events import Event
-from orchestrator.audit.findings import finding
 from orchestrator.domain.errors import BackendError, Conflict, InUse, WrongState
 from orchestrator.domain.repairs import REMOVED
 from orchestrator.domain.states import (
@@ -17,6 +15,8 @@ from orchestrator.domain.states import (
     SnapshotState,
     VolumeState,
 )
+from orchestrator.findings.recording import finding
+from orchestrator.history.events import Event
 from orchestrator.inventory import promises
 from orchestrator.inventory.changes import (
     FORGOTTEN,

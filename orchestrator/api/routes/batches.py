@@ -10,7 +10,6 @@ from fastapi import APIRouter, Request, Response
 from pydantic import Field, TypeAdapter
 
 from orchestrator.api import models
-from orchestrator.api.reading import ExactRoute
 from orchestrator.api.requesting import (
     Cursor,
     IdempotencyKey,
@@ -26,6 +25,7 @@ from orchestrator.api.requesting import (
 )
 from orchestrator.api.routes.jobs import Plan, Timeout
 from orchestrator.api.submitting import answer, wait_for
+from orchestrator.asgi.reading import ExactRoute
 from orchestrator.domain.errors import BodyTooLarge, Problem
 from orchestrator.domain.exact import Exact, read_json
 from orchestrator.domain.requests import MAX_BATCH, AnyJobRequest, JobRequest, Reason, validated

@@ -13,14 +13,14 @@ from sqlalchemy import Connection, Row
 
 from orchestrator.api import models
 from orchestrator.api.filters import check_backend
-from orchestrator.api.reading import ExactRoute
 from orchestrator.api.requesting import Limit, Reader, ServiceHere, Trusted, token_in
 from orchestrator.api.service import Service
-from orchestrator.audit.events import before_all, read_feed, read_newest
+from orchestrator.asgi.reading import ExactRoute
 from orchestrator.domain.errors import Gone, InvalidInput, NotAuthenticated
 from orchestrator.domain.history import check_kind
 from orchestrator.domain.names import BackendName, VolumeName
 from orchestrator.domain.requests import MAX_ID
+from orchestrator.history.events import before_all, read_feed, read_newest
 
 router = APIRouter(prefix="/v1/events", tags=["events"], route_class=ExactRoute)
 

@@ -12,7 +12,6 @@ from sqlalchemy import Connection
 from orchestrator.api import models
 from orchestrator.api.filters import of_backend
 from orchestrator.api.keys import job_of, keep_job
-from orchestrator.api.reading import ExactRoute
 from orchestrator.api.requesting import (
     Admin,
     Cursor,
@@ -30,13 +29,14 @@ from orchestrator.api.requesting import (
 from orchestrator.api.routes.jobs import SUBMITTED, Plan
 from orchestrator.api.service import Receipt
 from orchestrator.api.submitting import answer, told
-from orchestrator.audit import restored
-from orchestrator.audit.findings import finding, list_findings
-from orchestrator.audit.repairing import finding_view, note_repair, repair_submission
+from orchestrator.asgi.reading import ExactRoute
 from orchestrator.domain.exact import Exact
 from orchestrator.domain.names import BackendName
 from orchestrator.domain.states import FindingKind, FindingState
+from orchestrator.findings.recording import finding, list_findings
+from orchestrator.findings.repairing import finding_view, note_repair, repair_submission
 from orchestrator.jobs.views import job_view
+from orchestrator.ledger import restored
 
 router = APIRouter(prefix="/v1", tags=["audit"], route_class=ExactRoute)
 

@@ -14,12 +14,12 @@ from redis.exceptions import RedisError
 from sqlalchemy import Connection, func, select
 
 from orchestrator.api import models
-from orchestrator.api.reading import ExactRoute
 from orchestrator.api.requesting import Reader, ServiceHere
+from orchestrator.asgi.reading import ExactRoute
 from orchestrator.domain.actions import ACTIONS
 from orchestrator.domain.errors import Problem
+from orchestrator.domain.queues import backend_queue
 from orchestrator.inventory.hosts import ALIVE_SECONDS
-from orchestrator.jobs.wakeups import backend_queue
 from orchestrator.store import migrate
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import backends, jobs, workers

@@ -8,7 +8,6 @@ from fastapi import APIRouter, Query, Response
 from pydantic import Field
 
 from orchestrator.api import models
-from orchestrator.api.reading import ExactRoute
 from orchestrator.api.requesting import (
     BackendInPath,
     Cursor,
@@ -25,6 +24,7 @@ from orchestrator.api.requesting import (
     position_of,
 )
 from orchestrator.api.routes.jobs import states_of
+from orchestrator.asgi.reading import ExactRoute
 from orchestrator.domain.errors import NotFound
 from orchestrator.domain.exact import Exact
 from orchestrator.domain.names import HostName, JunctionPath

@@ -15,7 +15,6 @@ from orchestrator.api import models
 from orchestrator.api.filters import of_backend
 from orchestrator.api.keys import once
 from orchestrator.api.models import NAME_OF_TOKENS
-from orchestrator.api.reading import ExactRoute
 from orchestrator.api.requesting import (
     MAX_WAIT,
     Admin,
@@ -32,7 +31,7 @@ from orchestrator.api.requesting import (
     position_of,
 )
 from orchestrator.api.submitting import answer, single, wait_for
-from orchestrator.audit.events import of_job
+from orchestrator.asgi.reading import ExactRoute
 from orchestrator.domain.actions import ACTIONS
 from orchestrator.domain.errors import InvalidInput, UnknownAction
 from orchestrator.domain.exact import Exact
@@ -46,6 +45,7 @@ from orchestrator.domain.requests import (
     no_such_action,
 )
 from orchestrator.domain.states import JobState
+from orchestrator.history.events import of_job
 from orchestrator.jobs import approvals
 from orchestrator.jobs import archive as archiving
 from orchestrator.jobs import cancel as canceling

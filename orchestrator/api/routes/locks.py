@@ -8,7 +8,6 @@ from fastapi import APIRouter, Query
 
 from orchestrator.api import models
 from orchestrator.api.filters import of_backend
-from orchestrator.api.reading import ExactRoute
 from orchestrator.api.requesting import (
     Cursor,
     Limit,
@@ -17,6 +16,7 @@ from orchestrator.api.requesting import (
     cursor_for,
     position_of,
 )
+from orchestrator.asgi.reading import ExactRoute
 from orchestrator.domain.names import BackendName, HostName, VolumeName
 from orchestrator.inventory import locks
 

@@ -9,13 +9,13 @@ from fastapi import APIRouter
 from pydantic import Field
 
 from orchestrator.api import models
-from orchestrator.api.reading import ExactRoute
 from orchestrator.api.requesting import Admin, Reader, ServiceHere
 from orchestrator.api.service import Service
+from orchestrator.asgi.reading import ExactRoute
+from orchestrator.domain.actors import Actor
 from orchestrator.domain.exact import Exact
 from orchestrator.domain.requests import Reason
 from orchestrator.jobs.intake import queue_view, set_accepting
-from orchestrator.jobs.submission import Actor
 
 router = APIRouter(prefix="/v1/queue", tags=["queue"], route_class=ExactRoute)
 

@@ -9,7 +9,6 @@ from pydantic import BeforeValidator, Field
 
 from orchestrator.api.filters import of_backend
 from orchestrator.api.models import NAME_OF_TOKENS, Account, Page, Quota
-from orchestrator.api.reading import ExactRoute
 from orchestrator.api.requesting import (
     Admin,
     BackendInPath,
@@ -23,6 +22,7 @@ from orchestrator.api.requesting import (
     decoded,
     position_of,
 )
+from orchestrator.asgi.reading import ExactRoute
 from orchestrator.domain.accounts import COUNTED
 from orchestrator.domain.errors import InvalidInput, InvalidSize
 from orchestrator.domain.exact import Exact

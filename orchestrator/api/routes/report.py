@@ -10,12 +10,12 @@ from fastapi import APIRouter, Query
 from pydantic import Field
 
 from orchestrator.api.models import Answer
-from orchestrator.api.reading import ExactRoute
 from orchestrator.api.requesting import Reader, ServiceHere
-from orchestrator.audit.report import MOST_CAUSES, MOST_DAYS, MOST_REMOVALS, report
+from orchestrator.asgi.reading import ExactRoute
 from orchestrator.domain.names import BackendName
 from orchestrator.domain.requests import Moment
 from orchestrator.domain.states import FindingKind, JobState
+from orchestrator.findings.report import MOST_CAUSES, MOST_DAYS, MOST_REMOVALS, report
 
 router = APIRouter(prefix="/v1/audit", tags=["audit"], route_class=ExactRoute)
 

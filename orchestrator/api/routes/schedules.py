@@ -7,7 +7,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Response
 
 from orchestrator.api import models
-from orchestrator.api.reading import ExactRoute
 from orchestrator.api.requesting import (
     Admin,
     Cursor,
@@ -19,6 +18,7 @@ from orchestrator.api.requesting import (
     cursor_for,
     position_of,
 )
+from orchestrator.asgi.reading import ExactRoute
 from orchestrator.domain.exact import Exact
 from orchestrator.domain.schedules import NAME_OF_SCHEDULES, ScheduleSpec
 from orchestrator.schedules import book

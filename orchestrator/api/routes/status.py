@@ -11,15 +11,15 @@ from sqlalchemy import Connection, func, select
 
 from orchestrator import __version__
 from orchestrator.api import models
-from orchestrator.api.reading import ExactRoute
 from orchestrator.api.requesting import Reader, ServiceHere
-from orchestrator.audit.chain import unchained_since
+from orchestrator.asgi.reading import ExactRoute
+from orchestrator.domain.actors import Actor
+from orchestrator.domain.queues import backend_queue
 from orchestrator.domain.states import FindingState, Role
 from orchestrator.inventory.backends import backend_views
 from orchestrator.inventory.hosts import ALIVE_SECONDS
 from orchestrator.jobs.intake import queue_view
-from orchestrator.jobs.submission import Actor
-from orchestrator.jobs.wakeups import backend_queue
+from orchestrator.ledger.chain import unchained_since
 from orchestrator.store.columns import db_now
 from orchestrator.store.lives import present
 from orchestrator.store.tables import findings, installation, workers

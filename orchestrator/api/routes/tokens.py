@@ -9,8 +9,8 @@ from pydantic import Field
 
 from orchestrator import tokens
 from orchestrator.api import models
-from orchestrator.api.reading import ExactRoute
 from orchestrator.api.requesting import Admin, NoBody, ServiceHere
+from orchestrator.asgi.reading import ExactRoute
 from orchestrator.domain.exact import Exact
 from orchestrator.domain.states import Role
 

@@ -11,7 +11,6 @@ from fastapi import APIRouter, Body, Query, Response
 from pydantic import AliasChoices, BaseModel, Field, create_model
 
 from orchestrator.api import models
-from orchestrator.api.reading import ExactRoute
 from orchestrator.api.requesting import (
     BackendInPath,
     HostInPath,
@@ -26,6 +25,7 @@ from orchestrator.api.requesting import (
 )
 from orchestrator.api.routes.jobs import SUBMITTED, Plan
 from orchestrator.api.submitting import answer, single
+from orchestrator.asgi.reading import ExactRoute
 from orchestrator.domain.actions import ACTIONS, Action, Metadata, Need, VolumeSettings
 from orchestrator.domain.errors import InvalidInput
 from orchestrator.domain.exact import Written

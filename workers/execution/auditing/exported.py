@@ -7,10 +7,10 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from orchestrator.audit.findings import Finding
 from orchestrator.domain.exports import is_ours, recorded_rules, written_rules
+from orchestrator.domain.lanes import policy_lane
 from orchestrator.domain.states import FindingKind, PolicyState
-from orchestrator.jobs.lanes import policy_lane
+from orchestrator.findings.recording import Finding
 from orchestrator.store.tables import policies
 from workers.backends.interface import PolicyFacts
 from workers.execution.auditing.seen import Seen

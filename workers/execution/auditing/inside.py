@@ -8,10 +8,10 @@ from typing import Any
 
 from sqlalchemy import Connection, func, or_, select
 
-from orchestrator.audit.findings import Finding
 from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.sizes import format_size
 from orchestrator.domain.states import FindingKind, VolumeState
+from orchestrator.findings.recording import Finding
 from orchestrator.inventory import promises
 from orchestrator.inventory.hosts import ALIVE_SECONDS
 from orchestrator.jobs import autosize

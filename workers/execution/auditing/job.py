@@ -12,10 +12,9 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from orchestrator.audit.findings import AuditResult, Finding, open_findings
+from orchestrator.domain.lanes import policy_lane
 from orchestrator.domain.states import FindingKind, VolumeState
-from orchestrator.inventory.changes import Audited
-from orchestrator.jobs.lanes import policy_lane
+from orchestrator.findings.recording import AuditResult, Finding, open_findings
 from orchestrator.jobs.looking import take_volumes, volumes_at
 from orchestrator.jobs.outlook import Outlook, VolumeOutlook
 from orchestrator.store.asking import ask
@@ -225,7 +224,7 @@ class Comparison:
             told["not_compared"] = "this kind of storage cannot tell which volumes it has"
         if not whole:
             told["not_written"] = total - len(self._findings)
-        return Done(result=told, changes=[Audited(result)])
+        return Done(result=told, changes=[result])
 
     def _closed(self) -> Iterator[int]:
         keys = {one.key for one in self._findings}

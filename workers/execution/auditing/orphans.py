@@ -7,10 +7,10 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from orchestrator.audit.findings import Finding
 from orchestrator.domain import repairs
 from orchestrator.domain.sizes import format_size
 from orchestrator.domain.states import FindingKind, VolumeState
+from orchestrator.findings.recording import Finding
 from orchestrator.inventory.changes import FORGOTTEN
 from orchestrator.store.bulk import among
 from orchestrator.store.tables import volumes

@@ -8,15 +8,15 @@ from typing import Any
 
 from sqlalchemy import Connection, exists, func, select, update
 
-from orchestrator.audit import refusals
-from orchestrator.audit.findings import finding
 from orchestrator.domain.actions import ACTIONS
+from orchestrator.domain.actors import ENGINE, Actor
 from orchestrator.domain.errors import InvalidInput, WrongState
 from orchestrator.domain.repairs import Repair, Request, repairs_of
 from orchestrator.domain.requests import parse_request
 from orchestrator.domain.states import BackendState, FindingKind, FindingState, Role
-from orchestrator.jobs.finish import ENGINE
-from orchestrator.jobs.submission import Actor, Submission
+from orchestrator.findings import refusals
+from orchestrator.findings.recording import finding
+from orchestrator.jobs.submission import Submission
 from orchestrator.settings import AuditSettings
 from orchestrator.store.tables import audits, backends, events, findings, installation, jobs
 

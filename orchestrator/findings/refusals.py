@@ -6,8 +6,8 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, select, update
 
-from orchestrator.audit.events import Event, record
-from orchestrator.jobs.finish import ENGINE
+from orchestrator.domain.actors import ENGINE
+from orchestrator.history.events import Event, record
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import backends, events, findings, jobs
 

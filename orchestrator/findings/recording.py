@@ -9,14 +9,13 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, Select, delete, select
 
-from orchestrator.audit.events import Event, record
+from orchestrator.domain.actors import ENGINE
 from orchestrator.domain.errors import NotFound
 from orchestrator.domain.states import FindingKind, FindingState
+from orchestrator.history.events import Event, record
+from orchestrator.inventory.changes import Beside
 from orchestrator.store.bulk import insert_rows, update_rows
 from orchestrator.store.tables import audits, backends, findings
-
-#: Who sees differences.
-_ENGINE = "orchestrator"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +43,8 @@ class Finding:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AuditResult:
-    """What an audit has seen of a backend."""
+class AuditResult(Beside):
+    """What an audit has seen of a backend, and which open findings it closes."""
 
     backend_id: int
     backend: str
@@ -57,38 +56,40 @@ class AuditResult:
     #: or more differs than is written.
     volumes: tuple[int, int] | None
 
-
-def write_audit(connection: Connection, result: AuditResult, now: datetime) -> None:
-    """Open, renew and close findings; each opening and closing is an event."""
-    known = open_findings(connection, result.backend_id)
-    again = [(known[one.key]["id"], one) for one in result.seen if one.key in known]
-    new = [one for one in result.seen if one.key not in known]
-    seen = {"last_seen_at": now, "last_seen_by": result.job_id}
-    update_rows(
-        connection,
-        findings,
-        ["id"],
-        [{"id": id_, "text": one.text, "detail": dict(one.detail), **seen} for id_, one in again],
-    )
-    common = {"backend_id": result.backend_id, "state": FindingState.OPEN, "first_seen_at": now}
-    insert_rows(connection, findings, [{**asdict(one), **common, **seen} for one in new])
-    closing = set(result.closed)
-    gone = [row for row in known.values() if row["id"] in closing]
-    update_rows(
-        connection,
-        findings,
-        ["id"],
-        [{"id": row["id"], "state": FindingState.CLOSED, "closed_at": now} for row in gone],
-    )
-    told = [_event("finding.opened", result, asdict(one)) for one in new]
-    told += [_event("finding.closed", result, row) for row in gone]
-    record(connection, told, now)
-    # Rules act on what the latest audit has seen: on nothing, if that was not all.
-    connection.execute(delete(audits).where(audits.c.backend_id == result.backend_id))
-    if result.volumes is not None:
-        recorded, found = result.volumes
-        row = {"backend_id": result.backend_id, "job_id": result.job_id, "at": now}
-        insert_rows(connection, audits, [{**row, "recorded": recorded, "found": found}])
+    def write(self, connection: Connection, now: datetime) -> None:
+        """Open, renew and close findings; each opening and closing is an event."""
+        known = open_findings(connection, self.backend_id)
+        again = [(known[one.key]["id"], one) for one in self.seen if one.key in known]
+        new = [one for one in self.seen if one.key not in known]
+        seen = {"last_seen_at": now, "last_seen_by": self.job_id}
+        update_rows(
+            connection,
+            findings,
+            ["id"],
+            [
+                {"id": id_, "text": one.text, "detail": dict(one.detail), **seen}
+                for id_, one in again
+            ],
+        )
+        common = {"backend_id": self.backend_id, "state": FindingState.OPEN, "first_seen_at": now}
+        insert_rows(connection, findings, [{**asdict(one), **common, **seen} for one in new])
+        closing = set(self.closed)
+        gone = [row for row in known.values() if row["id"] in closing]
+        update_rows(
+            connection,
+            findings,
+            ["id"],
+            [{"id": row["id"], "state": FindingState.CLOSED, "closed_at": now} for row in gone],
+        )
+        told = [_event("finding.opened", self, asdict(one)) for one in new]
+        told += [_event("finding.closed", self, row) for row in gone]
+        record(connection, told, now)
+        # Rules act on what the latest audit has seen: on nothing, if that was not all.
+        connection.execute(delete(audits).where(audits.c.backend_id == self.backend_id))
+        if self.volumes is not None:
+            recorded, found = self.volumes
+            row = {"backend_id": self.backend_id, "job_id": self.job_id, "at": now}
+            insert_rows(connection, audits, [{**row, "recorded": recorded, "found": found}])
 
 
 def open_findings(connection: Connection, backend_id: int) -> dict[tuple[str, str], RowMapping]:
@@ -135,7 +136,7 @@ def finding(connection: Connection, finding_id: int) -> RowMapping:
 def _event(kind: str, result: AuditResult, row: Any) -> Event:
     return Event(
         kind=kind,
-        actor=_ENGINE,
+        actor=ENGINE,
         backend=result.backend,
         volume=row["volume"],
         volume_id=row["volume_id"],

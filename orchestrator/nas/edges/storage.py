@@ -15,8 +15,8 @@ from orchestrator.nas.gateways import Gateway, Remote
 from orchestrator.nas.returned import normalised_with
 
 if TYPE_CHECKING:
-    from orchestrator.nas.private import PrivateEngine
-    from orchestrator.nas.v3 import NasApp
+    from orchestrator.nas.edges.private import PrivateEngine
+    from orchestrator.nas.edges.v3 import NasApp
 
 T = TypeVar("T")
 
@@ -259,7 +259,7 @@ class DummyStorage(_Private):
     """Storage for tests: it is there at once, lives in RAM, and is gone with the object."""
 
     def __init__(self) -> None:
-        from orchestrator.nas.private import PrivateEngine  # brings the whole engine along
+        from orchestrator.nas.edges.private import PrivateEngine  # brings the whole engine along
 
         super().__init__(PrivateEngine({"driver": "memory"}))
 
@@ -298,7 +298,7 @@ class NetappStorage(_Private):
         ``accept_identity``: take over an SVM that another installation has marked as its own.
         Raises `IdentityMismatch` for such a one otherwise.
         """
-        from orchestrator.nas.private import PrivateEngine, data_for
+        from orchestrator.nas.edges.private import PrivateEngine, data_for
 
         configured: Mapping[str, Any] = {
             "driver": "ontap",

@@ -16,8 +16,6 @@ from orchestrator.store.bulk import Parent, inserted_family, update_rows
 from orchestrator.store.lives import all_of
 from orchestrator.store.tables import event_archives, event_commits, events
 
-#: Who acts when nobody asked: the engine itself.
-ENGINE = "orchestrator"
 #: Events of at most this many commits get their numbers in one transaction.
 NUMBERED_AT_ONCE = 5_000
 #: The advisory lock of the one sequencer.

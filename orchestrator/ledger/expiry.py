@@ -17,10 +17,11 @@ from typing import Any
 
 from sqlalchemy import Connection, select, text, update
 
-from orchestrator.audit.archive import alone
-from orchestrator.audit.chain import require_own
-from orchestrator.audit.chapters import DELETED, Document, is_signed, name_of, signed
-from orchestrator.audit.events import ENGINE, Event, record
+from orchestrator.domain.actors import ENGINE
+from orchestrator.history.events import Event, record
+from orchestrator.ledger.archive import alone
+from orchestrator.ledger.chain import require_own
+from orchestrator.ledger.chapters import DELETED, Document, is_signed, name_of, signed
 from orchestrator.store.bulk import among
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import UNUSUAL_EVENT, event_archives, events

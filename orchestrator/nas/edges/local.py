@@ -8,10 +8,11 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from orchestrator.domain.actors import Actor
 from orchestrator.domain.requests import parse_request
 from orchestrator.domain.states import VolumeState
 from orchestrator.inventory import backends, locks, policies, volumes
-from orchestrator.jobs.submission import Actor, Submission
+from orchestrator.jobs.submission import Submission
 from orchestrator.nas.gateways import Request
 
 #: The most items that a list has.

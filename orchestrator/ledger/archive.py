@@ -14,17 +14,11 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, select, text
 
-from orchestrator.audit import chain
-from orchestrator.audit.chapters import (
-    ARCHIVED,
-    DELETED,
-    Chapter,
-    Document,
-    last_named,
-    name_of,
-)
-from orchestrator.audit.events import ENGINE, Event, record
+from orchestrator.domain.actors import ENGINE
 from orchestrator.domain.errors import WrongState
+from orchestrator.history.events import Event, record
+from orchestrator.ledger import chain
+from orchestrator.ledger.chapters import ARCHIVED, DELETED, Chapter, Document, last_named, name_of
 from orchestrator.store.bulk import among
 from orchestrator.store.columns import db_now
 from orchestrator.store.files import NameTakenError, write_lines

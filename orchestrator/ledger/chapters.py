@@ -18,7 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
-from orchestrator.audit import chain
+from orchestrator.ledger import chain
 
 #: Kinds of events that vouch for archives.
 ARCHIVED, DELETED = "events.archived", "archives.deleted"

@@ -23,15 +23,15 @@ import structlog
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 from sqlalchemy import Connection
 
+from orchestrator.domain.actors import Actor
 from orchestrator.domain.errors import IdentityMismatch
 from orchestrator.domain.states import Role
 from orchestrator.jobs import schedule
-from orchestrator.jobs.submission import Actor
 from orchestrator.jobs.submit import submit
 from orchestrator.jobs.views import job_views
 from orchestrator.logs import configure_logs
+from orchestrator.nas.edges.local import Local
 from orchestrator.nas.gateways import Request, View, ended_well
-from orchestrator.nas.local import Local
 from orchestrator.settings import LogSettings, Settings, default_data
 from orchestrator.store import migrate
 from orchestrator.store.database import Database

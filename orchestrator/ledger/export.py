@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select
 
-from orchestrator.audit.events import read_after
+from orchestrator.history.events import read_after
 from orchestrator.store.files import NameTakenError, write_lines
 from orchestrator.store.lives import present
 from orchestrator.store.tables import event_chain, event_commits

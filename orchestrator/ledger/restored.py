@@ -16,8 +16,9 @@ from typing import Any
 
 from sqlalchemy import Connection, or_, select, update
 
-from orchestrator.audit import chain
-from orchestrator.audit.events import ENGINE, Event, latest_number, record
+from orchestrator.domain.actors import ENGINE
+from orchestrator.history.events import Event, latest_number, record
+from orchestrator.ledger import chain
 from orchestrator.store import lives
 from orchestrator.store.bulk import among
 from orchestrator.store.columns import db_now

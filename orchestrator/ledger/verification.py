@@ -14,11 +14,11 @@ from pathlib import Path
 
 from sqlalchemy import Connection, select
 
-from orchestrator.audit import chain
-from orchestrator.audit.archive import chapters
-from orchestrator.audit.chain import Broken, Verified
-from orchestrator.audit.chapters import ARCHIVED, DELETED, Chapter, Document, Reading, is_signed
 from orchestrator.domain.errors import InvalidInput
+from orchestrator.ledger import chain
+from orchestrator.ledger.archive import chapters
+from orchestrator.ledger.chain import Broken, Verified
+from orchestrator.ledger.chapters import ARCHIVED, DELETED, Chapter, Document, Reading, is_signed
 from orchestrator.store.tables import events
 
 

@@ -22,7 +22,8 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
-from orchestrator.api.reading import ExactRoute, methods_here
+from orchestrator.asgi.rawpaths import RawPaths
+from orchestrator.asgi.reading import ExactRoute, methods_here
 from orchestrator.domain.errors import (
     InternalError,
     InvalidInput,
@@ -39,10 +40,9 @@ from orchestrator.domain.requests import sentence
 from orchestrator.nas import contract
 from orchestrator.nas.fields import CHANGEABLE, PolicySchema, SnapshotSchema, VolumeSchema, told
 from orchestrator.nas.returned import normalised
-from orchestrator.rawpaths import RawPaths
 
 if TYPE_CHECKING:
-    from orchestrator.nas.storage import StorageBackend
+    from orchestrator.nas.edges.storage import StorageBackend
 
 T = TypeVar("T")
 

@@ -1,0 +1,1 @@
+"""Findings: what differs between backends and their record, what repairs it, and reports."""
