@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -264,6 +265,19 @@ def test_a_junction_path_is_one_volume_s(engine: Engine, backend: str) -> None:
     with engine.database.read() as connection:
         assert volume_at(connection, backend, "/a")["name"] == "vm2"
         assert volume_at(connection, backend, "/b")["name"] == "vm1"
+
+
+def test_a_junction_path_that_a_later_job_frees_is_still_taken_now(engine: Engine) -> None:
+    done(engine, with_settings("vm1", junction_path="/a"))
+    soon = datetime.now(UTC) + timedelta(hours=1)
+    later = {
+        **settings("vm1", junction_path="/b"),
+        "run_at": soon.isoformat(),
+    }
+    # Checked against what the first leaves, which is then taken back: it has not begun.
+    last = {**settings("vm1", compression=True), "run_at": (soon + timedelta(hours=1)).isoformat()}
+    with pytest.raises(AlreadyExists, match="/a"):
+        engine.submit(later, last, with_settings("vm2", junction_path="/a"))
 
 
 @pytest.mark.parametrize(
