@@ -27,7 +27,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test slow field chaos storm data bench lint types lock clean
+.PHONY: help install demo test slow field chaos storm data bench docs lint types lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -62,6 +62,9 @@ data: $(STAMP) ## do everything to volumes while others do everything to the sto
 
 bench: $(STAMP) $(BENCH_STAMP) ## measure it beside other queues; less with ARGS="--quick --only batch"
 	$(BIN)/python -m benchmarks $(ARGS)
+
+docs: $(STAMP) ## write the reference pages that are made from the code
+	$(BIN)/python -m tests.docs
 
 lint: $(STAMP) ## check style and formatting (ruff), and that imports go down only (import-linter)
 	$(BIN)/ruff check .

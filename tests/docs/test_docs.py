@@ -1,0 +1,66 @@
+"""The documents agree with the code and with one another."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.docs.reference import DOCS, PAGES, page
+
+ROOT = DOCS.parent
+WRITTEN = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")),
+    *sorted(DOCS.rglob("*.md")),
+]
+
+_FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+_HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+
+
+def _prose(path: Path) -> str:
+    return _FENCE.sub("", path.read_text())
+
+
+def _anchors(path: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = (re.sub(r"[`*]", "", found) for found in _HEADING.findall(_prose(path)))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def _broken(path: Path) -> Iterator[str]:
+    for target in _LINK.findall(_prose(path)):
+        if "://" in target or target.startswith("mailto:"):
+            continue
+        name, _, anchor = target.partition("#")
+        other = (path.parent / name).resolve() if name else path
+        if not other.exists():
+            yield f"{target}: there is no such file"
+        elif anchor and anchor not in _anchors(other):
+            yield f"{target}: there is no such heading"
+
+
+@pytest.mark.parametrize("path", WRITTEN, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_link_leads_somewhere(path: Path) -> None:
+    assert list(_broken(path)) == []
+
+
+def test_the_index_names_every_page() -> None:
+    linked = set(_LINK.findall((DOCS / "index.md").read_text()))
+    pages = {str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md")} - {"index.md"}
+    assert pages - linked == set()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_reference_is_what_the_code_declares(name: str) -> None:
+    assert (DOCS / name).read_text() == page(name), "run: make docs"
+
+
+@pytest.mark.parametrize("path", sorted((DOCS / "design").glob("*.md")), ids=lambda path: path.stem)
+def test_a_design_record_says_when_it_was_made_and_what_became_of_it(path: Path) -> None:
+    head = path.read_text().split("\n\n")[:2]
+    assert re.match(r"# \d{4} ", head[0])
+    assert re.fullmatch(r"Created: \d{4}-\d\d-\d\d · Status: \w+( \w+)* · Version: [\d.]+", head[1])
