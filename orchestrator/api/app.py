@@ -13,7 +13,7 @@ from fastapi.responses import HTMLResponse
 from starlette.types import ASGIApp
 
 from orchestrator import __version__
-from orchestrator.api import models, problems
+from orchestrator.api import problems
 from orchestrator.api.direct import ShortWay
 from orchestrator.api.door import Door
 from orchestrator.api.nas import is_open, nas_application
@@ -36,6 +36,7 @@ from orchestrator.api.routes import (
     verbs,
 )
 from orchestrator.api.service import Service
+from orchestrator.contract.answers import ProblemDocument
 from orchestrator.domain.requests import MAX_BATCH
 
 _DESCRIPTION = f"""\
@@ -147,7 +148,7 @@ def _name_schemas(app: FastAPI) -> None:
     def openapi() -> dict[str, object]:
         document = generate()
         schemas = document["components"]["schemas"]
-        for model in (models.ProblemDocument, batches.BatchRequest):
+        for model in (ProblemDocument, batches.BatchRequest):
             if model.__name__ not in schemas:
                 schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
                 for name, definition in schema.pop("$defs", {}).items():

@@ -15,8 +15,8 @@ from typing import TypeVar
 from sqlalchemy import Connection, select
 
 from orchestrator import failpoints
-from orchestrator.api import models
 from orchestrator.api.refusals import Refusals
+from orchestrator.api.rendering import render
 from orchestrator.api.waiters import Waiters
 from orchestrator.domain.errors import Gone, Problem
 from orchestrator.domain.states import JobState
@@ -68,7 +68,7 @@ class Service:
             self.database,
             settings.broker_url,
             settings.broker.prefix,
-            lambda kind, view: models.render(models.MODELS[kind], view),
+            render,
         )
         self._committer = _Committer(self.database, settings, self.wakeups)
         self.refusals = Refusals(self.write)

@@ -10,9 +10,10 @@ from fastapi.encoders import jsonable_encoder
 from fastapi.responses import JSONResponse
 
 from orchestrator import failpoints
-from orchestrator.api import models
+from orchestrator.api.rendering import render
 from orchestrator.api.requesting import wait_for_end
 from orchestrator.api.service import Receipt, Service
+from orchestrator.contract import jobs as contract
 from orchestrator.domain.actors import Actor
 from orchestrator.domain.errors import NotAuthenticated
 from orchestrator.domain.requests import JobRequest
@@ -55,7 +56,7 @@ async def told(service: Service, receipt: Receipt, wait: float) -> Response:
             body = ended.body if view == ended.view else None
         headers["Preference-Applied"] = f"wait={wait:.0f}"
     if body is None:
-        body = models.render(models.MODELS[receipt.kind], view)
+        body = render(receipt.kind, view)
     failpoints.reach("api.before_answer")
     return Response(body, status_code=status, headers=headers, media_type="application/json")
 
@@ -70,7 +71,7 @@ async def wait_for(service: Service, kind: str, id_: int, seconds: float) -> Res
             return Response(ended.body, media_type="application/json")
     read = {"job": job_view, "batch": batch_view}[kind]
     view = await asyncio.to_thread(service.read, lambda connection: read(connection, id_))
-    body = models.render(models.MODELS[kind], view)
+    body = render(kind, view)
     return Response(body, media_type="application/json")
 
 
@@ -79,10 +80,10 @@ def single(request: JobRequest, actor: Actor, *, reason: str | None, key: str | 
     return Submission(requests=[request], actor=actor, reason=reason, idempotency_key=key)
 
 
-def _plan(planned: Sequence[PlannedJob]) -> models.Plan:
-    return models.Plan(
+def _plan(planned: Sequence[PlannedJob]) -> contract.Plan:
+    return contract.Plan(
         jobs=[
-            models.PlannedJob(
+            contract.PlannedJob(
                 action=job.request.action,
                 backend=job.request.backend,
                 volume=job.request.volume,

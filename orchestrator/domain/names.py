@@ -103,3 +103,5 @@ PolicyName = Annotated[
         examples=["web"],
     ),
 ]
+#: What a token may be called.
+NAME_OF_TOKENS = r"^[A-Za-z0-9._@-]+$"

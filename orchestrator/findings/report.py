@@ -17,6 +17,7 @@ from sqlalchemy import (
     text,
 )
 
+from orchestrator.contract.reports import MOST_CAUSES, MOST_DAYS, MOST_REMOVALS
 from orchestrator.domain.errors import InvalidInput, UnknownBackend
 from orchestrator.inventory.capacity import present
 from orchestrator.store.columns import UtcDateTime, db_now
@@ -24,11 +25,6 @@ from orchestrator.store.tables import backends
 
 #: The period, if nobody names one.
 USUAL_DAYS = 30
-#: Points in time of each backend's capacity: of longer periods, the last day of each of so many.
-MOST_DAYS = 370
-#: Removals that are told one by one; all are counted. Causes of failures that are told.
-MOST_REMOVALS = 200
-MOST_CAUSES = 100
 
 REMOVALS = ("volume.remove", "volume.purge", "volume.forget", "snapshot.delete", "policy.remove")
 

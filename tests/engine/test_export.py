@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from orchestrator.api.models import Event
+from orchestrator.contract.events import Event
 from orchestrator.history.events import read_after
 from orchestrator.ledger import chain, export
 from orchestrator.settings import Settings

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, insert, select, update
 
+from orchestrator.contract import reports
 from orchestrator.domain.errors import InvalidInput, UnknownBackend
-from orchestrator.findings import report as reports
 from orchestrator.findings.report import report
 from orchestrator.inventory.capacity import record_day
 from orchestrator.store.tables import backends, capacity_days, findings, jobs

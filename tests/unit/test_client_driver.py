@@ -10,8 +10,9 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from orchestrator.api import models
 from orchestrator.client import AsyncClient, Client, shapes
+from orchestrator.contract import events, inventory, jobs, schedules
+from orchestrator.contract import service as status
 from orchestrator.domain.errors import (
     Conflict,
     EpochChanged,
@@ -468,5 +469,7 @@ def test_an_address_that_cannot_be_called_is_told(url: str) -> None:
     ],
 )
 def test_the_client_knows_every_field_the_service_answers(name: str) -> None:
-    shape, model = getattr(shapes, name), getattr(models, name)
+    modules = (events, inventory, jobs, schedules, status)
+    model = next(found for m in modules if (found := getattr(m, name, None)))
+    shape = getattr(shapes, name)
     assert set(get_type_hints(shape)) == set(model.model_fields)

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request, Response
 from pydantic import Field, TypeAdapter
 
-from orchestrator.api import models
 from orchestrator.api.requesting import (
     Cursor,
     IdempotencyKey,
@@ -23,9 +22,11 @@ from orchestrator.api.requesting import (
     cursor_for,
     position_of,
 )
-from orchestrator.api.routes.jobs import Plan, Timeout
+from orchestrator.api.routes.jobs import PlanOnly, Timeout
 from orchestrator.api.submitting import answer, wait_for
 from orchestrator.asgi.reading import ExactRoute
+from orchestrator.contract.answers import Page
+from orchestrator.contract.jobs import Batch, Job, Plan
 from orchestrator.domain.errors import BodyTooLarge, Problem
 from orchestrator.domain.exact import Exact, read_json
 from orchestrator.domain.requests import MAX_BATCH, AnyJobRequest, JobRequest, Reason, validated
@@ -100,11 +101,11 @@ _BODY: dict[str, Any] = {
 @router.post(
     "",
     responses={
-        200: {"model": models.Batch | models.Plan, "description": "Ended in time, or the plan."},
-        202: {"model": models.Batch, "description": "Accepted."},
+        200: {"model": Batch | Plan, "description": "Ended in time, or the plan."},
+        202: {"model": Batch, "description": "Accepted."},
     },
     status_code=202,
-    response_model=models.Batch,
+    response_model=Batch,
     openapi_extra=_BODY,
 )
 async def submit(
@@ -114,7 +115,7 @@ async def submit(
     wait: PreferredWait,
     key: IdempotencyKey = None,
     reason: ReasonHeader = None,
-    plan: Plan = False,
+    plan: PlanOnly = False,
 ) -> Response:
     """Submit a batch: JSON, or NDJSON with a job a line."""
     body = await request.body()
@@ -130,13 +131,13 @@ async def submit(
     return await answer(service, submission, wait=wait, plan=plan)
 
 
-@router.get("/{batch_id}", response_model=models.Batch)
+@router.get("/{batch_id}", response_model=Batch)
 def show(service: ServiceHere, _actor: Reader, batch_id: IdInPath) -> dict[str, Any]:
     """Read a batch: its state and counts."""
     return service.read(lambda connection: batch_view(connection, batch_id))
 
 
-@router.get("/{batch_id}/wait", response_model=models.Batch)
+@router.get("/{batch_id}/wait", response_model=Batch)
 async def wait(
     service: ServiceHere, _actor: Reader, batch_id: IdInPath, timeout: Timeout = 60.0
 ) -> Response:
@@ -144,7 +145,7 @@ async def wait(
     return await wait_for(service, "batch", batch_id, timeout)
 
 
-@router.get("/{batch_id}/jobs", response_model=models.Page[models.Job])
+@router.get("/{batch_id}/jobs", response_model=Page[Job])
 def jobs(
     service: ServiceHere,
     _actor: Reader,
@@ -159,7 +160,7 @@ def jobs(
     return {"items": found, "cursor": more}
 
 
-@router.post("/{batch_id}/cancel", status_code=202, response_model=models.Batch)
+@router.post("/{batch_id}/cancel", status_code=202, response_model=Batch)
 def cancel(service: ServiceHere, actor: Operator, batch_id: IdInPath) -> dict[str, Any]:
     """Cancel those jobs of a batch that have not ended."""
     service.finished(

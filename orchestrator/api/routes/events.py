@@ -11,11 +11,11 @@ from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import StreamingResponse
 from sqlalchemy import Connection, Row
 
-from orchestrator.api import models
 from orchestrator.api.filters import check_backend
 from orchestrator.api.requesting import Limit, Reader, ServiceHere, Trusted, token_in
 from orchestrator.api.service import Service
 from orchestrator.asgi.reading import ExactRoute
+from orchestrator.contract.events import Event, EventPage
 from orchestrator.domain.errors import Gone, InvalidInput, NotAuthenticated
 from orchestrator.domain.history import check_kind
 from orchestrator.domain.names import BackendName, VolumeName
@@ -34,7 +34,7 @@ _KEEP_ALIVE = 15.0
 
 @router.get(
     "",
-    response_model=models.EventPage,
+    response_model=EventPage,
     responses={200: {"content": {STREAM: {"schema": {"type": "string"}}}}},
 )
 async def feed(
@@ -136,7 +136,7 @@ async def _read(
 
 
 def _message(row: Row[Any], epoch: int) -> str:
-    event = models.Event.model_validate(dict(row._mapping))
+    event = Event.model_validate(dict(row._mapping))
     return f"id: {epoch}-{row.number}\nevent: {row.kind}\ndata: {event.model_dump_json()}\n\n"
 
 

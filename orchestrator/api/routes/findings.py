@@ -9,7 +9,6 @@ from fastapi import APIRouter, Query, Response
 from pydantic import Field
 from sqlalchemy import Connection
 
-from orchestrator.api import models
 from orchestrator.api.filters import of_backend
 from orchestrator.api.keys import job_of, keep_job
 from orchestrator.api.requesting import (
@@ -26,10 +25,13 @@ from orchestrator.api.requesting import (
     cursor_for,
     position_of,
 )
-from orchestrator.api.routes.jobs import SUBMITTED, Plan
+from orchestrator.api.routes.jobs import SUBMITTED, PlanOnly
 from orchestrator.api.service import Receipt
 from orchestrator.api.submitting import answer, told
 from orchestrator.asgi.reading import ExactRoute
+from orchestrator.contract.answers import Page
+from orchestrator.contract.findings import Finding, Restored
+from orchestrator.contract.jobs import Job
 from orchestrator.domain.exact import Exact
 from orchestrator.domain.names import BackendName
 from orchestrator.domain.states import FindingKind, FindingState
@@ -41,7 +43,7 @@ from orchestrator.ledger import restored
 router = APIRouter(prefix="/v1", tags=["audit"], route_class=ExactRoute)
 
 
-@router.get("/findings", response_model=models.Page[models.Finding])
+@router.get("/findings", response_model=Page[Finding])
 def list_(
     service: ServiceHere,
     _actor: Reader,
@@ -66,7 +68,7 @@ def list_(
     return {"items": [finding_view(row) for row in rows], "cursor": more}
 
 
-@router.get("/findings/{finding_id}", response_model=models.Finding)
+@router.get("/findings/{finding_id}", response_model=Finding)
 def show(service: ServiceHere, _actor: Reader, finding_id: IdInPath) -> dict[str, Any]:
     """Read a finding with the repairs that are possible."""
     row: Any = service.read(lambda connection: finding(connection, finding_id))
@@ -88,7 +90,7 @@ class RepairRequest(Exact):
     "/findings/{finding_id}/repair",
     responses=SUBMITTED,
     status_code=202,
-    response_model=models.Job,
+    response_model=Job,
 )
 async def repair(
     service: ServiceHere,
@@ -98,7 +100,7 @@ async def repair(
     wait: PreferredWait,
     key: IdempotencyKey = None,
     reason: ReasonHeader = None,
-    plan: Plan = False,
+    plan: PlanOnly = False,
 ) -> Response:
     """Submit the job that repairs a finding; the same repair after the same audit is one job."""
     what = ["repair", finding_id, wanted.model_dump(mode="json"), reason]
@@ -131,13 +133,13 @@ async def repair(
     return await told(service, receipt, wait)
 
 
-@router.get("/audit/restored", response_model=models.Restored)
+@router.get("/audit/restored", response_model=Restored)
 def show_restored(service: ServiceHere, _actor: Reader) -> dict[str, Any]:
     """Tell whether the database was found to be older than it had been."""
     return service.read(restored.state)
 
 
-@router.post("/audit/acknowledge", response_model=models.Restored)
+@router.post("/audit/acknowledge", response_model=Restored)
 def acknowledge(service: ServiceHere, actor: Admin, reason: ReasonHeader = None) -> dict[str, Any]:
     """Note that a restored database was seen to: rules repair findings again."""
     return service.write(lambda c: restored.acknowledge(c, actor.name, reason))

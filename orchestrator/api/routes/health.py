@@ -13,9 +13,10 @@ from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 from sqlalchemy import Connection, func, select
 
-from orchestrator.api import models
 from orchestrator.api.requesting import Reader, ServiceHere
 from orchestrator.asgi.reading import ExactRoute
+from orchestrator.contract.answers import Page
+from orchestrator.contract.service import ActionDescription, Ready
 from orchestrator.domain.actions import ACTIONS
 from orchestrator.domain.errors import Problem
 from orchestrator.domain.queues import backend_queue
@@ -36,7 +37,7 @@ def healthz() -> dict[str, str]:
     return {"status": _OK}
 
 
-@router.get("/readyz", response_model=models.Ready, responses={503: {"model": models.Ready}})
+@router.get("/readyz", response_model=Ready, responses={503: {"model": Ready}})
 def readyz(
     service: ServiceHere,
     strict: Annotated[
@@ -129,7 +130,7 @@ def metrics(service: ServiceHere) -> Response:
     return Response(told, media_type=CONTENT_TYPE_LATEST)
 
 
-@router.get("/v1/actions", response_model=models.Page[models.ActionDescription])
+@router.get("/v1/actions", response_model=Page[ActionDescription])
 def actions(_actor: Reader) -> dict[str, Any]:
     """List the actions there are, with their parameters."""
     described = [

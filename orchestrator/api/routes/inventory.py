@@ -7,7 +7,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Response
 from pydantic import Field
 
-from orchestrator.api import models
 from orchestrator.api.requesting import (
     BackendInPath,
     Cursor,
@@ -25,6 +24,8 @@ from orchestrator.api.requesting import (
 )
 from orchestrator.api.routes.jobs import states_of
 from orchestrator.asgi.reading import ExactRoute
+from orchestrator.contract.answers import Page
+from orchestrator.contract.inventory import Attachment, Backend, Lock, Policy, Snapshot, Volume
 from orchestrator.domain.errors import NotFound
 from orchestrator.domain.exact import Exact
 from orchestrator.domain.names import HostName, JunctionPath
@@ -35,19 +36,19 @@ from orchestrator.inventory import backends, locks, policies, volumes
 router = APIRouter(prefix="/v1/backends", tags=["inventory"], route_class=ExactRoute)
 
 
-@router.get("", response_model=models.Page[models.Backend])
+@router.get("", response_model=Page[Backend])
 def list_backends(service: ServiceHere, _actor: Reader) -> dict[str, Any]:
     """List the configured backends."""
     return {"items": service.read(backends.backend_views), "cursor": None}
 
 
-@router.get("/{backend}", response_model=models.Backend)
+@router.get("/{backend}", response_model=Backend)
 def show_backend(service: ServiceHere, _actor: Reader, backend: BackendInPath) -> dict[str, Any]:
     """Read a backend."""
     return service.read(lambda connection: backends.backend_views(connection, backend)[0])
 
 
-@router.get("/{backend}/volumes", response_model=models.Page[models.Volume])
+@router.get("/{backend}/volumes", response_model=Page[Volume])
 def list_volumes(
     service: ServiceHere,
     _actor: Reader,
@@ -83,7 +84,7 @@ def list_volumes(
     return {"items": found, "cursor": more}
 
 
-@router.get("/{backend}/volumes/{volume}", response_model=models.Volume)
+@router.get("/{backend}/volumes/{volume}", response_model=Volume)
 def show_volume(
     service: ServiceHere, _actor: Reader, backend: BackendInPath, volume: VolumeInPath
 ) -> dict[str, Any]:
@@ -91,7 +92,7 @@ def show_volume(
     return service.read(lambda connection: volumes.volume_view(connection, backend, volume))
 
 
-@router.get("/{backend}/volumes/{volume}/snapshots", response_model=models.Page[models.Snapshot])
+@router.get("/{backend}/volumes/{volume}/snapshots", response_model=Page[Snapshot])
 def list_snapshots(
     service: ServiceHere,
     _actor: Reader,
@@ -111,7 +112,7 @@ def list_snapshots(
     return {"items": found, "cursor": more}
 
 
-@router.get("/{backend}/volumes/{volume}/snapshots/{snapshot}", response_model=models.Snapshot)
+@router.get("/{backend}/volumes/{volume}/snapshots/{snapshot}", response_model=Snapshot)
 def show_snapshot(
     service: ServiceHere,
     _actor: Reader,
@@ -125,9 +126,7 @@ def show_snapshot(
     )
 
 
-@router.get(
-    "/{backend}/volumes/{volume}/attachments", response_model=models.Page[models.Attachment]
-)
+@router.get("/{backend}/volumes/{volume}/attachments", response_model=Page[Attachment])
 def list_attachments(
     service: ServiceHere, _actor: Reader, backend: BackendInPath, volume: VolumeInPath
 ) -> dict[str, Any]:
@@ -136,7 +135,7 @@ def list_attachments(
     return {"items": found, "cursor": None}
 
 
-@router.get("/{backend}/volumes/{volume}/attachments/{host}", response_model=models.Attachment)
+@router.get("/{backend}/volumes/{volume}/attachments/{host}", response_model=Attachment)
 def show_attachment(
     service: ServiceHere,
     _actor: Reader,
@@ -150,7 +149,7 @@ def show_attachment(
     )
 
 
-@router.get("/{backend}/policies", response_model=models.Page[models.Policy])
+@router.get("/{backend}/policies", response_model=Page[Policy])
 def list_policies(
     service: ServiceHere,
     _actor: Reader,
@@ -167,7 +166,7 @@ def list_policies(
     return {"items": found, "cursor": more}
 
 
-@router.get("/{backend}/policies/{policy}", response_model=models.Policy)
+@router.get("/{backend}/policies/{policy}", response_model=Policy)
 def show_policy(
     service: ServiceHere, _actor: Reader, backend: BackendInPath, policy: PolicyInPath
 ) -> dict[str, Any]:
@@ -185,7 +184,7 @@ class LockRequest(Exact):
     reason: Reason | None = None
 
 
-@router.get("/{backend}/volumes/{volume}/lock", response_model=models.Lock)
+@router.get("/{backend}/volumes/{volume}/lock", response_model=Lock)
 def show_lock(
     service: ServiceHere, _actor: Reader, backend: BackendInPath, volume: VolumeInPath
 ) -> dict[str, Any]:
@@ -197,7 +196,7 @@ def show_lock(
     return lock
 
 
-@router.put("/{backend}/volumes/{volume}/lock", response_model=models.Lock)
+@router.put("/{backend}/volumes/{volume}/lock", response_model=Lock)
 def take_lock(
     service: ServiceHere,
     actor: Operator,

@@ -11,10 +11,8 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 from sqlalchemy import Connection
 
-from orchestrator.api import models
 from orchestrator.api.filters import of_backend
 from orchestrator.api.keys import once
-from orchestrator.api.models import NAME_OF_TOKENS
 from orchestrator.api.requesting import (
     MAX_WAIT,
     Admin,
@@ -32,10 +30,19 @@ from orchestrator.api.requesting import (
 )
 from orchestrator.api.submitting import answer, single, wait_for
 from orchestrator.asgi.reading import ExactRoute
+from orchestrator.contract.answers import Page
+from orchestrator.contract.events import Event
+from orchestrator.contract.jobs import Archived, Job, Plan
 from orchestrator.domain.actions import ACTIONS
 from orchestrator.domain.errors import InvalidInput, UnknownAction
 from orchestrator.domain.exact import Exact
-from orchestrator.domain.names import BackendName, HostName, SnapshotName, VolumeName
+from orchestrator.domain.names import (
+    NAME_OF_TOKENS,
+    BackendName,
+    HostName,
+    SnapshotName,
+    VolumeName,
+)
 from orchestrator.domain.requests import (
     MAX_ID,
     AnyJobRequest,
@@ -57,17 +64,17 @@ T = TypeVar("T", bound=StrEnum)
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=ExactRoute)
 
-Plan = Annotated[bool, Query(description="Tell what would happen, and change nothing.")]
+PlanOnly = Annotated[bool, Query(description="Tell what would happen, and change nothing.")]
 Timeout = Annotated[float, Query(ge=0, le=MAX_WAIT, description="Seconds.")]
 
 #: Documentation of the two successes of everything that submits.
 SUBMITTED: dict[int | str, dict[str, Any]] = {
-    200: {"model": models.Job | models.Plan, "description": "Ended in time, or the plan."},
-    202: {"model": models.Job, "description": "Accepted; `Location` tells where to look."},
+    200: {"model": Job | Plan, "description": "Ended in time, or the plan."},
+    202: {"model": Job, "description": "Accepted; `Location` tells where to look."},
 }
 
 
-@router.post("", responses=SUBMITTED, status_code=202, response_model=models.Job)
+@router.post("", responses=SUBMITTED, status_code=202, response_model=Job)
 async def submit(
     service: ServiceHere,
     actor: Operator,
@@ -97,7 +104,7 @@ async def submit(
     wait: PreferredWait,
     key: IdempotencyKey = None,
     reason: ReasonHeader = None,
-    plan: Plan = False,
+    plan: PlanOnly = False,
 ) -> Response:
     """Submit a job."""
     submission = single(request, actor, reason=reason, key=key)
@@ -114,7 +121,7 @@ def states_of(words: str | None, kind: type[T]) -> list[T]:
         ) from None
 
 
-@router.get("", response_model=models.Page[models.Job])
+@router.get("", response_model=Page[Job])
 def list_(
     service: ServiceHere,
     _actor: Reader,
@@ -176,7 +183,7 @@ class ToArchive(Exact):
         return self
 
 
-@router.post("/archive", status_code=202, response_model=models.Archived)
+@router.post("/archive", status_code=202, response_model=Archived)
 def archive(
     service: ServiceHere, actor: Admin, wanted: ToArchive, key: IdempotencyKey = None
 ) -> dict[str, Any]:
@@ -193,13 +200,13 @@ def archive(
     )
 
 
-@router.get("/{job_id}", response_model=models.Job)
+@router.get("/{job_id}", response_model=Job)
 def show(service: ServiceHere, _actor: Reader, job_id: IdInPath) -> dict[str, Any]:
     """Read a job."""
     return service.read(lambda connection: job_view(connection, job_id))
 
 
-@router.get("/{job_id}/wait", response_model=models.Job)
+@router.get("/{job_id}/wait", response_model=Job)
 async def wait(
     service: ServiceHere, _actor: Reader, job_id: IdInPath, timeout: Timeout = 60.0
 ) -> Response:
@@ -210,7 +217,7 @@ async def wait(
     return await wait_for(service, "job", job_id, timeout)
 
 
-@router.get("/{job_id}/events", response_model=models.Page[models.Event])
+@router.get("/{job_id}/events", response_model=Page[Event])
 def events(
     service: ServiceHere,
     _actor: Reader,
@@ -243,7 +250,7 @@ def _place_of(position: str | None) -> tuple[int, int]:
     return place
 
 
-@router.post("/{job_id}/cancel", status_code=202, response_model=models.Job)
+@router.post("/{job_id}/cancel", status_code=202, response_model=Job)
 def cancel(service: ServiceHere, actor: Operator, job_id: IdInPath) -> dict[str, Any]:
     """Cancel a job: at once if it has not begun, else at its next safe point."""
     service.finished(
@@ -252,7 +259,7 @@ def cancel(service: ServiceHere, actor: Operator, job_id: IdInPath) -> dict[str,
     return service.read(lambda connection: job_view(connection, job_id))
 
 
-@router.post("/{job_id}/retry", responses=SUBMITTED, status_code=202, response_model=models.Job)
+@router.post("/{job_id}/retry", responses=SUBMITTED, status_code=202, response_model=Job)
 async def retry(
     service: ServiceHere,
     actor: Operator,
@@ -271,7 +278,7 @@ async def retry(
     return await answer(service, submission, wait=wait)
 
 
-@router.post("/{job_id}/approve", response_model=models.Job)
+@router.post("/{job_id}/approve", response_model=Job)
 def approve(
     service: ServiceHere, actor: Admin, job_id: IdInPath, reason: ReasonHeader = None
 ) -> dict[str, Any]:
@@ -286,7 +293,7 @@ class JobChange(Exact):
     priority: Priority
 
 
-@router.patch("/{job_id}", response_model=models.Job)
+@router.patch("/{job_id}", response_model=Job)
 def change(
     service: ServiceHere, actor: Operator, job_id: IdInPath, changed: JobChange
 ) -> dict[str, Any]:

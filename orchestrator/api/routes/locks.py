@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 
-from orchestrator.api import models
 from orchestrator.api.filters import of_backend
 from orchestrator.api.requesting import (
     Cursor,
@@ -17,13 +16,15 @@ from orchestrator.api.requesting import (
     position_of,
 )
 from orchestrator.asgi.reading import ExactRoute
+from orchestrator.contract.answers import Page
+from orchestrator.contract.inventory import HeldLock
 from orchestrator.domain.names import BackendName, HostName, VolumeName
 from orchestrator.inventory import locks
 
 router = APIRouter(prefix="/v1/locks", tags=["inventory"], route_class=ExactRoute)
 
 
-@router.get("", response_model=models.Page[models.HeldLock])
+@router.get("", response_model=Page[HeldLock])
 def list_(
     service: ServiceHere,
     _actor: Reader,

@@ -8,10 +8,10 @@ from typing import Any
 from fastapi import APIRouter
 from pydantic import Field
 
-from orchestrator.api import models
 from orchestrator.api.requesting import Admin, Reader, ServiceHere
 from orchestrator.api.service import Service
 from orchestrator.asgi.reading import ExactRoute
+from orchestrator.contract.service import Queue
 from orchestrator.domain.actors import Actor
 from orchestrator.domain.exact import Exact
 from orchestrator.domain.requests import Reason
@@ -20,7 +20,7 @@ from orchestrator.jobs.intake import queue_view, set_accepting
 router = APIRouter(prefix="/v1/queue", tags=["queue"], route_class=ExactRoute)
 
 
-@router.get("", response_model=models.Queue)
+@router.get("", response_model=Queue)
 def show(service: ServiceHere, _actor: Reader) -> Mapping[str, Any]:
     """Tell whether new jobs are taken, and how many have not ended."""
     return service.read(queue_view)
@@ -32,13 +32,13 @@ class Change(Exact):
     reason: Reason | None = Field(default=None, description="Kept in the history.")
 
 
-@router.post("/drain", response_model=models.Queue)
+@router.post("/drain", response_model=Queue)
 def drain(service: ServiceHere, actor: Admin, change: Change | None = None) -> Mapping[str, Any]:
     """Take no new jobs. Those that were accepted go on until they end."""
     return _set(service, False, actor, change)
 
 
-@router.post("/resume", response_model=models.Queue)
+@router.post("/resume", response_model=Queue)
 def resume(service: ServiceHere, actor: Admin, change: Change | None = None) -> Mapping[str, Any]:
     """Take new jobs again."""
     return _set(service, True, actor, change)

@@ -8,7 +8,6 @@ from fastapi import APIRouter, Path, Query, Response
 from pydantic import BeforeValidator, Field
 
 from orchestrator.api.filters import of_backend
-from orchestrator.api.models import NAME_OF_TOKENS, Account, Page, Quota
 from orchestrator.api.requesting import (
     Admin,
     BackendInPath,
@@ -23,10 +22,12 @@ from orchestrator.api.requesting import (
     position_of,
 )
 from orchestrator.asgi.reading import ExactRoute
+from orchestrator.contract.answers import Page
+from orchestrator.contract.quotas import Account, Quota
 from orchestrator.domain.accounts import COUNTED
 from orchestrator.domain.errors import InvalidInput, InvalidSize
 from orchestrator.domain.exact import Exact
-from orchestrator.domain.names import BackendName
+from orchestrator.domain.names import NAME_OF_TOKENS, BackendName
 from orchestrator.domain.requests import Moment
 from orchestrator.domain.sizes import MAX_SIZE, parse_size
 from orchestrator.inventory import holdings, quotas

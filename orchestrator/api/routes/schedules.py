@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Response
 
-from orchestrator.api import models
 from orchestrator.api.requesting import (
     Admin,
     Cursor,
@@ -19,6 +18,8 @@ from orchestrator.api.requesting import (
     position_of,
 )
 from orchestrator.asgi.reading import ExactRoute
+from orchestrator.contract.answers import Page
+from orchestrator.contract.schedules import Schedule, ScheduleInDetail, ScheduleRun
 from orchestrator.domain.exact import Exact
 from orchestrator.domain.schedules import NAME_OF_SCHEDULES, ScheduleSpec
 from orchestrator.schedules import book
@@ -29,7 +30,7 @@ router = APIRouter(prefix="/v1/schedules", tags=["schedules"], route_class=Exact
 Name = Annotated[str, Path(pattern=NAME_OF_SCHEDULES, description="Name of the schedule.")]
 
 
-@router.get("", response_model=models.Page[models.Schedule])
+@router.get("", response_model=Page[Schedule])
 def list_(
     service: ServiceHere, _actor: Reader, limit: Limit = 100, cursor: Cursor = None
 ) -> dict[str, Any]:
@@ -42,13 +43,13 @@ def list_(
     return {"items": found, "cursor": more}
 
 
-@router.get("/{schedule}", response_model=models.ScheduleInDetail)
+@router.get("/{schedule}", response_model=ScheduleInDetail)
 def show(service: ServiceHere, _actor: Reader, schedule: Name) -> dict[str, Any]:
     """Read a schedule, and what became of the jobs of its last run."""
     return service.read(lambda connection: book.schedule_view(connection, schedule))
 
 
-@router.put("/{schedule}", response_model=models.ScheduleInDetail)
+@router.put("/{schedule}", response_model=ScheduleInDetail)
 def put(
     service: ServiceHere,
     actor: Admin,
@@ -70,7 +71,7 @@ class ScheduleChange(Exact):
     enabled: bool
 
 
-@router.patch("/{schedule}", response_model=models.ScheduleInDetail)
+@router.patch("/{schedule}", response_model=ScheduleInDetail)
 def change(
     service: ServiceHere, actor: Admin, schedule: Name, wanted: ScheduleChange
 ) -> dict[str, Any]:
@@ -87,7 +88,7 @@ def remove(service: ServiceHere, actor: Admin, schedule: Name) -> Response:
     return Response(status_code=204)
 
 
-@router.post("/{schedule}/run", status_code=202, response_model=models.ScheduleRun)
+@router.post("/{schedule}/run", status_code=202, response_model=ScheduleRun)
 def run(
     service: ServiceHere, actor: Admin, schedule: Name, key: IdempotencyKey = None
 ) -> dict[str, Any]:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
 
 from fastapi import APIRouter
-from pydantic import Field
 from sqlalchemy import Connection, func, select
 
 from orchestrator import __version__
-from orchestrator.api import models
 from orchestrator.api.requesting import Reader, ServiceHere
 from orchestrator.asgi.reading import ExactRoute
+from orchestrator.contract.service import Status
 from orchestrator.domain.actors import Actor
 from orchestrator.domain.queues import backend_queue
-from orchestrator.domain.states import FindingState, Role
+from orchestrator.domain.states import FindingState
 from orchestrator.inventory.backends import backend_views
 from orchestrator.inventory.hosts import ALIVE_SECONDS
 from orchestrator.jobs.intake import queue_view
@@ -25,47 +23,6 @@ from orchestrator.store.lives import present
 from orchestrator.store.tables import findings, installation, workers
 
 router = APIRouter(tags=["service"], route_class=ExactRoute)
-
-
-class Asker(models.Answer):
-    """Who asks, as the token says."""
-
-    name: str
-    role: Role
-    project: str | None
-
-
-class Worker(models.Answer):
-    """A worker process."""
-
-    host: str
-    pid: int
-    alive: bool = Field(description="Whether it has been seen within seconds.")
-    seen_at: datetime
-    started_at: datetime
-    backends: list[str] = Field(description="The backends that it serves.")
-
-
-class Status(models.Answer):
-    """How the service is."""
-
-    version: str
-    database: str = Field(description="`sqlite` or `postgresql`.")
-    epoch: int = Field(description="The epoch of event numbers.")
-    now: datetime = Field(description="The database's clock, which everything goes by.")
-    restored_at: datetime | None = Field(
-        description="When a restore was noticed that nobody has acknowledged yet."
-    )
-    unchained_since: datetime | None = Field(
-        description="When the oldest event happened that has no link of the chain of events yet. "
-        "The scheduler makes links within seconds, a minute under load; one that has another key "
-        "than the chain makes none."
-    )
-    you: Asker
-    queue: models.Queue
-    workers: list[Worker]
-    backends: list[models.Backend]
-    findings: dict[str, int] = Field(description="Open findings by kind.")
 
 
 @router.get("/v1/status", response_model=Status)

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Query, Response
 from pydantic import AliasChoices, BaseModel, Field, create_model
 
-from orchestrator.api import models
 from orchestrator.api.requesting import (
     BackendInPath,
     HostInPath,
@@ -23,9 +22,10 @@ from orchestrator.api.requesting import (
     SnapshotInPath,
     VolumeInPath,
 )
-from orchestrator.api.routes.jobs import SUBMITTED, Plan
+from orchestrator.api.routes.jobs import SUBMITTED, PlanOnly
 from orchestrator.api.submitting import answer, single
 from orchestrator.asgi.reading import ExactRoute
+from orchestrator.contract.jobs import Job
 from orchestrator.domain.actions import ACTIONS, Action, Metadata, Need, VolumeSettings
 from orchestrator.domain.errors import InvalidInput
 from orchestrator.domain.exact import Written
@@ -62,7 +62,7 @@ def router() -> APIRouter:
             description=f"Submits a `{action.name}` job. {action.summary}",
             operation_id=action.name.replace(".", "_"),
             status_code=202,
-            response_model=models.Job,
+            response_model=Job,
             responses=SUBMITTED,
         )
     made.add_api_route(
@@ -71,7 +71,7 @@ def router() -> APIRouter:
         methods=["PATCH"],
         summary="Change a volume.",
         status_code=202,
-        response_model=models.Job,
+        response_model=Job,
         responses=SUBMITTED,
     )
     return made
@@ -93,7 +93,7 @@ def _body_model(action: Action, in_path: set[str], *, in_query: bool = False) ->
             fields[name] = (kind | None, Field(default=None, validation_alias=alias))
     if in_query:
         # A model of all query parameters refuses those it does not have.
-        fields["plan"] = (Plan, False)
+        fields["plan"] = (PlanOnly, False)
     title = "".join(part.capitalize() for part in re.split(r"[._]", action.name))
     model: type[BaseModel] = create_model(
         f"{title}{'Query' if in_query else 'Body'}",
@@ -132,7 +132,7 @@ def _endpoint(action: Action) -> Callable[..., Any]:
     if in_query:
         kinds["query"] = Annotated[_body_model(action, in_path, in_query=True), Query()]
     else:
-        kinds["plan"] = Plan
+        kinds["plan"] = PlanOnly
     kinds["body"] = Annotated[body_kind, Body()]
     defaults: dict[str, Any] = {"key": None, "reason": None, "plan": False}
     if optional:
@@ -196,7 +196,7 @@ async def change_volume(
     wait: PreferredWait,
     key: IdempotencyKey = None,
     reason: ReasonHeader = None,
-    plan: Plan = False,
+    plan: PlanOnly = False,
 ) -> Response:
     """Change one thing of a volume; submits `volume.grow`, `volume.update` or `volume.rename`."""
     fields = body.model_dump(exclude_unset=True, exclude_none=True)

@@ -1,0 +1,35 @@
+"""What the service answers about history."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import Field
+
+from orchestrator.contract.answers import Answer
+
+
+class Event(Answer):
+    """One line of history."""
+
+    number: int | None = Field(description="Grows without gaps; null until it is numbered.")
+    at: datetime
+    kind: str = Field(examples=["volume.grow"])
+    backend: str | None = None
+    volume: str | None = None
+    volume_id: str | None = None
+    snapshot: str | None = None
+    policy: str | None = None
+    job_id: int | None = None
+    actor: str
+    reason: str | None = None
+    data: dict[str, Any] | None = None
+
+
+class EventPage(Answer):
+    """Events in their order."""
+
+    items: list[Event]
+    next_after: int = Field(description="Send as `after` to go on from here.")
+    epoch: int = Field(description="Send with it: changes where the database is restored.")
