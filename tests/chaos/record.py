@@ -7,6 +7,8 @@ import uuid
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from tests.rigs.provenance import UNKNOWN, commit
+
 GREEN = "green"
 RED = "red"
 
@@ -22,6 +24,8 @@ class Result:
     driver: str
     database: str
     outcome: str
+    #: Of the code that it is about.
+    commit: str = UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Record:
         self.whole: dict[str, str] = {}
 
     def note(self, result: Result) -> None:
-        self.results.append(result)
+        self.results.append(replace(result, commit=commit()))
 
     def write(self, directory: Path) -> None:
         """Keep them in a file of this process's own."""
@@ -71,7 +75,7 @@ def read(directory: Path) -> Record:
     for path in sorted(directory.glob("*.json"), key=lambda path: path.stat().st_mtime):
         written = json.loads(path.read_text())
         for result in (Result(**result) for result in written["results"]):
-            latest[replace(result, outcome="")] = result
+            latest[replace(result, outcome="", commit="")] = result
         record.absent |= {Absent(**absent) for absent in written["absent"]}
         record.untried |= written["untried"]
         record.whole |= written["whole"]

@@ -11,6 +11,7 @@ from tests.chaos.cases import CASES
 from tests.chaos.faults import DATABASES, DRIVERS, FAULTS, ROLES
 from tests.chaos.record import GREEN, Record
 from tests.data import section
+from tests.rigs.provenance import sentence
 
 _TEMPLATE = Path(__file__).with_name("reliability.template.md")
 _NOBODY = "no process of this kind comes by with any action"
@@ -39,7 +40,8 @@ def _totals(record: Record, seed: int) -> Iterable[str]:
     yield (
         f"{len(record.results):,} cells were tried, {green:,} of them green: {len(CASES)} cases "
         f"of {len({case.action for case in CASES.values()})} actions, drivers "
-        f"{' and '.join(DRIVERS)}, databases {' and '.join(DATABASES)}, seed {seed}."
+        f"{' and '.join(DRIVERS)}, databases {' and '.join(DATABASES)}, seed {seed}. "
+        + sentence(result.commit for result in record.results)
     )
     for fault, why in sorted(record.untried.items()):
         yield f"Not tried: {fault}, because {why}."

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tests.data.cell import Cell
+from tests.rigs.provenance import UNKNOWN, commit
 
 GREEN, RED, LEFT_OUT = "green", "red", "left out"
 
@@ -20,6 +21,8 @@ class Result:
     outcome: str
     why: str = ""
     database: str = "sqlite"
+    #: Of the code that it is about.
+    commit: str = UNKNOWN
 
 
 class Record:
@@ -32,7 +35,7 @@ class Record:
         self.whole: dict[str, str] = {}
 
     def note(self, cell: Cell, outcome: str, why: str = "") -> None:
-        self.results.append(Result(cell, outcome, why, self.database))
+        self.results.append(Result(cell, outcome, why, self.database, commit()))
 
     def write(self, directory: Path) -> None:
         """Keep them in a file of this process's own."""

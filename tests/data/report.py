@@ -15,6 +15,7 @@ from tests.data.others import OTHERS
 from tests.data.record import GREEN, LEFT_OUT, RED, Record
 from tests.data.section import placed
 from tests.data.states import STATES
+from tests.rigs.provenance import sentence
 
 _TEMPLATE = Path(__file__).with_name("reliability.template.md")
 
@@ -49,7 +50,8 @@ def _totals(record: Record, seed: int) -> Iterable[str]:
     yield (
         f"They are {len(CASES)} cases of {len({case.action for case in CASES.values()})} actions, "
         f"{len(STATES)} states, {len(OTHERS)} things that others do, and {len(GROUNDS)} storages, "
-        f"seed {seed}; the tables are of both databases together."
+        f"seed {seed}; the tables are of both databases together. "
+        + sentence(result.commit for result in record.results)
     )
 
 
