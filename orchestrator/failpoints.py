@@ -107,6 +107,11 @@ class _Watched:
     def __init__(self, driver: Any, facts: dict[str, Any]) -> None:
         self._driver, self._facts = driver, facts
 
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """What the driver is: it is asked for its abilities."""
+        return type(self._driver)
+
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._driver, name)
         if not callable(found):

@@ -12,7 +12,8 @@ from typing import Any
 import structlog
 from sqlalchemy import Connection, select, update
 
-from orchestrator.domain.errors import IdentityMismatch, Outage, Problem
+from orchestrator.domain.drivers import DriverOptions, DriverSpec
+from orchestrator.domain.errors import IdentityMismatch, InvalidInput, Outage, Problem
 from orchestrator.domain.queues import CONTROL_QUEUE, backend_queue
 from orchestrator.inventory import promises
 from orchestrator.inventory.backends import configure, ids_of
@@ -22,7 +23,7 @@ from orchestrator.settings import Settings
 from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database
 from orchestrator.store.tables import backends, installation
-from workers.backends.interface import Driver
+from workers.backends.base.driver import Driver
 from workers.execution.refresh import look_at
 from workers.storage_leases import StorageLeases, this_process
 
@@ -82,7 +83,7 @@ class Serving:
             if backend.max_jobs is not None
         }
         self.drivers: dict[int, Driver] = {
-            ids[name]: make_driver(name, backend.spec.target, backend.options, installation_id)
+            ids[name]: make_driver(name, backend.spec, backend.options, installation_id)
             for name, backend in served.items()
         }
         self.leases = StorageLeases(
@@ -273,8 +274,24 @@ class Serving:
             log.warning("backend.not_noted", why=problem.detail)
 
 
-def make_driver(name: str, target: str, options: Any, installation_id: str) -> Driver:
-    """The driver of a backend; nothing is touched yet."""
-    module, _, kind = target.partition(":")
-    driver: Driver = getattr(importlib.import_module(module), kind)(name, options, installation_id)
-    return driver
+def make_driver(
+    name: str, spec: DriverSpec, options: DriverOptions, installation_id: str
+) -> Driver:
+    """The driver of a backend; nothing is touched yet.
+
+    Raises `InvalidInput` if its class does not have the very capabilities that the API host
+    knows it by.
+    """
+    module, _, kind = spec.target.partition(":")
+    driver: type[Driver] = getattr(importlib.import_module(module), kind)
+    wrong = {
+        "declares": spec.capabilities - driver.declared(),
+        "does not declare": driver.declared() - spec.capabilities,
+    }
+    said = [f"{how} {', '.join(sorted(which))}" for how, which in wrong.items() if which]
+    if said:
+        raise InvalidInput(
+            f"the spec of the driver {spec.name!r} {' and '.join(said)}, unlike its class "
+            f"{spec.target}: the two must have the same capabilities"
+        )
+    return driver(name, options, installation_id)

@@ -41,7 +41,8 @@ from orchestrator.store.database import Database
 from orchestrator.store.lives import Reached
 from orchestrator.store.tables import backends, installation, workers
 from orchestrator.store.urls import file_of
-from workers.backends.interface import Driver
+from workers.backends.base.abilities import CanHoldLease
+from workers.backends.base.driver import Driver, driver_that
 
 log = structlog.get_logger(__name__)
 
@@ -117,11 +118,6 @@ def this_process(host: str) -> Holder:
     )
 
 
-def keeps_leases(driver: Driver) -> bool:
-    """Whether the storage has room for one."""
-    return getattr(driver.write_lease, "__func__", None) is not Driver.write_lease
-
-
 class StorageLeases:
     """The leases on the backends that a worker serves. Its threads share it."""
 
@@ -159,7 +155,7 @@ class StorageLeases:
         `IdentityMismatch`, or `BackendUnavailable` while that cannot be said yet.
         """
         driver = self._drivers[backend_id]
-        if not keeps_leases(driver):
+        if not isinstance(driver, CanHoldLease):
             return
         if backend_id in self._entered:
             record = read(driver.read_lease())
@@ -184,7 +180,7 @@ class StorageLeases:
     def enter(self, backend_id: int, *, renew: bool = False) -> None:
         """Begin to write to the storage, or go on; raises what keeps us from that."""
         driver = self._drivers[backend_id]
-        if not keeps_leases(driver):
+        if not isinstance(driver, CanHoldLease):
             return
         raw, row = self._seen(backend_id)
         record = read(raw)
@@ -290,7 +286,7 @@ class StorageLeases:
         its record is watched, and without it `BackendUnavailable` is raised meanwhile.
         """
         driver = self._drivers[backend_id]
-        if not keeps_leases(driver):
+        if not isinstance(driver, CanHoldLease):
             self._begin_life(backend_id, why, None)
             return
         raw, row = self._seen(backend_id)
@@ -313,7 +309,7 @@ class StorageLeases:
     def is_ours(self, backend_id: int) -> bool:
         """Whether the storage bears a lease of this database, or has no room for one."""
         driver = self._drivers[backend_id]
-        if not keeps_leases(driver):
+        if not isinstance(driver, CanHoldLease):
             return True
         raw, row = self._seen(backend_id)
         return _is_known(raw, (row.lease, row.lease_next))
@@ -396,7 +392,7 @@ class StorageLeases:
 
         ``over``: a record of others that is replaced, if it still is this one.
         """
-        driver = self._drivers[backend_id]
+        driver = driver_that(self._drivers[backend_id], CanHoldLease)
         before: Numbers | None = None
         while (planned := self._planned(backend_id, older_than)) is not None:
             known, life = planned
@@ -434,9 +430,10 @@ class StorageLeases:
 
     def _seen(self, backend_id: int) -> tuple[bytes | None, Any]:
         """The record on the storage, and the row as it was before and after it was read."""
+        driver = driver_that(self._drivers[backend_id], CanHoldLease)
         row = self._row(backend_id)
         while True:
-            raw = self._drivers[backend_id].read_lease()
+            raw = driver.read_lease()
             if (again := self._row(backend_id)) == row:
                 return raw, row
             row = again

@@ -363,7 +363,7 @@ def _backend(settings: Settings, name: str, backend: BackendSettings) -> Finding
         return
     from workers.serving import make_driver  # brings the driver's own libraries
 
-    driver = make_driver(name, backend.spec.target, backend.options, "")
+    driver = make_driver(name, backend.spec, backend.options, "")
     identity = driver.read_identity()
     if identity is None and "identity" not in driver.cannot_tell:
         yield _warning(

@@ -35,7 +35,7 @@ from orchestrator.settings import Settings
 from orchestrator.store.database import Database
 from orchestrator.store.tables import events, installation, jobs
 from tests.broker import plain
-from workers.backends.interface import VolumeFacts
+from workers.backends.base.facts import VolumeFacts
 from workers.backends.memory import Faults, MemoryDriver, erase
 
 T = TypeVar("T")

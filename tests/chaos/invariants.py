@@ -28,7 +28,8 @@ from orchestrator.store.tables import (
 from tests.chaos.cases import Request
 from tests.chaos.model import Model, Volume
 from tests.chaos.storage import Storage
-from workers.backends.interface import Absent, VolumeRef
+from workers.backends.base.facts import Absent
+from workers.backends.base.references import VolumeRef
 
 _PAGE = 1000
 _ENDS = {"job.succeeded": "succeeded", "job.failed": "failed", "job.canceled": "canceled"}

@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.domain.drivers import FileOptions, MemoryOptions
+from workers.backends.base.abilities import CanExportByPolicy
+from workers.backends.base.driver import Driver
+from workers.backends.base.facts import PolicyFacts, VolumeFacts
+from workers.backends.base.references import VolumeRef
 from workers.backends.file import FileDriver, layout
-from workers.backends.interface import Driver, PolicyFacts, VolumeFacts, VolumeRef
 from workers.backends.memory import MemoryDriver, erase
 from workers.backends.memory_store import place
 
@@ -53,11 +56,12 @@ class Storage(ABC):
 
     @property
     def has_policies(self) -> bool:
-        return "policy" in self.driver.capabilities()
+        return isinstance(self.driver, CanExportByPolicy)
 
     def policies(self) -> list[PolicyFacts]:
         """Every export policy that can be had there, ours or not."""
-        return list(self.driver.list_policies()) if self.has_policies else []
+        driver: object = self.driver
+        return list(driver.list_policies()) if isinstance(driver, CanExportByPolicy) else []
 
     def put_policy(self, name: str, rules: list[str]) -> None:
         """Make by hand an export policy that is not ours."""

@@ -28,7 +28,8 @@ from orchestrator.store.frozen import Watch
 from orchestrator.store.pipeline import Pipeline
 from orchestrator.store.tables import job_dependencies, jobs
 from workers.backends import memory_exports
-from workers.backends.interface import Call, PolicyRef
+from workers.backends.base.call import Call
+from workers.backends.base.references import PolicyRef
 
 
 def switch_off(guard: str) -> None:

@@ -28,7 +28,7 @@ from tests.chaos.cases import ANYBODY, HOST, Request
 from tests.chaos.model import IMAGE, Model
 from tests.chaos.processes import Child, Nursery
 from tests.chaos.storage import FileStorage, MemoryStorage, Storage, Stray
-from workers.backends.interface import VolumeRef
+from workers.backends.base.references import VolumeRef
 
 BACKEND = "store"
 CAPACITY = 2**40

@@ -11,7 +11,7 @@ import sys
 
 from orchestrator.domain.drivers import DRIVERS
 from tests.conformance.calls import Claim
-from workers.backends.interface import SnapshotRef, VolumeRef
+from workers.backends.base.references import SnapshotRef, VolumeRef
 
 
 def _ref(given):

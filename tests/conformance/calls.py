@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from workers.backends.interface import SnapshotRef, VolumeRef
+from workers.backends.base.references import SnapshotRef, VolumeRef
 
 _fences = itertools.count(1)
 _jobs = itertools.count(1)

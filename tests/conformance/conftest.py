@@ -4,11 +4,12 @@ import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
-from tests.conformance.systems import SYSTEMS, Files, PlainFiles, System, XfsFiles
-from workers.backends.interface import Driver
+from tests.conformance.systems import SYSTEMS, AbleDriver, Files, PlainFiles, System, XfsFiles
+from workers.backends.base.driver import Driver
 
 _numbers = itertools.count(1)
 
@@ -41,9 +42,9 @@ def files(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Files]:
 
 
 @pytest.fixture
-def driver(system: System) -> Driver:
+def driver(system: System) -> AbleDriver:
     """The driver of the storage system."""
-    return system.driver
+    return cast(AbleDriver, system.driver)
 
 
 @pytest.fixture

@@ -26,15 +26,58 @@ from orchestrator.domain.drivers import (
     OntapOptions,
 )
 from tests.ontap.double import PASSWORD, USER, Double
+from workers.backends.base.abilities import (
+    CanAdopt,
+    CanAttachReadOnly,
+    CanClone,
+    CanConfigure,
+    CanDiagnose,
+    CanExport,
+    CanExportByPolicy,
+    CanGrow,
+    CanHoldLease,
+    CanImport,
+    CanListClientLocks,
+    CanOpen,
+    CanRename,
+    CanRollBack,
+    CanSetMetadata,
+    CanSnapshot,
+    CanWipe,
+)
+from workers.backends.base.driver import Driver
+from workers.backends.base.references import VolumeRef
 from workers.backends.extstorage import ExtStorageDriver
 from workers.backends.file import FileDriver, loops
-from workers.backends.interface import Driver, VolumeRef
 from workers.backends.memory import MemoryDriver, erase
 from workers.backends.ontap import OntapDriver
 
 INSTALLATION = "conformance"
 #: The example provider of Ganeti's External Storage interface.
 PROVIDERS = Path(__file__).parents[2] / "examples" / "extstorage"
+
+
+class AbleDriver(
+    Driver,
+    CanAdopt,
+    CanAttachReadOnly,
+    CanClone,
+    CanConfigure,
+    CanDiagnose,
+    CanExport,
+    CanExportByPolicy,
+    CanGrow,
+    CanHoldLease,
+    CanImport,
+    CanListClientLocks,
+    CanOpen,
+    CanRename,
+    CanRollBack,
+    CanSetMetadata,
+    CanSnapshot,
+    CanWipe,
+):
+    """For the type checker: a driver that can do what its test has asked for with ``needs``."""
 
 
 class System(ABC):

@@ -15,9 +15,9 @@ from orchestrator.domain.errors import Conflict, InUse, NotFound, Problem
 from tests.conformance.calls import Claim, LeaseLost, new_snapshot, new_volume, stopped
 from tests.conformance.conftest import Needs
 from tests.conformance.images import made, run, user_of
-from tests.conformance.systems import Files, PlainFiles, System
+from tests.conformance.systems import AbleDriver, Files, PlainFiles, System
+from workers.backends.base.references import SnapshotRef, VolumeRef, adopted_id
 from workers.backends.file import stamps
-from workers.backends.interface import Driver, SnapshotRef, VolumeRef, adopted_id
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +27,7 @@ def _can(request: pytest.FixtureRequest) -> None:
         needs("adopt")
 
 
-def test_what_is_adopted_bears_our_stamp(driver: Driver, system: System) -> None:
+def test_what_is_adopted_bears_our_stamp(driver: AbleDriver, system: System) -> None:
     volume = new_volume(system.plant_foreign("old"))
     facts = driver.adopt(volume, Claim())
     assert (facts.id, facts.name) == (volume.id, volume.name)
@@ -37,14 +37,14 @@ def test_what_is_adopted_bears_our_stamp(driver: Driver, system: System) -> None
     assert list(driver.list_volumes()) == []
 
 
-def test_adopting_again_changes_nothing(driver: Driver, system: System) -> None:
+def test_adopting_again_changes_nothing(driver: AbleDriver, system: System) -> None:
     volume = new_volume(system.plant_foreign("old"))
     claim = Claim()
     first = driver.adopt(volume, claim)
     assert driver.adopt(volume, claim.again()) == first
 
 
-def test_what_bears_a_stamp_is_not_adopted(driver: Driver) -> None:
+def test_what_bears_a_stamp_is_not_adopted(driver: AbleDriver) -> None:
     mine = new_volume("mine")
     driver.create(mine, 2**20, {}, Claim())
     before = driver.inspect(mine)
@@ -53,12 +53,12 @@ def test_what_bears_a_stamp_is_not_adopted(driver: Driver) -> None:
     assert driver.inspect(mine) == before
 
 
-def test_what_is_not_there_is_not_adopted(driver: Driver) -> None:
+def test_what_is_not_there_is_not_adopted(driver: AbleDriver) -> None:
     with pytest.raises(NotFound):
         driver.adopt(new_volume("nothing"), Claim())
 
 
-def test_a_late_adoption_does_no_harm(driver: Driver, system: System) -> None:
+def test_a_late_adoption_does_no_harm(driver: AbleDriver, system: System) -> None:
     volume = new_volume(system.plant_foreign("old"))
     late, later = Claim(), Claim()
     driver.adopt(volume, later)
@@ -68,7 +68,7 @@ def test_a_late_adoption_does_no_harm(driver: Driver, system: System) -> None:
 
 @pytest.mark.parametrize("stop_at", [None, 1, 2, 3, 5, 7])
 def test_every_snapshot_comes_with_its_volume_in_its_order(
-    driver: Driver, needs: Needs, stop_at: int | None
+    driver: AbleDriver, needs: Needs, stop_at: int | None
 ) -> None:
     needs("snapshot")
     old = new_volume("vm1")

@@ -36,17 +36,10 @@ from tests.conformance.calls import (
     stopped,
 )
 from tests.conformance.conftest import Needs
-from tests.conformance.systems import INSTALLATION, System
-from workers.backends.interface import (
-    Absent,
-    Contents,
-    Driver,
-    Removed,
-    SnapshotRef,
-    VolumeFacts,
-    VolumeRef,
-    there,
-)
+from tests.conformance.systems import INSTALLATION, AbleDriver, System
+from workers.backends.base.abilities import CanHoldLease
+from workers.backends.base.facts import Absent, Contents, Removed, VolumeFacts, there
+from workers.backends.base.references import SnapshotRef, VolumeRef
 
 MIB = 2**20
 #: The smallest volume that every system makes just so: ONTAP's are no smaller.
@@ -58,7 +51,7 @@ MANY = 40
 
 
 def made(
-    driver: Driver,
+    driver: AbleDriver,
     name: str = "vm1",
     size: int = SIZE,
     metadata: Mapping[str, str] | None = None,
@@ -69,22 +62,22 @@ def made(
     return volume
 
 
-def snapped(driver: Driver, volume: VolumeRef, name: str = "s1") -> SnapshotRef:
+def snapped(driver: AbleDriver, volume: VolumeRef, name: str = "s1") -> SnapshotRef:
     snapshot = new_snapshot(volume, name)
     driver.create_snapshot(snapshot, Claim())
     return snapshot
 
 
-def present(driver: Driver, volume: VolumeRef) -> VolumeFacts:
+def present(driver: AbleDriver, volume: VolumeRef) -> VolumeFacts:
     return there(driver.inspect(volume), volume)
 
 
-def missing(driver: Driver) -> type[Exception]:
+def missing(driver: AbleDriver) -> type[Exception]:
     """What a call ends with on what is not there: it is not, or that cannot be proved."""
     return NotFound if "absence" in driver.capabilities() else BackendError
 
 
-def assert_absent(driver: Driver, volume: VolumeRef) -> None:
+def assert_absent(driver: AbleDriver, volume: VolumeRef) -> None:
     """It is not there, or cannot be seen where the storage cannot prove that."""
     if "absence" in driver.capabilities():
         assert driver.inspect(volume) == Absent()
@@ -93,19 +86,19 @@ def assert_absent(driver: Driver, volume: VolumeRef) -> None:
             driver.inspect(volume)
 
 
-def assert_metadata(driver: Driver, facts: VolumeFacts, metadata: Mapping[str, str]) -> None:
+def assert_metadata(driver: AbleDriver, facts: VolumeFacts, metadata: Mapping[str, str]) -> None:
     """This is the metadata, as far as the storage can tell."""
     if "metadata" not in driver.cannot_tell:
         assert facts.metadata == metadata
 
 
-def assert_named(driver: Driver, *names: str) -> None:
+def assert_named(driver: AbleDriver, *names: str) -> None:
     """These volumes are there and no other, as far as the storage can tell."""
     if "volumes" not in driver.cannot_tell:
         assert sorted(facts.name for facts in driver.list_volumes()) == sorted(names)
 
 
-def assert_only(driver: Driver, volume: VolumeRef) -> None:
+def assert_only(driver: AbleDriver, volume: VolumeRef) -> None:
     """This volume is there and no other, as far as the storage can tell."""
     if "volumes" not in driver.cannot_tell:
         assert [facts.id for facts in driver.list_volumes()] == [volume.id]
@@ -115,12 +108,13 @@ def assert_only(driver: Driver, volume: VolumeRef) -> None:
 # -- the system as a whole ----------------------------------------------------------------
 
 
-def test_nothing_is_offered_that_was_not_announced(system: System, driver: Driver) -> None:
-    assert driver.capabilities() <= DRIVERS[system.kind].capabilities
+def test_nothing_is_offered_that_was_not_announced(system: System, driver: AbleDriver) -> None:
+    assert driver.declared() == DRIVERS[system.kind].capabilities
+    assert driver.capabilities() <= driver.declared()
 
 
 def test_the_marker_is_written_once_and_replaced_only_when_asked(
-    system: System, driver: Driver, needs: Needs
+    system: System, driver: AbleDriver, needs: Needs
 ) -> None:
     needs.told("identity")
     fresh = system.unmarked()
@@ -136,12 +130,11 @@ def test_the_marker_is_written_once_and_replaced_only_when_asked(
 
 
 def test_who_writes_to_the_storage_is_written_on_it_and_replaced_by_none_who_did_not_look(
-    driver: Driver,
+    driver: AbleDriver,
 ) -> None:
-    if driver.read_lease() is None:
-        driver.write_lease(b"one", None)
-    if driver.read_lease() is None:
+    if not isinstance(driver, CanHoldLease):
         pytest.skip(f"the storage of {type(driver).__name__} has no room for a lease")
+    driver.write_lease(b"one", None)
     driver.write_lease(b"two", b"one")
     driver.write_lease(b"two", b"one")
     assert driver.read_lease() == b"two"
@@ -169,7 +162,7 @@ def test_storage_that_is_not_there_is_unavailable_and_not_empty(system: System) 
                 ask()
 
 
-def test_capacity_and_grain_are_told(system: System, driver: Driver) -> None:
+def test_capacity_and_grain_are_told(system: System, driver: AbleDriver) -> None:
     capacity = driver.capacity()
     assert capacity.grain_bytes >= 1
     if "capacity" in driver.cannot_tell or not system.has_a_size:
@@ -183,7 +176,7 @@ def test_capacity_and_grain_are_told(system: System, driver: Driver) -> None:
 # -- making and looking -------------------------------------------------------------------
 
 
-def test_a_volume_is_what_was_asked_and_reads_as_zeroes(system: System, driver: Driver) -> None:
+def test_a_volume_is_what_was_asked_and_reads_as_zeroes(system: System, driver: AbleDriver) -> None:
     volume = new_volume("vm1")
     facts = driver.create(volume, SIZE, {"owner": "billing"}, Claim())
     assert (facts.id, facts.name, facts.size_bytes) == (volume.id, "vm1", SIZE)
@@ -196,7 +189,7 @@ def test_a_volume_is_what_was_asked_and_reads_as_zeroes(system: System, driver: 
     assert system.leftovers() == []
 
 
-def test_sizes_are_rounded_up_to_the_grain_and_told(driver: Driver) -> None:
+def test_sizes_are_rounded_up_to_the_grain_and_told(driver: AbleDriver) -> None:
     grain = driver.capacity().grain_bytes
     volume = new_volume()
     assert driver.create(volume, SIZE + 1, {}, Claim()).size_bytes == SIZE + grain
@@ -208,7 +201,7 @@ def test_sizes_are_rounded_up_to_the_grain_and_told(driver: Driver) -> None:
 
 
 def test_what_exists_as_asked_is_done_and_anything_else_a_conflict(
-    system: System, driver: Driver
+    system: System, driver: AbleDriver
 ) -> None:
     volume = made(driver, metadata={"owner": "a"})
     system.write(volume, b"kept")
@@ -226,7 +219,7 @@ def test_what_exists_as_asked_is_done_and_anything_else_a_conflict(
     assert system.read(volume, 4) == b"kept"
 
 
-def test_what_is_not_there_is_none_or_not_found(driver: Driver) -> None:
+def test_what_is_not_there_is_none_or_not_found(driver: AbleDriver) -> None:
     nobody = new_volume("nobody")
     assert_absent(driver, nobody)
     assert driver.list_snapshots(nobody) == []
@@ -252,7 +245,7 @@ def test_what_is_not_there_is_none_or_not_found(driver: Driver) -> None:
 
 
 def test_a_volume_is_found_by_id_whatever_name_it_is_asked_for_by(
-    driver: Driver, needs: Needs
+    driver: AbleDriver, needs: Needs
 ) -> None:
     needs.told("volumes")
     volume = made(driver, "vm1")
@@ -287,7 +280,7 @@ NAMES = [
 ]
 
 
-def test_every_allowed_name_is_a_volume_of_its_own(system: System, driver: Driver) -> None:
+def test_every_allowed_name_is_a_volume_of_its_own(system: System, driver: AbleDriver) -> None:
     fitting = [name for name in NAMES if system.takes(name)]
     for name in set(NAMES) - set(fitting):
         assert len(name) > 50
@@ -319,7 +312,7 @@ def test_every_allowed_name_is_a_volume_of_its_own(system: System, driver: Drive
     "name",
     ["", "-x", "a b", "vöm", "a\0b", "a\nb", "..", "a/../b", "./a", "x" * 256, "a%2Fb", "a~b"],
 )
-def test_names_are_refused_again_by_the_driver(driver: Driver, name: str) -> None:
+def test_names_are_refused_again_by_the_driver(driver: AbleDriver, name: str) -> None:
     volume = new_volume(name)
     with pytest.raises(InvalidName):
         driver.create(volume, MIB, {}, Claim())
@@ -334,7 +327,7 @@ def test_names_are_refused_again_by_the_driver(driver: Driver, name: str) -> Non
 
 
 @pytest.mark.parametrize("written", ["", "../../x", "A" * 32, "0" * 31, "0" * 33, "0" * 31 + "/"])
-def test_ids_are_hexadecimal_digits_only(driver: Driver, written: str) -> None:
+def test_ids_are_hexadecimal_digits_only(driver: AbleDriver, written: str) -> None:
     volume = VolumeRef(written, "vm1")
     with pytest.raises(InvalidInput):
         driver.create(volume, MIB, {}, Claim())
@@ -347,7 +340,7 @@ def test_ids_are_hexadecimal_digits_only(driver: Driver, written: str) -> None:
 
 
 def test_foreign_objects_are_told_and_never_touched(
-    system: System, driver: Driver, needs: Needs
+    system: System, driver: AbleDriver, needs: Needs
 ) -> None:
     needs.told("volumes")
     ours = made(driver, "ours")
@@ -367,7 +360,7 @@ def test_foreign_objects_are_told_and_never_touched(
 
 
 def test_grow_keeps_the_contents_and_never_shrinks(
-    system: System, driver: Driver, needs: Needs
+    system: System, driver: AbleDriver, needs: Needs
 ) -> None:
     needs("grow")
     volume = made(driver, size=SIZE)
@@ -382,7 +375,7 @@ def test_grow_keeps_the_contents_and_never_shrinks(
     assert system.read(volume, 2 * MIB, SIZE) == bytes(2 * MIB)
 
 
-def test_metadata_is_replaced_however_large_it_is(driver: Driver, needs: Needs) -> None:
+def test_metadata_is_replaced_however_large_it_is(driver: AbleDriver, needs: Needs) -> None:
     needs("metadata")
     needs.told("metadata")
     volume = made(driver, metadata={"old": "x"})
@@ -397,7 +390,7 @@ def test_metadata_is_replaced_however_large_it_is(driver: Driver, needs: Needs) 
 
 
 def test_rename_keeps_everything_and_overwrites_nothing(
-    system: System, driver: Driver, needs: Needs
+    system: System, driver: AbleDriver, needs: Needs
 ) -> None:
     needs("rename")
     volume, other = made(driver, "old", metadata={"owner": "a"}), made(driver, "taken")
@@ -423,7 +416,9 @@ def test_rename_keeps_everything_and_overwrites_nothing(
     driver.remove(other, Claim())
 
 
-def test_a_clone_is_independent_of_its_source(system: System, driver: Driver, needs: Needs) -> None:
+def test_a_clone_is_independent_of_its_source(
+    system: System, driver: AbleDriver, needs: Needs
+) -> None:
     needs("clone")
     large = 2 * SIZE
     source = made(driver, "source", large)
@@ -450,7 +445,9 @@ def test_a_clone_is_independent_of_its_source(system: System, driver: Driver, ne
     assert system.leftovers() == []
 
 
-def test_snapshots_keep_the_contents_in_order(system: System, driver: Driver, needs: Needs) -> None:
+def test_snapshots_keep_the_contents_in_order(
+    system: System, driver: AbleDriver, needs: Needs
+) -> None:
     needs("snapshot", "clone")
     volume = made(driver)
     kept = []
@@ -479,7 +476,7 @@ def test_snapshots_keep_the_contents_in_order(system: System, driver: Driver, ne
     assert system.read(clone, 2) == b"aa"
 
 
-def test_snapshots_of_two_volumes_may_share_a_name(driver: Driver, needs: Needs) -> None:
+def test_snapshots_of_two_volumes_may_share_a_name(driver: AbleDriver, needs: Needs) -> None:
     needs("snapshot")
     one, two = made(driver, "a"), made(driver, "a/b")
     first, second = snapped(driver, one), snapped(driver, two)
@@ -488,7 +485,7 @@ def test_snapshots_of_two_volumes_may_share_a_name(driver: Driver, needs: Needs)
 
 
 def test_rollback_puts_contents_and_size_back_once_for_each_job(
-    system: System, driver: Driver, needs: Needs
+    system: System, driver: AbleDriver, needs: Needs
 ) -> None:
     needs("snapshot", "rollback", "grow")
     volume = made(driver, metadata={"owner": "a"})
@@ -515,7 +512,7 @@ def test_rollback_puts_contents_and_size_back_once_for_each_job(
     assert system.leftovers() == []
 
 
-def test_wipe_leaves_nothing_but_zeroes(system: System, driver: Driver, needs: Needs) -> None:
+def test_wipe_leaves_nothing_but_zeroes(system: System, driver: AbleDriver, needs: Needs) -> None:
     needs("wipe")
     volume = made(driver, size=LARGE)
     for offset in (0, LARGE // 2, LARGE - 6):
@@ -529,7 +526,7 @@ def test_wipe_leaves_nothing_but_zeroes(system: System, driver: Driver, needs: N
 
 
 def test_a_range_that_is_wiped_is_zeroes_and_nothing_else_is(
-    system: System, driver: Driver, needs: Needs
+    system: System, driver: AbleDriver, needs: Needs
 ) -> None:
     needs("wipe")
     volume = made(driver, size=MIB)
@@ -547,7 +544,7 @@ def test_a_range_that_is_wiped_is_zeroes_and_nothing_else_is(
 
 
 def test_contents_are_what_was_written_at_one_moment(
-    system: System, driver: Driver, needs: Needs
+    system: System, driver: AbleDriver, needs: Needs
 ) -> None:
     needs("export")
     volume = made(driver, size=LARGE)
@@ -561,7 +558,7 @@ def test_contents_are_what_was_written_at_one_moment(
 
 
 def test_the_contents_of_a_snapshot_are_those_of_then(
-    system: System, driver: Driver, needs: Needs
+    system: System, driver: AbleDriver, needs: Needs
 ) -> None:
     needs("export", "snapshot")
     volume = made(driver, size=MIB)
@@ -574,7 +571,7 @@ def test_the_contents_of_a_snapshot_are_those_of_then(
 
 
 def test_a_volume_is_made_of_contents_with_zeroes_around_them(
-    system: System, driver: Driver, needs: Needs
+    system: System, driver: AbleDriver, needs: Needs
 ) -> None:
     needs("import")
     volume, call = new_volume("loaded"), Claim()
@@ -593,7 +590,7 @@ def test_a_volume_is_made_of_contents_with_zeroes_around_them(
 
 @pytest.mark.parametrize("size", [None, 2 * MIB])
 def test_contents_that_do_not_fit_or_break_off_leave_no_volume(
-    system: System, driver: Driver, needs: Needs, size: int | None
+    system: System, driver: AbleDriver, needs: Needs, size: int | None
 ) -> None:
     needs("import")
 
@@ -624,7 +621,7 @@ def _together(contents: Contents) -> bytes:
 
 @pytest.mark.parametrize("wipe", [False, True])
 def test_remove_takes_this_volume_and_no_newer_one_of_its_name(
-    system: System, driver: Driver, needs: Needs, wipe: bool
+    system: System, driver: AbleDriver, needs: Needs, wipe: bool
 ) -> None:
     if wipe:
         needs("wipe")
@@ -648,7 +645,9 @@ def test_remove_takes_this_volume_and_no_newer_one_of_its_name(
     assert system.read(new, 3) == b"new"
 
 
-def test_discard_takes_away_what_has_this_id_published_or_not(driver: Driver, needs: Needs) -> None:
+def test_discard_takes_away_what_has_this_id_published_or_not(
+    driver: AbleDriver, needs: Needs
+) -> None:
     call = Claim()
     volume, other = made(driver, "vm1", call=call), made(driver, "vm2")
     driver.discard(volume, call.again())
@@ -677,7 +676,7 @@ def attempts(
 
 @pytest.mark.parametrize("method", ["create", "clone", "create_snapshot"])
 def test_a_canceled_call_publishes_nothing(
-    system: System, driver: Driver, needs: Needs, method: str
+    system: System, driver: AbleDriver, needs: Needs, method: str
 ) -> None:
     needs("snapshot", "clone")
     source = made(driver, "source", LARGE)
@@ -699,7 +698,7 @@ def test_a_canceled_call_publishes_nothing(
 
 
 def test_every_change_can_be_stopped_before_it_is_made(
-    system: System, driver: Driver, needs: Needs
+    system: System, driver: AbleDriver, needs: Needs
 ) -> None:
     needs("grow", "metadata", "rename", "snapshot", "rollback")
     volume = made(driver, metadata={"k": "v"})
@@ -737,7 +736,7 @@ def test_every_change_can_be_stopped_before_it_is_made(
 @pytest.mark.parametrize("method", ["create", "clone", "create_snapshot"])
 @pytest.mark.parametrize("then", ["repeat", "discard"])
 def test_what_a_dead_worker_left_is_taken_up_or_away(
-    system: System, driver: Driver, needs: Needs, method: str, then: str
+    system: System, driver: AbleDriver, needs: Needs, method: str, then: str
 ) -> None:
     needs("snapshot", "clone")
     source = made(driver, "source", LARGE)
@@ -770,7 +769,7 @@ def test_what_a_dead_worker_left_is_taken_up_or_away(
 
 def die_in_call(
     system: System,
-    driver: Driver,
+    driver: AbleDriver,
     method: str,
     arguments: tuple[Any, ...],
     claim: Claim,
@@ -840,7 +839,7 @@ def overtake(
 
 @pytest.mark.parametrize("method", ["create", "clone", "create_snapshot"])
 def test_a_late_maker_disturbs_neither_its_successor_nor_what_came_after(
-    system: System, driver: Driver, needs: Needs, method: str
+    system: System, driver: AbleDriver, needs: Needs, method: str
 ) -> None:
     needs("snapshot", "clone", "metadata")
     source = made(driver, "source", LARGE)
@@ -876,7 +875,7 @@ def test_a_late_maker_disturbs_neither_its_successor_nor_what_came_after(
 
 @pytest.mark.parametrize("method", ["create", "clone"])
 def test_a_late_maker_does_not_bring_back_what_was_discarded(
-    system: System, driver: Driver, needs: Needs, method: str
+    system: System, driver: AbleDriver, needs: Needs, method: str
 ) -> None:
     needs("snapshot", "clone")
     source = made(driver, "source", LARGE)
@@ -899,7 +898,7 @@ def test_a_late_maker_does_not_bring_back_what_was_discarded(
 
 
 def test_a_late_rollback_leaves_what_was_written_after_its_successor(
-    system: System, driver: Driver, needs: Needs
+    system: System, driver: AbleDriver, needs: Needs
 ) -> None:
     needs("snapshot", "rollback")
     volume = made(driver, size=LARGE)
@@ -924,7 +923,7 @@ def test_a_late_rollback_leaves_what_was_written_after_its_successor(
 
 
 def test_a_late_wipe_leaves_what_was_written_after_its_successor(
-    system: System, driver: Driver, needs: Needs
+    system: System, driver: AbleDriver, needs: Needs
 ) -> None:
     needs("wipe")
     volume = made(driver, size=LARGE)
@@ -942,7 +941,7 @@ def test_a_late_wipe_leaves_what_was_written_after_its_successor(
     raise AssertionError("more checkpoints than expected")
 
 
-def test_late_changes_do_not_undo_later_ones(driver: Driver, needs: Needs) -> None:
+def test_late_changes_do_not_undo_later_ones(driver: AbleDriver, needs: Needs) -> None:
     needs("grow", "metadata", "rename")
     volume = made(driver)
     early = [Claim() for _ in range(4)]
@@ -965,7 +964,7 @@ def test_late_changes_do_not_undo_later_ones(driver: Driver, needs: Needs) -> No
     assert_metadata(driver, facts, {"later": "job"})
 
 
-def test_who_was_fenced_off_changes_nothing(driver: Driver, needs: Needs) -> None:
+def test_who_was_fenced_off_changes_nothing(driver: AbleDriver, needs: Needs) -> None:
     needs("grow", "metadata", "rename", "snapshot")
     volume = made(driver)
     kept = new_snapshot(volume)
@@ -989,7 +988,7 @@ def test_who_was_fenced_off_changes_nothing(driver: Driver, needs: Needs) -> Non
     assert [found.id for found in driver.list_snapshots(volume)] == [kept.id]
 
 
-def test_fencing_off_what_is_not_there_is_no_error(driver: Driver, needs: Needs) -> None:
+def test_fencing_off_what_is_not_there_is_no_error(driver: AbleDriver, needs: Needs) -> None:
     needs("snapshot")
     gone = made(driver)
     driver.remove(gone, Claim())
@@ -998,7 +997,7 @@ def test_fencing_off_what_is_not_there_is_no_error(driver: Driver, needs: Needs)
     assert_named(driver, "other")
 
 
-def test_a_late_grow_never_shrinks(driver: Driver, needs: Needs) -> None:
+def test_a_late_grow_never_shrinks(driver: AbleDriver, needs: Needs) -> None:
     needs("grow")
     volume = made(driver)
     for at in range(1, MANY):
@@ -1013,7 +1012,9 @@ def test_a_late_grow_never_shrinks(driver: Driver, needs: Needs) -> None:
     raise AssertionError("more checkpoints than expected")
 
 
-def test_a_late_remove_spares_a_newer_volume_of_the_name(system: System, driver: Driver) -> None:
+def test_a_late_remove_spares_a_newer_volume_of_the_name(
+    system: System, driver: AbleDriver
+) -> None:
     for at in range(1, MANY):
         old = made(driver, "vm1")
         new = new_volume("vm1")
@@ -1039,7 +1040,7 @@ def test_a_late_remove_spares_a_newer_volume_of_the_name(system: System, driver:
 
 
 def test_attach_tells_the_device_it_has_and_detach_takes_it_away(
-    system: System, driver: Driver, needs: Needs
+    system: System, driver: AbleDriver, needs: Needs
 ) -> None:
     needs("attach")
     volume = made(driver)
@@ -1055,7 +1056,9 @@ def test_attach_tells_the_device_it_has_and_detach_takes_it_away(
     driver.detach(new_volume("nobody"), Claim())
 
 
-def test_a_volume_is_attached_for_reading_only_or_for_writing(driver: Driver, needs: Needs) -> None:
+def test_a_volume_is_attached_for_reading_only_or_for_writing(
+    driver: AbleDriver, needs: Needs
+) -> None:
     needs("attach", "attach_read_only")
     volume = made(driver)
     driver.attach(volume, Claim())
@@ -1071,7 +1074,7 @@ def test_a_volume_is_attached_for_reading_only_or_for_writing(driver: Driver, ne
 
 
 def test_an_attached_volume_is_neither_removed_nor_wiped_nor_rolled_back(
-    system: System, driver: Driver, needs: Needs
+    system: System, driver: AbleDriver, needs: Needs
 ) -> None:
     needs("attach", "wipe")
     volume = made(driver)
@@ -1097,7 +1100,7 @@ def test_an_attached_volume_is_neither_removed_nor_wiped_nor_rolled_back(
     driver.remove(volume, Claim())
 
 
-def test_an_attached_volume_can_grow(driver: Driver, needs: Needs) -> None:
+def test_an_attached_volume_can_grow(driver: AbleDriver, needs: Needs) -> None:
     needs("attach", "grow")
     volume = made(driver)
     device = driver.attach(volume, Claim())
@@ -1106,7 +1109,7 @@ def test_an_attached_volume_can_grow(driver: Driver, needs: Needs) -> None:
     driver.detach(volume, Claim())
 
 
-def test_a_late_attach_does_not_bring_a_device_back(driver: Driver, needs: Needs) -> None:
+def test_a_late_attach_does_not_bring_a_device_back(driver: AbleDriver, needs: Needs) -> None:
     needs("attach")
     volume, late = made(driver), Claim()
     driver.attach(volume, Claim())

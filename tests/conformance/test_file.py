@@ -25,11 +25,12 @@ from orchestrator.domain.errors import (
 from tests.conformance.calls import Claim, new_snapshot, new_volume, overtaken
 from tests.conformance.images import attachable, made, needs_program
 from tests.conformance.systems import INSTALLATION, Files, MountedFiles, PlainFiles, XfsFiles
+from workers.backends.base.facts import NotOurs, there
+from workers.backends.base.references import VolumeRef
 from workers.backends.file import FileDriver, stamps
 from workers.backends.file.holding import held
 from workers.backends.file.images import found
 from workers.backends.file.tree import Tree
-from workers.backends.interface import NotOurs, VolumeRef, there
 
 MIB = 2**20
 

@@ -24,9 +24,10 @@ from tests.conformance.images import (
     needs_root,
 )
 from tests.conformance.systems import INSTALLATION, Files, PlainFiles, XfsFiles
+from workers.backends.base.facts import Absent, NotOurs, VolumeFacts, there
+from workers.backends.base.references import SnapshotRef, VolumeRef
 from workers.backends.file import FileDriver, stamps
 from workers.backends.file.tree import Tree
-from workers.backends.interface import Absent, NotOurs, SnapshotRef, VolumeFacts, VolumeRef, there
 
 #: The user that libvirt runs guests as on Debian.
 HYPERVISOR = 64055

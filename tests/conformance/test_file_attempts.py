@@ -14,8 +14,9 @@ from orchestrator.domain.errors import Conflict
 from tests.conformance.calls import Claim, new_snapshot, new_volume
 from tests.conformance.images import MIB, made, run, user_of
 from tests.conformance.systems import Files, PlainFiles, XfsFiles
+from workers.backends.base.facts import Absent, VolumeFacts, there
+from workers.backends.base.references import VolumeRef
 from workers.backends.file import stamps
-from workers.backends.interface import Absent, VolumeFacts, VolumeRef, there
 
 # -- two names of one image ---------------------------------------------------------------------
 

@@ -15,8 +15,9 @@ from orchestrator.domain.errors import Conflict, Drift, InUse
 from tests.conformance.calls import Claim, new_snapshot, new_volume
 from tests.conformance.images import MIB, attachable, made, needs_program, needs_root, run, user_of
 from tests.conformance.systems import Files, XfsFiles
+from workers.backends.base.facts import VolumeFacts, there
+from workers.backends.base.references import SnapshotRef, VolumeRef
 from workers.backends.file import FileDriver
-from workers.backends.interface import SnapshotRef, VolumeFacts, VolumeRef, there
 
 NAMESPACES = {
     "mounts": ("unshare", "-m"),

@@ -22,7 +22,8 @@ from orchestrator.domain.errors import (
     TimedOut,
 )
 from tests.conformance.calls import Claim, LeaseLost, new_volume, stopped
-from workers.backends.interface import Absent, VolumeFacts, VolumeRef
+from workers.backends.base.facts import Absent, VolumeFacts
+from workers.backends.base.references import VolumeRef
 from workers.backends.memory import Faults, MemoryDriver, erase
 from workers.backends.memory_store import place
 

@@ -19,9 +19,10 @@ from orchestrator.domain.errors import (
 from orchestrator.domain.exports import Rule, parse_rules
 from tests.conformance.calls import Claim, LeaseLost, new_snapshot, new_volume, stopped
 from tests.conformance.conftest import Needs
-from tests.conformance.systems import System
+from tests.conformance.systems import AbleDriver, System
 from tests.conformance.test_drivers import SIZE, made, present
-from workers.backends.interface import Driver, PolicyFacts, PolicyRef, VolumeRef
+from workers.backends.base.facts import PolicyFacts
+from workers.backends.base.references import PolicyRef, VolumeRef
 
 #: One of each kind of client; a driver is asked for those that it announces.
 CLIENTS = {
@@ -47,24 +48,24 @@ def rules(*written: str) -> tuple[Rule, ...]:
     return parse_rules(written)
 
 
-def built(driver: Driver, policy: PolicyRef, *written: str) -> PolicyRef:
+def built(driver: AbleDriver, policy: PolicyRef, *written: str) -> PolicyRef:
     """What the inventory then knows of it."""
     native = driver.build_policy(policy, rules(*written), Claim())
     return replace(policy, native=native)
 
 
-def published(driver: Driver, name: str = "web", *written: str) -> PolicyRef:
+def published(driver: AbleDriver, name: str = "web", *written: str) -> PolicyRef:
     policy = built(driver, new_policy(name), *written)
     driver.publish_policy(policy, Claim())
     return policy
 
 
-def listed(driver: Driver) -> dict[str, tuple[Rule, ...]]:
+def listed(driver: AbleDriver) -> dict[str, tuple[Rule, ...]]:
     """Published policies, those that the storage has by itself left out."""
     return {one.name: one.rules for one in driver.list_policies() if one.name != "default"}
 
 
-def there(driver: Driver, policy: PolicyRef) -> PolicyFacts:
+def there(driver: AbleDriver, policy: PolicyRef) -> PolicyFacts:
     facts = driver.inspect_policy(policy)
     assert facts is not None
     return facts
@@ -74,7 +75,7 @@ def told(of: Sequence[Rule]) -> list[tuple[str, str]]:
     return [(rule.client, rule.access) for rule in of]
 
 
-def test_a_policy_is_published_in_one_step_with_all_its_rules(driver: Driver) -> None:
+def test_a_policy_is_published_in_one_step_with_all_its_rules(driver: AbleDriver) -> None:
     policy = built(driver, new_policy(), "10.0.0.7", "10.0.0.0/24(ro)", "2001:db8::/32")
     assert listed(driver) == {}
     assert there(driver, policy).rules == rules("10.0.0.7", "10.0.0.0/24(ro)", "2001:db8::/32")
@@ -87,7 +88,7 @@ def test_a_policy_is_published_in_one_step_with_all_its_rules(driver: Driver) ->
     assert told(listed(driver)["web"]) == wanted
 
 
-def test_building_and_publishing_may_be_repeated(driver: Driver) -> None:
+def test_building_and_publishing_may_be_repeated(driver: AbleDriver) -> None:
     policy = new_policy()
     first = driver.build_policy(policy, rules("10.0.0.7"), Claim())
     assert driver.build_policy(policy, rules("10.0.0.7"), Claim()) == first
@@ -99,7 +100,7 @@ def test_building_and_publishing_may_be_repeated(driver: Driver) -> None:
     assert listed(driver) == {"web": rules("10.0.0.7")}
 
 
-def test_another_policy_of_the_name_is_never_overwritten(driver: Driver) -> None:
+def test_another_policy_of_the_name_is_never_overwritten(driver: AbleDriver) -> None:
     first = published(driver, "web", "10.0.0.7")
     second = built(driver, new_policy("web"), "0.0.0.0/0")
     with pytest.raises(AlreadyExists):
@@ -111,7 +112,7 @@ def test_another_policy_of_the_name_is_never_overwritten(driver: Driver) -> None
     assert listed(driver) == {}
 
 
-def test_discarding_takes_only_what_was_not_published(system: System, driver: Driver) -> None:
+def test_discarding_takes_only_what_was_not_published(system: System, driver: AbleDriver) -> None:
     kept, dropped = published(driver, "kept", "10.0.0.7"), built(driver, new_policy("dropped"))
     for policy in (kept, dropped, new_policy("never")):
         driver.discard_policy(policy, Claim())
@@ -123,7 +124,7 @@ def test_discarding_takes_only_what_was_not_published(system: System, driver: Dr
         driver.publish_policy(dropped, Claim())
 
 
-def test_rules_are_kept_in_their_order_whatever_they_were(driver: Driver) -> None:
+def test_rules_are_kept_in_their_order_whatever_they_were(driver: AbleDriver) -> None:
     policy = published(driver, "web", "10.0.0.1", "10.0.0.2")
     for written in (
         ["10.0.0.1", "10.0.0.2"],
@@ -144,14 +145,14 @@ def test_rules_are_kept_in_their_order_whatever_they_were(driver: Driver) -> Non
 
 
 def test_every_kind_of_client_that_is_announced_is_told_back(
-    system: System, driver: Driver
+    system: System, driver: AbleDriver
 ) -> None:
     for kind in DRIVERS[system.kind].clients:
         policy = published(driver, f"of-{kind}", *CLIENTS[kind])
         assert there(driver, policy).rules == rules(*CLIENTS[kind])
 
 
-def test_what_is_not_there_is_none_or_not_found(driver: Driver) -> None:
+def test_what_is_not_there_is_none_or_not_found(driver: AbleDriver) -> None:
     gone = published(driver, "gone", "10.0.0.7")
     driver.remove_policy(gone, Claim())
     driver.remove_policy(gone, Claim())
@@ -167,7 +168,7 @@ def test_what_is_not_there_is_none_or_not_found(driver: Driver) -> None:
         driver.assign_policy(new_volume("nobody"), published(driver), Claim())
 
 
-def test_a_volume_has_the_policy_it_was_given(driver: Driver) -> None:
+def test_a_volume_has_the_policy_it_was_given(driver: AbleDriver) -> None:
     web, db = published(driver, "web"), published(driver, "a/b:c_d-e.f")
     volume = made(driver)
     assert present(driver, volume).policy is None
@@ -177,7 +178,7 @@ def test_a_volume_has_the_policy_it_was_given(driver: Driver) -> None:
         assert present(driver, volume).policy == facts.policy
 
 
-def test_what_is_made_has_its_policy_from_the_beginning(driver: Driver, needs: Needs) -> None:
+def test_what_is_made_has_its_policy_from_the_beginning(driver: AbleDriver, needs: Needs) -> None:
     web, db = published(driver, "web"), published(driver, "db")
     volume = VolumeRef(new_volume().id, "vm1", policy=web)
     assert driver.create(volume, SIZE, {}, Claim()).policy == "web"
@@ -191,7 +192,7 @@ def test_what_is_made_has_its_policy_from_the_beginning(driver: Driver, needs: N
     assert present(driver, volume).policy == "web"
 
 
-def test_a_policy_in_use_is_not_removed(driver: Driver) -> None:
+def test_a_policy_in_use_is_not_removed(driver: AbleDriver) -> None:
     policy = published(driver, "web", "10.0.0.7")
     volume = made(driver)
     driver.assign_policy(volume, policy, Claim())
@@ -204,7 +205,7 @@ def test_a_policy_in_use_is_not_removed(driver: Driver) -> None:
     assert listed(driver) == {}
 
 
-def test_every_allowed_name_is_a_policy_of_its_own(driver: Driver) -> None:
+def test_every_allowed_name_is_a_policy_of_its_own(driver: AbleDriver) -> None:
     names = ["a", "A", "a/b", "a:b", "a__2fb", "a_/b", "7", ".hidden", "a+b-c_d", "x" * 200]
     policies = {name: published(driver, name, f"10.0.0.{n}") for n, name in enumerate(names)}
     assert listed(driver) == {name: rules(f"10.0.0.{n}") for n, name in enumerate(names)}
@@ -214,13 +215,15 @@ def test_every_allowed_name_is_a_policy_of_its_own(driver: Driver) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "-x", "a b", "vöm", "..", "x" * 256])
-def test_names_are_refused_again_by_the_driver(system: System, driver: Driver, name: str) -> None:
+def test_names_are_refused_again_by_the_driver(
+    system: System, driver: AbleDriver, name: str
+) -> None:
     with pytest.raises(InvalidName):
         driver.build_policy(new_policy(name), (), Claim())
     assert (listed(driver), system.leftovers()) == ({}, [])
 
 
-def test_every_change_can_be_stopped_before_it_is_made(system: System, driver: Driver) -> None:
+def test_every_change_can_be_stopped_before_it_is_made(system: System, driver: AbleDriver) -> None:
     policy, volume = published(driver, "web", "10.0.0.7"), made(driver)
     new = new_policy("new")
     for change in (

@@ -42,7 +42,8 @@ from tests.data.grounds import Ground
 from tests.data.model import Model, Volume
 from tests.data.patterns import pattern, written
 from tests.engine.conftest import ADMIN, Engine
-from workers.backends.interface import VolumeFacts, VolumeRef
+from workers.backends.base.facts import VolumeFacts
+from workers.backends.base.references import VolumeRef
 from workers.scheduler import Scheduler
 
 BACKEND, SIDE = "store", "side"

@@ -26,8 +26,8 @@ from tests.data.patterns import SIZE
 from tests.data.site import Site
 from tests.rigs.faultfs import SYNCS, TAKE_ROOM, FaultFs, available
 from tests.rigs.rooms import room
+from workers.backends.base.references import VolumeRef
 from workers.backends.file import layout
-from workers.backends.interface import VolumeRef
 
 pytestmark = pytest.mark.timeout(900)
 

@@ -15,9 +15,10 @@ from orchestrator.domain.errors import Canceled, Problem
 from orchestrator.jobs.finish import Ending, Outcome
 from orchestrator.jobs.outlook import SnapshotOutlook, VolumeOutlook
 from orchestrator.jobs.rules import changing
+from workers.backends.base.facts import Absent, Device, Look
+from workers.backends.base.references import VolumeRef
 from workers.backends.extstorage.writing import Writing
 from workers.backends.file import FileDriver, holding, images, uses
-from workers.backends.interface import Absent, Device, Look, VolumeRef
 from workers.execution import ending
 from workers.execution.work import Work
 from workers.storage_leases import StorageLeases

@@ -302,6 +302,10 @@ class _Leaving:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._driver, name)
 
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        return type(self._driver)
+
     def inspect(self, volume: Any) -> Any:
         self._stopping.set()
         return self._driver.inspect(volume)
@@ -340,6 +344,10 @@ class _Meanwhile:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._driver, name)
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        return type(self._driver)
 
     def read_identity(self) -> str | None:
         self._happens()

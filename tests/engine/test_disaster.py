@@ -19,7 +19,9 @@ from orchestrator.store import migrate
 from orchestrator.store.database import Database
 from tests.conformance.calls import Claim
 from tests.engine.conftest import Engine, act, create
-from workers.backends.interface import Driver, SnapshotRef, VolumeRef
+from workers.backends.base.abilities import CanExport
+from workers.backends.base.driver import Driver, driver_that
+from workers.backends.base.references import SnapshotRef, VolumeRef
 
 pytestmark = pytest.mark.either_database
 
@@ -128,7 +130,7 @@ class Fleet:
 
 def checksum(driver: Driver, of: VolumeRef | SnapshotRef) -> str:
     digest, done = hashlib.sha256(), 0
-    with driver.contents(of, Claim()) as contents:
+    with driver_that(driver, CanExport).contents(of, Claim()) as contents:
         for offset, data in contents.parts:
             digest.update(bytes(offset - done) + data)
             done = offset + len(data)

@@ -33,7 +33,7 @@ from orchestrator.jobs.submit import submit
 from orchestrator.store.bulk import draw
 from orchestrator.store.tables import events, job_lanes, jobs
 from tests.engine.conftest import ADMIN, Engine, act, create, grow
-from workers.backends.interface import VolumeRef
+from workers.backends.base.references import VolumeRef
 from workers.backends.memory import Faults
 
 
@@ -88,6 +88,10 @@ class _Unable:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._driver, name)
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        return type(self._driver)
 
     def grow(self, *_: Any) -> None:
         raise BackendError("this cannot be grown")

@@ -34,9 +34,9 @@ from orchestrator.store.database import Database
 from orchestrator.store.lives import COUNTER_BITS, Reached
 from orchestrator.store.tables import backends, events
 from tests.engine.conftest import Engine, act, create, grow
+from workers.backends.base.driver import Driver
 from workers.backends.file import layout
 from workers.backends.file.driver import FileDriver
-from workers.backends.interface import Driver
 from workers.scheduler import Scheduler
 from workers.storage_leases import Holder, StorageLeases, _born, this_process
 

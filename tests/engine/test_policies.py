@@ -25,7 +25,7 @@ from orchestrator.inventory.policies import list_policies
 from orchestrator.inventory.volumes import volume_at
 from orchestrator.store.tables import policies
 from tests.engine.conftest import ADMIN, Engine, act, create
-from workers.backends.interface import PolicyRef
+from workers.backends.base.references import PolicyRef
 from workers.backends.memory import Faults, MemoryDriver
 
 pytestmark = pytest.mark.either_database

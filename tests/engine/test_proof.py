@@ -17,7 +17,9 @@ from orchestrator.store.tables import attachments
 from tests.conformance.systems import PROVIDERS
 from tests.engine.conftest import ADMIN, Engine, Worker, act, create
 from tests.engine.test_audits import Audited
-from workers.backends.interface import Call, Removed, VolumeRef
+from workers.backends.base.call import Call
+from workers.backends.base.facts import Removed
+from workers.backends.base.references import VolumeRef
 from workers.backends.memory import Faults, MemoryDriver
 
 pytestmark = pytest.mark.either_database

@@ -29,8 +29,8 @@ from orchestrator.store.database import Database
 from orchestrator.store.tables import job_dependencies, jobs
 from tests.engine.conftest import ADMIN, Engine, act, create, grow
 from tests.engine.test_execution import _claim, _driver, _faults
+from workers.backends.base.references import VolumeRef
 from workers.backends.file import FileDriver
-from workers.backends.interface import VolumeRef
 
 pytestmark = pytest.mark.either_database
 

@@ -24,7 +24,7 @@ from tests.engine.conftest import Engine, Worker, act, create, grow
 from tests.engine.disks import Disk
 from tests.engine.test_audits import Audited
 from tests.engine.test_execution import _Call, _claim, _driver, _faults, _intend
-from workers.backends.interface import VolumeRef
+from workers.backends.base.references import VolumeRef
 from workers.scheduler import Scheduler
 
 pytestmark = pytest.mark.either_database

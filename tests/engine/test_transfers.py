@@ -37,7 +37,8 @@ from orchestrator.store.database import Database
 from orchestrator.store.tables import attachments
 from tests.conformance.calls import Claim, LeaseLost
 from tests.engine.conftest import ADMIN, Engine, act, create, grow
-from workers.backends.interface import Contents, VolumeRef
+from workers.backends.base.facts import Contents
+from workers.backends.base.references import VolumeRef
 from workers.backends.memory import Faults
 from workers.execution import handlers
 from workers.execution.images import Export

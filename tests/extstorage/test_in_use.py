@@ -16,8 +16,8 @@ from tests.conformance.calls import Claim, new_volume
 from tests.extstorage.conftest import Make
 from tests.extstorage.providers import MAPPED, MIB, STANDING, Provider
 from workers.backends import blockdevices
+from workers.backends.base.references import VolumeRef
 from workers.backends.extstorage import ExtStorageDriver
-from workers.backends.interface import VolumeRef
 
 #: The least that btrfs takes.
 SIZE = 112 * MIB

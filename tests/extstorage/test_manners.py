@@ -22,7 +22,8 @@ from orchestrator.domain.errors import (
 from tests.conformance.calls import Claim, LeaseLost, new_volume, stopped_in_work
 from tests.extstorage.conftest import Make
 from tests.extstorage.providers import MANNERS, MAPPED, MIB, SHAPES, STANDING
-from workers.backends.interface import Contents, Removed, VolumeRef, there
+from workers.backends.base.facts import Contents, Removed, there
+from workers.backends.base.references import VolumeRef
 
 SIZE = 8 * MIB
 

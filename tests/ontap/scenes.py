@@ -11,7 +11,8 @@ from orchestrator.domain.exports import parse_rules
 from tests.conformance.calls import Claim, new_snapshot, new_volume
 from tests.ontap.conftest import leftovers
 from tests.ontap.double import Double
-from workers.backends.interface import Absent, PolicyRef, SnapshotRef, VolumeRef, there
+from workers.backends.base.facts import Absent, there
+from workers.backends.base.references import PolicyRef, SnapshotRef, VolumeRef
 from workers.backends.ontap import OntapDriver
 
 SIZE = 20 * 2**20

@@ -20,7 +20,7 @@ from tests.ontap.double import Double, Fault, Request
 from tests.ontap.filer import Filer
 from tests.ontap.processes import Child, Forks
 from tests.ontap.scenes import SCENES, Scene
-from workers.backends.interface import Absent
+from workers.backends.base.facts import Absent
 
 pytestmark = pytest.mark.slow
 

@@ -20,7 +20,8 @@ from orchestrator.domain.errors import (
 from tests.conformance.calls import Claim, new_snapshot, new_volume
 from tests.ontap.conftest import driver_on, leftovers
 from tests.ontap.double import Double, Fault
-from workers.backends.interface import Absent, SnapshotRef, VolumeFacts, VolumeRef, there
+from workers.backends.base.facts import Absent, VolumeFacts, there
+from workers.backends.base.references import SnapshotRef, VolumeRef
 from workers.backends.ontap import OntapDriver
 from workers.backends.ontap.stamps import read_stamp
 

@@ -16,7 +16,7 @@ from orchestrator.domain.exports import parse_rules
 from tests.conformance.calls import Claim, new_volume
 from tests.ontap.conftest import driver_on
 from tests.ontap.double import Double, Fault
-from workers.backends.interface import PolicyRef
+from workers.backends.base.references import PolicyRef
 from workers.backends.ontap import OntapDriver
 
 

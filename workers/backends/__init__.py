@@ -1,1 +1,1 @@
-"""Drivers: one module for each kind of storage system, behind one interface."""
+"""Drivers: one module for each kind of storage system, behind the interface in `base`."""

@@ -30,24 +30,37 @@ from orchestrator.domain.exports import Rule
 from orchestrator.domain.names import check_volume_name
 from orchestrator.domain.sizes import round_up
 from workers.backends import memory_exports as exports
-from workers.backends.interface import (
+from workers.backends.base.abilities import (
+    CanAdopt,
+    CanAttachReadOnly,
+    CanClone,
+    CanConfigure,
+    CanExport,
+    CanExportByPolicy,
+    CanGrow,
+    CanHoldLease,
+    CanImport,
+    CanOpen,
+    CanRename,
+    CanRollBack,
+    CanSetMetadata,
+    CanSnapshot,
+    CanWipe,
+)
+from workers.backends.base.call import Call
+from workers.backends.base.driver import Driver
+from workers.backends.base.facts import (
     Absent,
-    Call,
     Capacity,
     Contents,
     Device,
-    Driver,
     Look,
     PolicyFacts,
-    PolicyRef,
     Removed,
     SnapshotFacts,
-    SnapshotRef,
     VolumeFacts,
-    VolumeRef,
-    adopted_id,
-    check_id,
 )
+from workers.backends.base.references import PolicyRef, SnapshotRef, VolumeRef, adopted_id, check_id
 from workers.backends.memory_store import AFTER, BEFORE, Faults, Store, erase, translated
 from workers.backends.streams import pour
 
@@ -71,7 +84,24 @@ _FACTS = """
 _FROM = "volumes LEFT JOIN exports ON exports.volume = volumes.id"
 
 
-class MemoryDriver(Driver):
+class MemoryDriver(
+    Driver,
+    CanAdopt,
+    CanAttachReadOnly,
+    CanClone,
+    CanConfigure,
+    CanExport,
+    CanExportByPolicy,
+    CanGrow,
+    CanHoldLease,
+    CanImport,
+    CanOpen,
+    CanRename,
+    CanRollBack,
+    CanSetMetadata,
+    CanSnapshot,
+    CanWipe,
+):
     """Volumes as rows of a SQLite file in RAM.
 
     A late call is made harmless so: each change is one transaction, which acts on the
@@ -93,9 +123,6 @@ class MemoryDriver(Driver):
         self._store = Store(backend, installation)
 
     # -- the system as a whole ------------------------------------------------------------
-
-    def capabilities(self) -> frozenset[str]:
-        return DRIVERS["memory"].capabilities
 
     def read_identity(self) -> str | None:
         with self._faults("read_identity", ""):

@@ -12,7 +12,9 @@ from typing import Any
 
 from orchestrator.domain.errors import AlreadyExists, Conflict, InUse, UnknownPolicy
 from orchestrator.domain.exports import Rule, parse_rule
-from workers.backends.interface import Call, PolicyFacts, PolicyRef, VolumeRef, check_id
+from workers.backends.base.call import Call
+from workers.backends.base.facts import PolicyFacts
+from workers.backends.base.references import PolicyRef, VolumeRef, check_id
 
 #: Tables of their own: files made before there were policies have the others already.
 SCHEMA = """

@@ -9,7 +9,8 @@ from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 
 from orchestrator.domain.errors import InvalidSize
-from workers.backends.interface import Call, Contents
+from workers.backends.base.call import Call
+from workers.backends.base.facts import Contents
 
 #: Bytes between two looks at whether to stop; large enough that looking costs nothing.
 CHUNK = 4 * 2**20

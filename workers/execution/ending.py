@@ -31,7 +31,9 @@ from orchestrator.jobs.looking_again import Ids, unseen
 from orchestrator.settings import RetrySettings
 from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database
-from workers.backends.interface import SnapshotRef, VolumeRef
+from workers.backends.base.abilities import CanExportByPolicy
+from workers.backends.base.driver import driver_that
+from workers.backends.base.references import SnapshotRef, VolumeRef
 from workers.execution.outcomes import Nothing, OutcomeOf, Part, Whole
 from workers.execution.truth import (
     LastCall,
@@ -228,10 +230,10 @@ def _undo(work: Work, decided: dict[str, Any]) -> list[Change]:
         if work.touched and work.claim.identity_written:
             work.check_identity()
             built, call = built_policy(work), LastCall(work)
-            work.driver.discard_policy(built, call)
-            if work.driver.inspect_policy(built) is not None:
+            driver_that(work.driver, CanExportByPolicy).discard_policy(built, call)
+            if driver_that(work.driver, CanExportByPolicy).inspect_policy(built) is not None:
                 # It was published, though nobody heard of that.
-                work.driver.remove_policy(built, call)
+                driver_that(work.driver, CanExportByPolicy).remove_policy(built, call)
         return [PolicyGone(work.policy.id)]
     is_snapshot = work.claim.action.kind == "snapshot"
     made: VolumeRef | SnapshotRef = work.snapshot if is_snapshot else work.volume

@@ -9,6 +9,8 @@ from orchestrator.domain.states import PolicyState
 from orchestrator.inventory.changes import PolicyGone, set_policy, set_volume, settings_columns
 from orchestrator.jobs.outlook import PolicyOutlook
 from orchestrator.jobs.rules import rules_wanted
+from workers.backends.base.abilities import CanConfigure, CanExportByPolicy
+from workers.backends.base.driver import driver_that
 from workers.execution.work import Done, Work, built_policy, exports_of, recorded_volume
 
 
@@ -21,7 +23,9 @@ def configured(work: Work, done: Done) -> Done:
     after = {**recorded, **wanted}
     record = settings_columns(after)
     if native:
-        record = exports_of(work.driver.configure(work.volume, native, work), after)
+        record = exports_of(
+            driver_that(work.driver, CanConfigure).configure(work.volume, native, work), after
+        )
     return Done(
         result={**done.result, "settings": record["settings"]},
         changes=[*done.changes, set_volume(work.volume.id, **record)],
@@ -40,8 +44,13 @@ def create_policy(work: Work) -> Done:
     """Make an export policy: build it, write down its key, and publish it."""
     rules = parse_rules(work.intent.params["rules"])
     if work.intended("built") is None:
-        work.note("built", native=work.driver.build_policy(work.policy, rules, work))
-    facts = work.driver.publish_policy(built_policy(work), work)
+        work.note(
+            "built",
+            native=driver_that(work.driver, CanExportByPolicy).build_policy(
+                work.policy, rules, work
+            ),
+        )
+    facts = driver_that(work.driver, CanExportByPolicy).publish_policy(built_policy(work), work)
     told = {"state": PolicyState.AVAILABLE, "rules": written_rules(rules)}
     return Done(
         result={"id": work.policy.id, "rules": written_rules(rules)},
@@ -53,7 +62,7 @@ def create_policy(work: Work) -> Done:
 def remove_policy(work: Work) -> Done:
     """Remove an export policy."""
     work.intend("remove")
-    work.driver.remove_policy(work.policy, work)
+    driver_that(work.driver, CanExportByPolicy).remove_policy(work.policy, work)
     return Done(
         changes=[PolicyGone(work.policy.id)],
         before={"rules": written_rules(_policy_record(work).rules)},
@@ -70,7 +79,7 @@ def change_rules(work: Work) -> Done:
         _refuse_drift(work, record)
     if wanted != record.rules or work.intent.action.verb == "reapply":
         work.intend("set_rules", rules=rules)
-        work.driver.set_rules(work.policy, wanted, work)
+        driver_that(work.driver, CanExportByPolicy).set_rules(work.policy, wanted, work)
     return Done(
         result={"rules": rules},
         changes=[set_policy(record.id, rules=rules, state=PolicyState.AVAILABLE)],
@@ -83,7 +92,7 @@ def _refuse_drift(work: Work, record: PolicyOutlook) -> None:
     """Refuse to change one rule where others are not as recorded: they would be written over."""
     if work.intended("set_rules") is not None:
         return  # an earlier attempt has begun to write them
-    found = work.driver.inspect_policy(work.policy)
+    found = driver_that(work.driver, CanExportByPolicy).inspect_policy(work.policy)
     if found is not None and found.rules != record.rules:
         raise Conflict(
             f"the storage's rules of export policy {record.name!r} are "
@@ -99,7 +108,9 @@ def assign_policy(work: Work) -> Done:
     """Give a volume an export policy, or none."""
     record, wanted = recorded_volume(work), work.claim.policy
     work.intend("assign")
-    work.driver.assign_policy(work.volume, work.policy if wanted else None, work)
+    driver_that(work.driver, CanExportByPolicy).assign_policy(
+        work.volume, work.policy if wanted else None, work
+    )
     after = {"policy": wanted.name if wanted else None}
     return Done(
         result=after,

@@ -48,7 +48,25 @@ from orchestrator.jobs.claim import metadata_wanted, size_wanted
 from orchestrator.jobs.outlook import VolumeOutlook
 from orchestrator.jobs.rules import newer_snapshots
 from orchestrator.store.tables import backends, volumes
-from workers.backends.interface import Absent, SnapshotFacts, SnapshotRef, VolumeFacts, there
+from workers.backends.base.abilities import (
+    CanAdopt,
+    CanAttach,
+    CanAttachReadOnly,
+    CanClone,
+    CanDiagnose,
+    CanExport,
+    CanGrow,
+    CanListClientLocks,
+    CanOpen,
+    CanRename,
+    CanRollBack,
+    CanSetMetadata,
+    CanSnapshot,
+    CanWipe,
+)
+from workers.backends.base.driver import driver_that
+from workers.backends.base.facts import Absent, SnapshotFacts, VolumeFacts, there
+from workers.backends.base.references import SnapshotRef
 from workers.execution import exports, repairs, transfers
 from workers.execution.auditing import audit
 from workers.execution.auditing.comparing import Difference, devices_of, odd, oddities, use
@@ -91,14 +109,16 @@ def clone(work: Work) -> Done:
     refuse_written_elsewhere(work, recorded_source(work))
     source = work.source if work.intent.snapshot is None else work.snapshot
     size, metadata = size_wanted(work.claim), metadata_wanted(work.claim)
-    return made_of_source(work, work.driver.clone(work.volume, source, size, metadata, work))
+    return made_of_source(
+        work, driver_that(work.driver, CanClone).clone(work.volume, source, size, metadata, work)
+    )
 
 
 def grow(work: Work) -> Done:
     """Make a volume larger."""
     wanted = int(work.intent.params["size_bytes"])
     work.intend("grow", size_bytes=wanted)
-    facts = work.driver.grow(work.volume, wanted, work)
+    facts = driver_that(work.driver, CanGrow).grow(work.volume, wanted, work)
     if facts.size_bytes < wanted:
         raise BackendError(
             f"after growing to {wanted} bytes the volume has {facts.size_bytes}: "
@@ -129,7 +149,7 @@ def _set_metadata(work: Work, changed: dict[str, str | None]) -> Done:
     merged = {**before, **changed}
     after = {key: text for key, text in merged.items() if text is not None}
     work.intend("set_metadata")
-    work.driver.set_metadata(work.volume, after, work)
+    driver_that(work.driver, CanSetMetadata).set_metadata(work.volume, after, work)
     return Done(
         result={"metadata": after},
         changes=[set_volume(work.volume.id, metadata=after)],
@@ -143,7 +163,7 @@ def rename(work: Work) -> Done:
     new_name = work.intent.params["new_name"]
     _refuse_while_used(work)
     work.intend("rename", new_name=new_name)
-    work.driver.rename(work.volume, new_name, work)
+    driver_that(work.driver, CanRename).rename(work.volume, new_name, work)
     return Done(
         result={"name": new_name},
         changes=[set_volume(work.volume.id, name=new_name)],
@@ -160,10 +180,12 @@ def rollback(work: Work) -> Done:
         # What is left is told afterwards: where that cannot be seen, nothing is begun.
         work.driver.list_snapshots(work.volume)
     work.intend("rollback", snapshot=work.snapshot.id)
-    facts = work.driver.rollback(work.volume, work.snapshot, work)
+    facts = driver_that(work.driver, CanRollBack).rollback(work.volume, work.snapshot, work)
     if work.intent.snapshot in volume.snapshots:
         for newer in reversed(newer_snapshots(volume, work.intent.snapshot)):
-            work.driver.delete_snapshot(SnapshotRef(newer.id, newer.name, work.volume), work)
+            driver_that(work.driver, CanSnapshot).delete_snapshot(
+                SnapshotRef(newer.id, newer.name, work.volume), work
+            )
     # Some storage deletes what is newer by itself.
     left = {one.id for one in work.driver.list_snapshots(work.volume)}
     told, changes = rolled_back(work, facts, left)
@@ -213,7 +235,9 @@ def wipe(work: Work) -> Done:
             behind = min(end, offset + part)
             if last or work.intended(f"wiped to {behind}") is None:
                 at = Part(work, offset - begin, end - begin)
-                facts = work.driver.wipe(work.volume, at, offset=offset, length=much)
+                facts = driver_that(work.driver, CanWipe).wipe(
+                    work.volume, at, offset=offset, length=much
+                )
             done = behind - begin
             if not last:
                 work.note(f"wiped to {behind}")
@@ -329,12 +353,12 @@ def adopt(work: Work) -> Done:
     """Stamp what is on the storage under this name, and take it into the inventory."""
     work.intend("adopt")
     try:
-        facts = work.driver.adopt(work.volume, work)
+        facts = driver_that(work.driver, CanAdopt).adopt(work.volume, work)
     except Conflict as problem:
         stamp = _left_stamp(work, problem)
         # Another attempt finds our own stamp, and must know whose it was.
         work.note("take over", stamp=stamp)
-        facts = work.driver.adopt(work.volume, work, instead_of=stamp)
+        facts = driver_that(work.driver, CanAdopt).adopt(work.volume, work, instead_of=stamp)
     kept = [found for found in work.driver.list_snapshots(work.volume) if found.id is not None]
     before = _former(work)
     settings = {} if before is None else dict(before.settings)
@@ -395,7 +419,7 @@ def adopt(work: Work) -> Done:
 def _no_raw_disk(work: Work) -> str | None:
     """What was adopted is, if it is recognisably no raw disk; None also where it cannot be read."""
     try:
-        with work.driver.contents(work.volume, work) as contents:
+        with driver_that(work.driver, CanExport).contents(work.volume, work) as contents:
             offset, data = next(iter(contents.parts), (0, b""))
     except Problem as problem:
         log.info("adopt.not_read", job=work.job_id, why=problem.detail)
@@ -558,7 +582,14 @@ def _written(work: Work, record: VolumeOutlook, facts: VolumeFacts) -> dict[str,
 
 def client_locks(work: Work) -> Done:
     """Ask the storage which clients hold locks in the volume."""
-    return Done(result={"locks": [asdict(lock) for lock in work.driver.client_locks(work.volume)]})
+    return Done(
+        result={
+            "locks": [
+                asdict(lock)
+                for lock in driver_that(work.driver, CanListClientLocks).client_locks(work.volume)
+            ]
+        }
+    )
 
 
 # -- use by hosts -------------------------------------------------------------------------
@@ -580,7 +611,12 @@ def attach(work: Work) -> Done:
     _here(work)
     work.intend("attach")
     read_only = bool(work.intent.params.get("read_only"))
-    device = work.driver.attach(work.volume, work, read_only=read_only)
+    if read_only:
+        device = driver_that(work.driver, CanAttachReadOnly).attach(
+            work.volume, work, read_only=True
+        )
+    else:
+        device = driver_that(work.driver, CanAttach).attach(work.volume, work)
     told = {"device": device.path, "uris": list(device.uris), "host": _host(work)}
     return Done(result=told, changes=[attached_as(work.volume.id, _host(work), device)], after=told)
 
@@ -594,7 +630,7 @@ def detach(work: Work) -> Done:
     else:
         _here(work)
         work.intend("detach")
-        work.driver.detach(work.volume, work)
+        driver_that(work.driver, CanAttach).detach(work.volume, work)
     return Done(
         result={"forced": forced},
         changes=[Detached(work.volume.id, _host(work))],
@@ -607,7 +643,7 @@ def open_(work: Work) -> Done:
     _here(work)
     exclusive = bool(work.intent.params.get("exclusive"))
     work.intend("open", exclusive=exclusive)
-    work.driver.open(work.volume, work, exclusive=exclusive)
+    driver_that(work.driver, CanOpen).open(work.volume, work, exclusive=exclusive)
     return _opened(work, "exclusive" if exclusive else "shared")
 
 
@@ -615,7 +651,7 @@ def close(work: Work) -> Done:
     """End the host's use of the volume."""
     _here(work)
     work.intend("close")
-    work.driver.close(work.volume, work)
+    driver_that(work.driver, CanOpen).close(work.volume, work)
     return _opened(work, None)
 
 
@@ -633,7 +669,7 @@ def _opened(work: Work, opening: str | None) -> Done:
 def create_snapshot(work: Work) -> Done:
     """Keep the present contents under a name."""
     refuse_written_elsewhere(work, recorded_volume(work))
-    facts = work.driver.create_snapshot(work.snapshot, work)
+    facts = driver_that(work.driver, CanSnapshot).create_snapshot(work.snapshot, work)
     told = {"size_bytes": facts.size_bytes, "used_bytes": facts.used_bytes}
     kept = {"state": SnapshotState.AVAILABLE, "position": facts.order or None, **told}
     return Done(
@@ -646,7 +682,7 @@ def create_snapshot(work: Work) -> Done:
 def delete_snapshot(work: Work) -> Done:
     """Delete a snapshot."""
     work.intend("delete_snapshot", snapshot=work.snapshot.id)
-    work.driver.delete_snapshot(work.snapshot, work)
+    driver_that(work.driver, CanSnapshot).delete_snapshot(work.snapshot, work)
     return Done(changes=[SnapshotGone(work.snapshot.id)], after={"state": SnapshotState.REMOVED})
 
 
@@ -754,7 +790,7 @@ def diagnose(work: Work) -> Done:
             "faults": list(one.faults),
             "usable": not one.faults and one.hidden_by is None,
         }
-        for one in work.driver.diagnose()
+        for one in driver_that(work.driver, CanDiagnose).diagnose()
     ]
     return Done(result={"host": work.host, "found": found})
 

@@ -26,7 +26,8 @@ from orchestrator.domain.errors import (
 from orchestrator.domain.places import UNFINISHED, Below, unusual_port
 from orchestrator.jobs.claim import Step
 from orchestrator.settings import TransferSettings
-from workers.backends.interface import Call, Contents
+from workers.backends.base.call import Call
+from workers.backends.base.facts import Contents
 from workers.backends.streams import pour, read_parts
 from workers.execution.formats import HEAD, TAIL, named_by_head, named_by_tail
 from workers.files import open_directory, open_file, rename_without_replacing

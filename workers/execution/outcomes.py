@@ -25,7 +25,10 @@ from orchestrator.inventory.changes import (
     settings_columns,
 )
 from orchestrator.jobs.rules import newer_snapshots, rules_wanted
-from workers.backends.interface import Absent, NotOurs, PolicyFacts, VolumeFacts, VolumeRef
+from workers.backends.base.abilities import CanExportByPolicy, CanOpen
+from workers.backends.base.driver import driver_that
+from workers.backends.base.facts import Absent, NotOurs, PolicyFacts, VolumeFacts
+from workers.backends.base.references import VolumeRef
 from workers.execution.handlers import adopt, rolled_back
 from workers.execution.truth import (
     LastCall,
@@ -338,7 +341,7 @@ def _open(work: Work, _facts: VolumeFacts, _seen: Seen) -> Become:
     """No storage tells who has a volume open: an opening is new, and is taken back."""
     attachment = recorded_volume(work).attachments.get(work.intent.host or "")
     if attachment is not None and attachment.opening is None:
-        work.driver.close(work.volume, LastCall(work))
+        driver_that(work.driver, CanOpen).close(work.volume, LastCall(work))
         return Nothing()
     return Part("whether the storage has let the host use it otherwise cannot be seen")
 
@@ -346,7 +349,7 @@ def _open(work: Work, _facts: VolumeFacts, _seen: Seen) -> Become:
 def _close(work: Work, _facts: VolumeFacts, _seen: Seen) -> Become:
     """Likewise: to close what is closed does nothing, so that it is finished."""
     assert work.intent.host is not None  # noqa: S101 - the request model requires it
-    work.driver.close(work.volume, LastCall(work))
+    driver_that(work.driver, CanOpen).close(work.volume, LastCall(work))
     told = {"host": work.intent.host, "opening": None}
     closed = Opened(work.volume.id, work.intent.host, None)
     return Whole(Done(result={"opening": None}, changes=[closed], after=told))
@@ -378,7 +381,7 @@ def _rules(work: Work, found: PolicyFacts | None) -> Become:
     wanted = rules_wanted(work.intent, record)
     if found.rules == wanted:
         # Written once more by this claim, they stay: earlier claims are shut out.
-        work.driver.set_rules(work.policy, wanted, LastCall(work))
+        driver_that(work.driver, CanExportByPolicy).set_rules(work.policy, wanted, LastCall(work))
         rules = written_rules(wanted)
         told = set_policy(record.id, rules=rules, state=PolicyState.AVAILABLE)
         return Whole(

@@ -11,7 +11,8 @@ from orchestrator.inventory.changes import Change, set_backend, set_volume
 from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database
 from orchestrator.store.tables import volumes
-from workers.backends.interface import Call, Driver
+from workers.backends.base.call import Call
+from workers.backends.base.driver import Driver
 
 
 def look_at(

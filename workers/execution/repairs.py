@@ -30,16 +30,10 @@ from orchestrator.inventory.changes import (
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import locks, snapshots, volumes
 from orchestrator.store.tables import promises as promised
-from workers.backends.interface import (
-    Absent,
-    NotOurs,
-    Removed,
-    SnapshotFacts,
-    SnapshotRef,
-    VolumeFacts,
-    VolumeRef,
-    there,
-)
+from workers.backends.base.abilities import CanSnapshot
+from workers.backends.base.driver import driver_that
+from workers.backends.base.facts import Absent, NotOurs, Removed, SnapshotFacts, VolumeFacts, there
+from workers.backends.base.references import SnapshotRef, VolumeRef
 from workers.execution.truth import not_seen, told_of
 from workers.execution.work import (
     Done,
@@ -219,7 +213,9 @@ def remove_orphan(work: Work) -> Done:
         return Done(result={"removed": begun is not None, "id": stamp})
     work.intend("remove_orphan", id=stamp)
     for one in found:
-        work.driver.delete_snapshot(SnapshotRef(str(one.id), one.name, left), work)
+        driver_that(work.driver, CanSnapshot).delete_snapshot(
+            SnapshotRef(str(one.id), one.name, left), work
+        )
     done = Removed(found=True) if facts is None else work.driver.remove(left, work)
     return Done(
         result={

@@ -38,14 +38,10 @@ from orchestrator.store.tables import (
     volume_versions,
     volumes,
 )
-from workers.backends.interface import (
-    Absent,
-    NotOurs,
-    PolicyRef,
-    SnapshotFacts,
-    SnapshotRef,
-    VolumeFacts,
-)
+from workers.backends.base.abilities import CanExportByPolicy
+from workers.backends.base.driver import driver_that
+from workers.backends.base.facts import Absent, NotOurs, SnapshotFacts, VolumeFacts
+from workers.backends.base.references import PolicyRef, SnapshotRef
 from workers.execution.truth import (
     LastCall,
     columns,
@@ -314,12 +310,12 @@ def verify_policy(work: Work) -> Done:
     record = work.claim.policy
     assert record is not None  # noqa: S101 - the rule has checked it
     if record.state is PolicyState.ERROR and (built := _never_usable(work)) is not None:
-        work.driver.discard_policy(built, LastCall(work))
-        if work.driver.inspect_policy(built) is not None:
+        driver_that(work.driver, CanExportByPolicy).discard_policy(built, LastCall(work))
+        if driver_that(work.driver, CanExportByPolicy).inspect_policy(built) is not None:
             # It was published, though nobody heard of that.
-            work.driver.remove_policy(built, LastCall(work))
+            driver_that(work.driver, CanExportByPolicy).remove_policy(built, LastCall(work))
         return _policy_settled(PolicyState.REMOVED, [PolicyGone(record.id)])
-    found = work.driver.inspect_policy(work.policy)
+    found = driver_that(work.driver, CanExportByPolicy).inspect_policy(work.policy)
     differences: dict[str, Any] = {}
     if found is None:
         if record.state is PolicyState.ERROR and _policy_was_to_go(work):

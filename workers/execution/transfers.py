@@ -7,7 +7,9 @@ from dataclasses import replace
 from orchestrator.domain.errors import HostUnavailable, ImageUnusable
 from orchestrator.inventory.changes import set_volume
 from orchestrator.jobs.claim import metadata_wanted, size_wanted
-from workers.backends.interface import Call
+from workers.backends.base.abilities import CanExport, CanImport
+from workers.backends.base.call import Call
+from workers.backends.base.driver import driver_that
 from workers.execution.images import exported, opened
 from workers.execution.work import Done, Work, made, made_of_source
 
@@ -16,8 +18,10 @@ def copy(work: Work) -> Done:
     """Make a volume with the contents of one on another backend."""
     source = work.source if work.intent.snapshot is None else work.snapshot
     metadata = metadata_wanted(work.claim)
-    with work.source_driver.contents(source, work) as contents:
-        facts = work.driver.load(work.volume, size_wanted(work.claim), metadata, contents, work)
+    with driver_that(work.source_driver, CanExport).contents(source, work) as contents:
+        facts = driver_that(work.driver, CanImport).load(
+            work.volume, size_wanted(work.claim), metadata, contents, work
+        )
     return made_of_source(work, facts)
 
 
@@ -40,7 +44,9 @@ def import_(work: Work) -> Done:
                 "volume",
                 field="params.size_bytes",
             )
-        facts = work.driver.load(work.volume, int(size), metadata, contents, work)
+        facts = driver_that(work.driver, CanImport).load(
+            work.volume, int(size), metadata, contents, work
+        )
     record = set_volume(work.volume.id, requested_bytes=int(size))
     done = made(work, facts)
     return replace(done, changes=[*done.changes, record])
@@ -57,7 +63,7 @@ def export(work: Work) -> Done:
             file.refuse_taken()
             work.intend("export", target=target, host=work.host)
             file.clear()
-            with work.driver.contents(source, work) as contents:
+            with driver_that(work.driver, CanExport).contents(source, work) as contents:
                 built = file.build(contents)
             size = built["size_bytes"]
             work.note(f"publish {work.fence}", **built)

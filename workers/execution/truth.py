@@ -24,17 +24,18 @@ from orchestrator.inventory.changes import (
 )
 from orchestrator.jobs.outlook import SnapshotOutlook, VolumeOutlook
 from orchestrator.machine import boot_id
-from workers.backends.interface import (
+from workers.backends.base.abilities import CanExportByPolicy
+from workers.backends.base.driver import driver_that
+from workers.backends.base.facts import (
     Absent,
     Device,
     Look,
     NotOurs,
     PolicyFacts,
     SnapshotFacts,
-    SnapshotRef,
     VolumeFacts,
-    VolumeRef,
 )
+from workers.backends.base.references import SnapshotRef, VolumeRef
 from workers.execution.work import Work, attached_as, exports_of, recorded_volume
 from workers.leases import HandBack
 
@@ -278,7 +279,7 @@ def use_on(work: Work, record: VolumeOutlook, host: str, devices: Sequence[Devic
 def look_at_policy(work: Work) -> PolicyFacts | None:
     """What there is of the job's export policy."""
     work.check_identity()
-    return work.driver.inspect_policy(work.policy)
+    return driver_that(work.driver, CanExportByPolicy).inspect_policy(work.policy)
 
 
 def recorded_policy(work: Work, found: PolicyFacts | None) -> list[Change]:
@@ -293,7 +294,9 @@ def recorded_policy(work: Work, found: PolicyFacts | None) -> list[Change]:
         # Somebody has added what we have no words for: nothing of it is lost, nor recorded.
         return [set_policy(record.id, state=PolicyState.ERROR)]
     # Written once more by this claim, they stay: earlier claims are shut out.
-    facts = work.driver.set_rules(work.policy, found.rules, LastCall(work))
+    facts = driver_that(work.driver, CanExportByPolicy).set_rules(
+        work.policy, found.rules, LastCall(work)
+    )
     if facts.rules == record.rules:
         return []
     return [set_policy(record.id, rules=[rule.written for rule in facts.rules])]

@@ -28,16 +28,10 @@ from orchestrator.machine import boot_id
 from orchestrator.settings import AuditSettings, TransferSettings
 from orchestrator.store.database import Database
 from orchestrator.store.tables import job_attempts, jobs, policies, workers
-from workers.backends.interface import (
-    Call,
-    Device,
-    Driver,
-    PolicyRef,
-    SnapshotFacts,
-    SnapshotRef,
-    VolumeFacts,
-    VolumeRef,
-)
+from workers.backends.base.call import Call
+from workers.backends.base.driver import Driver
+from workers.backends.base.facts import Device, SnapshotFacts, VolumeFacts
+from workers.backends.base.references import PolicyRef, SnapshotRef, VolumeRef
 from workers.leases import Held, LeaseLost, Leases
 from workers.storage_leases import StorageLeases
 

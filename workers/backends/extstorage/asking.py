@@ -10,9 +10,10 @@ from pathlib import Path
 from orchestrator.domain.drivers import ExtStorageOptions
 from orchestrator.domain.errors import BackendUnavailable, Outage, Unsupported
 from orchestrator.trust import why_untrusted
+from workers.backends.base.call import Call
+from workers.backends.base.references import VolumeRef
 from workers.backends.extstorage.provider import Provider, find
 from workers.backends.extstorage.running import Run, Scripts
-from workers.backends.interface import Call, VolumeRef
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 

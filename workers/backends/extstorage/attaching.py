@@ -18,9 +18,11 @@ from orchestrator.domain.errors import (
     Unsupported,
 )
 from workers.backends import blockdevices
+from workers.backends.base.call import Call
+from workers.backends.base.facts import Device, VolumeFacts
+from workers.backends.base.references import VolumeRef
 from workers.backends.extstorage.asking import Asking
 from workers.backends.extstorage.devices import Attached, Found, Holders, parse_answer
-from workers.backends.interface import Call, Device, VolumeFacts, VolumeRef
 
 _T = TypeVar("_T")
 

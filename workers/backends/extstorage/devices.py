@@ -15,9 +15,9 @@ from pathlib import Path
 from orchestrator.domain.errors import BackendBusy, BackendError, NoDevice
 from orchestrator.machine import boot_id
 from workers.backends import blockdevices
+from workers.backends.base.facts import Device
 from workers.backends.blockdevices import Disk
 from workers.backends.extstorage.room import made
-from workers.backends.interface import Device
 
 #: ``<hypervisor>:<uri>``, e.g. ``kvm:rbd:pool/volume``.
 _URI = re.compile(r"[a-z0-9-]+:.*\S", re.ASCII)

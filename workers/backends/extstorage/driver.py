@@ -6,9 +6,32 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 
-from orchestrator.domain.drivers import DRIVERS, DriverOptions, ExtStorageOptions
+from orchestrator.domain.drivers import DriverOptions, ExtStorageOptions
 from orchestrator.domain.errors import Unsupported
 from orchestrator.domain.names import check_volume_name
+from workers.backends.base.abilities import (
+    CanAttach,
+    CanClone,
+    CanDiagnose,
+    CanExport,
+    CanGrow,
+    CanImport,
+    CanOpen,
+    CanSetMetadata,
+    CanWipe,
+)
+from workers.backends.base.call import Call
+from workers.backends.base.driver import Driver
+from workers.backends.base.facts import (
+    Candidate,
+    Capacity,
+    Contents,
+    Device,
+    Look,
+    Removed,
+    VolumeFacts,
+)
+from workers.backends.base.references import SnapshotRef, VolumeRef, check_id
 from workers.backends.extstorage.asking import Asking
 from workers.backends.extstorage.attaching import Attaching, facts
 from workers.backends.extstorage.making import GRAIN, Making
@@ -17,21 +40,6 @@ from workers.backends.extstorage.provider import diagnose
 from workers.backends.extstorage.removing import Removing
 from workers.backends.extstorage.running import Run
 from workers.backends.extstorage.writing import Writing
-from workers.backends.interface import (
-    Call,
-    Candidate,
-    Capacity,
-    Contents,
-    Device,
-    Driver,
-    Look,
-    Removed,
-    SnapshotFacts,
-    SnapshotRef,
-    VolumeFacts,
-    VolumeRef,
-    check_id,
-)
 
 #: What the text kept with a volume may have (Ganeti: VOL_METADATA), and how long it may be.
 _NOT_IN_TEXT = re.compile(r"[^-A-Za-z0-9_+.]", re.ASCII)
@@ -43,7 +51,18 @@ _INFO = "info"
 _NO_VOLUME = "0" * 32
 
 
-class ExtStorageDriver(Driver):
+class ExtStorageDriver(
+    Driver,
+    CanAttach,
+    CanClone,
+    CanDiagnose,
+    CanExport,
+    CanGrow,
+    CanImport,
+    CanOpen,
+    CanSetMetadata,
+    CanWipe,
+):
     """Volumes of a provider of Ganeti's External Storage interface.
 
     A provider knows a volume by its immutable id (``VOL_NAME``): what is done late to an old
@@ -68,7 +87,7 @@ class ExtStorageDriver(Driver):
     lives of one database each is refused only what the other has begun on the same host.
     """
 
-    cannot_tell = frozenset({"identity", "capacity", "volumes", "metadata"})
+    cannot_tell = frozenset({"identity", "capacity", "volumes", "metadata", "absence"})
 
     def __init__(self, backend: str, options: DriverOptions, installation: str) -> None:
         super().__init__(backend, options, installation)
@@ -87,14 +106,13 @@ class ExtStorageDriver(Driver):
 
     # -- the system as a whole ------------------------------------------------------------
 
-    def capabilities(self) -> frozenset[str]:
+    def lacking(self) -> frozenset[str]:
         provider = self._asking.provider()
-        lacking = {
+        return frozenset(
             capability
             for capability, scripts in (("clone", {"snapshot"}), ("open", {"open", "close"}))
             if not scripts <= provider.scripts
-        }
-        return DRIVERS["extstorage"].capabilities - lacking
+        )
 
     def read_identity(self) -> str | None:
         self._asking.provider()
@@ -151,9 +169,6 @@ class ExtStorageDriver(Driver):
         _checked(volume)
         with self._attaching.needed(volume, None) as device:
             return facts(volume, device)
-
-    def list_snapshots(self, volume: VolumeRef) -> list[SnapshotFacts]:
-        return []
 
     def contents(self, of: VolumeRef | SnapshotRef, call: Call) -> AbstractContextManager[Contents]:
         if isinstance(of, SnapshotRef):
@@ -231,11 +246,8 @@ class ExtStorageDriver(Driver):
 
     # -- using ----------------------------------------------------------------------------
 
-    def attach(self, volume: VolumeRef, call: Call, *, read_only: bool = False) -> Device:
-        _checked(volume)
-        if read_only:
-            raise Unsupported("a provider cannot attach a volume for reading only")
-        return self._attaching.attach(volume, call)
+    def attach(self, volume: VolumeRef, call: Call) -> Device:
+        return self._attaching.attach(_checked(volume), call)
 
     def detach(self, volume: VolumeRef, call: Call) -> None:
         self._attaching.let_go(_checked(volume), call)

@@ -28,8 +28,8 @@ from orchestrator.domain.errors import (
     TimedOut,
 )
 from orchestrator.machine import boot_id
+from workers.backends.base.call import Call
 from workers.backends.extstorage.room import made
-from workers.backends.interface import Call
 from workers.processes import (
     OutputHeld,
     born,

@@ -9,10 +9,12 @@ from contextlib import contextmanager
 from orchestrator.domain.drivers import ExtStorageOptions
 from orchestrator.domain.errors import BackendError, Unsupported
 from workers.backends import blockdevices
+from workers.backends.base.call import Call
+from workers.backends.base.facts import Contents
+from workers.backends.base.references import VolumeRef
 from workers.backends.extstorage.asking import Asking
 from workers.backends.extstorage.attaching import Attaching, block_device, refuse_drift
 from workers.backends.extstorage.devices import Found
-from workers.backends.interface import Call, Contents, VolumeRef
 from workers.backends.streams import CHUNK, is_zero, pour, read_parts, write_all
 
 

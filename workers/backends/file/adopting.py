@@ -14,6 +14,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
 from orchestrator.domain.errors import AccessDenied, Conflict, Problem, UnknownVolume
+from workers.backends.base.call import Call
+from workers.backends.base.facts import VolumeFacts
+from workers.backends.base.references import VolumeRef, adopted_id, check_id
 from workers.backends.file import layout
 from workers.backends.file.facts import present_facts
 from workers.backends.file.failures import translated
@@ -40,7 +43,6 @@ from workers.backends.file.stamps import (
 )
 from workers.backends.file.tree import Tree, lock_file
 from workers.backends.file.uses import alone
-from workers.backends.interface import Call, VolumeFacts, VolumeRef, adopted_id, check_id
 from workers.files import anew, rename_without_replacing
 
 

@@ -9,13 +9,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from orchestrator.domain.errors import InUse, InvalidSize
+from workers.backends.base.call import Call
+from workers.backends.base.references import SnapshotRef, VolumeRef
 from workers.backends.file import copying, layout, loopcontrol, loops
 from workers.backends.file.building import Built
 from workers.backends.file.holding import refuse_drift, refuse_writable
 from workers.backends.file.images import Image, found, needed
 from workers.backends.file.tree import Tree, lock_file
 from workers.backends.file.uses import refuse_users, unwritten
-from workers.backends.interface import Call, SnapshotRef, VolumeRef
 
 
 def take(

@@ -7,9 +7,38 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
-from orchestrator.domain.drivers import DRIVERS, DriverOptions, FileOptions
+from orchestrator.domain.drivers import DriverOptions, FileOptions
 from orchestrator.domain.errors import NotFound, UnknownVolume
 from orchestrator.domain.sizes import round_up
+from workers.backends.base.abilities import (
+    CanAdopt,
+    CanAttachReadOnly,
+    CanClone,
+    CanExport,
+    CanGrow,
+    CanHoldLease,
+    CanImport,
+    CanOpen,
+    CanRename,
+    CanRollBack,
+    CanSetMetadata,
+    CanSnapshot,
+    CanWipe,
+)
+from workers.backends.base.call import Call
+from workers.backends.base.driver import Driver
+from workers.backends.base.facts import (
+    Absent,
+    Capacity,
+    Contents,
+    Device,
+    Look,
+    NotOurs,
+    Removed,
+    SnapshotFacts,
+    VolumeFacts,
+)
+from workers.backends.base.references import SnapshotRef, VolumeRef, check_id
 from workers.backends.file import copying, layout, loopcontrol, loops
 from workers.backends.file.adopting import adopt_volume
 from workers.backends.file.attaching import attach_image, detach_image, refuse_left
@@ -35,22 +64,6 @@ from workers.backends.file.strays import find_strays
 from workers.backends.file.tree import Tree
 from workers.backends.file.trust import refuse_open_ways
 from workers.backends.file.uses import alone
-from workers.backends.interface import (
-    Absent,
-    Call,
-    Capacity,
-    Contents,
-    Device,
-    Driver,
-    Look,
-    NotOurs,
-    Removed,
-    SnapshotFacts,
-    SnapshotRef,
-    VolumeFacts,
-    VolumeRef,
-    check_id,
-)
 from workers.backends.streams import pour, read_parts
 
 #: A page, and the largest sector a guest may ask for. Loop devices show whole sectors only,
@@ -58,7 +71,22 @@ from workers.backends.streams import pour, read_parts
 GRAIN = 4096
 
 
-class FileDriver(Driver):
+class FileDriver(
+    Driver,
+    CanAdopt,
+    CanAttachReadOnly,
+    CanClone,
+    CanExport,
+    CanGrow,
+    CanHoldLease,
+    CanImport,
+    CanOpen,
+    CanRename,
+    CanRollBack,
+    CanSetMetadata,
+    CanSnapshot,
+    CanWipe,
+):
     """Volumes as sparse image files in one directory, used through loop devices.
 
     A late call is made harmless so. An image's path carries its immutable id: a call on an
@@ -90,9 +118,8 @@ class FileDriver(Driver):
 
     # -- the system as a whole ------------------------------------------------------------
 
-    def capabilities(self) -> frozenset[str]:
-        everything = DRIVERS["file"].capabilities
-        return everything if loops.available() else everything - {"attach"}
+    def lacking(self) -> frozenset[str]:
+        return frozenset() if loops.available() else frozenset({"attach"})
 
     def read_identity(self) -> str | None:
         with translated(self.backend), self._directory() as tree:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
+from workers.backends.base.facts import SnapshotFacts, VolumeFacts
 from workers.backends.file.images import Image
 from workers.backends.file.stamps import Stamp
-from workers.backends.interface import SnapshotFacts, VolumeFacts
 
 
 def volume_facts(image: Image) -> VolumeFacts:

@@ -9,12 +9,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from orchestrator.domain.errors import BackendBusy, Conflict, Drift
+from workers.backends.base.call import Call
+from workers.backends.base.references import SnapshotRef, VolumeRef
 from workers.backends.file import layout
 from workers.backends.file.images import Image, drop_empty, files, found, needed
 from workers.backends.file.stamps import Stamp, drop_stamp, read_stamp, settle_stamps, write_stamp
 from workers.backends.file.tree import Tree, lock_file
 from workers.backends.file.trust import refuse_open_modes
-from workers.backends.interface import Call, SnapshotRef, VolumeRef
 from workers.files import anew
 
 #: How often an image is looked for again that was exchanged between finding and locking.

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 from orchestrator.domain.errors import InvalidName
 from orchestrator.domain.names import check_volume_name
-from workers.backends.interface import check_id
+from workers.backends.base.references import check_id
 
 OWN = ".orchestrator"
 MARKER = "identity.json"

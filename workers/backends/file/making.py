@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from orchestrator.domain.errors import Conflict, IdentityMismatch
+from workers.backends.base.call import Call
+from workers.backends.base.facts import SnapshotFacts, VolumeFacts
+from workers.backends.base.references import SnapshotRef, VolumeRef
 from workers.backends.file import layout
 from workers.backends.file.building import Built, building, publish
 from workers.backends.file.contents import take
@@ -16,7 +19,6 @@ from workers.backends.file.images import Image, found, snapshots_of, walk
 from workers.backends.file.marker import read_marker
 from workers.backends.file.stamps import Stamp
 from workers.backends.file.tree import Tree
-from workers.backends.interface import Call, SnapshotFacts, SnapshotRef, VolumeFacts, VolumeRef
 
 
 def make_volume(

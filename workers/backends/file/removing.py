@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import suppress
 
 from orchestrator.domain.errors import InUse, NotFound
+from workers.backends.base.call import Call
+from workers.backends.base.references import SnapshotRef, VolumeRef
 from workers.backends.file import copying, layout, loops
 from workers.backends.file.attaching import refuse_left
 from workers.backends.file.extents import kept_elsewhere
@@ -12,7 +14,6 @@ from workers.backends.file.holding import changing, refuse_drift, settle_directo
 from workers.backends.file.images import found, needed, snapshots_of
 from workers.backends.file.tree import Tree
 from workers.backends.file.uses import alone
-from workers.backends.interface import Call, SnapshotRef, VolumeRef
 
 
 def overwrite(

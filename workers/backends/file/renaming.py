@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
+from workers.backends.base.call import Call
+from workers.backends.base.facts import VolumeFacts
+from workers.backends.base.references import VolumeRef
 from workers.backends.file import layout, loops
 from workers.backends.file.facts import present_facts
 from workers.backends.file.holding import (
@@ -18,7 +21,6 @@ from workers.backends.file.images import Image, drop_empty, refuse_taken
 from workers.backends.file.stamps import write_stamp
 from workers.backends.file.tree import Tree
 from workers.backends.file.uses import alone, refuse_users
-from workers.backends.interface import Call, VolumeFacts, VolumeRef
 from workers.files import rename_without_replacing
 
 

@@ -8,28 +8,37 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from orchestrator.domain.drivers import DRIVERS, DriverOptions, OntapOptions
+from orchestrator.domain.drivers import DriverOptions, OntapOptions
 from orchestrator.domain.errors import BackendBusy, NotFound, StillWorking, Unsupported
 from orchestrator.domain.exports import Rule
 from orchestrator.domain.names import check_volume_name
 from orchestrator.domain.sizes import round_up
-from workers.backends.interface import (
+from workers.backends.base.abilities import (
+    CanAdopt,
+    CanClone,
+    CanConfigure,
+    CanExportByPolicy,
+    CanGrow,
+    CanListClientLocks,
+    CanRename,
+    CanRollBack,
+    CanSetMetadata,
+    CanSnapshot,
+)
+from workers.backends.base.call import Call
+from workers.backends.base.driver import Driver
+from workers.backends.base.facts import (
     Absent,
-    Call,
     Capacity,
     ClientLock,
     Device,
-    Driver,
     Look,
     PolicyFacts,
-    PolicyRef,
     Removed,
     SnapshotFacts,
-    SnapshotRef,
     VolumeFacts,
-    VolumeRef,
-    check_id,
 )
+from workers.backends.base.references import PolicyRef, SnapshotRef, VolumeRef, check_id
 from workers.backends.ontap.facts import (
     VOLUME_FIELDS,
     is_listed,
@@ -51,7 +60,19 @@ GRAIN = 4096
 _ADDRESS_HOLDS = 300.0
 
 
-class OntapDriver(Driver):
+class OntapDriver(
+    Driver,
+    CanAdopt,
+    CanClone,
+    CanConfigure,
+    CanExportByPolicy,
+    CanGrow,
+    CanListClientLocks,
+    CanRename,
+    CanRollBack,
+    CanSetMetadata,
+    CanSnapshot,
+):
     """Volumes of one SVM of a NetApp filer, made and changed over REST, used over NFS.
 
     A late call is made harmless so. The stamp in a volume's comment holds the fence of the
@@ -88,9 +109,6 @@ class OntapDriver(Driver):
         self._address_seen: tuple[float, str | None] | None = None
 
     # -- the system as a whole ------------------------------------------------------------
-
-    def capabilities(self) -> frozenset[str]:
-        return DRIVERS["ontap"].capabilities
 
     def read_identity(self) -> str | None:
         return self.policies.read_marker()

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.domain.errors import InvalidInput, Unsupported
-from workers.backends.interface import PolicyRef, SnapshotFacts, VolumeFacts
+from workers.backends.base.facts import SnapshotFacts, VolumeFacts
+from workers.backends.base.references import PolicyRef
 from workers.backends.ontap.names import (
     NEW,
     is_scheduled,

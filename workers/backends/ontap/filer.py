@@ -23,7 +23,7 @@ from orchestrator.domain.errors import (
     NotFound,
     StillWorking,
 )
-from workers.backends.interface import Call
+from workers.backends.base.call import Call
 from workers.backends.ontap.failures import refused, unanswered
 
 #: Records asked for at a time: some megabytes at most.

@@ -18,7 +18,8 @@ from orchestrator.domain.errors import (
     StillWorking,
     UnknownVolume,
 )
-from workers.backends.interface import Call, SnapshotRef, VolumeRef, check_id
+from workers.backends.base.call import Call
+from workers.backends.base.references import SnapshotRef, VolumeRef, check_id
 from workers.backends.ontap.facts import is_listed, policy_body, settings_body, usable
 from workers.backends.ontap.names import NEW, native_volume
 from workers.backends.ontap.snapshots import Snapshots

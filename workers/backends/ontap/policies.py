@@ -15,7 +15,9 @@ from orchestrator.domain.errors import (
     UnknownPolicy,
 )
 from orchestrator.domain.exports import Rule
-from workers.backends.interface import Call, PolicyFacts, PolicyRef, check_id
+from workers.backends.base.call import Call
+from workers.backends.base.facts import PolicyFacts
+from workers.backends.base.references import PolicyRef, check_id
 from workers.backends.ontap.facts import policy_body
 from workers.backends.ontap.names import MARKER, NEW, native_policy, seen_other
 from workers.backends.ontap.rules import meaning, rule_body, shared

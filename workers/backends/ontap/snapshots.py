@@ -18,7 +18,8 @@ from orchestrator.domain.errors import (
     UnknownSnapshot,
     UnknownVolume,
 )
-from workers.backends.interface import Call, SnapshotRef, VolumeRef, adopted_id, check_id
+from workers.backends.base.call import Call
+from workers.backends.base.references import SnapshotRef, VolumeRef, adopted_id, check_id
 from workers.backends.ontap.facts import ORDER, SNAPSHOT_FIELDS
 from workers.backends.ontap.names import (
     NEW,

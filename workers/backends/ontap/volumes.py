@@ -13,7 +13,8 @@ from orchestrator.domain.errors import (
     NotFound,
     UnknownVolume,
 )
-from workers.backends.interface import Call, VolumeRef, check_id
+from workers.backends.base.call import Call
+from workers.backends.base.references import VolumeRef, check_id
 from workers.backends.ontap.facts import VOLUME_FIELDS
 from workers.backends.ontap.filer import Filer
 from workers.backends.ontap.names import NEW

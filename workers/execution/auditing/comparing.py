@@ -11,7 +11,9 @@ from typing import Any
 from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.states import FindingKind, VolumeState
 from orchestrator.jobs.outlook import VolumeOutlook
-from workers.backends.interface import Driver, SnapshotFacts, VolumeFacts, VolumeRef
+from workers.backends.base.driver import Driver
+from workers.backends.base.facts import SnapshotFacts, VolumeFacts
+from workers.backends.base.references import VolumeRef
 from workers.execution.auditing.seen import SeenDevice
 from workers.execution.work import Work
 

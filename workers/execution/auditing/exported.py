@@ -12,7 +12,7 @@ from orchestrator.domain.lanes import policy_lane
 from orchestrator.domain.states import FindingKind, PolicyState
 from orchestrator.findings.recording import Finding
 from orchestrator.store.tables import policies
-from workers.backends.interface import PolicyFacts
+from workers.backends.base.facts import PolicyFacts
 from workers.execution.auditing.seen import Seen
 from workers.execution.work import Work
 

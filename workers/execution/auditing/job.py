@@ -19,7 +19,8 @@ from orchestrator.jobs.looking import take_volumes, volumes_at
 from orchestrator.jobs.outlook import Outlook, VolumeOutlook
 from orchestrator.store.asking import ask
 from orchestrator.store.tables import volumes
-from workers.backends.interface import Absent, Look, NotOurs, PolicyFacts, VolumeRef
+from workers.backends.base.facts import Absent, Look, NotOurs, PolicyFacts
+from workers.backends.base.references import VolumeRef
 from workers.execution.auditing import inside
 from workers.execution.auditing.comparing import devices_of, odd
 from workers.execution.auditing.exported import compare_policies

@@ -14,7 +14,7 @@ from orchestrator.findings.recording import Finding
 from orchestrator.inventory.changes import FORGOTTEN
 from orchestrator.store.bulk import among
 from orchestrator.store.tables import volumes
-from workers.backends.interface import VolumeFacts
+from workers.backends.base.facts import VolumeFacts
 from workers.execution.auditing.seen import Seen, SeenVolume, skipped
 from workers.execution.work import Work
 

@@ -12,7 +12,10 @@ from orchestrator.domain.errors import BackendBusy
 from orchestrator.jobs.outlook import intent_of
 from orchestrator.store.bulk import among
 from orchestrator.store.tables import backends, event_commits, events, job_lanes, jobs
-from workers.backends.interface import PolicyFacts, SnapshotFacts, VolumeFacts, VolumeRef
+from workers.backends.base.abilities import CanExportByPolicy, CanSnapshot
+from workers.backends.base.driver import driver_that
+from workers.backends.base.facts import PolicyFacts, SnapshotFacts, VolumeFacts
+from workers.backends.base.references import VolumeRef
 from workers.execution.auditing.comparing import devices_of
 from workers.execution.auditing.seen import PAGE, Seen
 from workers.execution.work import Work
@@ -45,7 +48,9 @@ def read_strays(work: Work, seen: Seen) -> None:
     """Note every snapshot of the storage whose volume is not there."""
     if "snapshot" not in work.driver.capabilities():
         return
-    for count, (volume_id, facts) in enumerate(work.driver.list_strays(), start=1):
+    for count, (volume_id, facts) in enumerate(
+        driver_that(work.driver, CanSnapshot).list_strays(), start=1
+    ):
         if count % PAGE == 0:
             work.checkpoint()
         seen.add_stray(volume_id, facts)
@@ -64,7 +69,9 @@ def read_policies(work: Work) -> dict[str, PolicyFacts]:
     """Every export policy of the storage, by name."""
     if "policy" not in work.driver.capabilities():
         return {}
-    return {facts.name: facts for facts in work.driver.list_policies()}
+    return {
+        facts.name: facts for facts in driver_that(work.driver, CanExportByPolicy).list_policies()
+    }
 
 
 def note_busy(connection: Connection, seen: Seen, since: int) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 
-from workers.backends.interface import SnapshotFacts, VolumeFacts
+from workers.backends.base.facts import SnapshotFacts, VolumeFacts
 
 #: How much of it SQLite may keep in memory, in KiB.
 _CACHE = 8192

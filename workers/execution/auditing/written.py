@@ -16,7 +16,7 @@ from orchestrator.domain.actions import ACTIONS
 from orchestrator.jobs.outlook import VolumeOutlook
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import events
-from workers.backends.interface import SnapshotFacts
+from workers.backends.base.facts import SnapshotFacts
 
 #: Clocks of file servers differ, and what was written arrives later: less tells of nothing.
 _LATER = timedelta(minutes=5)
