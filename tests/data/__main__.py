@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tests.data import report
 from tests.data.choice import CHOICE
+from tests.data.grounds import GROUNDS
 from tests.data.record import read
 
 _ROOT = Path(__file__).parents[2]
@@ -27,6 +28,9 @@ _WHOLE = _KEPT / "whole"
 def main(arguments: list[str]) -> int:
     """Run, and tell how it ended."""
     environment = {**os.environ, "DATA": "long", "DATA_RECORD": str(_KEPT)}
+    if CHOICE.cell is not None and not any(CHOICE.cells(name) for name in GROUNDS):
+        print(f"no cell of seed {CHOICE.seed} has {CHOICE.cell!r} in its name", file=sys.stderr)
+        return 2
     some = bool(arguments) or CHOICE.cell is not None or CHOICE.part is not None
     if not some:
         shutil.rmtree(_KEPT, ignore_errors=True)
