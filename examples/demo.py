@@ -10,7 +10,6 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from rich.table import Table
 
 from orchestrator.cli.batch_files import read_batch
 from orchestrator.client import Client
+from orchestrator.contract.jobs import Batch
 from orchestrator.domain.errors import Problem
 from orchestrator.domain.sizes import format_size
 
@@ -97,7 +97,7 @@ def _show(client: Client, volumes: Path) -> bool:
     _print_refusal(client)
     console.rule("the history of one volume, from the database")
     _print_history(client, "db/01")
-    return all(batch["state"] == "succeeded" for batch in batches)
+    return all(batch.state == "succeeded" for batch in batches)
 
 
 def _changes() -> dict[str, list[dict[str, Any]]]:
@@ -124,7 +124,7 @@ def _changes() -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def _run(client: Client, what: str, jobs: list[dict[str, Any]]) -> Any:
+def _run(client: Client, what: str, jobs: list[dict[str, Any]]) -> Batch:
     """Submit a batch and show how it comes along."""
     columns = (
         TextColumn(f"{what:<10}"),
@@ -135,11 +135,11 @@ def _run(client: Client, what: str, jobs: list[dict[str, Any]]) -> Any:
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task(what, total=len(jobs))
 
-        def seen(batch: Any) -> None:
-            progress.update(bar, completed=batch["total"] - batch["unfinished"])
+        def seen(batch: Batch) -> None:
+            progress.update(bar, completed=batch.total - batch.unfinished)
 
         accepted = client.batch(jobs, reason=f"demo: {what}")
-        batch = client.wait_batch(accepted["id"], seen=seen)
+        batch = client.wait_batch(accepted.id, seen=seen)
         seen(batch)
         return batch
 
@@ -152,9 +152,9 @@ def _print_volumes(client: Client) -> None:
     kinds: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
     for volume in client.volumes("fast"):
-        kind = volume["name"].partition("/")[0]
+        kind = volume.name.partition("/")[0]
         kinds[kind] += 1
-        sizes[kind] += volume["size_bytes"]
+        sizes[kind] += volume.size_bytes
     table = Table("kind", "volumes", "size in all", box=None)
     for kind in sorted(kinds):
         table.add_row(kind, str(kinds[kind]), format_size(sizes[kind]))
@@ -164,18 +164,15 @@ def _print_volumes(client: Client) -> None:
 def _print_durations(client: Client) -> None:
     taken: dict[str, list[float]] = {}
     for job in client.jobs():
-        begun, ended = _seconds(job["started_at"]), _seconds(job["finished_at"])
-        taken.setdefault(job["action"], []).append(ended - begun)
+        if job.started_at and job.finished_at:
+            seconds = (job.finished_at - job.started_at).total_seconds()
+            taken.setdefault(job.action, []).append(seconds)
     table = Table("action", "jobs", "median ms", "longest ms", box=None)
-    for action, seconds in sorted(taken.items()):
-        ordered = sorted(seconds)
+    for action, times in sorted(taken.items()):
+        ordered = sorted(times)
         middle, longest = ordered[len(ordered) // 2], ordered[-1]
         table.add_row(action, str(len(ordered)), f"{middle * 1e3:.1f}", f"{longest * 1e3:.1f}")
     console.print(table)
-
-
-def _seconds(moment: str | None) -> float:
-    return datetime.fromisoformat(moment).timestamp() if moment else 0.0
 
 
 def _print_refusal(client: Client) -> None:
@@ -188,9 +185,9 @@ def _print_refusal(client: Client) -> None:
 def _print_history(client: Client, name: str) -> None:
     table = Table("number", "at", "what", "by", "job", box=None)
     for event in client.events(backend="fast", volume=name):
-        text = (event["data"] or {}).get("text", event["kind"])
+        text = (event.data or {}).get("text", event.kind)
         table.add_row(
-            str(event["number"]), event["at"][:19], text, event["actor"], str(event["job_id"] or "")
+            str(event.number), f"{event.at:%F %T}", text, event.actor, str(event.job_id or "")
         )
     console.print(table)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
-from orchestrator.client import Client, Listing
+from orchestrator.client import DocumentClient, Listing
 
 T = TypeVar("T")
 
@@ -13,16 +13,16 @@ T = TypeVar("T")
 MOST = 1000
 
 
-def connect(timeout: float = 60.0) -> Client:
+def connect(timeout: float = 60.0) -> DocumentClient:
     """A client for the configured service; use it with ``with``."""
-    return Client(timeout=timeout)
+    return DocumentClient(timeout=timeout)
 
 
 def collect(listing: Listing[T], limit: int, cursor: str | None = None) -> dict[str, Any]:
     """Up to ``limit`` items of a list, and the cursor that goes on after them."""
     items: list[T] = []
     while True:
-        page = listing.page(limit=min(limit - len(items), MOST), cursor=cursor)
+        page: Any = listing.page(limit=min(limit - len(items), MOST), cursor=cursor)
         items += page["items"]
         cursor = page["cursor"]
         if cursor is None or len(items) >= limit:

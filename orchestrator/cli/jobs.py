@@ -21,7 +21,7 @@ from orchestrator.cli.waiting import (
     wait_for_batch,
     wait_for_job,
 )
-from orchestrator.client import Client
+from orchestrator.client import DocumentClient
 from orchestrator.domain.errors import InvalidInput
 
 app = group()
@@ -110,7 +110,7 @@ def watch(job: JobId, as_json: options.Json = False) -> None:
     exit_as_job(found)
 
 
-def _watched(client: Client, job: int) -> Any:
+def _watched(client: DocumentClient, job: int) -> Any:
     told: list[str] = []
 
     def seen(found: Any) -> None:

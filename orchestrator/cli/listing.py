@@ -21,7 +21,7 @@ def show_list(
     print_table(found["items"], columns)
     if found["cursor"] is None:
         return
-    rest = listing.page(limit=MOST, cursor=found["cursor"])
+    rest: Any = listing.page(limit=MOST, cursor=found["cursor"])
     if more := len(rest["items"]):
         at_least = "" if rest["cursor"] is None else "at least "
         say(f"{at_least}{more} more; --limit shows more of them")

@@ -11,7 +11,7 @@ from orchestrator.cli.connection import connect
 from orchestrator.cli.groups import group
 from orchestrator.cli.listing import show_list
 from orchestrator.cli.output import Columns, print_details, print_json, when
-from orchestrator.client import Client
+from orchestrator.client import DocumentClient
 from orchestrator.domain.errors import Locked, NotFound
 
 app = group()
@@ -139,7 +139,7 @@ def _show(volume: str, lock: Any, *, as_json: bool) -> None:
     )
 
 
-def _held(client: Client, backend: str, volume: str) -> Any:
+def _held(client: DocumentClient, backend: str, volume: str) -> Any:
     """The lock on a volume; None if nobody holds one."""
     try:
         return client.lock(backend, volume)

@@ -11,12 +11,13 @@ import typer
 
 from orchestrator.cli.failures import INTERRUPTED, say
 from orchestrator.cli.output import print_json
-from orchestrator.client import Client, ended
+from orchestrator.client import DocumentClient
+from orchestrator.client.waiting import ended
 from orchestrator.domain.errors import EXIT_DONE, EXIT_JOB_FAILED, EXIT_STILL_RUNNING, Problem
 
 
 def wait_for_job(
-    client: Client, job: int, timeout: float, *, as_json: bool = False, known: Any = None
+    client: DocumentClient, job: int, timeout: float, *, as_json: bool = False, known: Any = None
 ) -> Any:
     """The job once it has ended, or as it is after ``timeout`` seconds.
 
@@ -29,7 +30,7 @@ def wait_for_job(
 
 
 def wait_for_batch(
-    client: Client, batch: int, timeout: float, *, as_json: bool = False, known: Any = None
+    client: DocumentClient, batch: int, timeout: float, *, as_json: bool = False, known: Any = None
 ) -> Any:
     """The same for a batch, which has ended once all its jobs have."""
     again = f"orchestrator job wait --batch {batch}"

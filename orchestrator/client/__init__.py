@@ -4,13 +4,14 @@
 
     with Client() as client:
         job = client.submit("volume.create", "fast", volume="vm1", size="10G", wait=60)
+        job.raise_for_state()
 
-Refusals are raised as the classes of `orchestrator.domain.errors`.
+Answers are the types of `orchestrator.contract`; refusals are raised as the classes of
+`orchestrator.domain.errors`.
 """
 
-from orchestrator.client.drivers import AsyncClient, Client
+from orchestrator.client.drivers import AsyncClient, Client, DocumentClient
 from orchestrator.client.listings import AsyncListing, Listing
 from orchestrator.client.local import LocalEndpoint
-from orchestrator.client.waiting import ended
 
-__all__ = ["AsyncClient", "AsyncListing", "Client", "Listing", "LocalEndpoint", "ended"]
+__all__ = ["AsyncClient", "AsyncListing", "Client", "DocumentClient", "Listing", "LocalEndpoint"]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 from orchestrator.client.binding import listing, operation
 from orchestrator.client.jobs import planned, reason_header
 from orchestrator.client.listings import Query
-from orchestrator.client.shapes import Finding, Job, Plan, Restored
+from orchestrator.client.reading import Methods
 from orchestrator.client.steps import Call, Steps, given, path_to
 from orchestrator.client.waiting import Deadline, ended, until_ended
+from orchestrator.contract.findings import Finding, Restored
+from orchestrator.contract.jobs import Job, Plan
 
 
-class AuditMethods:
+class AuditMethods(Methods):
     """What audits have found."""
 
     @listing
@@ -24,14 +24,14 @@ class AuditMethods:
         state: str | None = None,
     ) -> Query[Finding]:
         """Findings, newest first; ``state`` is ``open`` or ``closed``."""
-        return Query("/v1/findings", given(backend=backend, kind=kind, state=state))
+        return Query(Finding, "/v1/findings", given(backend=backend, kind=kind, state=state))
 
     @operation
     def finding(self, finding: int) -> Steps[Finding]:
         """One finding, with the repairs that are possible. Raises `NotFound`."""
         path = path_to("findings", finding)
         answer = yield Call(method="GET", path=path, repeatable=True)
-        return cast(Finding, answer.body)
+        return self._read(Finding, answer.body)
 
     @operation
     def repair(
@@ -52,22 +52,23 @@ class AuditMethods:
         """
         deadline = Deadline(0 if wait is None else wait)
         answer = yield _repair(finding, repair, approval, reason, idempotency_key)
-        job = cast(Job, answer.body)
-        if wait is None or ended(job):
-            return job
-        found = yield from until_ended(path_to("jobs", job["id"]), deadline, answered=lambda: True)
-        return cast(Job, found)
+        found = answer.body
+        if wait is not None and not ended(found):
+            path = path_to("jobs", found["id"])
+            found = yield from until_ended(path, deadline, answered=lambda: True)
+        return self._read(Job, found)
 
     @operation
     def plan_repair(self, finding: int, repair: str) -> Steps[Plan]:
         """What `repair` would do; nothing is changed."""
-        return (yield from planned(_repair(finding, repair, False, None)))
+        call = _repair(finding, repair, False, None)
+        return self._read(Plan, (yield from planned(call)))
 
     @operation
     def restored(self) -> Steps[Restored]:
         """When the database was found to be older than it had been, if that is not seen to."""
         answer = yield Call(method="GET", path="/v1/audit/restored", repeatable=True)
-        return cast(Restored, answer.body)
+        return self._read(Restored, answer.body)
 
     @operation
     def acknowledge_restored(self, *, reason: str | None = None) -> Steps[Restored]:
@@ -78,7 +79,7 @@ class AuditMethods:
             headers=reason_header(reason),
             repeatable=True,
         )
-        return cast(Restored, answer.body)
+        return self._read(Restored, answer.body)
 
 
 def _repair(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, Ty
 from orchestrator.client.steps import Steps, StreamSteps
 
 if TYPE_CHECKING:
-    from orchestrator.client.drivers import AsyncClient, Client
+    from orchestrator.client.drivers import AsyncClient, Client, DocumentClient
     from orchestrator.client.listings import AsyncListing, Listing, Query
 
 P = ParamSpec("P")
@@ -46,6 +46,8 @@ class operation(_Bound, Generic[P, T]):
     @overload
     def __get__(self, client: None, owner: type) -> Self: ...
     @overload
+    def __get__(self, client: DocumentClient, owner: type) -> Callable[P, Any]: ...
+    @overload
     def __get__(self, client: Client, owner: type) -> Callable[P, T]: ...
     @overload
     def __get__(self, client: AsyncClient, owner: type) -> Callable[P, Coroutine[Any, Any, T]]: ...
@@ -63,6 +65,8 @@ class listing(_Bound, Generic[P, T]):
     @overload
     def __get__(self, client: None, owner: type) -> Self: ...
     @overload
+    def __get__(self, client: DocumentClient, owner: type) -> Callable[P, Listing[Any]]: ...
+    @overload
     def __get__(self, client: Client, owner: type) -> Callable[P, Listing[T]]: ...
     @overload
     def __get__(self, client: AsyncClient, owner: type) -> Callable[P, AsyncListing[T]]: ...
@@ -79,6 +83,10 @@ class stream(_Bound, Generic[P, T]):
 
     @overload
     def __get__(self, client: None, owner: type) -> Self: ...
+    @overload
+    def __get__(
+        self, client: DocumentClient, owner: type
+    ) -> Callable[P, Generator[Any, None, None]]: ...
     @overload
     def __get__(self, client: Client, owner: type) -> Callable[P, Generator[T, None, None]]: ...
     @overload

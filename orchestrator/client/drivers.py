@@ -112,7 +112,7 @@ class Client(_Methods):
 
     with Client("http://127.0.0.1:8080", token) as client:
         job = client.submit("volume.create", "fast", volume="vm1", size="10G", wait=60)
-        assert job["state"] == "succeeded"
+        job.raise_for_state()
     """
 
     def __init__(
@@ -168,7 +168,7 @@ class Client(_Methods):
             raise self._explained(problem) from None
 
     def _list(self, query: Query[T]) -> Listing[T]:
-        return Listing(query, self._run)
+        return Listing(query, self._run, self._read)
 
     def _stream(self, steps: StreamSteps[T]) -> Generator[T, None, None]:
         lines: Iterator[str] | None = None
@@ -210,6 +210,16 @@ class Client(_Methods):
         buffer = LineBuffer()
         for chunk in response.iter_bytes():
             yield from buffer.feed(chunk)
+
+
+class DocumentClient(Client):
+    """A blocking client whose answers are the documents that the service sent: dictionaries.
+
+    For what passes them on, with fields that this version does not know.
+    """
+
+    def _read(self, kind: type[T], document: Any) -> Any:
+        return document
 
 
 class AsyncClient(_Methods):
@@ -272,7 +282,7 @@ class AsyncClient(_Methods):
             raise self._explained(problem) from None
 
     def _list(self, query: Query[T]) -> AsyncListing[T]:
-        return AsyncListing(query, self._run)
+        return AsyncListing(query, self._run, self._read)
 
     async def _stream(self, steps: StreamSteps[T]) -> AsyncGenerator[T, None]:
         lines: AsyncIterator[str] | None = None

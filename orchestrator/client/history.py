@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import cast
+from typing import Any
 
 from orchestrator.client.binding import listing, operation, stream
 from orchestrator.client.listings import PAGE, Query
+from orchestrator.client.reading import Methods
 from orchestrator.client.resending import back_off
-from orchestrator.client.shapes import (
-    ActionDescription,
-    Event,
-    EventPage,
-    FollowedEvent,
-    NewToken,
-    Queue,
-    Status,
-    Token,
-)
 from orchestrator.client.steps import (
     Call,
     Item,
@@ -29,13 +20,15 @@ from orchestrator.client.steps import (
     given,
     path_to,
 )
+from orchestrator.contract.events import Event, EventPage, FollowedEvent
+from orchestrator.contract.service import ActionDescription, NewToken, Queue, Status, Token
 from orchestrator.domain.errors import Gone, Unavailable
 
 #: A stream this silent, in seconds, is broken: the service sends a sign of life each 15.
 _SILENCE = 45.0
 
 
-class HistoryMethods:
+class HistoryMethods(Methods):
     """Events are numbered without gaps: who follows the numbers misses nothing."""
 
     @operation
@@ -68,7 +61,7 @@ class HistoryMethods:
             if after is not None or "oldest" not in gone.facts:
                 raise
             answer = yield _events(gone.facts["oldest"] - 1, filters, epoch)
-        return cast(EventPage, answer.body)
+        return self._read(EventPage, answer.body)
 
     @stream
     def events(
@@ -91,9 +84,9 @@ class HistoryMethods:
                     raise
                 after = int(gone.facts["oldest"]) - 1
                 continue
-            page = cast(EventPage, answer.body)
+            page = answer.body
             for event in page["items"]:
-                yield Item(event)
+                yield Item(self._read(Event, event))
             if len(page["items"]) < PAGE:
                 return
             after, epoch = page["next_after"], page.get("epoch", epoch)
@@ -129,11 +122,11 @@ class HistoryMethods:
                     elif line.startswith("data:"):
                         data.append(line[5:].removeprefix(" "))
                     elif not line and data:
-                        event: FollowedEvent = json.loads("\n".join(data))
+                        event = json.loads("\n".join(data))
                         after, data = event["number"], []
                         if epoch is not None:
                             event["epoch"] = epoch
-                        yield Item(event)
+                        yield Item(self._read(FollowedEvent, event))
             except Gone as gone:
                 if after is not None or "oldest" not in gone.facts:
                     raise
@@ -148,7 +141,7 @@ class HistoryMethods:
     @listing
     def tokens(self) -> Query[Token]:
         """The valid tokens, without their secrets. Needs the role admin."""
-        return Query("/v1/tokens", paged=False)
+        return Query(Token, "/v1/tokens", paged=False)
 
     @operation
     def create_token(
@@ -170,7 +163,7 @@ class HistoryMethods:
             path="/v1/tokens",
             json={field: value for field, value in wanted.items() if value is not None},
         )
-        return cast(NewToken, answer.body)
+        return self._read(NewToken, answer.body)
 
     @operation
     def revoke_token(self, token: str) -> Steps[None]:
@@ -181,36 +174,36 @@ class HistoryMethods:
     def queue(self) -> Steps[Queue]:
         """Whether the service takes new jobs, and how many have not ended."""
         answer = yield Call(method="GET", path="/v1/queue", repeatable=True)
-        return cast(Queue, answer.body)
+        return self._read(Queue, answer.body)
 
     @operation
     def drain_queue(self, *, reason: str | None = None) -> Steps[Queue]:
         """Have no new jobs taken; those there are go on. Needs the role admin."""
-        return (yield from _queue("drain", reason))
+        return self._read(Queue, (yield from _queue("drain", reason)))
 
     @operation
     def resume_queue(self, *, reason: str | None = None) -> Steps[Queue]:
         """Have new jobs taken again. Needs the role admin."""
-        return (yield from _queue("resume", reason))
+        return self._read(Queue, (yield from _queue("resume", reason)))
 
     @operation
     def status(self) -> Steps[Status]:
         """How the service is: version, queue, workers, backends, open findings."""
         answer = yield Call(method="GET", path="/v1/status", repeatable=True)
-        return cast(Status, answer.body)
+        return self._read(Status, answer.body)
 
     @listing
     def actions(self) -> Query[ActionDescription]:
         """The actions the service knows, with their parameters."""
-        return Query("/v1/actions", paged=False)
+        return Query(ActionDescription, "/v1/actions", paged=False)
 
 
-def _queue(verb: str, reason: str | None) -> Steps[Queue]:
+def _queue(verb: str, reason: str | None) -> Steps[Any]:
     # Done twice, it is the same: it may be repeated where an answer was lost.
     answer = yield Call(
         method="POST", path=f"/v1/queue/{verb}", json={"reason": reason}, repeatable=True
     )
-    return cast(Queue, answer.body)
+    return answer.body
 
 
 def _events(after: int, filters: dict[str, str], epoch: int | None) -> Call:

@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 from orchestrator.client.binding import listing, operation
 from orchestrator.client.listings import Query
-from orchestrator.client.shapes import Attachment, Backend, HeldLock, Lock, Policy, Snapshot, Volume
+from orchestrator.client.reading import Methods
 from orchestrator.client.steps import Call, Steps, given, path_to
+from orchestrator.contract.inventory import (
+    Attachment,
+    Backend,
+    HeldLock,
+    Lock,
+    Policy,
+    Snapshot,
+    Volume,
+)
 
 
-class InventoryMethods:
+class InventoryMethods(Methods):
     """Read from the database of the service, never from the storage itself."""
 
     @listing
     def backends(self) -> Query[Backend]:
         """The configured backends."""
-        return Query("/v1/backends", paged=False)
+        return Query(Backend, "/v1/backends", paged=False)
 
     @operation
     def backend(self, backend: str) -> Steps[Backend]:
         """Read a backend. Raises `UnknownBackend`."""
         answer = yield _get(path_to("backends", backend))
-        return cast(Backend, answer.body)
+        return self._read(Backend, answer.body)
 
     @listing
     def volumes(
@@ -39,6 +47,7 @@ class InventoryMethods:
         ``junction_path``: the one that is mounted there.
         """
         return Query(
+            Volume,
             path_to("backends", backend, "volumes"),
             given(state=state or None, prefix=prefix, junction_path=junction_path),
         )
@@ -47,53 +56,53 @@ class InventoryMethods:
     def volume(self, backend: str, volume: str) -> Steps[Volume]:
         """Read a volume. Raises `UnknownVolume`."""
         answer = yield _get(_volume(backend, volume))
-        return cast(Volume, answer.body)
+        return self._read(Volume, answer.body)
 
     @listing
     def snapshots(self, backend: str, volume: str) -> Query[Snapshot]:
         """A volume's snapshots, oldest first."""
-        return Query(_volume(backend, volume, "snapshots"))
+        return Query(Snapshot, _volume(backend, volume, "snapshots"))
 
     @operation
     def snapshot(self, backend: str, volume: str, snapshot: str) -> Steps[Snapshot]:
         """Read a snapshot. Raises `UnknownSnapshot`."""
         answer = yield _get(_volume(backend, volume, "snapshots", snapshot))
-        return cast(Snapshot, answer.body)
+        return self._read(Snapshot, answer.body)
 
     @listing
     def policies(self, backend: str) -> Query[Policy]:
         """A backend's export policies by name."""
-        return Query(path_to("backends", backend, "policies"))
+        return Query(Policy, path_to("backends", backend, "policies"))
 
     @operation
     def policy(self, backend: str, policy: str) -> Steps[Policy]:
         """Read an export policy. Raises `UnknownPolicy`."""
         answer = yield _get(path_to("backends", backend, "policies", policy))
-        return cast(Policy, answer.body)
+        return self._read(Policy, answer.body)
 
     @listing
     def attachments(self, backend: str, volume: str) -> Query[Attachment]:
         """The hosts a volume is attached to."""
-        return Query(_volume(backend, volume, "attachments"), paged=False)
+        return Query(Attachment, _volume(backend, volume, "attachments"), paged=False)
 
     @operation
     def attachment(self, backend: str, volume: str, host: str) -> Steps[Attachment]:
         """How a volume is attached to a host. Raises `NotAttached`."""
         answer = yield _get(_volume(backend, volume, "attachments", host))
-        return cast(Attachment, answer.body)
+        return self._read(Attachment, answer.body)
 
     @listing
     def locks(
         self, *, backend: str | None = None, volume: str | None = None, owner: str | None = None
     ) -> Query[HeldLock]:
         """The locks that are held, by backend and volume; ``owner``: by this host."""
-        return Query("/v1/locks", given(backend=backend, volume=volume, owner=owner))
+        return Query(HeldLock, "/v1/locks", given(backend=backend, volume=volume, owner=owner))
 
     @operation
     def lock(self, backend: str, volume: str) -> Steps[Lock]:
         """The lock on a volume. Raises `NotFound` if there is none."""
         answer = yield _get(_volume(backend, volume, "lock"))
-        return cast(Lock, answer.body)
+        return self._read(Lock, answer.body)
 
     @operation
     def take_lock(
@@ -116,7 +125,7 @@ class InventoryMethods:
             json={name: value for name, value in wanted.items() if value is not None},
             repeatable=True,
         )
-        return cast(Lock, answer.body)
+        return self._read(Lock, answer.body)
 
     @operation
     def release_lock(self, backend: str, volume: str, owner: str) -> Steps[None]:

@@ -6,25 +6,29 @@ import json
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar
 
 from orchestrator.client.binding import listing, operation
 from orchestrator.client.listings import Query
-from orchestrator.client.shapes import Archived, Batch, Event, Job, JobRequest, Plan
+from orchestrator.client.reading import Methods
 from orchestrator.client.steps import Call, Steps, given, path_to
 from orchestrator.client.waiting import Deadline, ended, until_ended
+from orchestrator.contract.answers import Answer
+from orchestrator.contract.events import Event
+from orchestrator.contract.jobs import Archived, Batch, Job, Plan
 from orchestrator.domain.errors import InvalidInput
+
+A = TypeVar("A", bound=Answer)
 
 #: Batches longer than this are sent as NDJSON, which the service reads line by line.
 _LONG = 1000
 _NDJSON = {"Content-Type": "application/x-ndjson"}
+#: A job to submit: ``action``, ``backend``, ``volume``, ``params`` … as in ``POST /v1/jobs``.
+JobRequest = Mapping[str, Any]
 
 
-class JobMethods:
-    """Jobs and batches. A job failing is no error here: look at its ``state``."""
-
-    #: Whether the service has answered anything yet.
-    _answered: bool
+class JobMethods(Methods):
+    """Jobs and batches. A job that fails raises nothing until `Job.raise_for_state` is called."""
 
     @operation
     def submit(
@@ -65,8 +69,7 @@ class JobMethods:
             max_attempts=max_attempts, after=after, approval=approval or None,
         )  # fmt: skip
         call = Call(method="POST", path="/v1/jobs", json=request)
-        found: Job = yield from self._accepted(call, "jobs", idempotency_key, wait)
-        return found
+        return self._read(Job, (yield from accepted(call, "jobs", idempotency_key, wait)))
 
     @operation
     def plan(
@@ -98,7 +101,8 @@ class JobMethods:
             reason=reason, priority=priority, run_at=run_at, depends_on=depends_on,
             max_attempts=max_attempts, after=after, approval=approval or None,
         )  # fmt: skip
-        return (yield from planned(Call(method="POST", path="/v1/jobs", json=request)))
+        call = Call(method="POST", path="/v1/jobs", json=request)
+        return self._read(Plan, (yield from planned(call)))
 
     @operation
     def batch(
@@ -116,18 +120,17 @@ class JobMethods:
         ``idempotency_key`` as in `submit`; ``job_ids`` of the answer are in the order given.
         """
         call = _batch_call(list(jobs), reason)
-        found: Batch = yield from self._accepted(call, "batches", idempotency_key, wait)
-        return found
+        return self._read(Batch, (yield from accepted(call, "batches", idempotency_key, wait)))
 
     @operation
     def plan_batch(self, jobs: Iterable[JobRequest]) -> Steps[Plan]:
         """What `batch` would do; nothing is changed."""
-        return (yield from planned(_batch_call(list(jobs), None)))
+        return self._read(Plan, (yield from planned(_batch_call(list(jobs), None))))
 
     @operation
     def job(self, job: int) -> Steps[Job]:
         """Read a job. Raises `UnknownJob`."""
-        return cast(Job, (yield from _read(path_to("jobs", job))))
+        return self._read(Job, (yield from _read(path_to("jobs", job))))
 
     @listing
     def jobs(
@@ -144,6 +147,7 @@ class JobMethods:
     ) -> Query[Job]:
         """Jobs, newest first. ``state``: one or several, ``("waiting", "queued")``."""
         return Query(
+            Job,
             "/v1/jobs",
             given(
                 state=state or None, action=action, backend=backend, volume=volume,
@@ -165,7 +169,7 @@ class JobMethods:
         service that restarts meanwhile are waited through; `Unavailable` is raised if it
         was never there, or is away when the time is over.
         """
-        return cast(Job, (yield from self._until_ended(path_to("jobs", job), timeout, seen)))
+        return (yield from self._until_ended(Job, path_to("jobs", job), timeout, seen))
 
     @operation
     def wait_batch(
@@ -176,12 +180,12 @@ class JobMethods:
         seen: Callable[[Batch], None] | None = None,
     ) -> Steps[Batch]:
         """A batch once all its jobs have ended; otherwise as `wait`."""
-        return cast(Batch, (yield from self._until_ended(path_to("batches", batch), timeout, seen)))
+        return (yield from self._until_ended(Batch, path_to("batches", batch), timeout, seen))
 
     @listing
     def job_events(self, job: int) -> Query[Event]:
         """The history of a job, oldest first."""
-        return Query(path_to("jobs", job, "events"))
+        return Query(Event, path_to("jobs", job, "events"))
 
     @operation
     def cancel(self, job: int) -> Steps[Job]:
@@ -190,7 +194,7 @@ class JobMethods:
         Raises `JobEnded` if it is over.
         """
         answer = yield Call(method="POST", path=path_to("jobs", job, "cancel"))
-        return cast(Job, answer.body)
+        return self._read(Job, answer.body)
 
     @operation
     def retry(
@@ -205,8 +209,7 @@ class JobMethods:
         call = Call(
             method="POST", path=path_to("jobs", job, "retry"), headers=reason_header(reason)
         )
-        found: Job = yield from self._accepted(call, "jobs", idempotency_key, wait)
-        return found
+        return self._read(Job, (yield from accepted(call, "jobs", idempotency_key, wait)))
 
     @operation
     def approve(self, job: int, *, reason: str | None = None) -> Steps[Job]:
@@ -220,7 +223,7 @@ class JobMethods:
             headers=reason_header(reason),
             repeatable=True,
         )
-        return cast(Job, answer.body)
+        return self._read(Job, answer.body)
 
     @operation
     def set_priority(self, job: int, priority: int) -> Steps[Job]:
@@ -231,7 +234,7 @@ class JobMethods:
             json={"priority": priority},
             repeatable=True,
         )
-        return cast(Job, answer.body)
+        return self._read(Job, answer.body)
 
     @operation
     def archive_jobs(
@@ -250,52 +253,57 @@ class JobMethods:
             json={name: value for name, value in wanted.items() if value is not None},
             repeatable=True,
         )
-        return cast(Archived, answer.body)
+        return self._read(Archived, answer.body)
 
     @operation
     def read_batch(self, batch: int) -> Steps[Batch]:
         """Read a batch: its state and counts. Raises `UnknownJob`."""
-        return cast(Batch, (yield from _read(path_to("batches", batch))))
+        return self._read(Batch, (yield from _read(path_to("batches", batch))))
 
     @listing
     def batch_jobs(self, batch: int) -> Query[Job]:
         """The jobs of a batch, in the order of submission."""
-        return Query(path_to("batches", batch, "jobs"))
+        return Query(Job, path_to("batches", batch, "jobs"))
 
     @operation
     def cancel_batch(self, batch: int) -> Steps[Batch]:
         """Cancel those jobs of a batch that have not ended."""
         answer = yield Call(method="POST", path=path_to("batches", batch, "cancel"))
-        return cast(Batch, answer.body)
+        return self._read(Batch, answer.body)
 
     def _until_ended(
-        self, path: str, timeout: float | None, seen: Callable[[Any], None] | None
-    ) -> Steps[Any]:
-        return until_ended(path, Deadline(timeout), answered=lambda: self._answered, seen=seen)
-
-    def _accepted(self, call: Call, kind: str, key: str | None, wait: float | None) -> Steps[Any]:
-        """Submit, and wait for the end if wanted."""
-        deadline = Deadline(0 if wait is None else wait)
-        preference, held = deadline.preference()
-        key = key if key is not None else uuid.uuid4().hex
-        answer = yield Call(
-            method=call.method,
-            path=call.path,
-            json=call.json,
-            content=call.content,
-            headers={**call.headers, **preference, "Idempotency-Key": key},
-            held=held,
-            repeatable=True,
+        self, kind: type[A], path: str, timeout: float | None, seen: Callable[[A], None] | None
+    ) -> Steps[A]:
+        shown = None if seen is None else lambda document: seen(self._read(kind, document))
+        document = yield from until_ended(
+            path, Deadline(timeout), answered=lambda: self._answered, seen=shown
         )
-        accepted = answer.body
-        if wait is None or ended(accepted) or deadline.left == 0:
-            return accepted
-        path = path_to(kind, accepted["id"])
-        found = yield from until_ended(path, deadline, answered=lambda: True)
-        if kind == "batches":
-            # Only the acceptance tells which jobs the batch has.
-            found["job_ids"] = accepted["job_ids"]
-        return found
+        return self._read(kind, document)
+
+
+def accepted(call: Call, kind: str, key: str | None, wait: float | None) -> Steps[Any]:
+    """Submit, and with ``wait`` wait for the end; the job or batch."""
+    deadline = Deadline(0 if wait is None else wait)
+    preference, held = deadline.preference()
+    key = key if key is not None else uuid.uuid4().hex
+    answer = yield Call(
+        method=call.method,
+        path=call.path,
+        json=call.json,
+        content=call.content,
+        headers={**call.headers, **preference, "Idempotency-Key": key},
+        held=held,
+        repeatable=True,
+    )
+    document = answer.body
+    if wait is None or ended(document) or deadline.left == 0:
+        return document
+    path = path_to(kind, document["id"])
+    found = yield from until_ended(path, deadline, answered=lambda: True)
+    if kind == "batches":
+        # Only the acceptance says which jobs the batch has.
+        found["job_ids"] = document["job_ids"]
+    return found
 
 
 def _request(
@@ -357,7 +365,7 @@ def reason_header(reason: str | None) -> dict[str, str]:
     return {"Reason": reason}
 
 
-def planned(call: Call) -> Steps[Plan]:
+def planned(call: Call) -> Steps[Any]:
     """What a call that submits would do; nothing is changed."""
     answer = yield Call(
         method=call.method,
@@ -368,7 +376,7 @@ def planned(call: Call) -> Steps[Plan]:
         params={"plan": "true"},
         repeatable=True,
     )
-    return cast(Plan, answer.body)
+    return answer.body
 
 
 def _read(path: str) -> Steps[Any]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
-from orchestrator.client.shapes import Page
 from orchestrator.client.steps import Call, Steps, given
+from orchestrator.contract.answers import Page
 
 T = TypeVar("T")
 
@@ -17,64 +17,73 @@ PAGE = 1000
 
 @dataclass(frozen=True)
 class Query(Generic[T]):
-    """What a list is asked with."""
+    """What a list is asked with, and of what it is."""
 
+    kind: type[T]
     path: str
     params: Mapping[str, str] = field(default_factory=dict)
     #: Whether ``limit`` and ``cursor`` are understood; a short list comes whole.
     paged: bool = True
 
 
-def one_page(query: Query[T], limit: int | None, cursor: str | None) -> Steps[Page[T]]:
+def one_page(query: Query[Any], limit: int | None, cursor: str | None) -> Steps[Any]:
     """Ask for one page."""
     paging = given(limit=limit, cursor=cursor) if query.paged else {}
     answer = yield Call(
         method="GET", path=query.path, params={**query.params, **paging}, repeatable=True
     )
-    return cast(Page[T], answer.body)
+    return answer.body
 
 
-class Listing(Generic[T]):
-    """A list: iterate over all of it, or read it a page at a time."""
-
-    def __init__(self, query: Query[T], run: Callable[[Steps[Page[T]]], Page[T]]) -> None:
-        self._query = query
-        self._run = run
-
-    def page(self, *, limit: int | None = None, cursor: str | None = None) -> Page[T]:
-        """One page: up to ``limit`` items (100 if absent, 1000 at most) after ``cursor``."""
-        return self._run(one_page(self._query, limit, cursor))
-
-    def __iter__(self) -> Iterator[T]:
-        """Every item, fetching the next page when it is needed."""
-        page = self.page(limit=PAGE)
-        yield from page["items"]
-        while page["cursor"] is not None:
-            page = self.page(limit=PAGE, cursor=page["cursor"])
-            yield from page["items"]
-
-
-class AsyncListing(Generic[T]):
-    """The same for `AsyncClient`."""
+class _Listed(Generic[T]):
+    """What both kinds of lists know."""
 
     def __init__(
-        self,
-        query: Query[T],
-        run: Callable[[Steps[Page[T]]], Coroutine[Any, Any, Page[T]]],
+        self, query: Query[T], run: Callable[..., Any], read: Callable[[Any, Any], Any]
     ) -> None:
         self._query = query
         self._run = run
+        self._read = read
+
+    def _page(self, document: Any) -> Page[T]:
+        page: Page[T] = self._read(Page[self._query.kind], document)  # type: ignore[name-defined]
+        return page
+
+    def _items(self, document: Any) -> Iterator[T]:
+        for item in document["items"]:
+            yield self._read(self._query.kind, item)
+
+
+class Listing(_Listed[T]):
+    """A list: iterate over all of it, or read it a page at a time."""
+
+    def page(self, *, limit: int | None = None, cursor: str | None = None) -> Page[T]:
+        """One page: up to ``limit`` items (100 if absent, 1000 at most) after ``cursor``."""
+        return self._page(self._run(one_page(self._query, limit, cursor)))
+
+    def __iter__(self) -> Iterator[T]:
+        """Every item, fetching the next page when it is needed."""
+        cursor: str | None = None
+        while True:
+            document = self._run(one_page(self._query, PAGE, cursor))
+            yield from self._items(document)
+            if (cursor := document["cursor"]) is None:
+                return
+
+
+class AsyncListing(_Listed[T]):
+    """The same for `AsyncClient`."""
 
     async def page(self, *, limit: int | None = None, cursor: str | None = None) -> Page[T]:
         """One page: up to ``limit`` items (100 if absent, 1000 at most) after ``cursor``."""
-        return await self._run(one_page(self._query, limit, cursor))
+        return self._page(await self._run(one_page(self._query, limit, cursor)))
 
     async def __aiter__(self) -> AsyncIterator[T]:
         """Every item, fetching the next page when it is needed."""
-        page = await self.page(limit=PAGE)
-        for item in page["items"]:
-            yield item
-        while page["cursor"] is not None:
-            page = await self.page(limit=PAGE, cursor=page["cursor"])
-            for item in page["items"]:
+        cursor: str | None = None
+        while True:
+            document = await self._run(one_page(self._query, PAGE, cursor))
+            for item in self._items(document):
                 yield item
+            if (cursor := document["cursor"]) is None:
+                return

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import cast
 
 from orchestrator.client.binding import listing, operation
 from orchestrator.client.listings import Query
-from orchestrator.client.shapes import Account, Quota
+from orchestrator.client.reading import Methods
 from orchestrator.client.steps import Call, Steps, given, path_to
+from orchestrator.contract.quotas import Account, Quota
 
 
-class QuotaMethods:
+class QuotaMethods(Methods):
     """An account is a project of tokens, or the name of a token without one."""
 
     @listing
     def quotas(self, *, account: str | None = None, backend: str | None = None) -> Query[Quota]:
         """The quotas by account, with what is used of them."""
-        return Query("/v1/quotas", given(account=account, backend=backend))
+        return Query(Quota, "/v1/quotas", given(account=account, backend=backend))
 
     @operation
     def account(
@@ -38,7 +38,7 @@ class QuotaMethods:
         answer = yield Call(
             method="GET", path=path_to("quotas", account), params=params, repeatable=True
         )
-        return cast(Account, answer.body)
+        return self._read(Account, answer.body)
 
     @operation
     def set_quota(
@@ -67,7 +67,7 @@ class QuotaMethods:
             headers=given(Reason=reason),
             repeatable=True,
         )
-        return cast(Quota, answer.body)
+        return self._read(Quota, answer.body)
 
     @operation
     def remove_quota(self, account: str, backend: str, *, reason: str | None = None) -> Steps[None]:

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 from orchestrator.client.binding import listing, operation
 from orchestrator.client.listings import Query
-from orchestrator.client.shapes import Schedule, ScheduleInDetail, ScheduleRun
+from orchestrator.client.reading import Methods
 from orchestrator.client.steps import Call, Steps, given, path_to
+from orchestrator.contract.schedules import Schedule, ScheduleInDetail, ScheduleRun
 
 
-class ScheduleMethods:
+class ScheduleMethods(Methods):
     """What is done again and again. Changes need the role admin."""
 
     @listing
     def schedules(self) -> Query[Schedule]:
         """The schedules by name."""
-        return Query("/v1/schedules")
+        return Query(Schedule, "/v1/schedules")
 
     @operation
     def schedule(self, name: str) -> Steps[ScheduleInDetail]:
         """Read a schedule, and what became of its last run. Raises `UnknownSchedule`."""
         answer = yield Call(method="GET", path=path_to("schedules", name), repeatable=True)
-        return cast(ScheduleInDetail, answer.body)
+        return self._read(ScheduleInDetail, answer.body)
 
     @operation
     def put_schedule(
@@ -57,7 +58,7 @@ class ScheduleMethods:
             json={field: value for field, value in wanted.items() if value is not None},
             repeatable=replace,
         )
-        return cast(ScheduleInDetail, answer.body)
+        return self._read(ScheduleInDetail, answer.body)
 
     @operation
     def enable_schedule(self, name: str, enabled: bool = True) -> Steps[ScheduleInDetail]:
@@ -68,7 +69,7 @@ class ScheduleMethods:
             json={"enabled": enabled},
             repeatable=True,
         )
-        return cast(ScheduleInDetail, answer.body)
+        return self._read(ScheduleInDetail, answer.body)
 
     @operation
     def run_schedule(self, name: str, *, idempotency_key: str | None = None) -> Steps[ScheduleRun]:
@@ -79,7 +80,7 @@ class ScheduleMethods:
             headers={"Idempotency-Key": idempotency_key or str(uuid.uuid4())},
             repeatable=True,
         )
-        return cast(ScheduleRun, answer.body)
+        return self._read(ScheduleRun, answer.body)
 
     @operation
     def remove_schedule(self, name: str) -> Steps[None]:

@@ -2,17 +2,61 @@
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from enum import Enum
+from functools import partial
+from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
 
 T = TypeVar("T")
 
 
+class _Open:
+    """What a newer version of the service may add to: tried as declared, then as any text."""
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        text: CoreSchema = core_schema.str_schema()
+        if isinstance(source, type) and issubclass(source, Enum):
+            text = core_schema.no_info_after_validator_function(partial(_member, source), text)
+        return core_schema.union_schema([handler(source), text], mode="left_to_right")
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        closed: JsonSchemaValue = handler(schema)["anyOf"][0]
+        return closed
+
+
+def _member(vocabulary: Any, text: str) -> Any:
+    member = str.__new__(vocabulary, text)
+    member._name_, member._value_ = text.upper(), text
+    return member
+
+
+#: A vocabulary, declared as it is known here. A value that is not known becomes a member that
+#: equals its text, so that a client outlives a newer service.
+Open = Annotated[T, _Open()]
+
+
 class Answer(BaseModel):
-    """Base of all answers."""
+    """Base of all answers; fields that are not known are ignored."""
 
     model_config = ConfigDict(extra="ignore")
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """The schema, in which a field that refers to a vocabulary has no title of its own."""
+        written = handler(schema)
+        for field in handler.resolve_ref_schema(written).get("properties", {}).values():
+            if "$ref" in field:
+                field.pop("title", None)
+        return written
 
 
 class Page(Answer, Generic[T]):

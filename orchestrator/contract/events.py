@@ -27,6 +27,12 @@ class Event(Answer):
     data: dict[str, Any] | None = None
 
 
+class FollowedEvent(Event):
+    """One of a stream that is followed, with the epoch of its number."""
+
+    epoch: int | None = None
+
+
 class EventPage(Answer):
     """Events in their order."""
 

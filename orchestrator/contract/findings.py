@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from orchestrator.contract.answers import Answer
+from orchestrator.contract.answers import Answer, Open
 from orchestrator.domain.states import FindingKind, FindingState
 
 
@@ -25,8 +25,8 @@ class Finding(Answer):
 
     id: int
     backend: str
-    kind: FindingKind
-    state: FindingState
+    kind: Open[FindingKind]
+    state: Open[FindingState]
     text: str
     volume: str | None = None
     volume_id: str | None = None

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from orchestrator.contract.answers import Answer
+from orchestrator.contract.answers import Answer, Open
 from orchestrator.contract.jobs import JobError
 from orchestrator.domain.states import BackendState, PolicyState, SnapshotState, VolumeState
 
@@ -17,7 +17,7 @@ class Backend(Answer):
 
     name: str
     driver: str
-    state: BackendState
+    state: Open[BackendState]
     capabilities: list[str] | None = Field(
         default=None, description="Null until a worker has looked."
     )
@@ -76,7 +76,7 @@ class Volume(Answer):
     id: str
     backend: str
     name: str
-    state: VolumeState
+    state: Open[VolumeState]
     size_bytes: int
     requested_bytes: int
     used_bytes: int
@@ -110,7 +110,7 @@ class Snapshot(Answer):
     backend: str
     volume: str
     name: str
-    state: SnapshotState
+    state: Open[SnapshotState]
     size_bytes: int
     used_bytes: int
     created_at: datetime
@@ -122,7 +122,7 @@ class Policy(Answer):
     id: str
     backend: str
     name: str
-    state: PolicyState
+    state: Open[PolicyState]
     rules: list[str] = Field(description="In their order; none: nobody is admitted.")
     volumes: int = Field(description="How many volumes have it.")
     jobs: list[int] = Field(default_factory=list, description="Unfinished jobs that change it.")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 
 from pydantic import ConfigDict, Field
 
-from orchestrator.contract.answers import Answer
+from orchestrator.contract.answers import Answer, Open
+from orchestrator.domain.errors import Canceled, WrongState, problem_for
 from orchestrator.domain.states import JobState
 
 
@@ -79,7 +80,7 @@ class Job(Answer):
     policy: str | None = None
     host: str | None = None
     params: dict[str, Any] = Field(examples=[{"size_bytes": 10737418240}])
-    state: JobState
+    state: Open[JobState]
     waiting_on: WaitingOn | None = Field(default=None, description="Why it does not run yet.")
     priority: int = 0
     attempt: int = Field(description="Attempts begun.")
@@ -106,12 +107,38 @@ class Job(Answer):
     finished_at: datetime | None = None
     worker: str | None = None
 
+    @property
+    def ended(self) -> bool:
+        """Whether it is over: succeeded, failed or canceled."""
+        return self.finished_at is not None
+
+    def raise_for_state(self) -> Self:
+        """The job itself, if it has succeeded.
+
+        Raises the `Problem` for which it failed, `Canceled` if it was canceled, and
+        `WrongState` if it has not ended. Its id is the fact ``job``.
+        """
+        if self.state == JobState.SUCCEEDED:
+            return self
+        if not self.ended:
+            waits = "" if self.waiting_on is None else f": {self.waiting_on.detail}"
+            raise WrongState(f"job {self.id} has not ended, it is {self.state}{waits}", job=self.id)
+        if self.error is None:
+            raise Canceled(f"job {self.id} ({self.action}) was canceled", job=self.id)
+        facts = {**(self.error.model_extra or {}), "job": self.id}
+        problem = problem_for(self.error.code)(self.error.detail, **facts)
+        # A newer service may have codes that this version does not know.
+        problem.code = self.error.code  # type: ignore[misc]
+        raise problem
+
 
 class Batch(Answer):
     """Jobs that were accepted together."""
 
     id: int
-    state: JobState = Field(description="running; then succeeded if every job did, else failed.")
+    state: Open[JobState] = Field(
+        description="running; then succeeded if every job did, else failed."
+    )
     total: int
     succeeded: int
     failed: int
@@ -124,6 +151,11 @@ class Batch(Answer):
     job_ids: list[int] | None = Field(
         default=None, description="Told when the batch is accepted, in the order of submission."
     )
+
+    @property
+    def ended(self) -> bool:
+        """Whether all its jobs are over."""
+        return self.finished_at is not None
 
 
 class PlannedJob(Answer):

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from orchestrator.contract.answers import Answer, Page
+from orchestrator.contract.answers import Answer, Open, Page
 
 
 class Amounts(Answer):
@@ -40,7 +40,7 @@ class Quota(Limits):
 class Holding(Answer):
     """Something that counts for an account: a volume, or an unfinished job."""
 
-    kind: Literal["volume", "job"]
+    kind: Open[Literal["volume", "job"]]
     backend: str
     volume: str | None = None
     volume_id: str | None = None

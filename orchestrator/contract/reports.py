@@ -6,7 +6,7 @@ from datetime import date, datetime
 
 from pydantic import Field
 
-from orchestrator.contract.answers import Answer
+from orchestrator.contract.answers import Answer, Open
 from orchestrator.domain.states import FindingKind, JobState
 
 #: A report has up to about so many days: of longer periods, the last of every few.
@@ -43,7 +43,7 @@ class EndedJobs(Answer):
     """Jobs of one action that ended one way; times are those from start to end."""
 
     action: str
-    state: JobState
+    state: Open[JobState]
     jobs: int
     median_seconds: float | None
     p95_seconds: float | None = Field(description="95 of 100 took no longer.")
@@ -72,7 +72,7 @@ class Cause(Answer):
 class FindingsOfKind(Answer):
     """Differences between backends and their records."""
 
-    kind: FindingKind
+    kind: Open[FindingKind]
     opened: int = Field(description="First seen in the period.")
     closed: int = Field(description="Gone in the period.")
     open_now: int

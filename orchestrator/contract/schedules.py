@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from orchestrator.contract.answers import Answer
+from orchestrator.contract.answers import Answer, Open
 from orchestrator.contract.jobs import JobError
 from orchestrator.domain.keeping import Keep
 from orchestrator.domain.states import JobState
+
+
+def _known(keep: Any) -> Any:
+    """Without what a newer service may keep besides."""
+    if not isinstance(keep, dict):
+        return keep
+    return {name: count for name, count in keep.items() if name in Keep.model_fields}
 
 
 class Refusal(Answer):
@@ -53,7 +60,9 @@ class Schedule(Answer):
     backend: str | None = None
     volumes: list[str] | None = Field(description="Patterns of names.", examples=[["vm*"]])
     params: dict[str, Any]
-    keep: Keep | None = Field(description="Which of its snapshots are kept; null: all.")
+    keep: Annotated[Keep | None, BeforeValidator(_known)] = Field(
+        description="Which of its snapshots are kept; null: all."
+    )
     enabled: bool
     reason: str | None = None
     created_by: str = Field(description="The name of the token.")
@@ -76,7 +85,7 @@ class FailedJob(Answer):
 class ScheduleInDetail(Schedule):
     """A schedule, and what became of the jobs of its last run."""
 
-    last_jobs: dict[JobState, int] = Field(description="How many of them are in which state.")
+    last_jobs: dict[Open[JobState], int] = Field(description="How many of them are in which state.")
     failed: list[FailedJob] = Field(description="Up to 20 of those that failed or were canceled.")
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from orchestrator.contract.answers import Answer
+from orchestrator.contract.answers import Answer, Open
 from orchestrator.contract.inventory import Backend
 from orchestrator.domain.states import Role
 
@@ -17,7 +17,7 @@ class Token(Answer):
 
     id: str
     name: str
-    role: Role
+    role: Open[Role]
     project: str | None = Field(
         default=None,
         description="For whose quota counts what is made with it; null: its own name's.",
@@ -36,7 +36,7 @@ class Queue(Answer):
     """The queue as a whole."""
 
     accepting: bool = Field(description="Whether new jobs are taken.")
-    unfinished: dict[Literal["waiting", "queued", "running"], int]
+    unfinished: dict[Open[Literal["waiting", "queued", "running"]], int]
 
 
 class Ready(Answer):
@@ -51,7 +51,7 @@ class ActionDescription(Answer):
 
     name: str
     summary: str
-    role: Role
+    role: Open[Role]
     capability: str | None
     destructive: bool
     params: dict[str, Any] = Field(description="JSON schema of its parameters.")
@@ -61,7 +61,7 @@ class Asker(Answer):
     """Who asks, as the token says."""
 
     name: str
-    role: Role
+    role: Open[Role]
     project: str | None
 
 

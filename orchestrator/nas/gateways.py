@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from typing import Any, Protocol
 
-from orchestrator.client import Client
+from orchestrator.client import DocumentClient
 from orchestrator.domain.errors import Problem, Unavailable, UnknownVolume, problem_for
 
 View = Mapping[str, Any]
@@ -87,11 +87,11 @@ class Remote:
         self, backend: str, url: str | None, token: str | None, *, wait_seconds: float
     ) -> None:
         self._backend = backend
-        self._client = Client(url, token)
+        self._client = DocumentClient(url, token)
         self._wait = wait_seconds
 
     def driver(self) -> str:
-        return self._client.backend(self._backend)["driver"]
+        return str(self._client.backend(self._backend)["driver"])
 
     def capabilities(self) -> frozenset[str]:
         return frozenset(self._client.backend(self._backend)["capabilities"] or ())
@@ -112,9 +112,11 @@ class Remote:
         return [view for view in found if after is None or view["name"] > after][:limit]
 
     def volume(self, name: str) -> View:
-        return self._client.volume(self._backend, name)
+        view: View = self._client.volume(self._backend, name)
+        return view
 
     def volume_at(self, path: str) -> View:
+        found: View
         for found in self._client.volumes(self._backend, junction_path=path):
             return found
         raise UnknownVolume(f"there is no volume at {path}", field="volume")
@@ -123,13 +125,15 @@ class Remote:
         return list(self._client.snapshots(self._backend, volume))
 
     def snapshot(self, volume: str, name: str) -> View:
-        return self._client.snapshot(self._backend, volume, name)
+        view: View = self._client.snapshot(self._backend, volume, name)
+        return view
 
     def policies(self) -> Sequence[View]:
         return list(self._client.policies(self._backend))
 
     def policy(self, name: str) -> View:
-        return self._client.policy(self._backend, name)
+        view: View = self._client.policy(self._backend, name)
+        return view
 
     def take_lock(self, volume: str, host: str) -> None:
         self._client.take_lock(self._backend, volume, host)

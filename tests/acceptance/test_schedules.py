@@ -107,17 +107,18 @@ def test_the_scheduler_exports_events(product: Product, name: str) -> None:
     with Client(product.url, product.token) as client:
         client.put_schedule(name, "0 3 * * *", "events.export")
         told = client.run_schedule(name)
-        assert (told["job_ids"], told["result"]) == ([], None)
+        assert (told.job_ids, told.result) == ([], None)
         until = time.monotonic() + 60
-        while not (result := client.schedule(name)["last_result"]):
+        while not (result := client.schedule(name).last_result):
             assert time.monotonic() < until
             time.sleep(0.05)
         client.remove_schedule(name)
-        exported = product.data / "exports" / result["file"]
+        exported = product.data / "exports" / str(result.file)
         with gzip.open(exported, "rt") as file:
             *lines, head = map(json.loads, file)
-        epoch = client.event_page(0, limit=1)["epoch"]
-        link = {"number": result["last"], "link": result["link"], "epoch": epoch}
+        epoch = client.event_page(0, limit=1).epoch
+        link = {"number": result.last, "link": result.link, "epoch": epoch}
         assert head["head"] == link
-        wanted: list[Any] = list(client.event_page(0, limit=5)["items"])
+        page = client.event_page(0, limit=5)
+        wanted = [json.loads(event.model_dump_json()) for event in page.items]
         assert lines[: len(wanted)] == wanted

@@ -6,24 +6,27 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, get_type_hints
+from typing import Any
 
 import pytest
 
-from orchestrator.client import AsyncClient, Client, shapes
-from orchestrator.contract import events, inventory, jobs, schedules
-from orchestrator.contract import service as status
+from orchestrator.client import AsyncClient, Client, DocumentClient
+from orchestrator.contract.jobs import Job
+from orchestrator.contract.schedules import Schedule
 from orchestrator.domain.errors import (
+    Canceled,
     Conflict,
     EpochChanged,
     Gone,
     IdempotencyMismatch,
     InvalidInput,
     InvalidName,
+    NoSpace,
     NotAuthenticated,
     Problem,
     Unavailable,
     UnknownVolume,
+    WrongState,
 )
 
 Reply = Callable[[BaseHTTPRequestHandler], None]
@@ -136,18 +139,37 @@ def use(request: pytest.FixtureRequest, service: Service) -> Use:
     return lambda work: asyncio.run(awaited(work))
 
 
+AT = "2026-01-01T00:00:00Z"
+
+
 def job(**fields: Any) -> dict[str, Any]:
-    return {"id": 7, "state": "queued", "finished_at": None, **fields}
+    return {
+        "id": 7, "action": "volume.create", "backend": "fast", "params": {}, "state": "queued",
+        "attempt": 0, "max_attempts": 5, "submitted_by": "ops", "created_at": AT,
+        "finished_at": None, **fields,
+    }  # fmt: skip
 
 
-ENDED = job(state="succeeded", finished_at="2026-01-01T00:00:00Z")
+def batch(**fields: Any) -> dict[str, Any]:
+    return {
+        "id": 7, "state": "running", "total": 1, "succeeded": 0, "failed": 0, "canceled": 0,
+        "unfinished": 1, "submitted_by": "ops", "created_at": AT, "finished_at": None, **fields,
+    }  # fmt: skip
+
+
+ENDED = job(state="succeeded", finished_at=AT)
+VOLUME = {
+    "id": "v", "backend": "fast", "name": "vm1", "state": "available", "size_bytes": 1,
+    "requested_bytes": 1, "used_bytes": 0, "metadata": {}, "parameters": {}, "settings": {},
+    "created_at": AT, "changed_at": AT,
+}  # fmt: skip
 
 
 def test_a_submission_is_sent_as_the_service_reads_it(service: Service, use: Use) -> None:
     service.script = [answer(job(), 202)]
     found = use(lambda c: c.submit("volume.create", "fast", volume="a/b", size="10G", priority=-3))
     [request] = service.requests
-    assert found == job()
+    assert found == Job.model_validate(job())
     assert (request["method"], request["path"]) == ("POST", "/v1/jobs")
     assert request["headers"]["Authorization"] == "Bearer secret"
     assert json.loads(request["body"]) == {
@@ -163,7 +185,7 @@ def test_a_submission_whose_connection_broke_is_sent_again_with_its_key(
     service: Service, use: Use
 ) -> None:
     service.script = [drop, drop, answer(job(), 202)]
-    assert use(lambda c: c.submit("volume.create", "fast"))["id"] == 7
+    assert use(lambda c: c.submit("volume.create", "fast")).id == 7
     keys = {request["headers"]["Idempotency-Key"] for request in service.requests}
     bodies = {request["body"] for request in service.requests}
     assert len(service.requests) == 3
@@ -265,7 +287,7 @@ def test_a_missing_token_is_named(service: Service, monkeypatch: pytest.MonkeyPa
 def test_a_name_is_one_segment_of_the_path(
     service: Service, use: Use, volume: str, path: str
 ) -> None:
-    service.script = [answer({})]
+    service.script = [answer(VOLUME)]
     use(lambda c: c.volume("fast", volume))
     assert service.requests[0]["path"] == f"/v1/backends/fast/volumes/{path}"
 
@@ -283,18 +305,18 @@ def test_waiting_outlives_a_restart(service: Service, use: Use) -> None:
         answer(job(state="running")),
         answer(ENDED),
     ]
-    assert use(lambda c: c.submit("volume.create", "fast", wait=60)) == ENDED
+    assert use(lambda c: c.submit("volume.create", "fast", wait=60)) == Job.model_validate(ENDED)
 
 
 def test_waiting_begins_in_the_request_that_submits(service: Service, use: Use) -> None:
     service.script = [answer(ENDED)]
-    assert use(lambda c: c.submit("volume.create", "fast", wait=20)) == ENDED
+    assert use(lambda c: c.submit("volume.create", "fast", wait=20)) == Job.model_validate(ENDED)
     assert service.requests[0]["headers"]["Prefer"] in ("wait=20", "wait=19")
 
 
 def test_a_wait_that_is_over_returns_the_job_as_it_is(service: Service, use: Use) -> None:
     service.script = [answer(job(state="running"))] * 9
-    assert use(lambda c: c.wait(7, timeout=0.2))["state"] == "running"
+    assert use(lambda c: c.wait(7, timeout=0.2)).state == "running"
 
 
 def test_a_wait_for_nothing_looks_once(service: Service, use: Use) -> None:
@@ -306,7 +328,7 @@ def test_a_wait_for_nothing_looks_once(service: Service, use: Use) -> None:
 def test_a_watcher_sees_every_look(service: Service, use: Use) -> None:
     service.script = [answer(job(state="running")), answer(ENDED)]
     seen: list[str] = []
-    use(lambda c: c.wait(7, seen=lambda found: seen.append(found["state"])))
+    use(lambda c: c.wait(7, seen=lambda found: seen.append(found.state)))
     assert seen == ["running", "succeeded"]
 
 
@@ -324,7 +346,7 @@ def test_a_refusal_ends_the_wait(service: Service, use: Use) -> None:
 
 
 def test_a_long_batch_is_sent_line_by_line(service: Service, use: Use) -> None:
-    service.script = [answer(job(job_ids=[1]), 202)]
+    service.script = [answer(batch(job_ids=[1]), 202)]
     jobs = [{"action": "volume.create", "ref": f"r{n}"} for n in range(1500)]
     use(lambda c: c.batch(jobs, reason="spring"))
     [request] = service.requests
@@ -334,7 +356,7 @@ def test_a_long_batch_is_sent_line_by_line(service: Service, use: Use) -> None:
 
 
 def test_a_short_batch_is_one_document(service: Service, use: Use) -> None:
-    service.script = [answer(job(job_ids=[1]), 202)]
+    service.script = [answer(batch(job_ids=[1]), 202)]
     use(lambda c: c.batch([{"action": "volume.create"}], reason="frühling"))
     assert json.loads(service.requests[0]["body"]) == {
         "jobs": [{"action": "volume.create"}],
@@ -343,26 +365,29 @@ def test_a_short_batch_is_one_document(service: Service, use: Use) -> None:
 
 
 def test_the_job_ids_of_a_batch_outlive_the_wait(service: Service, use: Use) -> None:
-    ended = {**ENDED, "job_ids": None}
-    service.script = [answer(job(job_ids=[1, 2]), 202), answer(ended)]
-    assert use(lambda c: c.batch([{}], wait=5))["job_ids"] == [1, 2]
+    service.script = [answer(batch(job_ids=[1, 2]), 202), answer(batch(finished_at=AT))]
+    assert use(lambda c: c.batch([{}], wait=5)).job_ids == [1, 2]
 
 
 def test_a_list_is_read_page_by_page(service: Service, use: Use) -> None:
     service.script = [
-        answer({"items": [{"id": 3}, {"id": 2}], "cursor": "c1"}),
-        answer({"items": [{"id": 1}], "cursor": None}),
+        answer({"items": [job(id=3), job(id=2)], "cursor": "c1"}),
+        answer({"items": [job(id=1)], "cursor": None}),
     ]
     wanted: dict[str, Any] = {"state": ("waiting", "queued"), "batch": 4}
     found = use(lambda c: iter(c.jobs(**wanted)) if isinstance(c, Client) else c.jobs(**wanted))
-    assert [item["id"] for item in found] == [3, 2, 1]
+    assert [item.id for item in found] == [3, 2, 1]
     first, second = (request["path"] for request in service.requests)
     assert first == "/v1/jobs?state=waiting%2Cqueued&batch_id=4&limit=1000"
     assert second.endswith("cursor=c1")
 
 
-def event(number: int, text: str = "") -> str:
-    return f"id: {number}\ndata: {json.dumps({'number': number, 'reason': text})}\n\n"
+def event(number: int, text: str = "") -> dict[str, Any]:
+    return {"number": number, "at": AT, "kind": "job.started", "actor": "ops", "reason": text}
+
+
+def sent(number: int) -> str:
+    return f"id: {number}\ndata: {json.dumps(event(number))}\n\n"
 
 
 def followed(client: Any, count: int) -> Any:
@@ -384,11 +409,11 @@ def followed(client: Any, count: int) -> Any:
 
 def test_a_stream_that_breaks_is_taken_up_where_it_was_left(service: Service, use: Use) -> None:
     service.script = [
-        stream(event(5), ": still here\n\n", event(6)[:-9]),
+        stream(sent(5), ": still here\n\n", sent(6)[:-9]),
         drop,
-        stream(event(6) + event(7)),
+        stream(sent(6) + sent(7)),
     ]
-    assert [found["number"] for found in use(lambda c: followed(c, 3))] == [5, 6, 7]
+    assert [found.number for found in use(lambda c: followed(c, 3))] == [5, 6, 7]
     assert [r["headers"]["Last-Event-ID"] for r in service.requests] == ["4", "5", "5"]
     assert service.requests[0]["headers"]["Accept"] == "text/event-stream"
 
@@ -397,11 +422,11 @@ def test_a_stream_names_the_epoch_of_what_was_read_when_it_is_taken_up(
     service: Service, use: Use
 ) -> None:
     service.script = [
-        stream(event(5).replace("id: 5", "id: 77-5")),
+        stream(sent(5).replace("id: 5", "id: 77-5")),
         drop,
-        stream(event(6).replace("id: 6", "id: 77-6")),
+        stream(sent(6).replace("id: 6", "id: 77-6")),
     ]
-    assert [found["epoch"] for found in use(lambda c: followed(c, 2))] == [77, 77]
+    assert [found.epoch for found in use(lambda c: followed(c, 2))] == [77, 77]
     assert service.requests[-1]["headers"]["Last-Event-ID"] == "77-5"
     service.script = [refuse(410, "epoch_changed", epoch=78, after=3)]
     with pytest.raises(EpochChanged):
@@ -410,9 +435,9 @@ def test_a_stream_names_the_epoch_of_what_was_read_when_it_is_taken_up(
 
 def test_an_event_may_hold_what_unicode_calls_the_end_of_a_line(service: Service, use: Use) -> None:
     text = "one\u2028two\x0bthree"
-    line = json.dumps({"number": 5, "reason": text}, ensure_ascii=False)
+    line = json.dumps(event(5, text), ensure_ascii=False)
     service.script = [stream(f"id: 5\ndata: {line}\n\n")]
-    assert use(lambda c: followed(c, 1))[0]["reason"] == text
+    assert use(lambda c: followed(c, 1))[0].reason == text
 
 
 def test_archived_events_are_told_to_who_asks_for_them(service: Service, use: Use) -> None:
@@ -424,9 +449,9 @@ def test_archived_events_are_told_to_who_asks_for_them(service: Service, use: Us
 def test_events_begin_with_the_oldest_that_is_left(service: Service, use: Use) -> None:
     service.script = [
         refuse(410, "gone", oldest=100),
-        answer({"items": [{"number": 100}], "next_after": 100}),
+        answer({"items": [event(100)], "next_after": 100}),
     ]
-    assert use(lambda c: c.events()) == [{"number": 100}]
+    assert [found.number for found in use(lambda c: c.events())] == [100]
     assert "after=99" in service.requests[1]["path"]
 
 
@@ -441,35 +466,66 @@ def test_an_address_that_cannot_be_called_is_told(url: str) -> None:
         client.job(7)
 
 
+def test_what_a_newer_service_adds_is_ignored_or_kept_as_text(service: Service, use: Use) -> None:
+    waits = {"kind": "moon_phase", "detail": "not full", "moon": "waning"}
+    service.script = [answer(job(state="paused", waiting_on=waits, color="blue"))]
+    found = use(lambda c: c.job(7))
+    assert (found.state, found.state.value, str(found.state)) == ("paused",) * 3
+    assert found.waiting_on.kind == "moon_phase"
+    assert not hasattr(found, "color")
+    assert json.loads(found.model_dump_json())["state"] == "paused"
+
+
+def test_what_a_newer_service_adds_inside_a_value_is_ignored(service: Service) -> None:
+    schedule = {
+        "name": "s", "cron": "0 * * * *", "action": "snapshot.create", "volumes": ["*"],
+        "params": {}, "keep": {"last": 3, "yearly": 1}, "enabled": True, "created_by": "ops",
+        "created_at": AT, "next_at": None,
+    }  # fmt: skip
+    service.script = [answer({"items": [schedule], "cursor": None})]
+    with Client(service.url, "secret") as client:
+        [found] = client.schedules()
+    assert isinstance(found, Schedule)
+    assert found.keep is not None and found.keep.last == 3
+
+
+def test_an_answer_that_makes_no_sense_is_told(service: Service, use: Use) -> None:
+    service.script = [answer({"id": 7})]
+    with pytest.raises(Unavailable, match="no Job"):
+        use(lambda c: c.job(7))
+
+
+def test_documents_are_passed_on_as_they_came(service: Service) -> None:
+    documents = [job(id=3, color="blue"), job(id=2)]
+    service.script = [answer({"items": documents, "cursor": None}), answer(documents[0])]
+    with DocumentClient(service.url, "secret") as client:
+        assert list(client.jobs()) == documents
+        assert client.job(3) == documents[0]
+
+
+def error(code: str, **facts: Any) -> dict[str, Any]:
+    return {"code": code, "detail": "why", "retryable": False, **facts}
+
+
 @pytest.mark.parametrize(
-    "name",
+    ("document", "raised", "code"),
     [
-        "Attempt",
-        "ActionDescription",
-        "Attachment",
-        "Backend",
-        "Batch",
-        "Event",
-        "EventPage",
-        "Job",
-        "JobError",
-        "Lock",
-        "NewToken",
-        "Plan",
-        "PlannedJob",
-        "Progress",
-        "Schedule",
-        "ScheduleInDetail",
-        "ScheduleRun",
-        "Snapshot",
-        "Step",
-        "Token",
-        "Volume",
-        "WaitingOn",
+        (job(state="failed", finished_at=AT, error=error("no_space", free=1)), NoSpace, "no_space"),
+        (job(state="failed", finished_at=AT, error=error("frozen")), Problem, "frozen"),
+        (job(state="canceled", finished_at=AT), Canceled, "canceled"),
+        (job(), WrongState, "wrong_state"),
     ],
 )
-def test_the_client_knows_every_field_the_service_answers(name: str) -> None:
-    modules = (events, inventory, jobs, schedules, status)
-    model = next(found for m in modules if (found := getattr(m, name, None)))
-    shape = getattr(shapes, name)
-    assert set(get_type_hints(shape)) == set(model.model_fields)
+def test_a_job_that_has_not_succeeded_raises_why(
+    document: dict[str, Any], raised: type[Problem], code: str
+) -> None:
+    with pytest.raises(raised) as caught:
+        Job.model_validate(document).raise_for_state()
+    assert caught.value.code == code
+    assert caught.value.facts["job"] == 7
+
+
+def test_a_job_that_has_succeeded_is_returned() -> None:
+    ended = Job.model_validate(ENDED)
+    assert ended.ended
+    assert ended.raise_for_state() is ended
