@@ -19,9 +19,19 @@ class JobState(StrEnum):
 UNFINISHED = (JobState.WAITING, JobState.QUEUED, JobState.RUNNING)
 FINISHED = (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELED)
 
+#: Which states may follow each state of a job.
+NEXT_JOB_STATES: dict[JobState, frozenset[JobState]] = {
+    JobState.WAITING: frozenset({JobState.QUEUED, JobState.FAILED, JobState.CANCELED}),
+    JobState.QUEUED: frozenset(
+        {JobState.WAITING, JobState.RUNNING, JobState.FAILED, JobState.CANCELED}
+    ),
+    JobState.RUNNING: frozenset({JobState.WAITING, JobState.QUEUED, *FINISHED}),
+    **dict.fromkeys(FINISHED, frozenset()),
+}
+
 
 class VolumeState(StrEnum):
-    """What a volume is. What is being done to it is told by its unfinished jobs."""
+    """What a volume is. Its unfinished jobs say what is being done to it."""
 
     PENDING = "pending"
     AVAILABLE = "available"
@@ -29,6 +39,21 @@ class VolumeState(StrEnum):
     ERROR = "error"
     REMOVED = "removed"
 
+
+#: Which states may follow each state of a volume.
+NEXT_VOLUME_STATES: dict[VolumeState, frozenset[VolumeState]] = {
+    VolumeState.PENDING: frozenset({VolumeState.AVAILABLE, VolumeState.ERROR, VolumeState.REMOVED}),
+    VolumeState.AVAILABLE: frozenset(
+        {VolumeState.RESTRICTED, VolumeState.ERROR, VolumeState.REMOVED}
+    ),
+    VolumeState.RESTRICTED: frozenset(
+        {VolumeState.AVAILABLE, VolumeState.ERROR, VolumeState.REMOVED}
+    ),
+    VolumeState.ERROR: frozenset(
+        {VolumeState.AVAILABLE, VolumeState.RESTRICTED, VolumeState.REMOVED}
+    ),
+    VolumeState.REMOVED: frozenset(),
+}
 
 #: Volumes in these states take up what their backend has promised.
 PROMISED_STATES = (VolumeState.AVAILABLE, VolumeState.RESTRICTED, VolumeState.ERROR)

@@ -13,6 +13,7 @@ from tests.docs.reference import DOCS, PAGES, page
 ROOT = DOCS.parent
 WRITTEN = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")),
+    ROOT / "tests" / "README.md",
     *sorted(DOCS.rglob("*.md")),
 ]
 
@@ -64,3 +65,20 @@ def test_a_design_record_says_when_it_was_made_and_what_became_of_it(path: Path)
     head = path.read_text().split("\n\n")[:2]
     assert re.match(r"# \d{4} ", head[0])
     assert re.fullmatch(r"Created: \d{4}-\d\d-\d\d · Status: \w+( \w+)* · Version: [\d.]+", head[1])
+
+
+def test_the_map_of_the_tests_names_every_directory() -> None:
+    named = set(re.findall(r"^\| `(\w+)` \|", (ROOT / "tests" / "README.md").read_text(), re.M))
+    there = {path.parent.name for path in (ROOT / "tests").glob("*/__init__.py")}
+    assert named == there
+
+
+def test_every_command_for_contributors_exists() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
+    named = set(re.findall(r"\bmake ([a-z]+)", (ROOT / "CONTRIBUTING.md").read_text()))
+    assert named - targets == set()
+    paths = re.findall(
+        r"`((?:orchestrator|workers|migrations|tests|docs|benchmarks)/[\w./]*)`",
+        (ROOT / "CONTRIBUTING.md").read_text(),
+    )
+    assert [path for path in paths if not (ROOT / path).exists()] == []

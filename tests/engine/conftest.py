@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from sqlalchemy import update
 
 from orchestrator.domain.actors import Actor
 from orchestrator.domain.requests import parse_request
-from orchestrator.domain.states import Role
+from orchestrator.domain.states import NEXT_JOB_STATES, NEXT_VOLUME_STATES, Role
 from orchestrator.inventory.volumes import list_volumes
 from orchestrator.jobs import schedule
 from orchestrator.jobs.cancel import cancel
@@ -155,11 +155,34 @@ def settings(tmp_path: Path, migrated_url: str, broker_url: str) -> Settings:
 
 @pytest.fixture
 def engine(settings: Settings) -> Iterator[Engine]:
-    made = Engine(settings, Database(settings.database_url))
+    database = Database(settings.database_url)
+    refuse_other_states(database)
+    made = Engine(settings, database)
     yield made
     made.close()
     release_loops(settings.data / "volumes")
     shutil.rmtree(settings.data / "volumes", ignore_errors=True)
+
+
+def refuse_other_states(database: Database) -> None:
+    """Let SQLite refuse every change of a state that the tables of states do not have."""
+    if database.engine.dialect.name != "sqlite":
+        return
+    tables: dict[str, Mapping[Any, frozenset[Any]]] = {
+        "jobs": NEXT_JOB_STATES,
+        "volumes": NEXT_VOLUME_STATES,
+    }
+    with database.write() as connection:
+        for table, following in tables.items():
+            known = ", ".join(
+                f"'{one}>{other}'" for one, others in following.items() for other in others
+            )
+            connection.exec_driver_sql(
+                f"CREATE TRIGGER declared_{table} BEFORE UPDATE OF state ON {table}"
+                " WHEN OLD.state <> NEW.state"
+                f" AND OLD.state || '>' || NEW.state NOT IN ({known})"
+                " BEGIN SELECT RAISE(FAIL, 'no such change of state is declared'); END"
+            )
 
 
 def create(
