@@ -63,7 +63,7 @@ data: $(STAMP) ## do everything to volumes while others do everything to the sto
 bench: $(STAMP) $(BENCH_STAMP) ## measure it beside other queues; less with ARGS="--quick --only batch"
 	$(BIN)/python -m benchmarks $(ARGS)
 
-docs: $(STAMP) ## write the reference pages that are made from the code
+docs: $(STAMP) ## write what is made from the code: reference pages, the client's methods
 	$(BIN)/python -m tests.docs
 
 lint: $(STAMP) ## check style and formatting (ruff), and that imports go down only (import-linter)

@@ -177,7 +177,7 @@ def _print_durations(client: Client) -> None:
 
 def _print_refusal(client: Client) -> None:
     try:
-        client.submit("volume.grow", "fast", volume="db/01", size="1M")
+        client.volume.grow("fast", "db/01", size="1M")
     except Problem as problem:
         console.print(f"{problem.code} ({problem.field}): {problem.detail}")
 

@@ -94,8 +94,7 @@ def run(
     with connect() as client:
         names = backend or [one["name"] for one in client.backends()]
         accepted = [
-            client.submit(
-                "backend.audit",
+            client.backend.audit(
                 name,
                 host=host,
                 reason=reason,

@@ -57,7 +57,7 @@ def show(
 ) -> None:
     """Show a backend."""
     with connect() as client:
-        found: Any = client.backend(backend)
+        found: Any = client.backend.get(backend)
     if as_json:
         print_json(found)
         return

@@ -51,7 +51,7 @@ def show(
 ) -> None:
     """Show an export policy."""
     with connect() as client:
-        found: Any = client.policy(backend, policy)
+        found: Any = client.policy.get(backend, policy)
     if as_json:
         print_json(found)
         return

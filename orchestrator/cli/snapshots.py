@@ -52,7 +52,7 @@ def show(
 ) -> None:
     """Show a snapshot."""
     with connect() as client:
-        found: Any = client.snapshot(backend, volume, snapshot)
+        found: Any = client.snapshot.get(backend, volume, snapshot)
     if as_json:
         print_json(found)
         return

@@ -83,7 +83,7 @@ def show(
 ) -> None:
     """Show a volume."""
     with connect() as client:
-        found: Any = client.volume(backend, volume)
+        found: Any = client.volume.get(backend, volume)
     if as_json:
         print_json(found)
         return

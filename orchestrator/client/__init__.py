@@ -3,7 +3,7 @@
     from orchestrator.client import Client
 
     with Client() as client:
-        job = client.submit("volume.create", "fast", volume="vm1", size="10G", wait=60)
+        job = client.volume.create("fast", "vm1", size="10G", wait=60)
         job.raise_for_state()
 
 Answers are the types of `orchestrator.contract`; refusals are raised as the classes of

@@ -16,6 +16,7 @@ from orchestrator.client.steps import Steps, StreamSteps
 if TYPE_CHECKING:
     from orchestrator.client.drivers import AsyncClient, Client, DocumentClient
     from orchestrator.client.listings import AsyncListing, Listing, Query
+    from orchestrator.client.rooms import Room
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -46,11 +47,15 @@ class operation(_Bound, Generic[P, T]):
     @overload
     def __get__(self, client: None, owner: type) -> Self: ...
     @overload
-    def __get__(self, client: DocumentClient, owner: type) -> Callable[P, Any]: ...
+    def __get__(
+        self, client: DocumentClient | Room[DocumentClient], owner: type
+    ) -> Callable[P, Any]: ...
     @overload
-    def __get__(self, client: Client, owner: type) -> Callable[P, T]: ...
+    def __get__(self, client: Client | Room[Client], owner: type) -> Callable[P, T]: ...
     @overload
-    def __get__(self, client: AsyncClient, owner: type) -> Callable[P, Coroutine[Any, Any, T]]: ...
+    def __get__(
+        self, client: AsyncClient | Room[AsyncClient], owner: type
+    ) -> Callable[P, Coroutine[Any, Any, T]]: ...
     def __get__(self, client: object, owner: type) -> Any:
         """The method bound to a client."""
         return self if client is None else self._bind(client)

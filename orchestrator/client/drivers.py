@@ -16,7 +16,13 @@ from orchestrator.client.answers import read_answer, unreachable
 from orchestrator.client.audit import AuditMethods
 from orchestrator.client.endpoint import Endpoint, endpoint_for
 from orchestrator.client.history import HistoryMethods
-from orchestrator.client.inventory import InventoryMethods
+from orchestrator.client.inventory import (
+    BackendRoom,
+    InventoryMethods,
+    PolicyRoom,
+    SnapshotRoom,
+    VolumeRoom,
+)
 from orchestrator.client.jobs import JobMethods
 from orchestrator.client.listings import AsyncListing, Listing, Query
 from orchestrator.client.quotas import QuotaMethods
@@ -44,6 +50,11 @@ class _Methods(
 ):
     """Every method, and what both drivers prepare alike."""
 
+    backend: BackendRoom[Self]
+    volume: VolumeRoom[Self]
+    snapshot: SnapshotRoom[Self]
+    policy: PolicyRoom[Self]
+
     def __init__(
         self, url: str | None = None, token: str | None = None, *, timeout: float = 60.0
     ) -> None:
@@ -57,6 +68,10 @@ class _Methods(
         self.endpoint: Endpoint = endpoint_for(url, token)
         self._timeout = timeout
         self._answered = False
+        self.backend = BackendRoom(self)
+        self.volume = VolumeRoom(self)
+        self.snapshot = SnapshotRoom(self)
+        self.policy = PolicyRoom(self)
 
     @property
     def url(self) -> str:
@@ -111,7 +126,7 @@ class Client(_Methods):
     """Blocking calls. Use it with ``with``, or call `close`. Threads may share one.
 
     with Client("http://127.0.0.1:8080", token) as client:
-        job = client.submit("volume.create", "fast", volume="vm1", size="10G", wait=60)
+        job = client.volume.create("fast", "vm1", size="10G", wait=60)
         job.raise_for_state()
     """
 
@@ -226,7 +241,7 @@ class AsyncClient(_Methods):
     """The same calls to be awaited. Use it with ``async with``, or await `aclose`.
 
     async with AsyncClient() as client:
-        job = await client.submit("volume.create", "fast", volume="vm1", size="10G", wait=60)
+        job = await client.volume.create("fast", "vm1", size="10G", wait=60)
     """
 
     def __init__(

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from orchestrator.client.actions import (
+    BackendActions,
+    PolicyActions,
+    SnapshotActions,
+    VolumeActions,
+)
 from orchestrator.client.binding import listing, operation
 from orchestrator.client.listings import Query
 from orchestrator.client.reading import Methods
+from orchestrator.client.rooms import C
 from orchestrator.client.steps import Call, Steps, given, path_to
 from orchestrator.contract.inventory import (
     Attachment,
@@ -27,12 +34,6 @@ class InventoryMethods(Methods):
         """The configured backends."""
         return Query(Backend, "/v1/backends", paged=False)
 
-    @operation
-    def backend(self, backend: str) -> Steps[Backend]:
-        """Read a backend. Raises `UnknownBackend`."""
-        answer = yield _get(path_to("backends", backend))
-        return self._read(Backend, answer.body)
-
     @listing
     def volumes(
         self,
@@ -52,33 +53,15 @@ class InventoryMethods(Methods):
             given(state=state or None, prefix=prefix, junction_path=junction_path),
         )
 
-    @operation
-    def volume(self, backend: str, volume: str) -> Steps[Volume]:
-        """Read a volume. Raises `UnknownVolume`."""
-        answer = yield _get(_volume(backend, volume))
-        return self._read(Volume, answer.body)
-
     @listing
     def snapshots(self, backend: str, volume: str) -> Query[Snapshot]:
         """A volume's snapshots, oldest first."""
         return Query(Snapshot, _volume(backend, volume, "snapshots"))
 
-    @operation
-    def snapshot(self, backend: str, volume: str, snapshot: str) -> Steps[Snapshot]:
-        """Read a snapshot. Raises `UnknownSnapshot`."""
-        answer = yield _get(_volume(backend, volume, "snapshots", snapshot))
-        return self._read(Snapshot, answer.body)
-
     @listing
     def policies(self, backend: str) -> Query[Policy]:
         """A backend's export policies by name."""
         return Query(Policy, path_to("backends", backend, "policies"))
-
-    @operation
-    def policy(self, backend: str, policy: str) -> Steps[Policy]:
-        """Read an export policy. Raises `UnknownPolicy`."""
-        answer = yield _get(path_to("backends", backend, "policies", policy))
-        return self._read(Policy, answer.body)
 
     @listing
     def attachments(self, backend: str, volume: str) -> Query[Attachment]:
@@ -149,6 +132,42 @@ class InventoryMethods(Methods):
             params=given(force=True, reason=reason),
             repeatable=True,
         )
+
+
+class BackendRoom(BackendActions[C]):
+    """Backends: the configured storage systems."""
+
+    @operation
+    def get(self, name: str) -> Steps[Backend]:
+        """Read a backend. Raises `UnknownBackend`."""
+        return self._get(Backend, path_to("backends", name))
+
+
+class VolumeRoom(VolumeActions[C]):
+    """Volumes."""
+
+    @operation
+    def get(self, backend: str, name: str) -> Steps[Volume]:
+        """Read a volume. Raises `UnknownVolume`."""
+        return self._get(Volume, _volume(backend, name))
+
+
+class SnapshotRoom(SnapshotActions[C]):
+    """Snapshots of volumes."""
+
+    @operation
+    def get(self, backend: str, volume: str, name: str) -> Steps[Snapshot]:
+        """Read a snapshot. Raises `UnknownSnapshot`."""
+        return self._get(Snapshot, _volume(backend, volume, "snapshots", name))
+
+
+class PolicyRoom(PolicyActions[C]):
+    """Export policies."""
+
+    @operation
+    def get(self, backend: str, name: str) -> Steps[Policy]:
+        """Read an export policy. Raises `UnknownPolicy`."""
+        return self._get(Policy, path_to("backends", backend, "policies", name))
 
 
 def _volume(backend: str, volume: str, *further: str) -> str:

@@ -91,10 +91,10 @@ class Remote:
         self._wait = wait_seconds
 
     def driver(self) -> str:
-        return str(self._client.backend(self._backend)["driver"])
+        return str(self._client.backend.get(self._backend)["driver"])
 
     def capabilities(self) -> frozenset[str]:
-        return frozenset(self._client.backend(self._backend)["capabilities"] or ())
+        return frozenset(self._client.backend.get(self._backend)["capabilities"] or ())
 
     def run(self, requests: Sequence[Request]) -> Sequence[View]:
         jobs = [{**request, "backend": self._backend} for request in requests]
@@ -112,7 +112,7 @@ class Remote:
         return [view for view in found if after is None or view["name"] > after][:limit]
 
     def volume(self, name: str) -> View:
-        view: View = self._client.volume(self._backend, name)
+        view: View = self._client.volume.get(self._backend, name)
         return view
 
     def volume_at(self, path: str) -> View:
@@ -125,14 +125,14 @@ class Remote:
         return list(self._client.snapshots(self._backend, volume))
 
     def snapshot(self, volume: str, name: str) -> View:
-        view: View = self._client.snapshot(self._backend, volume, name)
+        view: View = self._client.snapshot.get(self._backend, volume, name)
         return view
 
     def policies(self) -> Sequence[View]:
         return list(self._client.policies(self._backend))
 
     def policy(self, name: str) -> View:
-        view: View = self._client.policy(self._backend, name)
+        view: View = self._client.policy.get(self._backend, name)
         return view
 
     def take_lock(self, volume: str, host: str) -> None:

@@ -1,5 +1,6 @@
-"""``python -m tests.docs``: write the reference pages that are made from the code."""
+"""``python -m tests.docs``: write what is made from the code."""
 
-from tests.docs.reference import write
+from tests.docs import client, reference
 
-write()
+reference.write()
+client.write()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.docs import client
 from tests.docs.reference import DOCS, PAGES, page
 
 ROOT = DOCS.parent
@@ -58,6 +59,10 @@ def test_the_index_names_every_page() -> None:
 @pytest.mark.parametrize("name", PAGES)
 def test_the_reference_is_what_the_code_declares(name: str) -> None:
     assert (DOCS / name).read_text() == page(name), "run: make docs"
+
+
+def test_the_client_has_the_actions_that_are_declared() -> None:
+    assert client.MODULE.read_text() == client.module(), "run: make docs"
 
 
 @pytest.mark.parametrize("path", sorted((DOCS / "design").glob("*.md")), ids=lambda path: path.stem)

@@ -3,8 +3,10 @@
 import asyncio
 import inspect
 import json
+import keyword
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 from orchestrator.client import AsyncClient, Client, DocumentClient
 from orchestrator.contract.jobs import Job
 from orchestrator.contract.schedules import Schedule
+from orchestrator.domain.actions import ACTIONS
 from orchestrator.domain.errors import (
     Canceled,
     Conflict,
@@ -28,6 +31,7 @@ from orchestrator.domain.errors import (
     UnknownVolume,
     WrongState,
 )
+from orchestrator.domain.requests import parse_request
 
 Reply = Callable[[BaseHTTPRequestHandler], None]
 
@@ -181,6 +185,65 @@ def test_a_submission_is_sent_as_the_service_reads_it(service: Service, use: Use
     }
 
 
+def test_an_action_is_a_method_of_its_room(service: Service, use: Use) -> None:
+    service.script = [answer(job(), 202), answer(ENDED)]
+    found = use(
+        lambda c: c.volume.create(
+            "fast", "a/b", size="10G", settings={"compression": True}, priority=-3, wait=20,
+            run_at=datetime(2026, 1, 1, tzinfo=UTC), idempotency_key="k",
+        )
+    )  # fmt: skip
+    request = service.requests[0]
+    assert found.ended
+    assert (request["method"], request["path"]) == ("POST", "/v1/jobs")
+    assert request["headers"]["Idempotency-Key"] == "k"
+    assert request["headers"]["Prefer"] in ("wait=20", "wait=19")
+    assert json.loads(request["body"]) == {
+        "action": "volume.create",
+        "backend": "fast",
+        "volume": "a/b",
+        "params": {"size": "10G", "settings": {"compression": True}},
+        "priority": -3,
+        "run_at": "2026-01-01T00:00:00+00:00",
+    }
+
+
+#: What an argument may be, by its name; text elsewhere.
+ARGUMENTS = {
+    **{"size": "1G", "length": "1G", "offset": 512, "finding": 1, "what": ["size"]},
+    **{"image": "/srv/a.raw", "target": "/srv/a.raw", "metadata": {"owner": "ops"}},
+    **{"rules": ["10.0.0.1"], "rule": "10.0.0.1", "sha256": "0" * 64, "format": "raw"},
+    **{"parameters": {"a": "b"}, "settings": {"compression": True}},
+}
+
+
+@pytest.mark.parametrize("name", ACTIONS)
+def test_what_a_method_sends_is_what_its_action_takes(service: Service, name: str) -> None:
+    service.script = [answer(job(), 202)]
+    kind, verb = name.split(".")
+    with Client(service.url, "secret") as client:
+        room = getattr(client, kind)
+        method = getattr(room, f"{verb}_" if keyword.iskeyword(verb) else verb)
+        given: dict[str, Any] = {}
+        for argument in inspect.signature(method).parameters.values():
+            if argument.kind is not inspect.Parameter.VAR_KEYWORD:
+                flag = argument.default is False
+                given[argument.name] = flag or ARGUMENTS.get(argument.name, "fast")
+        method(**given)
+    sent = parse_request(json.loads(service.requests[0]["body"]))
+    assert sent.action == name
+    assert sent.params.model_fields_set == set(sent.params.__class__.model_fields)
+
+
+def test_a_method_shows_what_it_takes() -> None:
+    with Client("http://127.0.0.1:1", "secret") as client:
+        grow = client.volume.grow
+    assert list(inspect.signature(grow).parameters) == [
+        *("backend", "name", "host", "size", "options"),
+    ]
+    assert "``size``: the new size" in (inspect.getdoc(grow) or "")
+
+
 def test_a_submission_whose_connection_broke_is_sent_again_with_its_key(
     service: Service, use: Use
 ) -> None:
@@ -231,7 +294,7 @@ def test_a_service_that_is_not_there_is_told_at_once() -> None:
 def test_a_problem_document_becomes_its_class(service: Service, use: Use) -> None:
     service.script = [refuse(404, "unknown_volume", field="volume", backend="fast")]
     with pytest.raises(UnknownVolume) as caught:
-        use(lambda c: c.volume("fast", "vm1"))
+        use(lambda c: c.volume.get("fast", "vm1"))
     problem = caught.value
     assert (problem.detail, problem.field, problem.facts) == ("why", "volume", {"backend": "fast"})
     assert problem.document()["status"] == 404
@@ -288,13 +351,13 @@ def test_a_name_is_one_segment_of_the_path(
     service: Service, use: Use, volume: str, path: str
 ) -> None:
     service.script = [answer(VOLUME)]
-    use(lambda c: c.volume("fast", volume))
+    use(lambda c: c.volume.get("fast", volume))
     assert service.requests[0]["path"] == f"/v1/backends/fast/volumes/{path}"
 
 
 def test_an_empty_name_is_refused_before_it_names_a_list(use: Use) -> None:
     with pytest.raises(InvalidName):
-        use(lambda c: c.volume("fast", ""))
+        use(lambda c: c.volume.get("fast", ""))
 
 
 def test_waiting_outlives_a_restart(service: Service, use: Use) -> None:
