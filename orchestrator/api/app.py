@@ -13,6 +13,7 @@ from fastapi.responses import HTMLResponse
 from starlette.types import ASGIApp
 
 from orchestrator import __version__
+from orchestrator.actions.requests import MAX_BATCH
 from orchestrator.api import problems
 from orchestrator.api.direct import ShortWay
 from orchestrator.api.door import Door
@@ -37,7 +38,6 @@ from orchestrator.api.routes import (
 )
 from orchestrator.api.service import Service
 from orchestrator.contract.answers import ProblemDocument
-from orchestrator.domain.requests import MAX_BATCH
 
 _DESCRIPTION = f"""\
 Actions on storage become durable jobs; workers execute them, and the database tells what

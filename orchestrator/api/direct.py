@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from orchestrator.actions.requests import AnyJobRequest, JobRequest
 from orchestrator.api import problems
 from orchestrator.api.requesting import ACTOR, BODY, IdempotencyKey, ReasonHeader, wait_in
 from orchestrator.api.service import Service
@@ -18,7 +19,6 @@ from orchestrator.api.submitting import answer, single
 from orchestrator.domain.actors import Actor
 from orchestrator.domain.errors import MalformedBody, Problem
 from orchestrator.domain.exact import read_json
-from orchestrator.domain.requests import AnyJobRequest, JobRequest
 from orchestrator.domain.states import Role
 
 _job: TypeAdapter[JobRequest] = TypeAdapter(AnyJobRequest)

@@ -8,6 +8,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from orchestrator.actions.requests import problem_from
 from orchestrator.asgi.reading import methods_here
 from orchestrator.domain.errors import (
     InternalError,
@@ -18,7 +19,6 @@ from orchestrator.domain.errors import (
     NotFound,
     Problem,
 )
-from orchestrator.domain.requests import problem_from
 
 log = structlog.get_logger(__name__)
 

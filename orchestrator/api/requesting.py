@@ -24,13 +24,13 @@ from orchestrator.api.waiters import Ended
 from orchestrator.domain.actors import Actor
 from orchestrator.domain.errors import InvalidInput, NotAllowed, NotAuthenticated, Problem
 from orchestrator.domain.names import (
+    MAX_ID,
     BackendName,
     HostName,
     PolicyName,
     SnapshotName,
     VolumeName,
 )
-from orchestrator.domain.requests import MAX_ID
 from orchestrator.domain.states import Role
 from orchestrator.tokens import authenticate
 

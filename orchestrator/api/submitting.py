@@ -10,13 +10,13 @@ from fastapi.encoders import jsonable_encoder
 from fastapi.responses import JSONResponse
 
 from orchestrator import failpoints
+from orchestrator.actions.requests import JobRequest
 from orchestrator.api.rendering import render
 from orchestrator.api.requesting import wait_for_end
 from orchestrator.api.service import Receipt, Service
 from orchestrator.contract import jobs as contract
 from orchestrator.domain.actors import Actor
 from orchestrator.domain.errors import NotAuthenticated
-from orchestrator.domain.requests import JobRequest
 from orchestrator.jobs.submission import PlannedJob, Submission
 from orchestrator.jobs.views import batch_view, has_ended, job_view
 

@@ -15,7 +15,7 @@ from orchestrator.cli.failures import say
 from orchestrator.cli.output import print_json, print_table
 from orchestrator.cli.tables import JOBS
 from orchestrator.domain.errors import InvalidInput
-from orchestrator.domain.history import check_kind
+from orchestrator.history.kinds import check_kind
 
 
 def read(

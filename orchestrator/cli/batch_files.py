@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.actions.requests import MAX_BATCH
 from orchestrator.cli.sheets import read_sheet
 from orchestrator.domain import exact
 from orchestrator.domain.errors import (
@@ -19,7 +20,6 @@ from orchestrator.domain.errors import (
     Problem,
     UnknownField,
 )
-from orchestrator.domain.requests import MAX_BATCH
 from orchestrator.domain.sizes import doubt, parse_size
 
 

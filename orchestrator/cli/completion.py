@@ -12,7 +12,7 @@ _PATIENCE = 1.0
 
 def action_names(incomplete: str) -> list[tuple[str, str]]:
     """Actions that begin so, with their summaries."""
-    from orchestrator.domain.actions import ACTIONS  # declares models, which takes a while
+    from orchestrator.actions.registry import ACTIONS  # declares models, which takes a while
 
     return [(a.name, a.summary) for a in ACTIONS.values() if a.name.startswith(incomplete)]
 

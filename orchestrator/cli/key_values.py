@@ -9,7 +9,8 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
 
-from orchestrator.domain.actions import ACTIONS, written_names
+from orchestrator.actions.registry import ACTIONS
+from orchestrator.domain.action import written_names
 from orchestrator.domain.errors import InvalidInput, MalformedBody
 from orchestrator.domain.exact import read_json
 

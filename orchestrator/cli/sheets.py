@@ -8,8 +8,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from orchestrator.actions.registry import ACTIONS
+from orchestrator.actions.requests import JobOptions, no_such_action, parse_request
 from orchestrator.cli.key_values import add_param, parameter
-from orchestrator.domain.actions import ACTIONS, written_names
+from orchestrator.domain.action import written_names
 from orchestrator.domain.errors import (
     InvalidInput,
     MalformedBody,
@@ -21,7 +23,6 @@ from orchestrator.domain.errors import (
     problem_for,
 )
 from orchestrator.domain.nearest import did_you_mean
-from orchestrator.domain.requests import JobOptions, no_such_action, parse_request
 
 _TARGETS = ("backend", "volume", "snapshot", "policy", "host")
 #: Columns that are no parameters.

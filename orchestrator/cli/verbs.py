@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
+from orchestrator.actions.registry import ACTIONS
 from orchestrator.cli import options
 from orchestrator.cli.submit import submit
-from orchestrator.domain.actions import ACTIONS, Action, Need, written_names
+from orchestrator.domain.action import Action, Need, written_names
 
 _TARGETS = ("backend", "volume", "snapshot", "policy", "host")
 _REQUIRED: dict[str, Any] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.domain.actions import ACTIONS, Action
+from orchestrator.domain.action import Action
 
 #: What a quota may limit.
 COUNTED = ("bytes", "volumes", "snapshots")
@@ -21,8 +21,3 @@ def makes_snapshot(action: Action) -> bool:
 def adds(action: Action) -> bool:
     """Whether an account may have more of anything once it is done."""
     return makes_volume(action) or makes_snapshot(action) or action.name == "volume.grow"
-
-
-#: The names of the actions that make volumes, and snapshots.
-MAKING_VOLUMES = tuple(name for name, action in ACTIONS.items() if makes_volume(action))
-MAKING_SNAPSHOTS = tuple(name for name, action in ACTIONS.items() if makes_snapshot(action))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.domain.actions import Action, Lane, source_of
+from orchestrator.domain.action import Action, Lane, source_of
 
 #: What stands before the name in lanes of other things than volumes: no volume's name begins
 #: with a dash.

@@ -11,6 +11,8 @@ from orchestrator.domain.checking import checked
 from orchestrator.domain.errors import InvalidName
 
 MAX_NAME = 255
+#: The largest job id: what a 64-bit column holds.
+MAX_ID = 2**63 - 1
 _VOLUME = re.compile(r"[A-Za-z0-9._:/+][A-Za-z0-9._:/+-]{0,254}", re.ASCII)
 _BACKEND = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}", re.ASCII)
 #: What Ganeti takes for a storage provider's name (EXT_PLUGIN_MASK).

@@ -8,11 +8,11 @@ from typing import Any
 
 from sqlalchemy import Connection, exists, func, select, update
 
-from orchestrator.domain.actions import ACTIONS
+from orchestrator.actions.registry import ACTIONS
+from orchestrator.actions.requests import parse_request
 from orchestrator.domain.actors import ENGINE, Actor
 from orchestrator.domain.errors import InvalidInput, WrongState
 from orchestrator.domain.repairs import Repair, Request, repairs_of
-from orchestrator.domain.requests import parse_request
 from orchestrator.domain.states import BackendState, FindingKind, FindingState, Role
 from orchestrator.findings import refusals
 from orchestrator.findings.recording import finding

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, delete, or_, select, update
 
-from orchestrator.domain.actions import ACTIONS
+from orchestrator.actions.registry import ACTIONS
 from orchestrator.domain.actors import ENGINE, Actor
 from orchestrator.domain.errors import (
     InUse,

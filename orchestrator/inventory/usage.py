@@ -24,7 +24,8 @@ from sqlalchemy import (
     union_all,
 )
 
-from orchestrator.domain.accounts import COUNTED, MAKING_SNAPSHOTS, MAKING_VOLUMES
+from orchestrator.actions.registry import MAKING_SNAPSHOTS, MAKING_VOLUMES
+from orchestrator.domain.accounts import COUNTED
 from orchestrator.domain.states import SnapshotState, VolumeState
 from orchestrator.store.asking import Asked, Question, ask, one_of
 from orchestrator.store.tables import jobs, quotas, snapshots, volumes

@@ -14,10 +14,10 @@ from typing import Any
 
 from sqlalchemy import Connection, exists, select
 
+from orchestrator.actions.requests import parse_request
 from orchestrator.domain.actors import ENGINE, Actor
 from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import Problem, ShrinkRefused
-from orchestrator.domain.requests import parse_request
 from orchestrator.domain.sizes import format_size, round_up
 from orchestrator.domain.states import BackendState, Role, VolumeState
 from orchestrator.history.events import Event, record

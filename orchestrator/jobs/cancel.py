@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select, update
 
-from orchestrator.domain.actions import ACTIONS
+from orchestrator.actions.registry import ACTIONS
 from orchestrator.domain.errors import JobEnded
 from orchestrator.domain.states import JobState
 from orchestrator.history.events import Event, job_event, record

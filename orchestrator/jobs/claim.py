@@ -11,13 +11,22 @@ from sqlalchemy import Connection, func, or_, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from orchestrator import failpoints
-from orchestrator.domain.actions import Action, source_of
+from orchestrator.actions import rules
+from orchestrator.actions.registry import intent_of
+from orchestrator.actions.volume.clone import own_metadata, own_parameters
+from orchestrator.domain.action import Action, source_of
 from orchestrator.domain.errors import Locked, Problem
+from orchestrator.domain.outlook import (
+    BackendOutlook,
+    Intent,
+    Outlook,
+    PolicyOutlook,
+    VolumeOutlook,
+)
 from orchestrator.domain.queues import CONTROL_QUEUE, GROUP_BUDGET
 from orchestrator.domain.states import JobState, PolicyState, SnapshotState, VolumeState
 from orchestrator.history.events import Event, recorded
 from orchestrator.inventory.changes import settings_columns
-from orchestrator.jobs import rules
 from orchestrator.jobs.lanes import lane_taken
 from orchestrator.jobs.looking import (
     backends_named,
@@ -28,14 +37,6 @@ from orchestrator.jobs.looking import (
     take_volumes,
     volumes_at,
     volumes_claimed,
-)
-from orchestrator.jobs.outlook import (
-    BackendOutlook,
-    Intent,
-    Outlook,
-    PolicyOutlook,
-    VolumeOutlook,
-    intent_of,
 )
 from orchestrator.store.asking import Asked, Question, Rows, ask, one_of, put_off
 from orchestrator.store.bulk import among, draw, inserted, update_rows
@@ -483,12 +484,12 @@ def size_wanted(claim: Claim) -> int:
 
 def parameters_wanted(claim: Claim) -> dict[str, str]:
     """A new volume's own values for parameters: for a clone, those of what it copies."""
-    return rules.own_parameters(claim.intent, claim.source)
+    return own_parameters(claim.intent, claim.source)
 
 
 def metadata_wanted(claim: Claim) -> dict[str, str]:
     """A new volume's metadata: for a clone or copy, those of what it copies."""
-    return rules.own_metadata(claim.intent, claim.source)
+    return own_metadata(claim.intent, claim.source)
 
 
 def _started(claim: Claim) -> Event:

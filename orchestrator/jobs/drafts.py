@@ -11,7 +11,10 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, select
 
-from orchestrator.domain.actions import source_of
+from orchestrator.actions import rules
+from orchestrator.actions.quotas import account_of
+from orchestrator.actions.requests import MAX_BATCH, JobRequest
+from orchestrator.domain.action import source_of
 from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import (
     DependencyCycle,
@@ -26,13 +29,13 @@ from orchestrator.domain.errors import (
     UnknownJob,
 )
 from orchestrator.domain.lanes import junction_lane, lanes_of, policy_lane, target_of
+from orchestrator.domain.names import MAX_ID
+from orchestrator.domain.outlook import Intent, Outlook
 from orchestrator.domain.places import Places
 from orchestrator.domain.queues import queue_for
-from orchestrator.domain.requests import MAX_BATCH, MAX_ID, JobRequest
 from orchestrator.domain.states import JobState
 from orchestrator.inventory.backends import configured_names
 from orchestrator.inventory.hosts import live_hosts, refuse_living
-from orchestrator.jobs import rules
 from orchestrator.jobs.lanes import UNAPPROVED, hold_tails, hold_unfinished, locked_for_submission
 from orchestrator.jobs.looking import (
     backends_named,
@@ -44,9 +47,7 @@ from orchestrator.jobs.looking import (
     take_volumes,
     volumes_at,
 )
-from orchestrator.jobs.outlook import Intent, Outlook
 from orchestrator.jobs.quotas import take_quotas
-from orchestrator.jobs.rules.quotas import account_of
 from orchestrator.jobs.submission import Submission
 from orchestrator.jobs.views import end_of_archived
 from orchestrator.store.asking import Rows, ask

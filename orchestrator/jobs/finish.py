@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import BigInteger, Connection, Integer, bindparam, case, delete, select, update
 
 from orchestrator import failpoints
+from orchestrator.actions.registry import intent_of
 from orchestrator.domain.actors import ENGINE
 from orchestrator.domain.errors import Canceled, DependencyFailed, Problem
 from orchestrator.domain.states import JobState
@@ -21,7 +22,6 @@ from orchestrator.inventory import changes as inventory
 from orchestrator.inventory import promises
 from orchestrator.jobs.claim import Claim
 from orchestrator.jobs.lanes import heads, heads_of, promote
-from orchestrator.jobs.outlook import intent_of
 from orchestrator.store.asking import Asked, Question, Rows, ask, one_of, put_off
 from orchestrator.store.bulk import among, inserted, update_rows, updated
 from orchestrator.store.columns import UtcDateTime, db_now

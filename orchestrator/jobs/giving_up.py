@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from orchestrator.domain.actions import ACTIONS
+from orchestrator.actions.registry import ACTIONS
 from orchestrator.domain.actors import ENGINE
 from orchestrator.domain.errors import Canceled, Problem
 from orchestrator.domain.states import JobState

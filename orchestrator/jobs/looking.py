@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterable
 
 from sqlalchemy import Connection, exists, func, literal_column, or_, select, true
 
+from orchestrator.actions.registry import intent_of
 from orchestrator.domain.exports import recorded_rules
-from orchestrator.domain.states import JobState, PolicyState, SnapshotState, VolumeState
-from orchestrator.inventory.order import oldest_first
-from orchestrator.jobs.outlook import (
+from orchestrator.domain.outlook import (
     AttachmentOutlook,
     BackendOutlook,
     Intent,
@@ -17,8 +16,9 @@ from orchestrator.jobs.outlook import (
     PolicyOutlook,
     SnapshotOutlook,
     VolumeOutlook,
-    intent_of,
 )
+from orchestrator.domain.states import JobState, PolicyState, SnapshotState, VolumeState
+from orchestrator.inventory.order import oldest_first
 from orchestrator.store.asking import Asked, Question, Rows, ask, one_of
 from orchestrator.store.columns import db_now
 from orchestrator.store.lives import PRESENT, all_of

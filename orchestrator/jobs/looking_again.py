@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, and_, exists, or_, select
 
-from orchestrator.domain.actions import Action
+from orchestrator.actions.requests import parse_request
+from orchestrator.domain.action import Action
 from orchestrator.domain.actors import ENGINE, Actor
 from orchestrator.domain.drivers import DRIVERS
-from orchestrator.domain.requests import parse_request
 from orchestrator.domain.states import (
     BackendState,
     JobState,

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 from sqlalchemy import Connection
 
+from orchestrator.actions.requests import JobRequest
 from orchestrator.domain.accounts import COUNTED, adds
-from orchestrator.domain.requests import JobRequest
+from orchestrator.domain.outlook import Outlook, QuotaOutlook
 from orchestrator.inventory.usage import limits_of, locked_quotas, usages
-from orchestrator.jobs.outlook import Outlook, QuotaOutlook
 from orchestrator.store.asking import ask
 
 

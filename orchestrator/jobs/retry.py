@@ -6,9 +6,9 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from orchestrator.domain.actions import ACTIONS
+from orchestrator.actions.registry import ACTIONS
+from orchestrator.actions.requests import JobRequest, parse_request
 from orchestrator.domain.errors import DependencyFailed, WrongState
-from orchestrator.domain.requests import JobRequest, parse_request
 from orchestrator.domain.states import FINISHED, JobState
 from orchestrator.jobs.views import not_there
 from orchestrator.store.tables import backends, job_approvals, job_dependencies, jobs

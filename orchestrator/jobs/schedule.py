@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, select, true, update
 
 from orchestrator import failpoints
-from orchestrator.domain.actions import ACTIONS
+from orchestrator.actions.registry import ACTIONS
 from orchestrator.domain.actors import ENGINE
 from orchestrator.domain.errors import HostUnavailable, OutcomeUnknown, Problem
 from orchestrator.domain.states import JobState

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator.actions.requests import JobRequest
 from orchestrator.domain.actors import Actor
-from orchestrator.domain.requests import JobRequest
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,13 +12,13 @@ from sqlalchemy import Connection, RowMapping, select
 from orchestrator import failpoints
 from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import Problem
+from orchestrator.domain.outlook import Intent
 from orchestrator.domain.places import Places
 from orchestrator.domain.queues import GROUP_BUDGET, backend_queue
 from orchestrator.domain.states import JobState
 from orchestrator.history.events import Event, job_event, recorded
 from orchestrator.inventory import promises
 from orchestrator.jobs.drafts import Draft, Drafts, queue_of
-from orchestrator.jobs.outlook import Intent
 from orchestrator.jobs.submission import Accepted, PlannedJob, Submission
 from orchestrator.jobs.turns import Turns, in_batch
 from orchestrator.store.asking import put_off

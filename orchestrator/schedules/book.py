@@ -8,10 +8,10 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
-from orchestrator.domain.actions import ACTIONS
+from orchestrator.actions.registry import ACTIONS
+from orchestrator.actions.schedules import ScheduleSpec, check_schedule
 from orchestrator.domain.actors import Actor
 from orchestrator.domain.errors import AlreadyExists, NotAllowed, UnknownSchedule
-from orchestrator.domain.schedules import ScheduleSpec, check_schedule
 from orchestrator.domain.states import JobState
 from orchestrator.history.events import Event, record
 from orchestrator.inventory.backends import backend_id

@@ -10,9 +10,9 @@ from typing import Any
 from sqlalchemy import Connection, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from orchestrator.actions.schedules import EXPORT
 from orchestrator.domain.actors import Actor
 from orchestrator.domain.errors import IdempotencyMismatch, WrongState
-from orchestrator.domain.schedules import EXPORT
 from orchestrator.history.events import Event, record
 from orchestrator.schedules.book import schedule_row
 from orchestrator.schedules.running import Wake, run, written

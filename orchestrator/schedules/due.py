@@ -10,8 +10,8 @@ from typing import Any
 import structlog
 from sqlalchemy import Connection, select, update
 
+from orchestrator.actions.schedules import EXPORT
 from orchestrator.domain.errors import InvalidInput
-from orchestrator.domain.schedules import EXPORT
 from orchestrator.ledger.export import export
 from orchestrator.schedules.running import Outcome, Wake, run, written
 from orchestrator.schedules.timing import Schedule, asleep, due_schedules, hold, note_run, wake

@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, literal_column, select
 
-from orchestrator.domain.actions import ACTIONS
+from orchestrator.actions.registry import ACTIONS
+from orchestrator.actions.requests import parse_request
+from orchestrator.actions.schedules import fitting, makes_snapshots, on_volumes
 from orchestrator.domain.actors import ENGINE, Actor
 from orchestrator.domain.errors import Problem
-from orchestrator.domain.requests import parse_request
-from orchestrator.domain.schedules import fitting, makes_snapshots, on_volumes
 from orchestrator.domain.states import Role, VolumeState
 from orchestrator.jobs.submission import Accepted, Submission
 from orchestrator.jobs.submit import submit_together

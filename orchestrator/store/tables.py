@@ -199,7 +199,7 @@ volumes = Table(
     Column("metadata", Json, nullable=False),
     #: Its own values for parameters of the backend.
     Column("parameters", Json, nullable=False, server_default=text("'{}'")),
-    #: How it behaves (`orchestrator.domain.actions.VolumeSettings`), what is not usual.
+    #: How it behaves (`orchestrator.domain.volumes.VolumeSettings`), what is not usual.
     Column("settings", Json, nullable=False, server_default=text("'{}'")),
     #: The setting of this name, and whether it grows by itself: to be found by.
     Column("junction_path", String(255)),

@@ -20,9 +20,9 @@ import redis
 from celery import Celery
 from sqlalchemy import Select, select
 
+from orchestrator.actions.requests import parse_request
 from orchestrator.domain.actors import Actor
 from orchestrator.domain.drivers import MemoryOptions
-from orchestrator.domain.requests import parse_request
 from orchestrator.domain.states import Role
 from orchestrator.embedded.broker import EmbeddedBroker, redis_client_url
 from orchestrator.embedded.process import die_with_parent

@@ -11,9 +11,9 @@ import redis
 from sqlalchemy import func, select, update
 
 from orchestrator import tokens
+from orchestrator.actions.requests import parse_request
 from orchestrator.domain.actors import Actor
 from orchestrator.domain.queues import CONTROL_QUEUE, backend_queue, host_queue
-from orchestrator.domain.requests import parse_request
 from orchestrator.domain.states import Role
 from orchestrator.embedded.broker import redis_client_url
 from orchestrator.inventory.hosts import seen

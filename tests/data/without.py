@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from orchestrator.actions.volume import rollback
 from orchestrator.domain.errors import Canceled, Problem
+from orchestrator.domain.outlook import SnapshotOutlook, VolumeOutlook
 from orchestrator.jobs.finish import Ending, Outcome
-from orchestrator.jobs.outlook import SnapshotOutlook, VolumeOutlook
-from orchestrator.jobs.rules import changing
 from workers.backends.base.facts import Absent, Device, Look
 from workers.backends.base.references import VolumeRef
 from workers.backends.extstorage.writing import Writing
@@ -85,7 +85,7 @@ def _without_order() -> list[Undo]:
         names = list(volume.snapshots)
         return [volume.snapshots[name] for name in names[: names.index(snapshot)]]
 
-    return _function(changing.newer_snapshots, older)
+    return _function(rollback.newer_snapshots, older)
 
 
 def _without_asking() -> list[Undo]:

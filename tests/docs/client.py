@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator.domain.actions import ACTIONS, Action, Need, written_names
-from orchestrator.domain.requests import JobOptions
+from orchestrator.actions.registry import ACTIONS
+from orchestrator.actions.requests import JobOptions
+from orchestrator.domain.action import Action, Need, written_names
 
 MODULE = Path(__file__).parents[2] / "orchestrator" / "client" / "actions.py"
 

@@ -14,10 +14,11 @@ from typing import Any, cast
 
 import typer
 
+from orchestrator.actions.registry import ACTIONS
 from orchestrator.api.app import create_app
 from orchestrator.api.service import Service
 from orchestrator.cli.root import app as command_line
-from orchestrator.domain.actions import ACTIONS, Action, Need, written_names
+from orchestrator.domain.action import Action, Need, written_names
 from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import Problem, vocabulary
 from orchestrator.settings import Settings

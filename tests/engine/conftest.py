@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
+from orchestrator.actions.requests import parse_request
 from orchestrator.domain.actors import Actor
-from orchestrator.domain.requests import parse_request
 from orchestrator.domain.states import NEXT_JOB_STATES, NEXT_VOLUME_STATES, Role
 from orchestrator.inventory.volumes import list_volumes
 from orchestrator.jobs import schedule

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from orchestrator.actions.requests import parse_request
 from orchestrator.domain.errors import AlreadyExists, Unsupported
-from orchestrator.domain.requests import parse_request
 from orchestrator.jobs.submission import Submission
 from orchestrator.jobs.submit import plan
 from tests.engine.conftest import ADMIN, Engine, act, create, grow

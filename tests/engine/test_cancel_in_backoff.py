@@ -14,7 +14,7 @@ from typing import Any, cast
 import pytest
 from sqlalchemy import text
 
-from orchestrator.domain.actions import ACTIONS
+from orchestrator.actions.registry import ACTIONS
 from orchestrator.jobs.approvals import approve
 from orchestrator.jobs.schedule import queue_due
 from orchestrator.settings import BackendSettings, Settings

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from orchestrator.domain.requests import parse_request
+from orchestrator.actions.requests import parse_request
 from orchestrator.jobs.submission import Submission
 from orchestrator.jobs.submit import plan
 from orchestrator.store.tables import events

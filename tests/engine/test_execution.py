@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 
+from orchestrator.actions.requests import parse_request
 from orchestrator.domain.errors import (
     BackendError,
     Conflict,
@@ -22,7 +23,6 @@ from orchestrator.domain.errors import (
     UnknownJob,
     WrongState,
 )
-from orchestrator.domain.requests import parse_request
 from orchestrator.inventory.backends import backend_views, configure
 from orchestrator.jobs.cancel import cancel_batch, set_priority
 from orchestrator.jobs.claim import Claim, Step, claim, renew, write_step

@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
 
+from orchestrator.actions.requests import parse_request
 from orchestrator.domain.actors import Actor
 from orchestrator.domain.errors import NotFound, Problem, QuotaExceeded
-from orchestrator.domain.requests import parse_request
 from orchestrator.domain.states import Role
 from orchestrator.inventory.holdings import account_view
 from orchestrator.inventory.quotas import list_quotas, remove_quota, set_quota

@@ -14,9 +14,9 @@ import pytest
 import structlog
 from sqlalchemy import func, select, text, update
 
+from orchestrator.actions.requests import parse_request
 from orchestrator.domain.drivers import FileOptions
 from orchestrator.domain.errors import InUse, Locked, WrongState
-from orchestrator.domain.requests import parse_request
 from orchestrator.inventory import locks
 from orchestrator.jobs import schedule
 from orchestrator.jobs.claim import Claim, Step, write_step

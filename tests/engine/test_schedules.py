@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, update
 
+from orchestrator.actions.schedules import ScheduleSpec
 from orchestrator.domain.actors import Actor
 from orchestrator.domain.errors import (
     AlreadyExists,
@@ -18,7 +19,6 @@ from orchestrator.domain.errors import (
     NotAllowed,
     UnknownSchedule,
 )
-from orchestrator.domain.schedules import ScheduleSpec
 from orchestrator.domain.states import Role
 from orchestrator.inventory import locks
 from orchestrator.inventory.volumes import list_snapshots

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, func, select
 
+from orchestrator.actions.requests import parse_request
 from orchestrator.domain.actors import Actor
 from orchestrator.domain.errors import (
     AlreadyExists,
@@ -34,7 +35,6 @@ from orchestrator.domain.errors import (
     UnknownVolume,
     WrongState,
 )
-from orchestrator.domain.requests import parse_request
 from orchestrator.domain.states import Role
 from orchestrator.inventory import locks
 from orchestrator.jobs.submission import Accepted, Submission

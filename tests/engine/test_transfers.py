@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from sqlalchemy import insert
 
+from orchestrator.actions.requests import parse_request
 from orchestrator.domain.errors import (
     AlreadyExists,
     Conflict,
@@ -25,7 +26,6 @@ from orchestrator.domain.errors import (
     UnknownBackend,
     UnknownVolume,
 )
-from orchestrator.domain.requests import parse_request
 from orchestrator.inventory.backends import backend_views
 from orchestrator.inventory.hosts import seen
 from orchestrator.inventory.quotas import set_quota

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from sqlalchemy import Connection
 
+from orchestrator.actions.requests import JobRequest, parse_request
 from orchestrator.domain.errors import IdempotencyMismatch, JobEnded, Problem
-from orchestrator.domain.requests import JobRequest, parse_request
 from orchestrator.inventory import locks
 from orchestrator.jobs.cancel import cancel, cancel_batch, set_priority
 from orchestrator.jobs.retry import retry_request

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, func, select, text, update
 
-from orchestrator.domain.requests import JobRequest
+from orchestrator.actions.requests import JobRequest
 from orchestrator.history.events import number_committed
 from orchestrator.jobs import schedule
 from orchestrator.jobs.claim import put_back_blocked

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
+from orchestrator.actions.registry import ACTIONS
+from orchestrator.actions.requests import parse_request
 from orchestrator.client import AsyncClient, Client, DocumentClient
 from orchestrator.contract.jobs import Job
 from orchestrator.contract.schedules import Schedule
-from orchestrator.domain.actions import ACTIONS
 from orchestrator.domain.errors import (
     Canceled,
     Conflict,
@@ -31,7 +32,6 @@ from orchestrator.domain.errors import (
     UnknownVolume,
     WrongState,
 )
-from orchestrator.domain.requests import parse_request
 
 Reply = Callable[[BaseHTTPRequestHandler], None]
 

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.domain.actions import ACTIONS, Need
+from orchestrator.actions.registry import ACTIONS
+from orchestrator.actions.requests import REQUESTS, parse_request
+from orchestrator.domain.action import Need
 from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import InvalidName, InvalidSize, Problem, problem_for, vocabulary
 from orchestrator.domain.names import check_backend_name, check_host_name, check_volume_name
-from orchestrator.domain.requests import REQUESTS, parse_request
 from orchestrator.domain.sizes import MAX_SIZE, format_size, parse_size, round_up
 from orchestrator.domain.states import Role
-from orchestrator.jobs.rules import RULES
 from workers.execution.handlers import HANDLERS
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -119,8 +119,8 @@ def test_every_error_has_a_code_of_its_own_and_a_sentence() -> None:
     assert problem_for("from the future") is Problem
 
 
-def test_every_action_has_a_request_a_rule_and_a_handler() -> None:
-    assert set(ACTIONS) == set(REQUESTS) == set(RULES) == set(HANDLERS)
+def test_every_action_has_a_request_and_a_handler() -> None:
+    assert set(ACTIONS) == set(REQUESTS) == set(HANDLERS)
 
 
 def test_every_parameter_is_described() -> None:

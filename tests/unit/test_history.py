@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from orchestrator.domain.history import EVENT_KINDS
+from orchestrator.history.kinds import EVENT_KINDS
 from orchestrator.jobs.finish import Ending
 
 ROOT = Path(__file__).parents[2]
@@ -14,7 +14,11 @@ KIND = re.compile(
     r"\.[a-z_]+"
 )
 #: Where words of this form mean something else.
-ELSEWHERE = ("orchestrator/failpoints.py", "orchestrator/domain/schedules.py", "orchestrator/store")
+ELSEWHERE = (
+    "orchestrator/failpoints.py",
+    "orchestrator/actions/schedules.py",
+    "orchestrator/store",
+)
 LOGGED = {"debug", "info", "warning", "error", "exception", "reach", "Trouble", "Said"}
 
 

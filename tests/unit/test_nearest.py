@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator.domain.actions import ACTIONS
+from orchestrator.actions.registry import ACTIONS
 from orchestrator.domain.nearest import did_you_mean, loses, nearest
 
 

@@ -9,11 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.domain.actions import Need
-from orchestrator.domain.cron import check_cron, following, latest
-from orchestrator.domain.errors import InvalidInput, MissingField, Problem, UnknownAction
-from orchestrator.domain.keeping import Keep, Made, surplus
-from orchestrator.domain.schedules import (
+from orchestrator.actions.schedules import (
     SCHEDULABLE,
     ScheduleSpec,
     check_schedule,
@@ -21,6 +17,10 @@ from orchestrator.domain.schedules import (
     makes_snapshots,
     on_volumes,
 )
+from orchestrator.domain.action import Need
+from orchestrator.domain.cron import check_cron, following, latest
+from orchestrator.domain.errors import InvalidInput, MissingField, Problem, UnknownAction
+from orchestrator.domain.keeping import Keep, Made, surplus
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from orchestrator.actions.policy.rules import rules_wanted
 from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import Conflict
 from orchestrator.domain.exports import parse_rules, written_rules
+from orchestrator.domain.outlook import PolicyOutlook
 from orchestrator.domain.states import PolicyState
 from orchestrator.inventory.changes import PolicyGone, set_policy, set_volume, settings_columns
-from orchestrator.jobs.outlook import PolicyOutlook
-from orchestrator.jobs.rules import rules_wanted
 from workers.backends.base.abilities import CanConfigure, CanExportByPolicy
 from workers.backends.base.driver import driver_that
 from workers.execution.work import Done, Work, built_policy, exports_of, recorded_volume

@@ -15,6 +15,7 @@ from typing import Any
 import structlog
 from sqlalchemy import select
 
+from orchestrator.actions.volume.rollback import newer_snapshots
 from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import (
     BackendError,
@@ -24,6 +25,7 @@ from orchestrator.domain.errors import (
     InUse,
     Problem,
 )
+from orchestrator.domain.outlook import VolumeOutlook
 from orchestrator.domain.sizes import round_up
 from orchestrator.domain.states import (
     BackendState,
@@ -45,8 +47,6 @@ from orchestrator.inventory.changes import (
 )
 from orchestrator.inventory.hosts import refuse_living
 from orchestrator.jobs.claim import metadata_wanted, size_wanted
-from orchestrator.jobs.outlook import VolumeOutlook
-from orchestrator.jobs.rules import newer_snapshots
 from orchestrator.store.tables import backends, volumes
 from workers.backends.base.abilities import (
     CanAdopt,

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator.actions.policy.rules import rules_wanted
+from orchestrator.actions.volume.rollback import newer_snapshots
 from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.exports import written_rules
 from orchestrator.domain.states import PolicyState, VolumeState
@@ -24,7 +26,6 @@ from orchestrator.inventory.changes import (
     set_volume,
     settings_columns,
 )
-from orchestrator.jobs.rules import newer_snapshots, rules_wanted
 from workers.backends.base.abilities import CanExportByPolicy, CanOpen
 from workers.backends.base.driver import driver_that
 from workers.backends.base.facts import Absent, NotOurs, PolicyFacts, VolumeFacts

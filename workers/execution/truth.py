@@ -11,6 +11,7 @@ import structlog
 from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import Problem
 from orchestrator.domain.exports import is_ours
+from orchestrator.domain.outlook import SnapshotOutlook, VolumeOutlook
 from orchestrator.domain.states import PolicyState, SnapshotState, VolumeState
 from orchestrator.inventory.changes import (
     Change,
@@ -22,7 +23,6 @@ from orchestrator.inventory.changes import (
     set_policy,
     set_volume,
 )
-from orchestrator.jobs.outlook import SnapshotOutlook, VolumeOutlook
 from orchestrator.machine import boot_id
 from workers.backends.base.abilities import CanExportByPolicy
 from workers.backends.base.driver import driver_that

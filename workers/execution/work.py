@@ -13,6 +13,7 @@ from sqlalchemy import or_, select, union_all
 from orchestrator import failpoints
 from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import BackendUnavailable, IdentityMismatch, InUse, Outage
+from orchestrator.domain.outlook import VolumeOutlook
 from orchestrator.domain.states import PolicyState, SnapshotState, VolumeState
 from orchestrator.inventory.changes import Attached, Change, set_volume, settings_columns
 from orchestrator.jobs.claim import (
@@ -22,7 +23,6 @@ from orchestrator.jobs.claim import (
     parameters_wanted,
     write_step,
 )
-from orchestrator.jobs.outlook import VolumeOutlook
 from orchestrator.jobs.rates import take_turn
 from orchestrator.machine import boot_id
 from orchestrator.settings import AuditSettings, TransferSettings

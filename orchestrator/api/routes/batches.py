@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request, Response
 from pydantic import Field, TypeAdapter
 
+from orchestrator.actions.requests import MAX_BATCH, AnyJobRequest, JobRequest, Reason, validated
 from orchestrator.api.requesting import (
     Cursor,
     IdempotencyKey,
@@ -29,7 +30,6 @@ from orchestrator.contract.answers import Page
 from orchestrator.contract.jobs import Batch, Job, Plan
 from orchestrator.domain.errors import BodyTooLarge, Problem
 from orchestrator.domain.exact import Exact, read_json
-from orchestrator.domain.requests import MAX_BATCH, AnyJobRequest, JobRequest, Reason, validated
 from orchestrator.jobs import cancel as canceling
 from orchestrator.jobs.submission import Submission
 from orchestrator.jobs.views import batch_view, list_batch_jobs

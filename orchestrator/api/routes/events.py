@@ -17,10 +17,9 @@ from orchestrator.api.service import Service
 from orchestrator.asgi.reading import ExactRoute
 from orchestrator.contract.events import Event, EventPage
 from orchestrator.domain.errors import Gone, InvalidInput, NotAuthenticated
-from orchestrator.domain.history import check_kind
-from orchestrator.domain.names import BackendName, VolumeName
-from orchestrator.domain.requests import MAX_ID
+from orchestrator.domain.names import MAX_ID, BackendName, VolumeName
 from orchestrator.history.events import before_all, read_feed, read_newest
+from orchestrator.history.kinds import check_kind
 
 router = APIRouter(prefix="/v1/events", tags=["events"], route_class=ExactRoute)
 

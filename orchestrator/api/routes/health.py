@@ -13,11 +13,11 @@ from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 from sqlalchemy import Connection, func, select
 
+from orchestrator.actions.registry import ACTIONS
 from orchestrator.api.requesting import Reader, ServiceHere
 from orchestrator.asgi.reading import ExactRoute
 from orchestrator.contract.answers import Page
 from orchestrator.contract.service import ActionDescription, Ready
-from orchestrator.domain.actions import ACTIONS
 from orchestrator.domain.errors import Problem
 from orchestrator.domain.queues import backend_queue
 from orchestrator.inventory.hosts import ALIVE_SECONDS

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Response
 from pydantic import Field
 
+from orchestrator.actions.requests import Reason
 from orchestrator.api.requesting import (
     BackendInPath,
     Cursor,
@@ -29,7 +30,6 @@ from orchestrator.contract.inventory import Attachment, Backend, Lock, Policy, S
 from orchestrator.domain.errors import NotFound
 from orchestrator.domain.exact import Exact
 from orchestrator.domain.names import HostName, JunctionPath
-from orchestrator.domain.requests import Reason
 from orchestrator.domain.states import VolumeState
 from orchestrator.inventory import backends, locks, policies, volumes
 

@@ -11,6 +11,8 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 from sqlalchemy import Connection
 
+from orchestrator.actions.registry import ACTIONS
+from orchestrator.actions.requests import AnyJobRequest, JobId, Moment, Priority, no_such_action
 from orchestrator.api.filters import of_backend
 from orchestrator.api.keys import once
 from orchestrator.api.requesting import (
@@ -33,23 +35,15 @@ from orchestrator.asgi.reading import ExactRoute
 from orchestrator.contract.answers import Page
 from orchestrator.contract.events import Event
 from orchestrator.contract.jobs import Archived, Job, Plan
-from orchestrator.domain.actions import ACTIONS
 from orchestrator.domain.errors import InvalidInput, UnknownAction
 from orchestrator.domain.exact import Exact
 from orchestrator.domain.names import (
+    MAX_ID,
     NAME_OF_TOKENS,
     BackendName,
     HostName,
     SnapshotName,
     VolumeName,
-)
-from orchestrator.domain.requests import (
-    MAX_ID,
-    AnyJobRequest,
-    JobId,
-    Moment,
-    Priority,
-    no_such_action,
 )
 from orchestrator.domain.states import JobState
 from orchestrator.history.events import of_job

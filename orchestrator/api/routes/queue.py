@@ -8,13 +8,13 @@ from typing import Any
 from fastapi import APIRouter
 from pydantic import Field
 
+from orchestrator.actions.requests import Reason
 from orchestrator.api.requesting import Admin, Reader, ServiceHere
 from orchestrator.api.service import Service
 from orchestrator.asgi.reading import ExactRoute
 from orchestrator.contract.service import Queue
 from orchestrator.domain.actors import Actor
 from orchestrator.domain.exact import Exact
-from orchestrator.domain.requests import Reason
 from orchestrator.jobs.intake import queue_view, set_accepting
 
 router = APIRouter(prefix="/v1/queue", tags=["queue"], route_class=ExactRoute)

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Response
 from pydantic import BeforeValidator, Field
 
+from orchestrator.actions.requests import Moment
 from orchestrator.api.filters import of_backend
 from orchestrator.api.requesting import (
     Admin,
@@ -28,7 +29,6 @@ from orchestrator.domain.accounts import COUNTED
 from orchestrator.domain.errors import InvalidInput, InvalidSize
 from orchestrator.domain.exact import Exact
 from orchestrator.domain.names import NAME_OF_TOKENS, BackendName
-from orchestrator.domain.requests import Moment
 from orchestrator.domain.sizes import MAX_SIZE, parse_size
 from orchestrator.inventory import holdings, quotas
 

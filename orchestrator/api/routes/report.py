@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 
+from orchestrator.actions.requests import Moment
 from orchestrator.api.requesting import Reader, ServiceHere
 from orchestrator.asgi.reading import ExactRoute
 from orchestrator.contract.reports import Report
 from orchestrator.domain.names import BackendName
-from orchestrator.domain.requests import Moment
 from orchestrator.findings.report import report
 
 router = APIRouter(prefix="/v1/audit", tags=["audit"], route_class=ExactRoute)

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Response
 
+from orchestrator.actions.schedules import NAME_OF_SCHEDULES, ScheduleSpec
 from orchestrator.api.requesting import (
     Admin,
     Cursor,
@@ -21,7 +22,6 @@ from orchestrator.asgi.reading import ExactRoute
 from orchestrator.contract.answers import Page
 from orchestrator.contract.schedules import Schedule, ScheduleInDetail, ScheduleRun
 from orchestrator.domain.exact import Exact
-from orchestrator.domain.schedules import NAME_OF_SCHEDULES, ScheduleSpec
 from orchestrator.schedules import book
 from orchestrator.schedules.by_hand import run_now
 

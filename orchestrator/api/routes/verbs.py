@@ -10,6 +10,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Query, Response
 from pydantic import AliasChoices, BaseModel, Field, create_model
 
+from orchestrator.actions.registry import ACTIONS
+from orchestrator.actions.requests import JobOptions, JobRequest, parse_request
 from orchestrator.api.requesting import (
     BackendInPath,
     HostInPath,
@@ -26,12 +28,12 @@ from orchestrator.api.routes.jobs import SUBMITTED, PlanOnly
 from orchestrator.api.submitting import answer, single
 from orchestrator.asgi.reading import ExactRoute
 from orchestrator.contract.jobs import Job
-from orchestrator.domain.actions import ACTIONS, Action, Metadata, Need, VolumeSettings
+from orchestrator.domain.action import Action, Need
 from orchestrator.domain.errors import InvalidInput
 from orchestrator.domain.exact import Written
 from orchestrator.domain.names import HostName, PolicyName, SnapshotName, VolumeName
-from orchestrator.domain.requests import JobOptions, JobRequest, parse_request
 from orchestrator.domain.sizes import Size
+from orchestrator.domain.volumes import Metadata, VolumeSettings
 
 _IN_PATH: dict[str, Any] = {
     "backend": BackendInPath,

@@ -8,8 +8,8 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from orchestrator.actions.requests import parse_request
 from orchestrator.domain.actors import Actor
-from orchestrator.domain.requests import parse_request
 from orchestrator.domain.states import VolumeState
 from orchestrator.inventory import backends, locks, policies, volumes
 from orchestrator.jobs.submission import Submission

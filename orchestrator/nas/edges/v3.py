@@ -22,6 +22,7 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
+from orchestrator.actions.requests import sentence
 from orchestrator.asgi.rawpaths import RawPaths
 from orchestrator.asgi.reading import ExactRoute, methods_here
 from orchestrator.domain.errors import (
@@ -36,7 +37,6 @@ from orchestrator.domain.errors import (
     UnknownPolicy,
 )
 from orchestrator.domain.exports import RuleText
-from orchestrator.domain.requests import sentence
 from orchestrator.nas import contract
 from orchestrator.nas.fields import CHANGEABLE, PolicySchema, SnapshotSchema, VolumeSchema, told
 from orchestrator.nas.returned import normalised

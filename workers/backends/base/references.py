@@ -48,7 +48,7 @@ class VolumeRef:
     #: own values of the driver's parameters.
     size_bytes: int | None = field(default=None, compare=False)
     parameters: Mapping[str, str] = field(default_factory=dict, compare=False)
-    #: Its settings (`orchestrator.domain.actions.VolumeSettings`): what is made is to have them,
+    #: Its settings (`orchestrator.domain.volumes.VolumeSettings`): what is made is to have them,
     #: of what is there they are those that the inventory has. The policy that it is made with.
     settings: Mapping[str, Any] = field(default_factory=dict, compare=False)
     policy: PolicyRef | None = field(default=None, compare=False)

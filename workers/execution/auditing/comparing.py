@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.domain.drivers import DRIVERS
+from orchestrator.domain.outlook import VolumeOutlook
 from orchestrator.domain.states import FindingKind, VolumeState
-from orchestrator.jobs.outlook import VolumeOutlook
 from workers.backends.base.driver import Driver
 from workers.backends.base.facts import SnapshotFacts, VolumeFacts
 from workers.backends.base.references import VolumeRef

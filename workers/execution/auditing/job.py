@@ -13,10 +13,10 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from orchestrator.domain.lanes import policy_lane
+from orchestrator.domain.outlook import Outlook, VolumeOutlook
 from orchestrator.domain.states import FindingKind, VolumeState
 from orchestrator.findings.recording import AuditResult, Finding, open_findings
 from orchestrator.jobs.looking import take_volumes, volumes_at
-from orchestrator.jobs.outlook import Outlook, VolumeOutlook
 from orchestrator.store.asking import ask
 from orchestrator.store.tables import volumes
 from workers.backends.base.facts import Absent, Look, NotOurs, PolicyFacts

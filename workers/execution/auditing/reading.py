@@ -7,9 +7,8 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select
 
-from orchestrator.domain.actions import ACTIONS
+from orchestrator.actions.registry import ACTIONS, intent_of
 from orchestrator.domain.errors import BackendBusy
-from orchestrator.jobs.outlook import intent_of
 from orchestrator.store.bulk import among
 from orchestrator.store.tables import backends, event_commits, events, job_lanes, jobs
 from workers.backends.base.abilities import CanExportByPolicy, CanSnapshot

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from sqlalchemy import Connection, exists, select
 
+from orchestrator.domain.outlook import VolumeOutlook
 from orchestrator.domain.sizes import format_size
 from orchestrator.domain.states import FindingKind, PolicyState
 from orchestrator.findings.recording import Finding
-from orchestrator.jobs.outlook import VolumeOutlook
 from orchestrator.store.tables import policies
 from workers.execution.auditing.comparing import Difference, differences, oddities, use
 from workers.execution.auditing.seen import SeenVolume

@@ -12,8 +12,8 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Connection, func, select
 
-from orchestrator.domain.actions import ACTIONS
-from orchestrator.jobs.outlook import VolumeOutlook
+from orchestrator.actions.registry import ACTIONS
+from orchestrator.domain.outlook import VolumeOutlook
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import events
 from workers.backends.base.facts import SnapshotFacts

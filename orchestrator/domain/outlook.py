@@ -9,13 +9,13 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from orchestrator.domain.actions import ACTIONS, Action
+from orchestrator.domain.action import Action
 from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.exports import Rule
 from orchestrator.domain.lanes import lanes_of
+from orchestrator.domain.names import MAX_ID
 from orchestrator.domain.nearest import no_such_backend
 from orchestrator.domain.places import Places
-from orchestrator.domain.requests import MAX_ID
 from orchestrator.domain.states import PolicyState, SnapshotState, VolumeState
 
 
@@ -180,7 +180,7 @@ class QuotaOutlook:
 class Outlook:
     """Backends and volumes, by name, as they will be when the jobs ahead have succeeded.
 
-    `orchestrator.jobs.looking` fills it, `orchestrator.jobs.rules` plays jobs forward on it.
+    `orchestrator.jobs.looking` fills it, `orchestrator.actions.rules` plays jobs forward on it.
     """
 
     def __init__(self) -> None:
@@ -247,22 +247,3 @@ class Outlook:
             intent
             for _, _, intent in sorted(unique.values(), key=lambda entry: (entry[0], entry[1]))
         ]
-
-
-def intent_of(row: Mapping[str, Any], backend: str) -> Intent:
-    """The intent of a stored job; ``row`` has the columns of `jobs`."""
-    return Intent(
-        action=ACTIONS[row["action"]],
-        backend=backend,
-        volume=row["volume"],
-        snapshot=row["snapshot"],
-        policy=row["policy"],
-        host=row["host"],
-        params=row["params"],
-        reason=row["reason"],
-        volume_id=row["volume_id"],
-        snapshot_id=row["snapshot_id"],
-        policy_id=row["policy_id"],
-        source_id=row["source_id"],
-        account=row["account"],
-    )

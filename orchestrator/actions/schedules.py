@@ -9,13 +9,14 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from orchestrator.domain.actions import ACTIONS, Action, Need
+from orchestrator.actions.registry import ACTIONS
+from orchestrator.actions.requests import Reason, parse_request
+from orchestrator.domain.action import Action, Need
 from orchestrator.domain.cron import CronText
 from orchestrator.domain.errors import InvalidInput, MissingField, UnknownAction
 from orchestrator.domain.exact import Exact
 from orchestrator.domain.keeping import Keep
 from orchestrator.domain.names import BackendName
-from orchestrator.domain.requests import Reason, parse_request
 
 #: What is no job: the scheduler writes new events to files.
 EXPORT = "events.export"

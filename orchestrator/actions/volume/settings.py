@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from orchestrator.actions.targets import target_volume
 from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import AlreadyExists, InvalidInput, Unsupported
-from orchestrator.jobs.outlook import Intent, Outlook, VolumeOutlook
-from orchestrator.jobs.rules.targets import target_volume
+from orchestrator.domain.outlook import Intent, Outlook, VolumeOutlook
 
 #: The settings that every backend has: those that the engine itself sees to.
 _SETTINGS_OF_ALL = frozenset({"autosize_enabled", "autosize_max_bytes", "junction_path"})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.domain.actions import ACTIONS
+from orchestrator.actions.registry import ACTIONS
 from orchestrator.domain.errors import InvalidInput
 from orchestrator.domain.nearest import did_you_mean
 

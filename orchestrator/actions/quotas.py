@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from orchestrator.domain.accounts import COUNTED, adds, makes_snapshot, makes_volume
-from orchestrator.domain.actions import Action
+from orchestrator.domain.action import Action
 from orchestrator.domain.errors import QuotaExceeded
+from orchestrator.domain.outlook import Intent, Outlook, VolumeOutlook
 from orchestrator.domain.sizes import format_size
-from orchestrator.jobs.outlook import Intent, Outlook, VolumeOutlook
 
 
 def account_of(action: Action, volume: VolumeOutlook | None, submitter: str) -> str:

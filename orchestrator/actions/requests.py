@@ -22,7 +22,8 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from orchestrator.domain.actions import ACTIONS, Action, Lane, Need, written_names
+from orchestrator.actions.registry import ACTIONS
+from orchestrator.domain.action import Action, Lane, Need, written_names
 from orchestrator.domain.errors import (
     InvalidInput,
     InvalidName,
@@ -35,6 +36,7 @@ from orchestrator.domain.errors import (
 )
 from orchestrator.domain.exact import Exact
 from orchestrator.domain.names import (
+    MAX_ID,
     BackendName,
     HostName,
     PolicyName,
@@ -45,8 +47,6 @@ from orchestrator.domain.nearest import did_you_mean
 
 #: The most jobs one batch may hold.
 MAX_BATCH = 100_000
-#: The largest job id a request may name: what a 64-bit column holds.
-MAX_ID = 2**63 - 1
 
 JobId = Annotated[int, Field(ge=1, le=MAX_ID)]
 Ref = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._:-]+$")]

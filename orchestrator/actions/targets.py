@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from orchestrator.domain.errors import (
     AlreadyExists,
+    BackendDisabled,
     InUse,
     UnknownSnapshot,
     UnknownVolume,
     VolumeReplaced,
     WrongState,
 )
+from orchestrator.domain.outlook import Intent, Outlook, SnapshotOutlook, VolumeOutlook
 from orchestrator.domain.sizes import round_up
-from orchestrator.domain.states import SnapshotState, VolumeState
-from orchestrator.jobs.outlook import Intent, Outlook, SnapshotOutlook, VolumeOutlook
+from orchestrator.domain.states import BackendState, SnapshotState, VolumeState
 
 
 def volume_name(intent: Intent) -> str:
@@ -99,10 +100,6 @@ def usable_snapshot(volume: VolumeOutlook, intent: Intent) -> SnapshotOutlook:
     return found
 
 
-def nothing(_outlook: Outlook, _intent: Intent) -> None:
-    """For actions that need nothing more, or leave nothing behind."""
-
-
 def size_asked(outlook: Outlook, intent: Intent) -> int:
     return round_up(int(intent.params["size_bytes"]), outlook.backend(intent.backend).grain_bytes)
 
@@ -121,3 +118,14 @@ def check_idle(outlook: Outlook, intent: Intent) -> None:
 
 def check_any_state(outlook: Outlook, intent: Intent) -> None:
     volume_there(outlook, intent, VolumeState.AVAILABLE, VolumeState.RESTRICTED, VolumeState.ERROR)
+
+
+def check_enabled(outlook: Outlook, intent: Intent) -> None:
+    """Refuse what only the configuration can allow again."""
+    backend = outlook.backend(intent.backend)
+    if backend.state == BackendState.DISABLED:
+        raise BackendDisabled(
+            f"backend {backend.name} is disabled by the configuration: take out enabled = false "
+            "there, and restart",
+            field="backend",
+        )

@@ -1,0 +1,22 @@
+"""Compare what a backend really has with the inventory."""
+
+from __future__ import annotations
+
+from orchestrator.domain.action import Action, Lane, Need, Rule
+
+AUDIT = Action(
+    name="backend.audit",
+    order=400,
+    summary="Compare what a backend really has with the inventory; write findings.",
+    audit="audited backend {backend}",
+    rule=Rule(),
+    schedulable=True,
+    volume=Need.NO,
+    host=Need.OPTIONAL,
+    on_host=True,
+    lanes=(Lane.AUDIT,),
+    stoppable=True,
+    slow=True,
+    time_limit=24 * 3600.0,
+    route=("POST", "/audit"),
+)

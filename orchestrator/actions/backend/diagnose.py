@@ -1,0 +1,19 @@
+"""Say of everything that could serve a backend whether it can, and why not."""
+
+from __future__ import annotations
+
+from orchestrator.domain.action import Action, Need, Rule
+
+DIAGNOSE = Action(
+    name="backend.diagnose",
+    order=420,
+    summary="Tell of everything that could serve a backend whether it can, and why not.",
+    audit="diagnosed backend {backend}",
+    rule=Rule(),
+    volume=Need.NO,
+    host=Need.OPTIONAL,
+    lanes=(),
+    capability="diagnose",
+    on_host=True,
+    route=("POST", "/diagnose"),
+)

@@ -1,0 +1,18 @@
+"""Count what a backend has promised."""
+
+from __future__ import annotations
+
+from orchestrator.domain.action import Action, Lane, Need, Rule
+from orchestrator.domain.states import Role
+
+RECOUNT = Action(
+    name="backend.recount",
+    order=410,
+    summary="Count anew what a backend has promised.",
+    audit="counted anew what backend {backend} has promised",
+    rule=Rule(),
+    role=Role.ADMIN,
+    volume=Need.NO,
+    lanes=(Lane.AUDIT,),
+    route=("POST", "/recount"),
+)

@@ -1,0 +1,17 @@
+"""Read a backend's capacity and the use of its volumes."""
+
+from __future__ import annotations
+
+from orchestrator.domain.action import Action, Need, Rule
+
+REFRESH = Action(
+    name="backend.refresh",
+    order=380,
+    summary="Read a backend's capacity and the use of its volumes anew.",
+    audit="refreshed backend {backend}",
+    rule=Rule(),
+    volume=Need.NO,
+    lanes=(),
+    schedulable=True,
+    route=("POST", "/refresh"),
+)

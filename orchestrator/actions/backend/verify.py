@@ -1,0 +1,34 @@
+"""Check that a backend is reachable and bears its identity marker."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from orchestrator.domain.action import Action, Need, Params, Rule
+from orchestrator.domain.states import Role
+
+
+class VerifyBackendParams(Params):
+    """What to do about the identity marker."""
+
+    accept_identity: bool = Field(
+        default=False,
+        description="Take the marker that is found as this backend's own, or write one where "
+        "there is none. Only after you have made sure that it is the right storage.",
+    )
+
+
+VERIFY = Action(
+    name="backend.verify",
+    order=390,
+    summary="Check that a backend is reachable and bears its identity marker.",
+    audit="verified backend {backend}",
+    params=VerifyBackendParams,
+    rule=Rule(),
+    role=Role.ADMIN,
+    volume=Need.NO,
+    lanes=(),
+    schedulable=True,
+    by_hand=("accept_identity",),
+    route=("POST", "/verify"),
+)

@@ -1,0 +1,41 @@
+"""Give a volume an export policy, or take its own away."""
+
+from __future__ import annotations
+
+from orchestrator.actions.policy.targets import target_policy, usable_policy
+from orchestrator.actions.targets import target_volume, volume_there
+from orchestrator.domain.action import Action, Need, Rule
+from orchestrator.domain.outlook import Intent, Outlook, VolumeOutlook
+
+
+def _check(outlook: Outlook, intent: Intent) -> None:
+    volume_there(outlook, intent)
+    if intent.policy is not None:
+        usable_policy(outlook, intent)
+
+
+def play_assign(outlook: Outlook, intent: Intent) -> None:
+    if volume := target_volume(outlook, intent):
+        play_unassign(outlook, volume)
+        volume.policy = intent.policy
+        if policy := target_policy(outlook, intent):
+            policy.used_by[volume.id] = volume.name
+
+
+def play_unassign(outlook: Outlook, volume: VolumeOutlook) -> None:
+    for policy in outlook.policies.values():
+        policy.used_by.pop(volume.id, None)
+    volume.policy = None
+
+
+ASSIGN = Action(
+    name="policy.assign",
+    order=340,
+    summary="Give a volume an export policy, or take its own away if none is named.",
+    audit="gave volume {volume} the export policy {policy}",
+    rule=Rule(check=_check, effect=play_assign),
+    policy=Need.OPTIONAL,
+    capability="policy",
+    respects_lock=True,
+    route=("PUT", "/volumes/{volume}/policy"),
+)

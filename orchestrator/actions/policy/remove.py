@@ -1,0 +1,48 @@
+"""Remove an export policy that no volume has."""
+
+from __future__ import annotations
+
+from orchestrator.actions.policy.targets import policy_there
+from orchestrator.domain.action import Action, Lane, Need, Rule
+from orchestrator.domain.errors import InUse
+from orchestrator.domain.outlook import Intent, Outlook
+
+
+def _check(outlook: Outlook, intent: Intent) -> None:
+    found = policy_there(outlook, intent)
+    if found.used_by:
+        names = sorted(found.used_by.values())
+        raise InUse(
+            f"export policy {found.name!r} is that of {', '.join(names[:10])}"
+            f"{f' and {len(names) - 10} more' if len(names) > 10 else ''}: give them another "
+            "one first",
+            field="policy",
+            volumes=names[:10],
+        )
+    if found.given_by:
+        raise InUse(
+            f"job {found.given_by[0]} gives export policy {found.name!r} to a volume: wait for its "
+            "end",
+            field="policy",
+            job=found.given_by[0],
+        )
+
+
+def _play(outlook: Outlook, intent: Intent) -> None:
+    if intent.export_policy is not None:
+        outlook.policies.pop(intent.export_policy, None)
+
+
+REMOVE = Action(
+    name="policy.remove",
+    order=300,
+    summary="Remove an export policy that no volume has.",
+    audit="removed export policy {policy}",
+    rule=Rule(check=_check, effect=_play),
+    volume=Need.NO,
+    policy=Need.REQUIRED,
+    lanes=(Lane.POLICY,),
+    capability="policy",
+    destructive=True,
+    route=("DELETE", "/policies/{policy}"),
+)

@@ -1,0 +1,19 @@
+"""Compare an export policy with the storage."""
+
+from __future__ import annotations
+
+from orchestrator.actions.policy.rules import check_readable
+from orchestrator.domain.action import Action, Lane, Need, Rule
+
+VERIFY = Action(
+    name="policy.verify",
+    order=360,
+    summary="Compare an export policy with the storage; one in error becomes what it is.",
+    audit="verified export policy {policy}",
+    rule=Rule(check=check_readable),
+    volume=Need.NO,
+    policy=Need.REQUIRED,
+    lanes=(Lane.POLICY,),
+    capability="policy",
+    route=("POST", "/policies/{policy}/verify"),
+)

@@ -1,0 +1,77 @@
+"""Every action there is, found by a walk through this package."""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+from orchestrator import actions
+from orchestrator.domain.accounts import makes_snapshot, makes_volume
+from orchestrator.domain.action import Action
+from orchestrator.domain.drivers import DRIVERS
+from orchestrator.domain.outlook import Intent
+
+
+def modules_below(package: ModuleType) -> Iterator[ModuleType]:
+    """The modules of a package's subpackages: one subpackage a resource, one module a verb."""
+    for resource in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        if resource.ispkg:
+            for verb in pkgutil.iter_modules(import_module(resource.name).__path__):
+                yield import_module(f"{resource.name}.{verb.name}")
+
+
+def declared(modules: Iterable[ModuleType], capabilities: Collection[str]) -> dict[str, Action]:
+    """The actions that these modules declare, by name, in their order.
+
+    Raises `TypeError` where one cannot be what it says it is: its name or its place in the order
+    is another's, or it needs what no driver can do (``capabilities`` are all that drivers have).
+    """
+    found = {id(one): one for m in modules for one in vars(m).values() if isinstance(one, Action)}
+    ordered = sorted(found.values(), key=lambda action: action.order)
+    by_name: dict[str, Action] = {}
+    places: dict[int, str] = {}
+    for action in ordered:
+        if action.name in by_name:
+            raise TypeError(f"action {action.name} is declared twice")
+        if action.order in places:
+            raise TypeError(f"actions {places[action.order]} and {action.name} have one order")
+        if action.capability is not None and action.capability not in capabilities:
+            raise TypeError(
+                f"action {action.name} needs the capability {action.capability!r}, which no "
+                "driver has"
+            )
+        by_name[action.name] = action
+        places[action.order] = action.name
+    return by_name
+
+
+#: Every action by name. A process that cannot have them all does not start.
+ACTIONS = declared(
+    modules_below(actions), {one for spec in DRIVERS.values() for one in spec.capabilities}
+)
+
+#: The names of the actions that make volumes, and snapshots.
+MAKING_VOLUMES = tuple(name for name, action in ACTIONS.items() if makes_volume(action))
+MAKING_SNAPSHOTS = tuple(name for name, action in ACTIONS.items() if makes_snapshot(action))
+
+
+def intent_of(row: Mapping[str, Any], backend: str) -> Intent:
+    """The intent of a stored job; ``row`` has the columns of `jobs`."""
+    return Intent(
+        action=ACTIONS[row["action"]],
+        backend=backend,
+        volume=row["volume"],
+        snapshot=row["snapshot"],
+        policy=row["policy"],
+        host=row["host"],
+        params=row["params"],
+        reason=row["reason"],
+        volume_id=row["volume_id"],
+        snapshot_id=row["snapshot_id"],
+        policy_id=row["policy_id"],
+        source_id=row["source_id"],
+        account=row["account"],
+    )

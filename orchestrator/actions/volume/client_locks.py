@@ -1,0 +1,17 @@
+"""Ask the storage which clients hold locks in a volume."""
+
+from __future__ import annotations
+
+from orchestrator.actions.targets import check_any_state
+from orchestrator.domain.action import Action, Rule
+
+CLIENT_LOCKS = Action(
+    name="volume.client_locks",
+    order=370,
+    summary="Ask the storage which clients hold locks on what is in a volume.",
+    audit="read the client locks of volume {volume}",
+    rule=Rule(check=check_any_state),
+    lanes=(),
+    capability="client_locks",
+    route=("POST", "/volumes/{volume}/client_locks"),
+)

@@ -1,0 +1,35 @@
+"""Make a volume's record say what the storage has."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from orchestrator.actions.targets import check_any_state
+from orchestrator.domain.action import Action, Params, Rule
+from orchestrator.domain.states import Role
+
+
+class ReconcileParams(Params):
+    """What of a volume's record is taken from the storage."""
+
+    what: Annotated[
+        list[Literal["size", "metadata", "settings", "policy", "snapshots"]], Field(min_length=1)
+    ] = Field(
+        description="'size', 'metadata', 'settings', 'policy' (which it has), 'snapshots' (those "
+        "that are gone are struck, those that bear a stamp of ours are recorded)."
+    )
+
+
+RECONCILE = Action(
+    name="volume.reconcile",
+    order=180,
+    summary="Make a volume's record say what the storage has.",
+    audit="made the record of volume {volume} what the storage has",
+    params=ReconcileParams,
+    rule=Rule(check=check_any_state),
+    role=Role.ADMIN,
+    capability="inspect",
+    route=("POST", "/volumes/{volume}/reconcile"),
+)

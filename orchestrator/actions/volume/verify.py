@@ -1,0 +1,19 @@
+"""Compare a volume's record with the storage."""
+
+from __future__ import annotations
+
+from orchestrator.actions.targets import check_any_state
+from orchestrator.domain.action import Action, Need, Rule
+
+VERIFY = Action(
+    name="volume.verify",
+    order=220,
+    summary="Compare a volume's record with the storage; one in error may be available again.",
+    audit="verified volume {volume}",
+    rule=Rule(check=check_any_state),
+    host=Need.OPTIONAL,
+    on_host=True,
+    capability="inspect",
+    schedulable=True,
+    route=("POST", "/volumes/{volume}/verify"),
+)
