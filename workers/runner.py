@@ -20,11 +20,10 @@ from orchestrator.jobs.notices import Notices
 from orchestrator.settings import Settings
 from orchestrator.store.database import Database
 from orchestrator.store.verdicts import is_of_the_rows
+from workers.actions.registry import HANDLERS
 from workers.execution.attempt import attempt
 from workers.execution.ending import HANDED_BACK, unseen_after
-from workers.execution.handlers import HANDLERS, UNDOING, WITHOUT_STORAGE
 from workers.execution.hooks import Hooks
-from workers.execution.outcomes import OUTCOMES
 from workers.execution.work import Here, Work
 from workers.leases import Held, Leases
 from workers.serving import Serving
@@ -243,9 +242,6 @@ class Runner:
                 HANDLERS[one.action.name],
                 self._settings.retry,
                 self._hooks,
-                storage=one.action.name not in WITHOUT_STORAGE,
-                undo=UNDOING.get(one.action.name),
-                outcome_of=OUTCOMES.get(one.action.name),
             )
             self._log(one, outcome)
             if outcome is not None and isinstance(outcome.problem, Outage):

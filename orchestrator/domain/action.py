@@ -137,6 +137,12 @@ class Action:
     #: A schedule may have it done, with any parameters except those that only a person may give.
     schedulable: bool = False
     by_hand: tuple[str, ...] = ()
+    #: The storage is asked, so its marker is checked first; one that does not need it concerns
+    #: the inventory alone, or checks the marker in its own way.
+    needs_storage: bool = True
+    #: Writes down what it is about to change before it does; one that does not reads, or changes
+    #: the inventory alone.
+    journaled: bool = True
     #: Method and path below ``/v1/backends/{backend}``.
     route: tuple[str, str]
 

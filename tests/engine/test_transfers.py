@@ -37,10 +37,10 @@ from orchestrator.store.database import Database
 from orchestrator.store.tables import attachments
 from tests.conformance.calls import Claim, LeaseLost
 from tests.engine.conftest import ADMIN, Engine, act, create, grow
+from workers.actions.registry import HANDLERS
 from workers.backends.base.facts import Contents
 from workers.backends.base.references import VolumeRef
 from workers.backends.memory import Faults
-from workers.execution import handlers
 from workers.execution.images import Export
 
 pytestmark = pytest.mark.either_database
@@ -570,14 +570,14 @@ def _published_and_broken_off(
     _filled(engine, "vm", b"text", "fast")
     [job_id] = engine.submit(_export("vm", exports / "out")).job_ids
     name = "volume.export"
-    whole = handlers.HANDLERS[name]
+    whole = HANDLERS[name]
 
     def dies(work: Any) -> Any:
-        whole(work)
+        whole.run(work)
         raise SystemExit
 
     with monkeypatch.context() as patched, pytest.raises(SystemExit):
-        patched.setitem(handlers.HANDLERS, name, dies)
+        patched.setitem(HANDLERS, name, dataclasses.replace(whole, run=dies))
         engine.work()
     return job_id, (exports / "out").stat().st_ino
 
@@ -693,7 +693,7 @@ def test_a_range_is_wiped_and_what_is_outside_the_volume_refused(engine: Engine)
 def test_a_wipe_goes_on_behind_what_an_earlier_attempt_has_wiped(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(handlers, "_LEAST_PART", MIB)
+    monkeypatch.setattr("workers.actions.volume.wipe._LEAST_PART", MIB)
     _one(engine, create("vm", "4M"))
     faults = Faults("ram", _driver(engine, "ram").installation)
     driver = _driver(engine, "ram")
@@ -720,7 +720,7 @@ def test_a_wipe_goes_on_behind_what_an_earlier_attempt_has_wiped(
 def test_a_wipe_that_is_canceled_stops_and_tells_how_far_it_came(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(handlers, "_LEAST_PART", MIB)
+    monkeypatch.setattr("workers.actions.volume.wipe._LEAST_PART", MIB)
     _filled(engine, "vm", b"x" * MIB)
     _one(engine, grow("vm", "4M"))
     [job_id] = engine.submit(act("volume.wipe", "vm")).job_ids

@@ -16,7 +16,7 @@ from orchestrator.domain.errors import InvalidName, InvalidSize, Problem, proble
 from orchestrator.domain.names import check_backend_name, check_host_name, check_volume_name
 from orchestrator.domain.sizes import MAX_SIZE, format_size, parse_size, round_up
 from orchestrator.domain.states import Role
-from workers.execution.handlers import HANDLERS
+from workers.actions.registry import HANDLERS
 
 DOCS = Path(__file__).parents[2] / "docs"
 

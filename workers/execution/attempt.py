@@ -24,32 +24,18 @@ from workers.execution.ending import (
     unforeseen,
     until_back,
 )
+from workers.execution.handler import Handler
 from workers.execution.hooks import Hooks
-from workers.execution.outcomes import OutcomeOf
-from workers.execution.work import Done, Handler, Undo, Work
+from workers.execution.work import Done, Work
 from workers.leases import HandBack, LeaseLost
 
 log = structlog.get_logger(__name__)
 
 
-def attempt(
-    work: Work,
-    handler: Handler,
-    retry: RetrySettings,
-    hooks: Hooks,
-    *,
-    storage: bool,
-    undo: Undo | None = None,
-    outcome_of: OutcomeOf | None = None,
-) -> Outcome | None:
-    """Make one attempt; how it ended, or None if the lease was lost and nothing may be said.
-
-    ``storage``: the action touches the backend, so its marker is checked first. ``undo``: for
-    one that leaves the backend as it is. ``outcome_of``: what has become of it, for one that is
-    never undone.
-    """
-    work.undo = undo
-    claim = work.claim
+def attempt(work: Work, handler: Handler, retry: RetrySettings, hooks: Hooks) -> Outcome | None:
+    """Make one attempt; how it ended, or None if the lease was lost and nothing may be said."""
+    work.undo = handler.undo
+    claim, outcome_of = work.claim, handler.outcome
     try:
         if claim.refused is not None:
             raise claim.refused
@@ -65,7 +51,7 @@ def attempt(
                 work.checkpoint()
                 if (wait := work.too_early()) > 0:
                     return Outcome(ending=Ending.LIMITED, delay=wait)
-                done = _begun(work, handler, hooks, storage=storage)
+                done = _begun(work, handler, hooks)
             except Canceled:
                 if outcome_of is None or not claim.touched or claim.action.cancelable:
                     raise
@@ -99,14 +85,14 @@ def attempt(
     )
 
 
-def _begun(work: Work, handler: Handler, hooks: Hooks, *, storage: bool) -> Done:
-    if storage:
+def _begun(work: Work, handler: Handler, hooks: Hooks) -> Done:
+    if handler.action.needs_storage:
         work.check_identity()
     hooks.before(work)
     # What changes an existing volume says so itself, with `intend`.
     work.touched = work.touched or work.claim.action.creates
     work.began = True
-    return handler(work)
+    return handler.run(work)
 
 
 def _outage_behind(work: Work, problem: Problem) -> Outage | None:

@@ -421,7 +421,6 @@ def refuse_written_elsewhere(work: Work, volume: VolumeOutlook) -> None:
             )
 
 
-Handler = Callable[[Work], Done]
 #: Takes away what an attempt made elsewhere than on the backend.
 Undo = Callable[[Work, Call], None]
 
@@ -435,23 +434,6 @@ def attached_as(volume_id: str, host: str, device: Device) -> Attached:
         "boot_id": boot_id(),
     }
     return Attached(volume_id, host, told)
-
-
-class Part:
-    """The `Call` of a part of long work: what it tells of its progress is added to the whole."""
-
-    def __init__(self, work: Work, before: int, total: int) -> None:
-        self._work, self._before, self._total = work, before, total
-        self.job_id = work.job_id
-        self.token = work.token
-        self.fence = work.fence
-        self.alone = work.alone
-        self.checkpoint = work.checkpoint
-        self.seconds_left = work.seconds_left
-
-    def progress(self, done: int, total: int, unit: str = "bytes") -> None:
-        """Note how far the whole has come."""
-        self._work.progress(self._before + done, self._total, unit)
 
 
 def policy_named(work: Work, name: str) -> int | None:

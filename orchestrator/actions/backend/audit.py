@@ -18,5 +18,6 @@ AUDIT = Action(
     stoppable=True,
     slow=True,
     time_limit=24 * 3600.0,
+    journaled=False,
     route=("POST", "/audit"),
 )

@@ -15,5 +15,7 @@ DIAGNOSE = Action(
     lanes=(),
     capability="diagnose",
     on_host=True,
+    needs_storage=False,
+    journaled=False,
     route=("POST", "/diagnose"),
 )

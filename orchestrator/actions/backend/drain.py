@@ -16,6 +16,8 @@ DRAIN = Action(
     volume=Need.NO,
     lanes=(Lane.BACKEND,),
     administrative=True,
+    needs_storage=False,
+    journaled=False,
     route=("POST", "/drain"),
 )
 
@@ -29,5 +31,7 @@ RESUME = Action(
     volume=Need.NO,
     lanes=(Lane.BACKEND,),
     administrative=True,
+    needs_storage=False,
+    journaled=False,
     route=("POST", "/resume"),
 )

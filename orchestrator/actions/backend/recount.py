@@ -14,5 +14,7 @@ RECOUNT = Action(
     role=Role.ADMIN,
     volume=Need.NO,
     lanes=(Lane.AUDIT,),
+    needs_storage=False,
+    journaled=False,
     route=("POST", "/recount"),
 )

@@ -13,5 +13,7 @@ REFRESH = Action(
     volume=Need.NO,
     lanes=(),
     schedulable=True,
+    needs_storage=False,
+    journaled=False,
     route=("POST", "/refresh"),
 )

@@ -30,5 +30,7 @@ VERIFY = Action(
     lanes=(),
     schedulable=True,
     by_hand=("accept_identity",),
+    needs_storage=False,
+    journaled=False,
     route=("POST", "/verify"),
 )

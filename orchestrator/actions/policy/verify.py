@@ -15,5 +15,6 @@ VERIFY = Action(
     policy=Need.REQUIRED,
     lanes=(Lane.POLICY,),
     capability="policy",
+    journaled=False,
     route=("POST", "/policies/{policy}/verify"),
 )

@@ -32,5 +32,7 @@ BREAK_LOCK = Action(
     rule=Rule(check=check_any_state),
     role=Role.ADMIN,
     lanes=(),
+    needs_storage=False,
+    journaled=False,
     route=("POST", "/volumes/{volume}/break_lock"),
 )

@@ -13,5 +13,6 @@ CLIENT_LOCKS = Action(
     rule=Rule(check=check_any_state),
     lanes=(),
     capability="client_locks",
+    journaled=False,
     route=("POST", "/volumes/{volume}/client_locks"),
 )

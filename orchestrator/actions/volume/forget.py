@@ -57,5 +57,7 @@ FORGET = Action(
     role=Role.ADMIN,
     respects_lock=True,
     destructive=True,
+    needs_storage=False,
+    journaled=False,
     route=("POST", "/volumes/{volume}/forget"),
 )

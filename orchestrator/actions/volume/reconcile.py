@@ -31,5 +31,6 @@ RECONCILE = Action(
     rule=Rule(check=check_any_state),
     role=Role.ADMIN,
     capability="inspect",
+    journaled=False,
     route=("POST", "/volumes/{volume}/reconcile"),
 )

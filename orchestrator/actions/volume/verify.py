@@ -15,5 +15,6 @@ VERIFY = Action(
     on_host=True,
     capability="inspect",
     schedulable=True,
+    journaled=False,
     route=("POST", "/volumes/{volume}/verify"),
 )

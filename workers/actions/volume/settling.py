@@ -1,7 +1,7 @@
-"""Settling what could not be seen when the job that left it ended: a volume, an export policy.
+"""Settling what could not be seen when the job that left a volume ended.
 
-`orchestrator.jobs.looking_again` has `volume.verify` and `policy.verify` look again until it has
-been seen: then it is what it is, and no person is needed.
+`orchestrator.jobs.looking_again` has `volume.verify` look again until it has been seen: then the
+volume is what it is, and no person is needed.
 """
 
 from __future__ import annotations
@@ -14,15 +14,12 @@ from sqlalchemy import Connection, exists, select
 
 from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import BackendBusy, HostUnavailable
-from orchestrator.domain.exports import is_ours, written_rules
-from orchestrator.domain.states import JobState, PolicyState, SnapshotState, VolumeState
+from orchestrator.domain.states import JobState, SnapshotState, VolumeState
 from orchestrator.inventory.changes import (
     Change,
-    PolicyGone,
     Set,
     SnapshotGone,
     VolumeGone,
-    set_policy,
     set_snapshot,
     set_volume,
 )
@@ -33,15 +30,12 @@ from orchestrator.store.tables import (
     job_lanes,
     job_steps,
     jobs,
-    policies,
     snapshots,
     volume_versions,
     volumes,
 )
-from workers.backends.base.abilities import CanExportByPolicy
-from workers.backends.base.driver import driver_that
 from workers.backends.base.facts import Absent, NotOurs, SnapshotFacts, VolumeFacts
-from workers.backends.base.references import PolicyRef, SnapshotRef
+from workers.backends.base.references import SnapshotRef
 from workers.execution.truth import (
     LastCall,
     columns,
@@ -50,7 +44,6 @@ from workers.execution.truth import (
     lost,
     newer_than,
     not_seen,
-    recorded_policy,
     told_of,
     usable_as,
     use_on,
@@ -297,90 +290,3 @@ def _never_made(work: Work) -> set[str]:
     )
     with work.database.read() as connection:
         return set(connection.execute(query).scalars())
-
-
-# -- export policies ----------------------------------------------------------------------
-
-
-def verify_policy(work: Work) -> Done:
-    """Compare an export policy's record with the storage; one in error becomes what it is.
-
-    Its rules are then those that the storage has, unless it has some we have no words for.
-    """
-    record = work.claim.policy
-    assert record is not None  # noqa: S101 - the rule has checked it
-    if record.state is PolicyState.ERROR and (built := _never_usable(work)) is not None:
-        driver_that(work.driver, CanExportByPolicy).discard_policy(built, LastCall(work))
-        if driver_that(work.driver, CanExportByPolicy).inspect_policy(built) is not None:
-            # It was published, though nobody heard of that.
-            driver_that(work.driver, CanExportByPolicy).remove_policy(built, LastCall(work))
-        return _policy_settled(PolicyState.REMOVED, [PolicyGone(record.id)])
-    found = driver_that(work.driver, CanExportByPolicy).inspect_policy(work.policy)
-    differences: dict[str, Any] = {}
-    if found is None:
-        if record.state is PolicyState.ERROR and _policy_was_to_go(work):
-            return _policy_settled(PolicyState.REMOVED, [PolicyGone(record.id)])
-        differences["storage"] = "there is none"
-    elif found.rules != record.rules:
-        rules = {"recorded": written_rules(record.rules), "found": written_rules(found.rules)}
-        differences["rules"] = rules
-    told = {"agrees": not differences, "differences": differences}
-    if record.state is not PolicyState.ERROR or found is None:
-        return Done(result=told)
-    if not all(is_ours(rule) for rule in found.rules):
-        return Done(result=told)
-    changes = recorded_policy(work, found)
-    return _policy_settled(
-        PolicyState.AVAILABLE, [*changes, set_policy(record.id, state=PolicyState.AVAILABLE)], told
-    )
-
-
-def _policy_settled(
-    state: PolicyState, changes: Sequence[Change], told: dict[str, Any] | None = None
-) -> Done:
-    return Done(
-        result={**(told or {"agrees": True, "differences": {}}), "settled": state},
-        changes=changes,
-        before={"state": PolicyState.ERROR},
-        after={"state": state},
-    )
-
-
-def _never_usable(work: Work) -> PolicyRef | None:
-    """The policy, if the job that was to make it has failed, with the key that it has got."""
-    query = (
-        select(jobs.c.id)
-        .join(policies, policies.c.created_by_job == jobs.c.id)
-        .where(
-            policies.c.uid == work.policy.id,
-            jobs.c.state.in_((JobState.FAILED, JobState.CANCELED)),
-        )
-    )
-    with work.database.read() as connection:
-        maker = connection.execute(query).scalar()
-        if maker is None:
-            return None
-        steps = select(job_steps.c.detail).where(
-            job_steps.c.job_id == maker, job_steps.c.name == "built"
-        )
-        built = connection.execute(steps).scalar()
-    return work.policy if built is None else replace(work.policy, native=built.get("native"))
-
-
-def _policy_was_to_go(work: Work) -> bool:
-    """Whether the last job that has begun to change the policy was to remove it."""
-    steps = job_steps.join(jobs, jobs.c.id == job_steps.c.job_id)
-    with work.database.read() as connection:
-        last = connection.execute(
-            select(jobs.c.action)
-            .select_from(steps)
-            .where(
-                jobs.c.backend_id == work.claim.backend_id,
-                jobs.c.volume.is_(None),
-                jobs.c.policy_id == work.policy.id,
-                CHANGES,
-            )
-            .order_by(jobs.c.id.desc())
-            .limit(1)
-        ).scalar()
-    return last == "policy.remove"

@@ -1,0 +1,1 @@
+"""What is done for each action, in modules named as those in `orchestrator.actions`."""

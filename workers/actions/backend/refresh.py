@@ -1,0 +1,22 @@
+"""Read a backend's capacity and the use of its volumes."""
+
+from __future__ import annotations
+
+from orchestrator.actions.backend.refresh import REFRESH
+from workers.execution.handler import Handler
+from workers.execution.refresh import look_at
+from workers.execution.work import Done, Work
+
+
+def refresh(work: Work) -> Done:
+    """Read capacity and use anew."""
+    work.check_identity()
+    return refreshed(work)
+
+
+def refreshed(work: Work) -> Done:
+    facts, changes = look_at(work.driver, work.database, work.claim.backend_id, work)
+    return Done(result=facts, changes=changes)
+
+
+HANDLERS = (Handler(REFRESH, refresh),)

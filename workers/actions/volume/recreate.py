@@ -1,0 +1,67 @@
+"""Make a lost volume again, empty, under its id."""
+
+from __future__ import annotations
+
+from orchestrator.actions.volume.recreate import RECREATE
+from orchestrator.domain.states import VolumeState
+from orchestrator.inventory.changes import set_volume
+from workers.actions.volume.lost import not_lost, refuse_held
+from workers.backends.base.facts import Absent, VolumeFacts, there
+from workers.execution.handler import Handler
+from workers.execution.outcomes import Become, Nothing, Whole, of_volume
+from workers.execution.truth import Seen, not_seen, told_of
+from workers.execution.work import Done, Work, made, recorded_volume, sizes_of
+
+
+def recreate(work: Work) -> Done:
+    """Make a lost volume anew, empty, under its id; snapshots that are still there stay.
+
+    Nothing that is found there is ever taken away, nor what was begun here.
+    """
+    record = recorded_volume(work)
+    begun = work.intended("recreate") is not None
+    look = work.driver.inspect(work.volume)
+    if isinstance(look, Absent):
+        refuse_held(work)
+        work.intend("recreate", size_bytes=record.size_bytes)
+        facts = work.driver.create(work.volume, record.size_bytes, record.metadata, work)
+    elif not begun:
+        raise not_lost(work, look)
+    else:
+        facts = there(look, work.volume)
+    kept: set[str | None] = {one.id for one in work.driver.list_snapshots(work.volume)}
+    lost = [one for one in record.snapshots.values() if one.id not in kept]
+    changes = not_seen(work, kept, {one.id for one in lost})
+    told = {"state": VolumeState.AVAILABLE, **sizes_of(facts)}
+    return Done(
+        result={
+            **sizes_of(facts),
+            "lost_snapshots": [one.name for one in lost],
+            "kept_snapshots": [one.name for one in record.snapshots.values() if one.id in kept],
+            **told_of(changes),
+        },
+        changes=[set_volume(record.id, detail=None, **told), *changes],
+        before={"state": record.state, "snapshots": [*record.snapshots]},
+        # What another attempt finds may also be the volume itself, which has come back.
+        after={"empty": not begun or facts.used_bytes == 0, **told},
+    )
+
+
+def _outcome(work: Work, facts: VolumeFacts, seen: Seen) -> Become:
+    record = recorded_volume(work)
+    kept = record.snapshots.values()
+    lost = not_seen(work, seen.snapshots, {one.id for one in kept})
+    told = {
+        **sizes_of(facts),
+        "lost_snapshots": [one.name for one in kept if one.id not in seen.snapshots],
+        "kept_snapshots": [one.name for one in kept if one.id in seen.snapshots],
+        **told_of(lost),
+    }
+    done = made(work, facts)
+    changes = [*done.changes, set_volume(record.id, detail=None), *lost]
+    # What is found may also be the volume itself, which has come back.
+    after = {"empty": facts.used_bytes == 0, **told}
+    return Whole(Done(result=told, changes=changes, after=after))
+
+
+HANDLERS = (Handler(RECREATE, recreate, outcome=of_volume(_outcome, lambda _: Nothing())),)
