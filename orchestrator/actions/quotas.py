@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from orchestrator.domain.accounts import COUNTED, adds, makes_snapshot, makes_volume
 from orchestrator.domain.action import Action
 from orchestrator.domain.errors import QuotaExceeded
 from orchestrator.domain.outlook import Intent, Outlook, VolumeOutlook
 from orchestrator.domain.sizes import format_size
 
+#: What a quota may limit.
+COUNTED = ("bytes", "volumes", "snapshots")
+
 
 def account_of(action: Action, volume: VolumeOutlook | None, submitter: str) -> str:
     """Whose storage the action makes: what is added to a volume counts for that one's owner,
     whoever asks; anything new for who asks."""
-    if volume is None or volume.account is None or makes_volume(action) or not adds(action):
+    if volume is None or volume.account is None or action.makes_volume or not action.adds:
         return submitter
     return volume.account
 
@@ -20,12 +22,12 @@ def account_of(action: Action, volume: VolumeOutlook | None, submitter: str) -> 
 def take_from_quota(outlook: Outlook, intent: Intent, room: int) -> None:
     """Note what the intent adds to its account. Raises `QuotaExceeded`."""
     quota = outlook.quotas.get((intent.account or "", intent.backend))
-    if quota is None or not adds(intent.action):
+    if quota is None or not intent.action.adds:
         return
     asked = {
         "bytes": room,
-        "volumes": int(makes_volume(intent.action)),
-        "snapshots": int(makes_snapshot(intent.action)),
+        "volumes": int(intent.action.makes_volume),
+        "snapshots": int(intent.action.makes_snapshot),
     }
     for counted in COUNTED:
         limit, more = quota.limits.get(counted), asked[counted]

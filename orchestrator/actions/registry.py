@@ -9,7 +9,6 @@ from types import ModuleType
 from typing import Any
 
 from orchestrator import actions
-from orchestrator.domain.accounts import makes_snapshot, makes_volume
 from orchestrator.domain.action import Action
 from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.outlook import Intent
@@ -53,9 +52,12 @@ ACTIONS = declared(
     modules_below(actions), {one for spec in DRIVERS.values() for one in spec.capabilities}
 )
 
-#: The names of the actions that make volumes, and snapshots.
-MAKING_VOLUMES = tuple(name for name, action in ACTIONS.items() if makes_volume(action))
-MAKING_SNAPSHOTS = tuple(name for name, action in ACTIONS.items() if makes_snapshot(action))
+#: The names of the actions that make volumes, and snapshots; that give volumes an export policy;
+#: and after which what they are about is gone.
+MAKING_VOLUMES = tuple(name for name, action in ACTIONS.items() if action.makes_volume)
+MAKING_SNAPSHOTS = tuple(name for name, action in ACTIONS.items() if action.makes_snapshot)
+GIVING_POLICIES = tuple(name for name, action in ACTIONS.items() if action.gives_policy)
+REMOVING = tuple(name for name, action in ACTIONS.items() if action.removes)
 
 
 def intent_of(row: Mapping[str, Any], backend: str) -> Intent:

@@ -35,7 +35,8 @@ def check(outlook: Outlook, intent: Intent) -> None:
 
 def check_room(outlook: Outlook, intent: Intent) -> int:
     """Bytes the intent will take up. Raises `InsufficientCapacity`, `QuotaExceeded`."""
-    wanted = max(0, intent.action.rule.room(outlook, intent))
+    room = intent.action.rule.room
+    wanted = 0 if room is None else max(0, room(outlook, intent))
     backend = outlook.backend(intent.backend)
     if wanted and backend.total_bytes is not None:
         asked = int(intent.params.get("size_bytes") or wanted)

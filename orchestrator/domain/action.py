@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from pydantic import AliasChoices, ConfigDict
@@ -82,7 +83,8 @@ class Rule:
 
     check: Check = nothing
     effect: Check = nothing
-    room: Callable[[Outlook, Intent], int] = lambda _outlook, _intent: 0
+    #: The bytes that it will take up; None: it takes up none.
+    room: Callable[[Outlook, Intent], int] | None = None
     #: What somebody who reads a plan would not expect.
     notes: Callable[[Outlook, Intent], list[str]] = lambda _outlook, _intent: []
 
@@ -117,6 +119,10 @@ class Action:
     creates: bool = False
     #: Takes into the inventory what is on the storage; that stays, whatever becomes of the job.
     adopts: bool = False
+    #: What it is about is not in the inventory any more once it is done.
+    removes: bool = False
+    #: The volume may no longer have its export policy and its junction path once it is done.
+    frees: bool = False
     #: Can be stopped anywhere: what was done until then stays, and is told.
     stoppable: bool = False
     #: Must run on the job's host.
@@ -146,17 +152,42 @@ class Action:
     #: Method and path below ``/v1/backends/{backend}``.
     route: tuple[str, str]
 
-    @property
+    @cached_property
     def kind(self) -> str:
         """``volume``, ``snapshot``, ``policy`` or ``backend``."""
         return self.name.partition(".")[0]
+
+    @cached_property
+    def makes_volume(self) -> bool:
+        """Whether there is a volume more once it is done."""
+        return self.kind == "volume" and (self.creates or self.adopts)
+
+    @cached_property
+    def makes_snapshot(self) -> bool:
+        """Whether there is a snapshot more once it is done."""
+        return self.kind == "snapshot" and self.creates
+
+    @cached_property
+    def adds(self) -> bool:
+        """Whether an account may have more of anything once it is done."""
+        return self.makes_volume or self.makes_snapshot or self.rule.room is not None
+
+    @cached_property
+    def gives_policy(self) -> bool:
+        """Whether a volume may have the export policy that it names once it is done."""
+        return self.volume is not Need.NO and self.policy is not Need.NO
+
+    @cached_property
+    def removes_policy(self) -> bool:
+        """Whether there is an export policy less once it is done."""
+        return self.kind == "policy" and self.removes
 
     @property
     def cancelable(self) -> bool:
         """Whether it may be canceled at any safe point, also once storage was touched."""
         return self.creates or self.stoppable
 
-    @property
+    @cached_property
     def verb(self) -> str:
         """The part after the dot."""
         return self.name.partition(".")[2]

@@ -17,6 +17,7 @@ from sqlalchemy import (
     text,
 )
 
+from orchestrator.actions.registry import REMOVING
 from orchestrator.contract.reports import MOST_CAUSES, MOST_DAYS, MOST_REMOVALS
 from orchestrator.domain.errors import InvalidInput, UnknownBackend
 from orchestrator.inventory.capacity import present
@@ -25,8 +26,6 @@ from orchestrator.store.tables import backends
 
 #: The period, if nobody names one.
 USUAL_DAYS = 30
-
-REMOVALS = ("volume.remove", "volume.purge", "volume.forget", "snapshot.delete", "policy.remove")
 
 #: PostgreSQL plans our sessions for few rows found by index; this reads many.
 _PLAN_FREELY = (
@@ -42,7 +41,7 @@ _PARTS = {
     "of_backend": "(CAST(:backend AS varchar(63)) IS NULL OR backend = :backend)",
     "unsuccessful": "state IN ('failed', 'canceled')",
     "removed": (
-        f"kind IN ({', '.join(map(repr, REMOVALS))})"
+        f"kind IN ({', '.join(map(repr, REMOVING))})"
         " AND kind NOT IN ('job.submitted', 'job.started', 'job.succeeded')"
     ),
 }

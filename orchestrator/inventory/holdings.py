@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, or_, select
 
-from orchestrator.domain.accounts import COUNTED
+from orchestrator.actions.quotas import COUNTED
 from orchestrator.inventory.backends import backend_id
 from orchestrator.inventory.quotas import quotas_of
 from orchestrator.inventory.usage import (

@@ -24,8 +24,8 @@ from sqlalchemy import (
     union_all,
 )
 
+from orchestrator.actions.quotas import COUNTED
 from orchestrator.actions.registry import MAKING_SNAPSHOTS, MAKING_VOLUMES
-from orchestrator.domain.accounts import COUNTED
 from orchestrator.domain.states import SnapshotState, VolumeState
 from orchestrator.store.asking import Asked, Question, ask, one_of
 from orchestrator.store.tables import jobs, quotas, snapshots, volumes

@@ -14,7 +14,9 @@ from typing import Any
 
 from sqlalchemy import Connection, exists, select
 
+from orchestrator.actions.backend.refresh import REFRESH
 from orchestrator.actions.requests import parse_request
+from orchestrator.actions.volume.grow import GROW
 from orchestrator.domain.actors import ENGINE, Actor
 from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import Problem, ShrinkRefused
@@ -49,7 +51,7 @@ def refreshes(connection: Connection, seconds: float) -> list[Submission]:
             # One at a time, also while no worker is there to do it.
             ~exists().where(
                 jobs.c.backend_id == backends.c.id,
-                jobs.c.action == "backend.refresh",
+                jobs.c.action == REFRESH.name,
                 jobs.c.finished_at.is_(None),
             ),
         )
@@ -57,7 +59,7 @@ def refreshes(connection: Connection, seconds: float) -> list[Submission]:
     )
     return [
         _submission(
-            {"action": "backend.refresh", "backend": name},
+            {"action": REFRESH.name, "backend": name},
             f"autosize refresh {name} {int(now / seconds)}",
             "autosize: how full are its volumes",
         )
@@ -106,7 +108,7 @@ def growths(connection: Connection, percent: float) -> Iterator[Growth]:
         if size > row.size_bytes:
             submission = _submission(
                 {
-                    "action": "volume.grow",
+                    "action": GROW.name,
                     "backend": row.backend,
                     "volume": row.name,
                     "params": {"size_bytes": size},

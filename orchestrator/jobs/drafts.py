@@ -54,9 +54,6 @@ from orchestrator.store.asking import Rows, ask
 from orchestrator.store.bulk import among, drawn
 from orchestrator.store.tables import idempotency_keys, jobs
 
-#: After these a volume may no longer have the policy that it has.
-_FREEING = frozenset({"policy.assign", "volume.remove", "volume.purge", "volume.forget"})
-
 #: How messages name a row of a batch.
 _ROW = "jobs.{}"
 
@@ -379,7 +376,7 @@ class Drafts:
         removed = {
             intent.export_policy
             for intent in wanted
-            if intent.action.name == "policy.remove" and intent.export_policy is not None
+            if intent.action.removes_policy and intent.export_policy is not None
         }
         if removed:
             for place, job_ids in meaning(self.connection, removed).items():
@@ -600,7 +597,7 @@ class Drafts:
             draft.follows.update(self.outlook.ahead.get(lane, [])[-1:])
             draft.follows_here.update(self._in_lane[lane][-1:])
             self._using_here[lane].add(draft.number)
-        if draft.request.action == "policy.remove" or draft.intent.junction is not None:
+        if draft.intent.action.removes_policy or draft.intent.junction is not None:
             for lane in draft.lanes:
                 draft.follows |= self._freed.get(lane, set())
                 draft.follows_here |= self._using_here[lane] - {draft.number}
@@ -615,7 +612,7 @@ class Drafts:
         volume = self.outlook.volume(intent.backend, intent.volume) if intent.volume else None
         if volume is None:
             return
-        freeing = intent.action.name in _FREEING
+        freeing = intent.action.frees
         if freeing and volume.policy is not None:
             yield policy_lane(intent.backend, volume.policy)
         path = volume.settings.get("junction_path")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from sqlalchemy import Connection, exists, func, literal_column, or_, select, true
 
-from orchestrator.actions.registry import intent_of
+from orchestrator.actions.registry import GIVING_POLICIES, intent_of
 from orchestrator.domain.exports import recorded_rules
 from orchestrator.domain.outlook import (
     AttachmentOutlook,
@@ -166,7 +166,7 @@ _MEANING = Question(
         .where(
             one_of(d, backends.c.name, "backends"),
             one_of(d, jobs.c.policy, "names"),
-            jobs.c.action.in_(["volume.create", "policy.assign"]),
+            jobs.c.action.in_(GIVING_POLICIES),
             jobs.c.finished_at.is_(None),
         )
         .order_by(jobs.c.id)
@@ -347,7 +347,7 @@ def take_exports(
     for intent in intents:
         if (policy := intent.export_policy) is not None:
             named.add(policy)
-            removing = removing or intent.action.name == "policy.remove"
+            removing = removing or intent.action.removes_policy
         if (path := intent.junction) is not None:
             paths.add(path)
     if named:

@@ -13,7 +13,11 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, and_, exists, or_, select
 
+from orchestrator.actions.policy.verify import VERIFY as VERIFY_POLICY
 from orchestrator.actions.requests import parse_request
+from orchestrator.actions.volume.attach import ATTACH
+from orchestrator.actions.volume.detach import DETACH
+from orchestrator.actions.volume.verify import VERIFY
 from orchestrator.domain.action import Action
 from orchestrator.domain.actors import ENGINE, Actor
 from orchestrator.domain.drivers import DRIVERS
@@ -44,10 +48,9 @@ _FIRST_SECONDS = 10.0
 _MOST_SECONDS = 300.0
 #: Looks that are asked for in one transaction.
 _AT_ONCE = 200
-_LOOK, _LOOK_AT_POLICY = "volume.verify", "policy.verify"
 _REASON = "its true state could not be seen: looking again"
 #: What only the host itself can tell of.
-_ON_HOST = ("volume.attach", "volume.detach")
+_ON_HOST = (ATTACH.name, DETACH.name)
 
 
 class Ids(NamedTuple):
@@ -81,7 +84,7 @@ def unseen(
     changes: list[Change] = [
         set_volume(about.volume, state=VolumeState.ERROR, detail=told, **again)
     ]
-    if action.name == "volume.attach" and about.host is not None:
+    if action is ATTACH and about.host is not None:
         changes.append(MayBeAttached(about.volume, about.host, bool(params.get("read_only"))))
     return changes
 
@@ -135,7 +138,7 @@ def due(connection: Connection) -> list[Submission]:
             ~exists().where(
                 jobs.c.backend_id == volumes.c.backend_id,
                 jobs.c.volume == volumes.c.name,
-                jobs.c.action == _LOOK,
+                jobs.c.action == VERIFY.name,
                 jobs.c.finished_at.is_(None),
             ),
         )
@@ -187,7 +190,7 @@ def _look_at_policy(connection: Connection, row: Any, now: datetime) -> Submissi
     looked = connection.execute(
         select(jobs.c.state, jobs.c.finished_at)
         .where(
-            jobs.c.action == _LOOK_AT_POLICY,
+            jobs.c.action == VERIFY_POLICY.name,
             jobs.c.backend_id == row.backend_id,
             jobs.c.policy_id == row.uid,
             jobs.c.created_at >= row.changed_at,
@@ -202,7 +205,9 @@ def _look_at_policy(connection: Connection, row: Any, now: datetime) -> Submissi
             return None
     return Submission(
         requests=[
-            parse_request({"action": _LOOK_AT_POLICY, "backend": row.backend, "policy": row.name})
+            parse_request(
+                {"action": VERIFY_POLICY.name, "backend": row.backend, "policy": row.name}
+            )
         ],
         actor=Actor(ENGINE, Role.OPERATOR),
         reason=_REASON,
@@ -215,7 +220,7 @@ def _distance(looks: int) -> float:
 
 
 def _look(row: Any, host: str | None, now: datetime) -> Submission:
-    request = {"action": _LOOK, "backend": row.backend, "volume": row.name}
+    request = {"action": VERIFY.name, "backend": row.backend, "volume": row.name}
     if host is not None:
         request["host"] = host
     return Submission(

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from sqlalchemy import Connection
 
+from orchestrator.actions.quotas import COUNTED
 from orchestrator.actions.requests import JobRequest
-from orchestrator.domain.accounts import COUNTED, adds
 from orchestrator.domain.outlook import Outlook, QuotaOutlook
 from orchestrator.inventory.usage import limits_of, locked_quotas, usages
 from orchestrator.store.asking import ask
@@ -25,7 +25,7 @@ def take_quotas(
     never in between. What does make a sum grow without being asked here is a fact that the
     storage tells: the size of an adopted volume, a coarser grain. That is counted from then on.
     """
-    adding = [(one, account) for one, account in asked if adds(one.declaration)]
+    adding = [(one, account) for one, account in asked if one.declaration.adds]
     if not adding:
         return
     accounts = {account for _, account in adding}

@@ -9,6 +9,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, literal_column, select
 
+from orchestrator.actions.snapshot.delete import DELETE
 from orchestrator.domain.keeping import Keep, Made, surplus
 from orchestrator.domain.states import SnapshotState
 from orchestrator.store.bulk import among
@@ -87,4 +88,4 @@ def _being_deleted(connection: Connection, lanes: Sequence[str]) -> set[str]:
     )
     # Were the action among the conditions, SQLite would look at all jobs of that action.
     found = connection.execute(query)
-    return {row.snapshot_id for row in found if row.action == "snapshot.delete"}
+    return {row.snapshot_id for row in found if row.action == DELETE.name}

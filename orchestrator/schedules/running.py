@@ -13,7 +13,8 @@ from sqlalchemy import ColumnElement, Connection, literal_column, select
 
 from orchestrator.actions.registry import ACTIONS
 from orchestrator.actions.requests import parse_request
-from orchestrator.actions.schedules import fitting, makes_snapshots, on_volumes
+from orchestrator.actions.schedules import fitting, on_volumes
+from orchestrator.actions.snapshot.delete import DELETE
 from orchestrator.domain.actors import ENGINE, Actor
 from orchestrator.domain.errors import Problem
 from orchestrator.domain.states import Role, VolumeState
@@ -132,7 +133,7 @@ class _Run:
         self.outcome = Outcome(due)
         #: What the new snapshots are called, if it makes some.
         self.snapshot = (
-            f"{schedule.name}-{self._due}" if makes_snapshots(ACTIONS[schedule.action]) else None
+            f"{schedule.name}-{self._due}" if ACTIONS[schedule.action].makes_snapshot else None
         )
 
     def job(self, volume: Volume | None) -> Submission:
@@ -180,7 +181,7 @@ class _Run:
                 one.snapshot,
                 self._submission(
                     {
-                        "action": "snapshot.delete",
+                        "action": DELETE.name,
                         "volume": one.volume.name,
                         "snapshot": one.snapshot,
                         "depends_on": [one.after],

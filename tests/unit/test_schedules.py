@@ -14,7 +14,6 @@ from orchestrator.actions.schedules import (
     ScheduleSpec,
     check_schedule,
     fitting,
-    makes_snapshots,
     on_volumes,
 )
 from orchestrator.domain.action import Need
@@ -59,7 +58,7 @@ def test_everything_that_is_declared_schedulable_can_be_asked_for() -> None:
     assert SCHEDULABLE, "there are some"
     for name, action in SCHEDULABLE.items():
         assert Need.REQUIRED not in (action.policy, action.host), name
-        assert action.snapshot is not Need.REQUIRED or makes_snapshots(action), name
+        assert action.snapshot is not Need.REQUIRED or action.makes_snapshot, name
         volumes = ["*"] if on_volumes(action) else None
         spec = ScheduleSpec(cron="0 * * * *", action=name, backend="fast", volumes=volumes)
         assert check_schedule(spec).action == name

@@ -37,5 +37,6 @@ ASSIGN = Action(
     policy=Need.OPTIONAL,
     capability="policy",
     respects_lock=True,
+    frees=True,
     route=("PUT", "/volumes/{volume}/policy"),
 )

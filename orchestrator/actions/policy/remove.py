@@ -44,5 +44,6 @@ REMOVE = Action(
     lanes=(Lane.POLICY,),
     capability="policy",
     destructive=True,
+    removes=True,
     route=("DELETE", "/policies/{policy}"),
 )

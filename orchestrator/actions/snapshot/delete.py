@@ -28,5 +28,6 @@ DELETE = Action(
     snapshot=Need.REQUIRED,
     capability="snapshot",
     respects_lock=True,
+    removes=True,
     route=("DELETE", "/volumes/{volume}/snapshots/{snapshot}"),
 )

@@ -59,5 +59,7 @@ FORGET = Action(
     destructive=True,
     needs_storage=False,
     journaled=False,
+    frees=True,
+    removes=True,
     route=("POST", "/volumes/{volume}/forget"),
 )

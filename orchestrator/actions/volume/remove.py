@@ -54,6 +54,8 @@ REMOVE = Action(
     respects_lock=True,
     destructive=True,
     time_limit=24 * 3600.0,
+    frees=True,
+    removes=True,
     route=("DELETE", "/volumes/{volume}"),
 )
 
@@ -69,5 +71,7 @@ PURGE = Action(
     respects_lock=True,
     destructive=True,
     time_limit=24 * 3600.0,
+    frees=True,
+    removes=True,
     route=("POST", "/volumes/{volume}/purge"),
 )

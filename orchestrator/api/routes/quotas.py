@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Response
 from pydantic import BeforeValidator, Field
 
+from orchestrator.actions.quotas import COUNTED
 from orchestrator.actions.requests import Moment
 from orchestrator.api.filters import of_backend
 from orchestrator.api.requesting import (
@@ -25,7 +26,6 @@ from orchestrator.api.requesting import (
 from orchestrator.asgi.reading import ExactRoute
 from orchestrator.contract.answers import Page
 from orchestrator.contract.quotas import Account, Quota
-from orchestrator.domain.accounts import COUNTED
 from orchestrator.domain.errors import InvalidInput, InvalidSize
 from orchestrator.domain.exact import Exact
 from orchestrator.domain.names import NAME_OF_TOKENS, BackendName

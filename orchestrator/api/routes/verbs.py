@@ -12,6 +12,9 @@ from pydantic import AliasChoices, BaseModel, Field, create_model
 
 from orchestrator.actions.registry import ACTIONS
 from orchestrator.actions.requests import JobOptions, JobRequest, parse_request
+from orchestrator.actions.volume.grow import GROW
+from orchestrator.actions.volume.rename import RENAME
+from orchestrator.actions.volume.update import UPDATE
 from orchestrator.api.requesting import (
     BackendInPath,
     HostInPath,
@@ -182,10 +185,10 @@ class VolumeChange(JobOptions):
 
 #: What each changeable field asks for: the action, and the parameter it becomes.
 _CHANGES = {
-    "size_bytes": ("volume.grow", "size_bytes"),
-    "metadata": ("volume.update", "metadata"),
-    "settings": ("volume.update", "settings"),
-    "name": ("volume.rename", "new_name"),
+    "size_bytes": (GROW, "size_bytes"),
+    "metadata": (UPDATE, "metadata"),
+    "settings": (UPDATE, "settings"),
+    "name": (RENAME, "new_name"),
 }
 
 
@@ -212,7 +215,7 @@ async def change_volume(
     options = {name: fields[name] for name in JobOptions.model_fields if name in fields}
     request: JobRequest = parse_request(
         {
-            "action": action,
+            "action": action.name,
             "backend": backend,
             "volume": volume,
             "params": {parameter: fields[asked[0]]},

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import select
 
+from orchestrator.actions.policy.remove import REMOVE
 from orchestrator.actions.policy.verify import VERIFY
 from orchestrator.domain.exports import is_ours, written_rules
 from orchestrator.domain.states import JobState, PolicyState
@@ -103,7 +104,7 @@ def _was_to_go(work: Work) -> bool:
             .order_by(jobs.c.id.desc())
             .limit(1)
         ).scalar()
-    return last == "policy.remove"
+    return last == REMOVE.name
 
 
 HANDLERS = (Handler(VERIFY, verify_policy),)

@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, exists, select
 
+from orchestrator.actions.snapshot.create import CREATE
 from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import BackendBusy, HostUnavailable
 from orchestrator.domain.states import JobState, SnapshotState, VolumeState
@@ -284,7 +285,7 @@ def _never_made(work: Work) -> set[str]:
         .where(
             snapshots.c.volume_id == work.volume.id,
             snapshots.c.state == SnapshotState.ERROR,
-            jobs.c.action == "snapshot.create",
+            jobs.c.action == CREATE.name,
             jobs.c.state.in_((JobState.FAILED, JobState.CANCELED)),
         )
     )

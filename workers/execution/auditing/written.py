@@ -13,6 +13,11 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import Connection, func, select
 
 from orchestrator.actions.registry import ACTIONS
+from orchestrator.actions.snapshot.create import CREATE
+from orchestrator.actions.volume.adopt import ADOPT
+from orchestrator.actions.volume.reconcile import RECONCILE
+from orchestrator.actions.volume.rename import RENAME
+from orchestrator.actions.volume.verify import VERIFY
 from orchestrator.domain.outlook import VolumeOutlook
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import events
@@ -28,12 +33,12 @@ _CHANGING = sorted(
         *("job.failed", "job.canceled"),
         *(name for name, action in ACTIONS.items() if action.lanes and action.kind != "backend"),
     }
-    - {"volume.verify"}
+    - {VERIFY.name}
 )
 
 #: What tells when a snapshot was taken, or that its contents are known as they are.
-_TAKEN = "snapshot.create"
-_KNOWN = ("volume.adopt", "volume.reconcile", "volume.rename")
+_TAKEN = CREATE.name
+_KNOWN = (ADOPT.name, RECONCILE.name, RENAME.name)
 
 
 @dataclass(frozen=True)
