@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal, TypeVar
 
-from sqlalchemy import Connection, delete, func, inspect, select, update
+from sqlalchemy import delete, func, inspect, select, update
 from sqlalchemy.exc import DatabaseError
 
 from orchestrator.domain.errors import Conflict, InvalidInput, Unavailable
@@ -21,6 +21,7 @@ from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database
 from orchestrator.store.lives import Life, Reached
 from orchestrator.store.tables import backends, events, installation, tokens, workers
+from orchestrator.store.transaction import Transaction
 
 T = TypeVar("T")
 Tokens = Literal["keep", "revoke"]
@@ -83,8 +84,8 @@ def restore(
             return _restore_rows(f"sqlite:///{copy}", url, above, gone or (), tokens)
         database = Database(f"sqlite:///{copy}", pool_size=1)
         try:
-            with database.write() as connection:
-                done = _begin(connection, above, gone or (), tokens)
+            with database.write() as transaction:
+                done = _begin(transaction, above, gone or (), tokens)
         finally:
             database.close()
         return dataclasses.replace(done, replaced=copying.put_in_place(copy, path))
@@ -135,26 +136,26 @@ def _restore_rows(
 
 
 def _begin(
-    connection: Connection,
+    transaction: Transaction,
     above: Reached,
     gone: Sequence[str],
     kept: Tokens | None,
 ) -> Restored:
     """Begin the new life, in which the storage is taken over from the lost one."""
-    newest = connection.execute(select(func.max(events.c.at))).scalar()
-    life: Life = restored.note_restored(connection, above)
-    connection.execute(delete(workers))
-    connection.execute(update(backends).values(take_over=True))
+    newest = transaction.execute(select(func.max(events.c.at))).scalar()
+    life: Life = restored.note_restored(transaction, above)
+    transaction.execute(delete(workers))
+    transaction.execute(update(backends).values(take_over=True))
     if kept == "revoke":
-        gone = list(connection.execute(select(tokens.c.id)).scalars())
-    revoked = restored.revoke(connection, gone)
+        gone = list(transaction.execute(select(tokens.c.id)).scalars())
+    revoked = restored.revoke(transaction, gone)
     return Restored(life.epoch, life.first_job, newest, revoked)
 
 
 def _refuse_used(url: str) -> None:
     """Refuse a database whose workers are alive."""
     alive = select(workers.c.host).where(workers.c.seen_at > db_now(-ALIVE_SECONDS)).limit(1)
-    host = _look(url, lambda connection: connection.execute(alive).scalar())
+    host = _look(url, lambda transaction: transaction.execute(alive).scalar())
     if host is not None:
         raise Conflict(
             f"a worker on host {host} uses the database: stop the service first (one that died "
@@ -168,10 +169,10 @@ def _installation_of(url: str) -> str | None:
     if path is not None and not path.exists():
         return None
 
-    def find(connection: Connection) -> str | None:
-        if not inspect(connection).has_table(installation.name):
+    def find(transaction: Transaction) -> str | None:
+        if not inspect(transaction).has_table(installation.name):
             return None
-        return connection.execute(select(installation.c.uuid)).scalar()
+        return transaction.execute(select(installation.c.uuid)).scalar()
 
     try:
         return _look(url, find)
@@ -181,7 +182,7 @@ def _installation_of(url: str) -> str | None:
         return _UNREADABLE
 
 
-def _look(url: str, work: Callable[[Connection], T]) -> T:
+def _look(url: str, work: Callable[[Transaction], T]) -> T:
     database = Database(url, pool_size=1)
     try:
         return database.look(work)

@@ -20,15 +20,15 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-#: The points, in the order of a job's life, and what each stands for. Those of a pipeline are
-#: passed in every transaction whose last statements travel with its commit, on PostgreSQL.
+#: The points, in the order of a job's life, and what each stands for. Those before a commit are
+#: passed in its flush: all statements of the transaction have been sent, the COMMIT has not.
 POINTS = {
     "api.received": "a request to submit has arrived and is valid",
     "submit.before_commit": "jobs are inserted, not committed",
@@ -44,11 +44,9 @@ POINTS = {
     "driver.before_publish": "the driver has built something and is about to publish it",
     "driver.after_publish": "the driver has published what it built",
     "driver.after_call": "a call of the driver has returned",
-    "finish.before_commit": "outcomes are written, not committed",
     "lanes.before_release": "outcomes are written, lanes are still held",
-    "lanes.after_release": "lanes are released, not committed",
-    "pipeline.before_commit": "the last statements of a transaction are sent, their commit is not",
-    "pipeline.before_sync": "their commit is sent, and nobody has waited for it",
+    "finish.before_commit": "outcomes are written and lanes released, not committed",
+    "pipeline.before_sync": "a COMMIT is sent with what was deferred, and nobody has waited for it",
     "finish.after_commit": "outcomes are committed, nobody has been told",
     "notices.before_publish": "waiters are about to be told",
     "notices.after_publish": "waiters have been told",
@@ -80,18 +78,25 @@ class FailpointError(RuntimeError):
     """What an armed point was told to raise."""
 
 
-def reach(point: str, connection: Any = None, **facts: Any) -> None:
-    """Pass a point; ``connection`` is the SQLAlchemy connection of the transaction it is in."""
+def reach(point: str, **facts: Any) -> None:
+    """Pass a point outside of a transaction; within one, `Transaction.reach` does it."""
     if _directory is not None:
-        _pass(_directory, point, connection, facts)
+        _pass(_directory, point, None, facts)
+
+
+def reach_within(point: str, raw: Any, passes: Iterable[Mapping[str, Any]]) -> None:
+    """Pass a point in the transaction of a driver's connection, once for each of these facts."""
+    if _directory is not None:
+        for facts in passes:
+            _pass(_directory, point, raw, facts)
 
 
 @contextmanager
-def around(before: str, after: str, connection: Any = None, **facts: Any) -> Iterator[None]:
+def around(before: str, after: str) -> Iterator[None]:
     """Pass one point, do the block, pass the other."""
-    reach(before, connection, **facts)
+    reach(before)
     yield
-    reach(after, connection, **facts)
+    reach(after)
 
 
 def watched(driver: T, **facts: Any) -> T:
@@ -126,7 +131,7 @@ class _Watched:
         return call
 
 
-def _pass(directory: Path, point: str, connection: Any, facts: dict[str, Any]) -> None:
+def _pass(directory: Path, point: str, raw: Any, facts: Mapping[str, Any]) -> None:
     if point not in POINTS:
         raise KeyError(f"{point!r} is not among the failpoints")
     for path in sorted(directory.glob("*.json")):
@@ -142,7 +147,7 @@ def _pass(directory: Path, point: str, connection: Any, facts: dict[str, Any]) -
         first = armed.get("nth", 1)
         if first <= passes < first + armed.get("times", 1):
             _sign(path.with_suffix(".fired"), f"{os.getpid()}\n".encode())
-            _act(armed["do"], point, path, connection)
+            _act(armed["do"], point, path, raw)
 
 
 def _sign(path: Path, line: bytes) -> None:
@@ -167,7 +172,7 @@ def _append(path: Path, line: bytes) -> int:
         os.close(descriptor)
 
 
-def _act(deed: str, point: str, path: Path, connection: Any) -> None:
+def _act(deed: str, point: str, path: Path, raw: Any) -> None:
     match deed:
         case "crash":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -179,15 +184,14 @@ def _act(deed: str, point: str, path: Path, connection: Any) -> None:
         case "error":
             raise FailpointError(f"failpoint {point}")
         case "drop":
-            _drop(point, connection)
+            _drop(point, raw)
         case _:
             raise ValueError(f"{deed!r} is none of {', '.join(DEEDS)}")
 
 
-def _drop(point: str, connection: Any) -> None:
+def _drop(point: str, raw: Any) -> None:
     """Cut the connection to the database, as a network does; elsewhere raise what one raises."""
-    raw = connection.connection.driver_connection if connection is not None else None
-    if raw is None or not hasattr(raw, "pgconn"):
+    if not hasattr(raw, "pgconn"):
         raise ConnectionResetError(f"failpoint {point}")
     with socket.socket(fileno=os.dup(raw.pgconn.socket)) as line:
         line.shutdown(socket.SHUT_RDWR)

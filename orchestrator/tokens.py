@@ -8,7 +8,7 @@ import secrets
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, delete, or_, select, update
+from sqlalchemy import delete, or_, select, update
 
 from orchestrator.domain.actors import Actor
 from orchestrator.domain.errors import AlreadyExists, InvalidInput, NotAuthenticated, NotFound
@@ -17,6 +17,7 @@ from orchestrator.history.events import Event, record
 from orchestrator.store.bulk import insert_rows
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import idempotency_keys, tokens
+from orchestrator.store.transaction import Transaction
 
 #: Every token begins so, which lets secret scanners find one that was leaked.
 _PREFIX = "orc"
@@ -30,7 +31,7 @@ def digest_of(secret: str) -> str:
 
 
 def create(
-    connection: Connection,
+    transaction: Transaction,
     name: str,
     role: Role,
     actor: str,
@@ -47,18 +48,18 @@ def create(
             f"the name {name!r} is kept for what acts here without a token: choose another",
             field="name",
         )
-    taken = connection.execute(
+    taken = transaction.execute(
         select(tokens.c.id, (tokens.c.expires_at <= db_now()).label("expired")).where(
             tokens.c.name == name, tokens.c.revoked_at.is_(None)
         )
     ).first()
     if taken is not None and taken.expired:
-        revoke(connection, taken.id, actor)
+        revoke(transaction, taken.id, actor)
     elif taken is not None:
         raise AlreadyExists(
             f"there is a token named {name!r} already: revoke it first", field="name"
         )
-    now: datetime = connection.execute(select(db_now())).scalar_one()
+    now: datetime = transaction.execute(select(db_now())).scalar_one()
     id_, secret = secrets.token_hex(8), secrets.token_urlsafe(32)
     row = {
         "id": id_,
@@ -69,18 +70,18 @@ def create(
         "created_at": now,
         "expires_at": now + timedelta(days=days) if days is not None else None,
     }
-    insert_rows(connection, tokens, [row])
+    insert_rows(transaction, tokens, [row])
     # Whoever had the name before is somebody else: what its keys stand for is not answered.
-    connection.execute(delete(idempotency_keys).where(idempotency_keys.c.owner == name))
-    record(connection, [Event(kind="token.created", actor=actor, data=_told(row))], now)
+    transaction.execute(delete(idempotency_keys).where(idempotency_keys.c.owner == name))
+    record(transaction, [Event(kind="token.created", actor=actor, data=_told(row))], now)
     return describe(row), f"{_PREFIX}_{id_}_{secret}"
 
 
-def revoke(connection: Connection, id_: str, actor: str) -> None:
+def revoke(transaction: Transaction, id_: str, actor: str) -> None:
     """Make a token invalid. Raises `NotFound`."""
-    now: datetime = connection.execute(select(db_now())).scalar_one()
+    now: datetime = transaction.execute(select(db_now())).scalar_one()
     row = (
-        connection.execute(
+        transaction.execute(
             update(tokens)
             .where(tokens.c.id == id_, tokens.c.revoked_at.is_(None))
             .values(revoked_at=now)
@@ -94,12 +95,12 @@ def revoke(connection: Connection, id_: str, actor: str) -> None:
             f"there is no valid token {id_[:64]!r}: 'orchestrator token list' shows their ids",
             field="token",
         )
-    record(connection, [Event(kind="token.revoked", actor=actor, data=_told(row))], now)
+    record(transaction, [Event(kind="token.revoked", actor=actor, data=_told(row))], now)
 
 
-def valid_tokens(connection: Connection) -> list[dict[str, Any]]:
+def valid_tokens(transaction: Transaction) -> list[dict[str, Any]]:
     """Tokens that are neither revoked nor expired, by name; never their secrets."""
-    rows = connection.execute(
+    rows = transaction.execute(
         select(tokens)
         .where(
             tokens.c.revoked_at.is_(None),
@@ -110,11 +111,11 @@ def valid_tokens(connection: Connection) -> list[dict[str, Any]]:
     return [describe(row) for row in rows]
 
 
-def authenticate(connection: Connection, token: str) -> Actor:
+def authenticate(transaction: Transaction, token: str) -> Actor:
     """Whose token this is. Raises `NotAuthenticated`, which does not tell what was wrong."""
     prefix, _, rest = token.partition("_")
     id_, _, secret = rest.partition("_")
-    row = connection.execute(
+    row = transaction.execute(
         select(tokens.c.name, tokens.c.role, tokens.c.project, tokens.c.digest).where(
             tokens.c.id == id_,
             tokens.c.revoked_at.is_(None),

@@ -18,7 +18,7 @@ from typing import IO
 
 import httpx
 import structlog
-from sqlalchemy import Connection, select
+from sqlalchemy import select
 
 from orchestrator import tokens
 from orchestrator.api.server import address_of
@@ -35,6 +35,7 @@ from orchestrator.settings import Settings
 from orchestrator.store import migrate
 from orchestrator.store.database import Database
 from orchestrator.store.tables import tokens as token_rows
+from orchestrator.store.transaction import Transaction
 from orchestrator.trust import require_trusted_data
 
 log = structlog.get_logger(__name__)
@@ -289,17 +290,17 @@ class _Product:
         """The token for this machine: the last start's while it is valid, else a new one."""
         kept = local.token_in(self._data)
 
-        def renew(connection: Connection) -> str:
-            if kept is not None and _is_valid(kept, connection):
+        def renew(transaction: Transaction) -> str:
+            if kept is not None and _is_valid(kept, transaction):
                 return kept
-            old = connection.execute(
+            old = transaction.execute(
                 select(token_rows.c.id).where(
                     token_rows.c.name == LOCAL_TOKEN, token_rows.c.revoked_at.is_(None)
                 )
             ).scalar()
             if old is not None:
-                tokens.revoke(connection, old, ENGINE)
-            return _new_local_token(connection)
+                tokens.revoke(transaction, old, ENGINE)
+            return _new_local_token(transaction)
 
         database = Database(self._settings.database_url, pool_size=1)
         try:
@@ -335,8 +336,8 @@ class _Product:
         until = time.monotonic() + _LOOK_SECONDS
         try:
             while time.monotonic() < until:
-                with database.read() as connection:
-                    views = backend_views(connection)
+                with database.read() as transaction:
+                    views = backend_views(transaction)
                 # The database is new or on this machine's clock; a slow one only costs time.
                 looked = {
                     view["name"]
@@ -360,16 +361,16 @@ class _Product:
                 )
 
 
-def _is_valid(token: str, connection: Connection) -> bool:
+def _is_valid(token: str, transaction: Transaction) -> bool:
     try:
-        tokens.authenticate(connection, token)
+        tokens.authenticate(transaction, token)
     except NotAuthenticated:
         return False
     return True
 
 
-def _new_local_token(connection: Connection) -> str:
-    return tokens.create(connection, LOCAL_TOKEN, Role.ADMIN, ENGINE)[1]
+def _new_local_token(transaction: Transaction) -> str:
+    return tokens.create(transaction, LOCAL_TOKEN, Role.ADMIN, ENGINE)[1]
 
 
 def _free_address(listen: str) -> str:

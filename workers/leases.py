@@ -166,7 +166,7 @@ class Leases:
         }
         with failpoints.around("lease.before_renewal", "lease.after_renewal"):
             found = self._database.transact(
-                lambda connection: renew(connection, fences, self._lease_seconds, progress)
+                lambda transaction: renew(transaction, fences, self._lease_seconds, progress)
             )
         for one in living:
             job_id = one.claim.job_id

@@ -75,8 +75,8 @@ def run(settings: Settings) -> None:
 
     def sign_of_life() -> None:
         database.transact(
-            lambda connection: seen(
-                connection,
+            lambda transaction: seen(
+                transaction,
                 worker,
                 host=settings.host,
                 pid=os.getpid(),
@@ -120,7 +120,7 @@ def run(settings: Settings) -> None:
         runner.close()
         leases.close()
         try:
-            database.transact(lambda connection: gone(connection, worker))
+            database.transact(lambda transaction: gone(transaction, worker))
         except Problem as problem:
             log.warning("worker.not_struck", why=problem.detail)
         try:

@@ -274,7 +274,9 @@ class Runner:
         refused_until = max(one.lease_until for one, _ in ready)
         while True:
             try:
-                finished = self._database.transact(lambda connection: finish(connection, outcomes))
+                finished = self._database.transact(
+                    lambda transaction: finish(transaction, outcomes)
+                )
                 break
             except Exception as error:
                 # A failure of its own is only what the outcome itself brings about.

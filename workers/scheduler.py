@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any, TypeVar
 
 import structlog
-from sqlalchemy import Connection
 
 from orchestrator import failpoints
 from orchestrator.domain.errors import Problem
@@ -36,6 +35,7 @@ from orchestrator.settings import Settings
 from orchestrator.store import migrate
 from orchestrator.store.database import Database
 from orchestrator.store.frozen import watching
+from orchestrator.store.transaction import Transaction
 from orchestrator.store.verdicts import is_of_the_rows
 
 log = structlog.get_logger(__name__)
@@ -181,8 +181,8 @@ class Scheduler:
             if numbered >= _MANY_EVENTS:
                 self._busy_until = time.monotonic() + _PAUSE_SECONDS
             failpoints.reach("events.after_commit")
-            with self._database.read() as connection:
-                self._notices.numbered(latest_number(connection))
+            with self._database.read() as transaction:
+                self._notices.numbered(latest_number(transaction))
 
     def _chain_events(self) -> None:
         now = time.monotonic()
@@ -191,7 +191,7 @@ class Scheduler:
         self._chained_at = now
         try:
             self._database.transact(
-                lambda connection: extend(connection, self._key, CHAINED_AT_ONCE)
+                lambda transaction: extend(transaction, self._key, CHAINED_AT_ONCE)
             )
         except ForeignChainError as error:
             self._foreign.refused("key", str(error))
@@ -200,8 +200,8 @@ class Scheduler:
 
     def _relay(self) -> None:
         older_than = self._settings.scheduler.relay_seconds
-        with self._database.read() as connection:
-            overdue = schedule.overdue_queues(connection, older_than)
+        with self._database.read() as transaction:
+            overdue = schedule.overdue_queues(transaction, older_than)
         if overdue:
             with failpoints.around("relay.before_send", "relay.after_send"):
                 self._wakeups.send(overdue)
@@ -228,9 +228,9 @@ class Scheduler:
 
     def _autosize(self) -> None:
         scheduler = self._settings.scheduler
-        with self._database.read() as connection:
-            refreshes = autosize.refreshes(connection, scheduler.autosize_seconds)
-            growths = list(autosize.growths(connection, scheduler.autosize_percent))
+        with self._database.read() as transaction:
+            refreshes = autosize.refreshes(transaction, scheduler.autosize_seconds)
+            growths = list(autosize.growths(transaction, scheduler.autosize_percent))
         for submission in refreshes:
             with suppress(Problem):  # the next look is soon
                 self._wakeups.send(self._database.transact(partial(self._submit, submission)).wake)
@@ -253,8 +253,8 @@ class Scheduler:
             log.warning("autosize.refused", backend=growth.backend, volume=growth.volume, why=why)
 
     def _look_again(self) -> None:
-        with self._database.read() as connection:
-            at_policies = looking_again.policies_due(connection)
+        with self._database.read() as transaction:
+            at_policies = looking_again.policies_due(transaction)
         for submission in [*self._database.transact(looking_again.due), *at_policies]:
             [request] = submission.requests
             about = {"volume": request.volume, "policy": request.policy}
@@ -269,33 +269,35 @@ class Scheduler:
                 self._looks.accepted(key)
                 self._wakeups.send(accepted.wake)
 
-    def _note(self, note: Callable[[Connection], None]) -> None:
+    def _note(self, note: Callable[[Transaction], None]) -> None:
         """Record a refusal; it keeps no other from being dealt with that this fails."""
         try:
             self._database.transact(note)
         except Exception as error:
             log.warning("scheduler.refusal_not_recorded", error=str(error))
 
-    def _submit(self, submission: Submission, connection: Connection) -> Accepted:
-        return submit(connection, submission, max_attempts=self._settings.retry.max_attempts)
+    def _submit(self, submission: Submission, transaction: Transaction) -> Accepted:
+        return submit(transaction, submission, max_attempts=self._settings.retry.max_attempts)
 
     def _watch_restores(self) -> None:
-        with self._database.read() as connection:
-            older = self._watch.is_older(connection)
-            revoked = self._watch.revoked(connection) or []
+        with self._database.read() as transaction:
+            older = self._watch.is_older(transaction)
+            revoked = self._watch.revoked(transaction) or []
         if older:
             log.warning("scheduler.database_is_older", remedy=restored.REMEDY)
             self._database.transact(
-                lambda connection: restored.note_restored(connection, self._watch.reached, revoked)
+                lambda transaction: restored.note_restored(
+                    transaction, self._watch.reached, revoked
+                )
             )
-        with self._database.read() as connection:
-            self._watch.keep(connection)
+        with self._database.read() as transaction:
+            self._watch.keep(transaction)
 
     def _repair_by_rule(self) -> None:
         # What a restored database lacks is noticed before any rule acts on it.
         self._watch_restores()
-        with self._database.read() as connection:
-            wanted = list(by_rule(connection, self._settings.audit))
+        with self._database.read() as transaction:
+            wanted = list(by_rule(transaction, self._settings.audit))
         for finding_id, submission in wanted:
             try:
                 accepted = self._database.transact(partial(self._submit, submission))
@@ -334,8 +336,8 @@ class Scheduler:
     def _retain(self) -> None:
         retention = self._settings.retention
         deleted = self._database.transact(
-            lambda connection: schedule.retain(
-                connection, idempotency_days=retention.idempotency_days
+            lambda transaction: schedule.retain(
+                transaction, idempotency_days=retention.idempotency_days
             )
         )
         if any(deleted.values()):
@@ -353,8 +355,8 @@ class Scheduler:
 
     def _archive(self, older_than_days: float | None) -> None:
         while archived := self._database.transact(
-            lambda connection: archive(
-                connection, self._settings.archive, older_than_days=older_than_days
+            lambda transaction: archive(
+                transaction, self._settings.archive, older_than_days=older_than_days
             )
         ):
             log.info("scheduler.archived", jobs=archived)
@@ -365,8 +367,8 @@ class Scheduler:
         if days is None:
             return
         left = self._database.transact(
-            lambda connection: archive_events(
-                connection, self._key, self._settings.archive, older_than_days=days
+            lambda transaction: archive_events(
+                transaction, self._key, self._settings.archive, older_than_days=days
             )
         )
         if left:
@@ -375,11 +377,13 @@ class Scheduler:
     def _delete_archives(self, days: float) -> None:
         directory = self._settings.archive
         names = self._database.look(
-            lambda connection: expiry.left_over(connection, self._key, directory)
+            lambda transaction: expiry.left_over(transaction, self._key, directory)
         )
         expiry.unlink(directory, names)
         while names := self._database.transact(
-            lambda connection: expiry.expire(connection, self._key, directory, older_than_days=days)
+            lambda transaction: expiry.expire(
+                transaction, self._key, directory, older_than_days=days
+            )
         ):
             expiry.unlink(directory, names)
             log.info("scheduler.archives_deleted", files=names)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import structlog
-from sqlalchemy import Connection, select, update
+from sqlalchemy import select, update
 
 from orchestrator.domain.drivers import DriverOptions, DriverSpec
 from orchestrator.domain.errors import IdentityMismatch, InvalidInput, Outage, Problem
@@ -23,6 +23,7 @@ from orchestrator.settings import Settings
 from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database
 from orchestrator.store.tables import backends, installation
+from orchestrator.store.transaction import Transaction
 from workers.backends.base.driver import Driver
 from workers.execution.refresh import look_at
 from workers.storage_leases import StorageLeases, this_process
@@ -59,10 +60,10 @@ class Serving:
         self._database = database
         served = settings.served_backends()
 
-        def register(connection: Connection) -> tuple[dict[str, int], str]:
-            configure(connection, settings.backends)
-            ids = ids_of(connection, list(served))
-            return ids, connection.execute(select(installation.c.uuid)).scalar_one()
+        def register(transaction: Transaction) -> tuple[dict[str, int], str]:
+            configure(transaction, settings.backends)
+            ids = ids_of(transaction, list(served))
+            return ids, transaction.execute(select(installation.c.uuid)).scalar_one()
 
         ids, installation_id = database.transact(register)
         self._unusable: set[int] = set()
@@ -124,7 +125,7 @@ class Serving:
 
     def _wanted(self) -> list[int]:
         away = self._database.look(
-            lambda connection: outages.out_of_reach(connection, self.drivers)
+            lambda transaction: outages.out_of_reach(transaction, self.drivers)
         )
         return sorted(self._unusable.union(away))
 
@@ -150,10 +151,10 @@ class Serving:
             self._set_up(backend_id, driver)
             self.leases.enter(backend_id, renew=True)
             _, changes = look_at(driver, self._database, backend_id, _Looking())
-            with self._database.write() as connection:
-                now = connection.execute(select(db_now())).scalar_one()
-                promises.add(connection, apply(connection, changes, now))
-            self._database.transact(lambda connection: outages.ends(connection, backend_id))
+            with self._database.write() as transaction:
+                now = transaction.execute(select(db_now())).scalar_one()
+                promises.add(transaction, apply(transaction, changes, now))
+            self._database.transact(lambda transaction: outages.ends(transaction, backend_id))
         except Outage as outage:
             self._is_away(backend_id, outage)
             return
@@ -181,7 +182,7 @@ class Serving:
             return
         try:
             self._database.transact(
-                lambda connection: outages.begins(connection, backend_id, outage)
+                lambda transaction: outages.begins(transaction, backend_id, outage)
             )
         except Problem as problem:
             log.warning("backend.not_noted", why=problem.detail)
@@ -191,7 +192,7 @@ class Serving:
         name = self.names[backend_id]
         try:
             while queues := self._database.transact(
-                lambda connection: outages.let_go(connection, name)
+                lambda transaction: outages.let_go(transaction, name)
             ):
                 log.info("backend.jobs_let_go", backend=name, queues=queues)
         except Problem as problem:
@@ -217,8 +218,8 @@ class Serving:
         # Asked before the transaction: storage that hangs must not hold up the database.
         there = driver.read_identity()
 
-        def decide(connection: Connection) -> Any:
-            row = connection.execute(
+        def decide(transaction: Transaction) -> Any:
+            row = transaction.execute(
                 select(backends.c.identity, backends.c.identity_written)
                 .where(backends.c.id == backend_id)
                 .with_for_update()
@@ -231,7 +232,7 @@ class Serving:
                         f"backend verify {self.names[backend_id]} accept_identity=true'"
                     )
                 identity = uuid.uuid4().hex
-                connection.execute(
+                transaction.execute(
                     update(backends).where(backends.c.id == backend_id).values(identity=identity)
                 )
                 return identity, False
@@ -254,7 +255,7 @@ class Serving:
             )
         if not written:
             self._database.transact(
-                lambda connection: connection.execute(
+                lambda transaction: transaction.execute(
                     update(backends)
                     .where(backends.c.id == backend_id)
                     .values(identity_written=True)
@@ -264,7 +265,7 @@ class Serving:
     def _note(self, backend_id: int, error: dict[str, Any]) -> None:
         try:
             self._database.transact(
-                lambda connection: connection.execute(
+                lambda transaction: transaction.execute(
                     update(backends)
                     .where(backends.c.id == backend_id)
                     .values(error=error, refreshed_at=db_now())

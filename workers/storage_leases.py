@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from sqlalchemy import Connection, func, or_, select, text, update
+from sqlalchemy import func, or_, select, text, update
 from sqlalchemy.exc import DBAPIError
 
 from orchestrator.domain.actors import ENGINE
@@ -40,6 +40,7 @@ from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database
 from orchestrator.store.lives import Reached
 from orchestrator.store.tables import backends, installation, workers
+from orchestrator.store.transaction import Transaction
 from orchestrator.store.urls import file_of
 from workers.backends.base.abilities import CanHoldLease
 from workers.backends.base.driver import Driver, driver_that
@@ -135,7 +136,7 @@ class StorageLeases:
         self._names = names
         self._installation = installation
         self.me = me
-        self._instance = database.look(lambda connection: instance_of(connection, database.url))
+        self._instance = database.look(lambda transaction: instance_of(transaction, database.url))
         #: Backends whose storage is known to be the one that the database writes to.
         self._entered: set[int] = set()
         self._troubles: dict[int, Trouble] = {}
@@ -201,7 +202,7 @@ class StorageLeases:
             raise self._foreign(backend_id, record)
         if not self._same(record):
             self._instance = self._database.look(
-                lambda connection: instance_of(connection, self._database.url)
+                lambda transaction: instance_of(transaction, self._database.url)
             )
         if record.by.id != self.me.id and not self._may_follow(backend_id, raw, record):
             self._entered.discard(backend_id)
@@ -260,7 +261,7 @@ class StorageLeases:
 
     def _ask_to_renew(self, backend_id: int) -> None:
         self._database.transact(
-            lambda connection: connection.execute(
+            lambda transaction: transaction.execute(
                 update(backends).where(backends.c.id == backend_id).values(lease_at=None)
             )
         )
@@ -334,11 +335,11 @@ class StorageLeases:
         """Begin a new life, later than ``epoch`` (None: not known), unless this one is."""
         reason = f"backend {self._names[backend_id]} was taken over: {why}"
 
-        def work(connection: Connection) -> None:
-            connection.execute(select(installation.c.uuid).with_for_update())
-            if epoch is None or lives.present(connection).epoch <= epoch:
+        def work(transaction: Transaction) -> None:
+            transaction.execute(select(installation.c.uuid).with_for_update())
+            if epoch is None or lives.present(transaction).epoch <= epoch:
                 above = Reached(epoch=epoch or 0)
-                restored.begin_life(connection, reason, actor=ENGINE, above=above)
+                restored.begin_life(transaction, reason, actor=ENGINE, above=above)
 
         self._database.transact(work)
 
@@ -359,12 +360,12 @@ class StorageLeases:
             else:
                 trouble.went(backend=name)
 
-    def _due(self, connection: Connection) -> list[int]:
+    def _due(self, transaction: Transaction) -> list[int]:
         old = or_(backends.c.lease_at.is_(None), backends.c.lease_at < db_now(-RENEW_SECONDS))
         query = select(backends.c.id).where(
-            among(connection, backends.c.id, sorted(self._entered)), old
+            among(transaction, backends.c.id, sorted(self._entered)), old
         )
-        return list(connection.execute(query).scalars())
+        return list(transaction.execute(query).scalars())
 
     def release(self) -> None:
         """Say on the storage that nobody writes there any more, if this was the last worker."""
@@ -426,7 +427,9 @@ class StorageLeases:
     def _planned(
         self, backend_id: int, older_than: float | None
     ) -> tuple[Numbers, lives.Life] | None:
-        return self._database.transact(lambda connection: _plan(connection, backend_id, older_than))
+        return self._database.transact(
+            lambda transaction: _plan(transaction, backend_id, older_than)
+        )
 
     def _seen(self, backend_id: int) -> tuple[bytes | None, Any]:
         """The record on the storage, and the row as it was before and after it was read."""
@@ -442,14 +445,14 @@ class StorageLeases:
         query = select(backends.c.lease, backends.c.lease_next, backends.c.take_over).where(
             backends.c.id == backend_id
         )
-        return self._database.look(lambda connection: connection.execute(query).one())
+        return self._database.look(lambda transaction: transaction.execute(query).one())
 
 
 def _plan(
-    connection: Connection, backend_id: int, older_than: float | None
+    transaction: Transaction, backend_id: int, older_than: float | None
 ) -> tuple[Numbers, lives.Life] | None:
     """The present number and the next one, committed before it is used; None: it is not due."""
-    row = connection.execute(
+    row = transaction.execute(
         select(
             backends.c.lease,
             backends.c.lease_next,
@@ -461,12 +464,12 @@ def _plan(
     if older_than is not None and row.fresh:
         return None
     following = row.lease_next or secrets.token_hex(16)
-    connection.execute(
+    transaction.execute(
         update(backends)
         .where(backends.c.id == backend_id)
         .values(lease_next=following, lease_at=db_now())
     )
-    return (row.lease, following), lives.present(connection)
+    return (row.lease, following), lives.present(transaction)
 
 
 def _is_known(raw: bytes | None, known: Numbers) -> bool:
@@ -475,17 +478,17 @@ def _is_known(raw: bytes | None, known: Numbers) -> bool:
     return (raw is None and known[0] is None) or (record is not None and record.nonce in known)
 
 
-def _settle(connection: Connection, *, backend_id: int, nonce: str) -> None:
-    connection.execute(
+def _settle(transaction: Transaction, *, backend_id: int, nonce: str) -> None:
+    transaction.execute(
         update(backends)
         .where(backends.c.id == backend_id, backends.c.lease_next == nonce)
         .values(lease=nonce, lease_next=None, take_over=False)
     )
 
 
-def _others_alive(connection: Connection) -> bool:
+def _others_alive(transaction: Transaction) -> bool:
     alive = select(workers.c.id).where(workers.c.seen_at > db_now(-ALIVE_SECONDS)).limit(1)
-    return connection.execute(alive).first() is not None
+    return transaction.execute(alive).first() is not None
 
 
 def _told(record: Record) -> str:
@@ -496,12 +499,12 @@ def _told(record: Record) -> str:
 # -- which database, which process --------------------------------------------------------
 
 
-def instance_of(connection: Connection, url: str) -> str:
+def instance_of(transaction: Transaction, url: str) -> str:
     """What tells this very database from a copy of it, as far as that can be had cheaply."""
-    if connection.dialect.name != "postgresql":
+    if transaction.dialect.name != "postgresql":
         there = Path(file_of(url) or "").stat()
         return f"sqlite {machine_id()} {there.st_dev} {there.st_ino}"
-    row = connection.execute(
+    row = transaction.execute(
         text(
             "SELECT oid, coalesce(host(inet_server_addr()), :local) AS address,"
             " coalesce(inet_server_port(), 0) AS port"
@@ -510,8 +513,8 @@ def instance_of(connection: Connection, url: str) -> str:
         {"local": machine_id()},
     ).one()
     try:
-        with connection.begin_nested():
-            system = connection.execute(
+        with transaction.savepoint():
+            system = transaction.execute(
                 text("SELECT system_identifier FROM pg_control_system()")
             ).scalar_one()
     except DBAPIError:

@@ -7,18 +7,19 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from orchestrator.domain.errors import IdempotencyMismatch
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import idempotency_keys as keys
+from orchestrator.store.transaction import Transaction
 
 View = dict[str, Any]
 
 
 def once(
-    connection: Connection, owner: str, key: str | None, what: Any, do: Callable[[], View]
+    transaction: Transaction, owner: str, key: str | None, what: Any, do: Callable[[], View]
 ) -> View:
     """What ``do`` answers, or what it answered when this key came with the same ``what``.
 
@@ -28,43 +29,45 @@ def once(
         return do()
     digest = _digest(what)
     # Whoever comes with the same key meanwhile waits here for this transaction's end.
-    if _keep(connection, owner, key, digest, answer={}):
+    if _keep(transaction, owner, key, digest, answer={}):
         answer = do()
-        connection.execute(
+        transaction.execute(
             update(keys).where(keys.c.owner == owner, keys.c.key == key).values(answer=answer)
         )
         return answer
-    kept: View = _kept(connection, owner, key, digest).answer
+    kept: View = _kept(transaction, owner, key, digest).answer
     return kept
 
 
-def job_of(connection: Connection, owner: str, key: str, what: Any) -> int | None:
+def job_of(transaction: Transaction, owner: str, key: str, what: Any) -> int | None:
     """The job that this key was first used for. Raises `IdempotencyMismatch`."""
-    found = _kept(connection, owner, key, _digest(what))
+    found = _kept(transaction, owner, key, _digest(what))
     return None if found is None else int(found.job_id)
 
 
-def keep_job(connection: Connection, owner: str, key: str, what: Any, job_id: int) -> None:
+def keep_job(transaction: Transaction, owner: str, key: str, what: Any, job_id: int) -> None:
     """Have this key stand for a job."""
-    _keep(connection, owner, key, _digest(what), job_id=job_id)
+    _keep(transaction, owner, key, _digest(what), job_id=job_id)
 
 
 def _digest(what: Any) -> str:
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _keep(connection: Connection, owner: str, key: str, digest: str, **kept: Any) -> bool:
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+def _keep(transaction: Transaction, owner: str, key: str, digest: str, **kept: Any) -> bool:
+    dialect = postgresql if transaction.dialect.name == "postgresql" else sqlite
     values = {"owner": owner, "key": key, "request_digest": digest, "created_at": db_now()}
-    inserted = connection.execute(
+    inserted = transaction.execute(
         dialect.insert(keys).values(**values, **kept).on_conflict_do_nothing(),
         execution_options={"preserve_rowcount": True},
     )
     return inserted.rowcount == 1
 
 
-def _kept(connection: Connection, owner: str, key: str, digest: str) -> Any:
-    found = connection.execute(select(keys).where(keys.c.owner == owner, keys.c.key == key)).first()
+def _kept(transaction: Transaction, owner: str, key: str, digest: str) -> Any:
+    found = transaction.execute(
+        select(keys).where(keys.c.owner == owner, keys.c.key == key)
+    ).first()
     if found is not None and found.request_digest != digest:
         raise IdempotencyMismatch(field="Idempotency-Key")
     return found

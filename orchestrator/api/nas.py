@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from fastapi import FastAPI
-from sqlalchemy import Connection
 
 from orchestrator.api.requesting import Trusted, wait_for_end
 from orchestrator.api.service import Service
@@ -23,6 +22,7 @@ from orchestrator.nas.edges.local import Local
 from orchestrator.nas.edges.v3 import Caller, Role, application
 from orchestrator.nas.gateways import Request, View, ended_well
 from orchestrator.settings import V3Settings
+from orchestrator.store.transaction import Transaction
 
 T = TypeVar("T")
 
@@ -134,7 +134,7 @@ class _Here(Local):
         receipt = await self._service.submit(self._submission(requests))
         ids = receipt.view["job_ids"] if receipt.kind == "batch" else [receipt.id]
         await wait_for_end(self._service, receipt.kind, receipt.id, self._wait)
-        found = await self._read(lambda connection: job_views(connection, ids))
+        found = await self._read(lambda transaction: job_views(transaction, ids))
         return ended_well([found[job_id] for job_id in ids], self._wait)
 
     async def volumes(self, after: str | None = None, limit: int | None = None) -> Sequence[View]:
@@ -149,8 +149,8 @@ class _Here(Local):
             after = page[-1]["name"]
         return found
 
-    async def _read(self, work: Callable[[Connection], T]) -> T:
+    async def _read(self, work: Callable[[Transaction], T]) -> T:
         return await asyncio.to_thread(self._service.read, work)
 
-    async def _write(self, work: Callable[[Connection], T]) -> T:
+    async def _write(self, work: Callable[[Transaction], T]) -> T:
         return await asyncio.to_thread(self._service.write, work)

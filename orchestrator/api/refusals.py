@@ -10,13 +10,14 @@ from datetime import datetime
 from typing import Any
 
 import structlog
-from sqlalchemy import Connection, select
+from sqlalchemy import select
 from starlette.types import Scope
 
 from orchestrator.domain.actors import Actor
 from orchestrator.domain.errors import Problem
 from orchestrator.history.events import Event, record
 from orchestrator.store.columns import db_now
+from orchestrator.store.transaction import Transaction
 
 log = structlog.get_logger(__name__)
 
@@ -34,7 +35,7 @@ _MOST_OF_PATH = 200
 class Refusals:
     """Those of one process."""
 
-    def __init__(self, write: Callable[[Callable[[Connection], Any]], Any]) -> None:
+    def __init__(self, write: Callable[[Callable[[Transaction], Any]], Any]) -> None:
         """``write``: runs a function in a transaction, and may block."""
         self.counts: Counter[str] = Counter(dict.fromkeys(REASONS.values(), 0))
         self._write = write
@@ -83,9 +84,9 @@ class Refusals:
         self._events.append(now)
         event = Event(kind="access.refused", actor=actor, data=data)
 
-        def write(connection: Connection) -> None:
-            at: datetime = connection.execute(select(db_now())).scalar_one()
-            record(connection, [event], at)
+        def write(transaction: Transaction) -> None:
+            at: datetime = transaction.execute(select(db_now())).scalar_one()
+            record(transaction, [event], at)
 
         async def in_thread() -> None:
             try:

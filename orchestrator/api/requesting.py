@@ -113,7 +113,7 @@ class Trusted:
 
     async def _look(self, service: Service, token: str) -> Actor:
         actor = await asyncio.to_thread(
-            service.read, lambda connection: authenticate(connection, token)
+            service.read, lambda transaction: authenticate(transaction, token)
         )
         if len(self._known) >= _MOST_TRUSTED:
             self._known.clear()

@@ -60,7 +60,7 @@ def serve(settings: Settings) -> None:
             "proxies that encrypt in api.trusted_proxies",
         )
     service = Service(settings)
-    service.write(lambda connection: configure(connection, settings.backends))
+    service.write(lambda transaction: configure(transaction, settings.backends))
     config = uvicorn.Config(
         served(create_app(service), service),
         host=host,

@@ -12,7 +12,7 @@ from functools import partial
 from queue import SimpleQueue
 from typing import TypeVar
 
-from sqlalchemy import Connection, select
+from sqlalchemy import select
 
 from orchestrator import failpoints
 from orchestrator.api.refusals import Refusals
@@ -31,6 +31,7 @@ from orchestrator.settings import Settings
 from orchestrator.store.database import Database
 from orchestrator.store.frozen import watching
 from orchestrator.store.tables import events
+from orchestrator.store.transaction import Transaction
 
 T = TypeVar("T")
 
@@ -80,13 +81,13 @@ class Service:
     def plan(self, submission: Submission) -> list[PlannedJob]:
         """What the submission would do; nothing is kept."""
         places = self.settings.transfer.places
-        return self.database.transact(lambda connection: plan(connection, submission, places))
+        return self.database.transact(lambda transaction: plan(transaction, submission, places))
 
-    def read(self, work: Callable[[Connection], T]) -> T:
+    def read(self, work: Callable[[Transaction], T]) -> T:
         """Run a reading function on one state of the database."""
         return self.database.look(work)
 
-    def write(self, work: Callable[[Connection], T]) -> T:
+    def write(self, work: Callable[[Transaction], T]) -> T:
         """Run a changing function in one transaction."""
         return self.database.transact(work)
 
@@ -171,16 +172,16 @@ class _Committer:
         """One transaction; the fate of each submission."""
 
         def work(
-            connection: Connection,
+            transaction: Transaction,
         ) -> tuple[list[Receipt | Problem], list[Accepted | Problem]]:
             fates = submit_together(
-                connection,
+                transaction,
                 submissions,
                 max_attempts=self._max_attempts,
                 turns=self._turns,
                 places=self._places,
             )
-            return _receipts(connection, fates), fates
+            return _receipts(transaction, fates), fates
 
         receipts, fates = self._database.transact(work)
         failpoints.reach("submit.after_commit")
@@ -217,7 +218,7 @@ def _resolve(future: asyncio.Future[Receipt], fate: Receipt | BaseException) -> 
 
 
 def _receipts(
-    connection: Connection, fates: Sequence[Accepted | Problem]
+    transaction: Transaction, fates: Sequence[Accepted | Problem]
 ) -> list[Receipt | Problem]:
     """What submitters are told. What is queued waits for nothing: to tell it, nothing is read."""
     stored = {
@@ -231,27 +232,27 @@ def _receipts(
     }
     singles = [f.job_ids[0] for f in fates if isinstance(f, Accepted) and f.batch_id is None]
     unknown = [job_id for job_id in singles if job_id not in stored]
-    views = {**stored, **(job_views(connection, unknown) if unknown else {})}
+    views = {**stored, **(job_views(transaction, unknown) if unknown else {})}
     told: list[Receipt | Problem] = []
     for fate in fates:
         if isinstance(fate, Problem):
             told.append(fate)
         elif fate.batch_id is not None:
-            view = {**batch_view(connection, fate.batch_id), "job_ids": fate.job_ids}
+            view = {**batch_view(transaction, fate.batch_id), "job_ids": fate.job_ids}
             told.append(Receipt("batch", fate.batch_id, view, fate.repeated))
         elif (found := views.get(fate.job_ids[0])) is not None:
             told.append(Receipt("job", fate.job_ids[0], found, fate.repeated))
         else:
-            told.append(_archived(connection, fate.job_ids[0]))
+            told.append(_archived(transaction, fate.job_ids[0]))
     return told
 
 
 _ENDS = {"job.succeeded": "succeeded", "job.failed": "failed", "job.canceled": "was canceled"}
 
 
-def _archived(connection: Connection, job_id: int) -> Problem:
+def _archived(transaction: Transaction, job_id: int) -> Problem:
     """What is told of a key whose job is no longer there to be answered."""
-    how = connection.execute(
+    how = transaction.execute(
         select(events.c.kind).where(events.c.job_id == job_id, events.c.kind.in_(_ENDS))
     ).scalar()
     ended = _ENDS.get(str(how), "has ended")

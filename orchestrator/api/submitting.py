@@ -64,13 +64,13 @@ async def told(service: Service, receipt: Receipt, wait: float) -> Response:
 async def wait_for(service: Service, kind: str, id_: int, seconds: float) -> Response:
     """The job or batch once it has ended, or as it is when the time is over."""
     if seconds > 0 and not await asyncio.to_thread(
-        service.read, lambda connection: has_ended(connection, kind, id_)
+        service.read, lambda transaction: has_ended(transaction, kind, id_)
     ):
         ended = await wait_for_end(service, kind, id_, seconds)
         if ended is not None:
             return Response(ended.body, media_type="application/json")
     read = {"job": job_view, "batch": batch_view}[kind]
-    view = await asyncio.to_thread(service.read, lambda connection: read(connection, id_))
+    view = await asyncio.to_thread(service.read, lambda transaction: read(transaction, id_))
     body = render(kind, view)
     return Response(body, media_type="application/json")
 

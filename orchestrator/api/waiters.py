@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import structlog
-from sqlalchemy import Connection, select
+from sqlalchemy import select
 
 from orchestrator import broker, failpoints
 from orchestrator.history.events import latest_number
@@ -19,6 +19,7 @@ from orchestrator.logs import Trouble
 from orchestrator.store.bulk import among
 from orchestrator.store.database import Database
 from orchestrator.store.tables import batches, jobs
+from orchestrator.store.transaction import Transaction
 
 log = structlog.get_logger(__name__)
 
@@ -32,7 +33,7 @@ _RECONNECT_SECONDS = 1.0
 Key = tuple[str, int]
 
 
-_READERS: dict[str, Callable[[Connection, Iterable[int]], dict[int, View]]] = {
+_READERS: dict[str, Callable[[Transaction, Iterable[int]], dict[int, View]]] = {
     "job": job_views,
     "batch": batch_views,
 }
@@ -217,11 +218,11 @@ class Waiters:
                     future.set_result(ended)
 
     def _read(self, keys: list[Key]) -> dict[Key, Ended]:
-        def work(connection: Connection) -> dict[Key, Ended]:
+        def work(transaction: Transaction) -> dict[Key, Ended]:
             found: dict[Key, Ended] = {}
             for kind, read in _READERS.items():
                 ids = [id_ for key_kind, id_ in keys if key_kind == kind]
-                for id_, view in (read(connection, ids) if ids else {}).items():
+                for id_, view in (read(transaction, ids) if ids else {}).items():
                     if view["finished_at"] is not None:
                         found[kind, id_] = Ended(view, self._render(kind, view))
             return found
@@ -230,16 +231,16 @@ class Waiters:
 
     def _find_ended(self, keys: list[Key]) -> list[Key]:
         ended: list[Key] = []
-        with self._database.read() as connection:
+        with self._database.read() as transaction:
             for kind, table in (("job", jobs), ("batch", batches)):
                 ids = [id_ for key_kind, id_ in keys if key_kind == kind]
                 if ids:
                     query = select(table.c.id).where(
-                        among(connection, table.c.id, ids), table.c.finished_at.is_not(None)
+                        among(transaction, table.c.id, ids), table.c.finished_at.is_not(None)
                     )
-                    ended += [(kind, id_) for id_ in connection.execute(query).scalars()]
+                    ended += [(kind, id_) for id_ in transaction.execute(query).scalars()]
         return ended
 
     def _latest(self) -> int:
-        with self._database.read() as connection:
-            return latest_number(connection)
+        with self._database.read() as transaction:
+            return latest_number(transaction)

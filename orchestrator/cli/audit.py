@@ -270,9 +270,9 @@ def verify(
     directory = None if no_archives else archive or settings.archive
     database = Database(settings.database_url, pool_size=1)
     try:
-        with database.read() as connection:
-            *_, found = verification.verify(connection, key, directory, after=after, link=link)
-            unread = verification.unread(connection, directory, after)
+        with database.read() as transaction:
+            *_, found = verification.verify(transaction, key, directory, after=after, link=link)
+            unread = verification.unread(transaction, directory, after)
     finally:
         database.close()
     broken = found.broken

@@ -99,7 +99,7 @@ def grant_audit(
 
     database = Database(settings.database_url, pool_size=1)
     try:
-        database.transact(lambda connection: audit_views.grant(connection, role))
+        database.transact(lambda transaction: audit_views.grant(transaction, role))
     finally:
         database.close()
     views = list(audit_views.VIEWS)

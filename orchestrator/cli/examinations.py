@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from redis.exceptions import RedisError, ResponseError
-from sqlalchemy import Connection, func, select, text, update
+from sqlalchemy import func, select, text, update
 
 from orchestrator import broker, trust
 from orchestrator.cli.output import when
@@ -28,6 +28,7 @@ from orchestrator.store import migrate
 from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database
 from orchestrator.store.tables import event_chain, installation
+from orchestrator.store.transaction import Transaction
 
 #: Room in the data directory below which there is something to say.
 _LITTLE, _TOO_LITTLE = 2**30, 2**27
@@ -226,8 +227,8 @@ def _database(settings: Settings) -> Findings:
         database.close()
 
 
-def _change_nothing(connection: Connection) -> None:
-    connection.execute(update(installation).values(id=installation.c.id))
+def _change_nothing(transaction: Transaction) -> None:
+    transaction.execute(update(installation).values(id=installation.c.id))
 
 
 def _clock(database: Database) -> Findings:
@@ -247,9 +248,9 @@ def _clock(database: Database) -> Findings:
         yield _ok("clock", "agrees with the database's")
 
 
-def _postgresql(connection: Connection) -> list[Finding]:
-    version = connection.execute(text("SHOW server_version")).scalar_one()
-    encoding = connection.execute(text("SHOW server_encoding")).scalar_one()
+def _postgresql(transaction: Transaction) -> list[Finding]:
+    version = transaction.execute(text("SHOW server_version")).scalar_one()
+    encoding = transaction.execute(text("SHOW server_encoding")).scalar_one()
     found = [_ok("PostgreSQL", f"version {version}")]
     if encoding != "UTF8":
         found.append(
@@ -260,7 +261,7 @@ def _postgresql(connection: Connection) -> list[Finding]:
             )
         )
     for name, why in _DURABLE.items():
-        if connection.execute(text(f"SHOW {name}")).scalar_one() == "off":
+        if transaction.execute(text(f"SHOW {name}")).scalar_one() == "off":
             found.append(_error("PostgreSQL", f"{name} is off", why))
     return found
 
@@ -280,12 +281,12 @@ def _chain(settings: Settings, database: Database) -> Findings:
         return
     key = chain.key_of(settings)
 
-    def fits(connection: Connection) -> bool:
+    def fits(transaction: Transaction) -> bool:
         newest = select(func.max(event_chain.c.base))
-        base = connection.execute(newest).scalar()
+        base = transaction.execute(newest).scalar()
         if base is None:
             return True
-        *_, found = chain.verify(connection, key, after=base)
+        *_, found = chain.verify(transaction, key, after=base)
         return found.broken is None
 
     if not database.look(fits):
@@ -300,7 +301,7 @@ def _chain(settings: Settings, database: Database) -> Findings:
 
 def _served(settings: Settings, database: Database) -> Findings:
     for name, backend in settings.backends.items():
-        hosts = database.look(lambda connection, n=name: live_hosts(connection, n))  # type: ignore[misc]
+        hosts = database.look(lambda transaction, n=name: live_hosts(transaction, n))  # type: ignore[misc]
         wanted = set(backend.hosts or ())
         if not hosts:
             yield _warning(
@@ -322,9 +323,9 @@ def _broker(settings: Settings) -> Findings:
         yield _ok(what, "embedded, with 'up' only")
         return
     shown = without_secrets(url)
-    connection = broker.client(url, socket_timeout=5, socket_connect_timeout=5)
+    client = broker.client(url, socket_timeout=5, socket_connect_timeout=5)
     try:
-        connection.ping()
+        client.ping()
     except (RedisError, OSError) as error:
         yield _error(
             what,
@@ -333,10 +334,10 @@ def _broker(settings: Settings) -> Findings:
         )
         return
     finally:
-        connection.close()
+        client.close()
     yield _ok(what, f"{shown} answers")
     try:
-        told: Any = connection.info("memory")
+        told: Any = client.info("memory")
         policy = told.get("maxmemory_policy", "noeviction")
     except ResponseError:
         yield _ok(what, "its settings may not be read by this user, which is well")

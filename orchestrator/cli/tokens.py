@@ -105,8 +105,8 @@ def _create_directly(
     database = Database(settings.database_url, pool_size=1)
     try:
         described, secret = database.transact(
-            lambda connection: create_token(
-                connection,
+            lambda transaction: create_token(
+                transaction,
                 name,
                 DomainRole(role.value),
                 _DIRECT_ACTOR,

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Select, delete, select
+from sqlalchemy import RowMapping, Select, delete, select
 
 from orchestrator.domain.actors import ENGINE
 from orchestrator.domain.errors import NotFound
@@ -16,6 +16,7 @@ from orchestrator.history.events import Event, record
 from orchestrator.inventory.changes import Beside
 from orchestrator.store.bulk import insert_rows, update_rows
 from orchestrator.store.tables import audits, backends, findings
+from orchestrator.store.transaction import Transaction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,14 +57,14 @@ class AuditResult(Beside):
     #: or more differs than is written.
     volumes: tuple[int, int] | None
 
-    def write(self, connection: Connection, now: datetime) -> None:
+    def write(self, transaction: Transaction, now: datetime) -> None:
         """Open, renew and close findings; each opening and closing is an event."""
-        known = open_findings(connection, self.backend_id)
+        known = open_findings(transaction, self.backend_id)
         again = [(known[one.key]["id"], one) for one in self.seen if one.key in known]
         new = [one for one in self.seen if one.key not in known]
         seen = {"last_seen_at": now, "last_seen_by": self.job_id}
         update_rows(
-            connection,
+            transaction,
             findings,
             ["id"],
             [
@@ -72,29 +73,29 @@ class AuditResult(Beside):
             ],
         )
         common = {"backend_id": self.backend_id, "state": FindingState.OPEN, "first_seen_at": now}
-        insert_rows(connection, findings, [{**asdict(one), **common, **seen} for one in new])
+        insert_rows(transaction, findings, [{**asdict(one), **common, **seen} for one in new])
         closing = set(self.closed)
         gone = [row for row in known.values() if row["id"] in closing]
         update_rows(
-            connection,
+            transaction,
             findings,
             ["id"],
             [{"id": row["id"], "state": FindingState.CLOSED, "closed_at": now} for row in gone],
         )
         told = [_event("finding.opened", self, asdict(one)) for one in new]
         told += [_event("finding.closed", self, row) for row in gone]
-        record(connection, told, now)
+        record(transaction, told, now)
         # Rules act on what the latest audit has seen: on nothing, if that was not all.
-        connection.execute(delete(audits).where(audits.c.backend_id == self.backend_id))
+        transaction.execute(delete(audits).where(audits.c.backend_id == self.backend_id))
         if self.volumes is not None:
             recorded, found = self.volumes
             row = {"backend_id": self.backend_id, "job_id": self.job_id, "at": now}
-            insert_rows(connection, audits, [{**row, "recorded": recorded, "found": found}])
+            insert_rows(transaction, audits, [{**row, "recorded": recorded, "found": found}])
 
 
-def open_findings(connection: Connection, backend_id: int) -> dict[tuple[str, str], RowMapping]:
+def open_findings(transaction: Transaction, backend_id: int) -> dict[tuple[str, str], RowMapping]:
     """The open findings of a backend, by kind and subject."""
-    rows = connection.execute(
+    rows = transaction.execute(
         select(findings).where(
             findings.c.backend_id == backend_id, findings.c.state == FindingState.OPEN
         )
@@ -108,10 +109,10 @@ _FINDINGS = select(findings, backends.c.name.label("backend")).join(
 
 
 def list_findings(
-    connection: Connection, filters: Mapping[str, Any], *, before: int | None, limit: int
+    transaction: Transaction, filters: Mapping[str, Any], *, before: int | None, limit: int
 ) -> Sequence[RowMapping]:
     """Findings, newest first, below the id ``before``; filtered by kind, state and backend."""
-    return connection.execute(_listing(filters, before).limit(limit)).mappings().all()
+    return transaction.execute(_listing(filters, before).limit(limit)).mappings().all()
 
 
 def _listing(filters: Mapping[str, Any], before: int | None) -> Select[Any]:
@@ -122,9 +123,9 @@ def _listing(filters: Mapping[str, Any], before: int | None) -> Select[Any]:
     return _FINDINGS.where(*conditions).order_by(findings.c.id.desc())
 
 
-def finding(connection: Connection, finding_id: int) -> RowMapping:
+def finding(transaction: Transaction, finding_id: int) -> RowMapping:
     """One finding. Raises `NotFound`."""
-    row = connection.execute(_FINDINGS.where(findings.c.id == finding_id)).mappings().first()
+    row = transaction.execute(_FINDINGS.where(findings.c.id == finding_id)).mappings().first()
     if row is None:
         raise NotFound(
             f"there is no finding {finding_id}; 'orchestrator audit findings' lists them",

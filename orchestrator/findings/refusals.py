@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import select, update
 
 from orchestrator.domain.actors import ENGINE
 from orchestrator.history.events import Event, record
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import backends, events, findings, jobs
+from orchestrator.store.transaction import Transaction
 
 LOOK, REPAIR, STUCK = "look.refused", "repair.refused", "job.stuck"
 #: How a finding's detail names why its repair by a rule is refused.
@@ -18,27 +19,27 @@ DETAIL = "repair_refused"
 _AGAIN = timedelta(hours=1)
 
 
-def note_look(connection: Connection, key: tuple[str, str | None, str | None], why: str) -> None:
+def note_look(transaction: Transaction, key: tuple[str, str | None, str | None], why: str) -> None:
     """A look at what is in error is refused; ``key``: its backend, volume and export policy."""
     backend, volume, policy = key
     event = Event(
         kind=LOOK, actor=ENGINE, backend=backend, volume=volume, policy=policy, data={"why": why}
     )
-    _note(connection, event)
+    _note(transaction, event)
 
 
-def note_repair(connection: Connection, finding_id: int, why: str) -> None:
+def note_repair(transaction: Transaction, finding_id: int, why: str) -> None:
     """The repair of a finding by a rule is refused: its detail has why, too."""
     query = select(findings, backends.c.name.label("backend")).join(
         backends, backends.c.id == findings.c.backend_id
     )
-    row = connection.execute(query.where(findings.c.id == finding_id)).one()
+    row = transaction.execute(query.where(findings.c.id == finding_id)).one()
     if row.detail.get(DETAIL) == why:
         return
     detail = {**row.detail, DETAIL: why}
-    connection.execute(update(findings).where(findings.c.id == finding_id).values(detail=detail))
+    transaction.execute(update(findings).where(findings.c.id == finding_id).values(detail=detail))
     _note(
-        connection,
+        transaction,
         Event(
             kind=REPAIR,
             actor=ENGINE,
@@ -52,12 +53,12 @@ def note_repair(connection: Connection, finding_id: int, why: str) -> None:
     )
 
 
-def note_stuck(connection: Connection, job_id: int, why: str) -> None:
+def note_stuck(transaction: Transaction, job_id: int, why: str) -> None:
     """The database refuses that a job is taken up by another worker, or ended."""
     query = select(jobs.c.volume, jobs.c.volume_id, backends.c.name).join(
         backends, backends.c.id == jobs.c.backend_id
     )
-    row = connection.execute(query.where(jobs.c.id == job_id)).one()
+    row = transaction.execute(query.where(jobs.c.id == job_id)).one()
     event = Event(
         kind=STUCK,
         actor=ENGINE,
@@ -67,11 +68,11 @@ def note_stuck(connection: Connection, job_id: int, why: str) -> None:
         job_id=job_id,
         data={"why": why},
     )
-    _note(connection, event)
+    _note(transaction, event)
 
 
-def _note(connection: Connection, event: Event) -> None:
-    now: datetime = connection.execute(select(db_now())).scalar_one()
+def _note(transaction: Transaction, event: Event) -> None:
+    now: datetime = transaction.execute(select(db_now())).scalar_one()
     same = select(events.c.data).where(
         events.c.kind == event.kind,
         events.c.at > now - _AGAIN,
@@ -80,5 +81,5 @@ def _note(connection: Connection, event: Event) -> None:
             for name in ("backend", "volume", "policy", "job_id")
         ),
     )
-    if event.data not in connection.execute(same).scalars().all():
-        record(connection, [event], now)
+    if event.data not in transaction.execute(same).scalars().all():
+        record(transaction, [event], now)

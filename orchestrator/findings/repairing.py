@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, exists, func, select, update
+from sqlalchemy import exists, func, select, update
 
 from orchestrator.actions.registry import ACTIONS
 from orchestrator.actions.requests import parse_request
@@ -19,6 +19,7 @@ from orchestrator.findings.recording import finding
 from orchestrator.jobs.submission import Submission
 from orchestrator.settings import AuditSettings
 from orchestrator.store.tables import audits, backends, events, findings, installation, jobs
+from orchestrator.store.transaction import Transaction
 
 #: Findings that are looked at for rules at a time.
 _AT_ONCE = 500
@@ -42,7 +43,7 @@ def _told(name: str, repair: Repair, request: Request) -> dict[str, Any]:
 
 
 def repair_submission(
-    connection: Connection,
+    transaction: Transaction,
     finding_id: int,
     name: str,
     actor: Actor,
@@ -54,10 +55,10 @@ def repair_submission(
 
     Raises `NotFound`, `WrongState` if it is closed, `InvalidInput` if that is not possible.
     """
-    row: Any = finding(connection, finding_id)
+    row: Any = finding(transaction, finding_id)
     if row["state"] != FindingState.OPEN:
         raise WrongState(f"finding {finding_id} is closed: there is nothing to repair")
-    _refuse_changed(connection, row)
+    _refuse_changed(transaction, row)
     possible = repairs_of(row)
     if name not in possible:
         raise InvalidInput(
@@ -68,9 +69,9 @@ def repair_submission(
     return _submission(row, name, possible[name][1], actor, reason, approval)
 
 
-def _refuse_changed(connection: Connection, row: Mapping[str, Any]) -> None:
+def _refuse_changed(transaction: Transaction, row: Mapping[str, Any]) -> None:
     """Refuse to repair what something has happened to since the audit that saw it began."""
-    if _changed(connection, row, _began(connection, row["last_seen_by"], row["last_seen_at"])):
+    if _changed(transaction, row, _began(transaction, row["last_seen_by"], row["last_seen_at"])):
         raise WrongState(
             f"something has happened to what finding {row['id']} is about since it was seen: "
             f"audit backend {row['backend']} again",
@@ -78,13 +79,13 @@ def _refuse_changed(connection: Connection, row: Mapping[str, Any]) -> None:
         )
 
 
-def _began(connection: Connection, audit: int, ended: datetime) -> datetime:
+def _began(transaction: Transaction, audit: int, ended: datetime) -> datetime:
     """When an audit began; once its job is archived, when it had ended."""
     query = select(jobs.c.started_at).where(jobs.c.id == audit)
-    return connection.execute(query).scalar() or ended
+    return transaction.execute(query).scalar() or ended
 
 
-def _changed(connection: Connection, row: Mapping[str, Any], since: datetime) -> bool:
+def _changed(transaction: Transaction, row: Mapping[str, Any], since: datetime) -> bool:
     asked: list[Any] = []
     if row["volume"] is not None:
         asked.append(
@@ -103,7 +104,7 @@ def _changed(connection: Connection, row: Mapping[str, Any], since: datetime) ->
                 jobs.c.started_at >= since,
             )
         )
-    return any(connection.execute(select(one)).scalar_one() for one in asked)
+    return any(transaction.execute(select(one)).scalar_one() for one in asked)
 
 
 def _submission(
@@ -128,52 +129,52 @@ def _submission(
     )
 
 
-def note_repair(connection: Connection, finding_id: int, job_id: int) -> None:
+def note_repair(transaction: Transaction, finding_id: int, job_id: int) -> None:
     """Note which job is to repair a finding: nothing refuses that any more."""
     query = select(findings.c.detail).where(findings.c.id == finding_id)
-    detail = dict(connection.execute(query).scalar_one())
+    detail = dict(transaction.execute(query).scalar_one())
     detail.pop(refusals.DETAIL, None)
-    connection.execute(
+    transaction.execute(
         update(findings).where(findings.c.id == finding_id).values(repair_job=job_id, detail=detail)
     )
 
 
-def by_rule(connection: Connection, settings: AuditSettings) -> Iterator[tuple[int, Submission]]:
+def by_rule(transaction: Transaction, settings: AuditSettings) -> Iterator[tuple[int, Submission]]:
     """What rules have repaired now: ids of findings, and the submissions.
 
     Nothing after a restore of the database, nor on a backend where too much differs, nor what
     the latest audit has not seen, nor what a job is to repair already.
     """
-    restored = connection.execute(select(installation.c.restored_at)).scalar()
+    restored = transaction.execute(select(installation.c.restored_at)).scalar()
     if not settings.rules or restored is not None:
         return
-    for backend in connection.execute(
+    for backend in transaction.execute(
         select(backends.c.id, audits.c.job_id, audits.c.at, audits.c.recorded, audits.c.found)
         .join(audits, audits.c.backend_id == backends.c.id)
         .where(backends.c.configured, backends.c.state == BackendState.ENABLED)
     ).all():
         most = max(backend.recorded, backend.found) * settings.most_percent / 100.0
-        if repairable(connection, backend.id, settings) <= most:
-            yield from _due(connection, backend, settings)
+        if repairable(transaction, backend.id, settings) <= most:
+            yield from _due(transaction, backend, settings)
 
 
-def repairable(connection: Connection, backend_id: int, settings: AuditSettings) -> int:
+def repairable(transaction: Transaction, backend_id: int, settings: AuditSettings) -> int:
     """How many open findings of a backend rules would repair."""
     query = select(func.count()).where(
         findings.c.backend_id == backend_id,
         findings.c.state == FindingState.OPEN,
         findings.c.kind.in_(settings.rules),
     )
-    return int(connection.execute(query).scalar_one())
+    return int(transaction.execute(query).scalar_one())
 
 
 def _due(
-    connection: Connection, backend: Any, settings: AuditSettings
+    transaction: Transaction, backend: Any, settings: AuditSettings
 ) -> Iterator[tuple[int, Submission]]:
     # An audit has seen it again after the grace time.
     oldest = backend.at - timedelta(hours=settings.grace_hours)
     unfinished = select(jobs.c.id).where(jobs.c.finished_at.is_(None))
-    rows = connection.execute(
+    rows = transaction.execute(
         select(findings, backends.c.name.label("backend"))
         .join(backends, backends.c.id == findings.c.backend_id)
         .where(
@@ -187,9 +188,9 @@ def _due(
         .order_by(findings.c.id)
         .limit(_AT_ONCE)
     ).mappings()
-    began = _began(connection, backend.job_id, backend.at)
+    began = _began(transaction, backend.job_id, backend.at)
     for row in rows.all():
-        if _changed(connection, row, began):  # type: ignore[arg-type]
+        if _changed(transaction, row, began):  # type: ignore[arg-type]
             continue
         name = settings.rules[row["kind"]]
         possible = repairs_of(row)  # type: ignore[arg-type]

@@ -10,7 +10,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
-    Connection,
     Date,
     bindparam,
     select,
@@ -23,6 +22,7 @@ from orchestrator.domain.errors import InvalidInput, UnknownBackend
 from orchestrator.inventory.capacity import present
 from orchestrator.store.columns import UtcDateTime, db_now
 from orchestrator.store.tables import backends
+from orchestrator.store.transaction import Transaction
 
 #: The period, if nobody names one.
 USUAL_DAYS = 30
@@ -133,7 +133,7 @@ WHERE {removed} AND {of_backend} AND at >= :since AND at < :until
 
 
 def report(
-    connection: Connection,
+    transaction: Transaction,
     *,
     since: datetime | None = None,
     until: datetime | None = None,
@@ -144,33 +144,33 @@ def report(
     A backend that is no longer configured has its history. Raises `InvalidInput` and
     `UnknownBackend`.
     """
-    now: datetime = connection.execute(select(db_now())).scalar_one()
+    now: datetime = transaction.execute(select(db_now())).scalar_one()
     until = until or now
     since = since or _before(until)
     if since >= until:
         raise InvalidInput("the period must begin before it ends", field="from")
     if backend is not None:
         known = select(backends.c.id).where(backends.c.name == backend)
-        if connection.execute(known).first() is None:
+        if transaction.execute(known).first() is None:
             raise UnknownBackend(f"there never was a backend {backend!r}", field="backend")
-    if connection.dialect.name == "postgresql":
+    if transaction.dialect.name == "postgresql":
         for setting in _PLAN_FREELY:
-            connection.execute(text(setting))
+            transaction.execute(text(setting))
     period = {"since": since, "until": until, "backend": backend}
     return {
         "from": since,
         "to": until,
         "backend": backend,
         "made_at": now,
-        "capacity": _capacity(connection, period, now),
-        "jobs": _rows(connection, period, _JOBS, median=_percentile(50), p95=_percentile(95)),
+        "capacity": _capacity(transaction, period, now),
+        "jobs": _rows(transaction, period, _JOBS, median=_percentile(50), p95=_percentile(95)),
         "failures": [
-            _failure(row) for row in _rows(connection, period, _FAILURES, most=str(MOST_CAUSES))
+            _failure(row) for row in _rows(transaction, period, _FAILURES, most=str(MOST_CAUSES))
         ],
-        "findings": _rows(connection, period, _FINDINGS),
+        "findings": _rows(transaction, period, _FINDINGS),
         "removals": {
-            "total": connection.execute(_asked(_REMOVALS_COUNTED), period).scalar_one(),
-            "items": _rows(connection, period, _REMOVALS, most=str(MOST_REMOVALS)),
+            "total": transaction.execute(_asked(_REMOVALS_COUNTED), period).scalar_one(),
+            "items": _rows(transaction, period, _REMOVALS, most=str(MOST_REMOVALS)),
         },
     }
 
@@ -183,22 +183,22 @@ def _before(until: datetime) -> datetime:
 
 
 def _capacity(
-    connection: Connection, period: Mapping[str, Any], now: datetime
+    transaction: Transaction, period: Mapping[str, Any], now: datetime
 ) -> list[dict[str, Any]]:
     """The days of each backend, or the last one of every few; of a period that has not ended
     yet, the present as its last."""
     first = period["since"].date()
     last = (period["until"] - timedelta(microseconds=1)).date()
     found: dict[str, list[dict[str, Any]]] = {}
-    query = _asked(_CAPACITY, number=_DAY_NUMBER[connection.dialect.name])
+    query = _asked(_CAPACITY, number=_DAY_NUMBER[transaction.dialect.name])
     every = ((last - first).days + 1 + MOST_DAYS - 1) // MOST_DAYS
     given = {"backend": period["backend"], "first": first, "last": last, "every": every}
-    for row in connection.execute(query, given).mappings():
+    for row in transaction.execute(query, given).mappings():
         day = dict(row)
         found.setdefault(day.pop("backend"), []).append(day)
     if period["since"] <= now <= period["until"]:
         today = (now.date() - first).days // every
-        for name, day in present(connection, now).items():
+        for name, day in present(transaction, now).items():
             if period["backend"] in (None, name):
                 days = found.setdefault(name, [])
                 if days and (days[-1]["day"] - first).days // every == today:
@@ -214,9 +214,9 @@ def _failure(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _rows(
-    connection: Connection, given: Mapping[str, Any], query: str, **parts: str
+    transaction: Transaction, given: Mapping[str, Any], query: str, **parts: str
 ) -> list[dict[str, Any]]:
-    found = connection.execute(_asked(query, **parts), given).mappings()
+    found = transaction.execute(_asked(query, **parts), given).mappings()
     return [dict(row) for row in found]
 
 

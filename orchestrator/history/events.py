@@ -7,14 +7,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, func, select, text, tuple_
+from sqlalchemy import ColumnElement, Row, Select, bindparam, func, select, text, tuple_
 
-from orchestrator import failpoints
 from orchestrator.domain.errors import EpochChanged, Gone
-from orchestrator.store.asking import Asked, ask
 from orchestrator.store.bulk import Parent, inserted_family, update_rows
 from orchestrator.store.lives import all_of
 from orchestrator.store.tables import event_archives, event_commits, events
+from orchestrator.store.transaction import Asked, Transaction
 
 #: Events of at most this many commits get their numbers in one transaction.
 NUMBERED_AT_ONCE = 5_000
@@ -67,10 +66,10 @@ def job_event(
     )
 
 
-def record(connection: Connection, happened: Sequence[Event], at: datetime) -> None:
+def record(transaction: Transaction, happened: Sequence[Event], at: datetime) -> None:
     """Write events, in this order, in the transaction of what they tell."""
     if happened:
-        ask(connection, recorded(happened, at))
+        transaction.ask(recorded(happened, at))
 
 
 def recorded(happened: Sequence[Event], at: datetime) -> Asked:
@@ -95,19 +94,19 @@ def recorded(happened: Sequence[Event], at: datetime) -> Asked:
     return inserted_family(_COMMIT, {"events": len(rows)}, events, rows)
 
 
-def number_committed(connection: Connection) -> int:
+def number_committed(transaction: Transaction) -> int:
     """Give committed events their numbers, without gaps; returns how many got one.
 
     Only one transaction at a time does this, so whatever it sees gets lower numbers than
     what commits later: a reader that follows the numbers misses nothing.
     """
-    if connection.dialect.name == "postgresql":
-        taken = connection.execute(
+    if transaction.dialect.name == "postgresql":
+        taken = transaction.execute(
             text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": _SEQUENCER_LOCK}
         ).scalar_one()
         if not taken:
             return 0
-    waiting = connection.execute(
+    waiting = transaction.execute(
         select(event_commits.c.id, event_commits.c.events)
         .where(event_commits.c.base.is_(None))
         .order_by(event_commits.c.id)
@@ -115,28 +114,28 @@ def number_committed(connection: Connection) -> int:
     ).all()
     if not waiting:
         return 0
-    first = last = latest_number(connection)
+    first = last = latest_number(transaction)
     numbered: list[dict[str, int]] = []
     for commit in waiting:
         numbered.append({"id": commit.id, "base": last})
         last += commit.events
-    update_rows(connection, event_commits, ["id"], numbered)
-    failpoints.reach("events.before_commit", connection)
+    update_rows(transaction, event_commits, ["id"], numbered)
+    transaction.reach("events.before_commit")
     return last - first
 
 
-def latest_number(connection: Connection) -> int:
+def latest_number(transaction: Transaction) -> int:
     """The highest number given so far; 0 before the first."""
-    found = connection.execute(
+    found = transaction.execute(
         select(event_commits.c.base + event_commits.c.events)
         .where(event_commits.c.base.is_not(None))
         .order_by(event_commits.c.base.desc())
         .limit(1)
     ).scalar()
-    return int(found) if found is not None else _archived_up_to(connection)
+    return int(found) if found is not None else _archived_up_to(transaction)
 
 
-def _archived_up_to(connection: Connection) -> int:
+def _archived_up_to(transaction: Transaction) -> int:
     """The number of the last event that has left the database; 0 if none has."""
     query = (
         select(event_archives.c.last)
@@ -144,18 +143,18 @@ def _archived_up_to(connection: Connection) -> int:
         .order_by(event_archives.c.base.desc())
         .limit(1)
     )
-    return int(connection.execute(query).scalar() or 0)
+    return int(transaction.execute(query).scalar() or 0)
 
 
 def read_after(
-    connection: Connection, after: int, limit: int, filters: Mapping[str, Any] | None = None
+    transaction: Transaction, after: int, limit: int, filters: Mapping[str, Any] | None = None
 ) -> Sequence[Row[Any]]:
     """Numbered events above ``after``, in order. Raises `Gone` if some were archived.
 
     Rows have the columns of `events`, and their ``number``.
     """
-    rows = connection.execute(_after(after, limit, filters or {})).all()
-    oldest = before_all(connection)
+    rows = transaction.execute(_after(after, limit, filters or {})).all()
+    oldest = before_all(transaction)
     if oldest > after:
         raise Gone(
             f"events up to {oldest} have been archived: begin after {oldest}",
@@ -164,14 +163,14 @@ def read_after(
     return rows
 
 
-def before_all(connection: Connection) -> int:
+def before_all(transaction: Transaction) -> int:
     """The number after which the events begin that have not been archived."""
-    oldest = connection.execute(select(func.min(event_commits.c.base))).scalar()
-    return _archived_up_to(connection) if oldest is None else int(oldest)
+    oldest = transaction.execute(select(func.min(event_commits.c.base))).scalar()
+    return _archived_up_to(transaction) if oldest is None else int(oldest)
 
 
 def read_feed(
-    connection: Connection,
+    transaction: Transaction,
     after: int,
     limit: int,
     filters: Mapping[str, Any],
@@ -182,7 +181,7 @@ def read_feed(
     Raises `EpochChanged` if ``after`` is a number of another epoch than that, as ``epoch`` says
     or as no event of this one has it: what has that number is, or will be, something else.
     """
-    lives = all_of(connection)
+    lives = all_of(transaction)
     present = lives[-1]
     if epoch is not None and epoch != present.epoch:
         common = min(life.last_event for life in lives if life is present or life.epoch > epoch)
@@ -192,8 +191,8 @@ def read_feed(
             present.epoch,
             min(after, common),
         )
-    rows = read_after(connection, after, limit, filters)
-    if not rows and after > (latest := latest_number(connection)):
+    rows = read_after(transaction, after, limit, filters)
+    if not rows and after > (latest := latest_number(transaction)):
         raise _changed(
             f"no event has the number {after}, the newest is {latest}: it is of a life of the "
             "database that was lost",
@@ -204,7 +203,7 @@ def read_feed(
 
 
 def read_newest(
-    connection: Connection, limit: int, filters: Mapping[str, Any]
+    transaction: Transaction, limit: int, filters: Mapping[str, Any]
 ) -> tuple[int, Sequence[Row[Any]], int]:
     """The present epoch, the newest events in order, and the number after which to go on."""
     statement = (
@@ -215,9 +214,9 @@ def read_newest(
         .limit(limit)
     )
     # Read first, so that nothing that comes meanwhile is passed over.
-    latest = latest_number(connection)
-    rows = connection.execute(statement).all()[::-1]
-    return all_of(connection)[-1].epoch, rows, rows[-1].number if rows else latest
+    latest = latest_number(transaction)
+    rows = transaction.execute(statement).all()[::-1]
+    return all_of(transaction)[-1].epoch, rows, rows[-1].number if rows else latest
 
 
 def _changed(why: str, epoch: int, after: int) -> EpochChanged:
@@ -258,10 +257,10 @@ def _wanted(filters: Mapping[str, Any]) -> list[ColumnElement[bool]]:
 
 
 def of_job(
-    connection: Connection, job_id: int, after: tuple[int, int], limit: int
+    transaction: Transaction, job_id: int, after: tuple[int, int], limit: int
 ) -> Sequence[Row[Any]]:
     """The events of a job after a place (commit, seq), in order, numbered or not."""
-    return connection.execute(
+    return transaction.execute(
         select(events, _NUMBER.label("number"))
         .join(event_commits, event_commits.c.id == events.c.commit_id)
         .where(

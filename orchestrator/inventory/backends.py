@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import func, insert, select, update
 
 from orchestrator.domain.errors import UnknownBackend
 from orchestrator.domain.nearest import no_such_backend
@@ -13,17 +13,18 @@ from orchestrator.domain.states import BackendState, VolumeState
 from orchestrator.settings import BackendSettings
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import backends, installation, volumes
+from orchestrator.store.transaction import Transaction
 
 
-def configure(connection: Connection, configured: Mapping[str, BackendSettings]) -> None:
+def configure(transaction: Transaction, configured: Mapping[str, BackendSettings]) -> None:
     """Make the backends' rows agree with the configuration.
 
     A backend that is gone from it keeps its row and history, but takes no more work.
     The driver of a known backend never changes: its volumes would be read by the wrong one.
     Processes that start together do this one after the other.
     """
-    connection.execute(select(installation.c.uuid).with_for_update())
-    known = {row.name: row for row in connection.execute(select(backends))}
+    transaction.execute(select(installation.c.uuid).with_for_update())
+    known = {row.name: row for row in transaction.execute(select(backends))}
     for name, wanted in configured.items():
         values: dict[str, Any] = {
             "configured": True,
@@ -35,7 +36,7 @@ def configure(connection: Connection, configured: Mapping[str, BackendSettings])
         row = known.get(name)
         if row is None:
             state = BackendState.ENABLED if wanted.enabled else BackendState.DISABLED
-            connection.execute(
+            transaction.execute(
                 insert(backends).values(
                     name=name, driver=wanted.driver, state=state, created_at=db_now(), **values
                 )
@@ -51,44 +52,44 @@ def configure(connection: Connection, configured: Mapping[str, BackendSettings])
         elif row.state == BackendState.DISABLED:
             values["state"] = BackendState.ENABLED
         if any(getattr(row, column) != value for column, value in values.items()):
-            connection.execute(update(backends).where(backends.c.name == name).values(**values))
+            transaction.execute(update(backends).where(backends.c.name == name).values(**values))
     for name, row in known.items():
         if name not in configured and row.configured:
-            connection.execute(
+            transaction.execute(
                 update(backends).where(backends.c.name == name).values(configured=False)
             )
 
 
-def backend_id(connection: Connection, backend: str) -> int:
+def backend_id(transaction: Transaction, backend: str) -> int:
     """The id of a configured backend. Raises `UnknownBackend`."""
-    found = connection.execute(
+    found = transaction.execute(
         select(backends.c.id).where(backends.c.name == backend, backends.c.configured)
     ).scalar()
     if found is None:
-        raise unknown_backend(connection, backend)
+        raise unknown_backend(transaction, backend)
     return int(found)
 
 
-def unknown_backend(connection: Connection, name: str) -> UnknownBackend:
+def unknown_backend(transaction: Transaction, name: str) -> UnknownBackend:
     """What to raise about a backend that there is not, with the one that may have been meant."""
-    return no_such_backend(name, configured_names(connection))
+    return no_such_backend(name, configured_names(transaction))
 
 
-def configured_names(connection: Connection) -> list[str]:
+def configured_names(transaction: Transaction) -> list[str]:
     """The names of the configured backends."""
     query = select(backends.c.name).where(backends.c.configured)
-    return list(connection.execute(query).scalars())
+    return list(transaction.execute(query).scalars())
 
 
-def ids_of(connection: Connection, names: list[str]) -> dict[str, int]:
+def ids_of(transaction: Transaction, names: list[str]) -> dict[str, int]:
     """The ids of backends by name."""
-    found = connection.execute(
+    found = transaction.execute(
         select(backends.c.name, backends.c.id).where(backends.c.name.in_(names))
     )
     return dict(found.all())
 
 
-def backend_views(connection: Connection, name: str | None = None) -> list[dict[str, Any]]:
+def backend_views(transaction: Transaction, name: str | None = None) -> list[dict[str, Any]]:
     """The configured backends by name, or the one named. Raises `UnknownBackend`."""
     held = (
         select(
@@ -126,8 +127,8 @@ def backend_views(connection: Connection, name: str | None = None) -> list[dict[
             "unavailable_since": row["unavailable_since"],
             "refreshed_at": row["refreshed_at"],
         }
-        for row in connection.execute(statement).mappings()
+        for row in transaction.execute(statement).mappings()
     ]
     if name is not None and not found:
-        raise unknown_backend(connection, name)
+        raise unknown_backend(transaction, name)
     return found

@@ -5,25 +5,26 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, select
+from sqlalchemy import bindparam, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from orchestrator.domain.states import SnapshotState, VolumeState
 from orchestrator.store.columns import UtcDateTime, db_now
 from orchestrator.store.tables import backends, capacity_days, promises, snapshots, volumes
+from orchestrator.store.transaction import Transaction
 
 #: What is there, though perhaps hidden or in error; as `volume_versions` has it.
 _LIVE = (volumes.c.state != VolumeState.REMOVED, volumes.c.state != VolumeState.PENDING)
 _COUNTED = ("total_bytes", "free_bytes", "promised_bytes", "volumes", "volume_bytes", "used_bytes")
 
 
-def record_day(connection: Connection) -> int:
+def record_day(transaction: Transaction) -> int:
     """Keep how full each configured backend is now as what is known of today (UTC).
 
     The last look of a day holds, whichever scheduler has it. Returns how many backends it were.
     """
-    now: datetime = connection.execute(select(db_now())).scalar_one()
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    now: datetime = transaction.execute(select(db_now())).scalar_one()
+    insert = postgresql.insert if transaction.dialect.name == "postgresql" else sqlite.insert
     columns = ["backend_id", "day", "at", *_COUNTED, "snapshots"]
     statement = insert(capacity_days).from_select(columns, _looked(now))
     newer = {name: statement.excluded[name] for name in columns[2:]}
@@ -32,14 +33,14 @@ def record_day(connection: Connection) -> int:
         set_=newer,
         where=capacity_days.c.at <= statement.excluded.at,
     )
-    return connection.execute(kept, execution_options={"preserve_rowcount": True}).rowcount
+    return transaction.execute(kept, execution_options={"preserve_rowcount": True}).rowcount
 
 
-def present(connection: Connection, now: datetime) -> dict[str, dict[str, Any]]:
+def present(transaction: Transaction, now: datetime) -> dict[str, dict[str, Any]]:
     """How full each configured backend is now, by name, as `record_day` would keep it."""
     looked = _looked(now).add_columns(backends.c.name)
     names = ("backend_id", "day", "at", *_COUNTED, "snapshots", "backend")
-    rows = [dict(zip(names, row, strict=True)) for row in connection.execute(looked)]
+    rows = [dict(zip(names, row, strict=True)) for row in transaction.execute(looked)]
     return {
         row.pop("backend"): {name: value for name, value in row.items() if name != "backend_id"}
         for row in rows

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Table, and_, delete, or_, select, update
+from sqlalchemy import Table, and_, delete, or_, select, update
 
 from orchestrator.domain.states import PROMISED_STATES, PolicyState, SnapshotState, VolumeState
 from orchestrator.history.events import Event, record
 from orchestrator.inventory import promises
-from orchestrator.store.asking import Asked, Question, Rows, ask, one_of
+from orchestrator.store.asking import Question, one_of
 from orchestrator.store.bulk import among, insert_rows, updated
 from orchestrator.store.tables import (
     attachments,
@@ -24,6 +24,7 @@ from orchestrator.store.tables import (
     snapshots,
     volumes,
 )
+from orchestrator.store.transaction import Asked, Rows, Transaction
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Beside(ABC):
     """A change to tables beside the inventory, which writes itself."""
 
     @abstractmethod
-    def write(self, connection: Connection, now: datetime) -> None:
+    def write(self, transaction: Transaction, now: datetime) -> None:
         """Write it, in the transaction of the outcome."""
 
 
@@ -264,42 +265,42 @@ class Changes:
             alike[table, tuple(sorted(stamped))].append({_key(table): id_, **stamped})
         return [updated(table, [_key(table)], rows) for (table, _), rows in alike.items()]
 
-    def write_others(self, connection: Connection, now: datetime) -> None:
+    def write_others(self, transaction: Transaction, now: datetime) -> None:
         """Write what `rows_set` does not."""
         for one in self.adopted:
             times = {"created_at": now, "changed_at": now}
-            insert_rows(connection, volumes, [{**one.volume, **times}])
+            insert_rows(transaction, volumes, [{**one.volume, **times}])
             kept = [{**row, "created_at": now} for row in one.snapshots]
-            insert_rows(connection, snapshots, kept)
+            insert_rows(transaction, snapshots, kept)
         if self.gone_volumes:
-            _remove_volumes(connection, self.gone_volumes, now)
+            _remove_volumes(transaction, self.gone_volumes, now)
         if self.gone_snapshots:
-            connection.execute(
+            transaction.execute(
                 update(snapshots)
-                .where(among(connection, snapshots.c.id, self.gone_snapshots))
+                .where(among(transaction, snapshots.c.id, self.gone_snapshots))
                 .values(state=SnapshotState.REMOVED, removed_at=now)
             )
         if self.gone_policies:
-            connection.execute(
+            transaction.execute(
                 update(policies)
-                .where(among(connection, policies.c.uid, self.gone_policies))
+                .where(among(transaction, policies.c.uid, self.gone_policies))
                 .values(state=PolicyState.REMOVED, removed_at=now, changed_at=now)
             )
         if self.forgotten:
-            connection.execute(
+            transaction.execute(
                 update(volumes)
-                .where(among(connection, volumes.c.id, self.forgotten))
+                .where(among(transaction, volumes.c.id, self.forgotten))
                 .values(detail=FORGOTTEN)
             )
         if self.found_snapshots:
             kept = [{**row, "created_at": now} for row in self.found_snapshots]
-            insert_rows(connection, snapshots, kept)
+            insert_rows(transaction, snapshots, kept)
         if self.uses:
-            _use(connection, self.uses, now)
+            _use(transaction, self.uses, now)
         for other in self.beside:
-            other.write(connection, now)
+            other.write(transaction, now)
         for backend_id in self.recounted:
-            promises.recount(connection, backend_id)
+            promises.recount(transaction, backend_id)
 
     def _resized(self) -> dict[str | int, dict[str, Any]]:
         found: dict[str | int, dict[str, Any]] = {
@@ -340,43 +341,43 @@ def merge(changes: Iterable[Change]) -> Changes:
     return merged
 
 
-def apply(connection: Connection, changes: Iterable[Change], now: datetime) -> Counter[int]:
+def apply(transaction: Transaction, changes: Iterable[Change], now: datetime) -> Counter[int]:
     """Write changes; by how much they change what each backend (id) has promised."""
     merged = merge(changes)
-    before = ask(connection, *merged.volumes_before())
-    ask(connection, *merged.rows_set(now))
-    merged.write_others(connection, now)
+    before = transaction.ask(*merged.volumes_before())
+    transaction.ask(*merged.rows_set(now))
+    merged.write_others(transaction, now)
     return merged.room(before[0] if before else [])
 
 
-def _remove_volumes(connection: Connection, ids: list[str], now: datetime) -> None:
+def _remove_volumes(transaction: Transaction, ids: list[str], now: datetime) -> None:
     for table in (locks, attachments):
-        connection.execute(delete(table).where(among(connection, table.c.volume_id, ids)))
-    connection.execute(
+        transaction.execute(delete(table).where(among(transaction, table.c.volume_id, ids)))
+    transaction.execute(
         update(snapshots)
-        .where(among(connection, snapshots.c.volume_id, ids), snapshots.c.removed_at.is_(None))
+        .where(among(transaction, snapshots.c.volume_id, ids), snapshots.c.removed_at.is_(None))
         .values(state=SnapshotState.REMOVED, removed_at=now)
     )
-    connection.execute(
+    transaction.execute(
         update(volumes)
-        .where(among(connection, volumes.c.id, ids))
+        .where(among(transaction, volumes.c.id, ids))
         .values(state=VolumeState.REMOVED, removed_at=now, changed_at=now)
     )
 
 
-def _use(connection: Connection, uses: list[_Use], now: datetime) -> None:
+def _use(transaction: Transaction, uses: list[_Use], now: datetime) -> None:
     for change in uses:
         if isinstance(change, LockGone):
-            broken = connection.execute(
+            broken = transaction.execute(
                 delete(locks).where(
                     locks.c.volume_id == change.volume_id,
                     locks.c.owner == change.owner,
                     locks.c.taken_at == change.taken_at,
                 )
             )
-            record(connection, [change.event] * broken.rowcount, now)
+            record(transaction, [change.event] * broken.rowcount, now)
         if isinstance(change, Opened):
-            connection.execute(
+            transaction.execute(
                 update(attachments)
                 .where(
                     attachments.c.volume_id == change.volume_id, attachments.c.host == change.host
@@ -385,7 +386,7 @@ def _use(connection: Connection, uses: list[_Use], now: datetime) -> None:
             )
     replaced = [change for change in uses if isinstance(change, Detached)]
     if replaced:
-        connection.execute(
+        transaction.execute(
             delete(attachments).where(
                 or_(
                     *(
@@ -400,23 +401,23 @@ def _use(connection: Connection, uses: list[_Use], now: datetime) -> None:
         )
     for change in uses:
         if isinstance(change, Attached):
-            _attach(connection, change, now)
+            _attach(transaction, change, now)
         elif isinstance(change, MayBeAttached):
             there = (attachments.c.volume_id == change.volume_id, attachments.c.host == change.host)
-            if connection.execute(select(attachments.c.host).where(*there)).first() is None:
+            if transaction.execute(select(attachments.c.host).where(*there)).first() is None:
                 values = {"uris": [], "read_only": change.read_only}
-                _attach(connection, Attached(change.volume_id, change.host, values), now)
+                _attach(transaction, Attached(change.volume_id, change.host, values), now)
 
 
-def _attach(connection: Connection, change: Attached, now: datetime) -> None:
-    updated = connection.execute(
+def _attach(transaction: Transaction, change: Attached, now: datetime) -> None:
+    updated = transaction.execute(
         update(attachments)
         .where(attachments.c.volume_id == change.volume_id, attachments.c.host == change.host)
         .values(**change.values)
     )
     if updated.rowcount == 0:
         insert_rows(
-            connection,
+            transaction,
             attachments,
             [
                 {

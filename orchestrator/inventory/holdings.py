@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, or_, select
+from sqlalchemy import ColumnElement, Row, Select, and_, func, or_, select
 
 from orchestrator.actions.quotas import COUNTED
 from orchestrator.inventory.backends import backend_id
@@ -19,6 +19,7 @@ from orchestrator.inventory.usage import (
     usages,
 )
 from orchestrator.store.tables import backends, jobs, snapshots, volume_versions, volumes
+from orchestrator.store.transaction import Transaction
 
 View = dict[str, Any]
 #: Where a page of entries ends: what kind the last entry is of, its backend (id), its id.
@@ -26,7 +27,7 @@ Place = tuple[str, int, str]
 
 
 def account_view(
-    connection: Connection,
+    transaction: Transaction,
     account: str,
     *,
     backend: str | None = None,
@@ -38,13 +39,13 @@ def account_view(
 
     Of the whole state, now or ``at`` a time: then of its volumes alone.
     """
-    only = None if backend is None else backend_id(connection, backend)
+    only = None if backend is None else backend_id(transaction, backend)
     if at is None:
-        found = {id_: usage for (_, id_), usage in usages(connection, [account]).items()}
-        limits = quotas_of(connection, account)
+        found = {id_: usage for (_, id_), usage in usages(transaction, [account]).items()}
+        limits = quotas_of(transaction, account)
     else:
-        found, limits = _usages_at(connection, account, at), {}
-    names = dict(connection.execute(select(backends.c.id, backends.c.name)).all())
+        found, limits = _usages_at(transaction, account, at), {}
+    names = dict(transaction.execute(select(backends.c.id, backends.c.name)).all())
     told = [
         {
             "backend": names[id_],
@@ -54,7 +55,7 @@ def account_view(
         for id_ in sorted(found.keys() | limits.keys(), key=lambda id_: names[id_])
         if only in (None, id_)
     ]
-    entries, last = _entries(connection, account, only, at, after, limit)
+    entries, last = _entries(transaction, account, only, at, after, limit)
     for entry in entries:
         entry["backend"] = names[entry["backend"]]
     return {"account": account, "at": at, "backends": told, "entries": entries}, last
@@ -67,7 +68,7 @@ def _amounts(usage: Usage, *, then: bool) -> View:
 
 
 def _entries(
-    connection: Connection,
+    transaction: Transaction,
     account: str,
     backend: int | None,
     at: datetime | None,
@@ -81,13 +82,13 @@ def _entries(
         statement = _volumes(account) if at is None else _volumes_at(account, at)
         table = volumes if at is None else volume_versions
         id_ = volumes.c.id if at is None else volume_versions.c.volume_id
-        rows = _page(connection, statement, table.c.backend_id, id_, backend, after, limit)
+        rows = _page(transaction, statement, table.c.backend_id, id_, backend, after, limit)
         entries = [_volume(row, then=at is not None) for row in rows]
         last = ("volume", rows[-1].backend_id, rows[-1].id) if rows else None
         after = None
     if at is None and len(entries) < limit:
         rows = _page(
-            *(connection, _jobs(account), jobs.c.backend_id, jobs.c.id),
+            *(transaction, _jobs(account), jobs.c.backend_id, jobs.c.id),
             *(backend, after, limit - len(entries)),
         )
         entries += [_job(row) for row in rows]
@@ -96,7 +97,7 @@ def _entries(
 
 
 def _page(
-    connection: Connection,
+    transaction: Transaction,
     statement: Select[Any],
     backend_of: ColumnElement[int],
     id_of: ColumnElement[Any],
@@ -112,7 +113,7 @@ def _page(
         statement = statement.where(
             or_(backend_of > after[1], and_(backend_of == after[1], id_of > id_))
         )
-    return list(connection.execute(statement.order_by(backend_of, id_of).limit(limit)).all())
+    return list(transaction.execute(statement.order_by(backend_of, id_of).limit(limit)).all())
 
 
 def _volumes(account: str) -> Select[Any]:
@@ -149,9 +150,9 @@ def _valid(account: str, at: datetime) -> tuple[ColumnElement[bool], ...]:
     )
 
 
-def _usages_at(connection: Connection, account: str, at: datetime) -> dict[int, Usage]:
+def _usages_at(transaction: Transaction, account: str, at: datetime) -> dict[int, Usage]:
     version = volume_versions.c
-    rows = connection.execute(
+    rows = transaction.execute(
         select(version.backend_id, func.sum(version.size_bytes), func.count())
         .where(*_valid(account, at))
         .group_by(version.backend_id)

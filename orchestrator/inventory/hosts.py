@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, delete, exists, select, update
+from sqlalchemy import delete, exists, select, update
 
 from orchestrator.domain.errors import InUse
 from orchestrator.domain.queues import backend_queue
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import workers
+from orchestrator.store.transaction import Transaction
 
 #: A worker not seen for this many seconds does not count as alive.
 ALIVE_SECONDS = 15.0
 
 
-def live_hosts(connection: Connection, backend: str) -> set[str]:
+def live_hosts(transaction: Transaction, backend: str) -> set[str]:
     """Hosts with a live worker that serves the backend."""
-    rows = connection.execute(
+    rows = transaction.execute(
         select(workers.c.host, workers.c.queues).where(workers.c.seen_at > db_now(-ALIVE_SECONDS))
     )
     return {row.host for row in rows if backend_queue(backend) in row.queues}
 
 
-def refuse_living(connection: Connection, host: str) -> None:
+def refuse_living(transaction: Transaction, host: str) -> None:
     """Raise `InUse` if a worker on this host is alive, whatever it serves: it is not fenced."""
     living = exists().where(workers.c.host == host, workers.c.seen_at > db_now(-ALIVE_SECONDS))
-    if connection.execute(select(living)).scalar_one():
+    if transaction.execute(select(living)).scalar_one():
         raise InUse(
             f"a worker on host {host} is alive, so the host is not fenced: detach the volume there "
             f"without force; of a host that died just now this is known {ALIVE_SECONDS:.0f} "
@@ -35,7 +36,7 @@ def refuse_living(connection: Connection, host: str) -> None:
 
 
 def seen(
-    connection: Connection,
+    transaction: Transaction,
     worker: str,
     *,
     host: str,
@@ -44,7 +45,7 @@ def seen(
     queues: list[str],
 ) -> None:
     """Note that the worker process is alive."""
-    updated = connection.execute(
+    updated = transaction.execute(
         update(workers).where(workers.c.id == worker).values(seen_at=db_now(), queues=queues)
     )
     if updated.rowcount == 0:
@@ -57,16 +58,16 @@ def seen(
             "started_at": db_now(),
             "seen_at": db_now(),
         }
-        connection.execute(workers.insert().values(**row))
+        transaction.execute(workers.insert().values(**row))
 
 
-def gone(connection: Connection, worker: str) -> None:
+def gone(transaction: Transaction, worker: str) -> None:
     """Strike a worker that has stopped."""
-    connection.execute(delete(workers).where(workers.c.id == worker))
+    transaction.execute(delete(workers).where(workers.c.id == worker))
 
 
-def forget_dead(connection: Connection, older_than: float) -> int:
+def forget_dead(transaction: Transaction, older_than: float) -> int:
     """Strike workers not seen for this many seconds; returns how many."""
-    return connection.execute(
+    return transaction.execute(
         delete(workers).where(workers.c.seen_at < db_now(-older_than))
     ).rowcount

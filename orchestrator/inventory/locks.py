@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, and_, delete, or_, select, update
+from sqlalchemy import and_, delete, or_, select, update
 
 from orchestrator.actions.registry import ACTIONS
 from orchestrator.domain.actors import ENGINE, Actor
@@ -24,10 +24,11 @@ from orchestrator.inventory.volumes import lock_of, volume_row
 from orchestrator.store.bulk import insert_rows
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import backends, job_steps, jobs, locks, volumes
+from orchestrator.store.transaction import Transaction
 
 
 def list_locks(
-    connection: Connection,
+    transaction: Transaction,
     *,
     backend: str | None = None,
     volume: str | None = None,
@@ -46,7 +47,7 @@ def list_locks(
     if after is not None:
         of_backend = and_(backends.c.name == after[0], volumes.c.name > after[1])
         conditions.append(or_(backends.c.name > after[0], of_backend))
-    rows = connection.execute(
+    rows = transaction.execute(
         _LOCKS.where(*conditions).order_by(backends.c.name, volumes.c.name).limit(limit)
     ).mappings()
     return [{"backend": row["backend"], "volume": row["volume"], **lock_of(row)} for row in rows]
@@ -59,27 +60,27 @@ _LOCKS = (
 )
 
 
-def _held(connection: Connection, backend: str, volume: str) -> tuple[Any, Any, datetime]:
+def _held(transaction: Transaction, backend: str, volume: str) -> tuple[Any, Any, datetime]:
     """The volume's row, locked, its lock's row if it has a valid one, and the time."""
-    seen = volume_row(connection, backend, volume)
-    connection.execute(select(volumes.c.id).where(volumes.c.id == seen["id"]).with_for_update())
-    row = volume_row(connection, backend, volume)
+    seen = volume_row(transaction, backend, volume)
+    transaction.execute(select(volumes.c.id).where(volumes.c.id == seen["id"]).with_for_update())
+    row = volume_row(transaction, backend, volume)
     if row["id"] != seen["id"]:
         raise VolumeReplaced(f"volume {volume!r} was replaced just now: try again", field="volume")
-    now: datetime = connection.execute(select(db_now())).scalar_one()
+    now: datetime = transaction.execute(select(db_now())).scalar_one()
     found = (
-        connection.execute(select(locks).where(locks.c.volume_id == row["id"])).mappings().first()
+        transaction.execute(select(locks).where(locks.c.volume_id == row["id"])).mappings().first()
     )
     if found is not None and found["expires_at"] is not None and found["expires_at"] <= now:
-        gone = connection.execute(delete(locks).where(locks.c.volume_id == row["id"])).rowcount
+        gone = transaction.execute(delete(locks).where(locks.c.volume_id == row["id"])).rowcount
         if gone:  # else the scheduler was quicker, and has told it
-            _record(connection, "lock.expired", row, backend, ENGINE, None, dict(found), None, now)
+            _record(transaction, "lock.expired", row, backend, ENGINE, None, dict(found), None, now)
         found = None
     return row, found, now
 
 
 def take(
-    connection: Connection,
+    transaction: Transaction,
     backend: str,
     volume: str,
     owner: str,
@@ -93,7 +94,7 @@ def take(
     Taking it again is renewing: the expiry (``seconds`` from now, or none) is set anew.
     Raises `Locked` if another host holds it.
     """
-    row, found, now = _held(connection, backend, volume)
+    row, found, now = _held(transaction, backend, volume)
     if row["state"] not in (VolumeState.AVAILABLE, VolumeState.ERROR):
         raise WrongState(f"volume {volume!r} is {row['state']} and takes no lock", field="volume")
     if found is not None and found["owner"] != owner:
@@ -103,24 +104,26 @@ def take(
             field="owner",
             lock_owner=found["owner"],
         )
-    _refuse_during_change(connection, row["id"], volume, owner)
+    _refuse_during_change(transaction, row["id"], volume, owner)
     expires = now + timedelta(seconds=seconds) if seconds is not None else None
     values = {"reason": reason, "taken_by": actor.name, "expires_at": expires}
     if found is None:
         new = {"volume_id": row["id"], "owner": owner, "taken_at": now, **values}
-        insert_rows(connection, locks, [new])
-        _record(connection, "lock.taken", row, backend, actor.name, reason, None, new, now)
+        insert_rows(transaction, locks, [new])
+        _record(transaction, "lock.taken", row, backend, actor.name, reason, None, new, now)
     else:
-        connection.execute(update(locks).where(locks.c.volume_id == row["id"]).values(**values))
+        transaction.execute(update(locks).where(locks.c.volume_id == row["id"]).values(**values))
         new = {**found, **values}
-        _record(connection, "lock.renewed", row, backend, actor.name, reason, found, new, now)
+        _record(transaction, "lock.renewed", row, backend, actor.name, reason, found, new, now)
     return lock_of(new)
 
 
-def _refuse_during_change(connection: Connection, volume_id: str, volume: str, owner: str) -> None:
+def _refuse_during_change(
+    transaction: Transaction, volume_id: str, volume: str, owner: str
+) -> None:
     """Refuse a lock while a job that it would have forbidden is already at work."""
     forbidden = [action.name for action in ACTIONS.values() if action.respects_lock]
-    at_work = connection.execute(
+    at_work = transaction.execute(
         select(jobs.c.id)
         .join(job_steps, job_steps.c.job_id == jobs.c.id)
         .where(
@@ -141,7 +144,7 @@ def _refuse_during_change(connection: Connection, volume_id: str, volume: str, o
 
 
 def release(
-    connection: Connection,
+    transaction: Transaction,
     backend: str,
     volume: str,
     owner: str | None,
@@ -155,7 +158,7 @@ def release(
     With ``force`` any host's lock is broken: only an administrator may, and says why.
     Raises `Locked` if another host holds it and ``force`` is not given.
     """
-    row, found, now = _held(connection, backend, volume)
+    row, found, now = _held(transaction, backend, volume)
     if force:
         if not actor.role.includes(Role.ADMIN):
             raise NotAllowed("breaking a lock needs the role admin", field="force")
@@ -171,13 +174,13 @@ def release(
             field="owner",
             lock_owner=found["owner"],
         )
-    connection.execute(delete(locks).where(locks.c.volume_id == row["id"]))
+    transaction.execute(delete(locks).where(locks.c.volume_id == row["id"]))
     kind = "lock.broken" if force else "lock.released"
-    _record(connection, kind, row, backend, actor.name, reason, found, None, now)
+    _record(transaction, kind, row, backend, actor.name, reason, found, None, now)
 
 
 def _record(
-    connection: Connection,
+    transaction: Transaction,
     kind: str,
     row: Any,
     backend: str,
@@ -197,7 +200,7 @@ def _record(
         reason=reason,
         data=data,
     )
-    record(connection, [event], now)
+    record(transaction, [event], now)
 
 
 def _told(lock: Mapping[str, Any] | None) -> dict[str, Any] | None:

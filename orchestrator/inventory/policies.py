@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, func, select
+from sqlalchemy import RowMapping, func, select
 
 from orchestrator.domain.errors import UnknownPolicy
 from orchestrator.domain.lanes import policy_lane
@@ -14,32 +14,33 @@ from orchestrator.domain.states import PolicyState, VolumeState
 from orchestrator.inventory.backends import backend_id
 from orchestrator.store.bulk import among
 from orchestrator.store.tables import job_lanes, policies, volumes
+from orchestrator.store.transaction import Transaction
 
 View = dict[str, Any]
 
 
 def list_policies(
-    connection: Connection, backend: str, *, after: str | None, limit: int
+    transaction: Transaction, backend: str, *, after: str | None, limit: int
 ) -> list[View]:
     """The live policies of a backend in the order of their names, above the name ``after``."""
     conditions = [
-        policies.c.backend_id == backend_id(connection, backend),
+        policies.c.backend_id == backend_id(transaction, backend),
         policies.c.state != PolicyState.REMOVED,
     ]
     if after is not None:
         conditions.append(policies.c.name > after)
-    rows = connection.execute(
+    rows = transaction.execute(
         select(policies).where(*conditions).order_by(policies.c.name).limit(limit)
     )
-    return _views(connection, backend, rows.mappings().all())
+    return _views(transaction, backend, rows.mappings().all())
 
 
-def policy_view(connection: Connection, backend: str, name: str) -> View:
+def policy_view(transaction: Transaction, backend: str, name: str) -> View:
     """One live policy. Raises `UnknownBackend`, `UnknownPolicy`."""
     row = (
-        connection.execute(
+        transaction.execute(
             select(policies).where(
-                policies.c.backend_id == backend_id(connection, backend),
+                policies.c.backend_id == backend_id(transaction, backend),
                 policies.c.name == name,
                 policies.c.state != PolicyState.REMOVED,
             )
@@ -49,26 +50,26 @@ def policy_view(connection: Connection, backend: str, name: str) -> View:
     )
     if row is None:
         raise UnknownPolicy(f"backend {backend} has no export policy {name!r}", field="policy")
-    return _views(connection, backend, [row])[0]
+    return _views(transaction, backend, [row])[0]
 
 
-def _views(connection: Connection, backend: str, rows: Sequence[RowMapping]) -> list[View]:
+def _views(transaction: Transaction, backend: str, rows: Sequence[RowMapping]) -> list[View]:
     if not rows:
         return []
     ids = [row["id"] for row in rows]
     used: dict[int, int] = dict(
-        connection.execute(
+        transaction.execute(
             select(volumes.c.policy_id, func.count())
-            .where(among(connection, volumes.c.policy_id, ids))
+            .where(among(transaction, volumes.c.policy_id, ids))
             .where(volumes.c.state != VolumeState.REMOVED)
             .group_by(volumes.c.policy_id)
         ).all()
     )
     lanes = {policy_lane(backend, row["name"]): row["id"] for row in rows}
     doing: dict[int, list[int]] = defaultdict(list)
-    for lane, job_id in connection.execute(
+    for lane, job_id in transaction.execute(
         select(job_lanes.c.lane, job_lanes.c.job_id)
-        .where(among(connection, job_lanes.c.lane, list(lanes)))
+        .where(among(transaction, job_lanes.c.lane, list(lanes)))
         .order_by(job_lanes.c.job_id)
     ):
         doing[lanes[lane]].append(job_id)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sqlalchemy import Connection, func, select, text, update
+from sqlalchemy import func, select, text, update
 
 from orchestrator.domain.states import PROMISED_STATES
-from orchestrator.store.asking import Asked, Question, ask
+from orchestrator.store.asking import Question
 from orchestrator.store.tables import jobs, promises, volumes
+from orchestrator.store.transaction import Asked, Transaction
 
 #: The row stays locked until the transaction ends: nothing may follow but its commit, and
 #: several backends come in the order of their ids.
@@ -23,13 +24,13 @@ _ADD = Question(
 )
 
 
-def add(connection: Connection, bytes_by_backend: Mapping[int, int]) -> None:
+def add(transaction: Transaction, bytes_by_backend: Mapping[int, int]) -> None:
     """Add to what backends have promised (ids to bytes, which may be negative).
 
     The last thing a transaction does.
     """
     if changes := added(bytes_by_backend):
-        ask(connection, *changes)
+        transaction.ask(*changes)
 
 
 def added(
@@ -47,7 +48,7 @@ def added(
     ]
 
 
-def counted(connection: Connection, backend_id: int) -> int:
+def counted(transaction: Transaction, backend_id: int) -> int:
     """What the backend has promised, counted anew from what it consists of."""
     sizes = select(func.coalesce(func.sum(volumes.c.size_bytes), 0)).where(
         volumes.c.backend_id == backend_id, volumes.c.state.in_(PROMISED_STATES)
@@ -55,22 +56,22 @@ def counted(connection: Connection, backend_id: int) -> int:
     coming = select(func.coalesce(func.sum(jobs.c.promised_bytes), 0)).where(
         jobs.c.backend_id == backend_id, jobs.c.finished_at.is_(None)
     )
-    return sum(int(connection.execute(one).scalar_one()) for one in (sizes, coming))
+    return sum(int(transaction.execute(one).scalar_one()) for one in (sizes, coming))
 
 
-def recount(connection: Connection, backend_id: int) -> None:
+def recount(transaction: Transaction, backend_id: int) -> None:
     """Make the running sum what is counted.
 
     Who has changed what it consists of adds the difference last of all, and commits: with the
     row locked, what can be counted is in the sum, and what cannot be seen yet will be added.
     """
-    connection.execute(
+    transaction.execute(
         select(promises.c.promised_bytes)
         .where(promises.c.backend_id == backend_id)
         .with_for_update()
     )
-    connection.execute(
+    transaction.execute(
         update(promises)
         .where(promises.c.backend_id == backend_id)
-        .values(promised_bytes=counted(connection, backend_id), limit_bytes=None)
+        .values(promised_bytes=counted(transaction, backend_id), limit_bytes=None)
     )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, and_, delete, insert, or_, select, update
+from sqlalchemy import RowMapping, and_, delete, insert, or_, select, update
 
 from orchestrator.domain.errors import NotFound
 from orchestrator.history.events import Event, record
@@ -14,12 +14,13 @@ from orchestrator.inventory.backends import backend_id, ids_of
 from orchestrator.inventory.usage import Usage, limits_of, usages
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import backends, quotas
+from orchestrator.store.transaction import Transaction
 
 View = dict[str, Any]
 
 
 def set_quota(
-    connection: Connection,
+    transaction: Transaction,
     account: str,
     backend: str,
     limits: Mapping[str, int | None],
@@ -30,39 +31,39 @@ def set_quota(
 
     They may be below what there is: that stays, and no more is accepted.
     """
-    where, before = _locked(connection, account, backend)
-    now: datetime = connection.execute(select(db_now())).scalar_one()
+    where, before = _locked(transaction, account, backend)
+    now: datetime = transaction.execute(select(db_now())).scalar_one()
     values = {
         **{f"max_{counted}": limit for counted, limit in limits.items()},
         "set_by": actor,
         "set_at": now,
     }
     if before is None:
-        key = {"account": account, "backend_id": backend_id(connection, backend)}
-        connection.execute(insert(quotas).values(**key, **values))
+        key = {"account": account, "backend_id": backend_id(transaction, backend)}
+        transaction.execute(insert(quotas).values(**key, **values))
     else:
-        connection.execute(update(quotas).where(where).values(**values))
-    row = connection.execute(_QUOTAS.where(where)).mappings().one()
+        transaction.execute(update(quotas).where(where).values(**values))
+    row = transaction.execute(_QUOTAS.where(where)).mappings().one()
     told = None if before is None else _limits(before)
-    _record(connection, "quota.set", account, backend, actor, reason, told, _limits(row), now)
-    return _view(row, usages(connection, [account])[account, row["backend_id"]])
+    _record(transaction, "quota.set", account, backend, actor, reason, told, _limits(row), now)
+    return _view(row, usages(transaction, [account])[account, row["backend_id"]])
 
 
 def remove_quota(
-    connection: Connection, account: str, backend: str, actor: str, reason: str | None
+    transaction: Transaction, account: str, backend: str, actor: str, reason: str | None
 ) -> None:
     """Let the account have on the backend whatever fits. Raises `NotFound`."""
-    where, before = _locked(connection, account, backend)
+    where, before = _locked(transaction, account, backend)
     if before is None:
         raise NotFound(f"account {account} has no quota on backend {backend}", field="account")
-    connection.execute(delete(quotas).where(where))
-    now: datetime = connection.execute(select(db_now())).scalar_one()
+    transaction.execute(delete(quotas).where(where))
+    now: datetime = transaction.execute(select(db_now())).scalar_one()
     told = _limits(before)
-    _record(connection, "quota.removed", account, backend, actor, reason, told, None, now)
+    _record(transaction, "quota.removed", account, backend, actor, reason, told, None, now)
 
 
 def list_quotas(
-    connection: Connection,
+    transaction: Transaction,
     *,
     account: str | None = None,
     backend: str | None = None,
@@ -74,20 +75,20 @@ def list_quotas(
     if account is not None:
         conditions.append(quotas.c.account == account)
     if backend is not None:
-        conditions.append(quotas.c.backend_id == backend_id(connection, backend))
+        conditions.append(quotas.c.backend_id == backend_id(transaction, backend))
     if after is not None:
-        last, id_ = after[0], ids_of(connection, [after[1]]).get(after[1], 0)
+        last, id_ = after[0], ids_of(transaction, [after[1]]).get(after[1], 0)
         same = and_(quotas.c.account == last, quotas.c.backend_id > id_)
         conditions.append(or_(quotas.c.account > last, same))
     statement = _QUOTAS.where(*conditions).order_by(quotas.c.account, quotas.c.backend_id)
-    rows = connection.execute(statement.limit(limit)).mappings().all()
-    found = usages(connection, {row["account"] for row in rows}) if rows else {}
+    rows = transaction.execute(statement.limit(limit)).mappings().all()
+    found = usages(transaction, {row["account"] for row in rows}) if rows else {}
     return [_view(row, found.get((row["account"], row["backend_id"]), Usage())) for row in rows]
 
 
-def quotas_of(connection: Connection, account: str) -> dict[int, View]:
+def quotas_of(transaction: Transaction, account: str) -> dict[int, View]:
     """The limits of an account, by backend (id)."""
-    rows = connection.execute(_QUOTAS.where(quotas.c.account == account)).mappings()
+    rows = transaction.execute(_QUOTAS.where(quotas.c.account == account)).mappings()
     return {row["backend_id"]: _limits(row) for row in rows}
 
 
@@ -96,11 +97,11 @@ _QUOTAS = select(quotas, backends.c.name.label("backend")).join(
 )
 
 
-def _locked(connection: Connection, account: str, backend: str) -> tuple[Any, RowMapping | None]:
+def _locked(transaction: Transaction, account: str, backend: str) -> tuple[Any, RowMapping | None]:
     where = and_(
-        quotas.c.account == account, quotas.c.backend_id == backend_id(connection, backend)
+        quotas.c.account == account, quotas.c.backend_id == backend_id(transaction, backend)
     )
-    row = connection.execute(select(quotas).where(where).with_for_update()).mappings().first()
+    row = transaction.execute(select(quotas).where(where).with_for_update()).mappings().first()
     return where, row
 
 
@@ -121,7 +122,7 @@ def _view(row: RowMapping, usage: Usage) -> View:
 
 
 def _record(
-    connection: Connection,
+    transaction: Transaction,
     kind: str,
     account: str,
     backend: str,
@@ -133,4 +134,4 @@ def _record(
 ) -> None:
     told = {"account": account, "before": before, "after": after}
     event = Event(kind=kind, actor=actor, backend=backend, reason=reason, data=told)
-    record(connection, [event], now)
+    record(transaction, [event], now)

@@ -14,7 +14,6 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
-    Connection,
     Select,
     case,
     cast,
@@ -27,8 +26,9 @@ from sqlalchemy import (
 from orchestrator.actions.quotas import COUNTED
 from orchestrator.actions.registry import MAKING_SNAPSHOTS, MAKING_VOLUMES
 from orchestrator.domain.states import SnapshotState, VolumeState
-from orchestrator.store.asking import Asked, Question, ask, one_of
+from orchestrator.store.asking import Question, one_of
 from orchestrator.store.tables import jobs, quotas, snapshots, volumes
+from orchestrator.store.transaction import Asked, Transaction
 
 
 def _nothing() -> dict[str, int]:
@@ -122,12 +122,12 @@ def limits_of(row: Mapping[str, Any]) -> dict[str, int | None]:
     return {counted: row[f"max_{counted}"] for counted in COUNTED}
 
 
-def usages(connection: Connection, accounts: Iterable[str]) -> dict[tuple[str, int], Usage]:
+def usages(transaction: Transaction, accounts: Iterable[str]) -> dict[tuple[str, int], Usage]:
     """The usage of these accounts by account and backend (id); nothing where there is none.
 
     One statement, so that it sees one state of the database.
     """
-    [rows] = ask(connection, _USAGES(accounts=sorted(accounts)))
+    [rows] = transaction.ask(_USAGES(accounts=sorted(accounts)))
     found: dict[tuple[str, int], Usage] = defaultdict(Usage)
     for row in rows:
         usage = found[row["account"], row["backend_id"]]

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, func, or_, select
+from sqlalchemy import ColumnElement, RowMapping, func, or_, select
 
 from orchestrator.domain.errors import NotAttached, UnknownSnapshot, UnknownVolume
 from orchestrator.domain.states import VolumeState
@@ -23,12 +23,13 @@ from orchestrator.store.tables import (
     snapshots,
     volumes,
 )
+from orchestrator.store.transaction import Transaction
 
 View = dict[str, Any]
 
 
 def list_volumes(
-    connection: Connection,
+    transaction: Transaction,
     backend: str,
     *,
     states: Sequence[VolumeState],
@@ -38,7 +39,7 @@ def list_volumes(
     limit: int,
 ) -> list[View]:
     """Live volumes of a backend in the order of their names, above the name ``after``."""
-    conditions = [volumes.c.backend_id == backend_id(connection, backend)]
+    conditions = [volumes.c.backend_id == backend_id(transaction, backend)]
     if states:
         conditions.append(volumes.c.state.in_(states))
     conditions.append(volumes.c.state != VolumeState.REMOVED)
@@ -49,46 +50,48 @@ def list_volumes(
     if prefix:
         conditions.append(func.substr(volumes.c.name, 1, len(prefix)) == prefix)
     rows = (
-        connection.execute(select(volumes).where(*conditions).order_by(volumes.c.name).limit(limit))
+        transaction.execute(
+            select(volumes).where(*conditions).order_by(volumes.c.name).limit(limit)
+        )
         .mappings()
         .all()
     )
-    return _views(connection, backend, rows)
+    return _views(transaction, backend, rows)
 
 
-def volume_row(connection: Connection, backend: str, name: str) -> RowMapping:
+def volume_row(transaction: Transaction, backend: str, name: str) -> RowMapping:
     """The live volume of this name. Raises `UnknownBackend`, `UnknownVolume`."""
-    return _the_one(connection, backend, volumes.c.name == name, repr(name))
+    return _the_one(transaction, backend, volumes.c.name == name, repr(name))
 
 
-def volume_at(connection: Connection, backend: str, junction_path: str) -> View:
+def volume_at(transaction: Transaction, backend: str, junction_path: str) -> View:
     """The live volume at a junction path. Raises `UnknownBackend`, `UnknownVolume`."""
     at = volumes.c.junction_path == junction_path
-    return _views(connection, backend, [_the_one(connection, backend, at, f"at {junction_path}")])[
-        0
-    ]
+    return _views(
+        transaction, backend, [_the_one(transaction, backend, at, f"at {junction_path}")]
+    )[0]
 
 
 def _the_one(
-    connection: Connection, backend: str, is_it: ColumnElement[bool], called: str
+    transaction: Transaction, backend: str, is_it: ColumnElement[bool], called: str
 ) -> RowMapping:
     query = select(volumes).where(
-        volumes.c.backend_id == backend_id(connection, backend),
+        volumes.c.backend_id == backend_id(transaction, backend),
         is_it,
         volumes.c.state != VolumeState.REMOVED,
     )
-    row = connection.execute(query).mappings().first()
+    row = transaction.execute(query).mappings().first()
     if row is None:
         raise UnknownVolume(f"there is no volume {called} on backend {backend}", field="volume")
     return row
 
 
-def volume_view(connection: Connection, backend: str, name: str) -> View:
+def volume_view(transaction: Transaction, backend: str, name: str) -> View:
     """One live volume with its snapshots, attachments, lock and unfinished jobs."""
-    return _views(connection, backend, [volume_row(connection, backend, name)])[0]
+    return _views(transaction, backend, [volume_row(transaction, backend, name)])[0]
 
 
-def _views(connection: Connection, backend: str, rows: Sequence[RowMapping]) -> list[View]:
+def _views(transaction: Transaction, backend: str, rows: Sequence[RowMapping]) -> list[View]:
     ids = [row["id"] for row in rows]
     held: dict[str, View] = {}
     used: dict[str, list[View]] = defaultdict(list)
@@ -96,33 +99,33 @@ def _views(connection: Connection, backend: str, rows: Sequence[RowMapping]) -> 
     parents: dict[str, str] = {}
     exported: dict[int, str] = {}
     if ids:
-        held = {row["volume_id"]: lock_of(row) for row in _locks(connection, ids)}
-        for row in connection.execute(
+        held = {row["volume_id"]: lock_of(row) for row in _locks(transaction, ids)}
+        for row in transaction.execute(
             select(attachments)
-            .where(among(connection, attachments.c.volume_id, ids))
+            .where(among(transaction, attachments.c.volume_id, ids))
             .order_by(attachments.c.host)
         ).mappings():
             used[row["volume_id"]].append(_attachment(row))
         lanes = {f"{backend}/{row['name']}": row["id"] for row in rows}
-        for lane, job_id in connection.execute(
+        for lane, job_id in transaction.execute(
             select(job_lanes.c.lane, job_lanes.c.job_id)
             .join(jobs, jobs.c.id == job_lanes.c.job_id)
-            .where(among(connection, job_lanes.c.lane, list(lanes)))
+            .where(among(transaction, job_lanes.c.lane, list(lanes)))
             .order_by(job_lanes.c.job_id)
         ):
             doing[lanes[lane]].append(job_id)
         wanted = [row["parent_snapshot_id"] for row in rows if row["parent_snapshot_id"]]
         if wanted:
             parents = dict(
-                connection.execute(
+                transaction.execute(
                     select(snapshots.c.id, snapshots.c.name).where(
-                        among(connection, snapshots.c.id, wanted)
+                        among(transaction, snapshots.c.id, wanted)
                     )
                 ).all()
             )
         if given := {row["policy_id"] for row in rows} - {None}:
             query = select(policies.c.id, policies.c.name)
-            found = connection.execute(query.where(among(connection, policies.c.id, given)))
+            found = transaction.execute(query.where(among(transaction, policies.c.id, given)))
             exported = dict(found.all())
     return [
         {
@@ -153,11 +156,11 @@ def _views(connection: Connection, backend: str, rows: Sequence[RowMapping]) -> 
     ]
 
 
-def _locks(connection: Connection, ids: list[str]) -> Sequence[RowMapping]:
+def _locks(transaction: Transaction, ids: list[str]) -> Sequence[RowMapping]:
     return (
-        connection.execute(
+        transaction.execute(
             select(locks).where(
-                among(connection, locks.c.volume_id, ids),
+                among(transaction, locks.c.volume_id, ids),
                 or_(locks.c.expires_at.is_(None), locks.c.expires_at > db_now()),
             )
         )
@@ -182,39 +185,39 @@ def _attachment(row: RowMapping) -> View:
     return {name: row[name] for name in names}
 
 
-def list_attachments(connection: Connection, backend: str, volume: str) -> list[View]:
+def list_attachments(transaction: Transaction, backend: str, volume: str) -> list[View]:
     """The attachments of a volume, by host."""
-    found: list[View] = volume_view(connection, backend, volume)["attachments"]
+    found: list[View] = volume_view(transaction, backend, volume)["attachments"]
     return found
 
 
-def attachment_view(connection: Connection, backend: str, volume: str, host: str) -> View:
+def attachment_view(transaction: Transaction, backend: str, volume: str, host: str) -> View:
     """The attachment of a volume to a host. Raises `NotAttached`."""
-    for found in list_attachments(connection, backend, volume):
+    for found in list_attachments(transaction, backend, volume):
         if found["host"] == host:
             return found
     raise NotAttached(f"volume {volume!r} is not attached to {host}", field="host")
 
 
 def list_snapshots(
-    connection: Connection, backend: str, volume: str, *, after: str | None, limit: int
+    transaction: Transaction, backend: str, volume: str, *, after: str | None, limit: int
 ) -> list[View]:
     """The snapshots of a volume, oldest first, after the one with the id ``after``."""
-    row = volume_row(connection, backend, volume)
+    row = volume_row(transaction, backend, volume)
     conditions = [snapshots.c.volume_id == row["id"], snapshots.c.removed_at.is_(None)]
     if after is not None:
         conditions.append(newer_than(after))
-    found = connection.execute(
+    found = transaction.execute(
         select(snapshots).where(*conditions).order_by(*oldest_first()).limit(limit)
     ).mappings()
     return [_snapshot(backend, volume, snapshot) for snapshot in found]
 
 
-def snapshot_view(connection: Connection, backend: str, volume: str, name: str) -> View:
+def snapshot_view(transaction: Transaction, backend: str, volume: str, name: str) -> View:
     """One snapshot. Raises `UnknownSnapshot`."""
-    row = volume_row(connection, backend, volume)
+    row = volume_row(transaction, backend, volume)
     found = (
-        connection.execute(
+        transaction.execute(
             select(snapshots).where(
                 snapshots.c.volume_id == row["id"],
                 snapshots.c.name == name,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import select, update
 
 from orchestrator.domain.actors import Actor
 from orchestrator.domain.errors import NotAllowed, WrongState
@@ -18,9 +18,10 @@ from orchestrator.jobs.lanes import UNAPPROVED
 from orchestrator.jobs.views import not_there
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import backends, job_approvals, jobs
+from orchestrator.store.transaction import Transaction
 
 
-def approve(connection: Connection, job_id: int, actor: Actor, reason: str | None) -> None:
+def approve(transaction: Transaction, job_id: int, actor: Actor, reason: str | None) -> None:
     """Let a job begin, at its start time if it has one. Nothing happens if that was said before.
 
     Raises `NotAllowed`, `UnknownJob`, and `WrongState` if the job does not wait for that.
@@ -30,7 +31,7 @@ def approve(connection: Connection, job_id: int, actor: Actor, reason: str | Non
             f"approving a job needs the role admin; this token has the role {actor.role}"
         )
     row: Any = (
-        connection.execute(
+        transaction.execute(
             select(jobs, backends.c.name.label("backend"), job_approvals.c.approved_by)
             .join(backends, backends.c.id == jobs.c.backend_id)
             .join(job_approvals, job_approvals.c.job_id == jobs.c.id, isouter=True)
@@ -41,21 +42,21 @@ def approve(connection: Connection, job_id: int, actor: Actor, reason: str | Non
         .first()
     )
     if row is None:
-        raise not_there(connection, "job", job_id)
+        raise not_there(transaction, "job", job_id)
     if row["approved_by"] is not None:
         return
     if row["state"] != JobState.WAITING or row["not_before"] != UNAPPROVED:
         raise WrongState(
             f"job {job_id} is {row['state']} and waits for no approval", state=row["state"]
         )
-    now: datetime = connection.execute(select(db_now())).scalar_one()
-    connection.execute(
+    now: datetime = transaction.execute(select(db_now())).scalar_one()
+    transaction.execute(
         update(job_approvals)
         .where(job_approvals.c.job_id == job_id)
         .values(approved_by=actor.name, approved_at=now)
     )
-    connection.execute(
+    transaction.execute(
         update(jobs).where(jobs.c.id == job_id).values(not_before=row["run_at"] or now)
     )
     event = job_event(row, "job.approved", actor.name, {}, backend=row["backend"], reason=reason)
-    record(connection, [event], now)
+    record(transaction, [event], now)

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from orchestrator.domain.actors import ENGINE
@@ -20,46 +20,47 @@ from orchestrator.store.bulk import among
 from orchestrator.store.columns import db_now
 from orchestrator.store.files import write_lines
 from orchestrator.store.tables import job_archivals, jobs
+from orchestrator.store.transaction import Transaction
 
 #: Jobs archived in one transaction, which are one file.
 AT_ONCE = 500
 
 
-def ask_for(connection: Connection, ids: Sequence[int]) -> int:
+def ask_for(transaction: Transaction, ids: Sequence[int]) -> int:
     """Have these jobs archived soon; how many that are.
 
     Raises `UnknownJob`, `Gone`, and `WrongState` if one has not ended.
     """
     wanted = set(ids)
     found = dict(
-        connection.execute(
-            select(jobs.c.id, jobs.c.state).where(among(connection, jobs.c.id, wanted))
+        transaction.execute(
+            select(jobs.c.id, jobs.c.state).where(among(transaction, jobs.c.id, wanted))
         ).all()
     )
     for job_id in sorted(wanted):
         if job_id not in found:
-            raise not_there(connection, "job", job_id)
+            raise not_there(transaction, "job", job_id)
         if found[job_id] not in FINISHED:
             raise WrongState(
                 f"job {job_id} is {found[job_id]}: only jobs that have ended are archived",
                 field="jobs",
             )
-    return _ask(connection, among(connection, jobs.c.id, wanted))
+    return _ask(transaction, among(transaction, jobs.c.id, wanted))
 
 
-def ask_for_older(connection: Connection, moment: datetime) -> int:
+def ask_for_older(transaction: Transaction, moment: datetime) -> int:
     """Have all jobs archived soon that ended before ``moment``; how many that are."""
-    return _ask(connection, jobs.c.state.in_(FINISHED) & (jobs.c.finished_at < moment))
+    return _ask(transaction, jobs.c.state.in_(FINISHED) & (jobs.c.finished_at < moment))
 
 
-def _ask(connection: Connection, condition: Any) -> int:
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+def _ask(transaction: Transaction, condition: Any) -> int:
+    insert = postgresql.insert if transaction.dialect.name == "postgresql" else sqlite.insert
     wanted = select(jobs.c.id).where(condition)
     marked = insert(job_archivals).from_select(["job_id"], wanted).on_conflict_do_nothing()
-    return connection.execute(marked, execution_options={"preserve_rowcount": True}).rowcount
+    return transaction.execute(marked, execution_options={"preserve_rowcount": True}).rowcount
 
 
-def archive(connection: Connection, directory: Path, *, older_than_days: float | None) -> int:
+def archive(transaction: Transaction, directory: Path, *, older_than_days: float | None) -> int:
     """Move some of the jobs that are due out of the database; returns how many.
 
     Due are those that somebody asked for, and those that ended ``older_than_days`` ago. The
@@ -67,7 +68,7 @@ def archive(connection: Connection, directory: Path, *, older_than_days: float |
     more, in another file.
     """
     asked = select(job_archivals.c.job_id).order_by(job_archivals.c.job_id).limit(AT_ONCE)
-    ids = list(connection.execute(asked).scalars())
+    ids = list(transaction.execute(asked).scalars())
     if older_than_days is not None and len(ids) < AT_ONCE:
         old = (
             select(jobs.c.id)
@@ -78,14 +79,14 @@ def archive(connection: Connection, directory: Path, *, older_than_days: float |
             .order_by(jobs.c.id)
             .limit(AT_ONCE)
         )
-        ids = sorted({*ids, *connection.execute(old).scalars()})
-    views = job_views(connection, ids)
+        ids = sorted({*ids, *transaction.execute(old).scalars()})
+    views = job_views(transaction, ids)
     if not views:
         return 0
     name = f"jobs-{min(views)}-{max(views)}-{uuid.uuid4().hex[:8]}.jsonl.gz"
     write_lines(directory, name, views.values())
-    connection.execute(delete(jobs).where(among(connection, jobs.c.id, list(views))))
-    now: datetime = connection.execute(select(db_now())).scalar_one()
+    transaction.execute(delete(jobs).where(among(transaction, jobs.c.id, list(views))))
+    now: datetime = transaction.execute(select(db_now())).scalar_one()
     told = {"jobs": len(views), "first": min(views), "last": max(views), "file": name}
-    record(connection, [Event(kind="jobs.archived", actor=ENGINE, data=told)], now)
+    record(transaction, [Event(kind="jobs.archived", actor=ENGINE, data=told)], now)
     return len(views)

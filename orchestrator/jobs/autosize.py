@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, exists, select
+from sqlalchemy import exists, select
 
 from orchestrator.actions.backend.refresh import REFRESH
 from orchestrator.actions.requests import parse_request
@@ -26,6 +26,7 @@ from orchestrator.history.events import Event, record
 from orchestrator.jobs.submission import Submission
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import backends, events, jobs, volumes
+from orchestrator.store.transaction import Transaction
 
 #: By how much a volume grows at once, in percent of its size.
 STEP_PERCENT = 20
@@ -38,10 +39,10 @@ _REFUSED = "autosize.refused"
 _OURS = sorted(name for name, spec in DRIVERS.items() if "autosize_enabled" not in spec.settings)
 
 
-def refreshes(connection: Connection, seconds: float) -> list[Submission]:
+def refreshes(transaction: Transaction, seconds: float) -> list[Submission]:
     """What reads the use of volumes anew, each ``seconds``, where some grow by themselves."""
-    now = connection.execute(select(db_now())).scalar_one().timestamp()
-    names = connection.execute(
+    now = transaction.execute(select(db_now())).scalar_one().timestamp()
+    names = transaction.execute(
         select(backends.c.name)
         .where(
             backends.c.id.in_(select(volumes.c.backend_id).where(volumes.c.autosize)),
@@ -80,10 +81,10 @@ class Growth:
     why_not: str = ""
 
 
-def growths(connection: Connection, percent: float) -> Iterator[Growth]:
+def growths(transaction: Transaction, percent: float) -> Iterator[Growth]:
     """What is to be done about the volumes that are fuller than ``percent``."""
-    now = connection.execute(select(db_now())).scalar_one().timestamp()
-    found = connection.execute(
+    now = transaction.execute(select(db_now())).scalar_one().timestamp()
+    found = transaction.execute(
         select(
             backends.c.name.label("backend"),
             backends.c.grain_bytes,
@@ -132,13 +133,13 @@ def matters(problem: Problem) -> bool:
     return not isinstance(problem, ShrinkRefused)
 
 
-def note_refusal(connection: Connection, growth: Growth, why: str) -> bool:
+def note_refusal(transaction: Transaction, growth: Growth, why: str) -> bool:
     """Tell in the history that a volume which is nearly full does not grow.
 
     False if that was told lately, and has not changed.
     """
-    now: datetime = connection.execute(select(db_now())).scalar_one()
-    told = _last_refusal(connection, growth.backend, growth.volume, growth.volume_id)
+    now: datetime = transaction.execute(select(db_now())).scalar_one()
+    told = _last_refusal(transaction, growth.backend, growth.volume, growth.volume_id)
     data = {"size_bytes": growth.size_bytes, "used_bytes": growth.used_bytes, "why": why}
     lately = told is not None and told.at > now - timedelta(seconds=_AGAIN_SECONDS)
     if lately and {**told.data, "used_bytes": growth.used_bytes} == data:
@@ -151,14 +152,14 @@ def note_refusal(connection: Connection, growth: Growth, why: str) -> bool:
         volume_id=growth.volume_id,
         data=data,
     )
-    record(connection, [event], now)
+    record(transaction, [event], now)
     return True
 
 
-def refused(connection: Connection, backend_id: int, backend: str) -> Iterator[tuple[Any, str]]:
+def refused(transaction: Transaction, backend_id: int, backend: str) -> Iterator[tuple[Any, str]]:
     """The volumes of a backend that should have grown lately and did not; and why."""
-    now: datetime = connection.execute(select(db_now())).scalar_one()
-    for row in connection.execute(
+    now: datetime = transaction.execute(select(db_now())).scalar_one()
+    for row in transaction.execute(
         select(volumes.c.id, volumes.c.name, volumes.c.size_bytes, volumes.c.used_bytes)
         .where(
             volumes.c.backend_id == backend_id,
@@ -167,15 +168,15 @@ def refused(connection: Connection, backend_id: int, backend: str) -> Iterator[t
         )
         .order_by(volumes.c.name)
     ).all():
-        told = _last_refusal(connection, backend, row.name, row.id)
+        told = _last_refusal(transaction, backend, row.name, row.id)
         if told is None or told.at < now - timedelta(seconds=2 * _AGAIN_SECONDS):
             continue
         if told.data["size_bytes"] == row.size_bytes:
             yield row, told.data["why"]
 
 
-def _last_refusal(connection: Connection, backend: str, volume: str, volume_id: str) -> Any:
-    return connection.execute(
+def _last_refusal(transaction: Transaction, backend: str, volume: str, volume_id: str) -> Any:
+    return transaction.execute(
         select(events.c.at, events.c.data)
         .where(
             events.c.backend == backend,

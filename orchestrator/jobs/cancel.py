@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import select, update
 
 from orchestrator.actions.registry import ACTIONS
 from orchestrator.domain.errors import JobEnded
@@ -21,12 +21,13 @@ from orchestrator.jobs.views import batch_view, not_there
 from orchestrator.store.bulk import among
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import backends, job_attempts, job_steps, jobs
+from orchestrator.store.transaction import Transaction
 
 
-def _held(connection: Connection, job_id: int) -> Any:
+def _held(transaction: Transaction, job_id: int) -> Any:
     """The job's row, locked against its end. Raises `UnknownJob`."""
     row = (
-        connection.execute(
+        transaction.execute(
             select(jobs, backends.c.name.label("backend"))
             .join(backends, backends.c.id == jobs.c.backend_id)
             .where(jobs.c.id == job_id)
@@ -36,20 +37,20 @@ def _held(connection: Connection, job_id: int) -> Any:
         .first()
     )
     if row is None:
-        raise not_there(connection, "job", job_id)
+        raise not_there(transaction, "job", job_id)
     return row
 
 
-def _untouched(connection: Connection, rows: Sequence[Any]) -> list[Any]:
+def _untouched(transaction: Transaction, rows: Sequence[Any]) -> list[Any]:
     """Those of these jobs that have changed nothing yet and do not run: they can simply end."""
     still = [row for row in rows if row["state"] != JobState.RUNNING]
     begun = [row for row in still if row["begun"]]
     if not begun:
         return still
-    ids = among(connection, job_steps.c.job_id, [row["id"] for row in begun])
-    journaled = set(connection.execute(select(job_steps.c.job_id).where(ids).distinct()).scalars())
+    ids = among(transaction, job_steps.c.job_id, [row["id"] for row in begun])
+    journaled = set(transaction.execute(select(job_steps.c.job_id).where(ids).distinct()).scalars())
     makers = [row["id"] for row in begun if ACTIONS[row["action"]].creates]
-    harmless = _harmless_attempts(connection, makers)
+    harmless = _harmless_attempts(transaction, makers)
     return [
         row
         for row in still
@@ -62,13 +63,13 @@ def _untouched(connection: Connection, rows: Sequence[Any]) -> list[Any]:
     ]
 
 
-def _harmless_attempts(connection: Connection, makers: list[int]) -> Counter[int]:
+def _harmless_attempts(transaction: Transaction, makers: list[int]) -> Counter[int]:
     """How many attempts of each job came to nothing before they had begun anything."""
     if not makers:
         return Counter()
-    found = connection.execute(
+    found = transaction.execute(
         select(job_attempts.c.job_id, job_attempts.c.outcome, job_attempts.c.error).where(
-            among(connection, job_attempts.c.job_id, makers),
+            among(transaction, job_attempts.c.job_id, makers),
             job_attempts.c.outcome.in_((Ending.LIMITED, Ending.OUTAGE)),
         )
     )
@@ -81,15 +82,15 @@ def _harmless_attempts(connection: Connection, makers: list[int]) -> Counter[int
 
 
 def _cancel_untouched(
-    connection: Connection, rows: Sequence[Any], actor: str, now: datetime
+    transaction: Transaction, rows: Sequence[Any], actor: str, now: datetime
 ) -> Finished:
     """End jobs that have changed nothing; the rows of what they were to make go with them."""
     born: list[Change] = []
     for row in rows:
         if row["begun"] and ACTIONS[row["action"]].creates:
             born.append(_MADE[ACTIONS[row["action"]].kind](row))
-    room = apply(connection, born, now) if born else None
-    return cancel_unbegun(connection, rows, actor, now, room)
+    room = apply(transaction, born, now) if born else None
+    return cancel_unbegun(transaction, rows, actor, now, room)
 
 
 _MADE: dict[str, Callable[[Any], Change]] = {
@@ -99,7 +100,7 @@ _MADE: dict[str, Callable[[Any], Change]] = {
 }
 
 
-def cancel(connection: Connection, job_id: int, actor: str) -> Finished:
+def cancel(transaction: Transaction, job_id: int, actor: str) -> Finished:
     """Cancel a job: at once if it has changed nothing, else at its next safe point.
 
     One that has begun and waits for a backend out of reach waits on, so that its end can be told;
@@ -107,35 +108,35 @@ def cancel(connection: Connection, job_id: int, actor: str) -> Finished:
 
     Raises `UnknownJob`, and `JobEnded` if there is nothing left to cancel.
     """
-    row = _held(connection, job_id)
+    row = _held(transaction, job_id)
     if row["finished_at"] is not None:
         raise JobEnded(f"job {job_id} has already {_said(row['state'])}", state=row["state"])
-    now: datetime = connection.execute(select(db_now())).scalar_one()
-    if _untouched(connection, [row]):
-        return _cancel_untouched(connection, [row], actor, now)
-    if given_up := nobody_comes(connection, [row], now):
-        record(connection, [_event(row, "job.cancel_requested", actor, {})], now)
-        return end_failed(connection, given_up, now)
+    now: datetime = transaction.execute(select(db_now())).scalar_one()
+    if _untouched(transaction, [row]):
+        return _cancel_untouched(transaction, [row], actor, now)
+    if given_up := nobody_comes(transaction, [row], now):
+        record(transaction, [_event(row, "job.cancel_requested", actor, {})], now)
+        return end_failed(transaction, given_up, now)
     if row["cancel_requested_at"] is None:
-        connection.execute(
+        transaction.execute(
             update(jobs)
             .where(jobs.c.id == job_id)
             # A begun job in back-off is taken up now, so that a worker can clean up.
             .values(cancel_requested_at=now, not_before=None)
         )
-        record(connection, [_event(row, "job.cancel_requested", actor, {})], now)
-    return Finished([], [], promote(connection, [job_id]), [])
+        record(transaction, [_event(row, "job.cancel_requested", actor, {})], now)
+    return Finished([], [], promote(transaction, [job_id]), [])
 
 
-def cancel_batch(connection: Connection, batch_id: int, actor: str) -> Finished:
+def cancel_batch(transaction: Transaction, batch_id: int, actor: str) -> Finished:
     """Cancel every job of a batch that has not ended.
 
     The jobs are locked in the order of their ids, and those not begun end together. Raises
     `UnknownJob`, and `JobEnded` if there is nothing left to cancel.
     """
-    batch_view(connection, batch_id)
+    batch_view(transaction, batch_id)
     rows = (
-        connection.execute(
+        transaction.execute(
             select(jobs, backends.c.name.label("backend"))
             .join(backends, backends.c.id == jobs.c.backend_id)
             .where(jobs.c.batch_id == batch_id, jobs.c.finished_at.is_(None))
@@ -146,31 +147,31 @@ def cancel_batch(connection: Connection, batch_id: int, actor: str) -> Finished:
         .all()
     )
     if not rows:
-        state = batch_view(connection, batch_id)["state"]
+        state = batch_view(transaction, batch_id)["state"]
         raise JobEnded(f"batch {batch_id} has already {_said(state)}", state=state)
-    now: datetime = connection.execute(select(db_now())).scalar_one()
-    untouched = _untouched(connection, rows)
+    now: datetime = transaction.execute(select(db_now())).scalar_one()
+    untouched = _untouched(transaction, rows)
     ending = {row["id"] for row in untouched}
-    given_up = nobody_comes(connection, [row for row in rows if row["id"] not in ending], now)
+    given_up = nobody_comes(transaction, [row for row in rows if row["id"] not in ending], now)
     ending.update(row["id"] for row, _ in given_up)
     begun = [
         row["id"] for row in rows if row["id"] not in ending and row["cancel_requested_at"] is None
     ]
     if begun:
-        connection.execute(
+        transaction.execute(
             update(jobs)
-            .where(among(connection, jobs.c.id, begun))
+            .where(among(transaction, jobs.c.id, begun))
             .values(cancel_requested_at=now, not_before=None)
         )
         asked = set(begun)
         record(
-            connection,
+            transaction,
             [_event(row, "job.cancel_requested", actor, {}) for row in rows if row["id"] in asked],
             now,
         )
-    wake = promote(connection, begun)
-    left = end_failed(connection, given_up, now)
-    ended = _cancel_untouched(connection, untouched, actor, now)
+    wake = promote(transaction, begun)
+    left = end_failed(transaction, given_up, now)
+    ended = _cancel_untouched(transaction, untouched, actor, now)
     return Finished(
         ended_jobs=sorted({*left.ended_jobs, *ended.ended_jobs}),
         ended_batches=sorted({*left.ended_batches, *ended.ended_batches}),
@@ -179,17 +180,17 @@ def cancel_batch(connection: Connection, batch_id: int, actor: str) -> Finished:
     )
 
 
-def set_priority(connection: Connection, job_id: int, priority: int, actor: str) -> None:
+def set_priority(transaction: Transaction, job_id: int, priority: int, actor: str) -> None:
     """Change the priority of a job that has not ended. Raises `UnknownJob`, `JobEnded`."""
-    row = _held(connection, job_id)
+    row = _held(transaction, job_id)
     if row["finished_at"] is not None:
         raise JobEnded(f"job {job_id} has already {_said(row['state'])}", state=row["state"])
     if row["priority"] == priority:
         return
-    now: datetime = connection.execute(select(db_now())).scalar_one()
-    connection.execute(update(jobs).where(jobs.c.id == job_id).values(priority=priority))
+    now: datetime = transaction.execute(select(db_now())).scalar_one()
+    transaction.execute(update(jobs).where(jobs.c.id == job_id).values(priority=priority))
     changed = {"before": {"priority": row["priority"]}, "after": {"priority": priority}}
-    record(connection, [_event(row, "job.priority", actor, changed)], now)
+    record(transaction, [_event(row, "job.priority", actor, changed)], now)
 
 
 def _said(state: str) -> str:

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, func, or_, select, text, update
+from sqlalchemy import func, or_, select, text, update
 from sqlalchemy.exc import IntegrityError
 
-from orchestrator import failpoints
 from orchestrator.actions import rules
 from orchestrator.actions.registry import intent_of
 from orchestrator.actions.volume.clone import own_metadata, own_parameters
@@ -38,7 +37,7 @@ from orchestrator.jobs.looking import (
     volumes_at,
     volumes_claimed,
 )
-from orchestrator.store.asking import Asked, Question, Rows, ask, one_of, put_off
+from orchestrator.store.asking import Question, one_of
 from orchestrator.store.bulk import among, draw, inserted, update_rows
 from orchestrator.store.columns import Json, UtcDateTime, db_now
 from orchestrator.store.database import Database
@@ -53,6 +52,7 @@ from orchestrator.store.tables import (
     snapshots,
     volumes,
 )
+from orchestrator.store.transaction import Asked, Rows, Transaction
 
 #: At most this many jobs are claimed at once, however cheap they are.
 MOST_CLAIMED = 200
@@ -212,7 +212,7 @@ def claim(
         "slow": slow,
     }
     try:
-        return database.transact(lambda connection: _claim(connection, values, backends, at_once))
+        return database.transact(lambda transaction: _claim(transaction, values, backends, at_once))
     except IntegrityError:
         # A job was queued although its lane has a begun one (its time came while another
         # was submitted). Put such jobs back to waiting; the lane's end queues them again.
@@ -220,9 +220,9 @@ def claim(
         return Claimed()
 
 
-def put_back_blocked(connection: Connection) -> int:
+def put_back_blocked(transaction: Transaction) -> int:
     """Queued jobs whose lane another job holds wait again; returns how many."""
-    return connection.execute(
+    return transaction.execute(
         update(jobs)
         .where(jobs.c.state == JobState.QUEUED, ~jobs.c.begun, lane_taken())
         .values(state=JobState.WAITING, queued_at=None)
@@ -230,37 +230,37 @@ def put_back_blocked(connection: Connection) -> int:
 
 
 def _claim(
-    connection: Connection,
+    transaction: Transaction,
     values: dict[str, Any],
     backends: Sequence[int],
     at_once: int | None,
 ) -> Claimed:
     if at_once is not None:
-        most = min(values["most"], _places_left(connection, backends, at_once))
+        most = min(values["most"], _places_left(transaction, backends, at_once))
         values = {**values, "most": most}
     if values["most"] <= 0:
         return Claimed()
-    rows, found, *known = _take(connection, values, backends)
+    rows, found, *known = _take(transaction, values, backends)
     if not rows:
         return Claimed()
     now: datetime = rows[0]["now"]
     outlook = Outlook()
     take_backends(outlook, found)
     names = {backend.id: backend.name for backend in outlook.backends.values()}
-    life = life_in(connection, found)
+    life = life_in(transaction, found)
     targets = _targets(rows, names)
     if elsewhere := {backend for backend, _ in targets} - set(outlook.backends):
-        [found] = ask(connection, backends_named(elsewhere))
+        [found] = transaction.ask(backends_named(elsewhere))
         take_backends(outlook, found)
         known = []
     again = [row for row in rows if row["claims"] > 1]
-    [there] = known or ask(connection, volumes_at(targets))
-    steps, born = _look(connection, again)
+    [there] = known or transaction.ask(volumes_at(targets))
+    steps, born = _look(transaction, again)
     own_jobs = frozenset(row["id"] for row in rows)
-    take_volumes(connection, outlook, there, targets, own_jobs=own_jobs)
+    take_volumes(transaction, outlook, there, targets, own_jobs=own_jobs)
     intents = [intent_of(row, names[row["backend_id"]]) for row in rows]
     if exported := [intent for intent in intents if intent.policy or intent.junction]:
-        take_exports(connection, outlook, exported, own_jobs=own_jobs)
+        take_exports(transaction, outlook, exported, own_jobs=own_jobs)
     claims = Claimed(
         _claim_of(
             row,
@@ -275,51 +275,49 @@ def _claim(
     # Where it was not counted, looking again costs little.
     seen = rows[0].get("seen", values["most"])
     claims.more = seen > len(rows) or seen == values["most"]
-    put_off(connection, *_births(claims, now), recorded([_started(one) for one in claims], now))
-    for claimed in claims:
-        failpoints.reach("claim.before_commit", connection, action=claimed.action.name)
+    transaction.defer(*_births(claims, now), recorded([_started(one) for one in claims], now))
+    transaction.reach("claim.before_commit", ({"action": one.action.name} for one in claims))
     return claims
 
 
-def _places_left(connection: Connection, backends: Sequence[int], at_once: int) -> int:
+def _places_left(transaction: Transaction, backends: Sequence[int], at_once: int) -> int:
     """How many jobs more may run on these backends; nobody else claims there meanwhile."""
-    if connection.dialect.name == "postgresql":
+    if transaction.dialect.name == "postgresql":
         for backend_id in sorted(backends):
-            connection.execute(select(func.pg_advisory_xact_lock(_CLAIM_LOCKS, backend_id)))
+            transaction.execute(select(func.pg_advisory_xact_lock(_CLAIM_LOCKS, backend_id)))
     running = select(func.count()).where(
-        jobs.c.state == JobState.RUNNING, among(connection, jobs.c.backend_id, backends)
+        jobs.c.state == JobState.RUNNING, among(transaction, jobs.c.backend_id, backends)
     )
-    return at_once - int(connection.execute(running).scalar_one())
+    return at_once - int(transaction.execute(running).scalar_one())
 
 
 def _take(
-    connection: Connection, values: dict[str, Any], backends: Sequence[int]
+    transaction: Transaction, values: dict[str, Any], backends: Sequence[int]
 ) -> tuple[Rows, ...]:
     """The claimed jobs in the order of their fences, and the backends they may be on.
 
     On PostgreSQL also the volumes that they are about.
     """
-    if connection.dialect.name == "postgresql":
-        rows, found, there = ask(
-            connection,
+    if transaction.dialect.name == "postgresql":
+        rows, found, there = transaction.ask(
             _CLAIM(**values, backends=list(backends)),
             backends_with(backends),
             volumes_claimed(backends),
         )
         if rows:
-            put_off(connection, _BEGIN_LANES(ids=[row["id"] for row in rows]))
+            transaction.defer(_BEGIN_LANES(ids=[row["id"] for row in rows]))
         return sorted(rows, key=lambda row: row["fence"]), found, there
-    queued = connection.execute(
+    queued = transaction.execute(
         select(jobs.c.id)
         .where(jobs.c.state == JobState.QUEUED, jobs.c.queue == values["queue"])
         .limit(1)
     ).first()
     if queued is None:
         return [], []
-    fences = draw(connection, "fences", MOST_CLAIMED)[0] - 1
-    [rows] = ask(connection, _CLAIM(**values, backends=list(backends), fences=fences))
+    fences = draw(transaction, "fences", MOST_CLAIMED)[0] - 1
+    [rows] = transaction.ask(_CLAIM(**values, backends=list(backends), fences=fences))
     ids = [row["id"] for row in rows]
-    _, found = ask(connection, _BEGIN_LANES(ids=ids), backends_with(backends))
+    _, found = transaction.ask(_BEGIN_LANES(ids=ids), backends_with(backends))
     return sorted(rows, key=lambda row: row["fence"]), found
 
 
@@ -335,13 +333,12 @@ def _targets(rows: Rows, names: Mapping[int, str]) -> set[tuple[str, str]]:
     return own | {source for source in sources if source is not None}
 
 
-def _look(connection: Connection, again: Rows) -> tuple[dict[int, list[Step]], set[int]]:
+def _look(transaction: Transaction, again: Rows) -> tuple[dict[int, list[Step]], set[int]]:
     """Of jobs claimed before, the journals, and which have inserted the row of what they make."""
     if not again:
         return {}, set()
     ids = [row["id"] for row in again]
-    written, *made = ask(
-        connection,
+    written, *made = transaction.ask(
         _STEPS(ids=ids),
         _BORN_VOLUMES(ids=[row["volume_id"] for row in again if row["volume_id"]]),
         _BORN_SNAPSHOTS(ids=[row["snapshot_id"] for row in again if row["snapshot_id"]]),
@@ -517,7 +514,7 @@ class Held:
 
 
 def renew(
-    connection: Connection,
+    transaction: Transaction,
     fences: Mapping[int, int],
     lease_seconds: float,
     progress: Mapping[int, dict[str, Any]],
@@ -531,22 +528,22 @@ def renew(
     ids = [job_id for job_id, _ in mine]
     free = (
         select(jobs.c.id)
-        .where(among(connection, jobs.c.id, ids), jobs.c.state == JobState.RUNNING)
+        .where(among(transaction, jobs.c.id, ids), jobs.c.state == JobState.RUNNING)
         .order_by(jobs.c.id)
         .with_for_update(skip_locked=True, key_share=True)
     )
-    unlocked = set(connection.execute(free).scalars())
-    found = connection.execute(
+    unlocked = set(transaction.execute(free).scalars())
+    found = transaction.execute(
         select(jobs.c.id, jobs.c.fence, jobs.c.cancel_requested_at).where(
-            among(connection, jobs.c.id, ids), jobs.c.state == JobState.RUNNING
+            among(transaction, jobs.c.id, ids), jobs.c.state == JobState.RUNNING
         )
     ).all()
     ours = {row.id for row in found if row.fence == fences[row.id]}
     renewable = [job_id for job_id in ids if job_id in ours and job_id in unlocked]
     if renewable:
-        connection.execute(
+        transaction.execute(
             update(jobs)
-            .where(among(connection, jobs.c.id, renewable))
+            .where(among(transaction, jobs.c.id, renewable))
             .values(lease_expires_at=db_now(lease_seconds))
         )
     told = [
@@ -554,7 +551,7 @@ def renew(
         for job_id in renewable
         if job_id in progress
     ]
-    update_rows(connection, jobs, ["id", "fence"], told)
+    update_rows(transaction, jobs, ["id", "fence"], told)
     return Held(
         held=frozenset(ours),
         renewed=frozenset(renewable),
@@ -562,9 +559,9 @@ def renew(
     )
 
 
-def write_step(connection: Connection, claim: Claim, step: Step) -> bool:
+def write_step(transaction: Transaction, claim: Claim, step: Step) -> bool:
     """Write a line of the journal; False, and nothing written, if the lease was lost."""
-    still = connection.execute(
+    still = transaction.execute(
         select(jobs.c.id)
         .where(
             jobs.c.id == claim.job_id,
@@ -576,7 +573,7 @@ def write_step(connection: Connection, claim: Claim, step: Step) -> bool:
     if still is None:
         return False
     if claim.action.respects_lock:
-        _refuse_locked(connection, claim)
+        _refuse_locked(transaction, claim)
     values = {
         "fence": claim.fence,
         "name": step.name,
@@ -584,27 +581,27 @@ def write_step(connection: Connection, claim: Claim, step: Step) -> bool:
         "detail": step.detail,
         "at": db_now(),
     }
-    changed = connection.execute(
+    changed = transaction.execute(
         update(job_steps)
         .where(job_steps.c.job_id == claim.job_id, job_steps.c.seq == step.seq)
         .values(**values)
     )
     if changed.rowcount == 0:
-        connection.execute(job_steps.insert().values(job_id=claim.job_id, seq=step.seq, **values))
-    failpoints.reach("journal.before_commit", connection, action=claim.action.name)
+        transaction.execute(job_steps.insert().values(job_id=claim.job_id, seq=step.seq, **values))
+    transaction.reach("journal.before_commit", [{"action": claim.action.name}])
     return True
 
 
-def _refuse_locked(connection: Connection, claim: Claim) -> None:
+def _refuse_locked(transaction: Transaction, claim: Claim) -> None:
     """Refuse to begin under another host's lock; once begun, no lock is given out.
 
     Whoever takes a lock holds the volume's row, too (`orchestrator.inventory.locks`).
     """
     volume_id, host = claim.intent.volume_id, claim.intent.host
-    connection.execute(
+    transaction.execute(
         select(volumes.c.id).where(volumes.c.id == volume_id).with_for_update(read=True)
     )
-    owner = connection.execute(
+    owner = transaction.execute(
         select(locks.c.owner).where(
             locks.c.volume_id == volume_id,
             or_(locks.c.expires_at.is_(None), locks.c.expires_at > db_now()),

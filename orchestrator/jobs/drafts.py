@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, select
+from sqlalchemy import RowMapping, select
 
 from orchestrator.actions import rules
 from orchestrator.actions.quotas import account_of
@@ -50,9 +50,9 @@ from orchestrator.jobs.looking import (
 from orchestrator.jobs.quotas import take_quotas
 from orchestrator.jobs.submission import Submission
 from orchestrator.jobs.views import end_of_archived
-from orchestrator.store.asking import Rows, ask
 from orchestrator.store.bulk import among, drawn
 from orchestrator.store.tables import idempotency_keys, jobs
+from orchestrator.store.transaction import Rows, Transaction
 
 #: How messages name a row of a batch.
 _ROW = "jobs.{}"
@@ -133,14 +133,14 @@ class Drafts:
 
     def __init__(
         self,
-        connection: Connection,
+        transaction: Transaction,
         submissions: Sequence[Submission],
         places: Places | None = None,
     ) -> None:
-        self.connection = connection
+        self.transaction = transaction
         self.submissions = submissions
         self.outlook = Outlook()
-        self.outlook.names_of_backends = lambda: configured_names(self.connection)
+        self.outlook.names_of_backends = lambda: configured_names(self.transaction)
         self.outlook.places = places
         #: What can be stored, in order.
         self.accepted: list[Draft] = []
@@ -191,8 +191,7 @@ class Drafts:
             if draft.request.volume is not None
         }
         # Each of these sees what was committed before the locks were granted.
-        locked, self._drawn, found, ahead, there = ask(
-            self.connection,
+        locked, self._drawn, found, ahead, there = self.transaction.ask(
             locked_for_submission(lanes | keys),
             drawn("jobs", sum(len(some) for some in drafts.values()) if draw_ids else 0),
             backends_named(
@@ -220,7 +219,7 @@ class Drafts:
         if self.outlook.quotas_set:
             # The last locks but one: only the promises of backends are locked after these.
             take_quotas(
-                self.connection,
+                self.transaction,
                 self.outlook,
                 [(one.request, one.submission.actor.account) for one in everything],
             )
@@ -288,10 +287,10 @@ class Drafts:
         keys = {submission.idempotency_key for submission in self.submissions} - {None}
         found = {
             (row["owner"], row["key"]): row
-            for row in self.connection.execute(
+            for row in self.transaction.execute(
                 select(idempotency_keys).where(
-                    among(self.connection, idempotency_keys.c.owner, owners),
-                    among(self.connection, idempotency_keys.c.key, keys),
+                    among(self.transaction, idempotency_keys.c.owner, owners),
+                    among(self.transaction, idempotency_keys.c.key, keys),
                 )
             ).mappings()
         }
@@ -324,7 +323,7 @@ class Drafts:
         there: Rows,
     ) -> None:
         """Take what was read into the outlook; hold what must not end before the commit."""
-        here, outlook = self.connection, self.outlook
+        here, outlook = self.transaction, self.outlook
         needed = {job_id for draft in drafts for job_id in draft.needs}
         if needed:
             self._unfinished = hold_unfinished(here, needed)
@@ -340,7 +339,7 @@ class Drafts:
         for _, intent in coming:
             for lane in intent.lanes:
                 targets.add(target_of(lane))
-        [there] = ask(here, volumes_at(targets))
+        [there] = here.ask(volumes_at(targets))
         own_jobs = frozenset(job_id for job_id, _ in coming)
         take_volumes(here, outlook, there, targets, own_jobs=own_jobs)
         wanted += [intent for _, intent in coming if intent.policy or intent.junction]
@@ -372,14 +371,14 @@ class Drafts:
         shall be removed."""
         if not wanted:
             return
-        take_exports(self.connection, self.outlook, wanted, own_jobs=own_jobs)
+        take_exports(self.transaction, self.outlook, wanted, own_jobs=own_jobs)
         removed = {
             intent.export_policy
             for intent in wanted
             if intent.action.removes_policy and intent.export_policy is not None
         }
         if removed:
-            for place, job_ids in meaning(self.connection, removed).items():
+            for place, job_ids in meaning(self.transaction, removed).items():
                 if (policy := self.outlook.policies.get(place)) is not None:
                     policy.given_by = sorted(job_ids - own_jobs)
 
@@ -388,10 +387,10 @@ class Drafts:
 
         Held are the last of each lane, and all whose success a destructive job needs.
         """
-        hold_tails(self.connection, lanes)
+        hold_tails(self.transaction, lanes)
         while True:
-            [rows] = ask(self.connection, jobs_in(lanes))
-            ahead = take_ahead(self.connection, self.outlook, rows, lanes)
+            [rows] = self.transaction.ask(jobs_in(lanes))
+            ahead = take_ahead(self.transaction, self.outlook, rows, lanes)
             needed = {
                 job_id
                 for draft in drafts
@@ -399,7 +398,7 @@ class Drafts:
                 for lane in draft.lanes
                 for job_id in self.outlook.ahead.get(lane, ())
             }
-            if hold_unfinished(self.connection, needed) == needed:
+            if hold_unfinished(self.transaction, needed) == needed:
                 return ahead
             # One has ended between the look and the hold: look again.
 
@@ -425,7 +424,7 @@ class Drafts:
 
     def _check_needs(self, draft: Draft) -> None:
         for job_id in sorted(draft.needs):
-            state = self._states.get(job_id) or end_of_archived(self.connection, job_id)
+            state = self._states.get(job_id) or end_of_archived(self.transaction, job_id)
             if state is None:
                 raise UnknownJob(
                     f"depends_on names job {job_id}: there is none", field=draft.field("depends_on")
@@ -519,7 +518,7 @@ class Drafts:
         if intent.host is None or not intent.action.on_host:
             return
         if intent.params.get("force"):
-            refuse_living(self.connection, intent.host)
+            refuse_living(self.transaction, intent.host)
         backend = self.outlook.backend(intent.backend)
         if queue_of(intent, backend.driver).startswith("host."):
             alive = self._alive_on(backend.name)
@@ -565,7 +564,7 @@ class Drafts:
 
     def _alive_on(self, backend: str) -> set[str]:
         if backend not in self._alive:
-            self._alive[backend] = live_hosts(self.connection, backend)
+            self._alive[backend] = live_hosts(self.transaction, backend)
         return self._alive[backend]
 
     def _order(self, draft: Draft) -> None:

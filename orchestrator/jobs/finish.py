@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, Connection, Integer, bindparam, case, delete, select, update
+from sqlalchemy import BigInteger, Integer, bindparam, case, delete, select, update
 
-from orchestrator import failpoints
 from orchestrator.actions.registry import intent_of
 from orchestrator.domain.actors import ENGINE
 from orchestrator.domain.errors import Canceled, DependencyFailed, Problem
@@ -22,7 +21,7 @@ from orchestrator.inventory import changes as inventory
 from orchestrator.inventory import promises
 from orchestrator.jobs.claim import Claim
 from orchestrator.jobs.lanes import heads, heads_of, promote
-from orchestrator.store.asking import Asked, Question, Rows, ask, one_of, put_off
+from orchestrator.store.asking import Question, one_of
 from orchestrator.store.bulk import among, inserted, update_rows, updated
 from orchestrator.store.columns import UtcDateTime, db_now
 from orchestrator.store.tables import (
@@ -34,6 +33,7 @@ from orchestrator.store.tables import (
     job_steps,
     jobs,
 )
+from orchestrator.store.transaction import Asked, Rows, Transaction
 
 
 class Ending(StrEnum):
@@ -147,7 +147,7 @@ def back_off(attempt: int, first: float, most: float) -> float:
     return whole / 2 + random.uniform(0, whole / 2)  # noqa: S311 - spreads load, no secret
 
 
-def finish(connection: Connection, outcomes: Sequence[tuple[Claim, Outcome]]) -> Finished:
+def finish(transaction: Transaction, outcomes: Sequence[tuple[Claim, Outcome]]) -> Finished:
     """Write the outcomes of a group of claims, with their events, in this transaction.
 
     An outcome counts only if the job still runs under the claim's fencing number; rows
@@ -157,8 +157,7 @@ def finish(connection: Connection, outcomes: Sequence[tuple[Claim, Outcome]]) ->
     changes = inventory.merge(change for _, outcome in outcomes for change in outcome.changes)
     ids = [claim.job_id for claim, _ in outcomes]
     lanes = sorted({lane for claim, _ in outcomes for lane in claim.intent.lanes})
-    rows, dependents, others, *before = ask(
-        connection,
+    rows, dependents, others, *before = transaction.ask(
         _HELD(ids=ids),
         _DEPENDENTS(ids=ids),
         _OTHERS(lanes=lanes, ids=ids),
@@ -176,35 +175,36 @@ def finish(connection: Connection, outcomes: Sequence[tuple[Claim, Outcome]]) ->
     if lost:
         # What the others changed is no longer theirs to say.
         changes = inventory.merge(change for _, outcome in valid for change in outcome.changes)
-        before = ask(connection, *changes.volumes_before())
+        before = transaction.ask(*changes.volumes_before())
     now: datetime = rows[0]["now"]
     workers = {c.job_id: held[c.job_id, c.fence]["worker"] for c, _ in valid}
     ended = [_ended(c, o, held[c.job_id, c.fence]) for c, o in valid if _ends(o)]
     events = [event for c, o in valid for event in _events(c, o)]
-    for c, _ in valid:
-        failpoints.reach("lanes.before_release", connection, action=c.action.name)
-    changes.write_others(connection, now)
+    changes.write_others(transaction, now)
     written = [
         *changes.rows_set(now),
         *_outcomes(valid, now),
         *_attempts(valid, workers, now),
         *_journals_closed(valid),
         recorded(events, now),
+        transaction.point("lanes.before_release", _facts(valid)),
     ]
     room = changes.room(before[0] if before else [])
     alone = not dependents and not others
-    closed = close(connection, ended, now, room, written, alone=alone)
-    for c, _ in valid:
-        failpoints.reach("lanes.after_release", connection, action=c.action.name)
+    closed = close(transaction, ended, now, room, written, alone=alone)
     handed_back = {c.queue for c, o in valid if _is_queued(o)}
-    for c, _ in valid:
-        failpoints.reach("finish.before_commit", connection, action=c.action.name)
+    transaction.reach("finish.before_commit", _facts(valid))
     return Finished(
         ended_jobs=closed.ended_jobs,
         ended_batches=closed.ended_batches,
         wake=sorted(handed_back.union(closed.wake)),
         lost=lost,
     )
+
+
+def _facts(outcomes: Sequence[tuple[Claim, Outcome]]) -> Iterator[dict[str, Any]]:
+    """What a failpoint is passed with, for each of these."""
+    return ({"action": claim.action.name} for claim, _ in outcomes)
 
 
 def _ended(claim: Claim, outcome: Outcome, row: Mapping[str, Any]) -> Ended:
@@ -362,7 +362,7 @@ def ended_as(state: JobState, row: Any) -> Ended:
 
 
 def close(
-    connection: Connection,
+    transaction: Transaction,
     ended: Sequence[Ended],
     now: datetime,
     room: Mapping[int, int] | None = None,
@@ -381,17 +381,17 @@ def close(
         everything, wake = list(ended), set[str]()
         last = [*written, _RELEASE(ids=[one.job_id for one in ended])]
     else:
-        everything, wake = _let_go(connection, ended, written, now)
+        everything, wake = _let_go(transaction, ended, written, now)
         last = []
     left = Counter(room or {})
     for one in everything:
         left[one.backend_id] -= one.promised_bytes
     if counts := _counted(everything, now):
-        counted = ask(connection, *last, *counts)
+        counted = transaction.ask(*last, *counts)
     else:
-        put_off(connection, *last)
+        transaction.defer(*last)
         counted = []
-    put_off(connection, *promises.added(left))
+    transaction.defer(*promises.added(left))
     return Finished(
         ended_jobs=sorted(one.job_id for one in everything),
         ended_batches=[row["id"] for rows in counted for row in rows if row["finished_at"]],
@@ -401,7 +401,7 @@ def close(
 
 
 def _let_go(
-    connection: Connection, ended: Sequence[Ended], written: Sequence[Asked], now: datetime
+    transaction: Transaction, ended: Sequence[Ended], written: Sequence[Asked], now: datetime
 ) -> tuple[list[Ended], set[str]]:
     """Free the lanes of these jobs and what depends on them; all that has ended with them, and
     the queues that have got work."""
@@ -410,13 +410,13 @@ def _let_go(
     level = list(ended)
     first: Rows = []
     if not ended:
-        ask(connection, *written)
+        transaction.ask(*written)
     while level:
         everything += level
         ids = [one.job_id for one in level]
         freed = sorted({lane for one in everything for lane in one.lanes})
-        *_, dependents, first = ask(
-            connection, *written, _RELEASE(ids=ids), _DEPENDENTS(ids=ids), heads_of(freed)
+        *_, dependents, first = transaction.ask(
+            *written, _RELEASE(ids=ids), _DEPENDENTS(ids=ids), heads_of(freed)
         )
         written = ()
         candidates.update(row["job_id"] for row in dependents)
@@ -424,31 +424,31 @@ def _let_go(
         because = {
             row["job_id"]: row["depends_on"] for row in dependents if row["depends_on"] in bad
         }
-        level = cancel_dependents(connection, because, now)
+        level = cancel_dependents(transaction, because, now)
     freed = sorted({lane for one in everything for lane in one.lanes})
     wake: set[str] = set()
     looked_at = {one.job_id for one in everything}
     candidates.update(row["head"] for row in first if row["head"] is not None)
     while candidates - looked_at:
-        wake.update(promote(connection, candidates - looked_at))
+        wake.update(promote(transaction, candidates - looked_at))
         looked_at |= candidates
         # A candidate may have been canceled meanwhile by another, which has found nothing to
         # queue because this job had not ended yet: then the next of the lane is ours to queue.
-        candidates = set(heads(connection, freed))
+        candidates = set(heads(transaction, freed))
     return everything, wake
 
 
 def cancel_dependents(
-    connection: Connection, because: dict[int, int], now: datetime
+    transaction: Transaction, because: dict[int, int], now: datetime
 ) -> list[Ended]:
     """Cancel jobs, each because of the job it needed; what was canceled, to be closed."""
     if not because:
         return []
     rows = (
-        connection.execute(
+        transaction.execute(
             select(jobs, backends.c.name.label("backend"))
             .join(backends, backends.c.id == jobs.c.backend_id)
-            .where(among(connection, jobs.c.id, sorted(because)), jobs.c.finished_at.is_(None))
+            .where(among(transaction, jobs.c.id, sorted(because)), jobs.c.finished_at.is_(None))
             .order_by(jobs.c.id)
             .with_for_update(of=jobs)
         )
@@ -464,8 +464,8 @@ def cancel_dependents(
         )
         changed.append(_cancellation(row["id"], problem, now))
         events.append(cancel_event(row, ENGINE, problem))
-    update_rows(connection, jobs, ["id"], changed)
-    record(connection, events, now)
+    update_rows(transaction, jobs, ["id"], changed)
+    record(transaction, events, now)
     return [canceled(row) for row in rows]
 
 
@@ -486,7 +486,7 @@ def cancel_event(row: Any, actor: str, problem: Problem) -> Event:
 
 
 def cancel_unbegun(
-    connection: Connection,
+    transaction: Transaction,
     rows: Sequence[Any],
     actor: str,
     now: datetime,
@@ -497,9 +497,9 @@ def cancel_unbegun(
     ``room``: what changes to the inventory that come with it take up.
     """
     problem = Canceled(f"canceled by {actor} before it changed anything")
-    update_rows(connection, jobs, ["id"], [_cancellation(row["id"], problem, now) for row in rows])
-    record(connection, [cancel_event(row, actor, problem) for row in rows], now)
-    return close(connection, [canceled(row) for row in rows], now, room)
+    update_rows(transaction, jobs, ["id"], [_cancellation(row["id"], problem, now) for row in rows])
+    record(transaction, [cancel_event(row, actor, problem) for row in rows], now)
+    return close(transaction, [canceled(row) for row in rows], now, room)
 
 
 def _counted(ended: Sequence[Ended], now: datetime) -> list[Asked]:

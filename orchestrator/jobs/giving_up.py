@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import select
 
 from orchestrator.actions.registry import ACTIONS
 from orchestrator.domain.actors import ENGINE
@@ -23,13 +23,14 @@ from orchestrator.jobs.finish import Finished, close, ended_as
 from orchestrator.jobs.looking_again import Ids, unseen
 from orchestrator.store.bulk import among, draw, update_rows
 from orchestrator.store.tables import backends, job_steps, jobs
+from orchestrator.store.transaction import Transaction
 
 #: A second cancel this many seconds after the first is a decision, and no request sent twice.
 INSIST_SECONDS = 10.0
 
 
 def end_failed(
-    connection: Connection,
+    transaction: Transaction,
     failed: Sequence[tuple[Any, Problem]],
     now: datetime,
     *,
@@ -42,9 +43,9 @@ def end_failed(
     """
     if not failed:
         return Finished([], [], [], [])
-    fences = draw(connection, "fences", len(failed))
+    fences = draw(transaction, "fences", len(failed))
     update_rows(
-        connection,
+        transaction,
         jobs,
         ["id"],
         [
@@ -61,9 +62,9 @@ def end_failed(
             for (row, problem), fence in zip(failed, fences, strict=True)
         ],
     )
-    room = apply(connection, _in_error(connection, failed, now) if looked_at else [], now)
+    room = apply(transaction, _in_error(transaction, failed, now) if looked_at else [], now)
     record(
-        connection,
+        transaction,
         [
             engine_event(row, "job.failed", {"error": problem.job_error()})
             for row, problem in failed
@@ -71,11 +72,11 @@ def end_failed(
         now,
     )
     ended = [ended_as(JobState.FAILED, row) for row, _ in failed]
-    return close(connection, ended, now, room)
+    return close(transaction, ended, now, room)
 
 
 def nobody_comes(
-    connection: Connection, rows: Sequence[Any], now: datetime
+    transaction: Transaction, rows: Sequence[Any], now: datetime
 ) -> list[tuple[Any, Problem]]:
     """Those of these begun jobs, which somebody cancels, that no worker will take up.
 
@@ -84,10 +85,10 @@ def nobody_comes(
     still = [row for row in rows if row["state"] != JobState.RUNNING]
     if not still:
         return []
-    found = connection.execute(
+    found = transaction.execute(
         select(
             backends.c.id, backends.c.name, backends.c.configured, backends.c.unavailable_since
-        ).where(among(connection, backends.c.id, {row["backend_id"] for row in still}))
+        ).where(among(transaction, backends.c.id, {row["backend_id"] for row in still}))
     )
     known = {row.id: row for row in found}
     given_up: list[tuple[Any, Problem]] = []
@@ -106,15 +107,15 @@ def nobody_comes(
 
 
 def _in_error(
-    connection: Connection, failed: Sequence[tuple[Any, Problem]], now: datetime
+    transaction: Transaction, failed: Sequence[tuple[Any, Problem]], now: datetime
 ) -> list[Change]:
     """What jobs may have left that nobody knows the outcome of: it is looked at again."""
     begun = {row["id"] for row, _ in failed if row["begun"]}
     journaled: set[int] = set()
     if begun:
         written = select(job_steps.c.job_id).where(CHANGES).distinct()
-        ids = among(connection, job_steps.c.job_id, begun)
-        journaled.update(connection.execute(written.where(ids)).scalars())
+        ids = among(transaction, job_steps.c.job_id, begun)
+        journaled.update(transaction.execute(written.where(ids)).scalars())
     changes: list[Change] = []
     for row, problem in failed:
         action = ACTIONS[row["action"]]

@@ -7,17 +7,18 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Boolean, Connection, Select, and_, exists, or_, select, text, update
+from sqlalchemy import Boolean, Select, and_, exists, or_, select, text, update
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.expression import ColumnElement
 from sqlalchemy.sql.functions import FunctionElement
 
 from orchestrator.domain.states import JobState
-from orchestrator.store.asking import Asked, Question, ask, rows_of
+from orchestrator.store.asking import Question, rows_of
 from orchestrator.store.bulk import among
 from orchestrator.store.columns import UtcDateTime, db_now
 from orchestrator.store.tables import job_dependencies, job_lanes, jobs
+from orchestrator.store.transaction import Asked, Transaction
 
 #: Lanes share this many locks, so that a batch of any size needs a bounded number.
 _STRIPES = 1024
@@ -51,7 +52,7 @@ def locked_for_submission(keys: Iterable[str]) -> Asked:
     return _LOCK(kind=_LANE_LOCKS, stripes=stripes)
 
 
-def hold_unfinished(connection: Connection, job_ids: Iterable[int]) -> set[int]:
+def hold_unfinished(transaction: Transaction, job_ids: Iterable[int]) -> set[int]:
     """Keep those of these jobs that have not ended from ending before this transaction.
 
     A job that ends lets those go that wait for it. Holding the jobs a new one will wait
@@ -62,26 +63,26 @@ def hold_unfinished(connection: Connection, job_ids: Iterable[int]) -> set[int]:
         return set()
     statement = (
         select(jobs.c.id)
-        .where(among(connection, jobs.c.id, wanted), jobs.c.finished_at.is_(None))
+        .where(among(transaction, jobs.c.id, wanted), jobs.c.finished_at.is_(None))
         .order_by(jobs.c.id)
         .with_for_update(read=True, key_share=True)
     )
-    return set(connection.execute(statement).scalars())
+    return set(transaction.execute(statement).scalars())
 
 
-def hold_tails(connection: Connection, lanes: Iterable[str]) -> None:
+def hold_tails(transaction: Transaction, lanes: Iterable[str]) -> None:
     """`hold_unfinished` for the last job of each lane that others wait for."""
     keys = sorted(lanes)
-    if connection.dialect.name != "postgresql" or not keys:
+    if transaction.dialect.name != "postgresql" or not keys:
         return
     while True:
-        [rows] = ask(connection, _TAILS(lanes=keys))
+        [rows] = transaction.ask(_TAILS(lanes=keys))
         tails = {row["head"] for row in rows if row["head"] is not None}
-        if hold_unfinished(connection, tails) == tails:
+        if hold_unfinished(transaction, tails) == tails:
             return
 
 
-def promote(connection: Connection, candidates: Iterable[int]) -> list[str]:
+def promote(transaction: Transaction, candidates: Iterable[int]) -> list[str]:
     """Queue those of these waiting jobs that nothing stands in the way of any more.
 
     Returns the queues that have got work. The candidates are locked first and judged in a
@@ -91,9 +92,9 @@ def promote(connection: Connection, candidates: Iterable[int]) -> list[str]:
     if not wanted:
         return []
     locked = list(
-        connection.execute(
+        transaction.execute(
             select(jobs.c.id)
-            .where(among(connection, jobs.c.id, wanted), jobs.c.state == JobState.WAITING)
+            .where(among(transaction, jobs.c.id, wanted), jobs.c.state == JobState.WAITING)
             .order_by(jobs.c.id)
             .with_for_update(key_share=True)
         ).scalars()
@@ -103,19 +104,19 @@ def promote(connection: Connection, candidates: Iterable[int]) -> list[str]:
     statement = (
         update(jobs)
         .where(
-            among(connection, jobs.c.id, locked),
+            among(transaction, jobs.c.id, locked),
             jobs.c.state == JobState.WAITING,
             runnable(),
         )
         .values(state=JobState.QUEUED, queued_at=db_now(), not_before=None)
         .returning(jobs.c.queue)
     )
-    return sorted(set(connection.execute(statement).scalars()))
+    return sorted(set(transaction.execute(statement).scalars()))
 
 
-def heads(connection: Connection, lanes: Iterable[str]) -> list[int]:
+def heads(transaction: Transaction, lanes: Iterable[str]) -> list[int]:
     """The first job of each lane whose time has come."""
-    [rows] = ask(connection, heads_of(sorted(set(lanes))))
+    [rows] = transaction.ask(heads_of(sorted(set(lanes))))
     return [row["head"] for row in rows if row["head"] is not None]
 
 

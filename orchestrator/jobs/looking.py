@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from sqlalchemy import Connection, exists, func, literal_column, or_, select, true
+from sqlalchemy import exists, func, literal_column, or_, select, true
 
 from orchestrator.actions.registry import GIVING_POLICIES, intent_of
 from orchestrator.domain.exports import recorded_rules
@@ -19,7 +19,7 @@ from orchestrator.domain.outlook import (
 )
 from orchestrator.domain.states import JobState, PolicyState, SnapshotState, VolumeState
 from orchestrator.inventory.order import oldest_first
-from orchestrator.store.asking import Asked, Question, Rows, ask, one_of
+from orchestrator.store.asking import Question, one_of
 from orchestrator.store.columns import db_now
 from orchestrator.store.lives import PRESENT, all_of
 from orchestrator.store.statements import CLAIMED_POSTGRESQL
@@ -36,6 +36,7 @@ from orchestrator.store.tables import (
     snapshots,
     volumes,
 )
+from orchestrator.store.transaction import Asked, Rows, Transaction
 
 Targets = Iterable[tuple[str, str]]
 LifeOf = Callable[[int], str]
@@ -225,7 +226,7 @@ def volumes_claimed(backend_ids: Iterable[int]) -> Asked:
     return _VOLUMES_CLAIMED(backends=sorted(backend_ids))
 
 
-def life_in(connection: Connection, rows: Rows) -> LifeOf:
+def life_in(transaction: Transaction, rows: Rows) -> LifeOf:
     """The life that a job is of, as `backends_with` found them; by the job's id."""
     first, _, life = rows[0]["life"].partition(".")
 
@@ -233,7 +234,7 @@ def life_in(connection: Connection, rows: Rows) -> LifeOf:
         if job_id >= int(first):
             return str(life)
         # From before a restore: there are few of them.
-        return next(one.life for one in reversed(all_of(connection)) if one.first_job <= job_id)
+        return next(one.life for one in reversed(all_of(transaction)) if one.first_job <= job_id)
 
     return of
 
@@ -265,7 +266,7 @@ def take_backends(outlook: Outlook, rows: Rows) -> None:
 
 
 def take_volumes(
-    connection: Connection,
+    transaction: Transaction,
     outlook: Outlook,
     rows: Rows,
     targets: Targets,
@@ -300,13 +301,13 @@ def take_volumes(
     if not by_id:
         return
     if exported:
-        [named] = ask(connection, _POLICY_NAMES(ids=sorted(set(exported.values()))))
+        [named] = transaction.ask(_POLICY_NAMES(ids=sorted(set(exported.values()))))
         names = {row["id"]: row["name"] for row in named}
         for id_, policy_id in exported.items():
             by_id[id_].policy = names[policy_id]
     ids = list(by_id)
-    made, attached, locked = ask(
-        connection, _SNAPSHOTS(ids=ids), _ATTACHMENTS(ids=ids), _LOCKS(ids=ids)
+    made, attached, locked = transaction.ask(
+        _SNAPSHOTS(ids=ids), _ATTACHMENTS(ids=ids), _LOCKS(ids=ids)
     )
     for row in made:
         if row["state"] == SnapshotState.PENDING and row["created_by_job"] in own_jobs:
@@ -331,7 +332,7 @@ def take_volumes(
 
 
 def take_exports(
-    connection: Connection,
+    transaction: Transaction,
     outlook: Outlook,
     intents: Iterable[Intent],
     *,
@@ -351,24 +352,23 @@ def take_exports(
         if (path := intent.junction) is not None:
             paths.add(path)
     if named:
-        _take_policies(connection, outlook, named, own_jobs, users=removing)
+        _take_policies(transaction, outlook, named, own_jobs, users=removing)
     if paths:
         both = {"backends": sorted({b for b, _ in paths}), "paths": sorted({p for _, p in paths})}
-        [rows] = ask(connection, _MOUNTED(**both))
+        [rows] = transaction.ask(_MOUNTED(**both))
         for row in rows:
             outlook.junctions[row["backend"], row["junction_path"]] = row["id"]
 
 
 def _take_policies(
-    connection: Connection,
+    transaction: Transaction,
     outlook: Outlook,
     named: set[tuple[str, str]],
     own_jobs: frozenset[int],
     *,
     users: bool,
 ) -> None:
-    [rows] = ask(
-        connection,
+    [rows] = transaction.ask(
         _POLICIES(backends=sorted({b for b, _ in named}), names=sorted({n for _, n in named})),
     )
     by_row: dict[int, PolicyOutlook] = {}
@@ -389,16 +389,17 @@ def _take_policies(
             native=row["native"],
         )
     if users and by_row:
-        [using] = ask(connection, _USERS(ids=sorted(by_row)))
+        [using] = transaction.ask(_USERS(ids=sorted(by_row)))
         for row in using:
             by_row[row["policy_id"]].used_by[row["id"]] = row["name"]
 
 
-def meaning(connection: Connection, named: set[tuple[str, str]]) -> dict[tuple[str, str], set[int]]:
+def meaning(
+    transaction: Transaction, named: set[tuple[str, str]]
+) -> dict[tuple[str, str], set[int]]:
     """The unfinished jobs that give a volume one of these policies (backend, name)."""
     found: dict[tuple[str, str], set[int]] = {}
-    [rows] = ask(
-        connection,
+    [rows] = transaction.ask(
         _MEANING(backends=sorted({b for b, _ in named}), names=sorted({n for _, n in named})),
     )
     for row in rows:
@@ -408,7 +409,7 @@ def meaning(connection: Connection, named: set[tuple[str, str]]) -> dict[tuple[s
 
 
 def take_ahead(
-    connection: Connection, outlook: Outlook, rows: Rows, lanes: Iterable[str]
+    transaction: Transaction, outlook: Outlook, rows: Rows, lanes: Iterable[str]
 ) -> list[tuple[int, Intent]]:
     """Put the unfinished jobs of these lanes into the outlook; in the order they will run.
 
@@ -423,19 +424,19 @@ def take_ahead(
     late: set[int] = set()
     loaded = set(lanes)
     while rows:
-        _take_backends_of(connection, outlook, rows)
+        _take_backends_of(transaction, outlook, rows)
         intents = _take_jobs(outlook, rows, found, late)
         wanted = {lane for one in intents for lane in one.lanes} - loaded
         loaded |= wanted
-        [rows] = ask(connection, jobs_in(wanted)) if wanted else [[]]
+        [rows] = transaction.ask(jobs_in(wanted)) if wanted else [[]]
     return [(job_id, found[job_id]) for job_id in sorted(found) if job_id not in late]
 
 
-def _take_backends_of(connection: Connection, outlook: Outlook, rows: Rows) -> None:
+def _take_backends_of(transaction: Transaction, outlook: Outlook, rows: Rows) -> None:
     """Put the backends of these jobs into the outlook: a copy holds a lane of another one's."""
     known = {backend.id for backend in outlook.backends.values()}
     if more := {row["backend_id"] for row in rows} - known:
-        [found] = ask(connection, backends_with(more))
+        [found] = transaction.ask(backends_with(more))
         take_backends(outlook, found)
 
 

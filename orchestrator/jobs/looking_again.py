@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, and_, exists, or_, select
+from sqlalchemy import and_, exists, or_, select
 
 from orchestrator.actions.policy.verify import VERIFY as VERIFY_POLICY
 from orchestrator.actions.requests import parse_request
@@ -42,6 +42,7 @@ from orchestrator.jobs.submission import Submission
 from orchestrator.store.bulk import update_rows
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import backends, job_steps, jobs, policies, volumes
+from orchestrator.store.transaction import Transaction
 
 #: Seconds between two looks: at first, and at most.
 _FIRST_SECONDS = 10.0
@@ -89,7 +90,9 @@ def unseen(
     return changes
 
 
-def host_to_ask(connection: Connection, backend_id: int, volume: str, volume_id: str) -> str | None:
+def host_to_ask(
+    transaction: Transaction, backend_id: int, volume: str, volume_id: str
+) -> str | None:
     """The host of which it is not known whether it has a volume in error attached.
 
     It is that of the last job that has begun to change the volume, if that was its use there and
@@ -97,7 +100,7 @@ def host_to_ask(connection: Connection, backend_id: int, volume: str, volume_id:
     nothing, but once it has succeeded there is no host left to ask.
     """
     begun = exists().where(job_steps.c.job_id == jobs.c.id, CHANGES)
-    last = connection.execute(
+    last = transaction.execute(
         select(jobs.c.action, jobs.c.host, jobs.c.state)
         .join(volumes, volumes.c.id == jobs.c.volume_id)
         .where(
@@ -116,14 +119,14 @@ def host_to_ask(connection: Connection, backend_id: int, volume: str, volume_id:
     return host
 
 
-def due(connection: Connection) -> list[Submission]:
+def due(transaction: Transaction) -> list[Submission]:
     """The looks whose time has come, each counted; whoever calls this submits them.
 
     One that is lost comes again later. Where the backend is out of reach it is not looked at,
     nor while no worker is alive on the only host that can tell.
     """
-    now: datetime = connection.execute(select(db_now())).scalar_one()
-    rows = connection.execute(
+    now: datetime = transaction.execute(select(db_now())).scalar_one()
+    rows = transaction.execute(
         select(
             *(volumes.c.id, volumes.c.name, volumes.c.looks, volumes.c.backend_id),
             *(backends.c.name.label("backend"), backends.c.driver),
@@ -149,9 +152,9 @@ def due(connection: Connection) -> list[Submission]:
     looks: list[Submission] = []
     counted: list[dict[str, Any]] = []
     for row in rows:
-        host = host_to_ask(connection, row.backend_id, row.name, row.id)
+        host = host_to_ask(transaction, row.backend_id, row.name, row.id)
         seen, distance = row.looks + 1, _distance(row.looks)
-        if host is not None and host not in live_hosts(connection, row.backend):
+        if host is not None and host not in live_hosts(transaction, row.backend):
             if DRIVERS[row.driver].attaches_locally:
                 seen, distance = row.looks, _FIRST_SECONDS
             host = None
@@ -159,18 +162,18 @@ def due(connection: Connection) -> list[Submission]:
             looks.append(_look(row, host, now))
         later = now + timedelta(seconds=distance)
         counted.append({"id": row.id, "looks": min(seen, 1000), "look_again_at": later})
-    update_rows(connection, volumes, ["id"], counted)
+    update_rows(transaction, volumes, ["id"], counted)
     return looks
 
 
-def policies_due(connection: Connection) -> list[Submission]:
+def policies_due(transaction: Transaction) -> list[Submission]:
     """The looks at export policies in error whose time has come; whoever calls this submits them.
 
     One that has been seen, and is in error still, is a finding of the audit: only a person knows
     what its rules should be.
     """
-    now: datetime = connection.execute(select(db_now())).scalar_one()
-    rows = connection.execute(
+    now: datetime = transaction.execute(select(db_now())).scalar_one()
+    rows = transaction.execute(
         select(*(policies.c.uid, policies.c.name, policies.c.backend_id, policies.c.changed_at))
         .add_columns(backends.c.name.label("backend"))
         .join(backends, backends.c.id == policies.c.backend_id)
@@ -183,11 +186,11 @@ def policies_due(connection: Connection) -> list[Submission]:
         .order_by(policies.c.id)
         .limit(_AT_ONCE)
     ).all()
-    return [look for row in rows if (look := _look_at_policy(connection, row, now)) is not None]
+    return [look for row in rows if (look := _look_at_policy(transaction, row, now)) is not None]
 
 
-def _look_at_policy(connection: Connection, row: Any, now: datetime) -> Submission | None:
-    looked = connection.execute(
+def _look_at_policy(transaction: Transaction, row: Any, now: datetime) -> Submission | None:
+    looked = transaction.execute(
         select(jobs.c.state, jobs.c.finished_at)
         .where(
             jobs.c.action == VERIFY_POLICY.name,

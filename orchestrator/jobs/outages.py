@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Connection, or_, select, update
+from sqlalchemy import or_, select, update
 
 from orchestrator.domain.actors import ENGINE
 from orchestrator.domain.errors import Outage
@@ -15,22 +15,23 @@ from orchestrator.jobs.lanes import promote
 from orchestrator.store.bulk import among
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import backends, jobs
+from orchestrator.store.transaction import Transaction
 
 #: Jobs let go in one transaction.
 _AT_ONCE = 500
 
 
-def out_of_reach(connection: Connection, among_these: Iterable[int]) -> list[int]:
+def out_of_reach(transaction: Transaction, among_these: Iterable[int]) -> list[int]:
     """Those of these backends that somebody could not reach."""
     found = select(backends.c.id).where(
         backends.c.id.in_(list(among_these)), backends.c.unavailable_since.is_not(None)
     )
-    return sorted(connection.execute(found).scalars())
+    return sorted(transaction.execute(found).scalars())
 
 
-def begins(connection: Connection, backend_id: int, problem: Outage) -> bool:
+def begins(transaction: Transaction, backend_id: int, problem: Outage) -> bool:
     """Note that a backend is out of reach; False if that is known already."""
-    name = connection.execute(
+    name = transaction.execute(
         update(backends)
         .where(backends.c.id == backend_id, backends.c.unavailable_since.is_(None))
         .values(unavailable_since=db_now(), error=problem.job_error())
@@ -38,29 +39,29 @@ def begins(connection: Connection, backend_id: int, problem: Outage) -> bool:
     ).scalar()
     if name is None:
         return False
-    _tell(connection, "backend.unavailable", name, {"error": problem.job_error()})
+    _tell(transaction, "backend.unavailable", name, {"error": problem.job_error()})
     return True
 
 
-def ends(connection: Connection, backend_id: int) -> bool:
+def ends(transaction: Transaction, backend_id: int) -> bool:
     """Note that a backend answers; False if it was not out of reach."""
-    row = connection.execute(
+    row = transaction.execute(
         select(backends.c.name, backends.c.unavailable_since)
         .where(backends.c.id == backend_id)
         .with_for_update()
     ).one()
     if row.unavailable_since is None:
         return False
-    connection.execute(
+    transaction.execute(
         update(backends)
         .where(backends.c.id == backend_id)
         .values(unavailable_since=None, error=None)
     )
-    _tell(connection, "backend.available", row.name, {"since": row.unavailable_since.isoformat()})
+    _tell(transaction, "backend.available", row.name, {"since": row.unavailable_since.isoformat()})
     return True
 
 
-def let_go(connection: Connection, backend: str) -> list[str]:
+def let_go(transaction: Transaction, backend: str) -> list[str]:
     """Let jobs run that waited for this backend, or for the source of a copy there; a bounded
     number of them. The queues that have got work; none if there are no such jobs."""
     error, params = jobs.c.error["code"], jobs.c.params["source_backend"]
@@ -78,15 +79,15 @@ def let_go(connection: Connection, backend: str) -> list[str]:
         .limit(_AT_ONCE)
         .with_for_update(skip_locked=True)
     )
-    ids = list(connection.execute(waiting).scalars())
+    ids = list(transaction.execute(waiting).scalars())
     if not ids:
         return []
-    connection.execute(
-        update(jobs).where(among(connection, jobs.c.id, ids)).values(not_before=db_now())
+    transaction.execute(
+        update(jobs).where(among(transaction, jobs.c.id, ids)).values(not_before=db_now())
     )
-    return promote(connection, ids)
+    return promote(transaction, ids)
 
 
-def _tell(connection: Connection, kind: str, backend: str, data: dict[str, Any]) -> None:
-    now = connection.execute(select(db_now())).scalar_one()
-    record(connection, [Event(kind=kind, actor=ENGINE, backend=backend, data=data)], now)
+def _tell(transaction: Transaction, kind: str, backend: str, data: dict[str, Any]) -> None:
+    now = transaction.execute(select(db_now())).scalar_one()
+    record(transaction, [Event(kind=kind, actor=ENGINE, backend=backend, data=data)], now)

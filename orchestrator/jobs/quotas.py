@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sqlalchemy import Connection
-
 from orchestrator.actions.quotas import COUNTED
 from orchestrator.actions.requests import JobRequest
 from orchestrator.domain.outlook import Outlook, QuotaOutlook
 from orchestrator.inventory.usage import limits_of, locked_quotas, usages
-from orchestrator.store.asking import ask
+from orchestrator.store.transaction import Transaction
 
 
 def take_quotas(
-    connection: Connection, outlook: Outlook, asked: Iterable[tuple[JobRequest, str]]
+    transaction: Transaction, outlook: Outlook, asked: Iterable[tuple[JobRequest, str]]
 ) -> None:
     """Put the quotas into the outlook that these requests (and who asks: an account) may touch.
 
@@ -41,10 +39,10 @@ def take_quotas(
         for backend in outlook.backends.values()
         if backend.name in {one.backend for one, _ in adding}
     }
-    [rows] = ask(connection, locked_quotas(accounts, names))
+    [rows] = transaction.ask(locked_quotas(accounts, names))
     if not rows:
         return
-    found = usages(connection, {row["account"] for row in rows})
+    found = usages(transaction, {row["account"] for row in rows})
     for row in rows:
         key = row["account"], row["backend_id"]
         outlook.quotas[row["account"], names[row["backend_id"]]] = QuotaOutlook(

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, select, text, update
+from sqlalchemy import bindparam, delete, func, insert, select, text, update
 
 from orchestrator.store.columns import UtcDateTime, db_now
 from orchestrator.store.tables import job_turns, jobs, rates
+from orchestrator.store.transaction import Transaction
 
 #: Does nothing where another has just begun.
 _BEGIN = text(
@@ -21,18 +22,18 @@ _BEGIN = text(
 
 
 def take_turn(
-    connection: Connection, *, backend_id: int, action: str, job_id: int, interval: float
+    transaction: Transaction, *, backend_id: int, action: str, job_id: int, interval: float
 ) -> float:
     """Seconds until the job may go on; 0 if its turn has come. ``interval`` is in seconds."""
-    now: datetime = connection.execute(select(db_now())).scalar_one()
+    now: datetime = transaction.execute(select(db_now())).scalar_one()
     apart = timedelta(seconds=interval)
-    connection.execute(_BEGIN, {"backend": backend_id, "action": action, "at": now - apart})
+    transaction.execute(_BEGIN, {"backend": backend_id, "action": action, "at": now - apart})
     mine = (rates.c.backend_id == backend_id) & (rates.c.action == action)
-    last = connection.execute(select(rates.c.last_at).where(mine).with_for_update()).scalar_one()
+    last = transaction.execute(select(rates.c.last_at).where(mine).with_for_update()).scalar_one()
     own = select(job_turns.c.at).where(job_turns.c.job_id == job_id)
-    turn: datetime | None = connection.execute(own).scalar()
+    turn: datetime | None = transaction.execute(own).scalar()
     if turn is None:
-        promised = connection.execute(
+        promised = transaction.execute(
             select(func.max(job_turns.c.at))
             .join(jobs, jobs.c.id == job_turns.c.job_id)
             .where(
@@ -43,21 +44,21 @@ def take_turn(
         ).scalar()
         turn = max(last, promised or last) + apart
         if turn > now:
-            connection.execute(
+            transaction.execute(
                 insert(job_turns).values(
                     job_id=job_id, backend_id=backend_id, action=action, at=turn
                 )
             )
     if turn > now:
         return (turn - now).total_seconds()
-    connection.execute(delete(job_turns).where(job_turns.c.job_id == job_id))
-    connection.execute(update(rates).where(mine).values(last_at=now))
+    transaction.execute(delete(job_turns).where(job_turns.c.job_id == job_id))
+    transaction.execute(update(rates).where(mine).values(last_at=now))
     return 0.0
 
 
-def forget_turns(connection: Connection) -> int:
+def forget_turns(transaction: Transaction) -> int:
     """Strike the turns of jobs that have ended without them; returns how many."""
     ended = select(jobs.c.id).where(
         jobs.c.id == job_turns.c.job_id, jobs.c.finished_at.is_not(None)
     )
-    return connection.execute(delete(job_turns).where(ended.exists())).rowcount
+    return transaction.execute(delete(job_turns).where(ended.exists())).rowcount

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import select
 
 from orchestrator.actions.registry import ACTIONS
 from orchestrator.actions.requests import JobRequest, parse_request
@@ -12,9 +12,10 @@ from orchestrator.domain.errors import DependencyFailed, WrongState
 from orchestrator.domain.states import FINISHED, JobState
 from orchestrator.jobs.views import not_there
 from orchestrator.store.tables import backends, job_approvals, job_dependencies, jobs
+from orchestrator.store.transaction import Transaction
 
 
-def retry_request(connection: Connection, job_id: int) -> tuple[JobRequest, dict[str, Any]]:
+def retry_request(transaction: Transaction, job_id: int) -> tuple[JobRequest, dict[str, Any]]:
     """The request that repeats a job, and what the new job is bound to.
 
     It asks for everything that the old one did, but for its ``ref``, which means nothing outside of
@@ -24,7 +25,7 @@ def retry_request(connection: Connection, job_id: int) -> tuple[JobRequest, dict
     it needs has, and was not retried.
     """
     row = (
-        connection.execute(
+        transaction.execute(
             select(jobs, backends.c.name.label("backend"))
             .join(backends, backends.c.id == jobs.c.backend_id)
             .where(jobs.c.id == job_id)
@@ -33,7 +34,7 @@ def retry_request(connection: Connection, job_id: int) -> tuple[JobRequest, dict
         .first()
     )
     if row is None:
-        raise not_there(connection, "job", job_id)
+        raise not_there(transaction, "job", job_id)
     if row["state"] not in (JobState.FAILED, JobState.CANCELED):
         raise WrongState(
             f"job {job_id} is {row['state']}: only failed and canceled jobs can be retried",
@@ -54,8 +55,8 @@ def retry_request(connection: Connection, job_id: int) -> tuple[JobRequest, dict
         "max_attempts": row["max_attempts"],
         "reason": row["reason"],
         "after": row["after"],
-        "depends_on": _needed(connection, job_id),
-        "approval": _needed_approval(connection, job_id),
+        "depends_on": _needed(transaction, job_id),
+        "approval": _needed_approval(transaction, job_id),
     }
     bound: dict[str, Any] = {"retry_of": job_id}
     if not action.creates:
@@ -67,19 +68,19 @@ def retry_request(connection: Connection, job_id: int) -> tuple[JobRequest, dict
     return parse_request(written), bound
 
 
-def _needed(connection: Connection, job_id: int) -> list[int]:
+def _needed(transaction: Transaction, job_id: int) -> list[int]:
     """The jobs that a job was asked to wait for, as far as they have rows: each as it is by now."""
     asked = select(job_dependencies.c.depends_on).where(
         job_dependencies.c.job_id == job_id, job_dependencies.c.kind == "asked"
     )
-    rows = connection.execute(_states.where(jobs.c.id.in_(asked)).order_by(jobs.c.id)).all()
-    return sorted({_as_it_is_by_now(connection, job_id, row) for row in rows})
+    rows = transaction.execute(_states.where(jobs.c.id.in_(asked)).order_by(jobs.c.id)).all()
+    return sorted({_as_it_is_by_now(transaction, job_id, row) for row in rows})
 
 
 _states = select(jobs.c.id, jobs.c.state, jobs.c.backend_id, jobs.c.volume)
 
 
-def _as_it_is_by_now(connection: Connection, job_id: int, needed: Any) -> int:
+def _as_it_is_by_now(transaction: Transaction, job_id: int, needed: Any) -> int:
     """A needed job, or the retry of it, or of that, which has succeeded or may yet."""
     tries, level = [needed], [needed.id]
     while level:
@@ -89,7 +90,7 @@ def _as_it_is_by_now(connection: Connection, job_id: int, needed: Any) -> int:
             jobs.c.volume.is_(None) if needed.volume is None else jobs.c.volume == needed.volume,
             jobs.c.retry_of.in_(level),
         )
-        found = connection.execute(again.order_by(jobs.c.id)).all()
+        found = transaction.execute(again.order_by(jobs.c.id)).all()
         level = [row.id for row in found]
         tries += found
     good = [row for row in tries if row.state == JobState.SUCCEEDED]
@@ -107,6 +108,6 @@ def _as_it_is_by_now(connection: Connection, job_id: int, needed: Any) -> int:
 _ENDED = {JobState.FAILED: "failed", JobState.CANCELED: "been canceled"}
 
 
-def _needed_approval(connection: Connection, job_id: int) -> bool | None:
+def _needed_approval(transaction: Transaction, job_id: int) -> bool | None:
     query = select(job_approvals.c.job_id).where(job_approvals.c.job_id == job_id)
-    return True if connection.execute(query).first() is not None else None
+    return True if transaction.execute(query).first() is not None else None

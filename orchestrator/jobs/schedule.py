@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, select, true, update
+from sqlalchemy import ColumnElement, and_, delete, exists, func, select, true, update
 
-from orchestrator import failpoints
 from orchestrator.actions.registry import ACTIONS
 from orchestrator.domain.actors import ENGINE
 from orchestrator.domain.errors import HostUnavailable, OutcomeUnknown, Problem
@@ -38,6 +37,7 @@ from orchestrator.store.tables import (
     volumes,
     workers,
 )
+from orchestrator.store.transaction import Transaction
 
 #: Jobs dealt with in one transaction.
 _AT_ONCE = 500
@@ -45,9 +45,9 @@ _AT_ONCE = 500
 _LOOKS = 3
 
 
-def queue_due(connection: Connection) -> list[str]:
+def queue_due(transaction: Transaction) -> list[str]:
     """Queue jobs whose start time or back-off has come; returns the queues."""
-    found = connection.execute(
+    found = transaction.execute(
         select(jobs.c.id)
         .where(
             jobs.c.state == JobState.WAITING,
@@ -59,23 +59,23 @@ def queue_due(connection: Connection) -> list[str]:
         .with_for_update(skip_locked=True)
     ).scalars()
     ids = list(found)
-    queues = promote(connection, ids)
+    queues = promote(transaction, ids)
     # What could not be queued waits for a lane or a dependency from now on, not for a time.
     if ids:
-        connection.execute(
+        transaction.execute(
             update(jobs)
             .where(
-                among(connection, jobs.c.id, ids),
+                among(transaction, jobs.c.id, ids),
                 jobs.c.state == JobState.WAITING,
                 due(jobs.c.not_before),
             )
             .values(not_before=None)
         )
-        failpoints.reach("due.before_commit", connection)
+        transaction.reach("due.before_commit")
     return queues
 
 
-def queue_overlooked(connection: Connection) -> list[str]:
+def queue_overlooked(transaction: Transaction) -> list[str]:
     """A safety net: queue jobs that nothing stands in the way of, though no ending has."""
     free = (
         select(jobs.c.id)
@@ -83,10 +83,10 @@ def queue_overlooked(connection: Connection) -> list[str]:
         .limit(_AT_ONCE)
         .with_for_update(skip_locked=True)
     )
-    return promote(connection, list(connection.execute(free).scalars()))
+    return promote(transaction, list(transaction.execute(free).scalars()))
 
 
-def cancel_overlooked(connection: Connection) -> Finished:
+def cancel_overlooked(transaction: Transaction) -> Finished:
     """A safety net: cancel jobs whose dependency has ended badly, though its ending has not."""
     need, needed = job_dependencies.alias("need"), jobs.alias("needed")
     # The order is one that only the index by job has: see `orchestrator.jobs.lanes`.
@@ -107,12 +107,12 @@ def cancel_overlooked(connection: Connection) -> Finished:
         .where(jobs.c.state == JobState.WAITING, jobs.c.finished_at.is_(None))
         .subquery()
     )
-    rows = connection.execute(
+    rows = transaction.execute(
         select(waiting).where(waiting.c.because.is_not(None)).limit(_AT_ONCE)
     ).all()
-    now: datetime = connection.execute(select(db_now())).scalar_one()
-    canceled = cancel_dependents(connection, {row[0]: row[1] for row in rows}, now)
-    return close(connection, canceled, now)
+    now: datetime = transaction.execute(select(db_now())).scalar_one()
+    canceled = cancel_dependents(transaction, {row[0]: row[1] for row in rows}, now)
+    return close(transaction, canceled, now)
 
 
 _SILENT = and_(jobs.c.state == JobState.RUNNING, jobs.c.lease_expires_at < db_now())
@@ -126,13 +126,13 @@ class Reclaimed:
     finished: Finished
 
 
-def expired(connection: Connection) -> list[int]:
+def expired(transaction: Transaction) -> list[int]:
     """Jobs whose worker fell silent."""
-    return list(connection.execute(select(jobs.c.id).where(_SILENT).limit(_AT_ONCE)).scalars())
+    return list(transaction.execute(select(jobs.c.id).where(_SILENT).limit(_AT_ONCE)).scalars())
 
 
 def reclaim_expired(
-    connection: Connection, only: int | None = None, *, looked_at: bool = True
+    transaction: Transaction, only: int | None = None, *, looked_at: bool = True
 ) -> Reclaimed:
     """Queue the jobs of workers that fell silent, for another to look and finish.
 
@@ -144,7 +144,7 @@ def reclaim_expired(
     ``only``: just this job. ``looked_at``: false if the database does not let that be marked.
     """
     rows = (
-        connection.execute(
+        transaction.execute(
             select(jobs, backends.c.name.label("backend"))
             .join(backends, backends.c.id == jobs.c.backend_id)
             .where(_SILENT, true() if only is None else jobs.c.id == only)
@@ -157,9 +157,9 @@ def reclaim_expired(
     )
     if not rows:
         return Reclaimed([], Finished([], [], [], []))
-    now: datetime = connection.execute(select(db_now())).scalar_one()
+    now: datetime = transaction.execute(select(db_now())).scalar_one()
     insert_rows(
-        connection,
+        transaction,
         job_attempts,
         [
             {
@@ -175,13 +175,13 @@ def reclaim_expired(
         ],
     )
     last = [row for row in rows if row["attempt"] >= row["max_attempts"]]
-    looks = _lost_at_the_end(connection, last)
+    looks = _lost_at_the_end(transaction, last)
     given_up = [row for row in last if looks[row["id"]] > _LOOKS]
     given_up_ids = {row["id"] for row in given_up}
     again = [row for row in rows if row["id"] not in given_up_ids]
-    _decide(connection, [row for row in last if row["id"] not in given_up_ids], now)
+    _decide(transaction, [row for row in last if row["id"] not in given_up_ids], now)
     update_rows(
-        connection,
+        transaction,
         jobs,
         ["id"],
         [
@@ -196,13 +196,13 @@ def reclaim_expired(
         ],
     )
     record(
-        connection,
+        transaction,
         [engine_event(row, "job.lease_lost", {"worker": row["worker"]}) for row in again],
         now,
     )
     ended = [(row, _silence(row)) for row in given_up]
-    finished = end_failed(connection, ended, now, looked_at=looked_at)
-    failpoints.reach("reclaim.before_commit", connection)
+    finished = end_failed(transaction, ended, now, looked_at=looked_at)
+    transaction.reach("reclaim.before_commit")
     return Reclaimed(sorted({row["queue"] for row in again}), finished)
 
 
@@ -213,28 +213,30 @@ def _silence(row: Any) -> Problem:
     )
 
 
-def _lost_at_the_end(connection: Connection, rows: list[Any]) -> Counter[int]:
+def _lost_at_the_end(transaction: Transaction, rows: list[Any]) -> Counter[int]:
     """How many workers fell silent in a job's last attempt, or looking at what it left."""
     lost = (
         select(jobs.c.id, func.count())
         .join(job_attempts, job_attempts.c.job_id == jobs.c.id)
         .where(
-            among(connection, jobs.c.id, [row["id"] for row in rows]),
+            among(transaction, jobs.c.id, [row["id"] for row in rows]),
             job_attempts.c.outcome == "lost",
             job_attempts.c.attempt >= jobs.c.max_attempts,
         )
         .group_by(jobs.c.id)
     )
-    return Counter(dict(connection.execute(lost).all())) if rows else Counter()
+    return Counter(dict(transaction.execute(lost).all())) if rows else Counter()
 
 
-def _decide(connection: Connection, rows: list[Any], now: datetime) -> None:
+def _decide(transaction: Transaction, rows: list[Any], now: datetime) -> None:
     """Write into the journals of these jobs that they end as failed, unless it is there."""
     journals: dict[int, list[Any]] = {row["id"]: [] for row in rows}
     if not rows:
         return
     written = select(job_steps.c.job_id, job_steps.c.seq, job_steps.c.name)
-    for step in connection.execute(written.where(among(connection, job_steps.c.job_id, journals))):
+    for step in transaction.execute(
+        written.where(among(transaction, job_steps.c.job_id, journals))
+    ):
         journals[step.job_id].append(step)
     decided: list[dict[str, Any]] = []
     for row in rows:
@@ -252,7 +254,7 @@ def _decide(connection: Connection, rows: list[Any], now: datetime) -> None:
                 "at": now,
             }
         )
-    insert_rows(connection, job_steps, decided)
+    insert_rows(transaction, job_steps, decided)
 
 
 def _without_host(grace: float) -> ColumnElement[bool]:
@@ -269,21 +271,21 @@ def _without_host(grace: float) -> ColumnElement[bool]:
     )
 
 
-def without_host(connection: Connection, grace: float) -> list[int]:
+def without_host(transaction: Transaction, grace: float) -> list[int]:
     """The jobs that `fail_for_dead_hosts` ends."""
     waiting = select(jobs.c.id).where(_without_host(grace)).order_by(jobs.c.id).limit(_AT_ONCE)
-    return list(connection.execute(waiting).scalars())
+    return list(transaction.execute(waiting).scalars())
 
 
 def fail_for_dead_hosts(
-    connection: Connection, grace: float, only: int | None = None, *, looked_at: bool = True
+    transaction: Transaction, grace: float, only: int | None = None, *, looked_at: bool = True
 ) -> Finished:
     """End jobs that wait for a host without a live worker for longer than ``grace``.
 
     ``only`` and ``looked_at``: as for `reclaim_expired`.
     """
     rows = (
-        connection.execute(
+        transaction.execute(
             select(jobs, backends.c.name.label("backend"))
             .join(backends, backends.c.id == jobs.c.backend_id)
             .where(_without_host(grace), true() if only is None else jobs.c.id == only)
@@ -296,21 +298,21 @@ def fail_for_dead_hosts(
     )
     if not rows:
         return Finished([], [], [], [])
-    now: datetime = connection.execute(select(db_now())).scalar_one()
+    now: datetime = transaction.execute(select(db_now())).scalar_one()
     return end_failed(
-        connection,
+        transaction,
         [(row, HostUnavailable(f"no worker is alive on host {row['host']}")) for row in rows],
         now,
         looked_at=looked_at,
     )
 
 
-def overdue_queues(connection: Connection, older_than: float) -> Counter[str]:
+def overdue_queues(transaction: Transaction, older_than: float) -> Counter[str]:
     """Queues with jobs that no worker has taken for ``older_than`` seconds, and how many.
 
     The queued rows are the outbox of wake-ups: these have been lost, or nobody listens.
     """
-    rows = connection.execute(
+    rows = transaction.execute(
         select(jobs.c.queue, func.count())
         .where(jobs.c.state == JobState.QUEUED, jobs.c.queued_at < db_now(-older_than))
         .group_by(jobs.c.queue)
@@ -318,25 +320,25 @@ def overdue_queues(connection: Connection, older_than: float) -> Counter[str]:
     return Counter(dict(rows.all()))
 
 
-def expire_locks(connection: Connection) -> int:
+def expire_locks(transaction: Transaction) -> int:
     """Release locks whose time is over; returns how many."""
-    gone = connection.execute(
+    gone = transaction.execute(
         delete(locks)
         .where(locks.c.expires_at < db_now())
         .returning(locks.c.volume_id, locks.c.owner, locks.c.expires_at)
     ).all()
     if gone:
-        now: datetime = connection.execute(select(db_now())).scalar_one()
+        now: datetime = transaction.execute(select(db_now())).scalar_one()
         names = {
             row.id: row
-            for row in connection.execute(
+            for row in transaction.execute(
                 select(volumes.c.id, volumes.c.name, backends.c.name.label("backend"))
                 .join(backends, backends.c.id == volumes.c.backend_id)
-                .where(among(connection, volumes.c.id, [row.volume_id for row in gone]))
+                .where(among(transaction, volumes.c.id, [row.volume_id for row in gone]))
             )
         }
         record(
-            connection,
+            transaction,
             [
                 Event(
                     kind="lock.expired",
@@ -359,15 +361,15 @@ def expire_locks(connection: Connection) -> int:
     return len(gone)
 
 
-def retain(connection: Connection, *, idempotency_days: float) -> dict[str, int]:
+def retain(transaction: Transaction, *, idempotency_days: float) -> dict[str, int]:
     """Delete what retention says is old; returns how much of what."""
     day = 86400.0
     return {
-        "idempotency_keys": connection.execute(
+        "idempotency_keys": transaction.execute(
             delete(idempotency_keys).where(
                 idempotency_keys.c.created_at < db_now(-idempotency_days * day)
             )
         ).rowcount,
-        "workers": forget_dead(connection, older_than=day),
-        "turns": forget_turns(connection),
+        "workers": forget_dead(transaction, older_than=day),
+        "turns": forget_turns(transaction),
     }

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, select
+from sqlalchemy import RowMapping, select
 
-from orchestrator import failpoints
 from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import Problem
 from orchestrator.domain.outlook import Intent
@@ -21,7 +20,6 @@ from orchestrator.inventory import promises
 from orchestrator.jobs.drafts import Draft, Drafts, queue_of
 from orchestrator.jobs.submission import Accepted, PlannedJob, Submission
 from orchestrator.jobs.turns import Turns, in_batch
-from orchestrator.store.asking import put_off
 from orchestrator.store.bulk import draw, insert_rows, inserted
 from orchestrator.store.tables import (
     batches,
@@ -31,10 +29,11 @@ from orchestrator.store.tables import (
     job_lanes,
     jobs,
 )
+from orchestrator.store.transaction import Transaction
 
 
 def submit(
-    connection: Connection,
+    transaction: Transaction,
     submission: Submission,
     *,
     max_attempts: int,
@@ -46,7 +45,7 @@ def submit(
     Call in a writing transaction; send ``Accepted.wake`` after it has committed.
     """
     [fate] = submit_together(
-        connection,
+        transaction,
         [submission],
         max_attempts=max_attempts,
         turns=turns or Turns(),
@@ -58,7 +57,7 @@ def submit(
 
 
 def submit_together(
-    connection: Connection,
+    transaction: Transaction,
     submissions: Sequence[Submission],
     *,
     max_attempts: int,
@@ -70,7 +69,7 @@ def submit_together(
     One that is refused does not keep the others from being stored. Call in a writing
     transaction, which does nothing more than commit; send ``Accepted.wake`` after that.
     """
-    drafts = Drafts(connection, submissions, places)
+    drafts = Drafts(transaction, submissions, places)
     drafts.check()
     stored = _store(drafts, max_attempts, turns)
     fates: list[Accepted | Problem] = []
@@ -79,19 +78,19 @@ def submit_together(
         if (problem := drafts.refused.get(first)) is not None:
             fates.append(problem)
         elif (row := drafts.answered.get(first)) is not None:
-            fates.append(_answered_before(connection, row))
+            fates.append(_answered_before(transaction, row))
         else:
             accepted = stored[id(submissions[first])]
             fates.append(accepted if first == index else replace(accepted, repeated=True))
-    failpoints.reach("submit.before_commit", connection)
+    transaction.reach("submit.before_commit")
     return fates
 
 
 def plan(
-    connection: Connection, submission: Submission, places: Places | None = None
+    transaction: Transaction, submission: Submission, places: Places | None = None
 ) -> list[PlannedJob]:
     """What the submission would do; the same checks, and nothing stored."""
-    drafts = Drafts(connection, [replace(submission, idempotency_key=None)], places)
+    drafts = Drafts(transaction, [replace(submission, idempotency_key=None)], places)
     drafts.check(draw_ids=False)
     if drafts.refused:
         raise drafts.refused[0]
@@ -108,7 +107,7 @@ def plan(
 
 def _store(drafts: Drafts, max_attempts: int, turns: Turns) -> dict[int, Accepted]:
     """Insert the accepted drafts; what was stored, by identity of the submission."""
-    connection, accepted = drafts.connection, drafts.accepted
+    transaction, accepted = drafts.transaction, drafts.accepted
     if not accepted:
         return {}
     together: dict[int, list[Draft]] = defaultdict(list)
@@ -160,8 +159,7 @@ def _store(drafts: Drafts, max_attempts: int, turns: Turns) -> dict[int, Accepte
     ]
     happened = [_event(rows[draft.number], draft.intent.backend) for draft in accepted]
     room, limits = _room(drafts)
-    put_off(
-        connection,
+    transaction.defer(
         inserted(jobs, list(rows.values())),
         *(
             inserted(table, some)
@@ -218,9 +216,9 @@ def _room(drafts: Drafts) -> tuple[dict[int, int], dict[int, int]]:
 
 
 def _store_batch(drafts: Drafts, submission: Submission) -> int:
-    [batch_id] = draw(drafts.connection, "batches", 1)
+    [batch_id] = draw(drafts.transaction, "batches", 1)
     insert_rows(
-        drafts.connection,
+        drafts.transaction,
         batches,
         [
             {
@@ -301,13 +299,13 @@ def _cost(intent: Intent, driver: str) -> int:
     return max(1, GROUP_BUDGET // DRIVERS[driver].group)
 
 
-def _answered_before(connection: Connection, row: RowMapping) -> Accepted:
+def _answered_before(transaction: Transaction, row: RowMapping) -> Accepted:
     """The first answer given for a key, which is in ``row``."""
     batch_id = row["batch_id"]
     ids = [row["job_id"]]
     if batch_id is not None:
         query = select(jobs.c.id).where(jobs.c.batch_id == batch_id).order_by(jobs.c.id)
-        ids = list(connection.execute(query).scalars())
+        ids = list(transaction.execute(query).scalars())
     return Accepted(
         job_ids=ids,
         batch_id=batch_id,

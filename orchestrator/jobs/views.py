@@ -6,13 +6,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Select, Table, exists, func, select
+from sqlalchemy import Select, Table, exists, func, select
 
 from orchestrator.domain.errors import Gone, Problem, UnknownJob
 from orchestrator.domain.states import FINISHED, JobState
 from orchestrator.history.events import of_job
 from orchestrator.jobs.waiting import waiting_on
-from orchestrator.store.asking import Question, Rows, ask, one_of
+from orchestrator.store.asking import Question, one_of
 from orchestrator.store.tables import (
     backends,
     batches,
@@ -23,6 +23,7 @@ from orchestrator.store.tables import (
     job_steps,
     jobs,
 )
+from orchestrator.store.transaction import Rows, Transaction
 
 View = dict[str, Any]
 
@@ -69,17 +70,17 @@ _ATTEMPTS = Question(
 )
 
 
-def job_views(connection: Connection, ids: Iterable[int]) -> dict[int, View]:
+def job_views(transaction: Transaction, ids: Iterable[int]) -> dict[int, View]:
     """The jobs with these ids, those that there are, by id."""
-    [rows] = ask(connection, _JOBS(ids=sorted(set(ids))))
-    return {view["id"]: view for view in _views(connection, rows)}
+    [rows] = transaction.ask(_JOBS(ids=sorted(set(ids))))
+    return {view["id"]: view for view in _views(transaction, rows)}
 
 
-def job_view(connection: Connection, job_id: int) -> View:
+def job_view(transaction: Transaction, job_id: int) -> View:
     """One job. Raises `UnknownJob`."""
-    found = job_views(connection, [job_id]).get(job_id)
+    found = job_views(transaction, [job_id]).get(job_id)
     if found is None:
-        raise not_there(connection, "job", job_id)
+        raise not_there(transaction, "job", job_id)
     return found
 
 
@@ -90,22 +91,22 @@ def _end_of(table: Table) -> Question:
 _ENDS = {"job": _end_of(jobs), "batch": _end_of(batches)}
 
 
-def has_ended(connection: Connection, kind: str, id_: int) -> bool:
+def has_ended(transaction: Transaction, kind: str, id_: int) -> bool:
     """Whether a ``job`` or a ``batch`` has ended. Raises `UnknownJob`."""
-    [rows] = ask(connection, _ENDS[kind](ids=[id_]))
+    [rows] = transaction.ask(_ENDS[kind](ids=[id_]))
     if not rows:
-        raise not_there(connection, kind, id_)
+        raise not_there(transaction, kind, id_)
     return rows[0]["finished_at"] is not None
 
 
-def not_there(connection: Connection, kind: str, id_: int) -> Problem:
+def not_there(transaction: Transaction, kind: str, id_: int) -> Problem:
     """What is wrong with a job or batch that was not found."""
-    if kind == "job" and of_job(connection, id_, (0, 0), 1):
+    if kind == "job" and of_job(transaction, id_, (0, 0), 1):
         return Gone(
             f"job {id_} has ended and was archived; what happened is still in the history: "
             f"'orchestrator event list --job {id_}'"
         )
-    if kind == "job" and _may_have_been(connection, id_):
+    if kind == "job" and _may_have_been(transaction, id_):
         return Gone(
             f"there is no job {id_} here: if there was one, it has ended, and was archived with "
             "its events; 'orchestrator audit read' shows what is in the files of the archive"
@@ -113,18 +114,18 @@ def not_there(connection: Connection, kind: str, id_: int) -> Problem:
     return UnknownJob(f"there is no {kind} {id_}", field=kind)
 
 
-def _may_have_been(connection: Connection, job_id: int) -> bool:
+def _may_have_been(transaction: Transaction, job_id: int) -> bool:
     """Whether there may have been a job of which not even the events are left."""
-    archived = connection.execute(select(exists(select(event_archives.c.base)))).scalar_one()
-    newest = connection.execute(select(func.max(jobs.c.id))).scalar()
+    archived = transaction.execute(select(exists(select(event_archives.c.base)))).scalar_one()
+    newest = transaction.execute(select(func.max(jobs.c.id))).scalar()
     return bool(archived) and newest is not None and job_id < newest
 
 
-def end_of_archived(connection: Connection, job_id: int) -> JobState | None:
+def end_of_archived(transaction: Transaction, job_id: int) -> JobState | None:
     """How a job has ended that is no longer there; None if there never was one."""
     ends = {f"job.{state}": state for state in FINISHED}
     query = select(events.c.kind).where(events.c.job_id == job_id, events.c.kind.in_(ends))
-    kind = connection.execute(query).scalar()
+    kind = transaction.execute(query).scalar()
     return None if kind is None else ends[kind]
 
 
@@ -142,7 +143,7 @@ def accepted_view(row: Mapping[str, Any], backend: str, depends_on: list[int]) -
 
 
 def list_jobs(
-    connection: Connection,
+    transaction: Transaction,
     *,
     states: Sequence[JobState] = (),
     backend: str | None = None,
@@ -152,8 +153,8 @@ def list_jobs(
 ) -> list[View]:
     """Jobs, newest first, below the id ``before``."""
     statement = listing(states, backend, filters, before).limit(limit)
-    rows: Any = connection.execute(statement).mappings().all()
-    return _views(connection, rows)
+    rows: Any = transaction.execute(statement).mappings().all()
+    return _views(transaction, rows)
 
 
 def listing(
@@ -176,29 +177,29 @@ def listing(
 
 
 def list_batch_jobs(
-    connection: Connection, batch_id: int, after: int | None, limit: int
+    transaction: Transaction, batch_id: int, after: int | None, limit: int
 ) -> list[View]:
     """Jobs of a batch in the order of submission, above the id ``after``."""
-    batch_view(connection, batch_id)
+    batch_view(transaction, batch_id)
     statement = (
         _JOB.where(jobs.c.batch_id == batch_id, jobs.c.id > (after or 0))
         .order_by(jobs.c.id)
         .limit(limit)
     )
-    rows: Any = connection.execute(statement).mappings().all()
-    return _views(connection, rows)
+    rows: Any = transaction.execute(statement).mappings().all()
+    return _views(transaction, rows)
 
 
-def _views(connection: Connection, rows: Rows) -> list[View]:
+def _views(transaction: Transaction, rows: Rows) -> list[View]:
     """The views of jobs, with what they need, their journals and their attempts."""
     needing = [row["id"] for row in rows if row["needs"]]
     journaled = [row["id"] for row in rows if row["journaled"]]
     # An attempt is noted unless it is the one that succeeds.
     tried = [row["id"] for row in rows if row["claims"] > 1 or row["state"] in _TRIED]
     questions = ((_NEEDED, needing), (_STEPS, journaled), (_ATTEMPTS, tried))
-    answers = iter(ask(connection, *(question(ids=ids) for question, ids in questions if ids)))
+    answers = iter(transaction.ask(*(question(ids=ids) for question, ids in questions if ids)))
     needed, written, attempted = (next(answers) if ids else [] for _, ids in questions)
-    waits = waiting_on(connection, rows)
+    waits = waiting_on(transaction, rows)
     depends: dict[int, list[int]] = defaultdict(list)
     for row in needed:
         depends[row["job_id"]].append(row["depends_on"])
@@ -236,17 +237,17 @@ def _progress(row: Mapping[str, Any]) -> View | None:
 _BATCHES = Question(lambda d: select(batches).where(one_of(d, batches.c.id, "ids")))
 
 
-def batch_view(connection: Connection, batch_id: int) -> View:
+def batch_view(transaction: Transaction, batch_id: int) -> View:
     """One batch with its counts. Raises `UnknownJob`."""
-    found = batch_views(connection, [batch_id]).get(batch_id)
+    found = batch_views(transaction, [batch_id]).get(batch_id)
     if found is None:
-        raise not_there(connection, "batch", batch_id)
+        raise not_there(transaction, "batch", batch_id)
     return found
 
 
-def batch_views(connection: Connection, ids: Iterable[int]) -> dict[int, View]:
+def batch_views(transaction: Transaction, ids: Iterable[int]) -> dict[int, View]:
     """The batches with these ids, those that there are, by id."""
-    [rows] = ask(connection, _BATCHES(ids=sorted(set(ids))))
+    [rows] = transaction.ask(_BATCHES(ids=sorted(set(ids))))
     return {row["id"]: _batch(row) for row in rows}
 
 

@@ -6,15 +6,16 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, func, or_, select
+from sqlalchemy import func, or_, select
 
 from orchestrator.domain.errors import Outage, StillWorking
 from orchestrator.domain.states import BackendState, JobState
 from orchestrator.inventory.hosts import ALIVE_SECONDS
 from orchestrator.jobs.lanes import UNAPPROVED, due
-from orchestrator.store.asking import Question, Rows, ask, one_of
+from orchestrator.store.asking import Question, one_of
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import backends, job_dependencies, job_lanes, jobs, workers
+from orchestrator.store.transaction import Rows, Transaction
 
 Waiting = dict[str, Any]
 
@@ -82,14 +83,13 @@ _ALIVE = Question(
 )
 
 
-def waiting_on(connection: Connection, rows: Rows) -> dict[int, Waiting]:
+def waiting_on(transaction: Transaction, rows: Rows) -> dict[int, Waiting]:
     """For each job of a page that does not run yet, what it waits for, if anything."""
     still = [row for row in rows if row["state"] in (JobState.WAITING, JobState.QUEUED)]
     if not still:
         return {}
     waiting = [row["id"] for row in still if row["state"] == JobState.WAITING]
-    [clock], needing, earlier, holding, not_there, at_limit, living = ask(
-        connection,
+    [clock], needing, earlier, holding, not_there, at_limit, living = transaction.ask(
         _NOW(),
         _NEEDED(ids=waiting),
         _EARLIER(ids=waiting),

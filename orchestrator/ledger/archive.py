@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, select, text
+from sqlalchemy import delete, func, insert, select, text
 
 from orchestrator.domain.actors import ENGINE
 from orchestrator.domain.errors import WrongState
@@ -23,6 +23,7 @@ from orchestrator.store.bulk import among
 from orchestrator.store.columns import db_now
 from orchestrator.store.files import NameTakenError, write_lines
 from orchestrator.store.tables import event_archives, event_chain, event_commits, events
+from orchestrator.store.transaction import Transaction
 
 #: Events that leave in one transaction, which are one file; at least one commit.
 AT_ONCE = 10_000
@@ -33,7 +34,7 @@ _ARCHIVE_LOCK = 0x6172636869
 
 
 def archive_events(
-    connection: Connection,
+    transaction: Transaction,
     key: bytes,
     directory: Path,
     *,
@@ -46,42 +47,44 @@ def archive_events(
     wait for others, a day at most (or as long as they had to stay, if that is less). Raises
     `WrongState` if one is not as it was written: that stays where it can be looked into.
     """
-    if not alone(connection):
+    if not alone(transaction):
         return 0
-    base, before = chain.archived_up_to(connection)
-    limit: datetime = connection.execute(select(db_now(-older_than_days * 86400.0))).scalar_one()
+    base, before = chain.archived_up_to(transaction)
+    limit: datetime = transaction.execute(select(db_now(-older_than_days * 86400.0))).scalar_one()
     waiting = timedelta(days=max(0.0, min(_WAITING_DAYS, older_than_days)))
-    waited = _is_older(connection, base, limit - waiting)
-    if not waited and _behind(connection, base) <= most:
+    waited = _is_older(transaction, base, limit - waiting)
+    if not waited and _behind(transaction, base) <= most:
         return 0
-    links, full = _due(connection, base, limit, most)
-    if not links or not (waited or full) or _only_of_archives(connection, links):
+    links, full = _due(transaction, base, limit, most)
+    if not links or not (waited or full) or _only_of_archives(transaction, links):
         return 0
     links = _as_begun(directory, links)
     last = links[-1].base + links[-1].events
     name = name_of(base, last)
     try:
-        sha256 = write_lines(directory, name, _documents(connection, key, base, before, links))
+        sha256 = write_lines(directory, name, _documents(transaction, key, base, before, links))
     except NameTakenError:
         raise WrongState(
             f"the archive has a file {name} that is not of this history: move it elsewhere",
             field="retention.archive",
         ) from None
-    _leave(connection, key, Chapter(base, last, name, sha256, before, links[-1].link, False), links)
+    _leave(
+        transaction, key, Chapter(base, last, name, sha256, before, links[-1].link, False), links
+    )
     return int(last - base)
 
 
-def alone(connection: Connection) -> bool:
+def alone(transaction: Transaction) -> bool:
     """Whether nobody else archives, until this transaction ends; on SQLite only one writes."""
-    if connection.dialect.name != "postgresql":
+    if transaction.dialect.name != "postgresql":
         return True
     query = text("SELECT pg_try_advisory_xact_lock(:key)")
-    return bool(connection.execute(query, {"key": _ARCHIVE_LOCK}).scalar_one())
+    return bool(transaction.execute(query, {"key": _ARCHIVE_LOCK}).scalar_one())
 
 
-def chapters(connection: Connection) -> list[Chapter]:
+def chapters(transaction: Transaction) -> list[Chapter]:
     """What is recorded of all archives, in their order."""
-    rows = connection.execute(select(event_archives).order_by(event_archives.c.base))
+    rows = transaction.execute(select(event_archives).order_by(event_archives.c.base))
     return [
         Chapter(
             base=row.base,
@@ -96,45 +99,47 @@ def chapters(connection: Connection) -> list[Chapter]:
     ]
 
 
-def _is_older(connection: Connection, number: int, limit: datetime) -> bool:
+def _is_older(transaction: Transaction, number: int, limit: datetime) -> bool:
     """Whether the first commit behind a number is; one without events is looked into, too."""
-    links = chain.links_after(connection, number)[:1]
+    links = chain.links_after(transaction, number)[:1]
     if not links:
         return False
     newest = select(func.max(events.c.at)).where(events.c.commit_id == links[0].commit_id)
-    at = connection.execute(newest).scalar()
+    at = transaction.execute(newest).scalar()
     return at is None or at < limit
 
 
-def _behind(connection: Connection, number: int) -> int:
+def _behind(transaction: Transaction, number: int) -> int:
     """How many events with links there are behind a number, about."""
-    last = connection.execute(select(func.max(event_chain.c.base))).scalar()
+    last = transaction.execute(select(func.max(event_chain.c.base))).scalar()
     return 0 if last is None else int(last) + 1 - number
 
 
-def _only_of_archives(connection: Connection, links: Sequence[Any]) -> bool:
+def _only_of_archives(transaction: Transaction, links: Sequence[Any]) -> bool:
     """Whether all that would be archived is what was told of archives: each file of these would
     make the next one. They leave with whatever else comes."""
     if len(links) > chain.PAGE:
         return False
     others = select(events.c.seq).where(
-        among(connection, events.c.commit_id, [one.commit_id for one in links]),
+        among(transaction, events.c.commit_id, [one.commit_id for one in links]),
         events.c.kind.not_in([ARCHIVED, DELETED]),
     )
-    return connection.execute(others.limit(1)).first() is None
+    return transaction.execute(others.limit(1)).first() is None
 
 
-def _due(connection: Connection, number: int, limit: datetime, most: int) -> tuple[list[Any], bool]:
+def _due(
+    transaction: Transaction, number: int, limit: datetime, most: int
+) -> tuple[list[Any], bool]:
     """The links of the commits behind a number whose events are all older than ``limit``, and
     whether they are as many as a file shall have."""
     due: list[Any] = []
     total = 0
-    while links := chain.links_after(connection, number):
+    while links := chain.links_after(transaction, number):
         ids = [one.commit_id for one in links]
         newest = dict(
-            connection.execute(
+            transaction.execute(
                 select(events.c.commit_id, func.max(events.c.at))
-                .where(among(connection, events.c.commit_id, ids))
+                .where(among(transaction, events.c.commit_id, ids))
                 .group_by(events.c.commit_id)
             ).all()
         )
@@ -162,7 +167,7 @@ def _as_begun(directory: Path, links: list[Any]) -> list[Any]:
 
 
 def _documents(
-    connection: Connection, key: bytes, number: int, before: bytes, links: Sequence[Any]
+    transaction: Transaction, key: bytes, number: int, before: bytes, links: Sequence[Any]
 ) -> Iterator[Document]:
     """The lines of a file, each commit compared with its link."""
     link, rest = before, links
@@ -170,8 +175,8 @@ def _documents(
         page = chain.bounded(rest[: chain.PAGE])
         rest = rest[len(page) :]
         ids = [one.commit_id for one in page]
-        commits = {row.id: row for row in chain.numbered(connection, ids)}
-        found = dict(chain.events_of(connection, ids))
+        commits = {row.id: row for row in chain.numbered(transaction, ids)}
+        found = dict(chain.events_of(transaction, ids))
         for one in page:
             broken = chain.compare(key, link, number, one, commits.get(one.commit_id), found)
             if broken is not None:
@@ -193,16 +198,16 @@ def _commit(one: Any, found: Sequence[Any], before: bytes | None) -> Iterator[Do
         yield {**document, "commit": head} if event is found[0] else document
 
 
-def _leave(connection: Connection, key: bytes, chapter: Chapter, links: Sequence[Any]) -> None:
+def _leave(transaction: Transaction, key: bytes, chapter: Chapter, links: Sequence[Any]) -> None:
     """Delete what is in the file, and tell where it is."""
     ids = [one.commit_id for one in links]
     for start in range(0, len(ids), chain.PAGE):
         page = ids[start : start + chain.PAGE]
         for column in (events.c.commit_id, event_commits.c.id):
-            connection.execute(delete(column.table).where(among(connection, column, page)))
-    connection.execute(delete(event_chain).where(event_chain.c.base < chapter.last))
-    now: datetime = connection.execute(select(db_now())).scalar_one()
-    connection.execute(
+            transaction.execute(delete(column.table).where(among(transaction, column, page)))
+    transaction.execute(delete(event_chain).where(event_chain.c.base < chapter.last))
+    now: datetime = transaction.execute(select(db_now())).scalar_one()
+    transaction.execute(
         insert(event_archives).values(
             base=chapter.base,
             last=chapter.last,
@@ -213,4 +218,4 @@ def _leave(connection: Connection, key: bytes, chapter: Chapter, links: Sequence
             archived_at=now,
         )
     )
-    record(connection, [Event(kind=ARCHIVED, actor=ENGINE, data=chapter.told(key))], now)
+    record(transaction, [Event(kind=ARCHIVED, actor=ENGINE, data=chapter.told(key))], now)

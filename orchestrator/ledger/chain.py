@@ -25,12 +25,13 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, func, select, text
+from sqlalchemy import func, select, text
 
 from orchestrator.domain.errors import InvalidInput
 from orchestrator.settings import Settings
 from orchestrator.store.bulk import among, insert_rows
 from orchestrator.store.tables import event_archives, event_chain, event_commits, events
+from orchestrator.store.transaction import Transaction
 from orchestrator.trust import require_trusted_data, why_untrusted
 
 #: Bytes of the digest of one event.
@@ -134,45 +135,45 @@ class ForeignChainError(Exception):
         )
 
 
-def require_own(connection: Connection, key: bytes) -> None:
+def require_own(transaction: Transaction, key: bytes) -> None:
     """Raise `ForeignChainError` unless the newest link was made with this key."""
-    newest = connection.execute(_NEWEST).first()
+    newest = transaction.execute(_NEWEST).first()
     if newest is None:
         return
-    before = _link_at(connection, newest.base) if newest.base else GENESIS
+    before = _link_at(transaction, newest.base) if newest.base else GENESIS
     commit = _Commit(newest.commit_id, newest.base, newest.events)
     made = None if before is None else link_of(key, before, commit, newest.digests)
     if made is None or not hmac.compare_digest(made, newest.link):
         raise ForeignChainError
 
 
-def unchained_since(connection: Connection) -> datetime | None:
+def unchained_since(transaction: Transaction) -> datetime | None:
     """When the oldest event happened that is numbered and has no link yet; None: all have one."""
-    number = (_last(connection) or (0, GENESIS))[0]
+    number = (_last(transaction) or (0, GENESIS))[0]
     first = select(event_commits.c.id).where(event_commits.c.base >= number)
     oldest = first.order_by(event_commits.c.base).limit(1).scalar_subquery()
     found = select(func.min(events.c.at)).where(events.c.commit_id == oldest)
-    at: datetime | None = connection.execute(found).scalar()
+    at: datetime | None = transaction.execute(found).scalar()
     return at
 
 
-def extend(connection: Connection, key: bytes, most: int) -> int:
+def extend(transaction: Transaction, key: bytes, most: int) -> int:
     """Add links for numbered commits with up to about ``most`` events; how many events it were.
 
     Only one transaction at a time does this. Raises `ForeignChainError` where somebody else has
     made the newest link.
     """
-    if connection.dialect.name == "postgresql":
+    if transaction.dialect.name == "postgresql":
         query = text("SELECT pg_try_advisory_xact_lock(:key)")
-        if not connection.execute(query, {"key": _CHAIN_LOCK}).scalar_one():
+        if not transaction.execute(query, {"key": _CHAIN_LOCK}).scalar_one():
             return 0
-    number, link = _last(connection) or (0, GENESIS)
+    number, link = _last(transaction) or (0, GENESIS)
     done = 0
-    while done < most and (commits := _commits_after(connection, number)):
+    while done < most and (commits := _commits_after(transaction, number)):
         if not done:
-            require_own(connection, key)
+            require_own(transaction, key)
         rows: list[dict[str, Any]] = []
-        for commit, digests in _digested(connection, commits):
+        for commit, digests in _digested(transaction, commits):
             link = link_of(key, link, commit, digests)
             number = commit.base + commit.events
             done += commit.events
@@ -187,26 +188,26 @@ def extend(connection: Connection, key: bytes, most: int) -> int:
             )
             if done >= most:
                 break
-        insert_rows(connection, event_chain, rows)
+        insert_rows(transaction, event_chain, rows)
     return done
 
 
-def head(connection: Connection) -> tuple[int, str] | None:
+def head(transaction: Transaction) -> tuple[int, str] | None:
     """The number of the newest event that has a link, and the link; None: there is none yet."""
-    last = _last(connection)
+    last = _last(transaction)
     return None if last is None else (last[0], last[1].hex())
 
 
-def has_link(connection: Connection, number: int, link: str) -> bool:
+def has_link(transaction: Transaction, number: int, link: str) -> bool:
     """Whether the chain has this link at event ``number``, or that was archived since."""
-    there = _link_at(connection, number)
+    there = _link_at(transaction, number)
     if there is not None:
         return hmac.compare_digest(link, there.hex())
-    return archived_up_to(connection)[0] >= number
+    return archived_up_to(transaction)[0] >= number
 
 
 def verify(
-    connection: Connection, key: bytes, *, after: int = 0, link: str | None = None
+    transaction: Transaction, key: bytes, *, after: int = 0, link: str | None = None
 ) -> Iterator[Verified]:
     """Compare what the database has with its chain, from the event behind ``after`` on, or from
     the oldest that was not archived.
@@ -215,9 +216,9 @@ def verify(
     ``link`` are those of an earlier result, or of a head that was kept elsewhere: then the
     chain must have had that link there.
     """
-    number, before = archived_up_to(connection)
+    number, before = archived_up_to(transaction)
     if after:
-        there = _link_at(connection, after)
+        there = _link_at(transaction, after)
         if there is None and link is not None:
             yield Verified(after, link, 0, Broken(after, "no link ends there: it was cut off"))
             return
@@ -231,22 +232,22 @@ def verify(
         if link is not None and not hmac.compare_digest(link, there.hex()):
             yield Verified(after, link, 0, Broken(after, "the chain had another link there"))
             return
-    yield from verify_behind(connection, key, number, before)
+    yield from verify_behind(transaction, key, number, before)
 
 
 def verify_behind(
-    connection: Connection, key: bytes, number: int, before: bytes
+    transaction: Transaction, key: bytes, number: int, before: bytes
 ) -> Iterator[Verified]:
     """The same from a number on at which the chain had the link ``before``."""
     checked = 0
-    oldest = connection.execute(select(func.min(event_commits.c.base))).scalar()
-    if oldest is not None and oldest < archived_up_to(connection)[0]:
+    oldest = transaction.execute(select(func.min(event_commits.c.base))).scalar()
+    if oldest is not None and oldest < archived_up_to(transaction)[0]:
         yield Verified(number, before.hex(), 0, Broken(oldest + 1, _PUT_IN))
         return
-    while links := links_after(connection, number):
-        commits = {row.id: row for row in numbered(connection, [one.commit_id for one in links])}
-        found = dict(events_of(connection, list(commits)))
-        strange = _without_link(connection, number, links)
+    while links := links_after(transaction, number):
+        commits = {row.id: row for row in numbered(transaction, [one.commit_id for one in links])}
+        found = dict(events_of(transaction, list(commits)))
+        strange = _without_link(transaction, number, links)
         for one in links:
             broken = compare(key, before, number, one, commits.get(one.commit_id), found)
             if broken is None and strange is not None and strange < one.base + one.events:
@@ -311,30 +312,30 @@ def link_of(key: bytes, before: bytes, commit: Any, digests: bytes) -> bytes:
 # -- reading ------------------------------------------------------------------------------
 
 
-def _last(connection: Connection) -> tuple[int, bytes] | None:
+def _last(transaction: Transaction) -> tuple[int, bytes] | None:
     """The newest number that has a link, and the link."""
-    row = connection.execute(_NEWEST).first()
+    row = transaction.execute(_NEWEST).first()
     if row is not None:
         return row.base + row.events, row.link
     # Whoever archives in between has left a later link there.
-    number, link = archived_up_to(connection)
+    number, link = archived_up_to(transaction)
     return (number, link) if number else None
 
 
-def archived_up_to(connection: Connection) -> tuple[int, bytes]:
+def archived_up_to(transaction: Transaction) -> tuple[int, bytes]:
     """The number up to which events were archived, and the link there."""
     query = (
         select(event_archives.c.last, event_archives.c.link_after)
         .order_by(event_archives.c.base.desc())
         .limit(1)
     )
-    row = connection.execute(query).first()
+    row = transaction.execute(query).first()
     return (0, GENESIS) if row is None else (row.last, row.link_after)
 
 
-def _link_at(connection: Connection, number: int) -> bytes | None:
+def _link_at(transaction: Transaction, number: int) -> bytes | None:
     """The link at a number, if a commit ends there and its link is in the database."""
-    if (archived := archived_up_to(connection))[0] == number:
+    if (archived := archived_up_to(transaction))[0] == number:
         return archived[1]
     query = (
         select(event_chain)
@@ -342,11 +343,11 @@ def _link_at(connection: Connection, number: int) -> bytes | None:
         .order_by(event_chain.c.base.desc())
         .limit(1)
     )
-    row = connection.execute(query).first()
+    row = transaction.execute(query).first()
     return row.link if row is not None and row.base + row.events == number else None
 
 
-def links_after(connection: Connection, number: int) -> Sequence[Any]:
+def links_after(transaction: Transaction, number: int) -> Sequence[Any]:
     """Some of the links behind a number, in order."""
     query = (
         select(event_chain)
@@ -354,17 +355,17 @@ def links_after(connection: Connection, number: int) -> Sequence[Any]:
         .order_by(event_chain.c.base)
         .limit(PAGE)
     )
-    return bounded(connection.execute(query).all())
+    return bounded(transaction.execute(query).all())
 
 
-def _commits_after(connection: Connection, number: int) -> Sequence[Any]:
+def _commits_after(transaction: Transaction, number: int) -> Sequence[Any]:
     query = (
         select(event_commits)
         .where(event_commits.c.base >= number)
         .order_by(event_commits.c.base)
         .limit(PAGE)
     )
-    return bounded(connection.execute(query).all())
+    return bounded(transaction.execute(query).all())
 
 
 def bounded(rows: Sequence[Any]) -> Sequence[Any]:
@@ -377,10 +378,10 @@ def bounded(rows: Sequence[Any]) -> Sequence[Any]:
     return rows
 
 
-def _without_link(connection: Connection, number: int, links: Sequence[Any]) -> int | None:
+def _without_link(transaction: Transaction, number: int, links: Sequence[Any]) -> int | None:
     """The base of the first commit among these, behind ``number``, that has no link."""
     end = links[-1].base + links[-1].events
-    there = connection.execute(
+    there = transaction.execute(
         select(event_commits.c.id, event_commits.c.base)
         .where(event_commits.c.base >= number, event_commits.c.base < end)
         .order_by(event_commits.c.base)
@@ -389,26 +390,26 @@ def _without_link(connection: Connection, number: int, links: Sequence[Any]) -> 
     return next((row.base for row in there if row.id not in linked), None)
 
 
-def numbered(connection: Connection, ids: Sequence[int]) -> Sequence[Any]:
+def numbered(transaction: Transaction, ids: Sequence[int]) -> Sequence[Any]:
     """The commits with these ids."""
-    query = select(event_commits).where(among(connection, event_commits.c.id, ids))
-    return connection.execute(query).all()
+    query = select(event_commits).where(among(transaction, event_commits.c.id, ids))
+    return transaction.execute(query).all()
 
 
-def events_of(connection: Connection, ids: Sequence[int]) -> Iterator[tuple[int, list[Any]]]:
+def events_of(transaction: Transaction, ids: Sequence[int]) -> Iterator[tuple[int, list[Any]]]:
     """The events of commits, by the ids of these."""
     query = (
         select(events.c.commit_id, *(events.c[name] for name in HASHED))
-        .where(among(connection, events.c.commit_id, ids))
+        .where(among(transaction, events.c.commit_id, ids))
         .order_by(events.c.commit_id, events.c.seq)
     )
-    found = connection.execute(query)
+    found = transaction.execute(query)
     for commit_id, rows in groupby(found, key=lambda row: row.commit_id):
         yield commit_id, list(rows)
 
 
-def _digested(connection: Connection, commits: Sequence[Any]) -> Iterator[tuple[Any, bytes]]:
+def _digested(transaction: Transaction, commits: Sequence[Any]) -> Iterator[tuple[Any, bytes]]:
     """Commits in their order, with the digests of their events."""
-    found = dict(events_of(connection, [commit.id for commit in commits]))
+    found = dict(events_of(transaction, [commit.id for commit in commits]))
     for commit in commits:
         yield commit, b"".join(_digest(event) for event in found.get(commit.id, ()))

@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, select, text, update
+from sqlalchemy import select, text, update
 
 from orchestrator.domain.actors import ENGINE
 from orchestrator.history.events import Event, record
@@ -25,27 +25,28 @@ from orchestrator.ledger.chapters import DELETED, Document, is_signed, name_of, 
 from orchestrator.store.bulk import among
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import UNUSUAL_EVENT, event_archives, events
+from orchestrator.store.transaction import Transaction
 
 #: Files that are deleted in one transaction.
 AT_ONCE = 100
 
 
 def expire(
-    connection: Connection, key: bytes, directory: Path, *, older_than_days: float
+    transaction: Transaction, key: bytes, directory: Path, *, older_than_days: float
 ) -> list[str]:
     """Record the deletion of archives that are old enough; the files that may go now.
 
     Of events always the oldest ones. Files of jobs are as old as the last of them has ended, and
     as the file: a wrong clock on this host deletes nothing that is young.
     """
-    if not alone(connection):
+    if not alone(transaction):
         return []
     # What another key signs vouches for nothing.
-    require_own(connection, key)
-    limit: datetime = connection.execute(select(db_now(-older_than_days * 86400.0))).scalar_one()
+    require_own(transaction, key)
+    limit: datetime = transaction.execute(select(db_now(-older_than_days * 86400.0))).scalar_one()
     told: Document = {}
     files: list[str] = []
-    chapters = _chapters(connection, directory, limit)
+    chapters = _chapters(transaction, directory, limit)
     if chapters:
         last = chapters[-1]
         # As they were named, not as a row says that somebody may have altered.
@@ -56,22 +57,22 @@ def expire(
             "link": last.link_after.hex(),
             "files": files,
         }
-        now = connection.execute(select(db_now())).scalar_one()
-        connection.execute(
+        now = transaction.execute(select(db_now())).scalar_one()
+        transaction.execute(
             update(event_archives)
-            .where(among(connection, event_archives.c.base, [one.base for one in chapters]))
+            .where(among(transaction, event_archives.c.base, [one.base for one in chapters]))
             .values(deleted_at=now)
         )
     if old := _jobs(directory, limit):
         told["jobs"] = {"files": old}
     if not told:
         return []
-    now = connection.execute(select(db_now())).scalar_one()
-    record(connection, [Event(kind=DELETED, actor=ENGINE, data=signed(key, DELETED, told))], now)
+    now = transaction.execute(select(db_now())).scalar_one()
+    record(transaction, [Event(kind=DELETED, actor=ENGINE, data=signed(key, DELETED, told))], now)
     return files + old
 
 
-def left_over(connection: Connection, key: bytes, directory: Path) -> list[str]:
+def left_over(transaction: Transaction, key: bytes, directory: Path) -> list[str]:
     """Files whose deletion was recorded, and which are still there.
 
     Only what an event names that was signed with the key: not what a row says, which whoever
@@ -82,7 +83,7 @@ def left_over(connection: Connection, key: bytes, directory: Path) -> list[str]:
         return []
     # The second condition is the index's own: SQLite takes it for nothing else.
     query = select(events.c.data).where(events.c.kind == DELETED, text(UNUSUAL_EVENT))
-    told = connection.execute(query).scalars()
+    told = transaction.execute(query).scalars()
     named = {name for one in told if is_signed(key, DELETED, one) for name in _files(one)}
     return sorted(there & named)
 
@@ -97,12 +98,12 @@ def unlink(directory: Path, names: Iterable[str]) -> None:
         (directory / name).unlink(missing_ok=True)
 
 
-def _chapters(connection: Connection, directory: Path, limit: datetime) -> list[Any]:
+def _chapters(transaction: Transaction, directory: Path, limit: datetime) -> list[Any]:
     """The oldest archives of events that are there, as far as they and their files are old enough.
 
     A row says less than its file: whoever writes to the database makes it as old as they like.
     """
-    rows = connection.execute(
+    rows = transaction.execute(
         select(event_archives)
         .where(event_archives.c.deleted_at.is_(None))
         .order_by(event_archives.c.base)

@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
-from sqlalchemy import Connection, or_, select, update
+from sqlalchemy import or_, select, update
 
 from orchestrator.domain.actors import ENGINE
 from orchestrator.history.events import Event, latest_number, record
@@ -24,6 +24,7 @@ from orchestrator.store.bulk import among
 from orchestrator.store.columns import db_now
 from orchestrator.store.lives import Life, Reached
 from orchestrator.store.tables import installation, tokens
+from orchestrator.store.transaction import Transaction
 
 _FILE = "audit.head"
 #: Why a new life begins where that was noticed.
@@ -46,17 +47,17 @@ class Watch:
         self._path = data / _FILE
         self._kept = _read(self._path)
 
-    def is_older(self, connection: Connection) -> bool:
+    def is_older(self, transaction: Transaction) -> bool:
         """Whether the database lacks what it had when this was kept last.
 
         Not if a later life than the one of then has begun because just that was seen.
         """
         kept = self._kept
-        if kept is None or kept["installation"] != _uuid(connection):
+        if kept is None or kept["installation"] != _uuid(transaction):
             return False
-        if "epoch" in kept and lives.restored_since(connection, kept["epoch"], RESTORED):
+        if "epoch" in kept and lives.restored_since(transaction, kept["epoch"], RESTORED):
             return False
-        return not chain.has_link(connection, kept["number"], kept["link"])
+        return not chain.has_link(transaction, kept["number"], kept["link"])
 
     @property
     def reached(self) -> Reached:
@@ -66,28 +67,28 @@ class Watch:
             epoch=kept.get("epoch", 0), job=kept.get("job", 0), batch=kept.get("batch", 0)
         )
 
-    def revoked(self, connection: Connection) -> list[str] | None:
+    def revoked(self, transaction: Transaction) -> list[str] | None:
         """The tokens of this installation that had been revoked; None: nothing is known."""
         kept = self._kept
-        if kept is None or kept["installation"] != _uuid(connection) or "revoked" not in kept:
+        if kept is None or kept["installation"] != _uuid(transaction) or "revoked" not in kept:
             return None
         return list(kept["revoked"])
 
-    def keep(self, connection: Connection) -> None:
+    def keep(self, transaction: Transaction) -> None:
         """Remember the newest link, and the rest."""
-        head = chain.head(connection)
+        head = chain.head(transaction)
         if head is None:
             return
         number, link = head
-        reached = lives.reached(connection)
+        reached = lives.reached(transaction)
         told = {
-            "installation": _uuid(connection),
+            "installation": _uuid(transaction),
             "number": number,
             "link": link,
             "epoch": reached.epoch,
             "job": reached.job,
             "batch": reached.batch,
-            "revoked": revoked(connection),
+            "revoked": revoked(transaction),
         }
         if told != self._kept:
             _write(self._path, told)
@@ -95,42 +96,44 @@ class Watch:
 
 
 def note_restored(
-    connection: Connection, above: Reached = lives.NOTHING, gone: Sequence[str] = ()
+    transaction: Transaction, above: Reached = lives.NOTHING, gone: Sequence[str] = ()
 ) -> Life:
     """Note that the database is older than it was: a new life of it begins, above all numbers
     that it is known to have reached, and tokens that had been revoked are revoked again.
 
     Rules repair nothing until somebody has acknowledged it.
     """
-    life = begin_life(connection, RESTORED, actor=ENGINE, above=above)
-    revoke(connection, gone)
-    row = connection.execute(
+    life = begin_life(transaction, RESTORED, actor=ENGINE, above=above)
+    revoke(transaction, gone)
+    row = transaction.execute(
         select(installation.c.restored_at, db_now().label("now")).with_for_update()
     ).one()
     if row.restored_at is None:
-        connection.execute(update(installation).values(restored_at=row.now))
-        record(connection, [Event(kind="database.restored", actor=ENGINE)], row.now)
+        transaction.execute(update(installation).values(restored_at=row.now))
+        record(transaction, [Event(kind="database.restored", actor=ENGINE)], row.now)
     return life
 
 
 def begin_life(
-    connection: Connection, why: str, *, actor: str, above: Reached = lives.NOTHING
+    transaction: Transaction, why: str, *, actor: str, above: Reached = lives.NOTHING
 ) -> Life:
     """Begin a new life of the database, and tell it in the history."""
-    life = lives.begin(connection, why, last_event=latest_number(connection), above=above)
-    now = connection.execute(select(db_now())).scalar_one()
+    life = lives.begin(transaction, why, last_event=latest_number(transaction), above=above)
+    now = transaction.execute(select(db_now())).scalar_one()
     data = {"epoch": life.epoch, "first_job": life.first_job, "last_event": life.last_event}
     event = Event(kind="database.new_life", actor=actor, reason=why, data={"after": data})
-    record(connection, [event], now)
+    record(transaction, [event], now)
     return life
 
 
-def revoke(connection: Connection, ids: Sequence[str]) -> int:
+def revoke(transaction: Transaction, ids: Sequence[str]) -> int:
     """Revoke those of these tokens that are valid, and tell it; how many it were."""
-    valid = update(tokens).where(among(connection, tokens.c.id, ids), tokens.c.revoked_at.is_(None))
+    valid = update(tokens).where(
+        among(transaction, tokens.c.id, ids), tokens.c.revoked_at.is_(None)
+    )
     told = (tokens.c.id, tokens.c.name, tokens.c.role)
-    rows = connection.execute(valid.values(revoked_at=db_now()).returning(*told)).all()
-    now = connection.execute(select(db_now())).scalar_one()
+    rows = transaction.execute(valid.values(revoked_at=db_now()).returning(*told)).all()
+    now = transaction.execute(select(db_now())).scalar_one()
     happened = [
         Event(
             kind="token.revoked",
@@ -140,39 +143,39 @@ def revoke(connection: Connection, ids: Sequence[str]) -> int:
         )
         for row in rows
     ]
-    record(connection, happened, now)
+    record(transaction, happened, now)
     return len(rows)
 
 
-def revoked(connection: Connection) -> list[str]:
+def revoked(transaction: Transaction) -> list[str]:
     """The revoked tokens that would be valid in an older state of the database."""
     gone = select(tokens.c.id).where(
         tokens.c.revoked_at.is_not(None),
         or_(tokens.c.expires_at.is_(None), tokens.c.expires_at > db_now()),
     )
-    return sorted(connection.execute(gone).scalars())
+    return sorted(transaction.execute(gone).scalars())
 
 
-def acknowledge(connection: Connection, actor: str, reason: str | None) -> dict[str, Any]:
+def acknowledge(transaction: Transaction, actor: str, reason: str | None) -> dict[str, Any]:
     """Note that somebody has seen to a restored database: rules act again."""
-    row = connection.execute(
+    row = transaction.execute(
         select(installation.c.restored_at, db_now().label("now")).with_for_update()
     ).one()
     if row.restored_at is not None:
-        connection.execute(update(installation).values(restored_at=None))
+        transaction.execute(update(installation).values(restored_at=None))
         event = Event(kind="database.acknowledged", actor=actor, reason=reason)
-        record(connection, [event], row.now)
-    return state(connection)
+        record(transaction, [event], row.now)
+    return state(transaction)
 
 
-def state(connection: Connection) -> dict[str, Any]:
+def state(transaction: Transaction) -> dict[str, Any]:
     """When the database was found to be older than it had been; None if it is not, or that
     was acknowledged."""
-    return {"restored_at": connection.execute(select(installation.c.restored_at)).scalar()}
+    return {"restored_at": transaction.execute(select(installation.c.restored_at)).scalar()}
 
 
-def _uuid(connection: Connection) -> str:
-    return str(connection.execute(select(installation.c.uuid)).scalar_one())
+def _uuid(transaction: Transaction) -> str:
+    return str(transaction.execute(select(installation.c.uuid)).scalar_one())
 
 
 def _read(path: Path) -> Mapping[str, Any] | None:

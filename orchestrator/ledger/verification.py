@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from sqlalchemy import Connection, select
+from sqlalchemy import select
 
 from orchestrator.domain.errors import InvalidInput
 from orchestrator.ledger import chain
@@ -20,6 +20,7 @@ from orchestrator.ledger.archive import chapters
 from orchestrator.ledger.chain import Broken, Verified
 from orchestrator.ledger.chapters import ARCHIVED, DELETED, Chapter, Document, Reading, is_signed
 from orchestrator.store.tables import events
+from orchestrator.store.transaction import Transaction
 
 
 @dataclass
@@ -40,7 +41,7 @@ class _Walk:
 
 
 def verify(
-    connection: Connection,
+    transaction: Transaction,
     key: bytes,
     directory: Path | None,
     *,
@@ -52,9 +53,9 @@ def verify(
     The archives are read in ``directory``; without one, they are left out. What was left out,
     and what the retention has deleted, `unread` tells.
     """
-    known = chapters(connection)
+    known = chapters(transaction)
     if after and after >= (known[-1].last if known else 0):
-        yield from chain.verify(connection, key, after=after, link=link)
+        yield from chain.verify(transaction, key, after=after, link=link)
         return
     walk = _Walk()
     for chapter in known:
@@ -67,17 +68,17 @@ def verify(
         if broken is not None:
             return
     verified = walk.told()
-    for verified in chain.verify_behind(connection, key, walk.number, walk.link):
+    for verified in chain.verify_behind(transaction, key, walk.number, walk.link):
         yield replace(verified, events=verified.events + walk.events)
     if verified.broken is None:
-        broken = _unvouched(key, walk, _vouching(connection))
+        broken = _unvouched(key, walk, _vouching(transaction))
         yield replace(verified, events=verified.events + walk.events, broken=broken)
 
 
-def unread(connection: Connection, directory: Path | None, after: int = 0) -> list[str]:
+def unread(transaction: Transaction, directory: Path | None, after: int = 0) -> list[str]:
     """What a verification does not look at, in sentences."""
     told = []
-    known = [one for one in chapters(connection) if one.last > after]
+    known = [one for one in chapters(transaction) if one.last > after]
     if gone := [one for one in known if one.deleted]:
         told.append(f"events {gone[0].base + 1} to {gone[-1].last}: deleted, as the retention says")
     there = [one for one in known if not one.deleted]
@@ -136,11 +137,11 @@ def _begin(there: bytes | None, after: int, link: str | None) -> Broken | None:
     return None
 
 
-def _vouching(connection: Connection) -> list[Document]:
+def _vouching(transaction: Transaction) -> list[Document]:
     """The events in the database that vouch for archives; they are verified, or newer than the
     newest link."""
     query = select(events.c.kind, events.c.data).where(events.c.kind.in_([ARCHIVED, DELETED]))
-    return [{"kind": row.kind, "data": row.data} for row in connection.execute(query)]
+    return [{"kind": row.kind, "data": row.data} for row in transaction.execute(query)]
 
 
 def _unvouched(key: bytes, walk: _Walk, found: Sequence[Document]) -> Broken | None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from orchestrator.actions.schedules import EXPORT
@@ -20,6 +20,7 @@ from orchestrator.schedules.timing import Schedule, later, schedule_of
 from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database
 from orchestrator.store.tables import idempotency_keys, schedule_jobs, schedules
+from orchestrator.store.transaction import Transaction
 
 View = dict[str, Any]
 
@@ -39,14 +40,14 @@ def run_now(
     is finished and answered. An export is done by the scheduler, within seconds. Raises
     `UnknownSchedule`, `IdempotencyMismatch`, and `WrongState` for an export that is disabled.
     """
-    with database.read() as connection:
-        row = schedule_row(connection, name)
+    with database.read() as transaction:
+        row = schedule_row(transaction, name)
         schedule = schedule_of(row)
-        now: datetime = connection.execute(select(db_now())).scalar_one()
+        now: datetime = transaction.execute(select(db_now())).scalar_one()
         given = None if key is None else _Key(actor.name, key, schedule.id)
-        due = given.due(connection) if given else None
+        due = given.due(transaction) if given else None
     if schedule.action == EXPORT:
-        database.transact(lambda connection: _bring_forward(connection, name, actor))
+        database.transact(lambda transaction: _bring_forward(transaction, name, actor))
         return {"due_at": written(now), "job_ids": [], "result": None}
     due = due or now.replace(microsecond=0)
     try:
@@ -56,7 +57,7 @@ def run_now(
     except _TakenError as taken:
         outcome = run(database, schedule, taken.due, max_attempts=max_attempts, wake=wake)
     result = outcome.result()
-    database.transact(lambda connection: _note(connection, schedule, outcome.due, result, actor))
+    database.transact(lambda transaction: _note(transaction, schedule, outcome.due, result, actor))
     return {
         "due_at": written(outcome.due),
         "job_ids": outcome.job_ids,
@@ -79,9 +80,9 @@ class _Key:
         self._owner, self._key, self._schedule_id = owner, key, schedule_id
         self._digest = hashlib.sha256(f"schedule run {schedule_id}".encode()).hexdigest()
 
-    def due(self, connection: Connection) -> datetime | None:
+    def due(self, transaction: Transaction) -> datetime | None:
         """For when that run was. Raises `IdempotencyMismatch` if it was used for another thing."""
-        found = connection.execute(
+        found = transaction.execute(
             select(idempotency_keys.c.request_digest, schedule_jobs.c.due_at)
             .outerjoin(schedule_jobs, schedule_jobs.c.job_id == idempotency_keys.c.job_id)
             .where(idempotency_keys.c.owner == self._owner, idempotency_keys.c.key == self._key)
@@ -93,12 +94,12 @@ class _Key:
         due: datetime = found.due_at
         return due
 
-    def __call__(self, connection: Connection, due: datetime, new: Sequence[int]) -> None:
+    def __call__(self, transaction: Transaction, due: datetime, new: Sequence[int]) -> None:
         """Keep it with the first job of the run for ``due``, in the transaction of that job."""
         if not new:
             return
-        dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-        kept = connection.execute(
+        dialect = postgresql if transaction.dialect.name == "postgresql" else sqlite
+        kept = transaction.execute(
             dialect.insert(idempotency_keys)
             .values(
                 owner=self._owner,
@@ -109,43 +110,43 @@ class _Key:
             )
             .on_conflict_do_nothing()
         )
-        if kept.rowcount == 0 and (first := self.due(connection)) not in (None, due):
+        if kept.rowcount == 0 and (first := self.due(transaction)) not in (None, due):
             raise _TakenError(first)
 
 
 def _note(
-    connection: Connection, schedule: Schedule, due: datetime, result: View, actor: Actor
+    transaction: Transaction, schedule: Schedule, due: datetime, result: View, actor: Actor
 ) -> None:
     query = (
         select(schedules.c.last_due_at, db_now().label("now"))
         .where(schedules.c.id == schedule.id)
         .with_for_update()
     )
-    row = connection.execute(query).first()
+    row = transaction.execute(query).first()
     if row is None:
         return
     values = {"last_due_at": later(row.last_due_at, due), "last_run_at": row.now}
-    connection.execute(
+    transaction.execute(
         update(schedules).where(schedules.c.id == schedule.id).values(**values, last_result=result)
     )
-    _tell(connection, schedule, actor, due, row.now)
+    _tell(transaction, schedule, actor, due, row.now)
 
 
-def _bring_forward(connection: Connection, name: str, actor: Actor) -> None:
-    row = schedule_row(connection, name)
+def _bring_forward(transaction: Transaction, name: str, actor: Actor) -> None:
+    row = schedule_row(transaction, name)
     if not row.enabled:
         raise WrongState(
             f"schedule {name!r} is disabled, and the scheduler does what it does: enable it first",
             field="name",
         )
-    now: datetime = connection.execute(select(db_now())).scalar_one()
-    connection.execute(update(schedules).where(schedules.c.id == row.id).values(next_at=now))
-    _tell(connection, schedule_of(row), actor, now, now)
+    now: datetime = transaction.execute(select(db_now())).scalar_one()
+    transaction.execute(update(schedules).where(schedules.c.id == row.id).values(next_at=now))
+    _tell(transaction, schedule_of(row), actor, now, now)
 
 
 def _tell(
-    connection: Connection, schedule: Schedule, actor: Actor, due: datetime, now: datetime
+    transaction: Transaction, schedule: Schedule, actor: Actor, due: datetime, now: datetime
 ) -> None:
     data = {"schedule": schedule.name, "due_at": written(due)}
     event = Event(kind="schedule.run", actor=actor.name, backend=schedule.backend, data=data)
-    record(connection, [event], now)
+    record(transaction, [event], now)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from sqlalchemy import Connection, select, update
+from sqlalchemy import select, update
 
 from orchestrator.actions.schedules import EXPORT
 from orchestrator.domain.errors import InvalidInput
@@ -18,6 +18,7 @@ from orchestrator.schedules.timing import Schedule, asleep, due_schedules, hold,
 from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database
 from orchestrator.store.tables import schedules
+from orchestrator.store.transaction import Transaction
 
 log = structlog.get_logger(__name__)
 
@@ -34,9 +35,9 @@ def run_due(
 
     One that fails does not keep the others from being run, and is tried again at the next call.
     """
-    with database.read() as connection:
-        now = now or connection.execute(select(db_now())).scalar_one()
-        found = due_schedules(connection, now)
+    with database.read() as transaction:
+        now = now or transaction.execute(select(db_now())).scalar_one()
+        found = due_schedules(transaction, now)
     for one in found:
         try:
             if one.action == EXPORT:
@@ -51,11 +52,11 @@ def run_due(
 def mend_schedules(database: Database, now: datetime | None = None) -> None:
     """Wake schedules that wait for a time which a clock that was ahead has found."""
 
-    with database.read() as connection:
-        now = now or connection.execute(select(db_now())).scalar_one()
-        found = asleep(connection, now)
+    with database.read() as transaction:
+        now = now or transaction.execute(select(db_now())).scalar_one()
+        found = asleep(transaction, now)
     for one, right in found:
-        if database.transact(lambda connection: wake(connection, one, right)):  # noqa: B023
+        if database.transact(lambda transaction: wake(transaction, one, right)):  # noqa: B023
             log.warning("schedule.clock_went_back", schedule=one.name, next_at=written(right))
 
 
@@ -70,7 +71,7 @@ def _submit(
         outcome = Outcome(due)
         outcome.refuse(None, None, problem)
     result = outcome.result()
-    if database.transact(lambda connection: note_run(connection, schedule, due, result, now)):
+    if database.transact(lambda transaction: note_run(transaction, schedule, due, result, now)):
         told = {name: result[name] for name in ("due_at", "submitted", "deletions", "jobs")}
         log.info("schedule.run", schedule=schedule.name, refused=outcome.refused_in_all, **told)
         for one in outcome.refused:
@@ -82,40 +83,40 @@ def _export(database: Database, schedule: Schedule, now: datetime, directory: Pa
     due = schedule.due_at(now)
     try:
         while database.transact(
-            lambda connection: _export_some(connection, schedule, due, now, directory)
+            lambda transaction: _export_some(transaction, schedule, due, now, directory)
         ):
             pass
     except OSError as error:
         # It is told, and tried again at the next period: what is left out now comes then.
         why = str(error)
-        database.transact(lambda connection: _note_failed(connection, schedule, due, now, why))
+        database.transact(lambda transaction: _note_failed(transaction, schedule, due, now, why))
         log.warning("schedule.export_failed", schedule=schedule.name, error=why)
 
 
 def _note_failed(
-    connection: Connection, schedule: Schedule, due: datetime, now: datetime, why: str
+    transaction: Transaction, schedule: Schedule, due: datetime, now: datetime, why: str
 ) -> None:
-    if (row := hold(connection, schedule)) is not None:
+    if (row := hold(transaction, schedule)) is not None:
         result = {**_result_so_far(row.last_result, due), "error": why}
-        note_run(connection, schedule, due, result, now)
+        note_run(transaction, schedule, due, result, now)
 
 
 def _export_some(
-    connection: Connection, schedule: Schedule, due: datetime, now: datetime, directory: Path
+    transaction: Transaction, schedule: Schedule, due: datetime, now: datetime, directory: Path
 ) -> bool:
     """One file; whether there may be more. The row is locked, so that only one writes it."""
-    row = hold(connection, schedule)
+    row = hold(transaction, schedule)
     if row is None:
         return False
     so_far = _result_so_far(row.last_result, due)
-    found = export(connection, directory, so_far["last"])
+    found = export(transaction, directory, so_far["last"])
     if found is None:
-        note_run(connection, schedule, due, so_far, now)
+        note_run(transaction, schedule, due, so_far, now)
         return False
     events = so_far["events"] + found.last - found.first + 1
     result = {**so_far, **asdict(found), "events": events}
     result["first"] = so_far.get("first", found.first)
-    connection.execute(
+    transaction.execute(
         update(schedules).where(schedules.c.id == schedule.id).values(last_result=result)
     )
     return True

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, literal_column, select
+from sqlalchemy import literal_column, select
 
 from orchestrator.actions.snapshot.delete import DELETE
 from orchestrator.domain.keeping import Keep, Made, surplus
 from orchestrator.domain.states import SnapshotState
 from orchestrator.store.bulk import among
 from orchestrator.store.tables import job_lanes, jobs, schedule_jobs, snapshots
+from orchestrator.store.transaction import Transaction
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Deletion:
 
 
 def deletions(
-    connection: Connection,
+    transaction: Transaction,
     schedule_id: int,
     backend: str,
     keep: Keep,
@@ -49,14 +50,14 @@ def deletions(
     """
     made: dict[str, list[Made]] = defaultdict(list)
     names: dict[str, str] = {}
-    for row in connection.execute(
+    for row in transaction.execute(
         select(
             *(snapshots.c.volume_id, snapshots.c.id, snapshots.c.name, snapshots.c.position),
             *(schedule_jobs.c.job_id, schedule_jobs.c.due_at),
         )
         .join(schedule_jobs, schedule_jobs.c.job_id == snapshots.c.created_by_job)
         .where(
-            among(connection, snapshots.c.volume_id, [volume.id for volume, _ in new]),
+            among(transaction, snapshots.c.volume_id, [volume.id for volume, _ in new]),
             # As it stands in the index of live snapshots, which are found by it.
             literal_column("snapshots.state <> 'removed'"),
             snapshots.c.state == SnapshotState.AVAILABLE,
@@ -67,7 +68,7 @@ def deletions(
         made[row.volume_id].append(
             Made(id=row.id, job_id=row.job_id, due=row.due_at, position=row.position)
         )
-    going = _being_deleted(connection, [f"{backend}/{volume.name}" for volume, _ in new])
+    going = _being_deleted(transaction, [f"{backend}/{volume.name}" for volume, _ in new])
     found: list[Deletion] = []
     for volume, job_id in new:
         there = [one for one in made[volume.id] if one.id not in going and one.job_id < job_id]
@@ -79,13 +80,13 @@ def deletions(
     return found
 
 
-def _being_deleted(connection: Connection, lanes: Sequence[str]) -> set[str]:
+def _being_deleted(transaction: Transaction, lanes: Sequence[str]) -> set[str]:
     """The snapshots of these lanes that an unfinished job deletes."""
     query = (
         select(jobs.c.snapshot_id, jobs.c.action)
         .join(job_lanes, job_lanes.c.job_id == jobs.c.id)
-        .where(among(connection, job_lanes.c.lane, lanes))
+        .where(among(transaction, job_lanes.c.lane, lanes))
     )
     # Were the action among the conditions, SQLite would look at all jobs of that action.
-    found = connection.execute(query)
+    found = transaction.execute(query)
     return {row.snapshot_id for row in found if row.action == DELETE.name}

@@ -9,7 +9,7 @@ from datetime import datetime
 from itertools import islice
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, literal_column, select
+from sqlalchemy import ColumnElement, literal_column, select
 
 from orchestrator.actions.registry import ACTIONS
 from orchestrator.actions.requests import parse_request
@@ -26,6 +26,7 @@ from orchestrator.schedules.timing import Schedule
 from orchestrator.store.bulk import insert_rows
 from orchestrator.store.database import Database
 from orchestrator.store.tables import schedule_jobs, volumes
+from orchestrator.store.transaction import Transaction
 
 T = TypeVar("T")
 
@@ -39,7 +40,7 @@ _TOLD = 20
 #: Sends wake-ups for what was queued.
 Wake = Callable[[Mapping[str, int]], None]
 #: What a transaction that submits does besides, with the period and the ids of the new jobs.
-Beside = Callable[[Connection, datetime, Sequence[int]], None]
+Beside = Callable[[Transaction, datetime, Sequence[int]], None]
 
 
 @dataclass
@@ -173,7 +174,7 @@ class _Run:
         assert keep is not None and schedule.backend is not None  # noqa: S101 - who calls knows
         backend, due = schedule.backend, self.outcome.due
         old = self._database.look(
-            lambda connection: deletions(connection, schedule.id, backend, keep, new, due)
+            lambda transaction: deletions(transaction, schedule.id, backend, keep, new, due)
         )
         wanted = [
             (
@@ -205,16 +206,16 @@ class _Run:
             )
             .order_by(schedule_jobs.c.job_id)
         )
-        with self._database.read() as connection:
-            self.outcome.job_ids = list(connection.execute(query).scalars())
+        with self._database.read() as transaction:
+            self.outcome.job_ids = list(transaction.execute(query).scalars())
         return self.outcome
 
     def _commit(
         self, wanted: Sequence[tuple[str | None, str | None, Submission]]
     ) -> list[int | None]:
-        def work(connection: Connection) -> list[Accepted | Problem]:
+        def work(transaction: Transaction) -> list[Accepted | Problem]:
             fates = submit_together(
-                connection,
+                transaction,
                 [submission for _, _, submission in wanted],
                 max_attempts=self._max_attempts,
                 turns=self._turns,
@@ -226,9 +227,9 @@ class _Run:
                 for job_id in fate.job_ids
             ]
             shared = {"schedule_id": self._schedule.id, "due_at": self.outcome.due}
-            insert_rows(connection, schedule_jobs, [{"job_id": one, **shared} for one in new])
+            insert_rows(transaction, schedule_jobs, [{"job_id": one, **shared} for one in new])
             if self._beside is not None:
-                self._beside(connection, self.outcome.due, new)
+                self._beside(transaction, self.outcome.due, new)
             return fates
 
         fates = self._database.transact(work)
@@ -269,7 +270,7 @@ def _fitting_volumes(database: Database, schedule: Schedule) -> Iterator[Volume]
     after = ""
     while True:
         query = page.where(volumes.c.name > after)
-        rows = database.look(lambda connection: connection.execute(query).all())  # noqa: B023
+        rows = database.look(lambda transaction: transaction.execute(query).all())  # noqa: B023
         yield from (Volume(row.id, row.name) for row in rows if fits.fullmatch(row.name))
         if len(rows) < _PAGE:
             return

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, exists, select, update
+from sqlalchemy import Row, exists, select, update
 
 from orchestrator.domain.cron import following, latest
 from orchestrator.domain.keeping import Keep
 from orchestrator.store.tables import backends, schedule_jobs, schedules
+from orchestrator.store.transaction import Transaction
 
 #: Periods ahead that may be passed over at once, because they were run for already.
 _MOST_PASSED = 100
@@ -51,14 +52,14 @@ _SCHEDULES = select(schedules, backends.c.name.label("backend")).outerjoin(
 )
 
 
-def due_schedules(connection: Connection, now: datetime) -> list[Schedule]:
+def due_schedules(transaction: Transaction, now: datetime) -> list[Schedule]:
     """Those whose time has come."""
-    return _read(connection, schedules.c.next_at <= now)
+    return _read(transaction, schedules.c.next_at <= now)
 
 
-def _read(connection: Connection, condition: Any) -> list[Schedule]:
+def _read(transaction: Transaction, condition: Any) -> list[Schedule]:
     query = _SCHEDULES.where(schedules.c.enabled, condition).order_by(schedules.c.next_at)
-    return [schedule_of(row) for row in connection.execute(query)]
+    return [schedule_of(row) for row in transaction.execute(query)]
 
 
 def schedule_of(row: Row[Any]) -> Schedule:
@@ -80,69 +81,69 @@ def schedule_of(row: Row[Any]) -> Schedule:
 
 
 def upcoming(
-    connection: Connection, id_: int, cron: str, last_due_at: datetime | None, now: datetime
+    transaction: Transaction, id_: int, cron: str, last_due_at: datetime | None, now: datetime
 ) -> datetime:
     """The first period after ``now`` that the schedule has not run for."""
     found = following(cron, now)
     for _ in range(_MOST_PASSED):
-        if found != last_due_at and not _has_run(connection, id_, found):
+        if found != last_due_at and not _has_run(transaction, id_, found):
             break
         found = following(cron, found)
     return found
 
 
-def _has_run(connection: Connection, id_: int, due: datetime) -> bool:
+def _has_run(transaction: Transaction, id_: int, due: datetime) -> bool:
     query = exists().where(schedule_jobs.c.schedule_id == id_, schedule_jobs.c.due_at == due)
-    return bool(connection.execute(select(query)).scalar_one())
+    return bool(transaction.execute(select(query)).scalar_one())
 
 
-def asleep(connection: Connection, now: datetime) -> list[tuple[Schedule, datetime]]:
+def asleep(transaction: Transaction, now: datetime) -> list[tuple[Schedule, datetime]]:
     """Schedules that wait for a time too far ahead, and the time that is right.
 
     Theirs was found while the clock was ahead of what it is now.
     """
     found: list[tuple[Schedule, datetime]] = []
-    for one in _read(connection, schedules.c.next_at > now):
+    for one in _read(transaction, schedules.c.next_at > now):
         # What is right at the first glance costs no look.
         if one.next_at > following(one.cron, now):
-            right = upcoming(connection, one.id, one.cron, one.last_due_at, now)
+            right = upcoming(transaction, one.id, one.cron, one.last_due_at, now)
             if right < one.next_at:
                 found.append((one, right))
     return found
 
 
-def wake(connection: Connection, seen: Schedule, next_at: datetime) -> bool:
+def wake(transaction: Transaction, seen: Schedule, next_at: datetime) -> bool:
     """Let a schedule wait for this time; whether nobody else has changed it."""
-    return _move(connection, seen, {"next_at": next_at})
+    return _move(transaction, seen, {"next_at": next_at})
 
 
-def hold(connection: Connection, seen: Schedule) -> Row[Any] | None:
+def hold(transaction: Transaction, seen: Schedule) -> Row[Any] | None:
     """The row, locked until the commit; None if another scheduler or a person has changed it."""
     query = (
         select(schedules)
         .where(schedules.c.id == seen.id, schedules.c.next_at == seen.next_at)
         .with_for_update()
     )
-    return connection.execute(query).first()
+    return transaction.execute(query).first()
 
 
 def note_run(
-    connection: Connection,
+    transaction: Transaction,
     seen: Schedule,
     due: datetime,
     result: Mapping[str, Any],
     now: datetime,
 ) -> bool:
     """Note that the schedule has run for ``due``; whether nobody else had done so."""
-    row = hold(connection, seen)
+    row = hold(transaction, seen)
     if row is None:
         return False
     last = later(row.last_due_at, due)
     values = {
         **{"last_due_at": last, "last_run_at": now, "last_result": result},
-        "next_at": upcoming(connection, seen.id, row.cron, last, now),
+        "next_at": upcoming(transaction, seen.id, row.cron, last, now),
     }
-    return _move(connection, seen, values)
+    return _move(transaction, seen, values)
 
 
 def later(last: datetime | None, due: datetime) -> datetime:
@@ -150,8 +151,8 @@ def later(last: datetime | None, due: datetime) -> datetime:
     return due if last is None else max(last, due)
 
 
-def _move(connection: Connection, seen: Schedule, values: Mapping[str, Any]) -> bool:
-    moved = connection.execute(
+def _move(transaction: Transaction, seen: Schedule, values: Mapping[str, Any]) -> bool:
+    moved = transaction.execute(
         update(schedules)
         .where(schedules.c.id == seen.id, schedules.c.next_at == seen.next_at)
         .values(**values)

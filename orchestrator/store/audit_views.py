@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from psycopg import sql
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 
 from orchestrator.domain.errors import InvalidInput, NotFound
+from orchestrator.store.transaction import Transaction
 
 #: Made by migration 0009; docs/sql.md tells their columns.
 VIEWS = (
@@ -19,28 +18,27 @@ VIEWS = (
 )
 
 
-def grant(connection: Connection, role: str) -> None:
+def grant(transaction: Transaction, role: str) -> None:
     """Let a role of PostgreSQL read the views, and give it nothing else.
 
     The views read their tables with the rights of whoever made them. Raises `NotFound` if there
     is no such role, `InvalidInput` where the database has no roles.
     """
-    if connection.dialect.name != "postgresql":
+    if transaction.dialect.name != "postgresql":
         raise InvalidInput(
             "SQLite has no roles: let auditors open the file read-only, as docs/sql.md says",
             field="role",
         )
     there = "SELECT 1 FROM pg_roles WHERE rolname = :role"
-    if "\0" in role or connection.execute(text(there), {"role": role}).first() is None:
+    if "\0" in role or transaction.execute(text(there), {"role": role}).first() is None:
         raise NotFound(
             f"the database has no role {role!r}: make it first, with CREATE ROLE", field="role"
         )
-    schema = connection.execute(text("SELECT current_schema()")).scalar_one()
+    schema = transaction.execute(text("SELECT current_schema()")).scalar_one()
     to = sql.Identifier(role)
     views = sql.SQL(", ").join(sql.Identifier(schema, view) for view in VIEWS)
     for statement in (
         sql.SQL("GRANT USAGE ON SCHEMA {} TO {}").format(sql.Identifier(schema), to),
         sql.SQL("GRANT SELECT ON {} TO {}").format(views, to),
     ):
-        raw: Any = connection.connection.driver_connection
-        raw.execute(statement)
+        transaction.raw.execute(statement)

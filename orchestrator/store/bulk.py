@@ -16,7 +16,6 @@ from sqlalchemy import (
     ARRAY,
     Boolean,
     ColumnElement,
-    Connection,
     Dialect,
     String,
     Table,
@@ -30,15 +29,16 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql
 
-from orchestrator.store.asking import Asked, Rows, array, ask
+from orchestrator.store.asking import array
 from orchestrator.store.tables import SEQUENCES
+from orchestrator.store.transaction import Asked, Rows, Transaction
 
 Row = dict[str, Any]
 
 
-def draw(connection: Connection, name: str, count: int) -> list[int]:
+def draw(transaction: Transaction, name: str, count: int) -> list[int]:
     """``count`` new numbers, growing, never given out before (`SEQUENCES` names them)."""
-    [rows] = ask(connection, drawn(name, count))
+    [rows] = transaction.ask(drawn(name, count))
     return [row["number"] for row in rows]
 
 
@@ -60,10 +60,10 @@ class _Drawn:
             {"count": self.count},
         )
 
-    def execute(self, connection: Connection) -> Rows:
+    def execute(self, transaction: Transaction) -> Rows:
         if self.count == 0:
             return []
-        last: int = connection.execute(
+        last: int = transaction.execute(
             text(
                 "INSERT INTO counters (name, value) VALUES (:name, :count)"
                 " ON CONFLICT (name) DO UPDATE SET value = value + :count RETURNING value"
@@ -73,18 +73,18 @@ class _Drawn:
         return [{"number": number} for number in range(last - self.count + 1, last + 1)]
 
 
-def insert_rows(connection: Connection, table: Table, rows: Sequence[Row]) -> None:
+def insert_rows(transaction: Transaction, table: Table, rows: Sequence[Row]) -> None:
     """Insert rows that all have the same columns. What is None in all of them is left out."""
     if rows:
-        ask(connection, inserted(table, rows))
+        transaction.ask(inserted(table, rows))
 
 
 def update_rows(
-    connection: Connection, table: Table, keys: Sequence[str], rows: Sequence[Row]
+    transaction: Transaction, table: Table, keys: Sequence[str], rows: Sequence[Row]
 ) -> None:
     """Set the columns of each row, all the same ones, where its ``keys`` match."""
     if rows:
-        ask(connection, updated(table, keys, rows))
+        transaction.ask(updated(table, keys, rows))
 
 
 @dataclass(frozen=True)
@@ -138,14 +138,14 @@ class _Inserted:
             parameters,
         )
 
-    def execute(self, connection: Connection) -> Rows:
+    def execute(self, transaction: Transaction) -> Rows:
         rows = self.rows
         if self.parent is not None:
-            [number] = draw(connection, self.parent.numbers, 1)
-            connection.execute(insert(self.parent.table), {"id": number, **self.values})
+            [number] = draw(transaction, self.parent.numbers, 1)
+            transaction.execute(insert(self.parent.table), {"id": number, **self.values})
             rows = [{self.parent.column: number, **row} for row in rows]
         columns = _columns_used(rows)
-        connection.execute(
+        transaction.execute(
             insert(self.table), [{name: row[name] for name in columns} for row in rows]
         )
         return []
@@ -169,12 +169,12 @@ class _Updated:
             parameters,
         )
 
-    def execute(self, connection: Connection) -> Rows:
+    def execute(self, transaction: Transaction) -> Rows:
         statement = update(self.table)
         for key in self.keys:
             column = self.table.c[key]
             statement = statement.where(column == bindparam(f"_{key}", type_=column.type))
-        connection.execute(
+        transaction.execute(
             statement,
             [
                 {(f"_{name}" if name in self.keys else name): value for name, value in row.items()}
@@ -184,13 +184,13 @@ class _Updated:
         return []
 
 
-def among(connection: Connection, column: ColumnElement[Any], values: Iterable[Any]) -> Any:
+def among(transaction: Transaction, column: ColumnElement[Any], values: Iterable[Any]) -> Any:
     """The condition that ``column`` is one of ``values``, however many there are.
 
     One bound value, so the statement and its plan stay the same for any number.
     """
     listed = list(values)
-    if connection.dialect.name == "postgresql":
+    if transaction.dialect.name == "postgresql":
         array = bindparam(None, listed, ARRAY(column.type), unique=True)
         return column == any_(array)
     parsed = func.json_each(json.dumps(listed)).table_valued("value")

@@ -14,7 +14,7 @@ from contextlib import closing, contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
-from sqlalchemy import Connection, insert, select, text
+from sqlalchemy import insert, select, text
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DatabaseError
 
@@ -22,6 +22,7 @@ from orchestrator.domain.errors import Conflict, InvalidInput, Unavailable
 from orchestrator.store import migrate, urls
 from orchestrator.store.database import Database
 from orchestrator.store.tables import SEQUENCES, counters, metadata
+from orchestrator.store.transaction import Transaction
 
 #: Rows read and written at a time.
 _CHUNK = 2_000
@@ -96,13 +97,13 @@ def fill(source_url: str, target_url: str) -> None:
         target.close()
 
 
-def pour(source: Connection, target: Connection) -> None:
+def pour(source: Transaction, target: Transaction) -> None:
     """Copy every row and where numbers go on, into tables with no rows."""
     with _without_triggers(target):
         for table in _TABLES:
-            rows = source.execution_options(stream_results=True, yield_per=_CHUNK).execute(
-                select(table)
-            )
+            rows = source.connection.execution_options(
+                stream_results=True, yield_per=_CHUNK
+            ).execute(select(table))
             for chunk in rows.mappings().partitions(_CHUNK):
                 target.execute(insert(table), [dict(row) for row in chunk])
     # Read last, they are not behind the rows.
@@ -112,10 +113,10 @@ def pour(source: Connection, target: Connection) -> None:
         _renew_serials(target)
 
 
-def empty(connection: Connection) -> None:
+def empty(transaction: Transaction) -> None:
     """Delete every row; on PostgreSQL."""
     tables = ", ".join(table.name for table in [*_TABLES, counters])
-    connection.execute(text(f"TRUNCATE {tables}"))
+    transaction.execute(text(f"TRUNCATE {tables}"))
 
 
 def put_in_place(new: Path, path: Path) -> Path | None:
@@ -148,10 +149,10 @@ def _unused(name: str) -> Path:
 
 
 @contextmanager
-def _without_triggers(connection: Connection) -> Iterator[None]:
+def _without_triggers(transaction: Transaction) -> Iterator[None]:
     """What triggers have written is copied with the rest: they write nothing meanwhile."""
-    if connection.dialect.name == "postgresql":
-        found = connection.execute(
+    if transaction.dialect.name == "postgresql":
+        found = transaction.execute(
             text(
                 "SELECT DISTINCT tgrelid::regclass::text FROM pg_trigger"
                 " WHERE NOT tgisinternal AND tgrelid::regclass::text = ANY(:tables)"
@@ -160,54 +161,54 @@ def _without_triggers(connection: Connection) -> Iterator[None]:
         )
         tables = list(found.scalars())
         for table in tables:
-            connection.execute(text(f"ALTER TABLE {table} DISABLE TRIGGER USER"))
+            transaction.execute(text(f"ALTER TABLE {table} DISABLE TRIGGER USER"))
         yield
         # Checks of foreign keys that were put off would keep the table from being altered.
-        connection.execute(text("SET CONSTRAINTS ALL IMMEDIATE"))
+        transaction.execute(text("SET CONSTRAINTS ALL IMMEDIATE"))
         for table in tables:
-            connection.execute(text(f"ALTER TABLE {table} ENABLE TRIGGER USER"))
+            transaction.execute(text(f"ALTER TABLE {table} ENABLE TRIGGER USER"))
         return
     query = "SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"
-    triggers = connection.exec_driver_sql(query).all()
+    triggers = transaction.connection.exec_driver_sql(query).all()
     for trigger in triggers:
-        connection.exec_driver_sql(f"DROP TRIGGER {trigger.name}")
+        transaction.connection.exec_driver_sql(f"DROP TRIGGER {trigger.name}")
     yield
     for trigger in triggers:
-        connection.exec_driver_sql(trigger.sql)
+        transaction.connection.exec_driver_sql(trigger.sql)
 
 
-def _numbers(connection: Connection) -> dict[str, int]:
+def _numbers(transaction: Transaction) -> dict[str, int]:
     """The last number given out by each source, and by each column that numbers its own rows."""
-    if connection.dialect.name != "postgresql":
-        found = dict(connection.execute(select(counters.c.name, counters.c.value)).all())
+    if transaction.dialect.name != "postgresql":
+        found = dict(transaction.execute(select(counters.c.name, counters.c.value)).all())
         return {name: value for name, value in found.items() if name in SEQUENCES}
     numbers = {}
     for name, sequence in SEQUENCES.items():
         query = f"SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM {sequence.name}"  # noqa: S608
-        numbers[name] = int(connection.execute(text(query)).scalar_one())
+        numbers[name] = int(transaction.execute(text(query)).scalar_one())
     return {name: value for name, value in numbers.items() if value}
 
 
-def _go_on(connection: Connection, name: str, last: int) -> None:
-    if connection.dialect.name == "postgresql":
-        connection.execute(
+def _go_on(transaction: Transaction, name: str, last: int) -> None:
+    if transaction.dialect.name == "postgresql":
+        transaction.execute(
             text("SELECT setval(:name, :last)"), {"name": SEQUENCES[name].name, "last": last}
         )
         return
     fresh = sqlite.insert(counters).values(name=name, value=last)
-    connection.execute(fresh.on_conflict_do_update(index_elements=["name"], set_={"value": last}))
+    transaction.execute(fresh.on_conflict_do_update(index_elements=["name"], set_={"value": last}))
 
 
-def _renew_serials(connection: Connection) -> None:
+def _renew_serials(transaction: Transaction) -> None:
     """Columns that number their own rows go on above those that were copied."""
     for table in _TABLES:
         for column in table.primary_key:
-            name = connection.execute(
+            name = transaction.execute(
                 text("SELECT pg_get_serial_sequence(:table, :column)"),
                 {"table": table.name, "column": column.name},
             ).scalar()
             if name is not None:
-                connection.execute(
+                transaction.execute(
                     text(
                         f"SELECT setval(:name, greatest(max({column.name}), 1),"  # noqa: S608
                         f" max({column.name}) IS NOT NULL) FROM {table.name}"

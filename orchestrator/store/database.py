@@ -28,10 +28,10 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from orchestrator.domain.errors import Unavailable
 from orchestrator.store import schema, urls
-from orchestrator.store.asking import commit
 from orchestrator.store.reasons import READS_ONLY, reason
 from orchestrator.store.sessions import Sessions, lift_limit, line_options
 from orchestrator.store.tables import installation
+from orchestrator.store.transaction import Transaction
 from orchestrator.store.verdicts import (
     READ_ONLY,
     ends_only_this_session,
@@ -114,17 +114,17 @@ class Database:
         return self.dialect == "postgresql"
 
     @contextmanager
-    def read(self) -> Iterator[Connection]:
-        """A connection that sees one state of the database and changes nothing.
+    def read(self) -> Iterator[Transaction]:
+        """A transaction that sees one state of the database, changes nothing and defers nothing.
 
-        It may be used for as long as one likes.
+        It may take as long as one likes.
         """
-        with self._reading() as connection:
+        with self._reading() as transaction:
             if self.is_postgresql:
-                self._reconnect(connection)
-            yield connection
+                self._reconnect(transaction.connection)
+            yield transaction
 
-    def look(self, work: Callable[[Connection], T]) -> T:
+    def look(self, work: Callable[[Transaction], T]) -> T:
         """Run a reading function on one state of the database; again if its connection died."""
         try:
             return self._look_once(work)
@@ -133,12 +133,12 @@ class Database:
                 raise
         return self._look_once(work)
 
-    def _look_once(self, work: Callable[[Connection], T]) -> T:
-        with self._reading() as connection:
-            self._begin(connection)
-            return work(connection)
+    def _look_once(self, work: Callable[[Transaction], T]) -> T:
+        with self._reading() as transaction:
+            self._begin(transaction.connection)
+            return work(transaction)
 
-    def glance(self, work: Callable[[Connection], T]) -> T:
+    def glance(self, work: Callable[[Transaction], T]) -> T:
         """The same for what does not change any more: each statement sees a state of its own.
 
         On PostgreSQL no transaction begins or ends for it.
@@ -146,16 +146,16 @@ class Database:
         if not self.is_postgresql or self._is_pooled:
             return self.look(work)
         try:
-            with self._reading("AUTOCOMMIT") as connection:
-                self._begin(connection)
-                return work(connection)
+            with self._reading("AUTOCOMMIT") as transaction:
+                self._begin(transaction.connection)
+                return work(transaction)
         except Unavailable as error:
             if not _has_died(error):
                 raise
         return self.look(work)
 
     @contextmanager
-    def _reading(self, isolation: str = _ONE_STATE) -> Iterator[Connection]:
+    def _reading(self, isolation: str = _ONE_STATE) -> Iterator[Transaction]:
         with self._reachable(reading=True), self.engine.connect() as connection:
             if self.is_postgresql:
                 # The first connection tells whether there is a pooler.
@@ -164,12 +164,12 @@ class Database:
                 connection = connection.execution_options(
                     isolation_level=isolation, postgresql_readonly=True
                 )
-            yield connection
+            yield Transaction(connection)
             # At a rollback, psycopg would forget every statement that it has prepared.
             connection.commit()
 
     @contextmanager
-    def write(self, *, may_take_long: bool = False) -> Iterator[Connection]:
+    def write(self, *, may_take_long: bool = False) -> Iterator[Transaction]:
         """One transaction, committed at the end. SQLite's is the only one that writes.
 
         ``may_take_long``: as a whole database that is copied or migrated does.
@@ -181,20 +181,21 @@ class Database:
                 self._begin(connection)
                 if may_take_long and self.is_postgresql:
                     lift_limit(connection)
-                yield connection
-                commit(connection)
+                transaction = Transaction(connection)
+                yield transaction
+                transaction.commit()
 
     def try_to_write(self) -> None:
         """Find out whether changes are taken, without any. Raises `Unavailable` if they are not."""
         if (file := urls.file_of(self.url)) is None:
-            self.transact(lambda connection: connection.execute(_NO_CHANGE))
+            self.transact(lambda transaction: transaction.execute(_NO_CHANGE))
             return
         # The one writer may take a while; whoever asks this does not want to wait for its turn.
-        self.look(lambda connection: connection.execute(select(installation.c.id)))
+        self.look(lambda transaction: transaction.execute(select(installation.c.id)))
         if not (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)):
             raise Unavailable(READS_ONLY)
 
-    def transact(self, work: Callable[[Connection], T]) -> T:
+    def transact(self, work: Callable[[Transaction], T]) -> T:
         """Run ``work`` in a transaction, again as a whole where the database asks for it.
 
         ``work`` must have no effect outside the database. Raises `Unavailable` when that
@@ -203,8 +204,8 @@ class Database:
         for attempt in range(1, _TRIES + 1):
             committing = False
             try:
-                with self.write() as connection:
-                    done = work(connection)
+                with self.write() as transaction:
+                    done = work(transaction)
                     committing = True
                 return done
             except (DBAPIError, Unavailable) as error:

@@ -12,10 +12,11 @@ import time
 from functools import partial
 
 import structlog
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 
 from orchestrator.store.database import Database
 from orchestrator.store.sessions import APPLICATION
+from orchestrator.store.transaction import Transaction
 
 log = structlog.get_logger(__name__)
 
@@ -89,15 +90,15 @@ class Watch:
         ]
 
 
-def _waits(connection: Connection) -> list[_Wait]:
-    found = connection.execute(_LOOK, {"application": APPLICATION})
+def _waits(transaction: Transaction) -> list[_Wait]:
+    found = transaction.execute(_LOOK, {"application": APPLICATION})
     return [(row.pid, row.backend_start, row.state_change) for row in found]
 
 
-def _end(wait: _Wait, connection: Connection) -> bool:
+def _end(wait: _Wait, transaction: Transaction) -> bool:
     pid, begun, changed = wait
     same = {"pid": pid, "backend_start": begun, "state_change": changed}
-    return bool(connection.execute(_END, {"application": APPLICATION, **same}).scalar())
+    return bool(transaction.execute(_END, {"application": APPLICATION, **same}).scalar())
 
 
 #: Looks while a session may be waiting: so much longer it may hold up others.

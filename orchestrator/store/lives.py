@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy import Connection, String, cast, insert, select, text
+from sqlalchemy import String, cast, insert, select, text
 from sqlalchemy.dialects import sqlite
 
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import SEQUENCES, counters, lives
+from orchestrator.store.transaction import Transaction
 
 #: Fencing numbers are the epoch and, below it, a counter of so many bits: they stay below 2**53,
 #: which is what JSON can tell everywhere.
@@ -65,40 +66,40 @@ def token(job_id: int, life: str) -> str:
     return f"{job_id}_{life[:_SHOWN]}" if life else str(job_id)
 
 
-def present(connection: Connection) -> Life:
+def present(transaction: Transaction) -> Life:
     """The life that the database is in."""
-    return all_of(connection)[-1]
+    return all_of(transaction)[-1]
 
 
-def all_of(connection: Connection) -> Sequence[Life]:
+def all_of(transaction: Transaction) -> Sequence[Life]:
     """Its lives, the present one last."""
     columns = (lives.c.epoch, lives.c.life, lives.c.first_job, lives.c.last_event)
-    return [Life(*row) for row in connection.execute(select(*columns).order_by(lives.c.epoch))]
+    return [Life(*row) for row in transaction.execute(select(*columns).order_by(lives.c.epoch))]
 
 
-def restored_since(connection: Connection, epoch: int, why: str) -> bool:
+def restored_since(transaction: Transaction, epoch: int, why: str) -> bool:
     """Whether a life after this epoch has begun for this reason."""
     query = select(lives.c.epoch).where(lives.c.epoch > epoch, lives.c.why == why).limit(1)
-    return connection.execute(query).first() is not None
+    return transaction.execute(query).first() is not None
 
 
 def begin(
-    connection: Connection, why: str, *, last_event: int = 0, above: Reached = NOTHING
+    transaction: Transaction, why: str, *, last_event: int = 0, above: Reached = NOTHING
 ) -> Life:
     """Begin a new life, above all numbers of those before and of what is known of another.
 
     Of a database that had none before, its first: numbers of its jobs begin with 1.
     """
-    earlier = _earlier(connection)
-    now = connection.execute(select(db_now())).scalar_one()
+    earlier = _earlier(transaction)
+    now = transaction.execute(select(db_now())).scalar_one()
     hours = int((now - _BEGINNING).total_seconds() // 3600)
     epoch = max([hours, 1, above.epoch + 1, *(one.epoch + 1 for one in earlier)])
-    first_job = _jump(connection, "jobs", above.job) if earlier else 0
+    first_job = _jump(transaction, "jobs", above.job) if earlier else 0
     if earlier:
-        _jump(connection, "batches", above.batch)
-    _set(connection, "fences", (epoch << COUNTER_BITS) + 1)
+        _jump(transaction, "batches", above.batch)
+    _set(transaction, "fences", (epoch << COUNTER_BITS) + 1)
     life = Life(epoch, secrets.token_hex(16), first_job, last_event)
-    connection.execute(
+    transaction.execute(
         insert(lives).values(
             epoch=life.epoch,
             life=life.life,
@@ -111,51 +112,51 @@ def begin(
     return life
 
 
-def reached(connection: Connection) -> Reached:
+def reached(transaction: Transaction) -> Reached:
     """How far the database has come."""
     return Reached(
-        epoch=present(connection).epoch,
-        job=_last(connection, "jobs"),
-        batch=_last(connection, "batches"),
+        epoch=present(transaction).epoch,
+        job=_last(transaction, "jobs"),
+        batch=_last(transaction, "batches"),
     )
 
 
-def _earlier(connection: Connection) -> Sequence[Life]:
-    if connection.dialect.name == "postgresql":
+def _earlier(transaction: Transaction) -> Sequence[Life]:
+    if transaction.dialect.name == "postgresql":
         # Two that begin one at a time; readers go on.
-        connection.execute(text("LOCK TABLE lives IN SHARE ROW EXCLUSIVE MODE"))
-    return all_of(connection)
+        transaction.execute(text("LOCK TABLE lives IN SHARE ROW EXCLUSIVE MODE"))
+    return all_of(transaction)
 
 
-def _jump(connection: Connection, name: str, above: int) -> int:
+def _jump(transaction: Transaction, name: str, above: int) -> int:
     """Have a source go on with the next multiple of `_JUMP`, which is returned."""
-    first = (max(_last(connection, name), above) // _JUMP + 1) * _JUMP
-    _set(connection, name, first)
+    first = (max(_last(transaction, name), above) // _JUMP + 1) * _JUMP
+    _set(transaction, name, first)
     return first
 
 
-def _last(connection: Connection, name: str) -> int:
+def _last(transaction: Transaction, name: str) -> int:
     """The last number that was given out; 0: none was."""
-    if connection.dialect.name == "postgresql":
+    if transaction.dialect.name == "postgresql":
         query = f"SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM {SEQUENCES[name].name}"  # noqa: S608
-        return int(connection.execute(text(query)).scalar_one())
-    found = connection.execute(select(counters.c.value).where(counters.c.name == name))
+        return int(transaction.execute(text(query)).scalar_one())
+    found = transaction.execute(select(counters.c.value).where(counters.c.name == name))
     return int(found.scalar() or 0)
 
 
-def _set(connection: Connection, name: str, following: int) -> None:
+def _set(transaction: Transaction, name: str, following: int) -> None:
     """Have a source go on with this number; it never goes back."""
-    if connection.dialect.name == "postgresql":
+    if transaction.dialect.name == "postgresql":
         sequence = SEQUENCES[name].name
         # What a sequence is set to stays, whatever becomes of the transaction.
-        connection.execute(
+        transaction.execute(
             text(
                 f"SELECT setval('{sequence}', greatest(:last, last_value)) FROM {sequence}"  # noqa: S608
             ).bindparams(last=following - 1)
         )
         return
     fresh = sqlite.insert(counters).values(name=name, value=following - 1)
-    connection.execute(
+    transaction.execute(
         fresh.on_conflict_do_update(
             index_elements=["name"],
             set_={"value": fresh.excluded.value},

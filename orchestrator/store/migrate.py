@@ -9,7 +9,7 @@ from typing import Any
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, insert, inspect, select, text
+from sqlalchemy import insert, inspect, select, text
 
 from orchestrator.domain.errors import Conflict, InvalidInput, Unavailable
 from orchestrator.store import schema, urls
@@ -17,6 +17,7 @@ from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database
 from orchestrator.store.lives import begin
 from orchestrator.store.tables import installation, lives
+from orchestrator.store.transaction import Transaction
 
 #: One process migrates at a time.
 _MIGRATION_LOCK = 0x6D696772
@@ -30,11 +31,11 @@ def upgrade(url: str, revision: str = "head", *, named: bool = True) -> None:
     """
     _check_name(revision)
 
-    def work(connection: Connection) -> None:
-        _refuse_newer(connection)
-        command.upgrade(_config(connection), revision)
+    def work(transaction: Transaction) -> None:
+        _refuse_newer(transaction)
+        command.upgrade(_config(transaction), revision)
         if named:
-            _name(connection)
+            _name(transaction)
 
     _alone(url, work)
 
@@ -44,24 +45,24 @@ def name_installation(url: str) -> None:
     _alone(url, _name)
 
 
-def _name(connection: Connection) -> None:
-    if not inspect(connection).has_table(installation.name):
+def _name(transaction: Transaction) -> None:
+    if not inspect(transaction.connection).has_table(installation.name):
         return
-    if connection.execute(select(installation.c.id)).first() is None:
-        connection.execute(
+    if transaction.execute(select(installation.c.id)).first() is None:
+        transaction.execute(
             insert(installation).values(id=1, uuid=uuid.uuid4().hex, created_at=db_now())
         )
-        if inspect(connection).has_table(lives.name):
-            begin(connection, "the database is new")
+        if inspect(transaction.connection).has_table(lives.name):
+            begin(transaction, "the database is new")
 
 
 def downgrade(url: str, revision: str) -> None:
     """Take the database back to a revision; ``base`` removes everything."""
     _check_name(revision)
 
-    def work(connection: Connection) -> None:
-        _refuse_newer(connection)
-        command.downgrade(_config(connection), revision)
+    def work(transaction: Transaction) -> None:
+        _refuse_newer(transaction)
+        command.downgrade(_config(transaction), revision)
 
     _alone(url, work)
 
@@ -74,14 +75,14 @@ def _check_name(revision: str) -> None:
         )
 
 
-def _refuse_newer(connection: Connection) -> None:
-    found = _found(connection)
+def _refuse_newer(transaction: Transaction) -> None:
+    found = _found(transaction)
     if found is not None and found not in schema.revisions():
         raise Conflict(str(schema.trouble(found)))
 
 
-def _found(connection: Connection) -> str | None:
-    return MigrationContext.configure(connection).get_current_revision()
+def _found(transaction: Transaction) -> str | None:
+    return MigrationContext.configure(transaction.connection).get_current_revision()
 
 
 def check(url: str) -> str | None:
@@ -96,9 +97,9 @@ def check(url: str) -> str | None:
         database.close()
 
 
-def trouble(connection: Connection) -> str | None:
+def trouble(transaction: Transaction) -> str | None:
     """The same of a database that is connected."""
-    return schema.trouble(_found(connection))
+    return schema.trouble(_found(transaction))
 
 
 def refuse_unknown(url: str) -> None:
@@ -119,17 +120,17 @@ def _alone(url: str, work: Any) -> None:
             ) from None
     database = Database(url, pool_size=1)
     try:
-        with database.write(may_take_long=True) as connection:
+        with database.write(may_take_long=True) as transaction:
             if database.is_postgresql:
-                connection.execute(
+                transaction.execute(
                     text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK}
                 )
-            work(connection)
+            work(transaction)
     finally:
         database.close()
 
 
-def _config(connection: Connection) -> Config:
+def _config(transaction: Transaction) -> Config:
     config = schema.config()
-    config.attributes["connection"] = connection
+    config.attributes["connection"] = transaction.connection
     return config

@@ -12,11 +12,9 @@ IN_TRANSACTION = frozenset(
         "journal.before_commit",
         "finish.before_commit",
         "lanes.before_release",
-        "lanes.after_release",
         "due.before_commit",
         "reclaim.before_commit",
         "events.before_commit",
-        "pipeline.before_commit",
     }
 )
 #: Passed in a transaction of the `memory` driver, whose storage has one writer.
@@ -44,8 +42,6 @@ WHILE_OUTCOMES_ARE_WRITTEN = frozenset(
     {
         "finish.before_commit",
         "lanes.before_release",
-        "lanes.after_release",
-        "pipeline.before_commit",
     }
 )
 #: Where the outcome is in the database, and only telling others is left.

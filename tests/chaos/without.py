@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 import psycopg
-from sqlalchemy import Connection, exists, select, update
+from sqlalchemy import exists, select, update
 
 from orchestrator.domain.errors import Problem
 from orchestrator.jobs import claim, finish, schedule, submit
@@ -27,6 +27,7 @@ from orchestrator.store.database import Database
 from orchestrator.store.frozen import Watch
 from orchestrator.store.pipeline import Pipeline
 from orchestrator.store.tables import job_dependencies, jobs
+from orchestrator.store.transaction import Transaction
 from workers.backends import memory_exports
 from workers.backends.base.call import Call
 from workers.backends.base.references import PolicyRef
@@ -41,12 +42,14 @@ def _without_fencing() -> None:
     """Whoever comes with an outcome may write it, however late."""
     write_outcomes, write_step = finish.finish, claim.write_step
 
-    def latest(connection: Connection, one: Claim) -> Claim:
-        fence = connection.execute(select(jobs.c.fence).where(jobs.c.id == one.job_id)).scalar_one()
+    def latest(transaction: Transaction, one: Claim) -> Claim:
+        fence = transaction.execute(
+            select(jobs.c.fence).where(jobs.c.id == one.job_id)
+        ).scalar_one()
         return replace(one, fence=fence)
 
-    def run_again(connection: Connection, ids: list[int]) -> None:
-        connection.execute(
+    def run_again(transaction: Transaction, ids: list[int]) -> None:
+        transaction.execute(
             update(jobs)
             .where(jobs.c.id.in_(ids))
             .values(
@@ -59,14 +62,14 @@ def _without_fencing() -> None:
         )
 
     def finish_unchecked(
-        connection: Connection, outcomes: Sequence[tuple[Claim, Outcome]]
+        transaction: Transaction, outcomes: Sequence[tuple[Claim, Outcome]]
     ) -> Finished:
-        run_again(connection, [one.job_id for one, _ in outcomes])
-        unchecked = [(latest(connection, one), outcome) for one, outcome in outcomes]
-        return write_outcomes(connection, unchecked)
+        run_again(transaction, [one.job_id for one, _ in outcomes])
+        unchecked = [(latest(transaction, one), outcome) for one, outcome in outcomes]
+        return write_outcomes(transaction, unchecked)
 
-    def write_step_unchecked(connection: Connection, one: Claim, step: Step) -> bool:
-        return write_step(connection, latest(connection, one), step) or True
+    def write_step_unchecked(transaction: Transaction, one: Claim, step: Step) -> bool:
+        return write_step(transaction, latest(transaction, one), step) or True
 
     _replace(finish.finish, finish_unchecked)
     _replace(claim.write_step, write_step_unchecked)
@@ -76,14 +79,14 @@ def _without_lanes() -> None:
     """Jobs that wait for others of their volume are taken as if they did not."""
     take = claim.claim
 
-    def hasty(connection: Connection) -> None:
+    def hasty(transaction: Transaction) -> None:
         needed = jobs.alias("needed")
         depends = exists().where(
             job_dependencies.c.job_id == jobs.c.id,
             needed.c.id == job_dependencies.c.depends_on,
             needed.c.finished_at.is_(None),
         )
-        connection.execute(
+        transaction.execute(
             update(jobs)
             .where(jobs.c.state == "waiting", jobs.c.not_before.is_(None), ~depends)
             .values(state="queued", queued_at=db_now())
@@ -99,7 +102,7 @@ def _without_lanes() -> None:
 def _without_relay() -> None:
     """The scheduler does not look for wake-ups that were lost."""
 
-    def nothing_overdue(_connection: Connection, _older_than: float) -> Counter[str]:
+    def nothing_overdue(_transaction: Transaction, _older_than: float) -> Counter[str]:
         return Counter()
 
     _replace(schedule.overdue_queues, nothing_overdue)
@@ -118,10 +121,10 @@ def _without_idempotency() -> None:
     store = submit.submit_together
 
     def submit_keyless(
-        connection: Connection, submissions: Sequence[Submission], **options: Any
+        transaction: Transaction, submissions: Sequence[Submission], **options: Any
     ) -> list[Accepted | Problem]:
         keyless = [replace(submission, idempotency_key=None) for submission in submissions]
-        return store(connection, keyless, **options)
+        return store(transaction, keyless, **options)
 
     _replace(submit.submit_together, submit_keyless)
 
@@ -129,7 +132,7 @@ def _without_idempotency() -> None:
 def _without_leases() -> None:
     """A lease that has run out is nobody's business."""
 
-    def reclaim_nothing(_connection: Connection) -> Reclaimed:
+    def reclaim_nothing(_transaction: Transaction) -> Reclaimed:
         return Reclaimed([], Finished([], [], [], []))
 
     _replace(schedule.reclaim_expired, reclaim_nothing)

@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from sqlalchemy import Connection
-
 from orchestrator.domain.errors import Problem
 from orchestrator.jobs.retry import retry_request
 from orchestrator.jobs.submission import Submission
 from orchestrator.jobs.submit import submit
+from orchestrator.store.transaction import Transaction
 from tests.data import invariants
 from tests.data.cases import CASES, N, V, W
 from tests.data.lives import LIVES
@@ -148,10 +147,10 @@ class _Trial:
         """The number of the job that repeats a failed one; its own if it is refused."""
         site = self.site
 
-        def again(connection: Connection) -> int:
-            request, bound = retry_request(connection, job_id)
+        def again(transaction: Transaction) -> int:
+            request, bound = retry_request(transaction, job_id)
             submission = Submission(requests=[request], actor=ADMIN, bound={0: bound})
-            return submit(connection, submission, max_attempts=5).job_ids[0]
+            return submit(transaction, submission, max_attempts=5).job_ids[0]
 
         try:
             new = site.engine.database.transact(again)

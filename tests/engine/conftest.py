@@ -177,7 +177,7 @@ def refuse_other_states(database: Database) -> None:
             known = ", ".join(
                 f"'{one}>{other}'" for one, others in following.items() for other in others
             )
-            connection.exec_driver_sql(
+            connection.connection.exec_driver_sql(
                 f"CREATE TRIGGER declared_{table} BEFORE UPDATE OF state ON {table}"
                 " WHEN OLD.state <> NEW.state"
                 f" AND OLD.state || '>' || NEW.state NOT IN ({known})"

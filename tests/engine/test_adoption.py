@@ -6,6 +6,7 @@ import fcntl
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from orchestrator.actions.requests import parse_request
 from orchestrator.domain.errors import AlreadyExists, Unsupported
@@ -42,7 +43,7 @@ def adopted(engine: Engine, name: str) -> Any:
 
 def promised(engine: Engine) -> int:
     with engine.database.read() as connection:
-        found = connection.exec_driver_sql("SELECT sum(promised_bytes) FROM promises").scalar()
+        found = connection.execute(text("SELECT sum(promised_bytes) FROM promises")).scalar()
     return int(found or 0)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg import sql
-from sqlalchemy import Connection, make_url, select, text
+from sqlalchemy import make_url, select, text
 
 from orchestrator.domain.actors import Actor
 from orchestrator.domain.errors import InvalidInput, NotFound
@@ -18,6 +18,7 @@ from orchestrator.domain.states import Role
 from orchestrator.inventory.capacity import record_day
 from orchestrator.store import audit_views
 from orchestrator.store.tables import backends, capacity_days, event_commits, events, jobs, volumes
+from orchestrator.store.transaction import Transaction
 from tests.engine.conftest import Engine, create
 from tests.engine.lively import Lively, filled
 from tests.rigs.sql_examples import examples
@@ -26,25 +27,25 @@ from workers.scheduler import Scheduler
 Rows = list[Any]
 
 
-def rows(connection: Connection, statement: str) -> Rows:
+def rows(transaction: Transaction, statement: str) -> Rows:
     """As whoever writes SQL gets them: values as the driver gives them."""
-    return list(connection.execute(text(statement)).mappings())
+    return list(transaction.execute(text(statement)).mappings())
 
 
 class Expected:
     """What each example must show, found out in another way."""
 
-    def __init__(self, lively: Lively, connection: Connection) -> None:
+    def __init__(self, lively: Lively, transaction: Transaction) -> None:
         self.lively = lively
-        self.jobs = list(connection.execute(select(jobs)).mappings())
+        self.jobs = list(transaction.execute(select(jobs)).mappings())
         self.events = list(
-            connection.execute(
+            transaction.execute(
                 select(events, (event_commits.c.base + events.c.seq).label("number")).join(
                     event_commits, event_commits.c.id == events.c.commit_id
                 )
             ).mappings()
         )
-        self.volumes = list(connection.execute(select(volumes)).mappings())
+        self.volumes = list(transaction.execute(select(volumes)).mappings())
         self.live = [row for row in self.volumes if row["state"] != "removed"]
 
     def held_at(self, found: Rows) -> None:
@@ -173,13 +174,13 @@ def test_each_example_of_the_documentation_shows_what_happened(engine: Engine) -
     lively = Lively(engine)
     statements = examples(filled(lively))
     assert list(statements) == list(EXAMPLES)
-    with engine.database.read() as connection:
-        expected = Expected(lively, connection)
+    with engine.database.read() as transaction:
+        expected = Expected(lively, transaction)
         for title, statement in statements.items():
-            found = rows(connection, statement)
+            found = rows(transaction, statement)
             assert found, title
             EXAMPLES[title](expected, found)
-        locks = rows(connection, "SELECT * FROM audit_locks ORDER BY taken_at, owner")
+        locks = rows(transaction, "SELECT * FROM audit_locks ORDER BY taken_at, owner")
         ends = {row["owner"]: (row["ended"], row["ended_by"], row["end_reason"]) for row in locks}
         assert len(locks) == len(ends)
         assert ends == {
@@ -194,7 +195,7 @@ def test_each_example_of_the_documentation_shows_what_happened(engine: Engine) -
         expired = [row for row in expected.events if row["kind"] == "lock.expired"]
         owners = [row["data"]["before"]["owner"] for row in expired]
         assert owners == ["expired-one", "overtaken-one"]
-        who = rows(connection, "SELECT * FROM audit_who ORDER BY number")
+        who = rows(transaction, "SELECT * FROM audit_who ORDER BY number")
         assert [row["number"] for row in who] == list(range(1, len(expected.events) + 1))
         assert all(row["what"] for row in who)
 
@@ -202,13 +203,13 @@ def test_each_example_of_the_documentation_shows_what_happened(engine: Engine) -
 def test_locks_are_told_where_their_events_are_gone(engine: Engine) -> None:
     """Taken before the events that are kept, or ended by a hand."""
     lively = Lively(engine)
-    with engine.database.write() as connection:
-        connection.execute(text("DELETE FROM events WHERE kind = 'lock.taken' AND volume = 'vm1'"))
+    with engine.database.write() as transaction:
+        transaction.execute(text("DELETE FROM events WHERE kind = 'lock.taken' AND volume = 'vm1'"))
     lively.lock("vm4", "struck")
-    with engine.database.write() as connection:
-        connection.execute(text("DELETE FROM locks WHERE owner = 'struck'"))
-    with engine.database.read() as connection:
-        found = rows(connection, "SELECT owner, ended FROM audit_locks")
+    with engine.database.write() as transaction:
+        transaction.execute(text("DELETE FROM locks WHERE owner = 'struck'"))
+    with engine.database.read() as transaction:
+        found = rows(transaction, "SELECT owner, ended FROM audit_locks")
     ended = {row["owner"]: row["ended"] for row in found}
     assert ended == {"held-one": "held", "removed-one": "removed", "struck": "unknown"}
 
@@ -226,7 +227,7 @@ def test_a_role_for_audits_reads_the_views_and_nothing_else(engine: Engine) -> N
         owner.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(name))
         owner.execute(sql.SQL("CREATE ROLE {} LOGIN").format(name))
         try:
-            engine.database.transact(lambda connection: audit_views.grant(connection, role))
+            engine.database.transact(lambda transaction: audit_views.grant(transaction, role))
             with psycopg.connect(url, user=role, autocommit=True) as auditor:
                 for view in audit_views.VIEWS:
                     read = sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(view))
@@ -256,7 +257,7 @@ def test_a_role_for_audits_reads_the_views_and_nothing_else(engine: Engine) -> N
 def test_a_role_that_is_not_there_is_refused_with_the_remedy(engine: Engine) -> None:
     on_sqlite = make_url(engine.database.url).get_backend_name() == "sqlite"
     with pytest.raises(InvalidInput if on_sqlite else NotFound) as refused:
-        engine.database.transact(lambda connection: audit_views.grant(connection, "nobody; DROP"))
+        engine.database.transact(lambda transaction: audit_views.grant(transaction, "nobody; DROP"))
     assert refused.value.field == "role"
     assert ("read-only" if on_sqlite else "CREATE ROLE") in refused.value.detail
 
@@ -271,10 +272,10 @@ def test_the_last_look_of_a_day_holds_whichever_scheduler_has_it(engine: Engine)
             engine.submit(create(volume, "1M"))
             engine.work()
             scheduler.tick()
-        with engine.database.read() as connection:
+        with engine.database.read() as transaction:
             found = {
                 row["name"]: row
-                for row in connection.execute(
+                for row in transaction.execute(
                     select(capacity_days, backends.c.name).join(
                         backends, backends.c.id == capacity_days.c.backend_id
                     )
@@ -294,11 +295,11 @@ def test_the_last_look_of_a_day_holds_whichever_scheduler_has_it(engine: Engine)
 def test_an_earlier_look_does_not_replace_a_later_one(engine: Engine) -> None:
     """Of two schedulers, the one that looked first may commit last."""
     engine.database.transact(record_day)
-    with engine.database.write() as connection:
+    with engine.database.write() as transaction:
         later = "2999-01-01" if engine.database.is_postgresql else "2999-01-01 00:00:00.000000"
-        connection.execute(text("UPDATE capacity_days SET at = :later"), {"later": later})
+        transaction.execute(text("UPDATE capacity_days SET at = :later"), {"later": later})
     engine.submit(create("a"), actor=Actor("tests", Role.ADMIN))
     engine.work()
     engine.database.transact(record_day)
-    with engine.database.read() as connection:
-        assert set(connection.execute(select(capacity_days.c.volumes)).scalars()) == {0}
+    with engine.database.read() as transaction:
+        assert set(transaction.execute(select(capacity_days.c.volumes)).scalars()) == {0}

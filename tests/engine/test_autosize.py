@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
 
 from orchestrator.findings.recording import list_findings
 from orchestrator.settings import Settings
@@ -65,8 +65,8 @@ def test_a_volume_grows_as_it_fills(engine: Engine, schedulers: list[Scheduler])
     assert MIB * 6 // 5 <= size(engine, "full") < MIB * 5 // 4
     assert (size(engine, "empty"), size(engine, "other")) == (MIB, MIB)
     with engine.database.read() as connection:
-        told = connection.exec_driver_sql(
-            "SELECT reason FROM jobs WHERE action = 'volume.grow'"
+        told = connection.execute(
+            text("SELECT reason FROM jobs WHERE action = 'volume.grow'")
         ).all()
     assert told == [("autosize: it was nearly full",)], "two schedulers, one job"
 

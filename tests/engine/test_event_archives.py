@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import delete, func, insert, select, update
 
 from orchestrator import tokens
 from orchestrator.api.app import create_app, served
@@ -38,6 +38,7 @@ from orchestrator.settings import RetentionSettings, Settings
 from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database
 from orchestrator.store.tables import event_archives, event_chain, event_commits, events
+from orchestrator.store.transaction import Transaction
 from tests.engine.conftest import Engine, create, grow
 from tests.engine.test_chain import KEY
 from workers.scheduler import Scheduler
@@ -90,15 +91,15 @@ def happen(engine: Kept, *ages: float, kind: str = "test.happened") -> None:
     now = datetime.now(UTC)
     event = Event(kind=kind, actor="tests", reason="für dich", data={"before": {"size": 1.5}})
 
-    def work(connection: Connection) -> None:
-        write(connection, [event] * len(ages), now - timedelta(days=min(ages)))
+    def work(transaction: Transaction) -> None:
+        write(transaction, [event] * len(ages), now - timedelta(days=min(ages)))
 
     engine.database.transact(work)
 
 
 def chained(engine: Kept) -> None:
     engine.database.transact(number_committed)
-    while engine.database.transact(lambda connection: chain.extend(connection, KEY, 100)):
+    while engine.database.transact(lambda transaction: chain.extend(transaction, KEY, 100)):
         pass
 
 
@@ -109,21 +110,21 @@ def head(engine: Kept) -> tuple[int, str]:
 
 
 def change(engine: Kept, statement: Any) -> None:
-    with engine.database.write() as connection:
-        assert connection.execute(statement).rowcount > 0
+    with engine.database.write() as transaction:
+        assert transaction.execute(statement).rowcount > 0
 
 
 def count(engine: Kept) -> int:
-    with engine.database.read() as connection:
-        return int(connection.execute(select(func.count()).select_from(events)).scalar_one())
+    with engine.database.read() as transaction:
+        return int(transaction.execute(select(func.count()).select_from(events)).scalar_one())
 
 
 def archived(engine: Kept, most: int = 5, *, times: int = 1000, days: float = AT_ONCE) -> int:
     """Archive in files of a few events; how many files that were."""
     for done in range(times):
         if not engine.database.transact(
-            lambda connection: archive_events(
-                connection, KEY, engine.settings.archive, older_than_days=days, most=most
+            lambda transaction: archive_events(
+                transaction, KEY, engine.settings.archive, older_than_days=days, most=most
             )
         ):
             return done
@@ -132,8 +133,8 @@ def archived(engine: Kept, most: int = 5, *, times: int = 1000, days: float = AT
 
 def verified(engine: Kept, *, archives: bool = True, **given: Any) -> Verified:
     directory = engine.settings.archive if archives else None
-    with engine.database.read() as connection:
-        *_, found = verification.verify(connection, KEY, directory, **given)
+    with engine.database.read() as transaction:
+        *_, found = verification.verify(transaction, KEY, directory, **given)
     return found
 
 
@@ -147,17 +148,17 @@ def lines(*paths: Path) -> list[Any]:
 
 
 def rows(engine: Kept) -> list[Any]:
-    with engine.database.read() as connection:
+    with engine.database.read() as transaction:
         return list(
-            connection.execute(select(event_archives).order_by(event_archives.c.base)).all()
+            transaction.execute(select(event_archives).order_by(event_archives.c.base)).all()
         )
 
 
 def test_the_oldest_events_leave_for_files_and_all_is_as_it_was_written(
     record: Installation,
 ) -> None:
-    with record.database.read() as connection:
-        before = read_after(connection, 0, 1000)
+    with record.database.read() as transaction:
+        before = read_after(transaction, 0, 1000)
     was = verified(record)
     made = archived(record, times=3)
     assert made == len(files(record)) == 3
@@ -184,22 +185,22 @@ def test_numbers_and_links_go_on_when_everything_was_archived(record: Installati
     last, link = head(record)
     archived(record, most=10_000, times=1)
     assert rows(record)[-1].last == last
-    with record.database.read() as connection:
-        left = connection.execute(select(event_commits).where(event_commits.c.base.is_not(None)))
+    with record.database.read() as transaction:
+        left = transaction.execute(select(event_commits).where(event_commits.c.base.is_not(None)))
         assert left.all() == []
-        assert latest_number(connection) == last
+        assert latest_number(transaction) == last
         for after in (0, last - 1):
             with pytest.raises(Gone) as caught:
-                read_after(connection, after, 10)
+                read_after(transaction, after, 10)
             assert caught.value.facts["oldest"] == last + 1
-        assert read_after(connection, last, 10) == []
+        assert read_after(transaction, last, 10) == []
     assert head(record) == (last, link)
     assert verified(record).number == last
     assert verified(record, after=last, link=link).broken is None
     happen(record, 0, 0)
     chained(record)
-    with record.database.read() as connection:
-        numbers = [row.number for row in read_after(connection, last, 100)]
+    with record.database.read() as transaction:
+        numbers = [row.number for row in read_after(transaction, last, 100)]
     assert numbers == list(range(last + 1, last + 1 + len(numbers)))
     assert verified(record).broken is None
     assert verified(record).number == numbers[-1]
@@ -211,8 +212,8 @@ def test_whole_commits_leave_as_far_as_all_before_them_do(empty: Installation) -
     happen(empty, 9)
     assert archived(empty, days=5.0) == 0, "nothing has a link yet"
     chained(empty)
-    with empty.database.read() as connection:
-        first = connection.execute(
+    with empty.database.read() as transaction:
+        first = transaction.execute(
             select(func.min(event_commits.c.base))
             .join(events, events.c.commit_id == event_commits.c.id)
             .where(events.c.kind == "test.happened", events.c.seq == 1)
@@ -232,9 +233,9 @@ def test_a_commit_with_more_events_than_a_file_shall_have_is_one_file(empty: Ins
 
 
 def test_a_file_of_a_transaction_that_failed_is_used(record: Installation) -> None:
-    def work(connection: Connection) -> None:
+    def work(transaction: Transaction) -> None:
         assert archive_events(
-            connection, KEY, record.settings.archive, older_than_days=AT_ONCE, most=5
+            transaction, KEY, record.settings.archive, older_than_days=AT_ONCE, most=5
         )
         raise RuntimeError("it dies before it commits")
 
@@ -261,8 +262,8 @@ def test_a_file_of_another_history_is_not_overwritten(record: Installation) -> N
     documents = lines(kept)
     documents[0]["commit"]["link"] = "00" * 32
     other = kept.with_name(f"events-{rows(record)[0].last + 1}-")
-    with record.database.read() as connection:
-        second = chain.links_after(connection, rows(record)[0].last)[0]
+    with record.database.read() as transaction:
+        second = chain.links_after(transaction, rows(record)[0].last)[0]
     foreign = other.with_name(f"{other.name}{second.base + second.events}.jsonl.gz")
     foreign.write_bytes(gzip.compress("\n".join(map(json.dumps, documents)).encode()))
     before = foreign.read_bytes()
@@ -403,20 +404,20 @@ def test_tampering_with_archives_is_named(
             assert why.format(file=row.file) in broken.why
         shutil.rmtree(record.settings.archive)
         shutil.copytree(tmp_path / "kept", record.settings.archive)
-        with record.database.write() as connection:
-            connection.execute(delete(event_archives))
-            connection.execute(insert(event_archives), [row._asdict() for row in recorded])
+        with record.database.write() as transaction:
+            transaction.execute(delete(event_archives))
+            transaction.execute(insert(event_archives), [row._asdict() for row in recorded])
     assert verified(record).broken is None
 
 
 def test_an_old_end_that_was_cut_off_is_not_made_good_by_a_row(record: Installation) -> None:
-    with record.database.write() as connection:
-        links = chain.links_after(connection, 0)[:3]
+    with record.database.write() as transaction:
+        links = chain.links_after(transaction, 0)[:3]
         last = links[-1].base + links[-1].events
         ids = [one.commit_id for one in links]
-        connection.execute(delete(events).where(events.c.commit_id.in_(ids)))
-        connection.execute(delete(event_commits).where(event_commits.c.id.in_(ids)))
-        connection.execute(delete(event_chain).where(event_chain.c.base < last))
+        transaction.execute(delete(events).where(events.c.commit_id.in_(ids)))
+        transaction.execute(delete(event_commits).where(event_commits.c.id.in_(ids)))
+        transaction.execute(delete(event_chain).where(event_chain.c.base < last))
     assert verified(record).broken == Broken(1, f"links are missing up to event {last}")
     forged = {
         "base": 0,
@@ -428,18 +429,18 @@ def test_an_old_end_that_was_cut_off_is_not_made_good_by_a_row(record: Installat
         "archived_at": datetime.now(UTC),
     }
     for deleted_at in (None, datetime.now(UTC)):
-        with record.database.write() as connection:
-            connection.execute(delete(event_archives))
-            connection.execute(insert(event_archives).values(**forged, deleted_at=deleted_at))
+        with record.database.write() as transaction:
+            transaction.execute(delete(event_archives))
+            transaction.execute(insert(event_archives).values(**forged, deleted_at=deleted_at))
         for archives in (True, False):
             broken = verified(record, archives=archives).broken
             assert broken is not None and broken.number == 1
         assert broken is not None and "no event of the chain tells" in broken.why
     # Nor by an event that says so, which gets its link like every other.
     told = {"events": {"first": 1, "last": last, "link": links[-1].link.hex(), "files": []}}
-    with record.database.write() as connection:
+    with record.database.write() as transaction:
         events_of_others = [Event(kind="archives.deleted", actor="somebody", data=told)]
-        write(connection, events_of_others, datetime.now(UTC))
+        write(transaction, events_of_others, datetime.now(UTC))
     for _ in range(2):
         broken = verified(record).broken
         assert broken is not None and "no event of the chain tells" in broken.why
@@ -485,8 +486,8 @@ def test_the_database_alone_is_verified_where_the_archives_are_elsewhere(
         path.unlink()
     found = verified(record, archives=False)
     assert (found.broken, found.events) == (None, found.number - last)
-    with record.database.read() as connection:
-        assert verification.unread(connection, None) == [
+    with record.database.read() as transaction:
+        assert verification.unread(transaction, None) == [
             f"events 1 to {last}: they are in archives"
         ]
     change(record, update(events).where(events.c.commit_id > 0).values(actor="nobody"))
@@ -509,8 +510,8 @@ def test_what_archives_told_of_archives_is_found_in_archives(record: Installatio
 
 def expired(engine: Kept, days: float = AT_ONCE) -> list[str]:
     return engine.database.transact(
-        lambda connection: expiry.expire(
-            connection, KEY, engine.settings.archive, older_than_days=days
+        lambda transaction: expiry.expire(
+            transaction, KEY, engine.settings.archive, older_than_days=days
         )
     )
 
@@ -520,9 +521,9 @@ def test_what_the_retention_deletes_is_an_event_and_verification_begins_behind_i
 ) -> None:
     archived(busy, times=3)
     [ended, *_] = range(1, 2)
-    busy.database.transact(lambda connection: ask_for(connection, [ended]))
+    busy.database.transact(lambda transaction: ask_for(transaction, [ended]))
     busy.database.transact(
-        lambda connection: archive_jobs(connection, busy.settings.archive, older_than_days=None)
+        lambda transaction: archive_jobs(transaction, busy.settings.archive, older_than_days=None)
     )
     assert expired(busy, days=1.0) == []
     names = expired(busy)
@@ -530,7 +531,7 @@ def test_what_the_retention_deletes_is_an_event_and_verification_begins_behind_i
     # Whoever dies now has left the files of events, which the next one takes away.
     assert set(
         busy.database.look(
-            lambda connection: expiry.left_over(connection, KEY, busy.settings.archive)
+            lambda transaction: expiry.left_over(transaction, KEY, busy.settings.archive)
         )
     ) == set(names)
     expiry.unlink(busy.settings.archive, names)
@@ -540,11 +541,11 @@ def test_what_the_retention_deletes_is_an_event_and_verification_begins_behind_i
     last = found[-1].last
     for archives in (True, False):
         assert verified(busy, archives=archives).broken is None
-    with busy.database.read() as connection:
-        told = connection.execute(
+    with busy.database.read() as transaction:
+        told = transaction.execute(
             select(events.c.data).where(events.c.kind == "archives.deleted")
         ).scalar_one()
-        assert verification.unread(connection, busy.settings.archive) == [
+        assert verification.unread(transaction, busy.settings.archive) == [
             f"events 1 to {last}: deleted, as the retention says"
         ]
     assert told["events"] == {
@@ -564,9 +565,9 @@ def test_what_the_retention_deletes_is_an_event_and_verification_begins_behind_i
 
 
 def test_files_of_jobs_are_as_old_as_what_they_hold(busy: Engine) -> None:
-    busy.database.transact(lambda connection: ask_for(connection, [1]))
+    busy.database.transact(lambda transaction: ask_for(transaction, [1]))
     busy.database.transact(
-        lambda connection: archive_jobs(connection, busy.settings.archive, older_than_days=None)
+        lambda transaction: archive_jobs(transaction, busy.settings.archive, older_than_days=None)
     )
     [path] = busy.settings.archive.glob("jobs-*")
     # The clock of this host was wrong when it wrote the file.
@@ -581,25 +582,25 @@ def test_files_of_jobs_are_as_old_as_what_they_hold(busy: Engine) -> None:
 def test_jobs_outlive_their_events(busy: Engine) -> None:
     chained(busy)
     archived(busy, most=10_000)
-    with busy.database.read() as connection:
-        assert job_view(connection, 1)["state"] == "succeeded"
-    busy.database.transact(lambda connection: ask_for(connection, [1]))
+    with busy.database.read() as transaction:
+        assert job_view(transaction, 1)["state"] == "succeeded"
+    busy.database.transact(lambda transaction: ask_for(transaction, [1]))
     busy.database.transact(
-        lambda connection: archive_jobs(connection, busy.settings.archive, older_than_days=None)
+        lambda transaction: archive_jobs(transaction, busy.settings.archive, older_than_days=None)
     )
     chained(busy)
     archived(busy, most=10_000)
-    with busy.database.read() as connection, pytest.raises(Gone, match="audit read"):
-        job_view(connection, 1)
+    with busy.database.read() as transaction, pytest.raises(Gone, match="audit read"):
+        job_view(transaction, 1)
 
 
 def test_the_command_line_reads_and_verifies_archives(
     busy: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     archived(busy, times=4)
-    busy.database.transact(lambda connection: ask_for(connection, [1]))
+    busy.database.transact(lambda transaction: ask_for(transaction, [1]))
     busy.database.transact(
-        lambda connection: archive_jobs(connection, busy.settings.archive, older_than_days=None)
+        lambda transaction: archive_jobs(transaction, busy.settings.archive, older_than_days=None)
     )
     config = tmp_path / "orchestrator.toml"
     config.write_text(
@@ -640,7 +641,7 @@ def test_who_asks_for_archived_events_is_told_where_they_begin(record: Installat
     chained(record)
     oldest = rows(record)[-1].last + 1
     _, token = record.database.transact(
-        lambda connection: tokens.create(connection, "reader", Role.READER, "tests")
+        lambda transaction: tokens.create(transaction, "reader", Role.READER, "tests")
     )
     service = Service(record.settings)
 
@@ -719,7 +720,7 @@ def test_a_row_altered_by_hand_deletes_no_archive(busy: Engine) -> None:
     kept = {path.name for path in files(busy)}
     change(busy, update(event_archives).values(deleted_at=event_archives.c.archived_at))
     left = busy.database.look(
-        lambda connection: expiry.left_over(connection, KEY, busy.settings.archive)
+        lambda transaction: expiry.left_over(transaction, KEY, busy.settings.archive)
     )
     assert left == []
     change(busy, update(event_archives).values(deleted_at=None, archived_at=db_now(-1e9)))
@@ -731,7 +732,7 @@ def test_a_row_altered_by_hand_deletes_no_archive(busy: Engine) -> None:
         first = update(events).where(events.c.seq == 1)
         change(busy, first.values(kind="archives.deleted", data=told))
         left = busy.database.look(
-            lambda connection: expiry.left_over(connection, KEY, busy.settings.archive)
+            lambda transaction: expiry.left_over(transaction, KEY, busy.settings.archive)
         )
         assert left == []
     assert {path.name for path in files(busy)} == kept

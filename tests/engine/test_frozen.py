@@ -15,11 +15,13 @@ import psycopg
 import pytest
 from sqlalchemy import text
 
+from orchestrator import failpoints
 from orchestrator.domain.errors import Unavailable
-from orchestrator.store.asking import Question, ask, put_off
+from orchestrator.store.asking import Question
 from orchestrator.store.database import Database
 from orchestrator.store.frozen import Watch
 from orchestrator.store.pipeline import pipelined
+from tests.chaos.armed import Armed
 from tests.chaos.processes import until
 from tests.engine.conftest import Engine
 
@@ -34,7 +36,7 @@ _PATIENCE = "SET LOCAL lock_timeout = '40s'"
 _CHILD = """
 import os, signal, sys
 from sqlalchemy import text
-from orchestrator.store.asking import Question, ask, put_off
+from orchestrator.store.asking import Question
 from orchestrator.store.database import Database
 
 url, place = sys.argv[1:]
@@ -53,18 +55,18 @@ def stop():
         stopped = True
         os.kill(os.getpid(), signal.SIGSTOP)
 
-def work(connection):
+def work(transaction):
     if place == "between pipelines":
-        ask(connection, MORE(), MORE())
+        transaction.ask(MORE(), MORE())
         stop()
     elif place == "in a pipeline":
-        ask(connection, MORE(), MORE(), Stop())
+        transaction.ask(MORE(), MORE(), Stop())
     elif place == "in the last pipeline":
-        put_off(connection, MORE(), MORE(), Stop())
+        transaction.defer(MORE(), MORE(), Stop())
     elif place == "in many statements":
-        connection.execute(text("UPDATE counted SET value = value + :by"), [{"by": 1}, {"by": 1}])
+        transaction.execute(text("UPDATE counted SET value = value + :by"), [{"by": 1}, {"by": 1}])
         stop()
-        connection.execute(text("SELECT 1"))
+        transaction.execute(text("SELECT 1"))
 
 Database(url, idle_seconds=1.0).transact(work)
 """
@@ -108,7 +110,7 @@ def _is_pooled(database: Database) -> bool:
     """Whether a pooler stands before the server."""
     answering = text("SELECT pg_backend_pid()")
     with database.write() as connection:
-        told = connection.connection.driver_connection.info.backend_pid  # type: ignore[union-attr]
+        told = connection.raw.info.backend_pid
         return bool(connection.execute(answering).scalar() != told)
 
 
@@ -157,18 +159,26 @@ def test_a_pipeline_leaves_the_server_its_own_time_out(
         assert _more(database) == 100
 
 
+@pytest.mark.parametrize("armed", [False, True])
 def test_a_transaction_of_pipelines_is_one_round_trip_each(
-    database: Database, tmp_path: Path
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, armed: bool
 ) -> None:
-    """Its beginning and its commit travel along, and nothing comes behind a Sync."""
+    """Its beginning and its commit travel along, and nothing comes behind a Sync. The same is
+    sent where failpoints are armed."""
+    monkeypatch.setattr(failpoints, "_directory", tmp_path if armed else None)
+    points = [
+        Armed(tmp_path, name, name, "pause", nth=1000)
+        for name in ("lanes.before_release", "finish.before_commit", "pipeline.before_sync")
+    ]
     read = Question(lambda _: text("SELECT value FROM counted"))
     more = Question(lambda _: text("UPDATE counted SET value = value + 1"))
 
-    def work(connection):
-        raw = connection.connection.driver_connection
+    def work(transaction):
+        raw = transaction.raw
         raw.pgconn.trace(traced)
-        ask(connection, read(), more())
-        put_off(connection, more(), more())
+        transaction.ask(read(), more())
+        transaction.reach("finish.before_commit")
+        transaction.defer(more(), transaction.point("lanes.before_release"), more())
         return raw
 
     traced = os.open(tmp_path / "trace", os.O_RDWR | os.O_CREAT)
@@ -180,6 +190,7 @@ def test_a_transaction_of_pipelines_is_one_round_trip_each(
     assert sent[-1] == "Sync"
     # Behind a pooler the transaction has begun before, with its settings.
     assert sent.count("Execute") == (5 if _is_pooled(database) else 6)
+    assert [one.passes for one in points] == [int(armed)] * 3
 
 
 def test_a_large_pipeline_is_sent_to_its_end(database: Database) -> None:
@@ -218,11 +229,11 @@ def test_a_server_that_takes_no_writes_is_not_asked_again(
     """Every pooled session may be on it; once it takes writes, all goes on by itself."""
     more = Question(lambda _: text("UPDATE counted SET value = value + 1"))
 
-    def work(connection):
+    def work(transaction):
         if commits:
-            put_off(connection, more())
+            transaction.defer(more())
         else:
-            connection.execute(more.statement("postgresql"))
+            transaction.execute(more.statement("postgresql"))
 
     _needs_new_sessions(database)
     connections = [database.engine.connect() for _ in range(8)]
@@ -275,21 +286,21 @@ def test_a_session_that_was_ended_in_a_transaction_is_a_dead_connection(
     tries = 0
     more = Question(lambda _: text("UPDATE counted SET value = value + 1"))
 
-    def work(connection):
+    def work(transaction):
         nonlocal tries
         tries += 1
-        connection.execute(more.statement("postgresql"))
+        transaction.execute(more.statement("postgresql"))
         if tries == 1:
-            pid = connection.execute(text("SELECT pg_backend_pid()")).scalar()
+            pid = transaction.execute(text("SELECT pg_backend_pid()")).scalar()
             there = text("SELECT count(*) FROM pg_stat_activity WHERE pid = :pid")
             until(
                 lambda: database.glance(lambda c: c.execute(there, {"pid": pid}).scalar()) == 0,
                 "its session is ended",
             )
         if then == "a statement":
-            connection.execute(more.statement("postgresql"))
+            transaction.execute(more.statement("postgresql"))
         elif then == "a pipeline":
-            ask(connection, more(), more())
+            transaction.ask(more(), more())
 
     database.transact(work)
     assert tries == 2
@@ -347,4 +358,4 @@ def _refuse_outcomes(database: Database, sqlstate: str, times: int) -> None:
         CREATE TRIGGER refuse BEFORE UPDATE ON jobs FOR EACH ROW EXECUTE FUNCTION refuse();
     """
     with database.write() as connection:
-        connection.exec_driver_sql(refuse)
+        connection.connection.exec_driver_sql(refuse)

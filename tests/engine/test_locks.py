@@ -5,28 +5,29 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, select, update
+from sqlalchemy import select, update
 
 from orchestrator.domain.errors import InvalidInput
 from orchestrator.inventory import locks as locking
 from orchestrator.jobs import schedule
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import events, locks
+from orchestrator.store.transaction import Transaction
 from tests.engine.conftest import ADMIN, Engine, create
 
 
 def _take(engine: Engine, seconds: float | None) -> dict[str, Any]:
     return engine.database.transact(
-        lambda connection: locking.take(
-            connection, "ram", "a", "beta", ADMIN, reason=None, seconds=seconds
+        lambda transaction: locking.take(
+            transaction, "ram", "a", "beta", ADMIN, reason=None, seconds=seconds
         )
     )
 
 
 def _told(engine: Engine) -> list[tuple[str, Any]]:
     query = select(events.c.kind, events.c.data).where(events.c.kind.like("lock.%"))
-    with engine.database.read() as connection:
-        rows = connection.execute(query.order_by(events.c.commit_id)).all()
+    with engine.database.read() as transaction:
+        rows = transaction.execute(query.order_by(events.c.commit_id)).all()
         return [(row.kind, row.data) for row in rows]
 
 
@@ -50,8 +51,8 @@ def test_a_lock_that_expires_says_when_it_was_to(engine: Engine) -> None:
     engine.submit(create("a"))
     engine.work()
     _take(engine, 60.0)
-    with engine.database.write() as connection:
-        connection.execute(update(locks).values(expires_at=db_now(-1.0)))
+    with engine.database.write() as transaction:
+        transaction.execute(update(locks).values(expires_at=db_now(-1.0)))
     engine.database.transact(schedule.expire_locks)
     kind, data = _told(engine)[-1]
     assert (kind, data["before"]["owner"], data["after"]) == ("lock.expired", "beta", None)
@@ -65,8 +66,8 @@ def test_who_breaks_a_lock_says_why(engine: Engine, reason: str | None) -> None:
     _take(engine, None)
     with pytest.raises(InvalidInput, match="reason"):
         engine.database.transact(
-            lambda connection: locking.release(
-                connection, "ram", "a", None, ADMIN, force=True, reason=reason
+            lambda transaction: locking.release(
+                transaction, "ram", "a", None, ADMIN, force=True, reason=reason
             )
         )
 
@@ -75,10 +76,10 @@ def test_locks_that_are_held_are_listed_page_by_page(engine: Engine) -> None:
     engine.submit(*(create(volume) for volume in "abcd"))
     engine.work()
 
-    def take(connection: Connection) -> None:
+    def take(transaction: Transaction) -> None:
         for volume, owner, seconds in (("d", "alpha", None), ("c", "beta", 60.0), ("b", "beta", 1)):
-            locking.take(connection, "ram", volume, owner, ADMIN, reason=None, seconds=seconds)
-        connection.execute(
+            locking.take(transaction, "ram", volume, owner, ADMIN, reason=None, seconds=seconds)
+        transaction.execute(
             update(locks).where(locks.c.expires_at < db_now(30.0)).values(expires_at=db_now(-1.0))
         )
 
@@ -86,7 +87,7 @@ def test_locks_that_are_held_are_listed_page_by_page(engine: Engine) -> None:
 
     def listed(**how: Any) -> list[tuple[str, str]]:
         found = engine.database.look(
-            lambda connection: locking.list_locks(connection, **{"limit": 10, **how})
+            lambda transaction: locking.list_locks(transaction, **{"limit": 10, **how})
         )
         return [(one["volume"], one["owner"]) for one in found]
 

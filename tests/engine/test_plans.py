@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, event, text
+from sqlalchemy import event, text
 
 from benchmarks import past
 from orchestrator.domain.queues import CONTROL_QUEUE, GROUP_BUDGET
@@ -18,8 +18,8 @@ from orchestrator.jobs import finish, looking, schedule, views
 from orchestrator.jobs.claim import _CLAIM, MOST_CLAIMED, put_back_blocked
 from orchestrator.jobs.lanes import heads_of
 from orchestrator.settings import Settings
-from orchestrator.store.asking import Asked
 from orchestrator.store.database import Database
+from orchestrator.store.transaction import Asked, Transaction
 from tests.engine.conftest import Engine, create
 from tests.rigs.postgres import Postgres
 
@@ -58,14 +58,16 @@ def engine(
     past.write(url.partition("&options")[0], PAST)
     made = Engine(settings, Database(url))
     made.submit(*(create(f"new{number}") for number in range(50)))
-    with made.database.write() as connection:
-        connection.execute(text("ANALYZE"))
+    with made.database.write() as transaction:
+        transaction.execute(text("ANALYZE"))
     yield made
     made.close()
 
 
-def _plan(connection: Connection, statement: str, values: Any) -> Any:
-    found = connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {statement}", values).scalar()
+def _plan(transaction: Transaction, statement: str, values: Any) -> Any:
+    found = transaction.connection.exec_driver_sql(
+        f"EXPLAIN (FORMAT JSON) {statement}", values
+    ).scalar()
     return found if isinstance(found, list) else json.loads(str(found))
 
 
@@ -126,11 +128,11 @@ QUESTIONS: dict[str, Asked] = {
 def test_a_hot_statement_reads_no_table_from_end_to_end(
     engine: Engine, name: str, plans: str
 ) -> None:
-    with engine.database.write() as connection:
+    with engine.database.write() as transaction:
         # One that is made for all values is what a statement gets that is asked often.
-        connection.execute(text(f"SET LOCAL plan_cache_mode = {plans}"))
-        statement, values = QUESTIONS[name].written(connection.dialect)
-        assert not _scanned(_plan(connection, statement, values)) & LARGE
+        transaction.execute(text(f"SET LOCAL plan_cache_mode = {plans}"))
+        statement, values = QUESTIONS[name].written(transaction.dialect)
+        assert not _scanned(_plan(transaction, statement, values)) & LARGE
 
 
 @pytest.mark.parametrize(
@@ -139,18 +141,18 @@ def test_a_hot_statement_reads_no_table_from_end_to_end(
     ids=["all", "job", "volume", "rare kind"],
 )
 def test_a_page_of_events_is_found_by_index(engine: Engine, filters: dict[str, Any]) -> None:
-    with engine.database.read() as connection:
+    with engine.database.read() as transaction:
         compiled = _after(PAST, 100, filters).compile(
-            dialect=connection.dialect, compile_kwargs={"render_postcompile": True}
+            dialect=transaction.dialect, compile_kwargs={"render_postcompile": True}
         )
-        plan = _plan(connection, str(compiled), compiled.params)
+        plan = _plan(transaction, str(compiled), compiled.params)
         assert not _scanned(plan) & LARGE
 
 
 def test_what_an_account_was_promised_is_read_from_unfinished_jobs(engine: Engine) -> None:
-    with engine.database.write() as connection:
-        connection.execute(text("SET LOCAL plan_cache_mode = force_generic_plan"))
-        plan = _plan(connection, *usage._USAGES(accounts=["tests"]).written(connection.dialect))
+    with engine.database.write() as transaction:
+        transaction.execute(text("SET LOCAL plan_cache_mode = force_generic_plan"))
+        plan = _plan(transaction, *usage._USAGES(accounts=["tests"]).written(transaction.dialect))
     read = [node for node in _nodes(plan) if node.get("Relation Name") == "jobs"]
     assert [node["Index Name"] for node in read] == ["ix_jobs_unfinished"]
 
@@ -169,12 +171,12 @@ LISTS: dict[str, tuple[Sequence[JobState], dict[str, Any]]] = {
 @pytest.mark.parametrize("index", LISTS)
 def test_a_list_of_jobs_has_its_index(engine: Engine, index: str) -> None:
     states, filters = LISTS[index]
-    with engine.database.read() as connection:
+    with engine.database.read() as transaction:
         statement = views.listing(states, None, filters, None).limit(100)
         compiled = statement.compile(
-            dialect=connection.dialect, compile_kwargs={"render_postcompile": True}
+            dialect=transaction.dialect, compile_kwargs={"render_postcompile": True}
         )
-        plan = json.dumps(_plan(connection, str(compiled), compiled.params))
+        plan = json.dumps(_plan(transaction, str(compiled), compiled.params))
     assert f'"Index Name": "{index}"' in plan
 
 
@@ -183,18 +185,18 @@ def test_a_list_of_jobs_has_its_index(engine: Engine, index: str) -> None:
     [schedule.queue_due, schedule.reclaim_expired, schedule.queue_overlooked, number_committed],
 )
 def test_what_the_scheduler_does_reads_no_table_from_end_to_end(
-    engine: Engine, step: Callable[[Connection], Any]
+    engine: Engine, step: Callable[[Transaction], Any]
 ) -> None:
     told: list[set[str]] = []
-    with engine.database.write() as connection:
+    with engine.database.write() as transaction:
 
-        @event.listens_for(connection, "before_cursor_execute", named=True)
+        @event.listens_for(transaction.connection, "before_cursor_execute", named=True)
         def explain(**asked: Any) -> None:
             statement = asked["statement"]
             if not statement.startswith("EXPLAIN"):
-                told.append(_scanned(_plan(connection, statement, asked["parameters"])))
+                told.append(_scanned(_plan(transaction, statement, asked["parameters"])))
 
-        step(connection)
+        step(transaction)
     assert told
     assert not set().union(*told) & LARGE
 
@@ -230,8 +232,8 @@ def emptied(
     made = Engine(settings, Database(url))
     made.submit(*(create(f"old{number}") for number in range(200)))
     made.work()
-    with made.database.write() as connection:
-        connection.execute(text("ANALYZE"))
+    with made.database.write() as transaction:
+        transaction.execute(text("ANALYZE"))
     made.submit(*(create(f"new{number}") for number in range(1000)))
     yield made
     made.close()
@@ -250,17 +252,17 @@ def emptied(
     ],
 )
 def test_what_the_scheduler_does_finds_each_job_by_index_also_where_tables_were_empty(
-    emptied: Engine, step: Callable[[Connection], Any]
+    emptied: Engine, step: Callable[[Transaction], Any]
 ) -> None:
     told: list[set[str]] = []
-    with emptied.database.write() as connection:
+    with emptied.database.write() as transaction:
 
-        @event.listens_for(connection, "before_cursor_execute", named=True)
+        @event.listens_for(transaction.connection, "before_cursor_execute", named=True)
         def explain(**asked: Any) -> None:
             statement = asked["statement"]
             if not statement.startswith("EXPLAIN"):
-                told.append(_walked(_plan(connection, statement, asked["parameters"])))
+                told.append(_walked(_plan(transaction, statement, asked["parameters"])))
 
-        step(connection)
+        step(transaction)
     assert told
     assert set().union(*told) <= SMALL

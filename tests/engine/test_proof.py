@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from orchestrator.domain.errors import InUse, InvalidInput, Unsupported
 from orchestrator.inventory.hosts import seen
@@ -183,8 +184,8 @@ def test_a_removal_that_nobody_heard_of_does_not_say_that_it_has_wiped(audited: 
     audited.engine.time_passes()
     audited.work()
     with audited.engine.database.read() as connection:
-        [job_id] = connection.exec_driver_sql(
-            "SELECT id FROM jobs WHERE action = 'volume.remove'"
+        [job_id] = connection.execute(
+            text("SELECT id FROM jobs WHERE action = 'volume.remove'")
         ).scalars()
     ended = audited.engine.job(job_id)
     assert ended["result"] == {"removed": True, "wiped": None, "wiped_bytes": None}

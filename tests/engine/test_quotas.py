@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from orchestrator.actions.requests import parse_request
 from orchestrator.domain.actors import Actor
@@ -346,8 +346,8 @@ def test_who_comes_second_waits_until_the_first_has_committed(
         thread.start()
         waiting = 0
         while not waiting and not fates:
-            waiting = connection.exec_driver_sql(
-                "SELECT count(*) FROM pg_locks WHERE NOT granted"
+            waiting = connection.execute(
+                text("SELECT count(*) FROM pg_locks WHERE NOT granted")
             ).scalar_one()
     thread.join()
     assert [type(fate) for fate in fates] == [QuotaExceeded]

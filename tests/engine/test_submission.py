@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, func, select
+from sqlalchemy import func, select
 
 from orchestrator.actions.requests import parse_request
 from orchestrator.domain.actors import Actor
@@ -40,13 +40,14 @@ from orchestrator.inventory import locks
 from orchestrator.jobs.submission import Accepted, Submission
 from orchestrator.jobs.submit import submit
 from orchestrator.store.tables import events, idempotency_keys, job_lanes, jobs
+from orchestrator.store.transaction import Transaction
 from tests.engine.conftest import ADMIN, Engine, act, create, grow
 
 
 def _count(engine: Engine) -> dict[str, int]:
-    with engine.database.read() as connection:
+    with engine.database.read() as transaction:
         return {
-            table.name: connection.execute(select(func.count()).select_from(table)).scalar_one()
+            table.name: transaction.execute(select(func.count()).select_from(table)).scalar_one()
             for table in (jobs, job_lanes, events, idempotency_keys)
         }
 
@@ -232,10 +233,10 @@ def test_room_that_another_has_taken_meanwhile_is_not_promised_twice(engine: Eng
     wanted = Submission(requests=requests, actor=ADMIN, batch=True)
     looks = 0
 
-    def look_and_be_overtaken(connection: Connection) -> Accepted:
+    def look_and_be_overtaken(transaction: Transaction) -> Accepted:
         nonlocal looks
         looks += 1
-        accepted = submit(connection, wanted, max_attempts=5)
+        accepted = submit(transaction, wanted, max_attempts=5)
         if looks == 1:
             engine.submit(*[create(f"first{n}", "1T") for n in range(10)])
         return accepted
@@ -250,8 +251,8 @@ def test_room_that_another_has_taken_meanwhile_is_not_promised_twice(engine: Eng
 def test_a_lock_of_another_host_forbids_and_its_owner_may(engine: Engine) -> None:
     engine.submit(create("vm1"))
     engine.work()
-    with engine.database.write() as connection:
-        locks.take(connection, "ram", "vm1", "alpha", ADMIN, reason=None, seconds=None)
+    with engine.database.write() as transaction:
+        locks.take(transaction, "ram", "vm1", "alpha", ADMIN, reason=None, seconds=None)
     with pytest.raises(Locked) as caught:
         engine.submit(act("volume.remove", "vm1"))
     assert caught.value.facts["lock_owner"] == "alpha"
@@ -266,8 +267,8 @@ def test_a_lock_taken_after_submission_is_seen_at_execution(engine: Engine) -> N
     engine.submit(create("vm1"))
     engine.work()
     [job_id] = engine.submit(act("volume.remove", "vm1")).job_ids
-    with engine.database.write() as connection:
-        locks.take(connection, "ram", "vm1", "alpha", ADMIN, reason=None, seconds=None)
+    with engine.database.write() as transaction:
+        locks.take(transaction, "ram", "vm1", "alpha", ADMIN, reason=None, seconds=None)
     engine.work()
     assert engine.job(job_id)["error"]["code"] == "locked"
     assert "vm1" in engine.volumes()

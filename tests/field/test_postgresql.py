@@ -9,11 +9,12 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 
 from orchestrator.domain.errors import Unavailable
 from orchestrator.store import migrate
 from orchestrator.store.database import Database
+from orchestrator.store.transaction import Transaction
 from tests.acceptance.conftest import Product
 from tests.chaos.processes import until
 from tests.rigs.pgbouncer import PgBouncer
@@ -43,9 +44,9 @@ def database(server: Server, migrated: str) -> Iterator[Database]:
     made.close()
 
 
-def _shown(*names: str) -> Callable[[Connection], dict[str, str]]:
-    def show(connection: Connection) -> dict[str, str]:
-        return {name: connection.execute(text(f"SHOW {name}")).scalar_one() for name in names}
+def _shown(*names: str) -> Callable[[Transaction], dict[str, str]]:
+    def show(transaction: Transaction) -> dict[str, str]:
+        return {name: transaction.execute(text(f"SHOW {name}")).scalar_one() for name in names}
 
     return show
 
@@ -53,9 +54,9 @@ def _shown(*names: str) -> Callable[[Connection], dict[str, str]]:
 def test_no_statement_of_ours_is_compiled(database: Database) -> None:
     # The price of what is switched off is what makes the server compile: 1e10 for each.
     dear = text("EXPLAIN (ANALYZE, FORMAT JSON) SELECT count(*) FROM without_index")
-    with database.write() as connection:
-        connection.execute(text("CREATE TABLE without_index AS SELECT 1"))
-        [plan] = connection.execute(dear).scalar_one()
+    with database.write() as transaction:
+        transaction.execute(text("CREATE TABLE without_index AS SELECT 1"))
+        [plan] = transaction.execute(dear).scalar_one()
     assert plan["Plan"]["Total Cost"] > 1e9
     assert "JIT" not in plan
 
@@ -154,7 +155,7 @@ def test_a_straight_connection_keeps_what_it_has_prepared(debian: Postgres, migr
     database = Database(debian.url(migrated), pool_size=1)
     query = text("SELECT count(*) FROM pg_prepared_statements")
     for _ in range(20):
-        prepared = database.look(lambda connection: connection.execute(query).scalar_one())
+        prepared = database.look(lambda transaction: transaction.execute(query).scalar_one())
     assert prepared > 0
     database.close()
 
@@ -163,7 +164,7 @@ def test_a_pooler_that_is_not_noticed_can_be_told_of(debian: Postgres, migrated:
     database = Database(f"{debian.url(migrated)}&prepare_threshold=0", pool_size=1)
     query = text("SELECT count(*) FROM pg_prepared_statements")
     for _ in range(20):
-        prepared = database.look(lambda connection: connection.execute(query).scalar_one())
+        prepared = database.look(lambda transaction: transaction.execute(query).scalar_one())
     assert prepared == 0
     database.close()
 

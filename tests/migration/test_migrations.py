@@ -31,8 +31,8 @@ def database(database_url: str) -> Iterator[Database]:
 
 def test_the_migrated_schema_is_the_one_the_code_uses(database: Database) -> None:
     migrate.upgrade(database.url)
-    with database.read() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
+    with database.read() as transaction:
+        context = MigrationContext.configure(transaction.connection, opts={"compare_type": True})
         assert compare_metadata(context, metadata) == []
 
 
@@ -41,8 +41,8 @@ def test_constraints_are_the_same_in_migrations_and_code(
 ) -> None:
     """Autogeneration does not compare checks; they hold the invariants."""
     migrate.upgrade(database.url)
-    with database.read() as connection:
-        inspector = inspect(connection)
+    with database.read() as transaction:
+        inspector = inspect(transaction.connection)
         for table in metadata.sorted_tables:
             migrated = {found["name"] for found in inspector.get_check_constraints(table.name)}
             wanted = {
@@ -58,8 +58,8 @@ def test_constraints_are_the_same_in_migrations_and_code(
 def test_downgrade_removes_everything_and_upgrade_brings_it_back(database: Database) -> None:
     migrate.upgrade(database.url)
     migrate.downgrade(database.url, "base")
-    with database.read() as connection:
-        inspector = inspect(connection)
+    with database.read() as transaction:
+        inspector = inspect(transaction.connection)
         assert set(inspector.get_table_names()) <= {"alembic_version"}
         assert inspector.get_view_names() == []
     migrate.upgrade(database.url)
@@ -68,11 +68,11 @@ def test_downgrade_removes_everything_and_upgrade_brings_it_back(database: Datab
 
 def test_the_views_for_audits_are_those_that_may_be_granted(database: Database) -> None:
     migrate.upgrade(database.url)
-    with database.read() as connection:
-        assert sorted(inspect(connection).get_view_names()) == sorted(VIEWS)
+    with database.read() as transaction:
+        assert sorted(inspect(transaction.connection).get_view_names()) == sorted(VIEWS)
     migrate.downgrade(database.url, "0008")
-    with database.read() as connection:
-        assert inspect(connection).get_view_names() == []
+    with database.read() as transaction:
+        assert inspect(transaction.connection).get_view_names() == []
     migrate.upgrade(database.url)
 
 
@@ -84,8 +84,8 @@ def test_a_schema_that_is_behind_is_told_with_the_remedy(database: Database) -> 
 
 def test_a_schema_of_a_later_version_is_left_alone(database: Database) -> None:
     migrate.upgrade(database.url)
-    with database.write() as connection:
-        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with database.write() as transaction:
+        transaction.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     assert "at 9999, which is newer than this version knows" in (migrate.check(database.url) or "")
     with pytest.raises(Conflict, match="install the version that brought it there"):
         migrate.upgrade(database.url)
@@ -108,8 +108,8 @@ def test_no_part_starts_on_a_schema_that_it_does_not_know(
 ) -> None:
     migrate.upgrade(database.url)
     if revision == "9999":
-        with database.write() as connection:
-            connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        with database.write() as transaction:
+            transaction.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     else:
         migrate.downgrade(database.url, revision)
     ended = subprocess.run(
@@ -134,31 +134,31 @@ def test_a_schema_that_changes_under_a_service_is_told_until_it_is_right_again(
     migrate.upgrade(database.url)
     service = Database(database.url, known_schema=True)
     count = select(func.count()).select_from(lives_table)
-    assert service.look(lambda connection: connection.execute(count).scalar_one()) == 1
+    assert service.look(lambda transaction: transaction.execute(count).scalar_one()) == 1
     migrate.downgrade(database.url, "0009")
     for _ in range(2):
         with pytest.raises(Unavailable, match=r"at 0009, this version needs .* db upgrade"):
-            service.look(lambda connection: connection.execute(count).scalar_one())
+            service.look(lambda transaction: transaction.execute(count).scalar_one())
     migrate.upgrade(database.url)
-    assert service.look(lambda connection: connection.execute(count).scalar_one()) == 1
+    assert service.look(lambda transaction: transaction.execute(count).scalar_one()) == 1
     service.close()
 
 
 def test_upgrading_twice_keeps_the_installation(database: Database) -> None:
     migrate.upgrade(database.url)
-    with database.read() as connection:
-        first = connection.execute(select(installation.c.uuid)).scalar_one()
+    with database.read() as transaction:
+        first = transaction.execute(select(installation.c.uuid)).scalar_one()
     migrate.upgrade(database.url)
-    with database.read() as connection:
-        assert connection.execute(select(installation.c.uuid)).scalar_one() == first
+    with database.read() as transaction:
+        assert transaction.execute(select(installation.c.uuid)).scalar_one() == first
 
 
 def test_a_database_in_use_keeps_its_rows_and_goes_on_in_its_first_life(
     database: Database,
 ) -> None:
     migrate.upgrade(database.url, "0009")
-    with database.write() as connection:
-        connection.execute(
+    with database.write() as transaction:
+        transaction.execute(
             text(
                 "INSERT INTO backends (name, driver, state, configured, identity,"
                 " identity_written, overcommit, created_at)"
@@ -167,21 +167,21 @@ def test_a_database_in_use_keeps_its_rows_and_goes_on_in_its_first_life(
             {"now": "2026-01-01 00:00:00.000000"},
         )
     migrate.upgrade(database.url)
-    with database.read() as connection:
-        row = connection.execute(select(backends)).one()
+    with database.read() as transaction:
+        row = transaction.execute(select(backends)).one()
         assert (row.identity, row.identity_written) == ("marker", True)
         assert (row.lease, row.lease_next, row.lease_at, row.take_over) == (None, None, None, False)
-        life = lives.present(connection)
+        life = lives.present(transaction)
     assert (life.epoch, life.life, life.first_job) == (0, "", 0)
     migrate.upgrade(database.url)
-    with database.read() as connection:
-        assert lives.present(connection) == life
+    with database.read() as transaction:
+        assert lives.present(transaction) == life
 
 
 def test_a_new_database_begins_with_a_life_of_its_own(database: Database) -> None:
     migrate.upgrade(database.url)
-    with database.read() as connection:
-        life = lives.present(connection)
+    with database.read() as transaction:
+        life = lives.present(transaction)
     assert life.epoch > 0
     assert len(life.life) == 32
 
@@ -195,10 +195,10 @@ def test_snapshots_keep_the_order_they_had(database: Database) -> None:
         ("e", None, "available"), ("d", 3, "available"), ("c", 4, "removed"),
         ("b", 7, "error"), ("a", 9, "pending"),
     ]  # fmt: skip
-    with database.write() as connection:
-        connection.execute(insert(backends).values(name="b", driver="memory", created_at=now))
+    with database.write() as transaction:
+        transaction.execute(insert(backends).values(name="b", driver="memory", created_at=now))
         for volume in ("v1", "v2"):
-            connection.execute(
+            transaction.execute(
                 text(
                     "INSERT INTO volumes (id, backend_id, name, requested_bytes, size_bytes, "
                     "state, metadata, created_at, changed_at) VALUES (:id, 1, :id, 1, 1, "
@@ -208,7 +208,7 @@ def test_snapshots_keep_the_order_they_had(database: Database) -> None:
             )
             for id_, job, state in rows:
                 gone = now if state == "removed" else None
-                connection.execute(
+                transaction.execute(
                     text(
                         "INSERT INTO snapshots (id, volume_id, name, size_bytes, state, "
                         "created_by_job, created_at, removed_at) VALUES "
@@ -220,14 +220,14 @@ def test_snapshots_keep_the_order_they_had(database: Database) -> None:
                     },
                 )  # fmt: skip
     migrate.upgrade(database.url)
-    with database.read() as connection:
+    with database.read() as transaction:
         for volume in ("v1", "v2"):
             query = select(snapshots.c.name, snapshots.c.position)
-            found = connection.execute(query.where(snapshots.c.volume_id == volume)).all()
+            found = transaction.execute(query.where(snapshots.c.volume_id == volume)).all()
             assert dict(found) == {
                 "e": 1, "d": 2, "c": None, "b": 3, "a": None,
             }  # fmt: skip
     migrate.downgrade(database.url, "0010")
-    with database.read() as connection:
-        assert connection.execute(text("SELECT count(*) FROM snapshots")).scalar() == 10
+    with database.read() as transaction:
+        assert transaction.execute(text("SELECT count(*) FROM snapshots")).scalar() == 10
     migrate.upgrade(database.url)

@@ -13,9 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection
-
 from orchestrator.store.database import Database
+from orchestrator.store.transaction import Transaction
 from tests.model.storage import Effects
 from workers.backends.memory import MemoryDriver
 
@@ -103,16 +102,16 @@ class WatchedDatabase(Database):
         self.life = Life()
 
     @contextmanager
-    def read(self) -> Iterator[Connection]:
+    def read(self) -> Iterator[Transaction]:
         self.life.point("before a look into the database")
-        with super().read() as connection:
-            yield connection
+        with super().read() as transaction:
+            yield transaction
 
     @contextmanager
-    def write(self, *, may_take_long: bool = False) -> Iterator[Connection]:
+    def write(self, *, may_take_long: bool = False) -> Iterator[Transaction]:
         self.life.point("before a transaction")
-        with super().write(may_take_long=may_take_long) as connection:
-            yield connection
+        with super().write(may_take_long=may_take_long) as transaction:
+            yield transaction
         self.life.point("after a transaction")
 
 

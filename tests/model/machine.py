@@ -10,13 +10,13 @@ from typing import Any, ClassVar
 from hypothesis import note
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
-from sqlalchemy import Connection
 
 from orchestrator.actions.requests import JobRequest, parse_request
 from orchestrator.domain.errors import IdempotencyMismatch, JobEnded, Problem
 from orchestrator.inventory import locks
 from orchestrator.jobs.cancel import cancel, cancel_batch, set_priority
 from orchestrator.jobs.retry import retry_request
+from orchestrator.store.transaction import Transaction
 from tests.engine.conftest import ADMIN
 from tests.model.checks import check_all
 from tests.model.history import TOLD_AS, History, Job
@@ -327,8 +327,8 @@ class EngineMachine(RuleBasedStateMachine):
             return
         old = self.ids[-back]
 
-        def read(connection: Connection) -> Any:
-            return retry_request(connection, old)
+        def read(transaction: Transaction) -> Any:
+            return retry_request(transaction, old)
 
         try:
             request, bound = self.world.transact(read)

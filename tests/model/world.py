@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, select, text, update
+from sqlalchemy import delete, func, select, text, update
 
 from orchestrator.actions.requests import JobRequest
 from orchestrator.history.events import number_committed
@@ -19,6 +19,7 @@ from orchestrator.settings import Settings
 from orchestrator.store.columns import UtcDateTime, db_now
 from orchestrator.store.database import Database
 from orchestrator.store.tables import backends, events, installation, jobs, metadata
+from orchestrator.store.transaction import Transaction
 from tests.engine.conftest import ADMIN
 from tests.model.life import Life, WatchedDatabase, WatchedDriver
 from tests.model.storage import Effects, Stored, look
@@ -35,7 +36,7 @@ WORKERS = ("one", "two")
 LAST = "last"
 
 #: What a scheduler does, by name. Each may be done at any time, and twice.
-SCHEDULER: dict[str, Callable[[Connection], Any]] = {
+SCHEDULER: dict[str, Callable[[Transaction], Any]] = {
     "queue_due": schedule.queue_due,
     "reclaim_expired": schedule.reclaim_expired,
     "queue_overlooked": schedule.queue_overlooked,
@@ -43,7 +44,7 @@ SCHEDULER: dict[str, Callable[[Connection], Any]] = {
     "put_back_blocked": put_back_blocked,
     "expire_locks": schedule.expire_locks,
     "number_committed": number_committed,
-    "fail_for_dead_hosts": lambda connection: schedule.fail_for_dead_hosts(connection, 30.0),
+    "fail_for_dead_hosts": lambda transaction: schedule.fail_for_dead_hosts(transaction, 30.0),
 }
 
 #: Orders events as they were written: their transaction, and their place in it.
@@ -121,11 +122,11 @@ class World:
     def begin(self) -> None:
         """An empty world."""
         self.installation = uuid.uuid4().hex
-        with self.database.write() as connection:
+        with self.database.write() as transaction:
             for table in reversed(metadata.sorted_tables):
                 if table.name not in ("counters", "installation", "lives"):
-                    connection.execute(delete(table))
-            connection.execute(update(installation).values(uuid=self.installation))
+                    transaction.execute(delete(table))
+            transaction.execute(update(installation).values(uuid=self.installation))
         self.effects = Effects(self.stored, self.last_event)
         self.faults = Faults(BACKEND, self.installation)
         self.workers = {name: self.new_worker(name) for name in WORKERS}
@@ -154,7 +155,7 @@ class World:
 
     # -- what comes from outside ------------------------------------------------------------
 
-    def transact(self, work: Callable[[Connection], Any]) -> Any:
+    def transact(self, work: Callable[[Transaction], Any]) -> Any:
         return self.database.transact(work)
 
     def submit(
@@ -177,7 +178,7 @@ class World:
 
     def jump(self, seconds: float) -> None:
         """The database's clock goes ahead (or back), and nobody else's: all it wrote is older."""
-        with self.database.write() as connection:
+        with self.database.write() as transaction:
             for table in metadata.sorted_tables:
                 moved = [
                     f"{column.name} = {self._shifted(column.name)}"
@@ -187,7 +188,7 @@ class World:
                 if moved:
                     statement = f"UPDATE {table.name} SET {', '.join(moved)}"
                     amount: Any = -seconds if self.database.is_postgresql else f"{-seconds} seconds"
-                    connection.execute(text(statement), {"amount": amount})
+                    transaction.execute(text(statement), {"amount": amount})
 
     def _shifted(self, column: str) -> str:
         if self.database.is_postgresql:
@@ -200,17 +201,17 @@ class World:
         return look(BACKEND, self.installation)
 
     def rows(self, statement: Any) -> Sequence[Any]:
-        with self.database.read() as connection:
-            return connection.execute(statement).mappings().all()
+        with self.database.read() as transaction:
+            return transaction.execute(statement).mappings().all()
 
     def now(self) -> Any:
-        with self.database.read() as connection:
-            return connection.execute(select(db_now())).scalar_one()
+        with self.database.read() as transaction:
+            return transaction.execute(select(db_now())).scalar_one()
 
     def last_event(self) -> int:
-        with self.database.read() as connection:
+        with self.database.read() as transaction:
             return int(
-                connection.execute(select(func.coalesce(func.max(EVENT_ID), 0))).scalar_one()
+                transaction.execute(select(func.coalesce(func.max(EVENT_ID), 0))).scalar_one()
             )
 
     def unfinished(self) -> Sequence[Any]:
@@ -234,8 +235,8 @@ class World:
             *(select(func.count()).select_from(one).scalar_subquery() for one in counted)
         )
         states = select(jobs.c.id, jobs.c.state, jobs.c.fence, jobs.c.not_before)
-        with self.database.read() as connection:
+        with self.database.read() as transaction:
             return [
-                connection.execute(counts).one(),
-                connection.execute(states.order_by(jobs.c.id)).all(),
+                transaction.execute(counts).one(),
+                transaction.execute(states.order_by(jobs.c.id)).all(),
             ]

@@ -264,7 +264,7 @@ def unseen_after(claim: Claim, database: Database, why: str) -> list[Change]:
     # What was to be adopted, or is only an orphan, has no row that could say so.
     if intent.volume_id is not None and claim.volume is None and not action.creates:
         return []
-    with database.read() as connection:
-        now: datetime = connection.execute(select(db_now())).scalar_one()
+    with database.read() as transaction:
+        now: datetime = transaction.execute(select(db_now())).scalar_one()
     about = Ids(intent.volume_id, intent.snapshot_id, intent.policy_id, intent.host)
     return unseen(action, about, intent.params, why, now)

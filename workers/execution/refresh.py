@@ -23,10 +23,10 @@ def look_at(
     The use of each volume is read anew; sizes and existence are an audit's business.
     """
     capacity = driver.capacity()
-    with database.read() as connection:
-        now = connection.execute(select(db_now())).scalar_one()
+    with database.read() as transaction:
+        now = transaction.execute(select(db_now())).scalar_one()
         recorded = dict(
-            connection.execute(
+            transaction.execute(
                 select(volumes.c.id, volumes.c.used_bytes).where(
                     volumes.c.backend_id == backend_id,
                     volumes.c.state.in_((VolumeState.AVAILABLE, VolumeState.RESTRICTED)),

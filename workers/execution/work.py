@@ -116,9 +116,9 @@ class Work:
         )
         attempts = select(job_attempts.c.job_id).where(job_attempts.c.job_id == job_id)
         elsewhere = or_(job_attempts.c.worker.is_(None), job_attempts.c.worker.not_in(ours))
-        with self.database.read() as connection:
-            known = connection.execute(attempts.limit(1)).first() is not None
-            return known and connection.execute(attempts.where(elsewhere).limit(1)).first() is None
+        with self.database.read() as transaction:
+            known = transaction.execute(attempts.limit(1)).first() is not None
+            return known and transaction.execute(attempts.where(elsewhere).limit(1)).first() is None
 
     def too_early(self) -> float:
         """Seconds until the rate of such jobs allows another attempt."""
@@ -127,8 +127,8 @@ class Work:
         if interval is None:
             return 0.0
         return self.database.transact(
-            lambda connection: take_turn(
-                connection,
+            lambda transaction: take_turn(
+                transaction,
                 backend_id=claim.backend_id,
                 action=claim.action.name,
                 job_id=claim.job_id,
@@ -190,7 +190,9 @@ class Work:
         return self._steps
 
     def _write(self, step: Step) -> None:
-        if not self.database.transact(lambda connection: write_step(connection, self.claim, step)):
+        if not self.database.transact(
+            lambda transaction: write_step(transaction, self.claim, step)
+        ):
             raise LeaseLost
         failpoints.reach("journal.after_commit", action=self.claim.action.name)
 
@@ -438,8 +440,8 @@ def attached_as(volume_id: str, host: str, device: Device) -> Attached:
 
 def policy_named(work: Work, name: str) -> int | None:
     """The row of the export policy that the inventory has under this name on the backend."""
-    with work.database.read() as connection:
-        found: int | None = connection.execute(
+    with work.database.read() as transaction:
+        found: int | None = transaction.execute(
             select(policies.c.id).where(
                 policies.c.backend_id == work.claim.backend_id,
                 policies.c.name == name,

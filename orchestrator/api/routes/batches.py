@@ -134,7 +134,7 @@ async def submit(
 @router.get("/{batch_id}", response_model=Batch)
 def show(service: ServiceHere, _actor: Reader, batch_id: IdInPath) -> dict[str, Any]:
     """Read a batch: its state and counts."""
-    return service.read(lambda connection: batch_view(connection, batch_id))
+    return service.read(lambda transaction: batch_view(transaction, batch_id))
 
 
 @router.get("/{batch_id}/wait", response_model=Batch)
@@ -155,7 +155,7 @@ def jobs(
 ) -> dict[str, Any]:
     """List the jobs of a batch, in the order of submission."""
     after = position_of(cursor, int)
-    found = service.read(lambda connection: list_batch_jobs(connection, batch_id, after, limit))
+    found = service.read(lambda transaction: list_batch_jobs(transaction, batch_id, after, limit))
     more = cursor_for(found[-1]["id"]) if len(found) == limit else None
     return {"items": found, "cursor": more}
 
@@ -164,6 +164,6 @@ def jobs(
 def cancel(service: ServiceHere, actor: Operator, batch_id: IdInPath) -> dict[str, Any]:
     """Cancel those jobs of a batch that have not ended."""
     service.finished(
-        service.write(lambda connection: canceling.cancel_batch(connection, batch_id, actor.name))
+        service.write(lambda transaction: canceling.cancel_batch(transaction, batch_id, actor.name))
     )
-    return service.read(lambda connection: batch_view(connection, batch_id))
+    return service.read(lambda transaction: batch_view(transaction, batch_id))

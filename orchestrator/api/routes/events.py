@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import StreamingResponse
-from sqlalchemy import Connection, Row
+from sqlalchemy import Row
 
 from orchestrator.api.filters import check_backend
 from orchestrator.api.requesting import Limit, Reader, ServiceHere, Trusted, token_in
@@ -20,6 +20,7 @@ from orchestrator.domain.errors import Gone, InvalidInput, NotAuthenticated
 from orchestrator.domain.names import MAX_ID, BackendName, VolumeName
 from orchestrator.history.events import before_all, read_feed, read_newest
 from orchestrator.history.kinds import check_kind
+from orchestrator.store.transaction import Transaction
 
 router = APIRouter(prefix="/v1/events", tags=["events"], route_class=ExactRoute)
 
@@ -82,7 +83,7 @@ async def feed(
     if STREAM not in request.headers.get("accept", ""):
         if last is not None:
             epoch, rows, after = await asyncio.to_thread(
-                service.read, lambda connection: read_newest(connection, last, filters)
+                service.read, lambda transaction: read_newest(transaction, last, filters)
             )
         else:
             epoch, rows, after = await _read(service, after, limit, filters, epoch)
@@ -109,7 +110,7 @@ async def feed(
 async def _check(service: Service, kind: str | None, backend: str | None) -> None:
     """Refuse names of which there are no events, since they are not known."""
     check_kind(kind)
-    await asyncio.to_thread(service.read, lambda connection: check_backend(connection, backend))
+    await asyncio.to_thread(service.read, lambda transaction: check_backend(transaction, backend))
 
 
 def _left_at(last_event_id: str) -> tuple[int | None, int]:
@@ -127,9 +128,9 @@ async def _read(
 ) -> tuple[int, Sequence[Row[Any]], int]:
     """The epoch, the events, and after which number: before all that are left, if none is said."""
 
-    def read(connection: Connection) -> tuple[int, Sequence[Row[Any]], int]:
-        begin = before_all(connection) if after is None else after
-        return (*read_feed(connection, begin, limit, filters, epoch), begin)
+    def read(transaction: Transaction) -> tuple[int, Sequence[Row[Any]], int]:
+        begin = before_all(transaction) if after is None else after
+        return (*read_feed(transaction, begin, limit, filters, epoch), begin)
 
     return await asyncio.to_thread(service.read, read)
 

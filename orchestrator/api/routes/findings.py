@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 from pydantic import Field
-from sqlalchemy import Connection
 
 from orchestrator.api.filters import of_backend
 from orchestrator.api.keys import job_of, keep_job
@@ -39,6 +38,7 @@ from orchestrator.findings.recording import finding, list_findings
 from orchestrator.findings.repairing import finding_view, note_repair, repair_submission
 from orchestrator.jobs.views import job_view
 from orchestrator.ledger import restored
+from orchestrator.store.transaction import Transaction
 
 router = APIRouter(prefix="/v1", tags=["audit"], route_class=ExactRoute)
 
@@ -61,7 +61,7 @@ def list_(
     rows: Any = service.read(
         of_backend(
             backend,
-            lambda connection: list_findings(connection, given, before=before, limit=limit),
+            lambda transaction: list_findings(transaction, given, before=before, limit=limit),
         )
     )
     more = cursor_for(rows[-1]["id"]) if len(rows) == limit else None
@@ -71,7 +71,7 @@ def list_(
 @router.get("/findings/{finding_id}", response_model=Finding)
 def show(service: ServiceHere, _actor: Reader, finding_id: IdInPath) -> dict[str, Any]:
     """Read a finding with the repairs that are possible."""
-    row: Any = service.read(lambda connection: finding(connection, finding_id))
+    row: Any = service.read(lambda transaction: finding(transaction, finding_id))
     return finding_view(row)
 
 
@@ -111,8 +111,8 @@ async def repair(
             return await told(service, Receipt("job", before, view, repeated=True), wait)
     submission = await asyncio.to_thread(
         service.read,
-        lambda connection: repair_submission(
-            connection,
+        lambda transaction: repair_submission(
+            transaction,
             finding_id,
             wanted.repair,
             actor,
@@ -124,10 +124,10 @@ async def repair(
         return await answer(service, submission, wait=wait, plan=True)
     receipt = await service.submit(submission)
 
-    def note(connection: Connection) -> None:
-        note_repair(connection, finding_id, receipt.id)
+    def note(transaction: Transaction) -> None:
+        note_repair(transaction, finding_id, receipt.id)
         if key is not None:
-            keep_job(connection, actor.name, key, what, receipt.id)
+            keep_job(transaction, actor.name, key, what, receipt.id)
 
     await asyncio.to_thread(service.write, note)
     return await told(service, receipt, wait)

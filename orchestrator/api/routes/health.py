@@ -11,7 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
-from sqlalchemy import Connection, func, select
+from sqlalchemy import func, select
 
 from orchestrator.actions.registry import ACTIONS
 from orchestrator.api.requesting import Reader, ServiceHere
@@ -24,6 +24,7 @@ from orchestrator.inventory.hosts import ALIVE_SECONDS
 from orchestrator.store import migrate
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import backends, jobs, workers
+from orchestrator.store.transaction import Transaction
 
 router = APIRouter(tags=["service"], route_class=ExactRoute)
 
@@ -68,8 +69,8 @@ def readyz(
 class _Figures(Collector):
     """Gauges read from the database when asked for, and this process's waiters."""
 
-    def __init__(self, connection: Connection, waiters: int, refused: Mapping[str, int]) -> None:
-        self._connection = connection
+    def __init__(self, transaction: Transaction, waiters: int, refused: Mapping[str, int]) -> None:
+        self._transaction = transaction
         self._waiters = waiters
         self._refused = refused
 
@@ -97,7 +98,7 @@ class _Figures(Collector):
             .where(jobs.c.finished_at.is_(None))
             .group_by(backends.c.name, jobs.c.state)
         )
-        for name, state, count in self._connection.execute(query):
+        for name, state, count in self._transaction.execute(query):
             unfinished.add_metric([name, state], count)
         yield unfinished
         alive = GaugeMetricFamily(
@@ -107,11 +108,11 @@ class _Figures(Collector):
             "orchestrator_backend_bytes", "Room of a backend.", labels=["backend", "kind"]
         )
         queues = list(
-            self._connection.execute(
+            self._transaction.execute(
                 select(workers.c.queues).where(workers.c.seen_at > db_now(-ALIVE_SECONDS))
             ).scalars()
         )
-        for row in self._connection.execute(select(backends).where(backends.c.configured)):
+        for row in self._transaction.execute(select(backends).where(backends.c.configured)):
             alive.add_metric([row.name], sum(backend_queue(row.name) in q for q in queues))
             for kind, size in (("total", row.total_bytes), ("free", row.free_bytes)):
                 if size is not None:
@@ -124,8 +125,8 @@ class _Figures(Collector):
 def metrics(service: ServiceHere) -> Response:
     """Figures for Prometheus."""
     registry = CollectorRegistry()
-    with service.database.read() as connection:
-        registry.register(_Figures(connection, service.waiters.count, service.refusals.counts))
+    with service.database.read() as transaction:
+        registry.register(_Figures(transaction, service.waiters.count, service.refusals.counts))
         told = generate_latest(registry)
     return Response(told, media_type=CONTENT_TYPE_LATEST)
 

@@ -45,7 +45,7 @@ def list_backends(service: ServiceHere, _actor: Reader) -> dict[str, Any]:
 @router.get("/{backend}", response_model=Backend)
 def show_backend(service: ServiceHere, _actor: Reader, backend: BackendInPath) -> dict[str, Any]:
     """Read a backend."""
-    return service.read(lambda connection: backends.backend_views(connection, backend)[0])
+    return service.read(lambda transaction: backends.backend_views(transaction, backend)[0])
 
 
 @router.get("/{backend}/volumes", response_model=Page[Volume])
@@ -70,8 +70,8 @@ def list_volumes(
     after = position_of(cursor, str)
     states = states_of(state, VolumeState)
     found = service.read(
-        lambda connection: volumes.list_volumes(
-            connection,
+        lambda transaction: volumes.list_volumes(
+            transaction,
             backend,
             states=states,
             prefix=prefix,
@@ -89,7 +89,7 @@ def show_volume(
     service: ServiceHere, _actor: Reader, backend: BackendInPath, volume: VolumeInPath
 ) -> dict[str, Any]:
     """Read a volume."""
-    return service.read(lambda connection: volumes.volume_view(connection, backend, volume))
+    return service.read(lambda transaction: volumes.volume_view(transaction, backend, volume))
 
 
 @router.get("/{backend}/volumes/{volume}/snapshots", response_model=Page[Snapshot])
@@ -104,8 +104,8 @@ def list_snapshots(
     """List a volume's snapshots, oldest first."""
     after = position_of(cursor, str)
     found = service.read(
-        lambda connection: volumes.list_snapshots(
-            connection, backend, volume, after=after, limit=limit
+        lambda transaction: volumes.list_snapshots(
+            transaction, backend, volume, after=after, limit=limit
         )
     )
     more = cursor_for(found[-1]["id"]) if len(found) == limit else None
@@ -122,7 +122,7 @@ def show_snapshot(
 ) -> dict[str, Any]:
     """Read a snapshot."""
     return service.read(
-        lambda connection: volumes.snapshot_view(connection, backend, volume, snapshot)
+        lambda transaction: volumes.snapshot_view(transaction, backend, volume, snapshot)
     )
 
 
@@ -131,7 +131,7 @@ def list_attachments(
     service: ServiceHere, _actor: Reader, backend: BackendInPath, volume: VolumeInPath
 ) -> dict[str, Any]:
     """List the hosts a volume is attached to."""
-    found = service.read(lambda connection: volumes.list_attachments(connection, backend, volume))
+    found = service.read(lambda transaction: volumes.list_attachments(transaction, backend, volume))
     return {"items": found, "cursor": None}
 
 
@@ -145,7 +145,7 @@ def show_attachment(
 ) -> dict[str, Any]:
     """Read how a volume is attached to a host."""
     return service.read(
-        lambda connection: volumes.attachment_view(connection, backend, volume, host)
+        lambda transaction: volumes.attachment_view(transaction, backend, volume, host)
     )
 
 
@@ -160,7 +160,7 @@ def list_policies(
     """List a backend's export policies by name."""
     after = position_of(cursor, str)
     found = service.read(
-        lambda connection: policies.list_policies(connection, backend, after=after, limit=limit)
+        lambda transaction: policies.list_policies(transaction, backend, after=after, limit=limit)
     )
     more = cursor_for(found[-1]["name"]) if len(found) == limit else None
     return {"items": found, "cursor": more}
@@ -171,7 +171,7 @@ def show_policy(
     service: ServiceHere, _actor: Reader, backend: BackendInPath, policy: PolicyInPath
 ) -> dict[str, Any]:
     """Read an export policy."""
-    return service.read(lambda connection: policies.policy_view(connection, backend, policy))
+    return service.read(lambda transaction: policies.policy_view(transaction, backend, policy))
 
 
 class LockRequest(Exact):
@@ -189,7 +189,7 @@ def show_lock(
     service: ServiceHere, _actor: Reader, backend: BackendInPath, volume: VolumeInPath
 ) -> dict[str, Any]:
     """Read the lock on a volume; 404 if there is none."""
-    found = service.read(lambda connection: volumes.volume_view(connection, backend, volume))
+    found = service.read(lambda transaction: volumes.volume_view(transaction, backend, volume))
     if found["lock"] is None:
         raise NotFound(f"nobody holds a lock on volume {volume!r}", field="volume")
     lock: dict[str, Any] = found["lock"]
@@ -206,8 +206,8 @@ def take_lock(
 ) -> dict[str, Any]:
     """Take or renew the lock on a volume, at once."""
     return service.write(
-        lambda connection: locks.take(
-            connection,
+        lambda transaction: locks.take(
+            transaction,
             backend,
             volume,
             wanted.owner,
@@ -232,8 +232,8 @@ def release_lock(
 ) -> Response:
     """Release the lock on a volume, at once; nothing happens if there is none."""
     service.write(
-        lambda connection: locks.release(
-            connection, backend, volume, owner, actor, force=force, reason=reason
+        lambda transaction: locks.release(
+            transaction, backend, volume, owner, actor, force=force, reason=reason
         )
     )
     return Response(status_code=204)

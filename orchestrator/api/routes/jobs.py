@@ -9,7 +9,6 @@ from typing import Annotated, Any, TypeVar
 from fastapi import APIRouter, Body, Query, Response
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
-from sqlalchemy import Connection
 
 from orchestrator.actions.registry import ACTIONS
 from orchestrator.actions.requests import AnyJobRequest, JobId, Moment, Priority, no_such_action
@@ -53,6 +52,7 @@ from orchestrator.jobs import cancel as canceling
 from orchestrator.jobs.retry import retry_request
 from orchestrator.jobs.submission import Submission
 from orchestrator.jobs.views import job_view, list_jobs
+from orchestrator.store.transaction import Transaction
 
 T = TypeVar("T", bound=StrEnum)
 
@@ -150,8 +150,8 @@ def list_(
     found = service.read(
         of_backend(
             backend,
-            lambda connection: list_jobs(
-                connection,
+            lambda transaction: list_jobs(
+                transaction,
                 states=states,
                 backend=backend,
                 filters=given,
@@ -183,21 +183,21 @@ def archive(
 ) -> dict[str, Any]:
     """Move ended jobs out of the database, into a file of the scheduler's archive."""
 
-    def ask(connection: Connection) -> dict[str, Any]:
+    def ask(transaction: Transaction) -> dict[str, Any]:
         if wanted.ended_before is not None:
-            return {"jobs": archiving.ask_for_older(connection, wanted.ended_before)}
-        return {"jobs": archiving.ask_for(connection, wanted.jobs or [])}
+            return {"jobs": archiving.ask_for_older(transaction, wanted.ended_before)}
+        return {"jobs": archiving.ask_for(transaction, wanted.jobs or [])}
 
     what = ["archive", wanted.model_dump(mode="json")]
     return service.write(
-        lambda connection: once(connection, actor.name, key, what, lambda: ask(connection))
+        lambda transaction: once(transaction, actor.name, key, what, lambda: ask(transaction))
     )
 
 
 @router.get("/{job_id}", response_model=Job)
 def show(service: ServiceHere, _actor: Reader, job_id: IdInPath) -> dict[str, Any]:
     """Read a job."""
-    return service.read(lambda connection: job_view(connection, job_id))
+    return service.read(lambda transaction: job_view(transaction, job_id))
 
 
 @router.get("/{job_id}/wait", response_model=Job)
@@ -222,9 +222,9 @@ def events(
     """Read the history of a job."""
     after = _place_of(position_of(cursor, str))
 
-    def read(connection: Any) -> dict[str, Any]:
-        job_view(connection, job_id)
-        found = of_job(connection, job_id, after, limit)
+    def read(transaction: Any) -> dict[str, Any]:
+        job_view(transaction, job_id)
+        found = of_job(transaction, job_id, after, limit)
         last = f"{found[-1].commit_id}.{found[-1].seq}" if len(found) == limit else None
         more = None if last is None else cursor_for(last)
         return {"items": [row._mapping for row in found], "cursor": more}
@@ -248,9 +248,9 @@ def _place_of(position: str | None) -> tuple[int, int]:
 def cancel(service: ServiceHere, actor: Operator, job_id: IdInPath) -> dict[str, Any]:
     """Cancel a job: at once if it has not begun, else at its next safe point."""
     service.finished(
-        service.write(lambda connection: canceling.cancel(connection, job_id, actor.name))
+        service.write(lambda transaction: canceling.cancel(transaction, job_id, actor.name))
     )
-    return service.read(lambda connection: job_view(connection, job_id))
+    return service.read(lambda transaction: job_view(transaction, job_id))
 
 
 @router.post("/{job_id}/retry", responses=SUBMITTED, status_code=202, response_model=Job)
@@ -264,7 +264,7 @@ async def retry(
 ) -> Response:
     """Submit a failed or canceled job again, as a new job that is checked anew."""
     request, bound = await asyncio.to_thread(
-        service.read, lambda connection: retry_request(connection, job_id)
+        service.read, lambda transaction: retry_request(transaction, job_id)
     )
     submission = Submission(
         requests=[request], actor=actor, reason=reason, idempotency_key=key, bound={0: bound}
@@ -277,8 +277,8 @@ def approve(
     service: ServiceHere, actor: Admin, job_id: IdInPath, reason: ReasonHeader = None
 ) -> dict[str, Any]:
     """Let a job begin that waits for an approval."""
-    service.write(lambda connection: approvals.approve(connection, job_id, actor, reason))
-    return service.read(lambda connection: job_view(connection, job_id))
+    service.write(lambda transaction: approvals.approve(transaction, job_id, actor, reason))
+    return service.read(lambda transaction: job_view(transaction, job_id))
 
 
 class JobChange(Exact):
@@ -293,6 +293,8 @@ def change(
 ) -> dict[str, Any]:
     """Change a job's priority."""
     service.write(
-        lambda connection: canceling.set_priority(connection, job_id, changed.priority, actor.name)
+        lambda transaction: canceling.set_priority(
+            transaction, job_id, changed.priority, actor.name
+        )
     )
-    return service.read(lambda connection: job_view(connection, job_id))
+    return service.read(lambda transaction: job_view(transaction, job_id))

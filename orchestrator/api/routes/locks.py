@@ -43,8 +43,8 @@ def list_(
     found = service.read(
         of_backend(
             backend,
-            lambda connection: locks.list_locks(
-                connection, backend=backend, volume=volume, owner=owner, after=after, limit=limit
+            lambda transaction: locks.list_locks(
+                transaction, backend=backend, volume=volume, owner=owner, after=after, limit=limit
             ),
         )
     )

@@ -49,5 +49,5 @@ def _set(
 ) -> Mapping[str, Any]:
     reason = change.reason if change else None
     return service.write(
-        lambda connection: set_accepting(connection, accepting, actor.name, reason)
+        lambda transaction: set_accepting(transaction, accepting, actor.name, reason)
     )

@@ -81,8 +81,8 @@ def list_(
     found = service.read(
         of_backend(
             backend,
-            lambda connection: quotas.list_quotas(
-                connection, account=account, backend=backend, after=place, limit=limit
+            lambda transaction: quotas.list_quotas(
+                transaction, account=account, backend=backend, after=place, limit=limit
             ),
         )
     )
@@ -110,8 +110,8 @@ def show(
     """
     after = _place(position_of(cursor, str))
     view, last = service.read(
-        lambda connection: holdings.account_view(
-            connection, account, backend=backend, at=at, after=after, limit=limit
+        lambda transaction: holdings.account_view(
+            transaction, account, backend=backend, at=at, after=after, limit=limit
         )
     )
     more = cursor_for(" ".join(map(str, last))) if last is not None else None
@@ -138,8 +138,8 @@ def set_(
             field="max_bytes",
         )
     return service.write(
-        lambda connection: quotas.set_quota(
-            connection, account, backend, limits, actor.name, reason or None
+        lambda transaction: quotas.set_quota(
+            transaction, account, backend, limits, actor.name, reason or None
         )
     )
 
@@ -154,8 +154,8 @@ def remove(
 ) -> Response:
     """Let an account have on a backend whatever fits."""
     service.write(
-        lambda connection: quotas.remove_quota(
-            connection, account, backend, actor.name, reason or None
+        lambda transaction: quotas.remove_quota(
+            transaction, account, backend, actor.name, reason or None
         )
     )
     return Response(status_code=204)

@@ -32,5 +32,5 @@ def show(
 ) -> Mapping[str, Any]:
     """Tell how full backends were, how jobs went, what failed, what differed and what went."""
     return service.read(
-        lambda connection: report(connection, since=since, until=until, backend=backend)
+        lambda transaction: report(transaction, since=since, until=until, backend=backend)
     )

@@ -37,7 +37,7 @@ def list_(
     """List schedules by name."""
     after = position_of(cursor, str)
     found = service.read(
-        lambda connection: book.list_schedules(connection, after=after, limit=limit)
+        lambda transaction: book.list_schedules(transaction, after=after, limit=limit)
     )
     more = cursor_for(found[-1]["name"]) if len(found) == limit else None
     return {"items": found, "cursor": more}
@@ -46,7 +46,7 @@ def list_(
 @router.get("/{schedule}", response_model=ScheduleInDetail)
 def show(service: ServiceHere, _actor: Reader, schedule: Name) -> dict[str, Any]:
     """Read a schedule, and what became of the jobs of its last run."""
-    return service.read(lambda connection: book.schedule_view(connection, schedule))
+    return service.read(lambda transaction: book.schedule_view(transaction, schedule))
 
 
 @router.put("/{schedule}", response_model=ScheduleInDetail)
@@ -61,7 +61,7 @@ def put(
 ) -> dict[str, Any]:
     """Make a schedule, or replace what one does."""
     return service.write(
-        lambda connection: book.put(connection, schedule, wanted, actor, replace=replace)
+        lambda transaction: book.put(transaction, schedule, wanted, actor, replace=replace)
     )
 
 
@@ -77,14 +77,14 @@ def change(
 ) -> dict[str, Any]:
     """Enable or disable a schedule. What it misses while disabled is not caught up."""
     return service.write(
-        lambda connection: book.set_enabled(connection, schedule, wanted.enabled, actor)
+        lambda transaction: book.set_enabled(transaction, schedule, wanted.enabled, actor)
     )
 
 
 @router.delete("/{schedule}", status_code=204, dependencies=[NoBody])
 def remove(service: ServiceHere, actor: Admin, schedule: Name) -> Response:
     """Remove a schedule. Its jobs and the snapshots that it made stay."""
-    service.write(lambda connection: book.remove(connection, schedule, actor))
+    service.write(lambda transaction: book.remove(transaction, schedule, actor))
     return Response(status_code=204)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter
-from sqlalchemy import Connection, func, select
+from sqlalchemy import func, select
 
 from orchestrator import __version__
 from orchestrator.api.requesting import Reader, ServiceHere
@@ -21,6 +21,7 @@ from orchestrator.ledger.chain import unchained_since
 from orchestrator.store.columns import db_now
 from orchestrator.store.lives import present
 from orchestrator.store.tables import findings, installation, workers
+from orchestrator.store.transaction import Transaction
 
 router = APIRouter(tags=["service"], route_class=ExactRoute)
 
@@ -29,29 +30,29 @@ router = APIRouter(tags=["service"], route_class=ExactRoute)
 def status(service: ServiceHere, actor: Reader) -> dict[str, Any]:
     """Read how the service is: version, queue, workers, backends, open findings."""
     kind = service.database.dialect
-    return service.read(lambda connection: {"database": kind, **_status(connection, actor)})
+    return service.read(lambda transaction: {"database": kind, **_status(transaction, actor)})
 
 
-def _status(connection: Connection, actor: Actor) -> dict[str, Any]:
+def _status(transaction: Transaction, actor: Actor) -> dict[str, Any]:
     open_ = select(findings.c.kind, func.count()).where(findings.c.state == FindingState.OPEN)
-    found = backend_views(connection)
+    found = backend_views(transaction)
     return {
         "version": __version__,
-        "epoch": present(connection).epoch,
-        "now": connection.execute(select(db_now())).scalar_one(),
-        "restored_at": connection.execute(select(installation.c.restored_at)).scalar_one(),
-        "unchained_since": unchained_since(connection),
+        "epoch": present(transaction).epoch,
+        "now": transaction.execute(select(db_now())).scalar_one(),
+        "restored_at": transaction.execute(select(installation.c.restored_at)).scalar_one(),
+        "unchained_since": unchained_since(transaction),
         "you": {"name": actor.name, "role": actor.role, "project": actor.project},
-        "queue": queue_view(connection),
-        "workers": _workers(connection, [backend["name"] for backend in found]),
+        "queue": queue_view(transaction),
+        "workers": _workers(transaction, [backend["name"] for backend in found]),
         "backends": found,
-        "findings": dict(connection.execute(open_.group_by(findings.c.kind)).all()),
+        "findings": dict(transaction.execute(open_.group_by(findings.c.kind)).all()),
     }
 
 
-def _workers(connection: Connection, names: list[str]) -> list[dict[str, Any]]:
+def _workers(transaction: Transaction, names: list[str]) -> list[dict[str, Any]]:
     alive = (workers.c.seen_at > db_now(-ALIVE_SECONDS)).label("alive")
-    rows = connection.execute(select(workers, alive).order_by(workers.c.host, workers.c.pid))
+    rows = transaction.execute(select(workers, alive).order_by(workers.c.host, workers.c.pid))
     return [
         {
             **row._mapping,

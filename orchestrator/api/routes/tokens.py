@@ -40,8 +40,8 @@ class TokenRequest(Exact):
 def create(service: ServiceHere, actor: Admin, wanted: TokenRequest) -> dict[str, Any]:
     """Make a token. The answer is the only place where it is shown."""
     described, token = service.write(
-        lambda connection: tokens.create(
-            connection,
+        lambda transaction: tokens.create(
+            transaction,
             wanted.name,
             wanted.role,
             actor.name,
@@ -65,5 +65,5 @@ def revoke(
     token: Annotated[str, Path(max_length=64, pattern=r"^[^\x00]+$", description="Its id.")],
 ) -> Response:
     """Make a token invalid; within seconds no process takes it any more."""
-    service.write(lambda connection: tokens.revoke(connection, token, actor.name))
+    service.write(lambda transaction: tokens.revoke(transaction, token, actor.name))
     return Response(status_code=204)

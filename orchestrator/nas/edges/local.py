@@ -6,14 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import Connection
-
 from orchestrator.actions.requests import parse_request
 from orchestrator.domain.actors import Actor
 from orchestrator.domain.states import VolumeState
 from orchestrator.inventory import backends, locks, policies, volumes
 from orchestrator.jobs.submission import Submission
 from orchestrator.nas.gateways import Request
+from orchestrator.store.transaction import Transaction
 
 #: The most items that a list has.
 _ALL = 1_000_000
@@ -32,11 +31,11 @@ class Local(ABC):
         self._actor = actor
 
     @abstractmethod
-    def _read(self, work: Callable[[Connection], Any]) -> Any:
+    def _read(self, work: Callable[[Transaction], Any]) -> Any:
         """Run a reading function on the database."""
 
     @abstractmethod
-    def _write(self, work: Callable[[Connection], Any]) -> Any:
+    def _write(self, work: Callable[[Transaction], Any]) -> Any:
         """Run a changing function in one transaction."""
 
     def _submission(self, requests: Any) -> Submission:
@@ -49,21 +48,21 @@ class Local(ABC):
         )
 
     def driver(self) -> Any:
-        return self._read(lambda connection: self._view(connection)["driver"])
+        return self._read(lambda transaction: self._view(transaction)["driver"])
 
     def capabilities(self) -> Any:
         return self._read(
-            lambda connection: frozenset(self._view(connection)["capabilities"] or ())
+            lambda transaction: frozenset(self._view(transaction)["capabilities"] or ())
         )
 
-    def _view(self, connection: Connection) -> dict[str, Any]:
-        [view] = backends.backend_views(connection, self._backend)
+    def _view(self, transaction: Transaction) -> dict[str, Any]:
+        [view] = backends.backend_views(transaction, self._backend)
         return view
 
     def volumes(self, after: str | None = None, limit: int | None = None) -> Any:
         return self._read(
-            lambda connection: volumes.list_volumes(
-                connection,
+            lambda transaction: volumes.list_volumes(
+                transaction,
                 self._backend,
                 states=_SEEN,
                 prefix=None,
@@ -73,43 +72,45 @@ class Local(ABC):
         )
 
     def volume(self, name: str) -> Any:
-        return self._read(lambda connection: volumes.volume_view(connection, self._backend, name))
+        return self._read(lambda transaction: volumes.volume_view(transaction, self._backend, name))
 
     def volume_at(self, path: str) -> Any:
-        return self._read(lambda connection: volumes.volume_at(connection, self._backend, path))
+        return self._read(lambda transaction: volumes.volume_at(transaction, self._backend, path))
 
     def snapshots(self, volume: str) -> Any:
         return self._read(
-            lambda connection: volumes.list_snapshots(
-                connection, self._backend, volume, after=None, limit=_ALL
+            lambda transaction: volumes.list_snapshots(
+                transaction, self._backend, volume, after=None, limit=_ALL
             )
         )
 
     def snapshot(self, volume: str, name: str) -> Any:
         return self._read(
-            lambda connection: volumes.snapshot_view(connection, self._backend, volume, name)
+            lambda transaction: volumes.snapshot_view(transaction, self._backend, volume, name)
         )
 
     def policies(self) -> Any:
         return self._read(
-            lambda connection: policies.list_policies(
-                connection, self._backend, after=None, limit=_ALL
+            lambda transaction: policies.list_policies(
+                transaction, self._backend, after=None, limit=_ALL
             )
         )
 
     def policy(self, name: str) -> Any:
-        return self._read(lambda connection: policies.policy_view(connection, self._backend, name))
+        return self._read(
+            lambda transaction: policies.policy_view(transaction, self._backend, name)
+        )
 
     def take_lock(self, volume: str, host: str) -> Any:
         return self._write(
-            lambda connection: locks.take(
-                connection, self._backend, volume, host, self._actor, reason=None, seconds=None
+            lambda transaction: locks.take(
+                transaction, self._backend, volume, host, self._actor, reason=None, seconds=None
             )
         )
 
     def release_lock(self, volume: str, host: str) -> Any:
         return self._write(
-            lambda connection: locks.release(
-                connection, self._backend, volume, host, self._actor, force=False, reason=None
+            lambda transaction: locks.release(
+                transaction, self._backend, volume, host, self._actor, force=False, reason=None
             )
         )

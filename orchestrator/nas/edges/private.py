@@ -21,7 +21,6 @@ from typing import Any, TypeVar
 
 import structlog
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
-from sqlalchemy import Connection
 
 from orchestrator.domain.actors import Actor
 from orchestrator.domain.errors import IdentityMismatch
@@ -35,6 +34,7 @@ from orchestrator.nas.gateways import Request, View, ended_well
 from orchestrator.settings import LogSettings, Settings, default_data
 from orchestrator.store import migrate
 from orchestrator.store.database import Database
+from orchestrator.store.transaction import Transaction
 
 T = TypeVar("T")
 
@@ -158,7 +158,7 @@ class PrivateEngine(Local):
 
     def _make_sure(self, *, accept_identity: bool) -> None:
         """Make sure that the storage is this engine's. Raises `IdentityMismatch`."""
-        error = self._read(lambda connection: self._view(connection)["error"])
+        error = self._read(lambda transaction: self._view(transaction)["error"])
         if error is None or error["code"] != IdentityMismatch.code:
             return
         if not accept_identity:
@@ -181,14 +181,14 @@ class PrivateEngine(Local):
     def run(self, requests: Sequence[Request]) -> Sequence[View]:
         submission = self._submission(requests)
         accepted = self._database.transact(
-            lambda connection: submit(
-                connection, submission, max_attempts=self._settings.retry.max_attempts
+            lambda transaction: submit(
+                transaction, submission, max_attempts=self._settings.retry.max_attempts
             )
         )
         end = time.monotonic() + self._wait
         while True:
             self._work()
-            found = self._read(lambda connection: job_views(connection, accepted.job_ids))
+            found = self._read(lambda transaction: job_views(transaction, accepted.job_ids))
             jobs = [found[job_id] for job_id in accepted.job_ids]
             if all(job["finished_at"] for job in jobs) or time.monotonic() >= end:
                 return ended_well(jobs, self._wait)
@@ -201,10 +201,10 @@ class PrivateEngine(Local):
         known = {volume["id"] for volume in self.volumes()}
         return [facts.name for facts in driver.list_volumes() if facts.id not in known]
 
-    def _read(self, work: Callable[[Connection], T]) -> T:
+    def _read(self, work: Callable[[Transaction], T]) -> T:
         return self._database.look(work)
 
-    def _write(self, work: Callable[[Connection], T]) -> T:
+    def _write(self, work: Callable[[Transaction], T]) -> T:
         return self._database.transact(work)
 
     def _work(self) -> None:

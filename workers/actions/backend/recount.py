@@ -15,11 +15,11 @@ from workers.execution.work import Done, Work
 def recount(work: Work) -> Done:
     """Count anew what a backend has promised."""
     backend_id = work.claim.backend_id
-    with work.database.read() as connection:
-        kept = connection.execute(
+    with work.database.read() as transaction:
+        kept = transaction.execute(
             select(promised.c.promised_bytes).where(promised.c.backend_id == backend_id)
         ).scalar()
-        counted = promises.counted(connection, backend_id)
+        counted = promises.counted(transaction, backend_id)
     return Done(
         result={"promised_bytes": counted},
         changes=[Recounted(backend_id)],

@@ -88,7 +88,7 @@ def _refuse_shared(work: Work, marker: str | None) -> None:
         backends.c.id != work.claim.backend_id,
         backends.c.configured,
     )
-    other = work.database.look(lambda connection: connection.execute(query).scalar())
+    other = work.database.look(lambda transaction: transaction.execute(query).scalar())
     if other is not None:
         raise Conflict(
             f"the storage is that of backend {other}: two backends must not share storage. Give "

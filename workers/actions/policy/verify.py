@@ -77,22 +77,22 @@ def _never_usable(work: Work) -> PolicyRef | None:
             jobs.c.state.in_((JobState.FAILED, JobState.CANCELED)),
         )
     )
-    with work.database.read() as connection:
-        maker = connection.execute(query).scalar()
+    with work.database.read() as transaction:
+        maker = transaction.execute(query).scalar()
         if maker is None:
             return None
         steps = select(job_steps.c.detail).where(
             job_steps.c.job_id == maker, job_steps.c.name == "built"
         )
-        built = connection.execute(steps).scalar()
+        built = transaction.execute(steps).scalar()
     return work.policy if built is None else replace(work.policy, native=built.get("native"))
 
 
 def _was_to_go(work: Work) -> bool:
     """Whether the last job that has begun to change the policy was to remove it."""
     steps = job_steps.join(jobs, jobs.c.id == job_steps.c.job_id)
-    with work.database.read() as connection:
-        last = connection.execute(
+    with work.database.read() as transaction:
+        last = transaction.execute(
             select(jobs.c.action)
             .select_from(steps)
             .where(

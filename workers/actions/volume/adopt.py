@@ -108,8 +108,8 @@ def _former(work: Work) -> Any:
     if step is None:
         return None
     stamp = step.detail["stamp"]
-    with work.database.read() as connection:
-        return connection.execute(
+    with work.database.read() as transaction:
+        return transaction.execute(
             select(volumes).where(
                 volumes.c.id == stamp, volumes.c.backend_id == work.claim.backend_id
             )
@@ -128,8 +128,8 @@ def _left_stamp(work: Work, problem: Conflict) -> str:
     stamp = problem.facts.get("stamp")
     if stamp is None:
         raise problem
-    with work.database.read() as connection:
-        live = connection.execute(
+    with work.database.read() as transaction:
+        live = transaction.execute(
             select(volumes.c.name, backends.c.name.label("backend"))
             .join(backends, backends.c.id == volumes.c.backend_id)
             .where(volumes.c.id == stamp, volumes.c.state != VolumeState.REMOVED)
@@ -152,8 +152,8 @@ def _left_stamp(work: Work, problem: Conflict) -> str:
 
 def _is_mounted(work: Work, path: str) -> bool:
     """Whether a volume of the inventory is at this path."""
-    with work.database.read() as connection:
-        found = connection.execute(
+    with work.database.read() as transaction:
+        found = transaction.execute(
             select(volumes.c.id).where(
                 volumes.c.backend_id == work.claim.backend_id,
                 volumes.c.junction_path == path,

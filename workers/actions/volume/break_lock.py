@@ -16,8 +16,8 @@ from workers.execution.work import Done, Work, recorded_volume
 def break_lock(work: Work) -> Done:
     """Break the lock on a volume; nothing if there is none."""
     record = recorded_volume(work)
-    with work.database.read() as connection:
-        row = connection.execute(select(locks).where(locks.c.volume_id == record.id)).first()
+    with work.database.read() as transaction:
+        row = transaction.execute(select(locks).where(locks.c.volume_id == record.id)).first()
     if row is None:
         return Done(result={"owner": None})
     owner, params = row.owner, work.intent.params

@@ -19,8 +19,8 @@ def detach(work: Work) -> Done:
     """Take a volume away from the host; by force, only strike the record of a dead one."""
     forced = bool(work.intent.params.get("force"))
     if forced:
-        with work.database.read() as connection:
-            refuse_living(connection, host(work))
+        with work.database.read() as transaction:
+            refuse_living(transaction, host(work))
     else:
         refuse_elsewhere(work)
         work.intend("detach")

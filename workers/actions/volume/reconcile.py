@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import select
 
 from orchestrator.actions.volume.reconcile import RECONCILE
 from orchestrator.domain.errors import BackendError, Conflict
 from orchestrator.domain.states import SnapshotState
 from orchestrator.inventory.changes import Change, SnapshotFound, set_snapshot, set_volume
 from orchestrator.store.tables import snapshots
+from orchestrator.store.transaction import Transaction
 from workers.backends.base.facts import Absent, SnapshotFacts, VolumeFacts, there
 from workers.execution.handler import Handler
 from workers.execution.truth import not_seen, told_of
@@ -86,7 +87,7 @@ def _snapshots(work: Work, found: list[SnapshotFacts]) -> list[Change]:
     placed = zip(found, positions(found), strict=True)
     present = {one.id: (one, place) for one, place in placed if one.id is not None}
     changes = not_seen(work, {*present}, recorded)
-    with work.database.read() as connection:
+    with work.database.read() as transaction:
         for id_, (one, place) in present.items():
             told = {
                 "name": one.name,
@@ -95,7 +96,7 @@ def _snapshots(work: Work, found: list[SnapshotFacts]) -> list[Change]:
                 "position": place,
                 "state": SnapshotState.AVAILABLE,
             }
-            if id_ in recorded or _was_recorded(connection, id_, work.volume.id):
+            if id_ in recorded or _was_recorded(transaction, id_, work.volume.id):
                 changes.append(set_snapshot(id_, removed_at=None, **told))
             else:
                 row = {"id": id_, "volume_id": work.volume.id, "created_by_job": work.job_id}
@@ -103,8 +104,8 @@ def _snapshots(work: Work, found: list[SnapshotFacts]) -> list[Change]:
     return changes
 
 
-def _was_recorded(connection: Connection, snapshot_id: str, volume_id: str) -> bool:
-    row = connection.execute(
+def _was_recorded(transaction: Transaction, snapshot_id: str, volume_id: str) -> bool:
+    row = transaction.execute(
         select(snapshots.c.volume_id).where(snapshots.c.id == snapshot_id)
     ).scalar()
     if row is not None and row != volume_id:

@@ -80,10 +80,12 @@ def _refuse_used_orphan(work: Work, left: VolumeRef, facts: VolumeFacts) -> None
 def _removable(work: Work) -> str:
     """The stamp of what may be removed. Raises `WrongState` where it may not, or not yet."""
     number = work.intent.params["finding"]
-    with work.database.read() as connection:
-        row = finding(connection, number)
-        now: datetime = connection.execute(select(db_now())).scalar_one()
-        volume = connection.execute(select(volumes).where(volumes.c.id == row["volume_id"])).first()
+    with work.database.read() as transaction:
+        row = finding(transaction, number)
+        now: datetime = transaction.execute(select(db_now())).scalar_one()
+        volume = transaction.execute(
+            select(volumes).where(volumes.c.id == row["volume_id"])
+        ).first()
     about = (row["kind"], row["backend_id"], row["volume"])
     if about != (FindingKind.ORPHAN, work.claim.backend_id, work.intent.volume):
         raise WrongState(
@@ -117,9 +119,9 @@ def _was_removed(volume: Any, name: str) -> bool:
 
 
 def _removed_snapshots(work: Work, volume_id: str) -> set[str]:
-    with work.database.read() as connection:
+    with work.database.read() as transaction:
         return set(
-            connection.execute(
+            transaction.execute(
                 select(snapshots.c.id).where(
                     snapshots.c.volume_id == volume_id,
                     snapshots.c.state == SnapshotState.REMOVED,

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, exists, select
+from sqlalchemy import exists, select
 
 from orchestrator.actions.snapshot.create import CREATE
 from orchestrator.domain.drivers import DRIVERS
@@ -35,6 +35,7 @@ from orchestrator.store.tables import (
     volume_versions,
     volumes,
 )
+from orchestrator.store.transaction import Transaction
 from workers.backends.base.facts import Absent, NotOurs, SnapshotFacts, VolumeFacts
 from workers.backends.base.references import SnapshotRef
 from workers.execution.truth import (
@@ -61,12 +62,12 @@ def settle(work: Work) -> Done | None:
     None if it need not be. Raises whatever keeps it from being seen.
     """
     record = recorded_volume(work)
-    with work.database.read() as connection:
-        due = connection.execute(
+    with work.database.read() as transaction:
+        due = transaction.execute(
             select(volumes.c.look_again_at).where(volumes.c.id == record.id)
         ).scalar()
-        before = _usable_before(connection, record.id)
-        host = host_to_ask(connection, work.claim.backend_id, record.name, record.id)
+        before = _usable_before(transaction, record.id)
+        host = host_to_ask(transaction, work.claim.backend_id, record.name, record.id)
     if due is None:
         return None
     if before is None and record.state is VolumeState.ERROR:
@@ -130,14 +131,14 @@ def _settled(
 
 def usable_again(work: Work, facts: VolumeFacts) -> VolumeState:
     """What a volume in error is once it has been seen to be all right."""
-    with work.database.read() as connection:
-        before = _usable_before(connection, work.volume.id)
+    with work.database.read() as transaction:
+        before = _usable_before(transaction, work.volume.id)
     return usable_as(facts, before or VolumeState.AVAILABLE)
 
 
-def _usable_before(connection: Connection, volume_id: str) -> VolumeState | None:
+def _usable_before(transaction: Transaction, volume_id: str) -> VolumeState | None:
     """The state that the volume was in when somebody could use it last; None: it never was."""
-    found = connection.execute(
+    found = transaction.execute(
         select(volume_versions.c.state)
         .where(volume_versions.c.volume_id == volume_id, volume_versions.c.state.in_(_USABLE))
         .order_by(volume_versions.c.version.desc())
@@ -163,8 +164,8 @@ def _maker(work: Work) -> tuple[int, str]:
 
 def _token(work: Work, job_id: int) -> str:
     """The token of a job, in the life of the database that it is of."""
-    with work.database.read() as connection:
-        lives = [one for one in all_of(connection) if one.first_job <= job_id]
+    with work.database.read() as transaction:
+        lives = [one for one in all_of(transaction) if one.first_job <= job_id]
     return token(job_id, lives[-1].life)
 
 
@@ -197,14 +198,14 @@ def _last_begun(work: Work) -> Sequence[Any]:
     begun = steps.where(*about, CHANGES)
     last = begun.order_by(jobs.c.id.desc()).limit(1).scalar_subquery()
     journal = select(job_steps).where(job_steps.c.job_id == last)
-    with work.database.read() as connection:
-        return connection.execute(journal).all()
+    with work.database.read() as transaction:
+        return transaction.execute(journal).all()
 
 
 def _intended(work: Work, name: str) -> Any:
     """What the journal of the last job says that has begun to do this to the volume."""
-    with work.database.read() as connection:
-        return connection.execute(
+    with work.database.read() as transaction:
+        return transaction.execute(
             select(job_steps.c.detail)
             .join(jobs, jobs.c.id == job_steps.c.job_id)
             .where(
@@ -225,9 +226,9 @@ def _name(work: Work, facts: VolumeFacts) -> dict[str, Any]:
     renamed = _intended(work, "rename")
     if renamed is None or renamed.detail["new_name"] != facts.name:
         return {}
-    with work.database.read() as connection:
+    with work.database.read() as transaction:
         lane = f"{work.intent.backend}/{facts.name}"
-        if connection.execute(select(exists().where(job_lanes.c.lane == lane))).scalar():
+        if transaction.execute(select(exists().where(job_lanes.c.lane == lane))).scalar():
             raise BackendBusy(
                 f"the volume is called {facts.name!r} by now, and a job is about that name: the "
                 "record follows when it has ended"
@@ -237,7 +238,7 @@ def _name(work: Work, facts: VolumeFacts) -> dict[str, Any]:
             volumes.c.name == facts.name,
             volumes.c.state != VolumeState.REMOVED,
         )
-        return {} if connection.execute(select(taken)).scalar() else {"name": facts.name}
+        return {} if transaction.execute(select(taken)).scalar() else {"name": facts.name}
 
 
 def _policy(work: Work, facts: VolumeFacts) -> dict[str, Any]:
@@ -289,5 +290,5 @@ def _never_made(work: Work) -> set[str]:
             jobs.c.state.in_((JobState.FAILED, JobState.CANCELED)),
         )
     )
-    with work.database.read() as connection:
-        return set(connection.execute(query).scalars())
+    with work.database.read() as transaction:
+        return set(transaction.execute(query).scalars())

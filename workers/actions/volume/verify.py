@@ -42,10 +42,10 @@ def verify(work: Work) -> Done:
     differences = _differing(record, contents, snapshots)
     # What hosts do with it is no fault of what it holds.
     devices = devices_of(work.driver, work.volume)
-    with work.database.read() as connection:
+    with work.database.read() as transaction:
         written = [
             odd("written", f"{one.last:%FT%TZ}", f"{one.at:%FT%TZ}", name)
-            for name, one in snapshots_written(connection, work.intent.backend, record, snapshots)
+            for name, one in snapshots_written(transaction, work.intent.backend, record, snapshots)
         ]
     differences |= {
         one.part: {"recorded": one.recorded, "found": one.found}
@@ -105,8 +105,8 @@ def _written(work: Work, record: VolumeOutlook, facts: VolumeFacts) -> dict[str,
         return {}
     told: dict[str, Any] = {"written_at": f"{datetime.fromtimestamp(facts.written_at, UTC):%FT%TZ}"}
     if not record.attachments and not work.driver.devices(work.volume):
-        with work.database.read() as connection:
-            behind = written_behind(connection, work.intent.backend, record, facts.written_at)
+        with work.database.read() as transaction:
+            behind = written_behind(transaction, work.intent.backend, record, facts.written_at)
         if behind is not None:
             told["written_by_hand_after"] = f"{behind.last:%FT%TZ}"
     return told

@@ -5,25 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import select
 
 from orchestrator.domain.exports import is_ours, recorded_rules, written_rules
 from orchestrator.domain.lanes import policy_lane
 from orchestrator.domain.states import FindingKind, PolicyState
 from orchestrator.findings.recording import Finding
 from orchestrator.store.tables import policies
+from orchestrator.store.transaction import Transaction
 from workers.backends.base.facts import PolicyFacts
 from workers.execution.auditing.seen import Seen
 from workers.execution.work import Work
 
 
 def compare_policies(
-    work: Work, connection: Connection, found: Mapping[str, PolicyFacts], seen: Seen
+    work: Work, transaction: Transaction, found: Mapping[str, PolicyFacts], seen: Seen
 ) -> Iterator[Finding]:
     """What is recorded of policies otherwise than it is; those of others are left out."""
     if "policy" not in work.driver.capabilities():
         return
-    rows = connection.execute(
+    rows = transaction.execute(
         select(policies)
         .where(
             policies.c.backend_id == work.claim.backend_id,

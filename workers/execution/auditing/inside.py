@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, func, or_, select
+from sqlalchemy import func, or_, select
 
 from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.sizes import format_size
@@ -26,6 +26,7 @@ from orchestrator.store.tables import (
     workers,
 )
 from orchestrator.store.tables import promises as promised
+from orchestrator.store.transaction import Transaction
 from workers.execution.auditing.seen import PAGE, Seen
 from workers.execution.work import Work
 
@@ -34,16 +35,16 @@ from workers.execution.work import Work
 _LATE = timedelta(minutes=5)
 
 
-def findings(work: Work, connection: Connection, seen: Seen) -> Iterator[Finding]:
+def findings(work: Work, transaction: Transaction, seen: Seen) -> Iterator[Finding]:
     """What is wrong without any look at the storage."""
-    now: datetime = connection.execute(select(db_now())).scalar_one()
-    alive = _alive(connection)
-    yield from _locks(work, connection, seen, now)
-    yield from _attachments(work, connection, seen, alive)
-    yield from _jobs(work, connection, now)
-    yield from _unseen(work, connection, now)
-    yield from _capacity(work, connection)
-    yield from _full(work, connection)
+    now: datetime = transaction.execute(select(db_now())).scalar_one()
+    alive = _alive(transaction)
+    yield from _locks(work, transaction, seen, now)
+    yield from _attachments(work, transaction, seen, alive)
+    yield from _jobs(work, transaction, now)
+    yield from _unseen(work, transaction, now)
+    yield from _capacity(work, transaction)
+    yield from _full(work, transaction)
 
 
 def sees(work: Work, row: Mapping[str, Any]) -> bool:
@@ -52,9 +53,9 @@ def sees(work: Work, row: Mapping[str, Any]) -> bool:
     return not local or row["host"] == work.host or "boot" in (row["detail"].get("what") or "")
 
 
-def _alive(connection: Connection) -> dict[str, str | None]:
+def _alive(transaction: Transaction) -> dict[str, str | None]:
     """The boot ids of hosts with a live worker."""
-    rows = connection.execute(
+    rows = transaction.execute(
         select(workers.c.host, workers.c.boot_id)
         .where(workers.c.seen_at > db_now(-ALIVE_SECONDS))
         .order_by(workers.c.seen_at)
@@ -62,7 +63,7 @@ def _alive(connection: Connection) -> dict[str, str | None]:
     return {row.host: row.boot_id for row in rows}
 
 
-def _dead(work: Work, connection: Connection) -> set[str]:
+def _dead(work: Work, transaction: Transaction) -> set[str]:
     """Hosts that have had workers, or volumes attached that only a worker there attaches, and
     have no live worker. Other hosts never have any: nothing is known of them."""
     live = select(workers.c.host).where(workers.c.seen_at > db_now(-_LATE.total_seconds()))
@@ -70,12 +71,12 @@ def _dead(work: Work, connection: Connection) -> set[str]:
     if DRIVERS[work.claim.driver].attaches_locally:
         attached = select(attachments.c.host).join(volumes, volumes.c.id == attachments.c.volume_id)
         known = known.union(attached.where(volumes.c.backend_id == work.claim.backend_id))
-    both = (set(connection.execute(query).scalars()) for query in (known, live))
+    both = (set(transaction.execute(query).scalars()) for query in (known, live))
     return next(both) - next(both)
 
 
-def _locks(work: Work, connection: Connection, seen: Seen, now: datetime) -> Iterator[Finding]:
-    rows = connection.execute(
+def _locks(work: Work, transaction: Transaction, seen: Seen, now: datetime) -> Iterator[Finding]:
+    rows = transaction.execute(
         select(locks, volumes.c.name, volumes.c.state)
         .join(volumes, volumes.c.id == locks.c.volume_id)
         .where(volumes.c.backend_id == work.claim.backend_id)
@@ -83,7 +84,7 @@ def _locks(work: Work, connection: Connection, seen: Seen, now: datetime) -> Ite
         .execution_options(yield_per=PAGE)
     )
     old = timedelta(days=work.here.audit.lock_days)
-    dead = _dead(work, connection)
+    dead = _dead(work, transaction)
     for row in rows:
         if seen.is_busy(f"{work.intent.backend}/{row.name}"):
             continue
@@ -114,10 +115,10 @@ def _locks(work: Work, connection: Connection, seen: Seen, now: datetime) -> Ite
 
 
 def _attachments(
-    work: Work, connection: Connection, seen: Seen, alive: Mapping[str, str | None]
+    work: Work, transaction: Transaction, seen: Seen, alive: Mapping[str, str | None]
 ) -> Iterator[Finding]:
     """Attachments from before a host's last boot: what they say means nothing any more."""
-    rows = connection.execute(
+    rows = transaction.execute(
         select(attachments, volumes.c.name)
         .join(volumes, volumes.c.id == attachments.c.volume_id)
         .where(
@@ -152,9 +153,9 @@ def _attachments(
         )
 
 
-def _jobs(work: Work, connection: Connection, now: datetime) -> Iterator[Finding]:
+def _jobs(work: Work, transaction: Transaction, now: datetime) -> Iterator[Finding]:
     limit = now - timedelta(hours=work.here.audit.stuck_hours)
-    rows = connection.execute(
+    rows = transaction.execute(
         select(jobs)
         .outerjoin(job_approvals, job_approvals.c.job_id == jobs.c.id)
         .where(
@@ -184,9 +185,9 @@ def _jobs(work: Work, connection: Connection, now: datetime) -> Iterator[Finding
         )
 
 
-def _unseen(work: Work, connection: Connection, now: datetime) -> Iterator[Finding]:
+def _unseen(work: Work, transaction: Transaction, now: datetime) -> Iterator[Finding]:
     """Volumes whose true state the engine has tried to see for long."""
-    rows = connection.execute(
+    rows = transaction.execute(
         select(volumes.c.id, volumes.c.name, volumes.c.detail, volumes.c.changed_at)
         .where(
             volumes.c.backend_id == work.claim.backend_id,
@@ -209,14 +210,14 @@ def _unseen(work: Work, connection: Connection, now: datetime) -> Iterator[Findi
         )
 
 
-def _capacity(work: Work, connection: Connection) -> Iterator[Finding]:
+def _capacity(work: Work, transaction: Transaction) -> Iterator[Finding]:
     backend_id, name = work.claim.backend_id, work.intent.backend
-    kept = connection.execute(
+    kept = transaction.execute(
         select(func.coalesce(func.sum(promised.c.promised_bytes), 0)).where(
             promised.c.backend_id == backend_id
         )
     ).scalar_one()
-    counted = promises.counted(connection, backend_id)
+    counted = promises.counted(transaction, backend_id)
     if int(kept) != counted:
         yield Finding(
             kind=FindingKind.CAPACITY,
@@ -225,7 +226,7 @@ def _capacity(work: Work, connection: Connection) -> Iterator[Finding]:
             f"volumes and unfinished jobs add up to {format_size(counted)}",
             detail={"what": "sum", "recorded": int(kept), "found": counted},
         )
-    room = connection.execute(
+    room = transaction.execute(
         select(backends.c.total_bytes, backends.c.overcommit).where(backends.c.id == backend_id)
     ).one()
     if room.total_bytes is not None and counted > room.total_bytes * room.overcommit:
@@ -240,9 +241,9 @@ def _capacity(work: Work, connection: Connection) -> Iterator[Finding]:
         )
 
 
-def _full(work: Work, connection: Connection) -> Iterator[Finding]:
+def _full(work: Work, transaction: Transaction) -> Iterator[Finding]:
     """Volumes that are nearly full and are to grow by themselves, and may not."""
-    for row, why in autosize.refused(connection, work.claim.backend_id, work.intent.backend):
+    for row, why in autosize.refused(transaction, work.claim.backend_id, work.intent.backend):
         yield Finding(
             kind=FindingKind.CAPACITY,
             subject=f"volume {row.id} full",

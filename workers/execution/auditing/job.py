@@ -10,15 +10,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import select
 
 from orchestrator.domain.lanes import policy_lane
 from orchestrator.domain.outlook import Outlook, VolumeOutlook
 from orchestrator.domain.states import FindingKind, VolumeState
 from orchestrator.findings.recording import AuditResult, Finding, open_findings
 from orchestrator.jobs.looking import take_volumes, volumes_at
-from orchestrator.store.asking import ask
 from orchestrator.store.tables import volumes
+from orchestrator.store.transaction import Transaction
 from workers.backends.base.facts import Absent, Look, NotOurs, PolicyFacts
 from workers.backends.base.references import VolumeRef
 from workers.execution.auditing import inside
@@ -45,8 +45,8 @@ MOST_FINDINGS = 10_000
 def audit(work: Work) -> Done:
     """Compare what a backend really has with the inventory."""
     listed = "volumes" not in work.driver.cannot_tell
-    with work.database.read() as connection:
-        since = beginning(connection)
+    with work.database.read() as transaction:
+        since = beginning(transaction)
     with nothing_seen() as seen:
         policies: Mapping[str, PolicyFacts] = {}
         if listed:
@@ -55,24 +55,24 @@ def audit(work: Work) -> Done:
             policies = read_policies(work)
             # What was unmounted meanwhile has shown less than there is.
             work.check_identity()
-        with work.database.read() as connection:
-            note_busy(connection, seen, since)
-            comparison = Comparison(work, connection, seen)
+        with work.database.read() as transaction:
+            note_busy(transaction, seen, since)
+            comparison = Comparison(work, transaction, seen)
             if listed:
                 comparison.add(comparison.volumes())
-                comparison.add(orphans(work, connection, seen))
-                comparison.add(strays(work, connection, seen))
-                comparison.add(compare_policies(work, connection, policies, seen))
-            comparison.add(inside.findings(work, connection, seen))
+                comparison.add(orphans(work, transaction, seen))
+                comparison.add(strays(work, transaction, seen))
+                comparison.add(compare_policies(work, transaction, policies, seen))
+            comparison.add(inside.findings(work, transaction, seen))
             return comparison.done(listed=listed)
 
 
 class Comparison:
     """The comparison of one audit, on one state of the database."""
 
-    def __init__(self, work: Work, connection: Connection, seen: Seen) -> None:
+    def __init__(self, work: Work, transaction: Transaction, seen: Seen) -> None:
         self._work = work
-        self._connection = connection
+        self._transaction = transaction
         self._seen = seen
         self._backend = work.intent.backend
         self._findings: list[Finding] = []
@@ -118,7 +118,7 @@ class Comparison:
             return
         # A copy made by hand may bear the same stamp: the one with the right name is meant.
         there.sort(key=lambda one: (one.facts.name != record.name, one.number))
-        yield from compare_volume(self._work, self._connection, record, there[0])
+        yield from compare_volume(self._work, self._transaction, record, there[0])
         yield from self._written(record, there[0])
         for copy in there[1:]:
             yield Finding(
@@ -133,15 +133,15 @@ class Comparison:
 
     def _written(self, record: VolumeOutlook, there: SeenVolume) -> Iterator[Finding]:
         """Whether images were written to while nobody had them."""
-        connection, backend, facts = self._connection, self._backend, there.facts
+        transaction, backend, facts = self._transaction, self._backend, there.facts
         told: list[tuple[str | None, Written | None]] = []
         if not (record.attachments or facts.attached or facts.written_at is None):
-            told.append((None, written_behind(connection, backend, record, facts.written_at)))
-        told += snapshots_written(connection, backend, record, there.snapshots)
+            told.append((None, written_behind(transaction, backend, record, facts.written_at)))
+        told += snapshots_written(transaction, backend, record, there.snapshots)
         for snapshot, written in told:
             if written is not None:
                 one = odd("written", written.last.isoformat(), f"{written.at:%FT%TZ}", snapshot)
-                yield finding_of(connection, self._work.claim.backend_id, record, one)
+                yield finding_of(transaction, self._work.claim.backend_id, record, one)
 
     def _missing(self, record: VolumeOutlook, about: Mapping[str, Any]) -> Iterator[Finding]:
         """What a volume is that was not listed: only what is seen to be gone is lost."""
@@ -179,7 +179,7 @@ class Comparison:
                 snapshots=tuple(driver.list_snapshots(volume)),
                 devices=tuple(devices_of(driver, volume)),
             )
-            yield from compare_volume(self._work, self._connection, record, seen)
+            yield from compare_volume(self._work, self._transaction, record, seen)
 
     def _pages(self) -> Iterator[list[VolumeOutlook]]:
         after = ""
@@ -188,7 +188,7 @@ class Comparison:
             volumes.c.state != VolumeState.REMOVED,
         )
         while names := list(
-            self._connection.execute(
+            self._transaction.execute(
                 select(volumes.c.name)
                 .where(*live, volumes.c.name > after)
                 .order_by(volumes.c.name)
@@ -198,8 +198,8 @@ class Comparison:
             after = names[-1]
             outlook = Outlook()
             targets = [(self._backend, name) for name in names]
-            [rows] = ask(self._connection, volumes_at(targets))
-            take_volumes(self._connection, outlook, rows, targets)
+            [rows] = self._transaction.ask(volumes_at(targets))
+            take_volumes(self._transaction, outlook, rows, targets)
             yield list(outlook.volumes.values())
 
     def done(self, *, listed: bool) -> Done:
@@ -229,7 +229,7 @@ class Comparison:
 
     def _closed(self) -> Iterator[int]:
         keys = {one.key for one in self._findings}
-        known: Any = open_findings(self._connection, self._work.claim.backend_id)
+        known: Any = open_findings(self._transaction, self._work.claim.backend_id)
         for key, row in known.items():
             if key not in keys and not self._hidden(row):
                 yield row["id"]

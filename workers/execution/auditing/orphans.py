@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import select
 
 from orchestrator.domain import repairs
 from orchestrator.domain.sizes import format_size
@@ -14,6 +14,7 @@ from orchestrator.findings.recording import Finding
 from orchestrator.inventory.changes import FORGOTTEN
 from orchestrator.store.bulk import among
 from orchestrator.store.tables import volumes
+from orchestrator.store.transaction import Transaction
 from workers.backends.base.facts import VolumeFacts
 from workers.execution.auditing.seen import Seen, SeenVolume, skipped
 from workers.execution.work import Work
@@ -29,18 +30,18 @@ _WHOSE = {
 }
 
 
-def orphans(work: Work, connection: Connection, seen: Seen) -> Iterator[Finding]:
+def orphans(work: Work, transaction: Transaction, seen: Seen) -> Iterator[Finding]:
     """Volumes of the storage that no live row is about."""
     backend = work.intent.backend
     for page in seen.unmatched():
         stamps = {id_ for one in page if (id_ := one.facts.id or one.facts.bears) is not None}
         known = {
             row.id: row
-            for row in connection.execute(
-                select(volumes).where(among(connection, volumes.c.id, stamps))
+            for row in transaction.execute(
+                select(volumes).where(among(transaction, volumes.c.id, stamps))
             )
         }
-        taken = _taken(work, connection, {one.facts.name[:255] for one in page})
+        taken = _taken(work, transaction, {one.facts.name[:255] for one in page})
         copied = seen.several(stamps)
         for one in page:
             row = known.get(one.facts.id or one.facts.bears)
@@ -52,30 +53,30 @@ def orphans(work: Work, connection: Connection, seen: Seen) -> Iterator[Finding]
                 seen.note_busy([skipped(one.facts.id)])
 
 
-def _taken(work: Work, connection: Connection, names: set[str]) -> set[str]:
+def _taken(work: Work, transaction: Transaction, names: set[str]) -> set[str]:
     """Those of these names that a recorded volume has."""
     return set(
-        connection.execute(
+        transaction.execute(
             select(volumes.c.name).where(
                 volumes.c.backend_id == work.claim.backend_id,
                 volumes.c.state != VolumeState.REMOVED,
-                among(connection, volumes.c.name, names),
+                among(transaction, volumes.c.name, names),
             )
         ).scalars()
     )
 
 
-def strays(work: Work, connection: Connection, seen: Seen) -> Iterator[Finding]:
+def strays(work: Work, transaction: Transaction, seen: Seen) -> Iterator[Finding]:
     """Snapshots whose volume is neither on the storage nor recorded."""
     backend = work.intent.backend
     for page in seen.stray_volumes():
         known = {
             row.id: row
-            for row in connection.execute(
-                select(volumes).where(among(connection, volumes.c.id, page))
+            for row in transaction.execute(
+                select(volumes).where(among(transaction, volumes.c.id, page))
             )
         }
-        taken = _taken(work, connection, {row.name for row in known.values()})
+        taken = _taken(work, transaction, {row.name for row in known.values()})
         for id_ in page:
             row: Any = known.get(id_)
             if row is not None and seen.is_busy(f"{backend}/{row.name}"):

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import func, select
 
 from orchestrator.actions.registry import ACTIONS, intent_of
 from orchestrator.domain.errors import BackendBusy
 from orchestrator.store.bulk import among
 from orchestrator.store.tables import backends, event_commits, events, job_lanes, jobs
+from orchestrator.store.transaction import Transaction
 from workers.backends.base.abilities import CanExportByPolicy, CanSnapshot
 from workers.backends.base.driver import driver_that
 from workers.backends.base.facts import PolicyFacts, SnapshotFacts, VolumeFacts
@@ -20,12 +21,12 @@ from workers.execution.auditing.seen import PAGE, Seen
 from workers.execution.work import Work
 
 
-def beginning(connection: Connection) -> int:
+def beginning(transaction: Transaction) -> int:
     """Where history stands, as a commit's id: whatever commits after this look shows above it.
 
     What was committing just then may get a lower number, but has changed the storage before.
     """
-    newest = connection.execute(select(func.max(event_commits.c.id))).scalar()
+    newest = transaction.execute(select(func.max(event_commits.c.id))).scalar()
     return int(newest or 0)
 
 
@@ -73,17 +74,17 @@ def read_policies(work: Work) -> dict[str, PolicyFacts]:
     }
 
 
-def note_busy(connection: Connection, seen: Seen, since: int) -> None:
+def note_busy(transaction: Transaction, seen: Seen, since: int) -> None:
     """Note the lanes of jobs that run, or began or ended since then, on any backend."""
     begun = select(job_lanes.c.lane).where(job_lanes.c.begun)
-    seen.note_busy(connection.execute(begun).scalars())
-    for rows in _history(connection, since):
+    seen.note_busy(transaction.execute(begun).scalars())
+    for rows in _history(transaction, since):
         seen.note_busy(f"{row.backend}/{row.volume}" for row in rows if row.backend and row.volume)
         ids = {row.job_id for row in rows if row.job_id is not None}
-        found: Any = connection.execute(
+        found: Any = transaction.execute(
             select(jobs, backends.c.name.label("backend"))
             .join(backends, backends.c.id == jobs.c.backend_id)
-            .where(among(connection, jobs.c.id, ids))
+            .where(among(transaction, jobs.c.id, ids))
         ).mappings()
         for job in found:
             ids.discard(job["id"])
@@ -94,9 +95,9 @@ def note_busy(connection: Connection, seen: Seen, since: int) -> None:
             raise BackendBusy("jobs have been archived while the storage was read")
 
 
-def _history(connection: Connection, after: int) -> Iterator[Sequence[Any]]:
+def _history(transaction: Transaction, after: int) -> Iterator[Sequence[Any]]:
     while commits := (
-        connection.execute(
+        transaction.execute(
             select(event_commits.c.id)
             .where(event_commits.c.id > after)
             .order_by(event_commits.c.id)
@@ -106,7 +107,7 @@ def _history(connection: Connection, after: int) -> Iterator[Sequence[Any]]:
         .all()
     ):
         after = commits[-1]
-        of_them = among(connection, events.c.commit_id, commits)
-        yield connection.execute(
+        of_them = among(transaction, events.c.commit_id, commits)
+        yield transaction.execute(
             select(events.c.backend, events.c.volume, events.c.job_id).where(of_them).distinct()
         ).all()

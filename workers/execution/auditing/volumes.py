@@ -4,41 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sqlalchemy import Connection, exists, select
+from sqlalchemy import exists, select
 
 from orchestrator.domain.outlook import VolumeOutlook
 from orchestrator.domain.sizes import format_size
 from orchestrator.domain.states import FindingKind, PolicyState
 from orchestrator.findings.recording import Finding
 from orchestrator.store.tables import policies
+from orchestrator.store.transaction import Transaction
 from workers.execution.auditing.comparing import Difference, differences, oddities, use
 from workers.execution.auditing.seen import SeenVolume
 from workers.execution.work import Work
 
 
 def compare_volume(
-    work: Work, connection: Connection, record: VolumeOutlook, there: SeenVolume
+    work: Work, transaction: Transaction, record: VolumeOutlook, there: SeenVolume
 ) -> Iterator[Finding]:
     """What is recorded of it otherwise than it is."""
     driver, facts = work.claim.driver, there.facts
     for one in differences(driver, work.driver, record, facts, there.snapshots):
-        yield finding_of(connection, work.claim.backend_id, record, one)
+        yield finding_of(transaction, work.claim.backend_id, record, one)
     for one in oddities(record, facts, there.snapshots):
-        yield finding_of(connection, work.claim.backend_id, record, one)
+        yield finding_of(transaction, work.claim.backend_id, record, one)
     if facts.attached is not None and (facts.attached or record.attachments):
         for one in use(work, record, there.devices):
             yield _attachment(record, one)
 
 
 def finding_of(
-    connection: Connection, backend_id: int, record: VolumeOutlook, one: Difference
+    transaction: Transaction, backend_id: int, record: VolumeOutlook, one: Difference
 ) -> Finding:
     """What is written of a difference."""
     detail = {"recorded": one.recorded, "found": one.found, **one.facts}
     policy = None
     if one.kind is FindingKind.POLICY:
         policy = one.recorded
-        detail["known"] = one.found is None or _is_policy(connection, backend_id, one.found)
+        detail["known"] = one.found is None or _is_policy(transaction, backend_id, one.found)
     if one.part.startswith("settings."):
         name = one.part.removeprefix("settings.")
         detail |= {"recorded": {name: one.recorded}, "found": {name: one.found}}
@@ -54,10 +55,10 @@ def finding_of(
     )
 
 
-def _is_policy(connection: Connection, backend_id: int, name: str) -> bool:
+def _is_policy(transaction: Transaction, backend_id: int, name: str) -> bool:
     live = (policies.c.backend_id == backend_id, policies.c.state != PolicyState.REMOVED)
     query = select(exists().where(*live, policies.c.name == name))
-    return bool(connection.execute(query).scalar_one())
+    return bool(transaction.execute(query).scalar_one())
 
 
 def _text(one: Difference) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import func, select
 
 from orchestrator.actions.registry import ACTIONS
 from orchestrator.actions.snapshot.create import CREATE
@@ -21,6 +21,7 @@ from orchestrator.actions.volume.verify import VERIFY
 from orchestrator.domain.outlook import VolumeOutlook
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import events
+from orchestrator.store.transaction import Transaction
 from workers.backends.base.facts import SnapshotFacts
 
 #: Clocks of file servers differ, and what was written arrives later: less tells of nothing.
@@ -50,10 +51,10 @@ class Written:
 
 
 def written_behind(
-    connection: Connection, backend: str, record: VolumeOutlook, written_at: float
+    transaction: Transaction, backend: str, record: VolumeOutlook, written_at: float
 ) -> Written | None:
     """When it was written without anybody's knowledge; None: it was not, or that is not known."""
-    last: datetime | None = connection.execute(
+    last: datetime | None = transaction.execute(
         select(events.c.at)
         .where(
             events.c.backend == backend,
@@ -64,11 +65,11 @@ def written_behind(
         .order_by(events.c.commit_id.desc())
         .limit(1)
     ).scalar()
-    return None if last is None else _behind(connection, last, written_at)
+    return None if last is None else _behind(transaction, last, written_at)
 
 
 def snapshots_written(
-    connection: Connection,
+    transaction: Transaction,
     backend: str,
     record: VolumeOutlook,
     found: Sequence[SnapshotFacts],
@@ -82,7 +83,7 @@ def snapshots_written(
     ]
     if not written:
         return
-    rows = connection.execute(
+    rows = transaction.execute(
         select(events.c.kind, events.c.snapshot, func.max(events.c.at).label("at"))
         .where(
             events.c.backend == backend,
@@ -94,13 +95,13 @@ def snapshots_written(
     ).all()
     for name, at in written:
         known = [one.at for one in rows if one.kind != _TAKEN or one.snapshot == name]
-        behind = _behind(connection, max(known), at) if known else None
+        behind = _behind(transaction, max(known), at) if known else None
         if behind is not None:
             yield name, behind
 
 
-def _behind(connection: Connection, last: datetime, written_at: float) -> Written | None:
+def _behind(transaction: Transaction, last: datetime, written_at: float) -> Written | None:
     # Both clocks, the host's and the database's, are read now.
-    now: datetime = connection.execute(select(db_now())).scalar_one()
+    now: datetime = transaction.execute(select(db_now())).scalar_one()
     at = now - timedelta(seconds=time.time() - written_at)
     return Written(at.astimezone(UTC), last) if at > last + _LATER else None
