@@ -141,8 +141,8 @@ def _errors() -> Iterator[str]:
         f"the family, too. {_NOTE}"
     )
     families = [kind for kind in vocabulary() if kind.__base__ is Problem]
-    with_members = [kind for kind in families if kind.__subclasses__()]
-    alone = [kind for kind in families if not kind.__subclasses__()]
+    with_members = [kind for kind in families if _members(kind)]
+    alone = [kind for kind in families if not _members(kind)]
     for family in with_members:
         yield ""
         yield f"## {family.__name__}"
@@ -154,8 +154,13 @@ def _errors() -> Iterator[str]:
     yield from _codes(alone)
 
 
+def _members(family: type[Problem]) -> list[type[Problem]]:
+    """The errors with codes of their own: what else is imported may refine one without a code."""
+    return [kind for kind in family.__subclasses__() if kind.code != family.code]
+
+
 def _below(family: type[Problem]) -> Iterator[type[Problem]]:
-    for kind in family.__subclasses__():
+    for kind in _members(family):
         yield kind
         yield from _below(kind)
 
