@@ -1,0 +1,150 @@
+"""Every action has all that belongs to it, and what lacks some of it does not start."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from orchestrator.actions.registry import ACTIONS, declared
+from orchestrator.actions.requests import REQUESTS
+from orchestrator.actions.volume.grow import GROW
+from orchestrator.actions.volume.rename import RENAME
+from orchestrator.actions.volume.verify import VERIFY
+from orchestrator.domain.action import Action, Need
+from orchestrator.domain.drivers import DRIVERS
+from tests.chaos.cases import CASES as BROKEN_OFF
+from tests.data.cases import CASES as AMONG_OTHERS
+from workers.actions.registry import HANDLERS, handlers_in
+from workers.backends.base.abilities import Ability
+from workers.backends.base.driver import Driver
+from workers.execution.handler import Handler
+from workers.execution.work import Done
+
+ROOT = Path(__file__).parents[2]
+#: The one suite for every driver, and what single drivers add to it.
+SUITES = ("conformance", "extstorage", "ontap")
+
+each = pytest.mark.parametrize("action", ACTIONS.values(), ids=lambda action: action.name)
+
+
+def module(**names: Any) -> ModuleType:
+    made = ModuleType("made")
+    vars(made).update(names)
+    return made
+
+
+# -- what keeps a process from starting ---------------------------------------------------
+
+
+def test_actions_are_listed_in_the_order_that_they_declare() -> None:
+    assert list(declared([module(a=VERIFY, b=GROW), module(c=GROW)], {"grow", "inspect"})) == [
+        "volume.grow",
+        "volume.verify",
+    ]
+
+
+def test_an_action_has_a_rule() -> None:
+    with pytest.raises(TypeError, match="'rule'"):
+        Action(name="volume.trim", order=1, summary="", audit="", route=("", ""))  # type: ignore[call-arg]
+
+
+def test_two_actions_have_neither_one_name_nor_one_place() -> None:
+    with pytest.raises(TypeError, match=r"volume\.grow is declared twice"):
+        declared([module(a=GROW, b=replace(GROW, order=1))], {"grow"})
+    with pytest.raises(TypeError, match=r"volume\.grow and volume\.trim have one order"):
+        declared([module(a=GROW, b=replace(GROW, name="volume.trim"))], {"grow"})
+
+
+def test_an_action_that_no_driver_can_do_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"volume\.grow needs the capability 'grow'"):
+        declared([module(a=GROW)], {"rename"})
+
+
+def test_each_action_has_one_handler_and_each_handler_an_action() -> None:
+    grow, rename = HANDLERS["volume.grow"], HANDLERS["volume.rename"]
+    both = {"volume.grow": GROW, "volume.rename": RENAME}
+    assert handlers_in([module(HANDLERS=(grow,)), module(HANDLERS=(rename,))], both)
+    with pytest.raises(TypeError, match=r"no handler of volume\.rename"):
+        handlers_in([module(HANDLERS=(grow,)), module()], both)
+    with pytest.raises(TypeError, match=r"volume\.grow has two"):
+        handlers_in([module(HANDLERS=(grow, grow, rename))], both)
+    with pytest.raises(TypeError, match=r"volume\.rename, which is no action"):
+        handlers_in([module(HANDLERS=(grow, rename))], {"volume.grow": GROW})
+
+
+def test_a_handler_tells_what_became_of_a_change_or_takes_back_what_it_left() -> None:
+    def run(_: Any) -> Done:
+        return Done()
+
+    with pytest.raises(TypeError, match=r"volume\.grow: 'outcome'"):
+        Handler(GROW, run)
+    with pytest.raises(TypeError, match=r"volume\.verify: 'outcome'"):
+        Handler(VERIFY, run, outcome=HANDLERS["volume.grow"].outcome)
+    with pytest.raises(TypeError, match=r"volume\.verify: 'undo'"):
+        Handler(VERIFY, run, undo=HANDLERS["volume.export"].undo)
+
+
+# -- what tests and pages have for each action ---------------------------------------------
+
+
+@each
+def test_an_action_has_a_request_and_a_handler(action: Action) -> None:
+    assert action.name in REQUESTS
+    assert HANDLERS[action.name].action is action
+
+
+@each
+def test_every_parameter_is_described(action: Action) -> None:
+    for name, field in action.params.model_fields.items():
+        assert field.description or name == "metadata", name
+
+
+@each
+def test_an_action_is_in_the_pages_that_list_actions(action: Action) -> None:
+    assert f"\n## {action.name}\n" in (ROOT / "docs" / "actions.md").read_text()
+    if action.volume is not Need.NO and not (action.creates and action.kind == "volume"):
+        answer = "refused" if action.respects_lock else "allowed"
+        assert f"\n| `{action.name}` | {answer} |\n" in (ROOT / "docs" / "locks.md").read_text()
+
+
+@each
+def test_an_action_that_changes_something_is_broken_off_in_a_matrix(action: Action) -> None:
+    """What only reads leaves nothing half done."""
+    tried = {case.action for case in BROKEN_OFF.values()}
+    tried |= {case.action for case in AMONG_OTHERS.values()}
+    assert action.name in tried or not action.journaled
+
+
+@each
+def test_what_an_action_asks_of_drivers_is_tried_on_them(action: Action) -> None:
+    if action.capability is None:
+        return
+    suites = [
+        path.read_text() for suite in SUITES for path in (ROOT / "tests" / suite).glob("*.py")
+    ]
+    for method in methods_of(action.capability):
+        called = re.compile(rf"\.{method}\b")
+        assert any(called.search(text) for text in suites), method
+    assert any(action.capability in spec.capabilities for spec in DRIVERS.values())
+
+
+def methods_of(capability: str) -> Iterator[str]:
+    """The methods that a driver has because of a capability."""
+    able = [one for one in abilities() if vars(one).get("capability") == capability]
+    if not able:
+        # The core has it, whose other methods go with it.
+        assert capability in Driver.declared()
+    for ability in able:
+        yield from (name for name, one in vars(ability).items() if callable(one))
+
+
+def abilities(of: type[Ability] = Ability) -> Iterator[type[Ability]]:
+    for one in of.__subclasses__():
+        yield one
+        yield from abilities(one)
