@@ -13,9 +13,10 @@ import structlog
 from orchestrator import failpoints
 from orchestrator.domain.errors import InternalError, Outage, Unavailable
 from orchestrator.domain.queues import CONTROL_QUEUE, backend_queue, host_queue
+from orchestrator.domain.states import Ending
 from orchestrator.inventory.changes import Change
 from orchestrator.jobs.claim import Claim, claim
-from orchestrator.jobs.finish import Ending, Outcome, finish
+from orchestrator.jobs.finish import Outcome, finish
 from orchestrator.jobs.notices import Notices
 from orchestrator.settings import Settings
 from orchestrator.store.database import Database

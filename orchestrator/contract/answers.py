@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum
 from functools import partial
-from typing import Annotated, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+)
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
@@ -19,16 +26,39 @@ class _Open:
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
-        text: CoreSchema = core_schema.str_schema()
-        if isinstance(source, type) and issubclass(source, Enum):
-            text = core_schema.no_info_after_validator_function(partial(_member, source), text)
-        return core_schema.union_schema([handler(source), text], mode="left_to_right")
+        return _or_text(source, handler(source))
 
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
         closed: JsonSchemaValue = handler(schema)["anyOf"][0]
         return closed
+
+
+@dataclass(frozen=True)
+class _OpenText:
+    """The same of a field that is a text to whom reads the OpenAPI document."""
+
+    vocabulary: type[Enum]
+
+    def __get_pydantic_core_schema__(
+        self, _source: Any, _handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        members = list(self.vocabulary)
+        closed = core_schema.enum_schema(self.vocabulary, members, sub_type="str")
+        return _or_text(self.vocabulary, closed)
+
+    def __get_pydantic_json_schema__(
+        self, _schema: CoreSchema, _handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return {"type": "string"}
+
+
+def _or_text(source: Any, closed: CoreSchema) -> CoreSchema:
+    text: CoreSchema = core_schema.str_schema()
+    if isinstance(source, type) and issubclass(source, Enum):
+        text = core_schema.no_info_after_validator_function(partial(_member, source), text)
+    return core_schema.union_schema([closed, text], mode="left_to_right")
 
 
 def _member(vocabulary: Any, text: str) -> Any:
@@ -40,6 +70,17 @@ def _member(vocabulary: Any, text: str) -> Any:
 #: A vocabulary, declared as it is known here. A value that is not known becomes a member that
 #: equals its text, so that a client outlives a newer service.
 Open = Annotated[T, _Open()]
+
+if TYPE_CHECKING:
+    OpenText = Annotated[T, ...]
+else:
+
+    class OpenText:
+        """The same where the OpenAPI document says only that it is a text."""
+
+        def __class_getitem__(cls, vocabulary: type[Enum]) -> Any:
+            """The annotation of a field."""
+            return Annotated[str, _OpenText(vocabulary)]
 
 
 class Answer(BaseModel):

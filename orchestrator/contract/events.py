@@ -15,6 +15,7 @@ class Event(Answer):
 
     number: int | None = Field(description="Grows without gaps; null until it is numbered.")
     at: datetime
+    #: An `orchestrator.domain.states.EventKind`, or the name of an action.
     kind: str = Field(examples=["volume.grow"])
     backend: str | None = None
     volume: str | None = None

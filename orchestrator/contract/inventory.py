@@ -7,9 +7,15 @@ from typing import Any
 
 from pydantic import Field
 
-from orchestrator.contract.answers import Answer, Open
+from orchestrator.contract.answers import Answer, Open, OpenText
 from orchestrator.contract.jobs import JobError
-from orchestrator.domain.states import BackendState, PolicyState, SnapshotState, VolumeState
+from orchestrator.domain.states import (
+    BackendState,
+    Opening,
+    PolicyState,
+    SnapshotState,
+    VolumeState,
+)
 
 
 class Backend(Answer):
@@ -66,7 +72,9 @@ class Attachment(Answer):
     uris: list[str] = Field(default_factory=list)
     read_only: bool
     boot_id: str | None = None
-    opening: str | None = Field(default=None, description="shared, exclusive, or null.")
+    opening: OpenText[Opening] | None = Field(
+        default=None, description="shared, exclusive, or null."
+    )
     attached_at: datetime
 
 

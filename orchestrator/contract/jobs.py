@@ -7,9 +7,9 @@ from typing import Any, Self
 
 from pydantic import ConfigDict, Field
 
-from orchestrator.contract.answers import Answer, Open
+from orchestrator.contract.answers import Answer, Open, OpenText
 from orchestrator.domain.errors import Canceled, WrongState, problem_for
-from orchestrator.domain.states import JobState
+from orchestrator.domain.states import Ending, JobState, StepState, WaitingKind
 
 
 class JobError(Answer):
@@ -25,7 +25,7 @@ class JobError(Answer):
 class WaitingOn(Answer):
     """What a job waits for."""
 
-    kind: str = Field(
+    kind: OpenText[WaitingKind] = Field(
         description="earlier_job, dependency, start_time, back_off, limit, backend (it is at "
         "work, or out of reach), draining_backend, host_down, no_worker, approval.",
         examples=["earlier_job"],
@@ -53,7 +53,7 @@ class Step(Answer):
     """A line of the job's journal: what was about to be done, written before it was."""
 
     name: str
-    state: str = Field(description="intended or done.")
+    state: OpenText[StepState] = Field(description="intended or done.")
     at: datetime
     detail: dict[str, Any] | None = None
 
@@ -62,7 +62,7 @@ class Attempt(Answer):
     """How an attempt ended that did not end the job well."""
 
     attempt: int
-    outcome: str = Field(
+    outcome: OpenText[Ending] = Field(
         description="failed, retried, canceled, lost, handed_back, limited or outage."
     )
     ended_at: datetime

@@ -1,4 +1,4 @@
-"""States of jobs and objects, and which may follow which."""
+"""Vocabularies: states, kinds, roles, and the ways in which an attempt ends."""
 
 from __future__ import annotations
 
@@ -30,6 +30,41 @@ NEXT_JOB_STATES: dict[JobState, frozenset[JobState]] = {
 }
 
 
+class WaitingKind(StrEnum):
+    """What a job that does not run yet waits for."""
+
+    EARLIER_JOB = "earlier_job"  # one before it in a lane
+    DEPENDENCY = "dependency"
+    START_TIME = "start_time"
+    BACK_OFF = "back_off"
+    LIMIT = "limit"  # of jobs at once, or of the rate
+    BACKEND = "backend"  # at work on it, or out of reach
+    DRAINING_BACKEND = "draining_backend"
+    HOST_DOWN = "host_down"
+    NO_WORKER = "no_worker"
+    APPROVAL = "approval"
+
+
+class Ending(StrEnum):
+    """How one attempt ended."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELED = "canceled"
+    RETRY = "retried"
+    HANDED_BACK = "handed_back"
+    LIMITED = "limited"  # it was too early for it: see `orchestrator.jobs.rates`
+    OUTAGE = "outage"  # the backend was out of reach: no attempt is used up
+    LOST = "lost"  # its worker fell silent
+
+
+class StepState(StrEnum):
+    """Whether a step was done. It is written before it is."""
+
+    INTENDED = "intended"
+    DONE = "done"
+
+
 class VolumeState(StrEnum):
     """What a volume is. Its unfinished jobs say what is being done to it."""
 
@@ -59,6 +94,13 @@ NEXT_VOLUME_STATES: dict[VolumeState, frozenset[VolumeState]] = {
 PROMISED_STATES = (VolumeState.AVAILABLE, VolumeState.RESTRICTED, VolumeState.ERROR)
 
 
+class Opening(StrEnum):
+    """How a host has an attached volume open."""
+
+    SHARED = "shared"
+    EXCLUSIVE = "exclusive"
+
+
 class SnapshotState(StrEnum):
     """What a snapshot is."""
 
@@ -83,6 +125,56 @@ class BackendState(StrEnum):
     ENABLED = "enabled"
     DRAINING = "draining"
     DISABLED = "disabled"
+
+
+class EventKind(StrEnum):
+    """What an event is about, if it is not named after the action that was done."""
+
+    ACCESS_REFUSED = "access.refused"
+    ARCHIVES_DELETED = "archives.deleted"
+    AUTOSIZE_REFUSED = "autosize.refused"
+    BACKEND_AVAILABLE = "backend.available"
+    BACKEND_UNAVAILABLE = "backend.unavailable"
+    DATABASE_ACKNOWLEDGED = "database.acknowledged"
+    DATABASE_NEW_LIFE = "database.new_life"
+    DATABASE_RESTORED = "database.restored"
+    EVENTS_ARCHIVED = "events.archived"
+    FINDING_CLOSED = "finding.closed"
+    FINDING_OPENED = "finding.opened"
+    JOB_APPROVED = "job.approved"
+    JOB_CANCEL_REQUESTED = "job.cancel_requested"
+    JOB_CANCELED = "job.canceled"
+    JOB_FAILED = "job.failed"
+    JOB_HANDED_BACK = "job.handed_back"
+    JOB_LEASE_LOST = "job.lease_lost"
+    JOB_LIMITED = "job.limited"
+    JOB_OUTAGE = "job.outage"
+    JOB_PRIORITY = "job.priority"
+    JOB_RETRIED = "job.retried"
+    JOB_STARTED = "job.started"
+    JOB_STUCK = "job.stuck"
+    JOB_SUBMITTED = "job.submitted"
+    JOB_SUCCEEDED = "job.succeeded"
+    JOBS_ARCHIVED = "jobs.archived"
+    LOCK_BROKEN = "lock.broken"
+    LOCK_EXPIRED = "lock.expired"
+    LOCK_RELEASED = "lock.released"
+    LOCK_RENEWED = "lock.renewed"
+    LOCK_TAKEN = "lock.taken"
+    LOOK_REFUSED = "look.refused"
+    QUEUE_DRAINED = "queue.drained"
+    QUEUE_RESUMED = "queue.resumed"
+    QUOTA_REMOVED = "quota.removed"
+    QUOTA_SET = "quota.set"
+    REPAIR_REFUSED = "repair.refused"
+    SCHEDULE_CHANGED = "schedule.changed"
+    SCHEDULE_CREATED = "schedule.created"
+    SCHEDULE_REMOVED = "schedule.removed"
+    SCHEDULE_RUN = "schedule.run"
+    SNAPSHOT_MISSING = "snapshot.missing"
+    SNAPSHOT_STRUCK = "snapshot.struck"
+    TOKEN_CREATED = "token.created"  # noqa: S105 - no secret
+    TOKEN_REVOKED = "token.revoked"  # noqa: S105
 
 
 class FindingKind(StrEnum):

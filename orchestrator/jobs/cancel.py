@@ -11,10 +11,10 @@ from sqlalchemy import select, update
 
 from orchestrator.actions.registry import ACTIONS
 from orchestrator.domain.errors import JobEnded
-from orchestrator.domain.states import JobState
+from orchestrator.domain.states import Ending, JobState
 from orchestrator.history.events import Event, job_event, record
 from orchestrator.inventory.changes import Change, PolicyGone, SnapshotGone, VolumeGone, apply
-from orchestrator.jobs.finish import Ending, Finished, cancel_unbegun
+from orchestrator.jobs.finish import Finished, cancel_unbegun
 from orchestrator.jobs.giving_up import end_failed, nobody_comes
 from orchestrator.jobs.lanes import promote
 from orchestrator.jobs.views import batch_view, not_there

@@ -7,7 +7,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from enum import StrEnum
 from typing import Any, NamedTuple
 
 from sqlalchemy import BigInteger, Integer, bindparam, case, delete, select, update
@@ -15,7 +14,7 @@ from sqlalchemy import BigInteger, Integer, bindparam, case, delete, select, upd
 from orchestrator.actions.registry import intent_of
 from orchestrator.domain.actors import ENGINE
 from orchestrator.domain.errors import Canceled, DependencyFailed, Problem
-from orchestrator.domain.states import JobState
+from orchestrator.domain.states import Ending, JobState, StepState
 from orchestrator.history.events import Event, job_event, record, recorded
 from orchestrator.inventory import changes as inventory
 from orchestrator.inventory import promises
@@ -34,21 +33,6 @@ from orchestrator.store.tables import (
     jobs,
 )
 from orchestrator.store.transaction import Asked, Rows, Transaction
-
-
-class Ending(StrEnum):
-    """How one attempt ended."""
-
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    CANCELED = "canceled"
-    RETRY = "retried"
-    HANDED_BACK = "handed_back"
-    #: It was too early for it: see `orchestrator.jobs.rates`.
-    LIMITED = "limited"
-    #: The backend was out of reach: it waits until that is back, and uses up no attempt.
-    OUTAGE = "outage"
-
 
 #: The state of a job that an attempt has ended so.
 _STATES = {
@@ -71,7 +55,9 @@ _HELD = Question(
     )
 )
 _CLOSE_JOURNALS = Question(
-    lambda d: update(job_steps).where(one_of(d, job_steps.c.job_id, "ids")).values(state="done")
+    lambda d: (
+        update(job_steps).where(one_of(d, job_steps.c.job_id, "ids")).values(state=StepState.DONE)
+    )
 )
 _RELEASE = Question(lambda d: delete(job_lanes).where(one_of(d, job_lanes.c.job_id, "ids")))
 _DEPENDENTS = Question(

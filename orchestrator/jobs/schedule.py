@@ -16,11 +16,11 @@ from sqlalchemy import ColumnElement, and_, delete, exists, func, select, true, 
 from orchestrator.actions.registry import ACTIONS
 from orchestrator.domain.actors import ENGINE
 from orchestrator.domain.errors import HostUnavailable, OutcomeUnknown, Problem
-from orchestrator.domain.states import JobState
+from orchestrator.domain.states import Ending, JobState, StepState
 from orchestrator.history.events import Event, record
 from orchestrator.inventory.hosts import ALIVE_SECONDS, forget_dead
 from orchestrator.jobs.claim import last_step, last_step_detail
-from orchestrator.jobs.finish import Ending, Finished, cancel_dependents, close
+from orchestrator.jobs.finish import Finished, cancel_dependents, close
 from orchestrator.jobs.giving_up import end_failed, engine_event
 from orchestrator.jobs.lanes import due, promote, runnable
 from orchestrator.jobs.rates import forget_turns
@@ -168,7 +168,7 @@ def reclaim_expired(
                 "attempt": row["attempt"],
                 "worker": row["worker"],
                 "ended_at": now,
-                "outcome": "lost",
+                "outcome": Ending.LOST,
                 "error": None,
             }
             for row in rows
@@ -220,7 +220,7 @@ def _lost_at_the_end(transaction: Transaction, rows: list[Any]) -> Counter[int]:
         .join(job_attempts, job_attempts.c.job_id == jobs.c.id)
         .where(
             among(transaction, jobs.c.id, [row["id"] for row in rows]),
-            job_attempts.c.outcome == "lost",
+            job_attempts.c.outcome == Ending.LOST,
             job_attempts.c.attempt >= jobs.c.max_attempts,
         )
         .group_by(jobs.c.id)
@@ -249,7 +249,7 @@ def _decide(transaction: Transaction, rows: list[Any], now: datetime) -> None:
                 "seq": len(journals[row["id"]]) + 1,
                 "fence": row["fence"],
                 "name": name,
-                "state": "intended",
+                "state": StepState.INTENDED,
                 "detail": last_step_detail(Ending.FAILED, _silence(row)),
                 "at": now,
             }

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import func, or_, select
 
 from orchestrator.domain.errors import Outage, StillWorking
-from orchestrator.domain.states import BackendState, JobState
+from orchestrator.domain.states import BackendState, JobState, WaitingKind
 from orchestrator.inventory.hosts import ALIVE_SECONDS
 from orchestrator.jobs.lanes import UNAPPROVED, due
 from orchestrator.store.asking import Question, one_of
@@ -114,26 +114,26 @@ def waiting_on(transaction: Transaction, rows: Rows) -> dict[int, Waiting]:
             state = drained.get(row["backend_id"])
             if state and not row["begun"] and row["queue"] != "control":
                 found[job_id] = {
-                    "kind": "draining_backend",
+                    "kind": WaitingKind.DRAINING_BACKEND,
                     "detail": _NO_NEW_WORK[BackendState(state)],
                 }
             elif row["backend_id"] in away and row["queue"] != "control":
                 found[job_id] = _waits_for_backend(row, away[row["backend_id"]])
             elif row["backend_id"] in full and row["queue"].startswith("backend."):
                 found[job_id] = {
-                    "kind": "limit",
+                    "kind": WaitingKind.LIMIT,
                     "detail": f"the backend runs the {full[row['backend_id']]} jobs at once that "
                     "its max_jobs allows",
                 }
             elif row["queue"].startswith("host.") and row["host"] not in alive:
                 found[job_id] = {
-                    "kind": "host_down",
+                    "kind": WaitingKind.HOST_DOWN,
                     "host": row["host"],
                     "detail": f"no worker is alive on host {row['host']}",
                 }
             elif row["queue"] not in served:
                 found[job_id] = {
-                    "kind": "no_worker",
+                    "kind": WaitingKind.NO_WORKER,
                     "detail": f"no live worker serves {row['queue']}: start one",
                 }
         elif later is not None and _met_an_outage(row):
@@ -141,7 +141,7 @@ def waiting_on(transaction: Transaction, rows: Rows) -> dict[int, Waiting]:
         elif later is not None and later > now:
             if later == UNAPPROVED:
                 found[job_id] = {
-                    "kind": "approval",
+                    "kind": WaitingKind.APPROVAL,
                     "detail": "an administrator has to approve it: "
                     f"'orchestrator job approve {job_id}'",
                 }
@@ -151,14 +151,14 @@ def waiting_on(transaction: Transaction, rows: Rows) -> dict[int, Waiting]:
         elif job_id in needed:
             other = needed[job_id]
             found[job_id] = {
-                "kind": "dependency",
+                "kind": WaitingKind.DEPENDENCY,
                 "job": other,
                 "detail": f"job {other}, which it depends on, has not ended",
             }
         elif job_id in ahead:
             other, lane = ahead[job_id]
             found[job_id] = {
-                "kind": "earlier_job",
+                "kind": WaitingKind.EARLIER_JOB,
                 "job": other,
                 "lane": lane,
                 "detail": f"job {other} on {lane} comes first",
@@ -182,13 +182,13 @@ def _waits_for_backend(row: Mapping[str, Any], away: Mapping[str, Any] | None) -
     """What is told of a job whose backend was out of reach when it was to run."""
     if away is None:
         return {
-            "kind": "backend",
+            "kind": WaitingKind.BACKEND,
             "until": row["not_before"],
             "detail": f"its backend was out of reach ({row['error']['detail']}); the next look is "
             f"{row['not_before']:%FT%TZ}",
         }
     return {
-        "kind": "backend",
+        "kind": WaitingKind.BACKEND,
         "since": away["unavailable_since"],
         "detail": f"backend {away['name']} is out of reach since "
         f"{away['unavailable_since']:%FT%TZ}: {(away['error'] or row['error'])['detail']}. It is "
@@ -204,12 +204,18 @@ _GOES_ON = {
 }
 
 
-def _waits_for_time(row: Mapping[str, Any]) -> tuple[str, str]:
+_PACED = "the backend's rate_limits allow one more of these at a time, and the next"
+
+
+def _waits_for_time(row: Mapping[str, Any]) -> tuple[WaitingKind, str]:
     """The kind and the name of the time that a job waits for."""
     if row["error"] is not None and row["error"]["code"] == StillWorking.code:
-        return "backend", f"{row['error']['detail']}; the next look"
+        return WaitingKind.BACKEND, f"{row['error']['detail']}; the next look"
     if row["error"] is not None:
-        return "back_off", "the next attempt"
+        return WaitingKind.BACK_OFF, "the next attempt"
     if row["begun"]:
-        return "limit", "the backend's rate_limits allow one more of these at a time, and the next"
-    return "start_time", "its start time"
+        return (
+            WaitingKind.LIMIT,
+            _PACED,
+        )
+    return WaitingKind.START_TIME, "its start time"

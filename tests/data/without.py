@@ -14,7 +14,8 @@ from typing import Any
 from orchestrator.actions.volume import rollback
 from orchestrator.domain.errors import Canceled, Problem
 from orchestrator.domain.outlook import SnapshotOutlook, VolumeOutlook
-from orchestrator.jobs.finish import Ending, Outcome
+from orchestrator.domain.states import Ending
+from orchestrator.jobs.finish import Outcome
 from workers.backends.base.facts import Absent, Device, Look
 from workers.backends.base.references import VolumeRef
 from workers.backends.extstorage.writing import Writing

@@ -23,10 +23,11 @@ from orchestrator.domain.errors import (
     UnknownJob,
     WrongState,
 )
+from orchestrator.domain.states import Ending
 from orchestrator.inventory.backends import backend_views, configure
 from orchestrator.jobs.cancel import cancel_batch, set_priority
 from orchestrator.jobs.claim import Claim, Step, claim, renew, write_step
-from orchestrator.jobs.finish import Ending, Outcome, finish
+from orchestrator.jobs.finish import Outcome, finish
 from orchestrator.jobs.retry import retry_request
 from orchestrator.jobs.submission import Submission
 from orchestrator.jobs.submit import submit

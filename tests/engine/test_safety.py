@@ -17,10 +17,11 @@ from sqlalchemy import func, select, text, update
 from orchestrator.actions.requests import parse_request
 from orchestrator.domain.drivers import FileOptions
 from orchestrator.domain.errors import InUse, Locked, WrongState
+from orchestrator.domain.states import Ending
 from orchestrator.inventory import locks
 from orchestrator.jobs import schedule
 from orchestrator.jobs.claim import Claim, Step, write_step
-from orchestrator.jobs.finish import Ending, Outcome, finish
+from orchestrator.jobs.finish import Outcome, finish
 from orchestrator.jobs.submission import Submission
 from orchestrator.jobs.submit import submit
 from orchestrator.logs import configure_logs

@@ -32,6 +32,7 @@ from orchestrator.domain.errors import (
     UnknownVolume,
     WrongState,
 )
+from orchestrator.domain.states import WaitingKind
 
 Reply = Callable[[BaseHTTPRequestHandler], None]
 
@@ -535,6 +536,7 @@ def test_what_a_newer_service_adds_is_ignored_or_kept_as_text(service: Service, 
     found = use(lambda c: c.job(7))
     assert (found.state, found.state.value, str(found.state)) == ("paused",) * 3
     assert found.waiting_on.kind == "moon_phase"
+    assert isinstance(found.waiting_on.kind, WaitingKind)
     assert not hasattr(found, "color")
     assert json.loads(found.model_dump_json())["state"] == "paused"
 

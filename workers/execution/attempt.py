@@ -12,8 +12,9 @@ from orchestrator.domain.errors import (
     StillWorking,
     TimedOut,
 )
+from orchestrator.domain.states import Ending
 from orchestrator.jobs.claim import last_step
-from orchestrator.jobs.finish import Ending, Outcome
+from orchestrator.jobs.finish import Outcome
 from orchestrator.settings import RetrySettings
 from workers.execution.ending import (
     HANDED_BACK,

@@ -19,6 +19,7 @@ from orchestrator.domain.errors import (
     Problem,
     problem_for,
 )
+from orchestrator.domain.states import Ending
 from orchestrator.inventory.changes import (
     Change,
     PolicyGone,
@@ -26,7 +27,7 @@ from orchestrator.inventory.changes import (
     VolumeGone,
 )
 from orchestrator.jobs.claim import UNDO, Claim, Step, last_step, last_step_detail
-from orchestrator.jobs.finish import Ending, Outcome, back_off
+from orchestrator.jobs.finish import Outcome, back_off
 from orchestrator.jobs.looking_again import Ids, unseen
 from orchestrator.settings import RetrySettings
 from orchestrator.store.columns import db_now
