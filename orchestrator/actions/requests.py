@@ -123,7 +123,7 @@ class JobOptions(Exact):
         "need that.",
     )
     max_attempts: Annotated[int, Field(ge=1, le=100)] | None = Field(
-        default=None, description="Attempts before an error that may pass ends the job."
+        default=None, description="Attempts before a temporary error ends the job."
     )
     reason: Reason | None = Field(default=None, description="Why; kept in the history.")
     after: Literal["success", "end"] = Field(
@@ -178,7 +178,7 @@ _TARGETS: dict[str, tuple[Any, str]] = {
     "volume": (VolumeName, "Name of the volume."),
     "snapshot": (SnapshotName, "Name of the snapshot."),
     "policy": (PolicyName, "Name of the export policy."),
-    "host": (HostName, "The host on which, or on whose behalf, it is done."),
+    "host": (HostName, "The host on which, or on whose behalf, the job runs."),
 }
 
 

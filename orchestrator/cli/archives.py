@@ -24,7 +24,8 @@ def read(
     ],
     volume: options.VolumeIfAny = None,
     kind: Annotated[
-        str | None, typer.Option("--kind", help="A kind of events or an action, as volume.grow.")
+        str | None,
+        typer.Option("--kind", help="A kind of event or an action, such as volume.grow."),
     ] = None,
     limit: options.Limit = 1000,
     as_json: options.Json = False,

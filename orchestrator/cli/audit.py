@@ -23,12 +23,12 @@ app = group()
 app.command()(report)
 
 After = Annotated[
-    int, typer.Option("--after", min=0, help="Begin behind this event, as 'audit head' tells one.")
+    int, typer.Option("--after", min=0, help="Begin after this event; 'audit head' prints one.")
 ]
 FindingId = Annotated[int, typer.Argument(metavar="FINDING", min=1, help="Its number.")]
 Timeout = Annotated[float, typer.Option("--timeout", help="Seconds to wait for each audit.")]
 Link = Annotated[
-    str | None, typer.Option("--link", help="The link that the chain must have had there.")
+    str | None, typer.Option("--link", help="The link that the chain must have there.")
 ]
 
 Archive = Annotated[
@@ -36,7 +36,7 @@ Archive = Annotated[
     typer.Option("--archive", help="Where the archives are; as configured, if absent."),
 ]
 NoArchives = Annotated[
-    bool, typer.Option("--no-archives", help="Leave the archives out: the database alone.")
+    bool, typer.Option("--no-archives", help="Skip the archives: verify the database alone.")
 ]
 
 app.command("read")(archives.read)
@@ -184,7 +184,7 @@ def show(finding: FindingId, as_json: options.Json = False) -> None:
 def repair(
     finding: FindingId,
     name: Annotated[str, typer.Argument(metavar="REPAIR", help="As 'audit show' lists them.")],
-    plan: Annotated[bool, typer.Option("--plan", help="Tell what would be done.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Show what would be done.")] = False,
     approval: options.Approval = False,
     wait: options.Wait = False,
     timeout: options.Timeout = 60.0,
@@ -194,7 +194,7 @@ def repair(
 ) -> None:
     """Submit the job that repairs a finding.
 
-    The next audit closes the finding, if it is no longer true.
+    The next audit closes the finding if it no longer applies.
     """
     with connect() as client:
         if plan:
@@ -216,7 +216,7 @@ def repair(
 
 @app.command()
 def acknowledge(reason: options.Reason = None, as_json: options.Json = False) -> None:
-    """Let rules repair findings again, after the database was restored from a backup."""
+    """Let repair rules act again after the database was restored from a backup."""
     with connect() as client:
         found = client.acknowledge_restored(reason=reason)
     if as_json:
@@ -227,7 +227,7 @@ def acknowledge(reason: options.Reason = None, as_json: options.Json = False) ->
 
 @app.command()
 def head(data: Data = None, config: Config = None, as_json: options.Json = False) -> None:
-    """Tell the newest link of the chain of events: keep it where the database's owner cannot."""
+    """Print the newest link of the chain: store it where the database's owner cannot change it."""
     settings = settings_from(data=data, config=config)
     from orchestrator.ledger import chain
     from orchestrator.store.database import Database
@@ -255,7 +255,7 @@ def verify(
     config: Config = None,
     as_json: options.Json = False,
 ) -> None:
-    """Tell whether the history is as it was written; exit status 1 if it is not.
+    """Verify that the history is as it was written; exit status 1 if it is not.
 
     That is what has left for archives, from the beginning, and then what the database has.
 

@@ -23,9 +23,9 @@ def configuration() -> None:
 
 @app.command()
 def check(data: Data = None, config: Config = None, as_json: options.Json = False) -> None:
-    """Tell all that is wrong with the settings, or what they are about; exit status 2 or 0.
+    """Report everything that is wrong with the settings, or summarize them; exit status 2 or 0.
 
-    Nothing is connected to and no directory is looked at: 'doctor' does that.
+    It opens no connection and reads no directory: 'doctor' does that.
     """
     settings = settings_from(data=data, config=config)
     from orchestrator.settings import CONFIG_VARIABLE, without_secrets

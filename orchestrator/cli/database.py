@@ -28,7 +28,7 @@ def upgrade(
     config: Config = None,
     as_json: options.Json = False,
 ) -> None:
-    """Bring the schema to this version, or to a revision; nothing happens if it is there."""
+    """Upgrade the schema to this version, or to a revision; do nothing if it is there already."""
     settings = settings_from(data=data, config=config)
     from orchestrator.store import migrate
 
@@ -40,9 +40,9 @@ def upgrade(
 
 @app.command()
 def check(data: Data = None, config: Config = None, as_json: options.Json = False) -> None:
-    """Tell whether the schema is the one this version needs; exit status 1 if it is not.
+    """Check whether the schema is the one this version needs; exit status 1 if it is not.
 
-    Also what is to be done in a database that was restored.
+    Also say what remains to be done in a database that was restored.
     """
     settings = settings_from(data=data, config=config)
     from orchestrator.ledger import restored
@@ -71,13 +71,16 @@ def check(data: Data = None, config: Config = None, as_json: options.Json = Fals
 @app.command()
 def downgrade(
     revision: Annotated[
-        str, typer.Argument(metavar="REVISION", help="Where to go back to; 'base' removes all.")
+        str,
+        typer.Argument(
+            metavar="REVISION", help="The revision to go back to; 'base' removes everything."
+        ),
     ],
     data: Data = None,
     config: Config = None,
     as_json: options.Json = False,
 ) -> None:
-    """Take the schema back to a revision. What only the later one can hold is lost."""
+    """Downgrade the schema to a revision. Data that only the later one can hold is lost."""
     settings = settings_from(data=data, config=config)
     from orchestrator.store import migrate
 
@@ -87,12 +90,12 @@ def downgrade(
 
 @app.command("grant-audit")
 def grant_audit(
-    role: Annotated[str, typer.Argument(metavar="ROLE", help="A role that PostgreSQL has.")],
+    role: Annotated[str, typer.Argument(metavar="ROLE", help="An existing PostgreSQL role.")],
     data: Data = None,
     config: Config = None,
     as_json: options.Json = False,
 ) -> None:
-    """Let a role of PostgreSQL read the views for audits, and nothing else."""
+    """Let a PostgreSQL role read the views for audits, and nothing else."""
     settings = settings_from(data=data, config=config)
     from orchestrator.store import audit_views
     from orchestrator.store.database import Database
@@ -108,14 +111,14 @@ def grant_audit(
 
 @app.command()
 def backup(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that is not there yet.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that does not exist yet.")],
     data: Data = None,
     config: Config = None,
     as_json: options.Json = False,
 ) -> None:
-    """Write the database, as it is at one moment, to a file; the service may go on meanwhile.
+    """Write the database, as it is at one moment, to a file; the service may keep running.
 
-    Keep the file with the data directory's audit.key, and apart from both the archive directory.
+    Also back up the data directory's audit.key, separately, and the archive directory.
     """
     settings = settings_from(data=data, config=config)
     from orchestrator import backups
@@ -127,21 +130,24 @@ def backup(
 
 @app.command()
 def restore(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="What 'db backup' has written.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A file that 'db backup' has written.")
+    ],
     replace: Annotated[
-        bool, typer.Option("--replace", help="Replace the database that is there.")
+        bool, typer.Option("--replace", help="Replace an existing database.")
     ] = False,
     keep_tokens: Annotated[
-        bool, typer.Option("--keep-tokens", help="Tokens are valid that were so at the backup.")
+        bool,
+        typer.Option("--keep-tokens", help="Tokens that were valid at the backup are valid again."),
     ] = False,
     revoke_tokens: Annotated[
-        bool, typer.Option("--revoke-tokens", help="No token of the backup is valid any more.")
+        bool, typer.Option("--revoke-tokens", help="No token of the backup stays valid.")
     ] = False,
     data: Data = None,
     config: Config = None,
     as_json: options.Json = False,
 ) -> None:
-    """Put a backup in the place of the database, while the service is stopped.
+    """Replace the database by a backup, while the service is stopped.
 
     A new life of the database begins: ids go on above all that were given out, and tokens that
     were revoked after the backup stay revoked, as far as the data directory tells of them.
@@ -185,7 +191,7 @@ def copy(
     config: Config = None,
     as_json: options.Json = False,
 ) -> None:
-    """Copy the database to another, empty one that is to go on in its place.
+    """Copy the database to another, empty one that is to replace it.
 
     The service is stopped. Configure the new one, start it, and never start the old one again.
     """

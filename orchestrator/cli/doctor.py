@@ -20,7 +20,7 @@ _FINDINGS: Columns = {
 
 
 def doctor(data: Data = None, config: Config = None, as_json: options.Json = False) -> None:
-    """Try what this machine needs and say what is wrong, and how to mend it.
+    """Check what this machine needs, and say what is wrong and how to fix it.
 
     Run it as the service's user, with its settings. It changes nothing. Exit status 1 if there is
     an error, 0 if there are warnings at most.

@@ -18,12 +18,14 @@ app = group()
 AfterNumber = Annotated[
     int | None,
     typer.Option(
-        "--after", min=0, help="Events with numbers above this; 0 is from the oldest that is left."
+        "--after",
+        min=0,
+        help="Events with numbers above this; 0 starts with the oldest still there.",
     ),
 ]
 Epoch = Annotated[
     int | None,
-    typer.Option("--epoch", min=0, help="What --after is a number of, as the JSON told it."),
+    typer.Option("--epoch", min=0, help="The epoch that --after belongs to, from the JSON."),
 ]
 Kind = Annotated[str | None, typer.Option("--kind", help="A kind, such as volume.grow.")]
 JobIfAny = Annotated[int | None, typer.Option("--job", min=1, help="Id of a job.")]
@@ -66,7 +68,7 @@ def list_events(
     job: JobIfAny = None,
     as_json: options.Json = False,
 ) -> None:
-    """List the newest events, or those after a number, in their order.
+    """List the newest events, or those after a number, in order.
 
     The JSON has 'next_after' and 'epoch' for --after and --epoch.
     """
@@ -100,9 +102,9 @@ def follow(
         bool, typer.Option("--json", help="Print one JSON document a line, one for each event.")
     ] = False,
 ) -> None:
-    """Print events as they happen, from now or from a number on, until interrupted.
+    """Print events as they happen, starting now or after a number, until interrupted.
 
-    None is missed or told twice.
+    None is missed or printed twice.
     """
     filters: dict[str, Any] = {"kind": kind, "backend": backend, "volume": volume}
     with connect() as client:

@@ -54,7 +54,7 @@ def install_provider(
     ] = None,
     host: Annotated[
         str | None,
-        typer.Option("--host", help="What this node is called; default: as its worker says."),
+        typer.Option("--host", help="The name of this node; default: as its worker says."),
     ] = None,
     seconds: Annotated[
         float, typer.Option("--timeout", min=1, help="Seconds that a script waits for its job.")
@@ -116,7 +116,7 @@ def reconcile(
     backend: options.BackendIfAny = None,
     as_json: options.Json = False,
 ) -> None:
-    """Name the volumes whose disk Ganeti no longer has; change nothing.
+    """List the volumes whose disk Ganeti no longer has; change nothing.
 
     gnt-instance list --no-headers -o disk.uuids | orchestrator extstorage reconcile
 

@@ -85,7 +85,7 @@ def wait(
 ) -> None:
     """Wait for the end of a job or a batch.
 
-    The exit status tells how it ended, or 6 if the time was over before.
+    The exit status says how it ended, or is 6 if the time ran out.
     """
     with connect() as client:
         if _one_of(job, batch):
@@ -100,9 +100,9 @@ def wait(
 
 @app.command()
 def watch(job: JobId, as_json: options.Json = False) -> None:
-    """Tell each change of a job until it has ended.
+    """Print each change of a job until it has ended.
 
-    However long that takes; its exit status tells how it ended.
+    However long that takes; the exit status says how it ended.
     """
     with connect() as client:
         found = _watched(client, job)
@@ -143,7 +143,7 @@ def cancel(job: JobIdIfAny = None, batch: BatchIfAny = None, as_json: options.Js
 
 @app.command()
 def approve(job: JobId, reason: options.Reason = None, as_json: options.Json = False) -> None:
-    """Let a job begin that waits for an approval."""
+    """Approve a job that waits for it."""
     with connect() as client:
         tables.show_job(client.approve(job, reason=reason), as_json=as_json)
 
@@ -159,7 +159,7 @@ def retry(
 ) -> None:
     """Submit a failed or canceled job again.
 
-    The new job is checked anew, and means the very volume that the old one meant.
+    The new job is checked again, and applies to the same volume as the old one.
     """
     with connect() as client:
         with submitting():

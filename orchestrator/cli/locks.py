@@ -47,7 +47,7 @@ def list_locks(
     cursor: options.Cursor = None,
     as_json: options.Json = False,
 ) -> None:
-    """List the locks that are held, by backend and volume."""
+    """List the held locks, by backend and volume."""
     with connect() as client:
         listed = client.locks(backend=backend, volume=volume, owner=owner)
         show_list(listed, _LOCKS, limit=limit, cursor=cursor, as_json=as_json)
@@ -84,7 +84,7 @@ def renew(
     reason: options.Reason = None,
     as_json: options.Json = False,
 ) -> None:
-    """Set the expiry of a lock anew; exit status 3 if it expired or was broken meanwhile."""
+    """Renew the expiry of a lock; exit status 3 if it expired or was broken meanwhile."""
     with connect() as client:
         held = client.lock(backend, volume)
         if held["owner"] != owner:
@@ -102,7 +102,7 @@ def renew(
 def release(
     volume: Volume, backend: options.Backend, owner: Owner, as_json: options.Json = False
 ) -> None:
-    """Release a host's lock; done, too, if there is none."""
+    """Release a host's lock; succeeds if there is none."""
     with connect() as client:
         held = _held(client, backend, volume)
         client.release_lock(backend, volume, owner)

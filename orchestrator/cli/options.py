@@ -46,7 +46,7 @@ VolumeIfAny = Annotated[str | None, typer.Option("--volume", help="Name of the v
 SnapshotIfAny = Annotated[str | None, typer.Option("--snapshot", help="Name of the snapshot.")]
 PolicyIfAny = Annotated[str | None, typer.Option("--policy", help="Name of the export policy.")]
 HostIfAny = Annotated[
-    str | None, typer.Option("--host", help="The host on which, or on whose behalf, it is done.")
+    str | None, typer.Option("--host", help="The host on which, or on whose behalf, the job runs.")
 ]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait until it has ended.")]
 Timeout = Annotated[
@@ -73,12 +73,12 @@ IdempotencyKey = Annotated[
         "--idempotency-key",
         callback=_key,
         metavar="KEY",
-        help="Given again with the same request, answers what was submitted the first time.",
+        help="The same key with the same request returns what was submitted the first time.",
     ),
 ]
 Reason = Annotated[str | None, typer.Option("--reason", help="Why; kept in the history.")]
 Priority = Annotated[
-    int | None, typer.Option("--priority", help="-20 is first, 19 last; 0 if absent.")
+    int | None, typer.Option("--priority", help="From -20 (first) to 19 (last); 0 by default.")
 ]
 RunAt = Annotated[
     str | None,
@@ -92,7 +92,7 @@ DependsOn = Annotated[
 ]
 MaxAttempts = Annotated[
     int | None,
-    typer.Option("--max-attempts", help="Attempts before an error that may pass ends the job."),
+    typer.Option("--max-attempts", help="Attempts before a temporary error ends the job."),
 ]
 AfterWhat = Annotated[
     After | None,
@@ -103,11 +103,11 @@ AfterWhat = Annotated[
 ]
 Approval = Annotated[
     bool,
-    typer.Option("--approval", help="Begin only once an administrator has approved the job."),
+    typer.Option("--approval", help="Start only once an administrator has approved the job."),
 ]
 Limit = Annotated[int, typer.Option("--limit", min=1, help="The most items to show.")]
 Cursor = Annotated[
-    str | None, typer.Option("--cursor", help="Go on after a page: its 'cursor' in the JSON.")
+    str | None, typer.Option("--cursor", help="Continue after a page: its 'cursor' in the JSON.")
 ]
 State = Annotated[
     str | None,

@@ -19,21 +19,21 @@ def queue() -> None:
 
 @app.command()
 def show(as_json: options.Json = False) -> None:
-    """Show whether new jobs are taken, and how many have not ended."""
+    """Show whether new jobs are accepted, and how many have not ended."""
     with connect() as client:
         _tell(client.queue(), as_json)
 
 
 @app.command()
 def drain(reason: options.Reason = None, as_json: options.Json = False) -> None:
-    """Take no new jobs; those that were accepted go on until they end."""
+    """Accept no new jobs; accepted ones continue until they end."""
     with connect() as client:
         _tell(client.drain_queue(reason=reason), as_json)
 
 
 @app.command()
 def resume(reason: options.Reason = None, as_json: options.Json = False) -> None:
-    """Take new jobs again."""
+    """Accept new jobs again."""
     with connect() as client:
         _tell(client.resume_queue(reason=reason), as_json)
 

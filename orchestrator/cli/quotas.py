@@ -66,13 +66,13 @@ def quotas() -> None:
 
 @app.command("list")
 def list_quotas(
-    account: Annotated[str | None, typer.Option("--account", help="Of this account.")] = None,
+    account: Annotated[str | None, typer.Option("--account", help="Only of this account.")] = None,
     backend: options.BackendIfAny = None,
     limit: options.Limit = 1000,
     cursor: options.Cursor = None,
     as_json: options.Json = False,
 ) -> None:
-    """List the quotas by account: what there is, '+' what is promised, 'of' the most."""
+    """List the quotas by account: used '+' promised 'of' the limit."""
     with connect() as client:
         listed = client.quotas(account=account, backend=backend)
         show_list(listed, _QUOTAS, limit=limit, cursor=cursor, as_json=as_json)
@@ -84,7 +84,7 @@ def show(
     backend: options.BackendIfAny = None,
     at: Annotated[
         str | None,
-        typer.Option("--at", metavar="TIME", help="What it held then: 2030-01-31T02:00:00Z."),
+        typer.Option("--at", metavar="TIME", help="Usage at this time: 2030-01-31T02:00:00Z."),
     ] = None,
     limit: options.Limit = 1000,
     cursor: options.Cursor = None,
@@ -122,12 +122,12 @@ def set_quota(
         int | None, typer.Option("--volumes", min=0, help="How many volumes.")
     ] = None,
     max_snapshots: Annotated[
-        int | None, typer.Option("--snapshots", min=0, help="How many snapshots, all together.")
+        int | None, typer.Option("--snapshots", min=0, help="How many snapshots in all.")
     ] = None,
     reason: options.Reason = None,
     as_json: options.Json = False,
 ) -> None:
-    """Set the most that an account may have on a backend; what is not given has no limit."""
+    """Limit what an account may have on a backend; what is not given has no limit."""
     with connect() as client:
         made = client.set_quota(
             account,
@@ -150,7 +150,7 @@ def remove(
     reason: options.Reason = None,
     as_json: options.Json = False,
 ) -> None:
-    """Let an account have on a backend whatever fits."""
+    """Remove an account's quota on a backend."""
     with connect() as client:
         client.remove_quota(account, backend, reason=reason)
     if as_json:

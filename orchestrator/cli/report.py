@@ -41,11 +41,11 @@ From = Annotated[
 ]
 To = Annotated[
     str | None,
-    typer.Option("--to", metavar="TIME", help="When it ends: this moment is not in it. Now."),
+    typer.Option("--to", metavar="TIME", help="When it ends (exclusive); now, if absent."),
 ]
 Output = Annotated[
     Path | None,
-    typer.Option("--output", metavar="FILE", help="Where to write it; standard output."),
+    typer.Option("--output", metavar="FILE", help="Where to write it; standard output, if absent."),
 ]
 
 
@@ -60,7 +60,7 @@ def report(
     output: Output = None,
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
-    """Tell how full backends were, how jobs went, what failed, what differed and what went."""
+    """Report how full backends were, how jobs ended, what failed, differed and was removed."""
     with connect() as client:
         found = client.audit_report(_moment(since), _moment(until), backend=backend)
     written = WRITERS[Format.JSON if as_json else form](found)

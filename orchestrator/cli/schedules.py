@@ -71,17 +71,17 @@ def create(
         typer.Option(
             "--keep",
             metavar="KEEP",
-            help="How many of its snapshots are kept: last=3,hourly=24,daily=7,weekly=4.",
+            help="How many of its snapshots to keep: last=3,hourly=24,daily=7,weekly=4.",
         ),
     ] = None,
     reason: Annotated[str | None, typer.Option("--reason", help="What it is for.")] = None,
-    disabled: Annotated[bool, typer.Option("--disabled", help="It does not run yet.")] = False,
+    disabled: Annotated[bool, typer.Option("--disabled", help="Create it disabled.")] = False,
     replace: Annotated[
-        bool, typer.Option("--replace", help="One of this name may be there: replace it.")
+        bool, typer.Option("--replace", help="Replace a schedule of this name.")
     ] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Make a schedule."""
+    """Create a schedule."""
     from orchestrator.cli.key_values import read_words  # brings the declarations along
 
     with connect() as client:
@@ -112,7 +112,7 @@ def list_schedules(
 
 @app.command()
 def show(name: Name, as_json: options.Json = False) -> None:
-    """Show a schedule: when it runs next, and what came of its last run."""
+    """Show a schedule: its next run, and the result of its last run."""
     with connect() as client:
         found = client.schedule(name)
     _show(found, as_json=as_json)
@@ -120,7 +120,7 @@ def show(name: Name, as_json: options.Json = False) -> None:
 
 @app.command()
 def enable(name: Name, as_json: options.Json = False) -> None:
-    """Let a schedule run from now on."""
+    """Enable a schedule."""
     with connect() as client:
         found = client.enable_schedule(name)
     _show(found, as_json=as_json)
@@ -128,7 +128,7 @@ def enable(name: Name, as_json: options.Json = False) -> None:
 
 @app.command()
 def disable(name: Name, as_json: options.Json = False) -> None:
-    """Let a schedule rest; what it misses is not caught up."""
+    """Disable a schedule; runs that it misses are not made up."""
     with connect() as client:
         found = client.enable_schedule(name, False)
     _show(found, as_json=as_json)
@@ -138,7 +138,7 @@ def disable(name: Name, as_json: options.Json = False) -> None:
 def run(
     name: Name, idempotency_key: options.IdempotencyKey = None, as_json: options.Json = False
 ) -> None:
-    """Run a schedule now, enabled or not; it runs at its next time all the same."""
+    """Run a schedule now, enabled or not; its next regular run does not change."""
     with connect() as client:
         told: Any = client.run_schedule(name, idempotency_key=idempotency_key)
     if as_json:

@@ -37,9 +37,9 @@ def _unchained(found: Any) -> str | None:
 
 
 def status(as_json: options.Json = False) -> None:
-    """Show how the service is: which it is, who you are, queue, workers, backends, findings.
+    """Show the state of the service: version, who you are, queue, workers, backends, findings.
 
-    'doctor' looks at what this machine needs to be a part of it.
+    'doctor' checks what this machine needs to be part of it.
     """
     with connect() as client:
         url = client.endpoint.url

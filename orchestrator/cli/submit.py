@@ -94,7 +94,7 @@ def plan(
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Tell what a job or a batch would do.
+    """Show what a job or a batch would do.
 
     All checks are made, nothing is changed.
     """

@@ -47,7 +47,9 @@ def tokens() -> None:
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name; told with what it does.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Name; recorded with everything it does.")
+    ],
     role: Annotated[Role, typer.Option("--role", help="What it may do.")] = Role.OPERATOR,
     days: Annotated[
         float | None, typer.Option("--days", help="It expires after this; never, if absent.")
@@ -56,21 +58,21 @@ def create(
         str | None,
         typer.Option(
             "--project",
-            help="What is made with it counts for the quota of this; of its own name, if absent.",
+            help="The project whose quota it counts for; its own name, if absent.",
         ),
     ] = None,
     direct: Annotated[
         bool,
         typer.Option(
             "--direct",
-            help="Write to the configured database itself: for an installation's first token.",
+            help="Write directly to the configured database: for an installation's first token.",
         ),
     ] = False,
     data: servers.Data = None,
     config: servers.Config = None,
     as_json: options.Json = False,
 ) -> None:
-    """Make a token. It is shown this once; only a digest of it is kept."""
+    """Create a token. It is shown only once; only a digest is stored."""
     if direct:
         settings = servers.settings_from(data=data, config=config)
         made = _create_directly(name, role, days, project, settings)
@@ -137,7 +139,7 @@ def revoke(
     token: Annotated[str, typer.Argument(metavar="TOKEN", help="Its id, as in 'token list'.")],
     as_json: options.Json = False,
 ) -> None:
-    """Make a token invalid, within seconds."""
+    """Revoke a token; takes effect within seconds."""
     with connect() as client:
         client.revoke_token(token)
     if as_json:

@@ -19,7 +19,7 @@ _REQUIRED: dict[str, Any] = {
     "volume": options.Volume,
     "snapshot": Annotated[str, typer.Option("--snapshot", help="Name of the snapshot.")],
     "policy": Annotated[str, typer.Option("--policy", help="Name of the export policy.")],
-    "host": Annotated[str, typer.Option("--host", help="The host on which it is done.")],
+    "host": Annotated[str, typer.Option("--host", help="The host on which the job runs.")],
 }
 
 

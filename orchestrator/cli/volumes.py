@@ -45,7 +45,9 @@ def volumes() -> None:
 def list_volumes(
     backend: options.BackendIfAny = None,
     state: options.State = None,
-    prefix: Annotated[str | None, typer.Option("--prefix", help="Names that begin so.")] = None,
+    prefix: Annotated[
+        str | None, typer.Option("--prefix", help="Only names that begin with this.")
+    ] = None,
     limit: Annotated[
         int | None,
         typer.Option("--limit", min=1, help="The most volumes to show; needs --backend."),

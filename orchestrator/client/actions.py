@@ -26,7 +26,7 @@ class Options(TypedDict, total=False):
     depends_on: Sequence[int | str]
     #: It begins only once an administrator has approved it. Some actions always need that.
     approval: bool | None
-    #: Attempts before an error that may pass ends the job.
+    #: Attempts before a temporary error ends the job.
     max_attempts: int | None
     #: Why; kept in the history.
     reason: str | None
@@ -42,38 +42,38 @@ class Options(TypedDict, total=False):
 class NewVolumeSettings(TypedDict, total=False):
     """The same of a volume to be made."""
 
-    #: Whether the volume grows by itself as it fills.
+    #: Whether the volume grows automatically as it fills.
     autosize_enabled: bool | None
-    #: How large it may grow so; without it, it does not.
+    #: The largest size it may grow to; required for it to grow.
     autosize_max_bytes: int | str | None
-    #: How much of the volume is kept for its snapshots.
+    #: How much of the volume is reserved for its snapshots.
     snapshot_reserve_percent: int | None
-    #: Compress what was written.
+    #: Compress data already written.
     compression: bool | None
-    #: Compress what is being written.
+    #: Compress data being written.
     inline_compression: bool | None
-    #: How the storage caches it, in its own words.
+    #: How the storage caches it, in the storage's own terms.
     caching_policy: str | None
     #: Where it is mounted in the backend's name space.
     junction_path: str | None
-    #: The aggregate that it shall be on; the emptiest if absent.
+    #: The aggregate to create it on; the emptiest if absent.
     aggregate: str | None
 
 
 class VolumeSettings(TypedDict, total=False):
     """How a volume behaves, and where it is found; what is absent stays as it is."""
 
-    #: Whether the volume grows by itself as it fills.
+    #: Whether the volume grows automatically as it fills.
     autosize_enabled: bool | None
-    #: How large it may grow so; without it, it does not.
+    #: The largest size it may grow to; required for it to grow.
     autosize_max_bytes: int | str | None
-    #: How much of the volume is kept for its snapshots.
+    #: How much of the volume is reserved for its snapshots.
     snapshot_reserve_percent: int | None
-    #: Compress what was written.
+    #: Compress data already written.
     compression: bool | None
-    #: Compress what is being written.
+    #: Compress data being written.
     inline_compression: bool | None
-    #: How the storage caches it, in its own words.
+    #: How the storage caches it, in the storage's own terms.
     caching_policy: str | None
     #: Where it is mounted in the backend's name space.
     junction_path: str | None
@@ -96,13 +96,13 @@ class VolumeActions(Room[C]):
         settings: NewVolumeSettings | None = None,
         **options: Unpack[Options],
     ) -> Steps[Job]:
-        """Make a new, empty volume.
+        """Create an empty volume.
 
         ``size``: size of the volume; rounded up to the backend's grain.
-        ``metadata``: texts by key, kept with the volume.
+        ``metadata``: texts by key, stored with the volume.
         ``parameters``: the volume's own values for parameters of the backend ('backend show' lists
             them).
-        ``settings``: what is not usual.
+        ``settings``: settings that differ from the defaults.
         ``host``: the host on which, or on whose behalf, it is done.
         """
         return self._submit(
@@ -126,7 +126,7 @@ class VolumeActions(Room[C]):
         parameters: Mapping[str, str] | None = None,
         **options: Unpack[Options],
     ) -> Steps[Job]:
-        """Make a new volume with the contents of another, or of a snapshot of it.
+        """Create a volume with the contents of another, or of one of its snapshots.
 
         ``source``: the volume to clone.
         ``size``: size of the clone, at least the source's; the source's if absent.
@@ -157,7 +157,7 @@ class VolumeActions(Room[C]):
         parameters: Mapping[str, str] | None = None,
         **options: Unpack[Options],
     ) -> Steps[Job]:
-        """Make a new volume with the contents of one on another backend.
+        """Create a volume with the contents of one on another backend.
 
         ``source``: the volume to copy.
         ``source_backend``: the backend that has it.
@@ -195,7 +195,7 @@ class VolumeActions(Room[C]):
         parameters: Mapping[str, str] | None = None,
         **options: Unpack[Options],
     ) -> Steps[Job]:
-        """Make a new volume with the contents of an image in a file or at a URL.
+        """Create a volume with the contents of an image in a file or at a URL.
 
         ``image``: path of a file on the worker's host, or a URL (http, https); below what
             'transfer' in the configuration allows.
@@ -206,7 +206,7 @@ class VolumeActions(Room[C]):
         ``format``: 'raw': take the bytes as they are, even if they are an image in a format of its
             own (qcow2, VMDK …), compressed, an archive, text or nothing, which is refused
             otherwise.
-        ``metadata``: texts by key, kept with the volume.
+        ``metadata``: texts by key, stored with the volume.
         ``parameters``: the volume's own values for parameters of the backend ('backend show' lists
             them).
         ``host``: the host on which, or on whose behalf, it is done.
@@ -236,7 +236,7 @@ class VolumeActions(Room[C]):
         target: str,
         **options: Unpack[Options],
     ) -> Steps[Job]:
-        """Write the contents of a volume, or of a snapshot of it, into a new file.
+        """Write the contents of a volume, or of one of its snapshots, to a new file.
 
         ``target``: path of the file to be made on the worker's host, below what 'transfer' in the
             configuration allows. Nothing is overwritten.
@@ -259,9 +259,9 @@ class VolumeActions(Room[C]):
         size: int | str,
         **options: Unpack[Options],
     ) -> Steps[Job]:
-        """Make a volume larger.
+        """Grow a volume.
 
-        ``size``: the new size, never a difference; above the present.
+        ``size``: the new size, never a difference; above the current size.
         ``host``: the host on which, or on whose behalf, it is done.
         """
         return self._submit(
@@ -305,7 +305,7 @@ class VolumeActions(Room[C]):
         info: str,
         **options: Unpack[Options],
     ) -> Steps[Job]:
-        """Keep a text with a volume on behalf of another system.
+        """Store a text with a volume on behalf of another system.
 
         ``info``: kept in the volume's metadata under 'info' (Ganeti: VOL_METADATA).
         ``host``: the host on which, or on whose behalf, it is done.
@@ -327,9 +327,9 @@ class VolumeActions(Room[C]):
         new_name: str,
         **options: Unpack[Options],
     ) -> Steps[Job]:
-        """Give a volume another name.
+        """Rename a volume.
 
-        ``new_name``: the name to take, which must be free.
+        ``new_name``: the new name, which must be free.
         ``host``: the host on which, or on whose behalf, it is done.
         """
         return self._submit(
@@ -350,7 +350,7 @@ class VolumeActions(Room[C]):
         discard_newer: bool = False,
         **options: Unpack[Options],
     ) -> Steps[Job]:
-        """Put a volume back to what a snapshot holds.
+        """Roll a volume back to a snapshot.
 
         ``discard_newer``: also delete snapshots newer than the one rolled back to.
         ``host``: the host on which, or on whose behalf, it is done.
@@ -376,7 +376,7 @@ class VolumeActions(Room[C]):
         """Overwrite a volume, or a part of it, with zeroes.
 
         ``offset``: where to begin.
-        ``length``: how much to overwrite; all up to the end if absent.
+        ``length``: how much to overwrite; everything up to the end if absent.
         ``host``: the host on which, or on whose behalf, it is done.
         """
         return self._submit(
@@ -402,7 +402,7 @@ class VolumeActions(Room[C]):
     def unrestrict(
         self, backend: str, name: str, *, host: str | None = None, **options: Unpack[Options]
     ) -> Steps[Job]:
-        """Bring a hidden volume back.
+        """Make a hidden volume visible again.
 
         ``host``: the host on which, or on whose behalf, it is done.
         """
@@ -465,11 +465,11 @@ class VolumeActions(Room[C]):
         force: bool = False,
         **options: Unpack[Options],
     ) -> Steps[Job]:
-        """Strike a volume from the inventory without touching the storage.
+        """Delete a volume's record without touching the storage.
 
         ``lost``: only if the storage was seen to have none; refused if it is there, or if this kind
             of storage cannot tell.
-        ``force``: also while it is attached: the device stays, and nobody knows of it.
+        ``force``: even while it is attached: the device stays, without a record.
         ``host``: the host on which, or on whose behalf, it is done.
         """
         return self._submit(
@@ -489,7 +489,7 @@ class VolumeActions(Room[C]):
         take_over: bool = False,
         **options: Unpack[Options],
     ) -> Steps[Job]:
-        """Take a volume that is on the storage and not ours into the inventory.
+        """Take a foreign volume on the storage into the inventory.
 
         ``take_over``: also if it bears a stamp of ours that belongs to no volume of the inventory
             any more: it was forgotten, or the inventory was lost.
@@ -512,7 +512,7 @@ class VolumeActions(Room[C]):
         what: Sequence[Literal["size", "metadata", "settings", "policy", "snapshots"]],
         **options: Unpack[Options],
     ) -> Steps[Job]:
-        """Make a volume's record say what the storage has.
+        """Update a volume's record to what the storage has.
 
         ``what``: 'size', 'metadata', 'settings', 'policy' (which it has), 'snapshots' (those that
             are gone are struck, those that bear a stamp of ours are recorded).
@@ -529,7 +529,7 @@ class VolumeActions(Room[C]):
     def recreate(
         self, backend: str, name: str, *, host: str | None = None, **options: Unpack[Options]
     ) -> Steps[Job]:
-        """Make a volume anew, empty, whose storage is lost; its snapshots are struck.
+        """Recreate, empty, a volume whose storage is lost; drop its snapshots' records.
 
         ``host``: the host on which, or on whose behalf, it is done.
         """
@@ -547,7 +547,7 @@ class VolumeActions(Room[C]):
         finding: int,
         **options: Unpack[Options],
     ) -> Steps[Job]:
-        """Remove storage that was left of a volume which the inventory has removed.
+        """Remove what is left on the storage of a volume that the inventory has removed.
 
         ``finding``: the number of an open finding of the kind 'orphan', about a volume that the
             inventory had removed; older than the grace time.
@@ -573,8 +573,8 @@ class VolumeActions(Room[C]):
     ) -> Steps[Job]:
         """Break the lock on a volume, whoever holds it.
 
-        ``owner``: the host that has it; whoever has it, if absent.
-        ``taken_at``: when it was taken, as 'lock show' tells it.
+        ``owner``: the host that holds it; any host, if absent.
+        ``taken_at``: when it was taken, as 'lock show' prints it.
         ``host``: the host on which, or on whose behalf, it is done.
         """
         return self._submit(
@@ -588,7 +588,7 @@ class VolumeActions(Room[C]):
     def verify(
         self, backend: str, name: str, *, host: str | None = None, **options: Unpack[Options]
     ) -> Steps[Job]:
-        """Compare a volume's record with the storage; one in error may be available again.
+        """Compare a volume's record with the storage; one in error may become available again.
 
         ``host``: the host on which, or on whose behalf, it is done.
         """
@@ -606,7 +606,7 @@ class VolumeActions(Room[C]):
         read_only: bool = False,
         **options: Unpack[Options],
     ) -> Steps[Job]:
-        """Make a volume usable on a host.
+        """Attach a volume to a host.
 
         ``read_only``: refuse writes through this attachment.
         ``host``: the host on which, or on whose behalf, it is done.
@@ -629,7 +629,7 @@ class VolumeActions(Room[C]):
         fenced: bool = False,
         **options: Unpack[Options],
     ) -> Steps[Job]:
-        """Take a volume away from a host.
+        """Detach a volume from a host.
 
         ``force``: forget the attachment of a host that is dead; needs a reason and 'fenced'.
         ``fenced``: confirms that the dead host can no longer write.
@@ -680,7 +680,7 @@ class VolumeActions(Room[C]):
     def client_locks(
         self, backend: str, name: str, *, host: str | None = None, **options: Unpack[Options]
     ) -> Steps[Job]:
-        """Ask the storage which clients hold locks on what is in a volume.
+        """List the locks that the storage's clients hold in a volume.
 
         ``host``: the host on which, or on whose behalf, it is done.
         """
@@ -702,7 +702,7 @@ class SnapshotActions(Room[C]):
         host: str | None = None,
         **options: Unpack[Options],
     ) -> Steps[Job]:
-        """Keep the present contents of a volume under a name.
+        """Snapshot the current contents of a volume.
 
         ``host``: the host on which, or on whose behalf, it is done.
         """
@@ -748,7 +748,7 @@ class PolicyActions(Room[C]):
         rules: Sequence[str] | None = None,
         **options: Unpack[Options],
     ) -> Steps[Job]:
-        """Make an export policy.
+        """Create an export policy.
 
         ``rules``: the rules in their order; none: nobody is admitted.
         ``host``: the host on which, or on whose behalf, it is done.
@@ -805,7 +805,7 @@ class PolicyActions(Room[C]):
         rule: str,
         **options: Unpack[Options],
     ) -> Steps[Job]:
-        """Take a rule out of an export policy, if it is there.
+        """Remove a rule from an export policy, if it is there.
 
         ``rule``: a client (address, network, host name where the backend knows them), with '(ro)'
             behind it if it may only read.
@@ -850,7 +850,7 @@ class PolicyActions(Room[C]):
         host: str | None = None,
         **options: Unpack[Options],
     ) -> Steps[Job]:
-        """Give a volume an export policy, or take its own away if none is named.
+        """Assign an export policy to a volume, or remove its own if none is named.
 
         ``host``: the host on which, or on whose behalf, it is done.
         """
@@ -865,7 +865,7 @@ class PolicyActions(Room[C]):
     def reapply(
         self, backend: str, name: str, *, host: str | None = None, **options: Unpack[Options]
     ) -> Steps[Job]:
-        """Make the storage's rules of an export policy what is recorded.
+        """Write the recorded rules of an export policy to the storage again.
 
         ``host``: the host on which, or on whose behalf, it is done.
         """
@@ -877,7 +877,7 @@ class PolicyActions(Room[C]):
     def verify(
         self, backend: str, name: str, *, host: str | None = None, **options: Unpack[Options]
     ) -> Steps[Job]:
-        """Compare an export policy with the storage; one in error becomes what it is.
+        """Compare an export policy with the storage; one in error takes the storage's rules.
 
         ``host``: the host on which, or on whose behalf, it is done.
         """
@@ -893,7 +893,7 @@ class BackendActions(Room[C]):
     def refresh(
         self, name: str, *, host: str | None = None, **options: Unpack[Options]
     ) -> Steps[Job]:
-        """Read a backend's capacity and the use of its volumes anew.
+        """Read the capacity of a backend and the usage of its volumes again.
 
         ``host``: the host on which, or on whose behalf, it is done.
         """
@@ -925,7 +925,7 @@ class BackendActions(Room[C]):
     def audit(
         self, name: str, *, host: str | None = None, **options: Unpack[Options]
     ) -> Steps[Job]:
-        """Compare what a backend really has with the inventory; write findings.
+        """Compare the storage of a backend with the inventory; write findings.
 
         ``host``: the host on which, or on whose behalf, it is done.
         """
@@ -935,7 +935,7 @@ class BackendActions(Room[C]):
     def recount(
         self, name: str, *, host: str | None = None, **options: Unpack[Options]
     ) -> Steps[Job]:
-        """Count anew what a backend has promised.
+        """Recount what a backend has promised.
 
         ``host``: the host on which, or on whose behalf, it is done.
         """
@@ -945,7 +945,7 @@ class BackendActions(Room[C]):
     def diagnose(
         self, name: str, *, host: str | None = None, **options: Unpack[Options]
     ) -> Steps[Job]:
-        """Tell of everything that could serve a backend whether it can, and why not.
+        """Report for everything that could serve a backend whether it can, and why not.
 
         ``host``: the host on which, or on whose behalf, it is done.
         """
@@ -955,7 +955,7 @@ class BackendActions(Room[C]):
     def drain(
         self, name: str, *, host: str | None = None, **options: Unpack[Options]
     ) -> Steps[Job]:
-        """Let a backend finish what was begun and start nothing more.
+        """Drain a backend: finish running jobs, start no others.
 
         ``host``: the host on which, or on whose behalf, it is done.
         """
@@ -965,7 +965,7 @@ class BackendActions(Room[C]):
     def resume(
         self, name: str, *, host: str | None = None, **options: Unpack[Options]
     ) -> Steps[Job]:
-        """Let a draining backend take work again.
+        """Resume a draining backend.
 
         ``host``: the host on which, or on whose behalf, it is done.
         """

@@ -213,7 +213,7 @@ class JobMethods(Methods):
 
     @operation
     def approve(self, job: int, *, reason: str | None = None) -> Steps[Job]:
-        """Let a job begin that waits for an approval. Needs the role admin.
+        """Approve a job that waits for it. Needs the role admin.
 
         Raises `WrongState` if it does not wait for that.
         """

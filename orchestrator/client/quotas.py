@@ -71,7 +71,7 @@ class QuotaMethods(Methods):
 
     @operation
     def remove_quota(self, account: str, backend: str, *, reason: str | None = None) -> Steps[None]:
-        """Let an account have on a backend whatever fits. Needs the role admin.
+        """Remove an account's quota on a backend. Needs the role admin.
 
         Raises `NotFound` if it has no quota there.
         """

@@ -73,7 +73,7 @@ class ScheduleMethods(Methods):
 
     @operation
     def run_schedule(self, name: str, *, idempotency_key: str | None = None) -> Steps[ScheduleRun]:
-        """Run a schedule now, enabled or not; it runs at its next time all the same."""
+        """Run a schedule now, enabled or not; its next regular run does not change."""
         answer = yield Call(
             method="POST",
             path=path_to("schedules", name, "run"),

@@ -30,7 +30,7 @@ MetadataText = Annotated[str, Field(max_length=1024, pattern=r"^[^\x00-\x08\x0b\
 Metadata = Annotated[
     dict[MetadataKey, MetadataText],
     AfterValidator(_limited),
-    Field(description="Texts by key, kept with the volume.", examples=[{"owner": "billing"}]),
+    Field(description="Texts by key, stored with the volume.", examples=[{"owner": "billing"}]),
 ]
 
 #: The same of a volume that is made of another.
@@ -58,20 +58,20 @@ class VolumeSettings(Params):
     """
 
     autosize_enabled: bool | None = Field(
-        default=None, description="Whether the volume grows by itself as it fills."
+        default=None, description="Whether the volume grows automatically as it fills."
     )
     autosize_max_bytes: AnySize | None = Field(
-        default=None, description="How large it may grow so; without it, it does not."
+        default=None, description="The largest size it may grow to; required for it to grow."
     )
     snapshot_reserve_percent: Annotated[int, Field(ge=0, le=90)] | None = Field(
-        default=None, description="How much of the volume is kept for its snapshots."
+        default=None, description="How much of the volume is reserved for its snapshots."
     )
-    compression: bool | None = Field(default=None, description="Compress what was written.")
+    compression: bool | None = Field(default=None, description="Compress data already written.")
     inline_compression: bool | None = Field(
-        default=None, description="Compress what is being written."
+        default=None, description="Compress data being written."
     )
     caching_policy: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None = Field(
-        default=None, description="How the storage caches it, in its own words."
+        default=None, description="How the storage caches it, in the storage's own terms."
     )
     junction_path: JunctionPath | None = Field(
         default=None, description="Where it is mounted in the backend's name space."
@@ -82,5 +82,5 @@ class NewVolumeSettings(VolumeSettings):
     """The same of a volume to be made."""
 
     aggregate: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None = Field(
-        default=None, description="The aggregate that it shall be on; the emptiest if absent."
+        default=None, description="The aggregate to create it on; the emptiest if absent."
     )

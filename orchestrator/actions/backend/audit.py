@@ -7,7 +7,7 @@ from orchestrator.domain.action import Action, Lane, Need, Rule
 AUDIT = Action(
     name="backend.audit",
     order=400,
-    summary="Compare what a backend really has with the inventory; write findings.",
+    summary="Compare the storage of a backend with the inventory; write findings.",
     audit="audited backend {backend}",
     rule=Rule(),
     schedulable=True,

@@ -7,7 +7,7 @@ from orchestrator.domain.action import Action, Need, Rule
 DIAGNOSE = Action(
     name="backend.diagnose",
     order=420,
-    summary="Tell of everything that could serve a backend whether it can, and why not.",
+    summary="Report for everything that could serve a backend whether it can, and why not.",
     audit="diagnosed backend {backend}",
     rule=Rule(),
     volume=Need.NO,

@@ -9,7 +9,7 @@ from orchestrator.domain.states import Role
 DRAIN = Action(
     name="backend.drain",
     order=430,
-    summary="Let a backend finish what was begun and start nothing more.",
+    summary="Drain a backend: finish running jobs, start no others.",
     audit="set backend {backend} to draining",
     rule=Rule(check=check_enabled),
     role=Role.ADMIN,
@@ -24,7 +24,7 @@ DRAIN = Action(
 RESUME = Action(
     name="backend.resume",
     order=440,
-    summary="Let a draining backend take work again.",
+    summary="Resume a draining backend.",
     audit="resumed backend {backend}",
     rule=Rule(check=check_enabled),
     role=Role.ADMIN,

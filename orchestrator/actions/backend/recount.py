@@ -8,7 +8,7 @@ from orchestrator.domain.states import Role
 RECOUNT = Action(
     name="backend.recount",
     order=410,
-    summary="Count anew what a backend has promised.",
+    summary="Recount what a backend has promised.",
     audit="counted anew what backend {backend} has promised",
     rule=Rule(),
     role=Role.ADMIN,

@@ -7,7 +7,7 @@ from orchestrator.domain.action import Action, Need, Rule
 REFRESH = Action(
     name="backend.refresh",
     order=380,
-    summary="Read a backend's capacity and the use of its volumes anew.",
+    summary="Read the capacity of a backend and the usage of its volumes again.",
     audit="refreshed backend {backend}",
     rule=Rule(),
     volume=Need.NO,

@@ -31,7 +31,7 @@ def play_unassign(outlook: Outlook, volume: VolumeOutlook) -> None:
 ASSIGN = Action(
     name="policy.assign",
     order=340,
-    summary="Give a volume an export policy, or take its own away if none is named.",
+    summary="Assign an export policy to a volume, or remove its own if none is named.",
     audit="gave volume {volume} the export policy {policy}",
     rule=Rule(check=_check, effect=play_assign),
     policy=Need.OPTIONAL,

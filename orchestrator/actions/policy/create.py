@@ -1,4 +1,4 @@
-"""Make an export policy."""
+"""Create an export policy."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _play(outlook: Outlook, intent: Intent) -> None:
 CREATE = Action(
     name="policy.create",
     order=290,
-    summary="Make an export policy.",
+    summary="Create an export policy.",
     audit="made export policy {policy}",
     params=PolicyParams,
     rule=Rule(check=_check, effect=_play),

@@ -103,7 +103,7 @@ ADD_RULE = Action(
 REMOVE_RULE = Action(
     name="policy.remove_rule",
     order=320,
-    summary="Take a rule out of an export policy, if it is there.",
+    summary="Remove a rule from an export policy, if it is there.",
     audit="took a rule out of export policy {policy}",
     params=RuleParams,
     rule=Rule(check=_check, effect=_play),
@@ -131,7 +131,7 @@ SET_RULES = Action(
 REAPPLY = Action(
     name="policy.reapply",
     order=350,
-    summary="Make the storage's rules of an export policy what is recorded.",
+    summary="Write the recorded rules of an export policy to the storage again.",
     audit="applied export policy {policy} anew",
     rule=Rule(check=check_readable, effect=_play_reapply),
     volume=Need.NO,

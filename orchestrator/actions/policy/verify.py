@@ -8,7 +8,7 @@ from orchestrator.domain.action import Action, Lane, Need, Rule
 VERIFY = Action(
     name="policy.verify",
     order=360,
-    summary="Compare an export policy with the storage; one in error becomes what it is.",
+    summary="Compare an export policy with the storage; one in error takes the storage's rules.",
     audit="verified export policy {policy}",
     rule=Rule(check=check_readable),
     volume=Need.NO,

@@ -1,4 +1,4 @@
-"""Keep the present contents of a volume under a name."""
+"""Snapshot the current contents of a volume."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _play(outlook: Outlook, intent: Intent) -> None:
 CREATE = Action(
     name="snapshot.create",
     order=270,
-    summary="Keep the present contents of a volume under a name.",
+    summary="Snapshot the current contents of a volume.",
     audit="made snapshot {snapshot} of volume {volume}",
     rule=Rule(check=_check, effect=_play),
     snapshot=Need.REQUIRED,

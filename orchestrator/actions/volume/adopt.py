@@ -41,7 +41,7 @@ def _notes(_outlook: Outlook, _intent: Intent) -> list[str]:
 ADOPT = Action(
     name="volume.adopt",
     order=170,
-    summary="Take a volume that is on the storage and not ours into the inventory.",
+    summary="Take a foreign volume on the storage into the inventory.",
     audit="adopted volume {volume}",
     params=AdoptParams,
     rule=Rule(check=_check, effect=_play, notes=_notes),

@@ -1,4 +1,4 @@
-"""Make a volume usable on a host."""
+"""Attach a volume to a host."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _play(outlook: Outlook, intent: Intent) -> None:
 ATTACH = Action(
     name="volume.attach",
     order=230,
-    summary="Make a volume usable on a host.",
+    summary="Attach a volume to a host.",
     audit="attached volume {volume} to {host}",
     params=AttachParams,
     rule=Rule(check=_check, effect=_play),

@@ -16,10 +16,10 @@ class BreakLockParams(Params):
     """Whose lock is meant."""
 
     owner: HostName | None = Field(
-        default=None, description="The host that has it; whoever has it, if absent."
+        default=None, description="The host that holds it; any host, if absent."
     )
     taken_at: Annotated[str, Field(max_length=40)] | None = Field(
-        default=None, description="When it was taken, as 'lock show' tells it."
+        default=None, description="When it was taken, as 'lock show' prints it."
     )
 
 

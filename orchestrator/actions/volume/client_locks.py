@@ -8,7 +8,7 @@ from orchestrator.domain.action import Action, Rule
 CLIENT_LOCKS = Action(
     name="volume.client_locks",
     order=370,
-    summary="Ask the storage which clients hold locks on what is in a volume.",
+    summary="List the locks that the storage's clients hold in a volume.",
     audit="read the client locks of volume {volume}",
     rule=Rule(check=check_any_state),
     lanes=(),

@@ -129,7 +129,7 @@ def not_copied(outlook: Outlook, intent: Intent) -> list[str]:
 CLONE = Action(
     name="volume.clone",
     order=20,
-    summary="Make a new volume with the contents of another, or of a snapshot of it.",
+    summary="Create a volume with the contents of another, or of one of its snapshots.",
     audit="cloned volume {volume}",
     params=CloneParams,
     rule=Rule(check=check_clone, effect=play_clone, room=clone_size, notes=not_copied),

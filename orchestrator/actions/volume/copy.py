@@ -1,4 +1,4 @@
-"""Make a new volume with the contents of one on another backend."""
+"""Create a volume with the contents of one on another backend."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _check(outlook: Outlook, intent: Intent) -> None:
 COPY = Action(
     name="volume.copy",
     order=30,
-    summary="Make a new volume with the contents of one on another backend.",
+    summary="Create a volume with the contents of one on another backend.",
     audit="copied volume {volume}",
     params=CopyParams,
     rule=Rule(check=_check, effect=play_clone, room=clone_size, notes=not_copied),

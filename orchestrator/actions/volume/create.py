@@ -1,4 +1,4 @@
-"""Make a new, empty volume."""
+"""Create an empty volume."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ class CreateParams(Params):
     )
     metadata: Metadata = Field(default_factory=dict)
     parameters: OwnParameters = None
-    settings: NewVolumeSettings | None = Field(default=None, description="What is not usual.")
+    settings: NewVolumeSettings | None = Field(
+        default=None, description="Settings that differ from the defaults."
+    )
 
 
 def check_create(outlook: Outlook, intent: Intent) -> None:
@@ -84,7 +86,7 @@ def add(
 CREATE = Action(
     name="volume.create",
     order=10,
-    summary="Make a new, empty volume.",
+    summary="Create an empty volume.",
     audit="created volume {volume}",
     params=CreateParams,
     rule=Rule(check=check_create, effect=play_create, room=size_asked),

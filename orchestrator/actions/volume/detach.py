@@ -1,4 +1,4 @@
-"""Take a volume away from a host."""
+"""Detach a volume from a host."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _play(outlook: Outlook, intent: Intent) -> None:
 DETACH = Action(
     name="volume.detach",
     order=240,
-    summary="Take a volume away from a host.",
+    summary="Detach a volume from a host.",
     audit="detached volume {volume} from {host}",
     params=DetachParams,
     rule=Rule(check=_check, effect=_play),

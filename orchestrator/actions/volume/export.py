@@ -51,7 +51,7 @@ def not_written_elsewhere(
 EXPORT = Action(
     name="volume.export",
     order=50,
-    summary="Write the contents of a volume, or of a snapshot of it, into a new file.",
+    summary="Write the contents of a volume, or of one of its snapshots, to a new file.",
     audit="exported volume {volume}",
     params=ExportParams,
     rule=Rule(check=_check),

@@ -1,4 +1,4 @@
-"""Strike a volume from the inventory without touching the storage."""
+"""Delete a volume's record without touching the storage."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ForgetParams(Params):
     )
     force: bool = Field(
         default=False,
-        description="Also while it is attached: the device stays, and nobody knows of it.",
+        description="Even while it is attached: the device stays, without a record.",
     )
 
 
@@ -50,7 +50,7 @@ def _check(outlook: Outlook, intent: Intent) -> None:
 FORGET = Action(
     name="volume.forget",
     order=160,
-    summary="Strike a volume from the inventory without touching the storage.",
+    summary="Delete a volume's record without touching the storage.",
     audit="forgot volume {volume}",
     params=ForgetParams,
     rule=Rule(check=_check, effect=play_remove),

@@ -1,4 +1,4 @@
-"""Make a volume larger."""
+"""Grow a volume."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class GrowParams(Params):
 
     size_bytes: Size = Field(
         validation_alias=SIZE_NAMES,
-        description="The new size, never a difference; above the present.",
+        description="The new size, never a difference; above the current size.",
     )
 
 
@@ -45,7 +45,7 @@ def _play(outlook: Outlook, intent: Intent) -> None:
 GROW = Action(
     name="volume.grow",
     order=60,
-    summary="Make a volume larger.",
+    summary="Grow a volume.",
     audit="grew volume {volume}",
     params=GrowParams,
     rule=Rule(check=_check, effect=_play, room=_room),

@@ -81,7 +81,7 @@ def _notes(_outlook: Outlook, intent: Intent) -> list[str]:
 IMPORT = Action(
     name="volume.import",
     order=40,
-    summary="Make a new volume with the contents of an image in a file or at a URL.",
+    summary="Create a volume with the contents of an image in a file or at a URL.",
     audit="imported volume {volume}",
     params=ImportParams,
     rule=Rule(check=_check, effect=_play, room=_room, notes=_notes),

@@ -1,4 +1,4 @@
-"""Make a volume's record say what the storage has."""
+"""Update a volume's record to what the storage has."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ReconcileParams(Params):
 RECONCILE = Action(
     name="volume.reconcile",
     order=180,
-    summary="Make a volume's record say what the storage has.",
+    summary="Update a volume's record to what the storage has.",
     audit="made the record of volume {volume} what the storage has",
     params=ReconcileParams,
     rule=Rule(check=check_any_state),

@@ -23,7 +23,7 @@ def _play(outlook: Outlook, intent: Intent) -> None:
 RECREATE = Action(
     name="volume.recreate",
     order=190,
-    summary="Make a volume anew, empty, whose storage is lost; its snapshots are struck.",
+    summary="Recreate, empty, a volume whose storage is lost; drop its snapshots' records.",
     audit="made volume {volume} anew, empty",
     rule=Rule(check=_check, effect=_play),
     role=Role.ADMIN,

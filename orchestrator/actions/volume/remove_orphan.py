@@ -29,7 +29,7 @@ def _check(outlook: Outlook, intent: Intent) -> None:
 REMOVE_ORPHAN = Action(
     name="volume.remove_orphan",
     order=200,
-    summary="Remove storage that was left of a volume which the inventory has removed.",
+    summary="Remove what is left on the storage of a volume that the inventory has removed.",
     audit="removed what was left of volume {volume}",
     params=RemoveOrphanParams,
     rule=Rule(check=_check),

@@ -1,4 +1,4 @@
-"""Give a volume another name."""
+"""Rename a volume."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from orchestrator.domain.outlook import Intent, Outlook
 class RenameParams(Params):
     """What a volume shall be called."""
 
-    new_name: VolumeName = Field(description="The name to take, which must be free.")
+    new_name: VolumeName = Field(description="The new name, which must be free.")
 
 
 def _check(outlook: Outlook, intent: Intent) -> None:
@@ -32,7 +32,7 @@ def _play(outlook: Outlook, intent: Intent) -> None:
 RENAME = Action(
     name="volume.rename",
     order=90,
-    summary="Give a volume another name.",
+    summary="Rename a volume.",
     audit="renamed volume {volume}",
     params=RenameParams,
     rule=Rule(check=_check, effect=_play),

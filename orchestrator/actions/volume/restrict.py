@@ -36,7 +36,7 @@ RESTRICT = Action(
 UNRESTRICT = Action(
     name="volume.unrestrict",
     order=130,
-    summary="Bring a hidden volume back.",
+    summary="Make a hidden volume visible again.",
     audit="brought volume {volume} back",
     rule=Rule(check=_check_hidden, effect=_becomes(VolumeState.AVAILABLE)),
     role=Role.ADMIN,

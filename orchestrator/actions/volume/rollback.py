@@ -1,4 +1,4 @@
-"""Put a volume back to what a snapshot holds."""
+"""Roll a volume back to a snapshot."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _play(outlook: Outlook, intent: Intent) -> None:
 ROLLBACK = Action(
     name="volume.rollback",
     order=100,
-    summary="Put a volume back to what a snapshot holds.",
+    summary="Roll a volume back to a snapshot.",
     audit="rolled volume {volume} back to snapshot {snapshot}",
     params=RollbackParams,
     rule=Rule(check=_check, effect=_play, notes=_notes),

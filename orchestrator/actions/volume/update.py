@@ -79,7 +79,7 @@ UPDATE = Action(
 SET_INFO = Action(
     name="volume.set_info",
     order=80,
-    summary="Keep a text with a volume on behalf of another system.",
+    summary="Store a text with a volume on behalf of another system.",
     audit="set the info text of volume {volume}",
     params=SetInfoParams,
     rule=Rule(check=check_there),

@@ -8,7 +8,7 @@ from orchestrator.domain.action import Action, Need, Rule
 VERIFY = Action(
     name="volume.verify",
     order=220,
-    summary="Compare a volume's record with the storage; one in error may be available again.",
+    summary="Compare a volume's record with the storage; one in error may become available again.",
     audit="verified volume {volume}",
     rule=Rule(check=check_any_state),
     host=Need.OPTIONAL,

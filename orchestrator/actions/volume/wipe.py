@@ -22,7 +22,7 @@ class WipeParams(Params):
     length_bytes: Size | None = Field(
         default=None,
         validation_alias=AliasChoices("length_bytes", "length"),
-        description="How much to overwrite; all up to the end if absent.",
+        description="How much to overwrite; everything up to the end if absent.",
     )
 
 

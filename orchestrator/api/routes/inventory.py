@@ -58,7 +58,11 @@ def list_volumes(
     ] = None,
     prefix: Annotated[
         str | None,
-        Query(max_length=255, pattern=r"^[A-Za-z0-9._:/+-]*$", description="Names that begin so."),
+        Query(
+            max_length=255,
+            pattern=r"^[A-Za-z0-9._:/+-]*$",
+            description="Only names that begin with this.",
+        ),
     ] = None,
     junction_path: Annotated[
         JunctionPath | None, Query(description="The one that is mounted there.")

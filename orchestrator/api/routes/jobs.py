@@ -276,7 +276,7 @@ async def retry(
 def approve(
     service: ServiceHere, actor: Admin, job_id: IdInPath, reason: ReasonHeader = None
 ) -> dict[str, Any]:
-    """Let a job begin that waits for an approval."""
+    """Approve a job that waits for it."""
     service.write(lambda transaction: approvals.approve(transaction, job_id, actor, reason))
     return service.read(lambda transaction: job_view(transaction, job_id))
 

@@ -34,7 +34,7 @@ def list_(
     limit: Limit = 100,
     cursor: Cursor = None,
 ) -> dict[str, Any]:
-    """List the locks that are held, by backend and volume."""
+    """List the held locks, by backend and volume."""
     position = position_of(cursor, str)
     after = None
     if position is not None:

@@ -40,7 +40,7 @@ def drain(service: ServiceHere, actor: Admin, change: Change | None = None) -> M
 
 @router.post("/resume", response_model=Queue)
 def resume(service: ServiceHere, actor: Admin, change: Change | None = None) -> Mapping[str, Any]:
-    """Take new jobs again."""
+    """Accept new jobs again."""
     return _set(service, True, actor, change)
 
 

@@ -67,7 +67,7 @@ class QuotaRequest(Exact):
 def list_(
     service: ServiceHere,
     _actor: Reader,
-    account: Annotated[_Account | None, Query(description="Of this account.")] = None,
+    account: Annotated[_Account | None, Query(description="Only of this account.")] = None,
     backend: _BackendIfAny = None,
     limit: Limit = 100,
     cursor: Cursor = None,
@@ -152,7 +152,7 @@ def remove(
     backend: BackendInPath,
     reason: ReasonHeader = None,
 ) -> Response:
-    """Let an account have on a backend whatever fits."""
+    """Remove an account's quota on a backend."""
     service.write(
         lambda transaction: quotas.remove_quota(
             transaction, account, backend, actor.name, reason or None

@@ -30,7 +30,7 @@ def show(
     ] = None,
     backend: Annotated[BackendName | None, Query(description="Of this backend only.")] = None,
 ) -> Mapping[str, Any]:
-    """Tell how full backends were, how jobs went, what failed, what differed and what went."""
+    """Report how full backends were, how jobs ended, what failed, differed and was removed."""
     return service.read(
         lambda transaction: report(transaction, since=since, until=until, backend=backend)
     )

@@ -92,7 +92,7 @@ def remove(service: ServiceHere, actor: Admin, schedule: Name) -> Response:
 def run(
     service: ServiceHere, actor: Admin, schedule: Name, key: IdempotencyKey = None
 ) -> dict[str, Any]:
-    """Run a schedule now, enabled or not; it runs at its next time all the same."""
+    """Run a schedule now, enabled or not; its next regular run does not change."""
     return run_now(
         service.database,
         schedule,

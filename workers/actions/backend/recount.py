@@ -13,7 +13,7 @@ from workers.execution.work import Done, Work
 
 
 def recount(work: Work) -> Done:
-    """Count anew what a backend has promised."""
+    """Recount what a backend has promised."""
     backend_id = work.claim.backend_id
     with work.database.read() as transaction:
         kept = transaction.execute(

@@ -1,4 +1,4 @@
-"""Make an export policy."""
+"""Create an export policy."""
 
 from __future__ import annotations
 

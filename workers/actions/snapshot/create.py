@@ -1,4 +1,4 @@
-"""Keep the present contents of a volume under a name."""
+"""Snapshot the current contents of a volume."""
 
 from __future__ import annotations
 

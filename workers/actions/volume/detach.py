@@ -1,4 +1,4 @@
-"""Take a volume away from a host."""
+"""Detach a volume from a host."""
 
 from __future__ import annotations
 

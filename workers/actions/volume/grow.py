@@ -1,4 +1,4 @@
-"""Make a volume larger."""
+"""Grow a volume."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from workers.execution.work import Done, Work, recorded_volume, sizes_of
 
 
 def grow(work: Work) -> Done:
-    """Make a volume larger."""
+    """Grow a volume."""
     wanted = int(work.intent.params["size_bytes"])
     work.intend("grow", size_bytes=wanted)
     facts = driver_that(work.driver, CanGrow).grow(work.volume, wanted, work)

@@ -1,4 +1,4 @@
-"""Give a volume another name."""
+"""Rename a volume."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from workers.execution.work import Done, Work
 
 
 def rename(work: Work) -> Done:
-    """Give a volume another name."""
+    """Rename a volume."""
     new_name = work.intent.params["new_name"]
     refuse_while_used(work)
     work.intend("rename", new_name=new_name)
