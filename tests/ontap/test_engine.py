@@ -238,3 +238,27 @@ def test_snapshots_keep_the_filers_order_when_their_volume_is_adopted_again(
         [rolled] = engine.run([{**rollback, "params": {"discard_newer": True}}])
         assert rolled["result"]["snapshots_kept"] == names[:2]
         assert rolled["result"]["snapshots_deleted"] == names[2:]
+
+
+@pytest.mark.parametrize("comment", ["kept", "cleared"])
+def test_an_adoption_whose_answer_was_lost_goes_on_where_it_was(
+    double: Double, tmp_path: Path, comment: str
+) -> None:
+    with engine_on(double, tmp_path) as engine:
+        settings = {"autosize_enabled": True, "autosize_max_bytes": 2**30}
+        engine.run([{**CREATE, "params": {**CREATE["params"], "settings": settings}}])
+        engine.run([{"action": "snapshot.create", "volume": "vx", "snapshot": "s1"}])
+        engine.run([{"action": "volume.forget", "volume": "vx"}])
+        if comment == "cleared":
+            double.filer.named("vx")["comment"] = ""
+        double.forget()
+        # Its stamp is on the filer, and nobody has heard of that.
+        double.faults = [Fault("drop after", method="PATCH", path="volumes/[^/]+$")]
+        adopt = {"action": "volume.adopt", "volume": "vx", "params": {"take_over": True}}
+        [adopted] = engine.run([adopt])
+        assert adopted["attempt"] == 2
+        assert adopted["result"]["snapshots"] == ["s1"]
+        assert (adopted["result"]["taken_over"] is not None) == (comment == "kept")
+        assert [one["name"] for one in engine.snapshots("vx")] == ["s1"]
+        [job] = engine.run([{"action": "volume.rollback", "volume": "vx", "snapshot": "s1"}])
+        assert job["state"] == "succeeded"

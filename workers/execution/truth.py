@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
+from sqlalchemy import select
 
 from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import Problem
@@ -24,6 +25,7 @@ from orchestrator.inventory.changes import (
     set_volume,
 )
 from orchestrator.machine import boot_id
+from orchestrator.store.tables import job_steps, jobs
 from workers.backends.base.abilities import CanExportByPolicy
 from workers.backends.base.driver import driver_that
 from workers.backends.base.facts import (
@@ -300,3 +302,21 @@ def recorded_policy(work: Work, found: PolicyFacts | None) -> list[Change]:
     if facts.rules == record.rules:
         return []
     return [set_policy(record.id, rules=[rule.written for rule in facts.rules])]
+
+
+def last_intended(work: Work, name: str) -> Mapping[str, Any] | None:
+    """The detail of the step of this name, of the last job that intended it with the volume."""
+    with work.database.read() as transaction:
+        detail: Mapping[str, Any] | None = transaction.execute(
+            select(job_steps.c.detail)
+            .join(jobs, jobs.c.id == job_steps.c.job_id)
+            .where(
+                jobs.c.backend_id == work.claim.backend_id,
+                jobs.c.volume == work.intent.volume,
+                jobs.c.volume_id == work.volume.id,
+                job_steps.c.name == name,
+            )
+            .order_by(jobs.c.id.desc())
+            .limit(1)
+        ).scalar()
+    return detail

@@ -18,7 +18,7 @@ from workers.backends.base.facts import VolumeFacts
 from workers.execution.formats import HEAD, named_by_head
 from workers.execution.handler import Handler
 from workers.execution.outcomes import Become, Nothing, Part, Whole
-from workers.execution.truth import LastCall, usable_as
+from workers.execution.truth import LastCall, last_intended, usable_as
 from workers.execution.work import Done, Work, exports_of, policy_named, positions, sizes_of
 
 log = structlog.get_logger(__name__)
@@ -27,15 +27,16 @@ log = structlog.get_logger(__name__)
 def adopt(work: Work) -> Done:
     """Stamp what is on the storage under this name, and take it into the inventory."""
     work.intend("adopt")
+    driver, stamp = driver_that(work.driver, CanAdopt), _stamp_before(work)
     try:
-        facts = driver_that(work.driver, CanAdopt).adopt(work.volume, work)
+        facts = driver.adopt(work.volume, work, instead_of=stamp)
     except Conflict as problem:
         stamp = _left_stamp(work, problem)
         # Another attempt finds our own stamp, and must know whose it was.
         work.note("take over", stamp=stamp)
-        facts = driver_that(work.driver, CanAdopt).adopt(work.volume, work, instead_of=stamp)
+        facts = driver.adopt(work.volume, work, instead_of=stamp)
     kept = [found for found in work.driver.list_snapshots(work.volume) if found.id is not None]
-    before = _former(work)
+    before = _former(work, stamp)
     settings = {} if before is None else dict(before.settings)
     path = facts.settings.get("junction_path")
     if path is not None and _is_mounted(work, path):
@@ -102,12 +103,16 @@ def _no_raw_disk(work: Work) -> str | None:
     return named_by_head(data[:HEAD]) if offset == 0 and data else None
 
 
-def _former(work: Work) -> Any:
+def _stamp_before(work: Work) -> str | None:
+    """The stamp that this job, or one that it repeats, has begun to replace."""
+    detail = last_intended(work, "take over")
+    return None if detail is None else str(detail["stamp"])
+
+
+def _former(work: Work, stamp: str | None) -> Any:
     """What the inventory has had of a volume that is taken over, if it ever had it."""
-    step = work.intended("take over")
-    if step is None:
+    if stamp is None:
         return None
-    stamp = step.detail["stamp"]
     with work.database.read() as transaction:
         return transaction.execute(
             select(volumes).where(

@@ -42,6 +42,7 @@ from workers.execution.truth import (
     LastCall,
     columns,
     gone,
+    last_intended,
     look,
     lost,
     newer_than,
@@ -202,29 +203,12 @@ def _last_begun(work: Work) -> Sequence[Any]:
         return transaction.execute(journal).all()
 
 
-def _intended(work: Work, name: str) -> Any:
-    """What the journal of the last job says that has begun to do this to the volume."""
-    with work.database.read() as transaction:
-        return transaction.execute(
-            select(job_steps.c.detail)
-            .join(jobs, jobs.c.id == job_steps.c.job_id)
-            .where(
-                jobs.c.backend_id == work.claim.backend_id,
-                jobs.c.volume == work.intent.volume,
-                jobs.c.volume_id == work.volume.id,
-                job_steps.c.name == name,
-            )
-            .order_by(jobs.c.id.desc())
-            .limit(1)
-        ).first()
-
-
 def _name(work: Work, facts: VolumeFacts) -> dict[str, Any]:
     """The name that a failed rename has given it, if nobody else has that here."""
     if facts.name == work.volume.name:
         return {}
-    renamed = _intended(work, "rename")
-    if renamed is None or renamed.detail["new_name"] != facts.name:
+    renamed = last_intended(work, "rename")
+    if renamed is None or renamed["new_name"] != facts.name:
         return {}
     with work.database.read() as transaction:
         lane = f"{work.intent.backend}/{facts.name}"

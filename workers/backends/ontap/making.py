@@ -103,7 +103,7 @@ class Making:
                 )
             there = self.volumes.apply(record, {}, stamp, call)
         fenced(there, volume.name, call)
-        self.snapshots.adopt(there, volume.id, call, again=instead_of is not None)
+        self.snapshots.adopt(there, volume.id, call)
         return there
 
     def discard(self, volume: VolumeRef, call: Call) -> None:

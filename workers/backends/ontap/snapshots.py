@@ -95,15 +95,15 @@ class Snapshots:
         self._take(volume, native, Stamp(id=snapshot_id, fence=call.fence), call)
         return self.needed(volume, snapshot)
 
-    def adopt(self, volume: Record, volume_id: str, call: Call, *, again: bool) -> None:
-        """Stamp those that others have taken, but for what the filer deletes by itself; with
-        ``again`` those that bear an old stamp of ours, too."""
+    def adopt(self, volume: Record, volume_id: str, call: Call) -> None:
+        """Stamp those that others have taken, but for what the filer deletes by itself, and those
+        that bear a stamp from before: a record that was struck has had that id."""
         for one in self.seen(volume):
             old = read_stamp(one.get("comment"))
             id_ = adopted_id(volume_id, seen_other(one["name"]))
             if old is None and is_scheduled(one["name"]):
                 continue
-            if old is not None and (old.id == id_ or not again):
+            if old is not None and old.id == id_:
                 continue
             call.checkpoint()
             # Of a foreign one nobody knows how large the volume was.
