@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import and_, or_, select, update
 
 from orchestrator.findings.recording import list_findings
 from orchestrator.findings.repairing import finding_view, repair_submission
@@ -264,7 +264,15 @@ class Site:
                 select(jobs.c.id).where(jobs.c.finished_at.is_(None)).limit(1)
             ).scalar()
             stuck = connection.execute(
-                select(volumes.c.id).where(volumes.c.state.in_(("pending", "error"))).limit(1)
+                select(volumes.c.id)
+                .where(
+                    or_(
+                        volumes.c.state.in_(("pending", "error")),
+                        # Of one that is available a snapshot is to be looked at again.
+                        and_(volumes.c.look_again_at.is_not(None), volumes.c.state != "removed"),
+                    )
+                )
+                .limit(1)
             ).scalar()
             unusable = connection.execute(
                 select(backends.c.id).where(backends.c.error.is_not(None)).limit(1)

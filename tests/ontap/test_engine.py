@@ -245,8 +245,7 @@ def test_an_adoption_whose_answer_was_lost_goes_on_where_it_was(
     double: Double, tmp_path: Path, comment: str
 ) -> None:
     with engine_on(double, tmp_path) as engine:
-        settings = {"autosize_enabled": True, "autosize_max_bytes": 2**30}
-        engine.run([{**CREATE, "params": {**CREATE["params"], "settings": settings}}])
+        engine.run([CREATE])
         engine.run([{"action": "snapshot.create", "volume": "vx", "snapshot": "s1"}])
         engine.run([{"action": "volume.forget", "volume": "vx"}])
         if comment == "cleared":
