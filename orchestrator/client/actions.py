@@ -197,15 +197,14 @@ class VolumeActions(Room[C]):
     ) -> Steps[Job]:
         """Create a volume with the contents of an image in a file or at a URL.
 
-        ``image``: path of a file on the worker's host, or a URL (http, https); below what
+        ``image``: path of a file on the worker's host, or a URL (http, https), within what
             'transfer' in the configuration allows.
-        ``size``: size of the volume, at least the image's, behind which there are zeroes; the
-            image's if absent.
-        ``sha256``: what the image's SHA-256 must be; the volume is not made otherwise. Taken as
-            checksum files have it, too: in capitals, behind 'sha256:', before the file's name.
-        ``format``: 'raw': take the bytes as they are, even if they are an image in a format of its
-            own (qcow2, VMDK …), compressed, an archive, text or nothing, which is refused
-            otherwise.
+        ``size``: size of the volume, at least the image's, padded with zeroes; the image's if
+            absent.
+        ``sha256``: the expected SHA-256 of the image; otherwise the volume is not created. Any
+            notation of checksum files: in capitals, after 'sha256:', before the file name.
+        ``format``: 'raw': take the bytes as they are, even if they are in another format (qcow2,
+            VMDK …), compressed, an archive, text or empty, which is refused otherwise.
         ``metadata``: texts by key, stored with the volume.
         ``parameters``: the volume's own values for parameters of the backend ('backend show' lists
             them).
@@ -238,7 +237,7 @@ class VolumeActions(Room[C]):
     ) -> Steps[Job]:
         """Write the contents of a volume, or of one of its snapshots, to a new file.
 
-        ``target``: path of the file to be made on the worker's host, below what 'transfer' in the
+        ``target``: path of the new file on the worker's host, within what 'transfer' in the
             configuration allows. Nothing is overwritten.
         ``host``: the host on which, or on whose behalf, it is done.
         """
@@ -352,7 +351,7 @@ class VolumeActions(Room[C]):
     ) -> Steps[Job]:
         """Roll a volume back to a snapshot.
 
-        ``discard_newer``: also delete snapshots newer than the one rolled back to.
+        ``discard_newer``: also delete the snapshots that are newer than this one.
         ``host``: the host on which, or on whose behalf, it is done.
         """
         return self._submit(
@@ -467,8 +466,8 @@ class VolumeActions(Room[C]):
     ) -> Steps[Job]:
         """Delete a volume's record without touching the storage.
 
-        ``lost``: only if the storage was seen to have none; refused if it is there, or if this kind
-            of storage cannot tell.
+        ``lost``: only if the volume is proved to be gone; refused if it is there, or if this kind
+            of storage cannot prove it.
         ``force``: even while it is attached: the device stays, without a record.
         ``host``: the host on which, or on whose behalf, it is done.
         """
@@ -491,8 +490,8 @@ class VolumeActions(Room[C]):
     ) -> Steps[Job]:
         """Take a foreign volume on the storage into the inventory.
 
-        ``take_over``: also if it bears a stamp of ours that belongs to no volume of the inventory
-            any more: it was forgotten, or the inventory was lost.
+        ``take_over``: even if it bears a stamp of ours that belongs to no volume of the inventory:
+            it was forgotten, or the inventory was lost.
         ``host``: the host on which, or on whose behalf, it is done.
         """
         return self._submit(
@@ -514,8 +513,8 @@ class VolumeActions(Room[C]):
     ) -> Steps[Job]:
         """Update a volume's record to what the storage has.
 
-        ``what``: 'size', 'metadata', 'settings', 'policy' (which it has), 'snapshots' (those that
-            are gone are struck, those that bear a stamp of ours are recorded).
+        ``what``: 'size', 'metadata', 'settings', 'policy' (the assigned one), 'snapshots' (drop the
+            records of missing ones, record those that bear a stamp of ours).
         ``host``: the host on which, or on whose behalf, it is done.
         """
         return self._submit(
@@ -549,8 +548,8 @@ class VolumeActions(Room[C]):
     ) -> Steps[Job]:
         """Remove what is left on the storage of a volume that the inventory has removed.
 
-        ``finding``: the number of an open finding of the kind 'orphan', about a volume that the
-            inventory had removed; older than the grace time.
+        ``finding``: the number of an open finding of the kind 'orphan', older than the grace time,
+            about a volume that the inventory had removed.
         ``host``: the host on which, or on whose behalf, it is done.
         """
         return self._submit(
@@ -750,7 +749,7 @@ class PolicyActions(Room[C]):
     ) -> Steps[Job]:
         """Create an export policy.
 
-        ``rules``: the rules in their order; none: nobody is admitted.
+        ``rules``: the rules in order; without any, nobody is admitted.
         ``host``: the host on which, or on whose behalf, it is done.
         """
         return self._submit(
@@ -784,8 +783,8 @@ class PolicyActions(Room[C]):
     ) -> Steps[Job]:
         """Add a rule at the end of an export policy, unless it is there.
 
-        ``rule``: a client (address, network, host name where the backend knows them), with '(ro)'
-            behind it if it may only read.
+        ``rule``: a client (address, network, host name if the backend supports it), followed by
+            '(ro)' if it may only read.
         ``host``: the host on which, or on whose behalf, it is done.
         """
         return self._submit(
@@ -807,8 +806,8 @@ class PolicyActions(Room[C]):
     ) -> Steps[Job]:
         """Remove a rule from an export policy, if it is there.
 
-        ``rule``: a client (address, network, host name where the backend knows them), with '(ro)'
-            behind it if it may only read.
+        ``rule``: a client (address, network, host name if the backend supports it), followed by
+            '(ro)' if it may only read.
         ``host``: the host on which, or on whose behalf, it is done.
         """
         return self._submit(
@@ -830,7 +829,7 @@ class PolicyActions(Room[C]):
     ) -> Steps[Job]:
         """Replace the rules of an export policy.
 
-        ``rules``: the rules in their order; none: nobody is admitted.
+        ``rules``: the rules in order; without any, nobody is admitted.
         ``host``: the host on which, or on whose behalf, it is done.
         """
         return self._submit(
@@ -910,8 +909,8 @@ class BackendActions(Room[C]):
     ) -> Steps[Job]:
         """Check that a backend is reachable and bears its identity marker.
 
-        ``accept_identity``: take the marker that is found as this backend's own, or write one where
-            there is none. Only after you have made sure that it is the right storage.
+        ``accept_identity``: accept the existing marker as this backend's own, or write one if there
+            is none. Only after you have made sure that it is the right storage.
         ``host``: the host on which, or on whose behalf, it is done.
         """
         return self._submit(

@@ -231,8 +231,8 @@ RuleText = Annotated[
     Field(
         min_length=1,
         max_length=MAX_WRITTEN,
-        description="A client (address, network, host name where the backend knows them), with "
-        "'(ro)' behind it if it may only read.",
+        description="A client (address, network, host name if the backend supports it), "
+        "followed by '(ro)' if it may only read.",
         examples=["10.0.0.0/24(ro)"],
     ),
 ]
@@ -241,7 +241,7 @@ RuleTexts = Annotated[
     AfterValidator(checked(_checked_rules)),
     Field(
         max_length=MAX_RULES,
-        description="The rules in their order; none: nobody is admitted.",
+        description="The rules in order; without any, nobody is admitted.",
         examples=[["10.0.0.0/24", "2001:db8::7(ro)"]],
     ),
 ]

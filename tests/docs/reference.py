@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import typer
+from pydantic import BaseModel
 
 from orchestrator.actions.registry import ACTIONS
 from orchestrator.api.app import create_app
@@ -83,7 +84,7 @@ def _action(action: Action) -> Iterator[str]:
     yield f"`{method} /v1/backends/{{backend}}{path}`"
     yield ""
     yield from _table(["property", "value"], [list(row) for row in _properties(action)])
-    rows = [_parameter(name, field) for name, field in action.params.model_fields.items()]
+    rows = [*_parameters(action.params)]
     if rows:
         yield ""
         yield from _table(["parameter", "required", "meaning"], rows)
@@ -116,9 +117,14 @@ def _properties(action: Action) -> Iterator[tuple[str, str]]:
         yield "also", "; ".join(holding)
 
 
-def _parameter(name: str, field: Any) -> list[str]:
-    names = ", ".join(f"`{written}`" for written in written_names(name, field))
-    return [names, "yes" if field.is_required() else "", field.description or _inner(field)]
+def _parameters(model: type[BaseModel], within: str = "") -> Iterator[list[str]]:
+    """A row for each parameter, and for each entry of one that has declared entries."""
+    for name, field in model.model_fields.items():
+        names = ", ".join(f"`{within}{written}`" for written in written_names(name, field))
+        yield [names, "yes" if field.is_required() else "", field.description or _inner(field)]
+        for kind in get_args(field.annotation):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield from _parameters(kind, f"{within}{name}.")
 
 
 def _inner(field: Any) -> str:

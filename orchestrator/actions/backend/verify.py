@@ -13,7 +13,7 @@ class VerifyBackendParams(Params):
 
     accept_identity: bool = Field(
         default=False,
-        description="Take the marker that is found as this backend's own, or write one where "
+        description="Accept the existing marker as this backend's own, or write one if "
         "there is none. Only after you have made sure that it is the right storage.",
     )
 

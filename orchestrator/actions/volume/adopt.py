@@ -16,8 +16,8 @@ class AdoptParams(Params):
 
     take_over: bool = Field(
         default=False,
-        description="Also if it bears a stamp of ours that belongs to no volume of the inventory "
-        "any more: it was forgotten, or the inventory was lost.",
+        description="Even if it bears a stamp of ours that belongs to no volume of the inventory: "
+        "it was forgotten, or the inventory was lost.",
     )
 
 

@@ -16,7 +16,7 @@ class ExportParams(Params):
     """Where a volume's contents shall be written."""
 
     target: ImagePath = Field(
-        description="Path of the file to be made on the worker's host, below what 'transfer' in "
+        description="Path of the new file on the worker's host, within what 'transfer' in "
         "the configuration allows. Nothing is overwritten.",
         examples=["/srv/exports/vm1.raw"],
     )

@@ -17,8 +17,8 @@ class ForgetParams(Params):
 
     lost: bool = Field(
         default=False,
-        description="Only if the storage was seen to have none; refused if it is there, or if "
-        "this kind of storage cannot tell.",
+        description="Only if the volume is proved to be gone; refused if it is there, or if "
+        "this kind of storage cannot prove it.",
     )
     force: bool = Field(
         default=False,

@@ -20,26 +20,25 @@ class ImportParams(Params):
     """The image that a new volume shall hold."""
 
     image: ImageLocation = Field(
-        description="Path of a file on the worker's host, or a URL (http, https); below what "
+        description="Path of a file on the worker's host, or a URL (http, https), within what "
         "'transfer' in the configuration allows.",
         examples=["/srv/images/debian.raw"],
     )
     size_bytes: Size | None = Field(
         default=None,
         validation_alias=SIZE_NAMES,
-        description="Size of the volume, at least the image's, behind which there are zeroes; the "
-        "image's if absent.",
+        description="Size of the volume, at least the image's, padded with zeroes; the image's "
+        "if absent.",
     )
     sha256: Sha256 | None = Field(
         default=None,
-        description="What the image's SHA-256 must be; the volume is not made otherwise. Taken as "
-        "checksum files have it, too: in capitals, behind 'sha256:', before the file's name.",
+        description="The expected SHA-256 of the image; otherwise the volume is not created. Any "
+        "notation of checksum files: in capitals, after 'sha256:', before the file name.",
     )
     format: Literal["raw"] | None = Field(
         default=None,
-        description="'raw': take the bytes as they are, even if they are an image in a format of "
-        "its own (qcow2, VMDK …), compressed, an archive, text or nothing, which is refused "
-        "otherwise.",
+        description="'raw': take the bytes as they are, even if they are in another format (qcow2, "
+        "VMDK …), compressed, an archive, text or empty, which is refused otherwise.",
     )
     metadata: Metadata = Field(default_factory=dict)
     parameters: OwnParameters = None

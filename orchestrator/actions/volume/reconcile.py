@@ -17,8 +17,8 @@ class ReconcileParams(Params):
     what: Annotated[
         list[Literal["size", "metadata", "settings", "policy", "snapshots"]], Field(min_length=1)
     ] = Field(
-        description="'size', 'metadata', 'settings', 'policy' (which it has), 'snapshots' (those "
-        "that are gone are struck, those that bear a stamp of ours are recorded)."
+        description="'size', 'metadata', 'settings', 'policy' (the assigned one), 'snapshots' "
+        "(drop the records of missing ones, record those that bear a stamp of ours)."
     )
 
 

@@ -16,8 +16,8 @@ class RemoveOrphanParams(Params):
     """Which finding tells of it."""
 
     finding: Annotated[int, Field(ge=1)] = Field(
-        description="The number of an open finding of the kind 'orphan', about a volume that the "
-        "inventory had removed; older than the grace time.",
+        description="The number of an open finding of the kind 'orphan', older than the grace "
+        "time, about a volume that the inventory had removed.",
     )
 
 

@@ -14,7 +14,7 @@ class RollbackParams(Params):
     """How to treat what is newer than the snapshot."""
 
     discard_newer: bool = Field(
-        default=False, description="Also delete snapshots newer than the one rolled back to."
+        default=False, description="Also delete the snapshots that are newer than this one."
     )
 
 
