@@ -172,12 +172,12 @@ _HEAD = """\
 # Performance
 
 Written by `make bench`, which measures everything below in one run on one machine and takes about
-twenty minutes. What is compared takes turns, {sizes.rounds} rounds of each; every number is the
-median of its rounds. Trust the ratios: they travel between machines, jobs a second do not.
+twenty minutes. Compared systems alternate, {sizes.rounds} rounds each; every number is the
+median of its rounds. Trust the ratios: they carry over to other machines, jobs per second do not.
 
 The product runs as `orchestrator up --workers 2` with its default settings, from the environment
-that `make install` makes; the clients share the machine with it. Nothing of what makes a job
-durable is turned off, unless a line says so.
+that `make install` creates; the clients share the machine with it. Nothing that makes a job
+durable is turned off, unless a row says so.
 
 `build/bench.json` has the same figures under the same keys, with every round.
 """
@@ -200,16 +200,16 @@ two cores, so that everything below shares them.
   only 0.5 ms of the API, 0.5 of the workers and 0.4 of PostgreSQL. Celery's own handling of a
   message is the largest single part of what is left in a worker.
 
-What made the largest differences, in this order: statements that stay prepared (a rollback makes
+What made the largest differences, in order: statements that stay prepared (a rollback makes
 psycopg forget them, so reads end with a commit); plans that do not depend on how large a table was
-when they were made; several statements in one round trip; transactions shared by what arrives
-together; fewer and cheaper wake-ups; a short way past the web framework for one well-formed job;
+when they were made; several statements in one round trip; transactions shared by submissions that arrive
+together; fewer and cheaper wake-ups; a shortcut past the web framework for one well-formed job;
 collecting garbage less often; arrays written in one piece.
 """
 
 _NOTES = {
     "batch": """\
-{sizes.batch:,} `memory` creates in one request, until the answer tells that all have succeeded; and
+{sizes.batch:,} `memory` creates in one request, until the answer says that all have succeeded; and
 {sizes.batch:,} empty Celery tasks. Both have two worker processes and a broker of their own of the
 same kind. *Until accepted* is the time to the answer 202.
 
@@ -255,14 +255,14 @@ Two products side by side, one on an empty database and one with {sizes.history:
 five events for each, {sizes.history_rounds} rounds.
 """,
     "sql": """\
-The examples of [SQL](sql.md) as an auditor asks them, on a session with usual settings, with
+The examples of [SQL](sql.md) as an auditor runs them, in a session with default settings, with
 {sizes.history:,} jobs, five events for each, and every version of their volumes, besides volumes
 that lived for months with their locks and snapshots. Above 50 ms are reports, which must read
 everything they are about.
 """,
     "chain": """\
 Links for the first million events, written as the scheduler writes them, 5,000 a transaction; and
-`orchestrator audit verify` over them, on PostgreSQL. One byte of one event was changed then, and
+`orchestrator audit verify` over them, on PostgreSQL. Then one byte of one event was changed, and
 the command named that event.
 """,
     "pages": """\

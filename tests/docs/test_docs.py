@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.settings import Settings
 from tests.docs import client
 from tests.docs.reference import DOCS, PAGES, page
 
@@ -87,3 +88,29 @@ def test_every_command_for_contributors_exists() -> None:
         (ROOT / "CONTRIBUTING.md").read_text(),
     )
     assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def _default(written: str) -> object:
+    """A default as the table of settings has it, if that is a number or a truth value."""
+    plain = written.replace(",", "").replace(" MiB", "")
+    if plain in ("true", "false"):
+        return plain == "true"
+    try:
+        return float(plain) * (2**20 if written.endswith(" MiB") else 1)
+    except ValueError:
+        return None
+
+
+def test_the_table_of_settings_has_the_defaults() -> None:
+    table = (DOCS / "configuration.md").read_text()
+    checked = 0
+    for names, written in re.findall(r"^\| (`[^|]*`) \| ([^|]*) \|", table, re.M):
+        defaults = written.split(", ") if names.count("`") > 2 else [written]
+        for name, default in zip(re.findall(r"`([\w.]+)`", names), defaults, strict=False):
+            section, _, setting = name.partition(".")
+            if _default(default) is None or setting.startswith("NAME"):
+                continue
+            field = Settings.model_fields[section].annotation.model_fields[setting]  # type: ignore[union-attr]
+            assert float(field.get_default(call_default_factory=True)) == _default(default), name
+            checked += 1
+    assert checked > 20
