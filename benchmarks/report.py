@@ -202,9 +202,9 @@ two cores, so that everything below shares them.
 
 What made the largest differences, in order: statements that stay prepared (a rollback makes
 psycopg forget them, so reads end with a commit); plans that do not depend on how large a table was
-when they were made; several statements in one round trip; transactions shared by submissions that arrive
-together; fewer and cheaper wake-ups; a shortcut past the web framework for one well-formed job;
-collecting garbage less often; arrays written in one piece.
+when they were made; several statements in one round trip; transactions shared by submissions that
+arrive together; fewer and cheaper wake-ups; a shortcut past the web framework for one well-formed
+job; collecting garbage less often; arrays written in one piece.
 """
 
 _NOTES = {
