@@ -31,13 +31,13 @@ from pydantic_settings import (
 )
 
 from orchestrator.actions.registry import ACTIONS
+from orchestrator.actions.repairs import REPAIRS
 from orchestrator.actions.requests import no_such_action
 from orchestrator.domain.drivers import DRIVERS, DriverOptions, DriverSpec
 from orchestrator.domain.errors import InvalidInput
 from orchestrator.domain.names import BackendName, HostName
 from orchestrator.domain.nearest import did_you_mean
 from orchestrator.domain.places import Places
-from orchestrator.domain.repairs import REPAIRS
 from orchestrator.domain.states import FindingKind
 from orchestrator.mistakes import problem_from, read_toml, unknown_variables
 

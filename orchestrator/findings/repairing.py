@@ -9,10 +9,10 @@ from typing import Any
 from sqlalchemy import exists, func, select, update
 
 from orchestrator.actions.registry import ACTIONS
+from orchestrator.actions.repairs import Repair, Request, repairs_of
 from orchestrator.actions.requests import parse_request
 from orchestrator.domain.actors import ENGINE, Actor
 from orchestrator.domain.errors import InvalidInput, WrongState
-from orchestrator.domain.repairs import Repair, Request, repairs_of
 from orchestrator.domain.states import BackendState, FindingKind, FindingState, Role
 from orchestrator.findings import refusals
 from orchestrator.findings.recording import finding

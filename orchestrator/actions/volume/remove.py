@@ -9,7 +9,7 @@ from orchestrator.actions.targets import not_attached, volume_name, volume_there
 from orchestrator.actions.volume.settings import play_unmount
 from orchestrator.domain.action import Action, Params, Rule
 from orchestrator.domain.errors import InUse
-from orchestrator.domain.outlook import Intent, Outlook
+from orchestrator.domain.outlook import Intent, Outlook, VolumeOutlook
 from orchestrator.domain.states import Role, VolumeState
 
 
@@ -19,13 +19,15 @@ class RemoveParams(Params):
     wipe: bool = Field(default=False, description="Overwrite the data with zeroes first.")
 
 
-def _check(outlook: Outlook, intent: Intent) -> None:
-    purge = intent.action.verb == "purge"
-    volume = (
-        volume_there(outlook, intent, VolumeState.RESTRICTED)
-        if purge
-        else volume_there(outlook, intent, VolumeState.AVAILABLE, VolumeState.ERROR)
-    )
+def _check_remove(outlook: Outlook, intent: Intent) -> None:
+    _check_unused(volume_there(outlook, intent, VolumeState.AVAILABLE, VolumeState.ERROR))
+
+
+def _check_purge(outlook: Outlook, intent: Intent) -> None:
+    _check_unused(volume_there(outlook, intent, VolumeState.RESTRICTED))
+
+
+def _check_unused(volume: VolumeOutlook) -> None:
     not_attached(volume)
     if volume.snapshots:
         raise InUse(
@@ -49,7 +51,7 @@ REMOVE = Action(
     summary="Remove a volume and its data.",
     audit="removed volume {volume}",
     params=RemoveParams,
-    rule=Rule(check=_check, effect=play_remove),
+    rule=Rule(check=_check_remove, effect=play_remove),
     capability="remove",
     respects_lock=True,
     destructive=True,
@@ -65,7 +67,7 @@ PURGE = Action(
     summary="Remove a restricted volume and its data.",
     audit="purged volume {volume}",
     params=RemoveParams,
-    rule=Rule(check=_check, effect=play_remove),
+    rule=Rule(check=_check_purge, effect=play_remove),
     role=Role.ADMIN,
     capability="remove",
     respects_lock=True,

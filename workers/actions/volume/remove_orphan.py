@@ -7,9 +7,9 @@ from typing import Any
 
 from sqlalchemy import select
 
+from orchestrator.actions.repairs import REMOVED
 from orchestrator.actions.volume.remove_orphan import REMOVE_ORPHAN
 from orchestrator.domain.errors import Conflict, InUse, WrongState
-from orchestrator.domain.repairs import REMOVED
 from orchestrator.domain.states import FindingKind, FindingState, SnapshotState, VolumeState
 from orchestrator.findings.recording import finding
 from orchestrator.inventory.changes import FORGOTTEN

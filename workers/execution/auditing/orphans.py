@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import select
 
-from orchestrator.domain import repairs
+from orchestrator.actions import repairs
 from orchestrator.domain.sizes import format_size
 from orchestrator.domain.states import FindingKind, VolumeState
 from orchestrator.findings.recording import Finding

@@ -10,6 +10,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.actions.backend.recount import RECOUNT
+from orchestrator.actions.policy.assign import ASSIGN
+from orchestrator.actions.policy.rules import REAPPLY, SET_RULES
+from orchestrator.actions.volume.adopt import ADOPT
+from orchestrator.actions.volume.attach import ATTACH
+from orchestrator.actions.volume.break_lock import BREAK_LOCK
+from orchestrator.actions.volume.detach import DETACH
+from orchestrator.actions.volume.forget import FORGET
+from orchestrator.actions.volume.reconcile import RECONCILE
+from orchestrator.actions.volume.recreate import RECREATE
+from orchestrator.actions.volume.remove_orphan import REMOVE_ORPHAN
+from orchestrator.actions.volume.rename import RENAME
+from orchestrator.actions.volume.update import UPDATE
+from orchestrator.domain.action import Action
 from orchestrator.domain.errors import InvalidName
 from orchestrator.domain.names import check_volume_name
 from orchestrator.domain.states import FindingKind
@@ -42,11 +56,11 @@ def repairs_of(row: Row) -> dict[str, tuple[Repair, Request]]:
     return possible
 
 
-def _of_volume(action: str, **params: Any) -> Callable[[Row], Request | None]:
+def _of_volume(action: Action, **params: Any) -> Callable[[Row], Request | None]:
     def request(row: Row) -> Request | None:
         if row["volume"] is None:
             return None
-        return {"action": action, "volume": row["volume"], "params": params}
+        return {"action": action.name, "volume": row["volume"], "params": params}
 
     return request
 
@@ -62,27 +76,27 @@ def _adopt(row: Row) -> Request | None:
     except InvalidName:
         return None
     params = {} if whose == FOREIGN else {"take_over": True}
-    return {"action": "volume.adopt", "volume": row["volume"], "params": params}
+    return {"action": ADOPT.name, "volume": row["volume"], "params": params}
 
 
 def _remove(row: Row) -> Request | None:
     if row["detail"].get("whose") != REMOVED or row["detail"].get("name_taken"):
         return None
     params = {"finding": row["id"]}
-    return {"action": "volume.remove_orphan", "volume": row["volume"], "params": params}
+    return {"action": REMOVE_ORPHAN.name, "volume": row["volume"], "params": params}
 
 
 def _record_snapshots(row: Row) -> Request | None:
     if row["detail"].get("whose") == FOREIGN:
         return None
-    return _of_volume("volume.reconcile", what=["snapshots"])(row)
+    return _of_volume(RECONCILE, what=["snapshots"])(row)
 
 
 def _reapply(row: Row) -> Request | None:
     if row["volume"] is None and row["detail"].get("recorded") is not None:
-        return {"action": "policy.reapply", "policy": row["policy"]}
+        return {"action": REAPPLY.name, "policy": row["policy"]}
     if row["volume"] is not None:
-        return {"action": "policy.assign", "volume": row["volume"], "policy": row["policy"]}
+        return {"action": ASSIGN.name, "volume": row["volume"], "policy": row["policy"]}
     return None
 
 
@@ -90,21 +104,21 @@ def _record_policy(row: Row) -> Request | None:
     found = row["detail"].get("found")
     if row["volume"] is not None:
         known = row["detail"].get("known")
-        return _of_volume("volume.reconcile", what=["policy"])(row) if known else None
+        return _of_volume(RECONCILE, what=["policy"])(row) if known else None
     if found is None or row["detail"].get("recorded") is None or row["detail"].get("foreign_rules"):
         return None
-    return {"action": "policy.set_rules", "policy": row["policy"], "params": {"rules": found}}
+    return {"action": SET_RULES.name, "policy": row["policy"], "params": {"rules": found}}
 
 
-def _on_host(action: str) -> Callable[[Row], Request | None]:
+def _on_host(action: Action) -> Callable[[Row], Request | None]:
     def request(row: Row) -> Request | None:
-        if action == "volume.detach" and row["detail"].get("recorded") is None:
+        if action is DETACH and row["detail"].get("recorded") is None:
             return None
         params = {}
-        if action == "volume.attach" and row["detail"].get("read_only"):
+        if action is ATTACH and row["detail"].get("read_only"):
             params = {"read_only": True}
         target = {"volume": row["volume"], "host": row["host"]}
-        return {"action": action, **target, "params": params}
+        return {"action": action.name, **target, "params": params}
 
     return request
 
@@ -116,17 +130,17 @@ _RECORDABLE = ("metadata", "settings")
 def _record_differing(row: Row) -> Request | None:
     what = row["detail"]["what"]
     if what == "name":
-        return _of_volume("volume.rename", new_name=row["detail"]["found"])(row)
-    return _of_volume("volume.reconcile", what=[what])(row) if what in _RECORDABLE else None
+        return _of_volume(RENAME, new_name=row["detail"]["found"])(row)
+    return _of_volume(RECONCILE, what=[what])(row) if what in _RECORDABLE else None
 
 
 def _apply(row: Row) -> Request | None:
     what, recorded, found = (row["detail"].get(key) for key in ("what", "recorded", "found"))
     if what == "metadata":
         changed = {**dict.fromkeys(found or {}), **(recorded or {})}
-        return _of_volume("volume.update", metadata=changed)(row) if changed else None
+        return _of_volume(UPDATE, metadata=changed)(row) if changed else None
     if what == "settings":
-        return _of_volume("volume.update", settings=recorded)(row)
+        return _of_volume(UPDATE, settings=recorded)(row)
     return None
 
 
@@ -135,11 +149,11 @@ def _break(row: Row) -> Request | None:
     if row["detail"].get("what") != "lock":
         return None
     meant = {"owner": row["host"], "taken_at": row["detail"].get("taken_at")}
-    return _of_volume("volume.break_lock", **meant)(row)
+    return _of_volume(BREAK_LOCK, **meant)(row)
 
 
 def _forget_stuck(row: Row) -> Request | None:
-    return _of_volume("volume.forget")(row) if row["detail"].get("what") == "pending" else None
+    return _of_volume(FORGET)(row) if row["detail"].get("what") == "pending" else None
 
 
 _BREAK = Repair("Break the lock.", _break)
@@ -151,14 +165,12 @@ REPAIRS: dict[FindingKind, dict[str, Repair]] = {
         "remove": Repair("Remove what is left of a volume that was removed.", _remove),
     },
     FindingKind.GHOST: {
-        "forget": Repair(
-            "Strike the volume from the inventory.", _of_volume("volume.forget", lost=True)
-        ),
-        "recreate": Repair("Make it anew, empty.", _of_volume("volume.recreate")),
+        "forget": Repair("Strike the volume from the inventory.", _of_volume(FORGET, lost=True)),
+        "recreate": Repair("Make it anew, empty.", _of_volume(RECREATE)),
     },
     FindingKind.SIZE: {
         "record": Repair(
-            "Record the size that the storage has.", _of_volume("volume.reconcile", what=["size"])
+            "Record the size that the storage has.", _of_volume(RECONCILE, what=["size"])
         ),
     },
     FindingKind.SNAPSHOT: {
@@ -169,8 +181,8 @@ REPAIRS: dict[FindingKind, dict[str, Repair]] = {
         "record": Repair("Record what the storage has.", _record_policy),
     },
     FindingKind.ATTACHMENT: {
-        "attach": Repair("Attach it, or record that it is attached.", _on_host("volume.attach")),
-        "detach": Repair("Record that it is not attached.", _on_host("volume.detach")),
+        "attach": Repair("Attach it, or record that it is attached.", _on_host(ATTACH)),
+        "detach": Repair("Record that it is not attached.", _on_host(DETACH)),
     },
     FindingKind.LOCK: {"break": _BREAK},
     FindingKind.METADATA: {
@@ -184,9 +196,7 @@ REPAIRS: dict[FindingKind, dict[str, Repair]] = {
     FindingKind.CAPACITY: {
         "recount": Repair(
             "Count anew what is promised.",
-            lambda row: (
-                {"action": "backend.recount"} if row["detail"].get("what") == "sum" else None
-            ),
+            lambda row: {"action": RECOUNT.name} if row["detail"].get("what") == "sum" else None,
         ),
     },
 }
