@@ -114,3 +114,16 @@ def test_the_table_of_settings_has_the_defaults() -> None:
             assert float(field.get_default(call_default_factory=True)) == _default(default), name
             checked += 1
     assert checked > 20
+
+
+def test_pages_that_the_product_refers_to_exist() -> None:
+    referring = [
+        path.read_text()
+        for directory in ("orchestrator", "workers", "migrations", "benchmarks", "deploy")
+        for path in (ROOT / directory).rglob("*")
+        if path.suffix in (".py", ".service")
+    ]
+    for text in referring:
+        for name, heading in re.findall(r"docs/([\w/-]+\.md)(?:, \"([^\"]+)\")?", text):
+            assert (DOCS / name).exists(), name
+            assert not heading or heading in _HEADING.findall(_prose(DOCS / name)), heading
