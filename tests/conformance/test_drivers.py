@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import (
     BackendBusy,
     BackendError,
@@ -26,7 +27,6 @@ from orchestrator.domain.errors import (
     InvalidSize,
     NotFound,
 )
-from orchestrator.domain.installed import DRIVERS
 from tests.conformance.calls import (
     Claim,
     LeaseLost,

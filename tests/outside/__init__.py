@@ -1,1 +1,0 @@
-"""A driver that lives in a distribution of its own."""

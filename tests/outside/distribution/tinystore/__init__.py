@@ -1,1 +1,0 @@
-"""The `tiny` driver: volumes as files beside an index of them."""
