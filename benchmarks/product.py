@@ -24,7 +24,7 @@ from benchmarks.lean_client import LeanClient
 from orchestrator.embedded.process import die_with_parent
 from orchestrator.store.database import Database
 from orchestrator.store.tables import event_commits, installation
-from workers.backends.memory_store import erase
+from workers.backends.memory.store import erase
 
 WORKERS = 2
 

@@ -33,8 +33,9 @@ from pydantic_settings import (
 from orchestrator.actions.registry import ACTIONS
 from orchestrator.actions.repairs import REPAIRS
 from orchestrator.actions.requests import no_such_action
-from orchestrator.domain.drivers import DRIVERS, DriverOptions, DriverSpec
+from orchestrator.domain.drivers import DriverOptions, DriverSpec
 from orchestrator.domain.errors import InvalidInput
+from orchestrator.domain.installed import DRIVERS
 from orchestrator.domain.names import BackendName, HostName
 from orchestrator.domain.nearest import did_you_mean
 from orchestrator.domain.places import Places
@@ -501,10 +502,7 @@ class BackendSettings(BaseModel):
     @classmethod
     def _known(cls, driver: str) -> str:
         if driver not in DRIVERS:
-            raise ValueError(
-                f"there is no driver {driver!r}"
-                + did_you_mean(driver, DRIVERS, f"; there are {', '.join(DRIVERS)}")
-            )
+            raise ValueError(DRIVERS.why_not(driver))
         return driver
 
     @model_validator(mode="wrap")

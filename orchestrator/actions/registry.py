@@ -10,7 +10,7 @@ from typing import Any
 
 from orchestrator import actions
 from orchestrator.domain.action import Action
-from orchestrator.domain.drivers import DRIVERS
+from orchestrator.domain.installed import DRIVERS
 from orchestrator.domain.outlook import Intent
 
 

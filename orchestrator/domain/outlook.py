@@ -10,8 +10,8 @@ from datetime import datetime
 from typing import Any
 
 from orchestrator.domain.action import Action
-from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.exports import Rule
+from orchestrator.domain.installed import DRIVERS
 from orchestrator.domain.lanes import lanes_of
 from orchestrator.domain.names import MAX_ID
 from orchestrator.domain.nearest import no_such_backend

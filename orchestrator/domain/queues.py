@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.domain.drivers import DRIVERS
+from orchestrator.domain.installed import DRIVERS
 
 #: The queue of work that any worker can do.
 CONTROL_QUEUE = "control"

@@ -18,8 +18,8 @@ from orchestrator.actions.backend.refresh import REFRESH
 from orchestrator.actions.requests import parse_request
 from orchestrator.actions.volume.grow import GROW
 from orchestrator.domain.actors import ENGINE, Actor
-from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import Problem, ShrinkRefused
+from orchestrator.domain.installed import DRIVERS
 from orchestrator.domain.sizes import format_size, round_up
 from orchestrator.domain.states import BackendState, Role, VolumeState
 from orchestrator.history.events import Event, record

@@ -15,7 +15,6 @@ from orchestrator.actions import rules
 from orchestrator.actions.quotas import account_of
 from orchestrator.actions.requests import MAX_BATCH, JobRequest
 from orchestrator.domain.action import source_of
-from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import (
     DependencyCycle,
     DependencyFailed,
@@ -28,6 +27,7 @@ from orchestrator.domain.errors import (
     QueueDrained,
     UnknownJob,
 )
+from orchestrator.domain.installed import DRIVERS
 from orchestrator.domain.lanes import junction_lane, lanes_of, policy_lane, target_of
 from orchestrator.domain.names import MAX_ID
 from orchestrator.domain.outlook import Intent, Outlook

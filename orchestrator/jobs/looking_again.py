@@ -20,7 +20,7 @@ from orchestrator.actions.volume.detach import DETACH
 from orchestrator.actions.volume.verify import VERIFY
 from orchestrator.domain.action import Action
 from orchestrator.domain.actors import ENGINE, Actor
-from orchestrator.domain.drivers import DRIVERS
+from orchestrator.domain.installed import DRIVERS
 from orchestrator.domain.states import (
     BackendState,
     JobState,

@@ -9,8 +9,8 @@ from typing import Any
 
 from sqlalchemy import RowMapping, select
 
-from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import Problem
+from orchestrator.domain.installed import DRIVERS
 from orchestrator.domain.outlook import Intent
 from orchestrator.domain.places import Places
 from orchestrator.domain.queues import GROUP_BUDGET, backend_queue

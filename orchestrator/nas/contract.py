@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping
 from typing import Any, TypeVar
 
-from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import (
     AlreadyExists,
     InvalidInput,
@@ -24,6 +23,7 @@ from orchestrator.domain.errors import (
     UnknownSnapshot,
     UnknownVolume,
 )
+from orchestrator.domain.installed import DRIVERS
 from orchestrator.domain.sizes import parse_size
 from orchestrator.nas.fields import (
     CHANGEABLE,

@@ -22,7 +22,7 @@ from orchestrator.store.database import Database
 from orchestrator.store.tables import installation
 from tests.acceptance.conftest import Product
 from tests.rigs.terminal import Terminal
-from workers.backends.memory import Faults
+from workers.backends.memory.store import Faults
 
 pytestmark = pytest.mark.slow
 

@@ -22,7 +22,6 @@ from sqlalchemy import Select, select
 
 from orchestrator.actions.requests import parse_request
 from orchestrator.domain.actors import Actor
-from orchestrator.domain.drivers import MemoryOptions
 from orchestrator.domain.states import Role
 from orchestrator.embedded.broker import EmbeddedBroker, redis_client_url
 from orchestrator.embedded.process import die_with_parent
@@ -36,7 +35,9 @@ from orchestrator.store.database import Database
 from orchestrator.store.tables import events, installation, jobs
 from tests.broker import plain
 from workers.backends.base.facts import VolumeFacts
-from workers.backends.memory import Faults, MemoryDriver, erase
+from workers.backends.memory.driver import MemoryDriver
+from workers.backends.memory.spec import MemoryOptions
+from workers.backends.memory.store import Faults, erase
 
 T = TypeVar("T")
 

@@ -17,7 +17,7 @@ from orchestrator.store.tables import events, installation
 from tests.acceptance.conftest import Product
 from tests.broker.conftest import Plain, stored, until
 from tests.broker.sentinel import NAME, Sentinels
-from workers.backends.memory import erase
+from workers.backends.memory.store import erase
 
 _JOBS = 300
 

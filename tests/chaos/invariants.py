@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from sqlalchemy import func, select
 
 from orchestrator.actions.registry import ACTIONS
-from orchestrator.domain.drivers import DRIVERS
+from orchestrator.domain.installed import DRIVERS
 from orchestrator.domain.lanes import lanes_of
 from orchestrator.history.events import read_after
 from orchestrator.store.database import Database

@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.domain.drivers import FileOptions, MemoryOptions
 from workers.backends.base.abilities import CanExportByPolicy
 from workers.backends.base.driver import Driver
 from workers.backends.base.facts import PolicyFacts, VolumeFacts
 from workers.backends.base.references import VolumeRef
-from workers.backends.file import FileDriver, layout
-from workers.backends.memory import MemoryDriver, erase
-from workers.backends.memory_store import place
+from workers.backends.file import layout
+from workers.backends.file.driver import FileDriver
+from workers.backends.file.spec import FileOptions
+from workers.backends.memory.driver import MemoryDriver
+from workers.backends.memory.spec import MemoryOptions
+from workers.backends.memory.store import erase, place
 
 #: How much of a volume the tests write and read: marks are padded to this.
 MARK_BYTES = 16

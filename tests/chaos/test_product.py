@@ -24,7 +24,7 @@ from tests.chaos.product import Shaken, accept, names_of
 from tests.chaos.servers import FragilePostgres, SmallFileSystem
 from tests.chaos.storm import Storm, empty_broker
 from tests.chaos.world import BACKEND
-from workers.backends.memory import Faults
+from workers.backends.memory.store import Faults
 
 pytestmark = pytest.mark.slow
 

@@ -28,9 +28,9 @@ from orchestrator.store.frozen import Watch
 from orchestrator.store.pipeline import Pipeline
 from orchestrator.store.tables import job_dependencies, jobs
 from orchestrator.store.transaction import Transaction
-from workers.backends import memory_exports
 from workers.backends.base.call import Call
 from workers.backends.base.references import PolicyRef
+from workers.backends.memory import exports as memory_exports
 
 
 def switch_off(guard: str) -> None:

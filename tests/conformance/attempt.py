@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 
-from orchestrator.domain.drivers import DRIVERS
+from orchestrator.domain.installed import DRIVERS
 from tests.conformance.calls import Claim
 from workers.backends.base.references import SnapshotRef, VolumeRef
 

@@ -18,7 +18,7 @@ from orchestrator.domain.errors import Problem
 from tests.conformance.calls import Claim, new_volume
 from tests.conformance.systems import INSTALLATION, Files
 from workers.backends.base.references import VolumeRef
-from workers.backends.file import FileDriver
+from workers.backends.file.driver import FileDriver
 
 MIB = 2**20
 NOBODY = 65534

@@ -12,19 +12,14 @@ import shutil
 import socket
 import subprocess
 from abc import ABC, abstractmethod
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
-from orchestrator.domain.drivers import (
-    DRIVERS,
-    DriverOptions,
-    ExtStorageOptions,
-    FileOptions,
-    MemoryOptions,
-    OntapOptions,
-)
+from orchestrator.domain.drivers import DriverOptions
+from orchestrator.domain.installed import DRIVERS
 from tests.ontap.double import PASSWORD, USER, Double
 from workers.backends.base.abilities import (
     CanAdopt,
@@ -47,10 +42,16 @@ from workers.backends.base.abilities import (
 )
 from workers.backends.base.driver import Driver
 from workers.backends.base.references import VolumeRef
-from workers.backends.extstorage import ExtStorageDriver
-from workers.backends.file import FileDriver, loops
-from workers.backends.memory import MemoryDriver, erase
-from workers.backends.ontap import OntapDriver
+from workers.backends.extstorage.driver import ExtStorageDriver
+from workers.backends.extstorage.spec import ExtStorageOptions
+from workers.backends.file import loops
+from workers.backends.file.driver import FileDriver
+from workers.backends.file.spec import FileOptions
+from workers.backends.memory.driver import MemoryDriver
+from workers.backends.memory.spec import MemoryOptions
+from workers.backends.memory.store import erase
+from workers.backends.ontap.driver import OntapDriver
+from workers.backends.ontap.spec import OntapOptions
 
 INSTALLATION = "conformance"
 #: The example provider of Ganeti's External Storage interface.
@@ -412,6 +413,10 @@ SYSTEMS: dict[str, type[System]] = {
     "extstorage": SparseProvider,
     "ontap": Ontap,
 }
+
+#: Those of drivers outside the tree, where they are installed with their own.
+for _point in entry_points(group="orchestrator.conformance"):
+    SYSTEMS[_point.name] = _point.load()
 
 assert {system.kind for system in SYSTEMS.values()} == set(DRIVERS), "every driver is tested"
 

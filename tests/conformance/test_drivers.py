@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import (
     BackendBusy,
     BackendError,
@@ -27,6 +26,7 @@ from orchestrator.domain.errors import (
     InvalidSize,
     NotFound,
 )
+from orchestrator.domain.installed import DRIVERS
 from tests.conformance.calls import (
     Claim,
     LeaseLost,

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.domain.drivers import FileOptions
 from orchestrator.domain.errors import (
     BackendBusy,
     BackendError,
@@ -27,9 +26,11 @@ from tests.conformance.images import attachable, made, needs_program
 from tests.conformance.systems import INSTALLATION, Files, MountedFiles, PlainFiles, XfsFiles
 from workers.backends.base.facts import NotOurs, there
 from workers.backends.base.references import VolumeRef
-from workers.backends.file import FileDriver, stamps
+from workers.backends.file import stamps
+from workers.backends.file.driver import FileDriver
 from workers.backends.file.holding import held
 from workers.backends.file.images import found
+from workers.backends.file.spec import FileOptions
 from workers.backends.file.tree import Tree
 
 MIB = 2**20

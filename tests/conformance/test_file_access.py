@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from orchestrator.domain.drivers import FileOptions
 from orchestrator.domain.errors import AccessDenied, BackendError, InUse
 from tests.conformance.calls import Claim, new_snapshot, new_volume
 from tests.conformance.images import (
@@ -26,7 +25,9 @@ from tests.conformance.images import (
 from tests.conformance.systems import INSTALLATION, Files, PlainFiles, XfsFiles
 from workers.backends.base.facts import Absent, NotOurs, VolumeFacts, there
 from workers.backends.base.references import SnapshotRef, VolumeRef
-from workers.backends.file import FileDriver, stamps
+from workers.backends.file import stamps
+from workers.backends.file.driver import FileDriver
+from workers.backends.file.spec import FileOptions
 from workers.backends.file.tree import Tree
 
 #: The user that libvirt runs guests as on Debian.

@@ -17,7 +17,7 @@ from tests.conformance.images import MIB, attachable, made, needs_program, needs
 from tests.conformance.systems import Files, XfsFiles
 from workers.backends.base.facts import VolumeFacts, there
 from workers.backends.base.references import SnapshotRef, VolumeRef
-from workers.backends.file import FileDriver
+from workers.backends.file.driver import FileDriver
 
 NAMESPACES = {
     "mounts": ("unshare", "-m"),

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from orchestrator.domain.drivers import MemoryOptions
 from orchestrator.domain.errors import (
     BackendBusy,
     BackendError,
@@ -24,8 +23,9 @@ from orchestrator.domain.errors import (
 from tests.conformance.calls import Claim, LeaseLost, new_volume, stopped
 from workers.backends.base.facts import Absent, VolumeFacts
 from workers.backends.base.references import VolumeRef
-from workers.backends.memory import Faults, MemoryDriver, erase
-from workers.backends.memory_store import place
+from workers.backends.memory.driver import MemoryDriver
+from workers.backends.memory.spec import MemoryOptions
+from workers.backends.memory.store import Faults, erase, place
 
 MIB = 2**20
 
@@ -189,7 +189,7 @@ def test_a_fork_does_not_share_its_parents_connection(driver: MemoryDriver) -> N
 def test_a_directory_that_somebody_else_can_enter_is_not_trusted(
     driver: MemoryDriver, installation: str, monkeypatch: pytest.MonkeyPatch, tmp_path: object
 ) -> None:
-    monkeypatch.setattr("workers.backends.memory_store.SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr("workers.backends.memory.store.SHARED_MEMORY", tmp_path)
     place("m", installation).parent.mkdir(mode=0o755)
     with pytest.raises(BackendUnavailable, match="this user's alone"):
         MemoryDriver("m", MemoryOptions(), installation).read_identity()

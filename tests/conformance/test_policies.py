@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import (
     AlreadyExists,
     InUse,
@@ -17,6 +16,7 @@ from orchestrator.domain.errors import (
     UnknownVolume,
 )
 from orchestrator.domain.exports import Rule, parse_rules
+from orchestrator.domain.installed import DRIVERS
 from tests.conformance.calls import Claim, LeaseLost, new_snapshot, new_volume, stopped
 from tests.conformance.conftest import Needs
 from tests.conformance.systems import AbleDriver, System

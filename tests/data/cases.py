@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.domain.drivers import DRIVERS
+from orchestrator.domain.installed import DRIVERS
 from tests.data.patterns import MIB
 from tests.data.site import HERE, SIDE, Request, Site, Without
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.domain.drivers import FileOptions
 from orchestrator.domain.errors import NotFound
 from tests.conformance.calls import Claim, new_snapshot, new_volume
 from workers.backends.base.facts import Absent, Contents, Look, VolumeFacts
 from workers.backends.base.references import SnapshotRef, VolumeRef
-from workers.backends.file import FileDriver
+from workers.backends.file.driver import FileDriver
+from workers.backends.file.spec import FileOptions
 
 SIZE = 64 * 1024
 INSTALLATION = "disk"

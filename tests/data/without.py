@@ -19,7 +19,8 @@ from orchestrator.jobs.finish import Outcome
 from workers.backends.base.facts import Absent, Device, Look
 from workers.backends.base.references import VolumeRef
 from workers.backends.extstorage.writing import Writing
-from workers.backends.file import FileDriver, holding, images, uses
+from workers.backends.file import holding, images, uses
+from workers.backends.file.driver import FileDriver
 from workers.execution import ending
 from workers.execution.work import Work
 from workers.storage_leases import StorageLeases

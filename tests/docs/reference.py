@@ -20,8 +20,8 @@ from orchestrator.api.app import create_app
 from orchestrator.api.service import Service
 from orchestrator.cli.root import app as command_line
 from orchestrator.domain.action import Action, Need, written_names
-from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import Problem, vocabulary
+from orchestrator.domain.installed import DRIVERS
 from orchestrator.settings import Settings
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -14,7 +14,8 @@ from orchestrator.jobs.submission import Submission
 from orchestrator.jobs.submit import plan
 from tests.engine.conftest import ADMIN, Engine, act, create, grow
 from workers.backends.file import layout
-from workers.backends.memory import Faults, MemoryDriver
+from workers.backends.memory.driver import MemoryDriver
+from workers.backends.memory.store import Faults
 
 pytestmark = pytest.mark.either_database
 

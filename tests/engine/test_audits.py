@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from sqlalchemy import text, update
 
-from orchestrator.domain.drivers import FileOptions
 from orchestrator.findings.recording import list_findings
 from orchestrator.findings.repairing import finding_view, repair_submission
 from orchestrator.inventory.hosts import seen
@@ -28,9 +27,12 @@ from orchestrator.settings import Settings
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import jobs, workers
 from tests.engine.conftest import ADMIN, Engine, Worker, act, create
-from workers.backends.file import FileDriver, loopcontrol, loops
+from workers.backends.file import loopcontrol, loops
+from workers.backends.file.driver import FileDriver
+from workers.backends.file.spec import FileOptions
 from workers.backends.file.stamps import ATTRIBUTE
-from workers.backends.memory import Faults, MemoryDriver
+from workers.backends.memory.driver import MemoryDriver
+from workers.backends.memory.store import Faults
 
 pytestmark = pytest.mark.either_database
 

@@ -17,7 +17,7 @@ from orchestrator.store.tables import snapshots
 from tests.engine.conftest import Engine, act, create
 from tests.engine.test_audits import Audited
 from workers.backends.file import loopcontrol, loops
-from workers.backends.memory import Faults
+from workers.backends.memory.store import Faults
 
 pytestmark = pytest.mark.either_database
 

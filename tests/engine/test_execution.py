@@ -35,7 +35,7 @@ from orchestrator.store.bulk import draw
 from orchestrator.store.tables import events, job_lanes, jobs
 from tests.engine.conftest import ADMIN, Engine, act, create, grow
 from workers.backends.base.references import VolumeRef
-from workers.backends.memory import Faults
+from workers.backends.memory.store import Faults
 
 
 def _faults(engine: Engine) -> Faults:

@@ -17,7 +17,7 @@ from orchestrator.settings import BackendSettings, Settings
 from orchestrator.store.database import Database
 from orchestrator.store.tables import jobs
 from tests.engine.conftest import Engine, act, create
-from workers.backends.memory import Faults
+from workers.backends.memory.store import Faults
 from workers.slots import Slots
 
 ANN, BEN = Actor("ann", Role.ADMIN), Actor("ben", Role.ADMIN)

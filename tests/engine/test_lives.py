@@ -16,7 +16,6 @@ import pytest
 from sqlalchemy import URL, Connection, create_engine, make_url, select, text, update
 
 from orchestrator import tokens
-from orchestrator.domain.drivers import FileOptions
 from orchestrator.domain.errors import (
     BackendUnavailable,
     EpochChanged,
@@ -37,6 +36,7 @@ from tests.engine.conftest import Engine, act, create, grow
 from workers.backends.base.driver import Driver
 from workers.backends.file import layout
 from workers.backends.file.driver import FileDriver
+from workers.backends.file.spec import FileOptions
 from workers.scheduler import Scheduler
 from workers.storage_leases import Holder, StorageLeases, _born, this_process
 

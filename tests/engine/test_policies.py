@@ -26,7 +26,8 @@ from orchestrator.inventory.volumes import volume_at
 from orchestrator.store.tables import policies
 from tests.engine.conftest import ADMIN, Engine, act, create
 from workers.backends.base.references import PolicyRef
-from workers.backends.memory import Faults, MemoryDriver
+from workers.backends.memory.driver import MemoryDriver
+from workers.backends.memory.store import Faults
 
 pytestmark = pytest.mark.either_database
 

@@ -21,7 +21,8 @@ from tests.engine.test_audits import Audited
 from workers.backends.base.call import Call
 from workers.backends.base.facts import Removed
 from workers.backends.base.references import VolumeRef
-from workers.backends.memory import Faults, MemoryDriver
+from workers.backends.memory.driver import MemoryDriver
+from workers.backends.memory.store import Faults
 
 pytestmark = pytest.mark.either_database
 

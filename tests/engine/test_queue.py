@@ -31,7 +31,7 @@ from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database
 from orchestrator.store.tables import events, job_turns
 from tests.engine.conftest import Engine, act, create, grow
-from workers.backends.memory import Faults
+from workers.backends.memory.store import Faults
 
 
 def _accepting(engine: Engine, accepting: bool) -> Any:

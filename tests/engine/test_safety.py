@@ -15,7 +15,6 @@ import structlog
 from sqlalchemy import func, select, text, update
 
 from orchestrator.actions.requests import parse_request
-from orchestrator.domain.drivers import FileOptions
 from orchestrator.domain.errors import InUse, Locked, WrongState
 from orchestrator.domain.states import Ending
 from orchestrator.inventory import locks
@@ -31,7 +30,8 @@ from orchestrator.store.tables import job_dependencies, jobs
 from tests.engine.conftest import ADMIN, Engine, act, create, grow
 from tests.engine.test_execution import _claim, _driver, _faults
 from workers.backends.base.references import VolumeRef
-from workers.backends.file import FileDriver
+from workers.backends.file.driver import FileDriver
+from workers.backends.file.spec import FileOptions
 
 pytestmark = pytest.mark.either_database
 

@@ -15,7 +15,7 @@ from orchestrator.store.tables import events, snapshots
 from tests.engine.conftest import Engine, act, create
 from tests.engine.test_audits import Audited
 from tests.engine.test_differences import ended, texts, verified
-from workers.backends.memory import Faults
+from workers.backends.memory.store import Faults
 
 pytestmark = pytest.mark.either_database
 

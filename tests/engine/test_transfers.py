@@ -40,7 +40,7 @@ from tests.engine.conftest import ADMIN, Engine, act, create, grow
 from workers.actions.registry import HANDLERS
 from workers.backends.base.facts import Contents
 from workers.backends.base.references import VolumeRef
-from workers.backends.memory import Faults
+from workers.backends.memory.store import Faults
 from workers.execution.images import Export
 
 pytestmark = pytest.mark.either_database

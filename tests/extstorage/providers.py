@@ -13,8 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from orchestrator.domain.drivers import ExtStorageOptions
-from workers.backends.extstorage import ExtStorageDriver
+from workers.backends.extstorage.driver import ExtStorageDriver
+from workers.backends.extstorage.spec import ExtStorageOptions
 
 MIB = 2**20
 

@@ -17,7 +17,7 @@ from tests.extstorage.conftest import Make
 from tests.extstorage.providers import MAPPED, MIB, STANDING, Provider
 from workers.backends import blockdevices
 from workers.backends.base.references import VolumeRef
-from workers.backends.extstorage import ExtStorageDriver
+from workers.backends.extstorage.driver import ExtStorageDriver
 
 #: The least that btrfs takes.
 SIZE = 112 * MIB

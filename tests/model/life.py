@@ -16,7 +16,7 @@ from typing import Any
 from orchestrator.store.database import Database
 from orchestrator.store.transaction import Transaction
 from tests.model.storage import Effects
-from workers.backends.memory import MemoryDriver
+from workers.backends.memory.driver import MemoryDriver
 
 
 class Died(BaseException):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 
-from workers.backends.memory_store import place
+from workers.backends.memory.store import place
 
 
 @dataclass(frozen=True)

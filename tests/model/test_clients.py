@@ -24,8 +24,7 @@ from orchestrator.store.tables import installation
 from tests.acceptance.conftest import Product, free_port
 from tests.model.linearizability import Operation, explain
 from tests.rigs.postgres import Postgres
-from workers.backends.memory import Faults
-from workers.backends.memory_store import AFTER, BEFORE, place
+from workers.backends.memory.store import AFTER, BEFORE, Faults, place
 
 MIB = 2**20
 CLIENTS = 8

@@ -23,7 +23,8 @@ from orchestrator.store.transaction import Transaction
 from tests.engine.conftest import ADMIN
 from tests.model.life import Life, WatchedDatabase, WatchedDriver
 from tests.model.storage import Effects, Stored, look
-from workers.backends.memory import Faults, MemoryDriver, erase
+from workers.backends.memory.driver import MemoryDriver
+from workers.backends.memory.store import Faults, erase
 from workers.leases import Leases
 from workers.runner import Runner
 from workers.serving import Serving

@@ -31,7 +31,7 @@ from orchestrator.store.database import Database
 from orchestrator.store.tables import installation
 from tests.acceptance.conftest import Product
 from tests.ontap import double as filer
-from workers.backends.memory import MemoryDriver
+from workers.backends.memory.driver import MemoryDriver
 
 #: The size of volumes here: enough for every kind of storage, and a multiple of their grains.
 SIZE = 20 * 2**20

@@ -13,9 +13,10 @@ import httpx
 import pytest
 
 from orchestrator.api.app import create_app
-from orchestrator.domain.drivers import MemoryOptions
 from tests.nas.conftest import ADMIN, NOBODY, SIZE, UBER, USER, Nas, awaited
-from workers.backends.memory import Faults, MemoryDriver
+from workers.backends.memory.driver import MemoryDriver
+from workers.backends.memory.spec import MemoryOptions
+from workers.backends.memory.store import Faults
 
 on = pytest.mark.parametrize
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator.domain.drivers import OntapOptions
 from tests.ontap.double import PASSWORD, USER, Double
 from tests.ontap.processes import Forks
-from workers.backends.ontap import OntapDriver
+from workers.backends.ontap.driver import OntapDriver
+from workers.backends.ontap.spec import OntapOptions
 
 
 def driver_on(double: Double, **changed: Any) -> OntapDriver:

@@ -20,8 +20,8 @@ _IMPORTED = (
     "orchestrator.nas.edges.private",
     "workers.runner",
     "workers.serving",
-    "workers.backends.memory",
-    "workers.backends.ontap",
+    "workers.backends.memory.driver",
+    "workers.backends.ontap.driver",
 )
 
 #: What a child does: its preparations up to the ``yield``, and when it is let go the rest.

@@ -13,7 +13,7 @@ from tests.ontap.conftest import leftovers
 from tests.ontap.double import Double
 from workers.backends.base.facts import Absent, there
 from workers.backends.base.references import PolicyRef, SnapshotRef, VolumeRef
-from workers.backends.ontap import OntapDriver
+from workers.backends.ontap.driver import OntapDriver
 
 SIZE = 20 * 2**20
 

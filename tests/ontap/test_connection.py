@@ -27,7 +27,7 @@ from orchestrator.domain.errors import (
 from tests.conformance.calls import Claim, new_volume
 from tests.ontap.conftest import driver_on
 from tests.ontap.double import PASSWORD, Double, Fault
-from workers.backends.ontap import OntapDriver
+from workers.backends.ontap.driver import OntapDriver
 from workers.backends.ontap.failures import refused
 
 SIZE = 20 * 2**20

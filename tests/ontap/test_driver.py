@@ -22,7 +22,7 @@ from tests.ontap.conftest import driver_on, leftovers
 from tests.ontap.double import Double, Fault
 from workers.backends.base.facts import Absent, VolumeFacts, there
 from workers.backends.base.references import SnapshotRef, VolumeRef
-from workers.backends.ontap import OntapDriver
+from workers.backends.ontap.driver import OntapDriver
 from workers.backends.ontap.stamps import read_stamp
 
 MIB = 2**20

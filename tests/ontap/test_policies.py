@@ -17,7 +17,7 @@ from tests.conformance.calls import Claim, new_volume
 from tests.ontap.conftest import driver_on
 from tests.ontap.double import Double, Fault
 from workers.backends.base.references import PolicyRef
-from workers.backends.ontap import OntapDriver
+from workers.backends.ontap.driver import OntapDriver
 
 
 def published(driver: OntapDriver, *written: str) -> PolicyRef:

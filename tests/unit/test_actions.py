@@ -17,7 +17,7 @@ from orchestrator.actions.volume.grow import GROW
 from orchestrator.actions.volume.rename import RENAME
 from orchestrator.actions.volume.verify import VERIFY
 from orchestrator.domain.action import Action, Need
-from orchestrator.domain.drivers import DRIVERS
+from orchestrator.domain.installed import DRIVERS
 from tests.chaos.cases import CASES as BROKEN_OFF
 from tests.data.cases import CASES as AMONG_OTHERS
 from workers.actions.registry import HANDLERS, handlers_in

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.domain.drivers import DRIVERS, MemoryOptions
 from orchestrator.domain.errors import InvalidInput
+from orchestrator.domain.installed import DRIVERS
+from workers.backends.memory.spec import MemoryOptions
 from workers.serving import make_driver
 
 
@@ -16,5 +17,5 @@ def test_a_driver_that_is_not_as_its_spec_declares_it_is_refused_and_both_are_na
         make_driver("fast", other, MemoryOptions(), "0" * 32)
     assert refused.value.detail == (
         "the spec of the driver 'memory' declares diagnose and does not declare grow, unlike its "
-        "class workers.backends.memory:MemoryDriver: the two must have the same capabilities"
+        "class workers.backends.memory.driver:MemoryDriver: the two must have the same capabilities"
     )

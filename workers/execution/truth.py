@@ -9,9 +9,9 @@ from typing import Any
 import structlog
 from sqlalchemy import select
 
-from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import Problem
 from orchestrator.domain.exports import is_ours
+from orchestrator.domain.installed import DRIVERS
 from orchestrator.domain.outlook import SnapshotOutlook, VolumeOutlook
 from orchestrator.domain.states import PolicyState, SnapshotState, VolumeState
 from orchestrator.inventory.changes import (

@@ -11,8 +11,8 @@ import structlog
 from sqlalchemy import or_, select, union_all
 
 from orchestrator import failpoints
-from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import BackendUnavailable, IdentityMismatch, InUse, Outage
+from orchestrator.domain.installed import DRIVERS
 from orchestrator.domain.outlook import VolumeOutlook
 from orchestrator.domain.states import PolicyState, SnapshotState, VolumeState
 from orchestrator.inventory.changes import Attached, Change, set_volume, settings_columns

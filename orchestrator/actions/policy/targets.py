@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import UnknownPolicy, Unsupported, WrongState
 from orchestrator.domain.exports import parse_rule
+from orchestrator.domain.installed import DRIVERS
 from orchestrator.domain.outlook import Intent, Outlook, PolicyOutlook
 from orchestrator.domain.states import PolicyState
 

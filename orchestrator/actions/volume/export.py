@@ -6,8 +6,8 @@ from pydantic import Field
 
 from orchestrator.actions.targets import usable_snapshot, volume_there
 from orchestrator.domain.action import Action, Need, Params, Rule
-from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import InUse
+from orchestrator.domain.installed import DRIVERS
 from orchestrator.domain.outlook import BackendOutlook, Intent, Outlook, VolumeOutlook
 from orchestrator.domain.places import ImagePath
 

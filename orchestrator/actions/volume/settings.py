@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from orchestrator.actions.targets import target_volume
-from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import AlreadyExists, InvalidInput, Unsupported
+from orchestrator.domain.installed import DRIVERS
 from orchestrator.domain.outlook import Intent, Outlook, VolumeOutlook
 
 #: The settings that every backend has: those that the engine itself sees to.

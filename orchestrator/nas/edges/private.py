@@ -113,7 +113,7 @@ class PrivateEngine(Local):
 
     def _begin(self, backend: Mapping[str, Any], data: Path | None, closing: ExitStack) -> None:
         # Brings the drivers along, which those who use a service need not load.
-        from workers.backends.memory import erase
+        from workers.backends.memory.store import erase
         from workers.leases import Leases
         from workers.runner import Runner
         from workers.serving import Serving

@@ -13,8 +13,8 @@ from typing import Any
 from sqlalchemy import exists, select
 
 from orchestrator.actions.snapshot.create import CREATE
-from orchestrator.domain.drivers import DRIVERS
 from orchestrator.domain.errors import BackendBusy, HostUnavailable
+from orchestrator.domain.installed import DRIVERS
 from orchestrator.domain.states import JobState, SnapshotState, VolumeState
 from orchestrator.inventory.changes import (
     Change,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from orchestrator.actions.volume.update import SET_INFO, UPDATE
-from orchestrator.domain.drivers import DRIVERS
+from orchestrator.domain.installed import DRIVERS
 from orchestrator.inventory.changes import set_volume, settings_columns
 from workers.backends.base.abilities import CanConfigure, CanSetMetadata
 from workers.backends.base.driver import driver_that

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from orchestrator.actions.volume.verify import VERIFY
-from orchestrator.domain.drivers import DRIVERS
+from orchestrator.domain.installed import DRIVERS
 from orchestrator.domain.outlook import VolumeOutlook
 from orchestrator.domain.states import FindingKind, VolumeState
 from orchestrator.inventory.changes import set_volume

@@ -7,13 +7,13 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
-from orchestrator.domain.drivers import ExtStorageOptions
 from orchestrator.domain.errors import BackendUnavailable, Outage, Unsupported
 from orchestrator.trust import why_untrusted
 from workers.backends.base.call import Call
 from workers.backends.base.references import VolumeRef
 from workers.backends.extstorage.provider import Provider, find
 from workers.backends.extstorage.running import Run, Scripts
+from workers.backends.extstorage.spec import ExtStorageOptions
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 
-from orchestrator.domain.drivers import DriverOptions, ExtStorageOptions
+from orchestrator.domain.drivers import DriverOptions
 from orchestrator.domain.errors import Unsupported
 from orchestrator.domain.names import check_volume_name
 from workers.backends.base.abilities import (
@@ -39,6 +39,7 @@ from workers.backends.extstorage.notes import Notes
 from workers.backends.extstorage.provider import diagnose
 from workers.backends.extstorage.removing import Removing
 from workers.backends.extstorage.running import Run
+from workers.backends.extstorage.spec import ExtStorageOptions
 from workers.backends.extstorage.writing import Writing
 
 #: What the text kept with a volume may have (Ganeti: VOL_METADATA), and how long it may be.

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
-from orchestrator.domain.drivers import ExtStorageOptions
 from orchestrator.domain.errors import (
     BackendError,
     Conflict,
@@ -24,6 +23,7 @@ from workers.backends.extstorage.attaching import Attaching, facts, refuse_drift
 from workers.backends.extstorage.devices import Found
 from workers.backends.extstorage.notes import Note, Notes, Stage, is_begun_by
 from workers.backends.extstorage.removing import Removing
+from workers.backends.extstorage.spec import ExtStorageOptions
 from workers.backends.extstorage.writing import Writing
 
 #: Providers count in these.

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
-from orchestrator.domain.drivers import DriverOptions, FileOptions
+from orchestrator.domain.drivers import DriverOptions
 from orchestrator.domain.errors import NotFound, UnknownVolume
 from orchestrator.domain.sizes import round_up
 from workers.backends.base.abilities import (
@@ -59,6 +59,7 @@ from workers.backends.file.making import make_snapshot, make_volume
 from workers.backends.file.marker import read_lease, read_marker, write_lease, write_marker
 from workers.backends.file.removing import overwrite, refuse_kept, take_away
 from workers.backends.file.renaming import rename_image
+from workers.backends.file.spec import FileOptions
 from workers.backends.file.stamps import drop_stamp, write_stamp
 from workers.backends.file.strays import find_strays
 from workers.backends.file.tree import Tree

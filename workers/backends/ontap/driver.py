@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from orchestrator.domain.drivers import DriverOptions, OntapOptions
+from orchestrator.domain.drivers import DriverOptions
 from orchestrator.domain.errors import BackendBusy, NotFound, StillWorking, Unsupported
 from orchestrator.domain.exports import Rule
 from orchestrator.domain.names import check_volume_name
@@ -51,6 +51,7 @@ from workers.backends.ontap.making import LEAST, Making
 from workers.backends.ontap.names import native_volume
 from workers.backends.ontap.policies import Policies
 from workers.backends.ontap.snapshots import Snapshots
+from workers.backends.ontap.spec import OntapOptions
 from workers.backends.ontap.stamps import Stamp, read_stamp
 from workers.backends.ontap.volumes import VOLUMES, Record, Volumes, fenced
 

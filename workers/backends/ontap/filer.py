@@ -16,7 +16,6 @@ from requests.adapters import HTTPAdapter
 from requests.auth import HTTPBasicAuth
 from urllib3.exceptions import HTTPError
 
-from orchestrator.domain.drivers import OntapOptions
 from orchestrator.domain.errors import (
     BackendError,
     BackendUnavailable,
@@ -25,6 +24,7 @@ from orchestrator.domain.errors import (
 )
 from workers.backends.base.call import Call
 from workers.backends.ontap.failures import refused, unanswered
+from workers.backends.ontap.spec import OntapOptions
 
 #: Records asked for at a time: some megabytes at most.
 PAGE = 500

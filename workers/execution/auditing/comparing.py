@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from orchestrator.domain.drivers import DRIVERS
+from orchestrator.domain.installed import DRIVERS
 from orchestrator.domain.outlook import VolumeOutlook
 from orchestrator.domain.states import FindingKind, VolumeState
 from workers.backends.base.driver import Driver

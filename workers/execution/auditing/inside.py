@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import func, or_, select
 
-from orchestrator.domain.drivers import DRIVERS
+from orchestrator.domain.installed import DRIVERS
 from orchestrator.domain.sizes import format_size
 from orchestrator.domain.states import FindingKind, VolumeState
 from orchestrator.findings.recording import Finding

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from tempfile import TemporaryFile
 from typing import Any
 
-from orchestrator.domain.drivers import DRIVERS, DriverOptions, MemoryOptions
+from orchestrator.domain.drivers import DriverOptions
 from orchestrator.domain.errors import (
     AlreadyExists,
     Conflict,
@@ -27,9 +27,9 @@ from orchestrator.domain.errors import (
     UnknownVolume,
 )
 from orchestrator.domain.exports import Rule
+from orchestrator.domain.installed import DRIVERS
 from orchestrator.domain.names import check_volume_name
 from orchestrator.domain.sizes import round_up
-from workers.backends import memory_exports as exports
 from workers.backends.base.abilities import (
     CanAdopt,
     CanAttachReadOnly,
@@ -61,7 +61,9 @@ from workers.backends.base.facts import (
     VolumeFacts,
 )
 from workers.backends.base.references import PolicyRef, SnapshotRef, VolumeRef, adopted_id, check_id
-from workers.backends.memory_store import AFTER, BEFORE, Faults, Store, erase, translated
+from workers.backends.memory import exports
+from workers.backends.memory.spec import MemoryOptions
+from workers.backends.memory.store import AFTER, BEFORE, Faults, Store, erase, translated
 from workers.backends.streams import pour
 
 __all__ = ["Faults", "MemoryDriver", "erase"]

@@ -30,7 +30,7 @@ from orchestrator.domain.errors import (
     TimedOut,
     problem_for,
 )
-from workers.backends import memory_exports
+from workers.backends.memory import exports
 
 Phase = Literal["before", "after"]
 BEFORE: Phase = "before"
@@ -258,7 +258,7 @@ class _Opened:
             self.connection.execute("PRAGMA journal_mode = WAL")
             self.connection.execute("PRAGMA synchronous = OFF")
             self.connection.execute("PRAGMA foreign_keys = ON")
-            self.connection.executescript(_SCHEMA + memory_exports.SCHEMA)
+            self.connection.executescript(_SCHEMA + exports.SCHEMA)
         self.pid = os.getpid()
 
     def __del__(self) -> None:

@@ -1,0 +1,1 @@
+"""A driver that lives in a distribution of its own."""

@@ -1,0 +1,1 @@
+"""The `tiny` driver: volumes as files beside an index of them."""
