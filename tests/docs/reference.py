@@ -1,4 +1,4 @@
-"""The reference pages that are made from the code: actions, commands, HTTP routes, error codes.
+"""The reference pages made from the code: actions, commands, error codes, metrics, HTTP routes.
 
 ``make docs`` writes them; `tests.docs.test_docs` fails where one is not current.
 """
@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from orchestrator.actions.registry import ACTIONS
 from orchestrator.api.app import create_app
+from orchestrator.api.routes.health import Figures
 from orchestrator.api.service import Service
 from orchestrator.cli.root import app as command_line
 from orchestrator.domain.action import Action, Need, written_names
@@ -293,10 +294,50 @@ def _what(operation: dict[str, Any]) -> str:
     return description or operation["summary"]
 
 
+# -- metrics ------------------------------------------------------------------------------
+
+
+class _Nothing:
+    """A transaction on a database without rows."""
+
+    def execute(self, _statement: object) -> _Nothing:
+        return self
+
+    def scalars(self) -> _Nothing:
+        return self
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())
+
+
+def _metrics() -> Iterator[str]:
+    yield "# Metrics"
+    yield ""
+    yield (
+        "What `GET /metrics` exports for Prometheus, without a token. What to alert on is on the "
+        f"page [operations](operations.md#monitoring). {_NOTE}"
+    )
+    yield ""
+    exported: Any = Figures(cast(Any, _Nothing()), waiters=0, refused={}).collect()
+    yield from _table(
+        ["metric", "type", "labels", "meaning"],
+        [
+            [
+                f"`{one.name}{'_total' if one.type == 'counter' else ''}`",
+                one.type,
+                ", ".join(f"`{label}`" for label in one._labelnames),
+                one.documentation,
+            ]
+            for one in exported
+        ],
+    )
+
+
 PAGES: dict[str, Callable[[], Iterator[str]]] = {
     "actions.md": _actions,
     "commands.md": _commands,
     "errors.md": _errors,
+    "metrics.md": _metrics,
     "routes.md": _routes,
 }
 

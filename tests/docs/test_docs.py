@@ -127,3 +127,10 @@ def test_pages_that_the_product_refers_to_exist() -> None:
         for name, heading in re.findall(r"docs/([\w/-]+\.md)(?:, \"([^\"]+)\")?", text):
             assert (DOCS / name).exists(), name
             assert not heading or heading in _HEADING.findall(_prose(DOCS / name)), heading
+
+
+def test_metrics_to_alert_on_are_exported() -> None:
+    named = re.findall(r"`(orchestrator_\w+)", (DOCS / "operations.md").read_text())
+    exported = page("metrics.md")
+    assert named
+    assert [name for name in named if f"`{name}`" not in exported] == []

@@ -66,7 +66,7 @@ def readyz(
     return JSONResponse(ready, status_code=status)
 
 
-class _Figures(Collector):
+class Figures(Collector):
     """Gauges read from the database when asked for, and this process's waiters."""
 
     def __init__(self, transaction: Transaction, waiters: int, refused: Mapping[str, int]) -> None:
@@ -78,12 +78,12 @@ class _Figures(Collector):
         """Unfinished jobs by state and backend, live workers, room, and waiters."""
         yield GaugeMetricFamily(
             "orchestrator_waiters",
-            "Requests to this process that wait for the end of a job or batch.",
+            "Requests to this process that wait for a job or batch to end.",
             value=self._waiters,
         )
         refused = CounterMetricFamily(
             "orchestrator_api_refused",
-            "Requests that this process refused for their token or its role.",
+            "Requests that this process refused because of their token or its role.",
             labels=["reason"],
         )
         for reason, count in self._refused.items():
@@ -105,7 +105,9 @@ class _Figures(Collector):
             "orchestrator_workers_alive", "Live worker processes by backend.", labels=["backend"]
         )
         room = GaugeMetricFamily(
-            "orchestrator_backend_bytes", "Room of a backend.", labels=["backend", "kind"]
+            "orchestrator_backend_bytes",
+            "Capacity of a backend.",
+            labels=["backend", "kind"],
         )
         queues = list(
             self._transaction.execute(
@@ -126,7 +128,7 @@ def metrics(service: ServiceHere) -> Response:
     """Figures for Prometheus."""
     registry = CollectorRegistry()
     with service.database.read() as transaction:
-        registry.register(_Figures(transaction, service.waiters.count, service.refusals.counts))
+        registry.register(Figures(transaction, service.waiters.count, service.refusals.counts))
         told = generate_latest(registry)
     return Response(told, media_type=CONTENT_TYPE_LATEST)
 
