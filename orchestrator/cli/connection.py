@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import Any
 
 from orchestrator.client import DocumentClient, Listing
-
-T = TypeVar("T")
 
 #: The most items the service gives at once.
 MOST = 1000
@@ -18,9 +16,9 @@ def connect(timeout: float = 60.0) -> DocumentClient:
     return DocumentClient(timeout=timeout)
 
 
-def collect(listing: Listing[T], limit: int, cursor: str | None = None) -> dict[str, Any]:
+def collect(listing: Listing[Any], limit: int, cursor: str | None = None) -> dict[str, Any]:
     """Up to ``limit`` items of a list, and the cursor that goes on after them."""
-    items: list[T] = []
+    items: list[Any] = []
     while True:
         page: Any = listing.page(limit=min(limit - len(items), MOST), cursor=cursor)
         items += page["items"]

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from orchestrator.client.binding import listing, operation
 from orchestrator.client.jobs import planned, reason_header
+from orchestrator.client.kinds import FINDING, JOB, PLAN, RESTORED
 from orchestrator.client.listings import Query
-from orchestrator.client.reading import Methods
+from orchestrator.client.methods import Methods
 from orchestrator.client.steps import Call, Steps, given, path_to
 from orchestrator.client.waiting import Deadline, ended, until_ended
-from orchestrator.contract.findings import Finding, Restored
-from orchestrator.contract.jobs import Job, Plan
+
+if TYPE_CHECKING:
+    from orchestrator.contract.findings import Finding, Restored
+    from orchestrator.contract.jobs import Job, Plan
 
 
 class AuditMethods(Methods):
@@ -24,14 +29,14 @@ class AuditMethods(Methods):
         state: str | None = None,
     ) -> Query[Finding]:
         """Findings, newest first; ``state`` is ``open`` or ``closed``."""
-        return Query(Finding, "/v1/findings", given(backend=backend, kind=kind, state=state))
+        return Query(FINDING, "/v1/findings", given(backend=backend, kind=kind, state=state))
 
     @operation
     def finding(self, finding: int) -> Steps[Finding]:
         """One finding, with the repairs that are possible. Raises `NotFound`."""
         path = path_to("findings", finding)
         answer = yield Call(method="GET", path=path, repeatable=True)
-        return self._read(Finding, answer.body)
+        return self._read(FINDING, answer.body)
 
     @operation
     def repair(
@@ -56,19 +61,19 @@ class AuditMethods(Methods):
         if wait is not None and not ended(found):
             path = path_to("jobs", found["id"])
             found = yield from until_ended(path, deadline, answered=lambda: True)
-        return self._read(Job, found)
+        return self._read(JOB, found)
 
     @operation
     def plan_repair(self, finding: int, repair: str) -> Steps[Plan]:
         """What `repair` would do; nothing is changed."""
         call = _repair(finding, repair, False, None)
-        return self._read(Plan, (yield from planned(call)))
+        return self._read(PLAN, (yield from planned(call)))
 
     @operation
     def restored(self) -> Steps[Restored]:
         """When the database was found to be older than it had been, if that is not seen to."""
         answer = yield Call(method="GET", path="/v1/audit/restored", repeatable=True)
-        return self._read(Restored, answer.body)
+        return self._read(RESTORED, answer.body)
 
     @operation
     def acknowledge_restored(self, *, reason: str | None = None) -> Steps[Restored]:
@@ -79,7 +84,7 @@ class AuditMethods(Methods):
             headers=reason_header(reason),
             repeatable=True,
         )
-        return self._read(Restored, answer.body)
+        return self._read(RESTORED, answer.body)
 
 
 def _repair(

@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
 
+from orchestrator.client.kinds import A
 from orchestrator.client.steps import Steps, StreamSteps
 
 if TYPE_CHECKING:
@@ -61,10 +62,10 @@ class operation(_Bound, Generic[P, T]):
         return self if client is None else self._bind(client)
 
 
-class listing(_Bound, Generic[P, T]):
+class listing(_Bound, Generic[P, A]):
     """A method whose pages are fetched as they are iterated, with ``for`` or ``async for``."""
 
-    def __init__(self, method: Callable[Concatenate[Any, P], Query[T]]) -> None:
+    def __init__(self, method: Callable[Concatenate[Any, P], Query[A]]) -> None:
         super().__init__(method, "_list")
 
     @overload
@@ -72,9 +73,9 @@ class listing(_Bound, Generic[P, T]):
     @overload
     def __get__(self, client: DocumentClient, owner: type) -> Callable[P, Listing[Any]]: ...
     @overload
-    def __get__(self, client: Client, owner: type) -> Callable[P, Listing[T]]: ...
+    def __get__(self, client: Client, owner: type) -> Callable[P, Listing[A]]: ...
     @overload
-    def __get__(self, client: AsyncClient, owner: type) -> Callable[P, AsyncListing[T]]: ...
+    def __get__(self, client: AsyncClient, owner: type) -> Callable[P, AsyncListing[A]]: ...
     def __get__(self, client: object, owner: type) -> Any:
         """The method bound to a client."""
         return self if client is None else self._bind(client)

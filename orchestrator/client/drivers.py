@@ -24,6 +24,7 @@ from orchestrator.client.inventory import (
     VolumeRoom,
 )
 from orchestrator.client.jobs import JobMethods
+from orchestrator.client.kinds import A, Kind
 from orchestrator.client.listings import AsyncListing, Listing, Query
 from orchestrator.client.quotas import QuotaMethods
 from orchestrator.client.reports import ReportMethods
@@ -182,7 +183,7 @@ class Client(_Methods):
         except NotAuthenticated as problem:
             raise self._explained(problem) from None
 
-    def _list(self, query: Query[T]) -> Listing[T]:
+    def _list(self, query: Query[A]) -> Listing[A]:
         return Listing(query, self._run, self._read)
 
     def _stream(self, steps: StreamSteps[T]) -> Generator[T, None, None]:
@@ -233,7 +234,7 @@ class DocumentClient(Client):
     For what passes them on, with fields that this version does not know.
     """
 
-    def _read(self, kind: type[T], document: Any) -> Any:
+    def _read(self, kind: Kind[A], document: Any) -> Any:
         return document
 
 
@@ -296,7 +297,7 @@ class AsyncClient(_Methods):
         except NotAuthenticated as problem:
             raise self._explained(problem) from None
 
-    def _list(self, query: Query[T]) -> AsyncListing[T]:
+    def _list(self, query: Query[A]) -> AsyncListing[A]:
         return AsyncListing(query, self._run, self._read)
 
     async def _stream(self, steps: StreamSteps[T]) -> AsyncGenerator[T, None]:

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.client.binding import listing, operation, stream
+from orchestrator.client.kinds import (
+    ACTION_DESCRIPTION,
+    EVENT,
+    EVENT_PAGE,
+    FOLLOWED_EVENT,
+    NEW_TOKEN,
+    QUEUE,
+    STATUS,
+    TOKEN,
+)
 from orchestrator.client.listings import PAGE, Query
-from orchestrator.client.reading import Methods
+from orchestrator.client.methods import Methods
 from orchestrator.client.resending import back_off
 from orchestrator.client.steps import (
     Call,
@@ -20,9 +30,11 @@ from orchestrator.client.steps import (
     given,
     path_to,
 )
-from orchestrator.contract.events import Event, EventPage, FollowedEvent
-from orchestrator.contract.service import ActionDescription, NewToken, Queue, Status, Token
 from orchestrator.domain.errors import Gone, Unavailable
+
+if TYPE_CHECKING:
+    from orchestrator.contract.events import Event, EventPage, FollowedEvent
+    from orchestrator.contract.service import ActionDescription, NewToken, Queue, Status, Token
 
 #: A stream this silent, in seconds, is broken: the service sends a sign of life each 15.
 _SILENCE = 45.0
@@ -61,7 +73,7 @@ class HistoryMethods(Methods):
             if after is not None or "oldest" not in gone.facts:
                 raise
             answer = yield _events(gone.facts["oldest"] - 1, filters, epoch)
-        return self._read(EventPage, answer.body)
+        return self._read(EVENT_PAGE, answer.body)
 
     @stream
     def events(
@@ -86,7 +98,7 @@ class HistoryMethods(Methods):
                 continue
             page = answer.body
             for event in page["items"]:
-                yield Item(self._read(Event, event))
+                yield Item(self._read(EVENT, event))
             if len(page["items"]) < PAGE:
                 return
             after, epoch = page["next_after"], page.get("epoch", epoch)
@@ -126,7 +138,7 @@ class HistoryMethods(Methods):
                         after, data = event["number"], []
                         if epoch is not None:
                             event["epoch"] = epoch
-                        yield Item(self._read(FollowedEvent, event))
+                        yield Item(self._read(FOLLOWED_EVENT, event))
             except Gone as gone:
                 if after is not None or "oldest" not in gone.facts:
                     raise
@@ -141,7 +153,7 @@ class HistoryMethods(Methods):
     @listing
     def tokens(self) -> Query[Token]:
         """The valid tokens, without their secrets. Needs the role admin."""
-        return Query(Token, "/v1/tokens", paged=False)
+        return Query(TOKEN, "/v1/tokens", paged=False)
 
     @operation
     def create_token(
@@ -163,7 +175,7 @@ class HistoryMethods(Methods):
             path="/v1/tokens",
             json={field: value for field, value in wanted.items() if value is not None},
         )
-        return self._read(NewToken, answer.body)
+        return self._read(NEW_TOKEN, answer.body)
 
     @operation
     def revoke_token(self, token: str) -> Steps[None]:
@@ -174,28 +186,28 @@ class HistoryMethods(Methods):
     def queue(self) -> Steps[Queue]:
         """Whether the service takes new jobs, and how many have not ended."""
         answer = yield Call(method="GET", path="/v1/queue", repeatable=True)
-        return self._read(Queue, answer.body)
+        return self._read(QUEUE, answer.body)
 
     @operation
     def drain_queue(self, *, reason: str | None = None) -> Steps[Queue]:
         """Have no new jobs taken; those there are go on. Needs the role admin."""
-        return self._read(Queue, (yield from _queue("drain", reason)))
+        return self._read(QUEUE, (yield from _queue("drain", reason)))
 
     @operation
     def resume_queue(self, *, reason: str | None = None) -> Steps[Queue]:
         """Have new jobs taken again. Needs the role admin."""
-        return self._read(Queue, (yield from _queue("resume", reason)))
+        return self._read(QUEUE, (yield from _queue("resume", reason)))
 
     @operation
     def status(self) -> Steps[Status]:
         """How the service is: version, queue, workers, backends, open findings."""
         answer = yield Call(method="GET", path="/v1/status", repeatable=True)
-        return self._read(Status, answer.body)
+        return self._read(STATUS, answer.body)
 
     @listing
     def actions(self) -> Query[ActionDescription]:
         """The actions the service knows, with their parameters."""
-        return Query(ActionDescription, "/v1/actions", paged=False)
+        return Query(ACTION_DESCRIPTION, "/v1/actions", paged=False)
 
 
 def _queue(verb: str, reason: str | None) -> Steps[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from orchestrator.client.actions import (
     BackendActions,
@@ -11,19 +12,22 @@ from orchestrator.client.actions import (
     VolumeActions,
 )
 from orchestrator.client.binding import listing, operation
+from orchestrator.client.kinds import ATTACHMENT, BACKEND, HELD_LOCK, LOCK, POLICY, SNAPSHOT, VOLUME
 from orchestrator.client.listings import Query
-from orchestrator.client.reading import Methods
+from orchestrator.client.methods import Methods
 from orchestrator.client.rooms import C
 from orchestrator.client.steps import Call, Steps, given, path_to
-from orchestrator.contract.inventory import (
-    Attachment,
-    Backend,
-    HeldLock,
-    Lock,
-    Policy,
-    Snapshot,
-    Volume,
-)
+
+if TYPE_CHECKING:
+    from orchestrator.contract.inventory import (
+        Attachment,
+        Backend,
+        HeldLock,
+        Lock,
+        Policy,
+        Snapshot,
+        Volume,
+    )
 
 
 class InventoryMethods(Methods):
@@ -32,7 +36,7 @@ class InventoryMethods(Methods):
     @listing
     def backends(self) -> Query[Backend]:
         """The configured backends."""
-        return Query(Backend, "/v1/backends", paged=False)
+        return Query(BACKEND, "/v1/backends", paged=False)
 
     @listing
     def volumes(
@@ -48,7 +52,7 @@ class InventoryMethods(Methods):
         ``junction_path``: the one that is mounted there.
         """
         return Query(
-            Volume,
+            VOLUME,
             path_to("backends", backend, "volumes"),
             given(state=state or None, prefix=prefix, junction_path=junction_path),
         )
@@ -56,36 +60,36 @@ class InventoryMethods(Methods):
     @listing
     def snapshots(self, backend: str, volume: str) -> Query[Snapshot]:
         """A volume's snapshots, oldest first."""
-        return Query(Snapshot, _volume(backend, volume, "snapshots"))
+        return Query(SNAPSHOT, _volume(backend, volume, "snapshots"))
 
     @listing
     def policies(self, backend: str) -> Query[Policy]:
         """A backend's export policies by name."""
-        return Query(Policy, path_to("backends", backend, "policies"))
+        return Query(POLICY, path_to("backends", backend, "policies"))
 
     @listing
     def attachments(self, backend: str, volume: str) -> Query[Attachment]:
         """The hosts a volume is attached to."""
-        return Query(Attachment, _volume(backend, volume, "attachments"), paged=False)
+        return Query(ATTACHMENT, _volume(backend, volume, "attachments"), paged=False)
 
     @operation
     def attachment(self, backend: str, volume: str, host: str) -> Steps[Attachment]:
         """How a volume is attached to a host. Raises `NotAttached`."""
         answer = yield _get(_volume(backend, volume, "attachments", host))
-        return self._read(Attachment, answer.body)
+        return self._read(ATTACHMENT, answer.body)
 
     @listing
     def locks(
         self, *, backend: str | None = None, volume: str | None = None, owner: str | None = None
     ) -> Query[HeldLock]:
         """The locks that are held, by backend and volume; ``owner``: by this host."""
-        return Query(HeldLock, "/v1/locks", given(backend=backend, volume=volume, owner=owner))
+        return Query(HELD_LOCK, "/v1/locks", given(backend=backend, volume=volume, owner=owner))
 
     @operation
     def lock(self, backend: str, volume: str) -> Steps[Lock]:
         """The lock on a volume. Raises `NotFound` if there is none."""
         answer = yield _get(_volume(backend, volume, "lock"))
-        return self._read(Lock, answer.body)
+        return self._read(LOCK, answer.body)
 
     @operation
     def take_lock(
@@ -108,7 +112,7 @@ class InventoryMethods(Methods):
             json={name: value for name, value in wanted.items() if value is not None},
             repeatable=True,
         )
-        return self._read(Lock, answer.body)
+        return self._read(LOCK, answer.body)
 
     @operation
     def release_lock(self, backend: str, volume: str, owner: str) -> Steps[None]:
@@ -140,7 +144,7 @@ class BackendRoom(BackendActions[C]):
     @operation
     def get(self, name: str) -> Steps[Backend]:
         """Read a backend. Raises `UnknownBackend`."""
-        return self._get(Backend, path_to("backends", name))
+        return self._get(BACKEND, path_to("backends", name))
 
 
 class VolumeRoom(VolumeActions[C]):
@@ -149,7 +153,7 @@ class VolumeRoom(VolumeActions[C]):
     @operation
     def get(self, backend: str, name: str) -> Steps[Volume]:
         """Read a volume. Raises `UnknownVolume`."""
-        return self._get(Volume, _volume(backend, name))
+        return self._get(VOLUME, _volume(backend, name))
 
 
 class SnapshotRoom(SnapshotActions[C]):
@@ -158,7 +162,7 @@ class SnapshotRoom(SnapshotActions[C]):
     @operation
     def get(self, backend: str, volume: str, name: str) -> Steps[Snapshot]:
         """Read a snapshot. Raises `UnknownSnapshot`."""
-        return self._get(Snapshot, _volume(backend, volume, "snapshots", name))
+        return self._get(SNAPSHOT, _volume(backend, volume, "snapshots", name))
 
 
 class PolicyRoom(PolicyActions[C]):
@@ -167,7 +171,7 @@ class PolicyRoom(PolicyActions[C]):
     @operation
     def get(self, backend: str, name: str) -> Steps[Policy]:
         """Read an export policy. Raises `UnknownPolicy`."""
-        return self._get(Policy, path_to("backends", backend, "policies", name))
+        return self._get(POLICY, path_to("backends", backend, "policies", name))
 
 
 def _volume(backend: str, volume: str, *further: str) -> str:

@@ -6,19 +6,20 @@ import json
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator.client.binding import listing, operation
+from orchestrator.client.kinds import ARCHIVED, BATCH, EVENT, JOB, PLAN, A, Kind
 from orchestrator.client.listings import Query
-from orchestrator.client.reading import Methods
+from orchestrator.client.methods import Methods
 from orchestrator.client.steps import Call, Steps, given, path_to
 from orchestrator.client.waiting import Deadline, ended, until_ended
-from orchestrator.contract.answers import Answer
-from orchestrator.contract.events import Event
-from orchestrator.contract.jobs import Archived, Batch, Job, Plan
 from orchestrator.domain.errors import InvalidInput
 
-A = TypeVar("A", bound=Answer)
+if TYPE_CHECKING:
+    from orchestrator.contract.events import Event
+    from orchestrator.contract.jobs import Archived, Batch, Job, Plan
+
 
 #: Batches longer than this are sent as NDJSON, which the service reads line by line.
 _LONG = 1000
@@ -69,7 +70,7 @@ class JobMethods(Methods):
             max_attempts=max_attempts, after=after, approval=approval or None,
         )  # fmt: skip
         call = Call(method="POST", path="/v1/jobs", json=request)
-        return self._read(Job, (yield from accepted(call, "jobs", idempotency_key, wait)))
+        return self._read(JOB, (yield from accepted(call, "jobs", idempotency_key, wait)))
 
     @operation
     def plan(
@@ -102,7 +103,7 @@ class JobMethods(Methods):
             max_attempts=max_attempts, after=after, approval=approval or None,
         )  # fmt: skip
         call = Call(method="POST", path="/v1/jobs", json=request)
-        return self._read(Plan, (yield from planned(call)))
+        return self._read(PLAN, (yield from planned(call)))
 
     @operation
     def batch(
@@ -120,17 +121,17 @@ class JobMethods(Methods):
         ``idempotency_key`` as in `submit`; ``job_ids`` of the answer are in the order given.
         """
         call = _batch_call(list(jobs), reason)
-        return self._read(Batch, (yield from accepted(call, "batches", idempotency_key, wait)))
+        return self._read(BATCH, (yield from accepted(call, "batches", idempotency_key, wait)))
 
     @operation
     def plan_batch(self, jobs: Iterable[JobRequest]) -> Steps[Plan]:
         """What `batch` would do; nothing is changed."""
-        return self._read(Plan, (yield from planned(_batch_call(list(jobs), None))))
+        return self._read(PLAN, (yield from planned(_batch_call(list(jobs), None))))
 
     @operation
     def job(self, job: int) -> Steps[Job]:
         """Read a job. Raises `UnknownJob`."""
-        return self._read(Job, (yield from _read(path_to("jobs", job))))
+        return self._read(JOB, (yield from _read(path_to("jobs", job))))
 
     @listing
     def jobs(
@@ -147,7 +148,7 @@ class JobMethods(Methods):
     ) -> Query[Job]:
         """Jobs, newest first. ``state``: one or several, ``("waiting", "queued")``."""
         return Query(
-            Job,
+            JOB,
             "/v1/jobs",
             given(
                 state=state or None, action=action, backend=backend, volume=volume,
@@ -169,7 +170,7 @@ class JobMethods(Methods):
         service that restarts meanwhile are waited through; `Unavailable` is raised if it
         was never there, or is away when the time is over.
         """
-        return (yield from self._until_ended(Job, path_to("jobs", job), timeout, seen))
+        return (yield from self._until_ended(JOB, path_to("jobs", job), timeout, seen))
 
     @operation
     def wait_batch(
@@ -180,12 +181,12 @@ class JobMethods(Methods):
         seen: Callable[[Batch], None] | None = None,
     ) -> Steps[Batch]:
         """A batch once all its jobs have ended; otherwise as `wait`."""
-        return (yield from self._until_ended(Batch, path_to("batches", batch), timeout, seen))
+        return (yield from self._until_ended(BATCH, path_to("batches", batch), timeout, seen))
 
     @listing
     def job_events(self, job: int) -> Query[Event]:
         """The history of a job, oldest first."""
-        return Query(Event, path_to("jobs", job, "events"))
+        return Query(EVENT, path_to("jobs", job, "events"))
 
     @operation
     def cancel(self, job: int) -> Steps[Job]:
@@ -194,7 +195,7 @@ class JobMethods(Methods):
         Raises `JobEnded` if it is over.
         """
         answer = yield Call(method="POST", path=path_to("jobs", job, "cancel"))
-        return self._read(Job, answer.body)
+        return self._read(JOB, answer.body)
 
     @operation
     def retry(
@@ -209,7 +210,7 @@ class JobMethods(Methods):
         call = Call(
             method="POST", path=path_to("jobs", job, "retry"), headers=reason_header(reason)
         )
-        return self._read(Job, (yield from accepted(call, "jobs", idempotency_key, wait)))
+        return self._read(JOB, (yield from accepted(call, "jobs", idempotency_key, wait)))
 
     @operation
     def approve(self, job: int, *, reason: str | None = None) -> Steps[Job]:
@@ -223,7 +224,7 @@ class JobMethods(Methods):
             headers=reason_header(reason),
             repeatable=True,
         )
-        return self._read(Job, answer.body)
+        return self._read(JOB, answer.body)
 
     @operation
     def set_priority(self, job: int, priority: int) -> Steps[Job]:
@@ -234,7 +235,7 @@ class JobMethods(Methods):
             json={"priority": priority},
             repeatable=True,
         )
-        return self._read(Job, answer.body)
+        return self._read(JOB, answer.body)
 
     @operation
     def archive_jobs(
@@ -253,26 +254,26 @@ class JobMethods(Methods):
             json={name: value for name, value in wanted.items() if value is not None},
             repeatable=True,
         )
-        return self._read(Archived, answer.body)
+        return self._read(ARCHIVED, answer.body)
 
     @operation
     def read_batch(self, batch: int) -> Steps[Batch]:
         """Read a batch: its state and counts. Raises `UnknownJob`."""
-        return self._read(Batch, (yield from _read(path_to("batches", batch))))
+        return self._read(BATCH, (yield from _read(path_to("batches", batch))))
 
     @listing
     def batch_jobs(self, batch: int) -> Query[Job]:
         """The jobs of a batch, in the order of submission."""
-        return Query(Job, path_to("batches", batch, "jobs"))
+        return Query(JOB, path_to("batches", batch, "jobs"))
 
     @operation
     def cancel_batch(self, batch: int) -> Steps[Batch]:
         """Cancel those jobs of a batch that have not ended."""
         answer = yield Call(method="POST", path=path_to("batches", batch, "cancel"))
-        return self._read(Batch, answer.body)
+        return self._read(BATCH, answer.body)
 
     def _until_ended(
-        self, kind: type[A], path: str, timeout: float | None, seen: Callable[[A], None] | None
+        self, kind: Kind[A], path: str, timeout: float | None, seen: Callable[[A], None] | None
     ) -> Steps[A]:
         shown = None if seen is None else lambda document: seen(self._read(kind, document))
         document = yield from until_ended(

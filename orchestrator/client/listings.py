@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic
 
+from orchestrator.client.kinds import A, Kind
 from orchestrator.client.steps import Call, Steps, given
-from orchestrator.contract.answers import Page
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from orchestrator.contract.answers import Page
+
 
 #: Items asked for at once while iterating; the most the service gives.
 PAGE = 1000
 
 
 @dataclass(frozen=True)
-class Query(Generic[T]):
+class Query(Generic[A]):
     """What a list is asked with, and of what it is."""
 
-    kind: type[T]
+    kind: Kind[A]
     path: str
     params: Mapping[str, str] = field(default_factory=dict)
     #: Whether ``limit`` and ``cursor`` are understood; a short list comes whole.
@@ -35,33 +37,33 @@ def one_page(query: Query[Any], limit: int | None, cursor: str | None) -> Steps[
     return answer.body
 
 
-class _Listed(Generic[T]):
+class _Listed(Generic[A]):
     """What both kinds of lists know."""
 
     def __init__(
-        self, query: Query[T], run: Callable[..., Any], read: Callable[[Any, Any], Any]
+        self, query: Query[A], run: Callable[..., Any], read: Callable[[Any, Any], Any]
     ) -> None:
         self._query = query
         self._run = run
         self._read = read
 
-    def _page(self, document: Any) -> Page[T]:
-        page: Page[T] = self._read(Page[self._query.kind], document)  # type: ignore[name-defined]
+    def _page(self, document: Any) -> Page[A]:
+        page: Page[A] = self._read(self._query.kind.page, document)
         return page
 
-    def _items(self, document: Any) -> Iterator[T]:
+    def _items(self, document: Any) -> Iterator[A]:
         for item in document["items"]:
             yield self._read(self._query.kind, item)
 
 
-class Listing(_Listed[T]):
+class Listing(_Listed[A]):
     """A list: iterate over all of it, or read it a page at a time."""
 
-    def page(self, *, limit: int | None = None, cursor: str | None = None) -> Page[T]:
+    def page(self, *, limit: int | None = None, cursor: str | None = None) -> Page[A]:
         """One page: up to ``limit`` items (100 if absent, 1000 at most) after ``cursor``."""
         return self._page(self._run(one_page(self._query, limit, cursor)))
 
-    def __iter__(self) -> Iterator[T]:
+    def __iter__(self) -> Iterator[A]:
         """Every item, fetching the next page when it is needed."""
         cursor: str | None = None
         while True:
@@ -71,14 +73,14 @@ class Listing(_Listed[T]):
                 return
 
 
-class AsyncListing(_Listed[T]):
+class AsyncListing(_Listed[A]):
     """The same for `AsyncClient`."""
 
-    async def page(self, *, limit: int | None = None, cursor: str | None = None) -> Page[T]:
+    async def page(self, *, limit: int | None = None, cursor: str | None = None) -> Page[A]:
         """One page: up to ``limit`` items (100 if absent, 1000 at most) after ``cursor``."""
         return self._page(await self._run(one_page(self._query, limit, cursor)))
 
-    async def __aiter__(self) -> AsyncIterator[T]:
+    async def __aiter__(self) -> AsyncIterator[A]:
         """Every item, fetching the next page when it is needed."""
         cursor: str | None = None
         while True:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from orchestrator.client.binding import listing, operation
+from orchestrator.client.kinds import ACCOUNT, QUOTA
 from orchestrator.client.listings import Query
-from orchestrator.client.reading import Methods
+from orchestrator.client.methods import Methods
 from orchestrator.client.steps import Call, Steps, given, path_to
-from orchestrator.contract.quotas import Account, Quota
+
+if TYPE_CHECKING:
+    from orchestrator.contract.quotas import Account, Quota
 
 
 class QuotaMethods(Methods):
@@ -17,7 +21,7 @@ class QuotaMethods(Methods):
     @listing
     def quotas(self, *, account: str | None = None, backend: str | None = None) -> Query[Quota]:
         """The quotas by account, with what is used of them."""
-        return Query(Quota, "/v1/quotas", given(account=account, backend=backend))
+        return Query(QUOTA, "/v1/quotas", given(account=account, backend=backend))
 
     @operation
     def account(
@@ -38,7 +42,7 @@ class QuotaMethods(Methods):
         answer = yield Call(
             method="GET", path=path_to("quotas", account), params=params, repeatable=True
         )
-        return self._read(Account, answer.body)
+        return self._read(ACCOUNT, answer.body)
 
     @operation
     def set_quota(
@@ -67,7 +71,7 @@ class QuotaMethods(Methods):
             headers=given(Reason=reason),
             repeatable=True,
         )
-        return self._read(Quota, answer.body)
+        return self._read(QUOTA, answer.body)
 
     @operation
     def remove_quota(self, account: str, backend: str, *, reason: str | None = None) -> Steps[None]:

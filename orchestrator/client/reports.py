@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from orchestrator.client.binding import operation
-from orchestrator.client.reading import Methods
+from orchestrator.client.kinds import REPORT
+from orchestrator.client.methods import Methods
 from orchestrator.client.steps import Call, Steps, given
-from orchestrator.contract.reports import Report
+
+if TYPE_CHECKING:
+    from orchestrator.contract.reports import Report
 
 
 class ReportMethods(Methods):
@@ -26,4 +31,4 @@ class ReportMethods(Methods):
             params=given(**period, backend=backend),
             repeatable=True,
         )
-        return self._read(Report, answer.body)
+        return self._read(REPORT, answer.body)

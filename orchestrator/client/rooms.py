@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from orchestrator.client.jobs import accepted
-from orchestrator.client.reading import A
+from orchestrator.client.kinds import JOB, A, Kind
 from orchestrator.client.steps import Call, Steps
-from orchestrator.contract.jobs import Job
+
+if TYPE_CHECKING:
+    from orchestrator.contract.jobs import Job
 
 C = TypeVar("C", covariant=True)
 
@@ -23,7 +25,7 @@ class Room(Generic[C]):
     def _run(self, steps: Steps[Any]) -> Any:
         return self._client._run(steps)
 
-    def _get(self, kind: type[A], path: str) -> Steps[A]:
+    def _get(self, kind: Kind[A], path: str) -> Steps[A]:
         """Read what is at a path."""
         answer = yield Call(method="GET", path=path, repeatable=True)
         found: A = self._client._read(kind, answer.body)
@@ -48,7 +50,7 @@ class Room(Generic[C]):
         request = {"action": action, **_given(target), "params": _given(params), **_given(fields)}
         call = Call(method="POST", path="/v1/jobs", json=request)
         document = yield from accepted(call, "jobs", key, wait)
-        job: Job = self._client._read(Job, document)
+        job: Job = self._client._read(JOB, document)
         return job
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.client.binding import listing, operation
+from orchestrator.client.kinds import SCHEDULE, SCHEDULE_IN_DETAIL, SCHEDULE_RUN
 from orchestrator.client.listings import Query
-from orchestrator.client.reading import Methods
+from orchestrator.client.methods import Methods
 from orchestrator.client.steps import Call, Steps, given, path_to
-from orchestrator.contract.schedules import Schedule, ScheduleInDetail, ScheduleRun
+
+if TYPE_CHECKING:
+    from orchestrator.contract.schedules import Schedule, ScheduleInDetail, ScheduleRun
 
 
 class ScheduleMethods(Methods):
@@ -19,13 +22,13 @@ class ScheduleMethods(Methods):
     @listing
     def schedules(self) -> Query[Schedule]:
         """The schedules by name."""
-        return Query(Schedule, "/v1/schedules")
+        return Query(SCHEDULE, "/v1/schedules")
 
     @operation
     def schedule(self, name: str) -> Steps[ScheduleInDetail]:
         """Read a schedule, and what became of its last run. Raises `UnknownSchedule`."""
         answer = yield Call(method="GET", path=path_to("schedules", name), repeatable=True)
-        return self._read(ScheduleInDetail, answer.body)
+        return self._read(SCHEDULE_IN_DETAIL, answer.body)
 
     @operation
     def put_schedule(
@@ -58,7 +61,7 @@ class ScheduleMethods(Methods):
             json={field: value for field, value in wanted.items() if value is not None},
             repeatable=replace,
         )
-        return self._read(ScheduleInDetail, answer.body)
+        return self._read(SCHEDULE_IN_DETAIL, answer.body)
 
     @operation
     def enable_schedule(self, name: str, enabled: bool = True) -> Steps[ScheduleInDetail]:
@@ -69,7 +72,7 @@ class ScheduleMethods(Methods):
             json={"enabled": enabled},
             repeatable=True,
         )
-        return self._read(ScheduleInDetail, answer.body)
+        return self._read(SCHEDULE_IN_DETAIL, answer.body)
 
     @operation
     def run_schedule(self, name: str, *, idempotency_key: str | None = None) -> Steps[ScheduleRun]:
@@ -80,7 +83,7 @@ class ScheduleMethods(Methods):
             headers={"Idempotency-Key": idempotency_key or str(uuid.uuid4())},
             repeatable=True,
         )
-        return self._read(ScheduleRun, answer.body)
+        return self._read(SCHEDULE_RUN, answer.body)
 
     @operation
     def remove_schedule(self, name: str) -> Steps[None]:

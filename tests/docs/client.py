@@ -29,12 +29,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
 from orchestrator.client.binding import operation
 from orchestrator.client.rooms import C, Room
 from orchestrator.client.steps import Steps
-from orchestrator.contract.jobs import Job
+
+if TYPE_CHECKING:
+    from orchestrator.contract.jobs import Job
 '''
 
 _NAMES = {"integer": "int", "string": "str", "boolean": "bool", "number": "float", "null": "None"}

@@ -4,6 +4,8 @@ import asyncio
 import inspect
 import json
 import keyword
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -14,7 +16,7 @@ import pytest
 
 from orchestrator.actions.registry import ACTIONS
 from orchestrator.actions.requests import parse_request
-from orchestrator.client import AsyncClient, Client, DocumentClient
+from orchestrator.client import AsyncClient, Client, DocumentClient, kinds
 from orchestrator.contract.jobs import Job
 from orchestrator.contract.schedules import Schedule
 from orchestrator.domain.errors import (
@@ -594,3 +596,18 @@ def test_a_job_that_has_succeeded_is_returned() -> None:
     ended = Job.model_validate(ENDED)
     assert ended.ended
     assert ended.raise_for_state() is ended
+
+
+def test_every_kind_of_answer_is_in_the_contract() -> None:
+    found = [kind for kind in vars(kinds).values() if isinstance(kind, kinds.Kind)]
+    assert [kind.load().__name__ for kind in found] == [kind.name for kind in found]
+    assert found
+
+
+def test_the_client_is_quick_to_import() -> None:
+    code = (
+        "import sys, orchestrator.client\n"
+        "print([name for name in ('pydantic', 'sqlalchemy', 'fastapi') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
