@@ -15,7 +15,7 @@ from orchestrator.domain.errors import BackendBusy, BackendError, Conflict, InUs
 from tests.conformance.calls import Claim, new_volume
 from tests.extstorage.conftest import Make
 from tests.extstorage.providers import MAPPED, MIB, STANDING, Provider
-from workers.backends import blockdevices
+from workers.backends.base import blockdevices
 from workers.backends.base.references import VolumeRef
 from workers.backends.extstorage.driver import ExtStorageDriver
 

@@ -23,7 +23,7 @@ from orchestrator.domain.errors import HookFailed
 from orchestrator.jobs.claim import Claim
 from orchestrator.settings import HooksSettings
 from orchestrator.trust import why_untrusted
-from workers.processes import OutputHeld, how_ended, shown, stop, watch
+from workers.backends.base.processes import OutputHeld, how_ended, shown, stop, watch
 
 #: What a program may be called; what else is in a directory is passed over (as run-parts does).
 _NAME = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)

@@ -28,9 +28,9 @@ from orchestrator.jobs.claim import Step
 from orchestrator.settings import TransferSettings
 from workers.backends.base.call import Call
 from workers.backends.base.facts import Contents
-from workers.backends.streams import pour, read_parts
+from workers.backends.base.files import open_directory, open_file, rename_without_replacing
+from workers.backends.base.streams import pour, read_parts
 from workers.execution.formats import HEAD, TAIL, named_by_head, named_by_tail
-from workers.files import open_directory, open_file, rename_without_replacing
 
 #: How much of an answer is taken at once: zeroes are found in pieces of this size.
 _PIECE = 2**20

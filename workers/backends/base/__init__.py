@@ -8,7 +8,8 @@ inventory gave it, and calls act on that id: a name is only what people see.
 
 `driver` is the small core that every driver has, `abilities` what is optional: a driver that
 inherits an ability has its capability. `references` name an object, `facts` are what storage
-says of one, and a `call` is what a driver may know of the work it is part of.
+says of one, and a `call` is what a driver may know of the work it is part of. Beside them stands
+what drivers share.
 
 A changing call receives a `Call`. Drivers call ``call.checkpoint()`` between their own
 steps and while copying, directly before each irreversible step above all; it raises when

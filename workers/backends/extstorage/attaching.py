@@ -17,7 +17,7 @@ from orchestrator.domain.errors import (
     ScriptFailed,
     Unsupported,
 )
-from workers.backends import blockdevices
+from workers.backends.base import blockdevices
 from workers.backends.base.call import Call
 from workers.backends.base.facts import Device, VolumeFacts
 from workers.backends.base.references import VolumeRef

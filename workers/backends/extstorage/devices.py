@@ -14,9 +14,9 @@ from pathlib import Path
 
 from orchestrator.domain.errors import BackendBusy, BackendError, NoDevice
 from orchestrator.machine import boot_id
-from workers.backends import blockdevices
+from workers.backends.base import blockdevices
+from workers.backends.base.blockdevices import Disk
 from workers.backends.base.facts import Device
-from workers.backends.blockdevices import Disk
 from workers.backends.extstorage.room import made
 
 #: ``<hypervisor>:<uri>``, e.g. ``kvm:rbd:pool/volume``.

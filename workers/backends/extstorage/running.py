@@ -29,8 +29,7 @@ from orchestrator.domain.errors import (
 )
 from orchestrator.machine import boot_id
 from workers.backends.base.call import Call
-from workers.backends.extstorage.room import made
-from workers.processes import (
+from workers.backends.base.processes import (
     OutputHeld,
     born,
     how_ended,
@@ -42,6 +41,7 @@ from workers.processes import (
     stop,
     watch,
 )
+from workers.backends.extstorage.room import made
 
 #: How much of what a script said an error tells (Ganeti: 20 lines).
 _LAST_LINES = 20

@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from orchestrator.domain.errors import BackendError, Unsupported
-from workers.backends import blockdevices
+from workers.backends.base import blockdevices
 from workers.backends.base.call import Call
 from workers.backends.base.facts import Contents
 from workers.backends.base.references import VolumeRef
+from workers.backends.base.streams import CHUNK, is_zero, pour, read_parts, write_all
 from workers.backends.extstorage.asking import Asking
 from workers.backends.extstorage.attaching import Attaching, block_device, refuse_drift
 from workers.backends.extstorage.devices import Found
 from workers.backends.extstorage.spec import ExtStorageOptions
-from workers.backends.streams import CHUNK, is_zero, pour, read_parts, write_all
 
 
 class Writing:

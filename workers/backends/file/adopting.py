@@ -16,11 +16,12 @@ from dataclasses import dataclass, replace
 from orchestrator.domain.errors import AccessDenied, Conflict, Problem, UnknownVolume
 from workers.backends.base.call import Call
 from workers.backends.base.facts import VolumeFacts
+from workers.backends.base.files import anew, rename_without_replacing
 from workers.backends.base.references import VolumeRef, adopted_id, check_id
 from workers.backends.file import layout
 from workers.backends.file.facts import present_facts
 from workers.backends.file.failures import translated
-from workers.backends.file.holding import refuse_late, settle, settle_directory
+from workers.backends.file.holding import fenced, settle, settle_directory
 from workers.backends.file.images import (
     Image,
     close,
@@ -43,14 +44,13 @@ from workers.backends.file.stamps import (
 )
 from workers.backends.file.tree import Tree, lock_file
 from workers.backends.file.uses import alone
-from workers.files import anew, rename_without_replacing
 
 
 def adopt_volume(tree: Tree, volume: VolumeRef, instead_of: str | None, call: Call) -> VolumeFacts:
     """The volume, stamped with its id and under its name, whoever made it."""
     with found(tree, volume, anywhere=False) as there:
         if there is not None:
-            refuse_late(tree, there.ours(), call)
+            fenced(tree, there.ours(), call)
             settle(tree, there)
             settle_directory(tree, snapshots_of(volume))
             return present_facts(there)

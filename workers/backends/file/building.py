@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from orchestrator import failpoints
 from orchestrator.domain.errors import Conflict
 from workers.backends.base.call import Call
+from workers.backends.base.files import open_file, rename_without_replacing
 from workers.backends.file import copying, layout
 from workers.backends.file.holding import drop_further_names
 from workers.backends.file.images import Image, refuse_taken
 from workers.backends.file.stamps import Stamp, write_stamp
 from workers.backends.file.tree import Tree
-from workers.files import open_file, rename_without_replacing
 
 _IMAGE = ".img"
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from workers.backends.base.call import Call
 from workers.backends.base.facts import Contents
-from workers.backends.streams import data_ranges, is_zero, pour, read_parts, write_all
+from workers.backends.base.streams import data_ranges, is_zero, pour, read_parts, write_all
 
 _FICLONE = 0x40049409  # <linux/fs.h>: _IOW(0x94, 9, int)
 _CANNOT_SHARE = {

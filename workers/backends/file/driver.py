@@ -39,6 +39,7 @@ from workers.backends.base.facts import (
     VolumeFacts,
 )
 from workers.backends.base.references import SnapshotRef, VolumeRef, check_id
+from workers.backends.base.streams import pour, read_parts
 from workers.backends.file import copying, layout, loopcontrol, loops
 from workers.backends.file.adopting import adopt_volume
 from workers.backends.file.attaching import attach_image, detach_image, refuse_left
@@ -65,7 +66,6 @@ from workers.backends.file.strays import find_strays
 from workers.backends.file.tree import Tree
 from workers.backends.file.trust import refuse_open_ways
 from workers.backends.file.uses import alone
-from workers.backends.streams import pour, read_parts
 
 #: A page, and the largest sector a guest may ask for. Loop devices show whole sectors only,
 #: so a size in between would lose its end.

@@ -10,13 +10,14 @@ from dataclasses import replace
 
 from orchestrator.domain.errors import BackendBusy, Conflict, Drift
 from workers.backends.base.call import Call
+from workers.backends.base.fences import refuse_late
+from workers.backends.base.files import anew
 from workers.backends.base.references import SnapshotRef, VolumeRef
 from workers.backends.file import layout
 from workers.backends.file.images import Image, drop_empty, files, found, needed
 from workers.backends.file.stamps import Stamp, drop_stamp, read_stamp, settle_stamps, write_stamp
 from workers.backends.file.tree import Tree, lock_file
 from workers.backends.file.trust import refuse_open_modes
-from workers.files import anew
 
 #: How often an image is looked for again that was exchanged between finding and locking.
 _TRIES = 10
@@ -57,7 +58,7 @@ def held(tree: Tree, image: Image, call: Call) -> Iterator[Image | None]:
         present = _present(tree, image)
         if present is not None:
             refuse_writable(tree, present)
-            stamp = refuse_late(tree, present.ours(), call)
+            stamp = fenced(tree, present.ours(), call)
             if stamp != present.stamp:
                 write_stamp(tree, present.descriptor, stamp, durable=False)
                 present = replace(present, stamp=stamp)
@@ -72,17 +73,13 @@ def refuse_writable(tree: Tree, image: Image) -> None:
     refuse_open_modes(tree.backend, where, image.status)
 
 
-def refuse_late(tree: Tree, stamp: Stamp, call: Call) -> Stamp:
+def fenced(tree: Tree, stamp: Stamp, call: Call) -> Stamp:
     """The stamp with this call's fence, or `Conflict` if it bears a larger one.
 
     Fences of two databases do not compare: an image that another one adopted starts anew.
     """
-    if stamp.installation == tree.installation and stamp.fence > call.fence:
-        raise Conflict(
-            f"a later claim ({stamp.fence}) has already changed {stamp.name}: this one "
-            f"({call.fence}) is too late",
-            fence=stamp.fence,
-        )
+    if stamp.installation == tree.installation:
+        refuse_late(stamp.name, stamp.fence, call)
     return replace(stamp, installation=tree.installation, fence=call.fence)
 
 

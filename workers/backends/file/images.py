@@ -20,11 +20,11 @@ from orchestrator.domain.errors import (
     UnknownSnapshot,
     UnknownVolume,
 )
+from workers.backends.base.files import look_at_file, open_directory, open_file
 from workers.backends.base.references import SnapshotRef, VolumeRef, check_id
 from workers.backends.file import layout
 from workers.backends.file.stamps import Stamp, borne, read_stamp
 from workers.backends.file.tree import LOCK_LOOK, LOCK_WAIT, Tree
-from workers.files import look_at_file, open_directory, open_file
 
 _BLOCK = 512  # what st_blocks counts, whatever the file system's own blocks are
 #: How often all images are looked through again because one got another name meanwhile.

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from orchestrator.domain.errors import BackendBusy, BackendError, InUse
-from workers.backends import blockdevices
+from workers.backends.base import blockdevices
 from workers.backends.file.loops import (
     AUTOCLEAR,
     BLOCK,

@@ -14,7 +14,7 @@ from workers.backends.file import layout
 from workers.backends.file.building import Built, building, publish
 from workers.backends.file.contents import take
 from workers.backends.file.facts import snapshot_facts, volume_facts
-from workers.backends.file.holding import refuse_late, settle
+from workers.backends.file.holding import fenced, settle
 from workers.backends.file.images import Image, found, snapshots_of, walk
 from workers.backends.file.marker import read_marker
 from workers.backends.file.stamps import Stamp
@@ -35,7 +35,7 @@ def make_volume(
     with found(tree, volume, anywhere=False) as there:
         if there is not None:
             stamp = there.ours()
-            refuse_late(tree, stamp, call)
+            fenced(tree, stamp, call)
             if (there.status.st_size, dict(stamp.metadata)) != (size, dict(metadata)):
                 raise Conflict(
                     f"volume {volume.name} exists with {there.status.st_size} bytes, not as "
@@ -56,7 +56,7 @@ def make_snapshot(tree: Tree, snapshot: SnapshotRef, call: Call) -> SnapshotFact
     place = layout.snapshot_place(snapshot.name, snapshot.id, snapshot.volume.id)
     with found(tree, snapshot) as there:
         if there is not None:
-            refuse_late(tree, there.ours(), call)
+            fenced(tree, there.ours(), call)
             if there.name != snapshot.name:
                 raise Conflict(f"snapshot {snapshot.id} exists as {there.name}")
             settle(tree, there)

@@ -12,9 +12,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from orchestrator.domain.errors import BackendError, IdentityMismatch
+from workers.backends.base.files import rename_without_replacing
 from workers.backends.file import layout
 from workers.backends.file.tree import Tree
-from workers.files import rename_without_replacing
 
 _FORMAT = 1
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from workers.backends.base.call import Call
 from workers.backends.base.facts import VolumeFacts
+from workers.backends.base.files import rename_without_replacing
 from workers.backends.base.references import VolumeRef
 from workers.backends.file import layout, loops
 from workers.backends.file.facts import present_facts
@@ -21,7 +22,6 @@ from workers.backends.file.images import Image, drop_empty, refuse_taken
 from workers.backends.file.stamps import write_stamp
 from workers.backends.file.tree import Tree
 from workers.backends.file.uses import alone, refuse_users
-from workers.files import rename_without_replacing
 
 
 def rename_image(tree: Tree, volume: VolumeRef, new_name: str, call: Call) -> VolumeFacts:

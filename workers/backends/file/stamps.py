@@ -15,10 +15,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from orchestrator.domain.errors import BackendError
+from workers.backends.base.files import anew
 from workers.backends.file import layout
 from workers.backends.file.marker import has_attributes, should_have_attributes
 from workers.backends.file.tree import Tree
-from workers.files import anew
 
 ATTRIBUTE = "user.orchestrator.stamp"
 _FORMAT = 1
@@ -60,7 +60,7 @@ class Stamp:
 def read_stamp(tree: Tree, image: int, object_id: str, where: str) -> Stamp | None:
     """The stamp of an image whose name carries ``object_id``; None if it bears no such stamp.
 
-    ``image`` is a descriptor, perhaps of `workers.files.look_at`; ``where`` is its path, for
+    ``image`` is a descriptor, which may be one of `look_at_file`; ``where`` is its path, for
     people. A stamp that is there and cannot be read is raised: `AccessDenied`, `BackendError`.
     """
     stamp = borne(tree, image, where, object_id)

@@ -23,9 +23,9 @@ from orchestrator.domain.errors import (
     Outage,
 )
 from orchestrator.trust import is_private
+from workers.backends.base.files import NO_LINK, file_system_of, open_directory, open_file
 from workers.backends.file import layout
 from workers.backends.file.trust import refuse_others
-from workers.files import NO_LINK, file_system_of, open_directory, open_file
 
 #: Seconds to wait for a lock: others hold one for the time of a few system calls.
 LOCK_WAIT = 0.5

@@ -18,9 +18,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from orchestrator.domain.errors import AccessDenied, InUse
+from workers.backends.base.files import file_system_of
 from workers.backends.file import loops
 from workers.backends.file.images import Image
-from workers.files import file_system_of
 
 #: What the kernel sends the holder of a lease that somebody wants: ignored unless one asks for
 #: it, where its default, SIGIO, ends the process.

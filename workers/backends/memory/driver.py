@@ -60,11 +60,12 @@ from workers.backends.base.facts import (
     SnapshotFacts,
     VolumeFacts,
 )
+from workers.backends.base.fences import refuse_late
 from workers.backends.base.references import PolicyRef, SnapshotRef, VolumeRef, adopted_id, check_id
+from workers.backends.base.streams import pour
 from workers.backends.memory import exports
 from workers.backends.memory.spec import MemoryOptions
 from workers.backends.memory.store import AFTER, BEFORE, Faults, Store, erase, translated
-from workers.backends.streams import pour
 
 __all__ = ["Faults", "MemoryDriver", "erase"]
 
@@ -614,16 +615,15 @@ class MemoryDriver(
 
     def _refuse_buried(self, db: sqlite3.Connection, new_id: str, name: str, call: Call) -> None:
         row = db.execute("SELECT fence FROM removed WHERE id = ?", (new_id,)).fetchone()
-        if row is not None and row[0] > call.fence:
-            raise _late(name, row[0], call)
+        if row is not None:
+            refuse_late(name, row[0], call)
 
     def _fenced(
         self, db: sqlite3.Connection, volume: VolumeRef, call: Call, columns: str = "id"
     ) -> sqlite3.Row:
         """The volume's row, once it is known that nobody later has changed it."""
         row = self._volume(db, volume, f"fence, {columns}")
-        if row["fence"] > call.fence:
-            raise _late(volume.name, row["fence"], call)
+        refuse_late(volume.name, row["fence"], call)
         db.execute("UPDATE volumes SET fence = ? WHERE id = ?", (call.fence, volume.id))
         return row
 
@@ -712,13 +712,6 @@ def _refuse_drift(of: VolumeRef | SnapshotRef, row: Any) -> None:
         "records the size that is there",
         size_bytes=row["size"],
         recorded_bytes=of.size_bytes,
-    )
-
-
-def _late(name: str, seen: int, call: Call) -> Conflict:
-    return Conflict(
-        f"a later claim ({seen}) has already changed {name}: this one ({call.fence}) is too late",
-        fence=seen,
     )
 
 

@@ -14,6 +14,7 @@ from orchestrator.domain.errors import AlreadyExists, Conflict, InUse, UnknownPo
 from orchestrator.domain.exports import Rule, parse_rule
 from workers.backends.base.call import Call
 from workers.backends.base.facts import PolicyFacts
+from workers.backends.base.fences import refuse_late
 from workers.backends.base.references import PolicyRef, VolumeRef, check_id
 
 #: Tables of their own: files made before there were policies have the others already.
@@ -166,12 +167,7 @@ def _row(db: sqlite3.Connection, policy: PolicyRef) -> sqlite3.Row:
 def _fenced(db: sqlite3.Connection, policy: PolicyRef, call: Call) -> sqlite3.Row:
     """The policy's row, once it is known that nobody later has changed it."""
     row = _row(db, policy)
-    if row["fence"] > call.fence:
-        raise Conflict(
-            f"a later claim ({row['fence']}) has already changed {policy.name}: this one "
-            f"({call.fence}) is too late",
-            fence=row["fence"],
-        )
+    refuse_late(policy.name, row["fence"], call)
     db.execute("UPDATE policies SET fence = ? WHERE n = ?", (call.fence, row["n"]))
     return row
 

@@ -14,6 +14,7 @@ from orchestrator.domain.errors import (
     UnknownVolume,
 )
 from workers.backends.base.call import Call
+from workers.backends.base.fences import refuse_late
 from workers.backends.base.references import VolumeRef, check_id
 from workers.backends.ontap.facts import VOLUME_FIELDS
 from workers.backends.ontap.filer import Filer
@@ -146,10 +147,5 @@ def fenced(record: Mapping[str, Any], name: str, call: Call) -> Stamp:
     stamp = read_stamp(record.get("comment"))
     if stamp is None:
         raise Conflict(f"the filer's volume {record['name']} bears no stamp of ours any more")
-    if stamp.fence > call.fence:
-        raise Conflict(
-            f"a later claim ({stamp.fence}) has already changed {name}: this one ({call.fence}) "
-            "is too late",
-            fence=stamp.fence,
-        )
+    refuse_late(name, stamp.fence, call)
     return stamp
