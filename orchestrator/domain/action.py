@@ -158,6 +158,15 @@ class Action:
         return self.name.partition(".")[0]
 
     @cached_property
+    def subject(self) -> str:
+        """The kind of what it makes, or else changes: a volume before its export policy."""
+        if self.creates:
+            return self.kind
+        if self.volume is not Need.NO:
+            return "volume"
+        return "backend" if self.policy is Need.NO else "policy"
+
+    @cached_property
     def makes_volume(self) -> bool:
         """Whether there is a volume more once it is done."""
         return self.kind == "volume" and (self.creates or self.adopts)

@@ -12,7 +12,6 @@ from sqlalchemy.exc import IntegrityError
 
 from orchestrator.actions import rules
 from orchestrator.actions.registry import intent_of
-from orchestrator.actions.volume.clone import own_metadata, own_parameters
 from orchestrator.domain.action import Action, source_of
 from orchestrator.domain.errors import Locked, Problem
 from orchestrator.domain.outlook import (
@@ -23,9 +22,8 @@ from orchestrator.domain.outlook import (
     VolumeOutlook,
 )
 from orchestrator.domain.queues import CONTROL_QUEUE, GROUP_BUDGET
-from orchestrator.domain.states import JobState, PolicyState, SnapshotState, VolumeState
+from orchestrator.domain.states import JobState
 from orchestrator.history.events import Event, recorded
-from orchestrator.inventory.changes import settings_columns
 from orchestrator.jobs.lanes import lane_taken
 from orchestrator.jobs.looking import (
     backends_named,
@@ -37,6 +35,7 @@ from orchestrator.jobs.looking import (
     volumes_at,
     volumes_claimed,
 )
+from orchestrator.resources.registry import RESOURCES
 from orchestrator.store.asking import Question, one_of
 from orchestrator.store.bulk import among, draw, inserted, update_rows
 from orchestrator.store.columns import Json, UtcDateTime, db_now
@@ -48,16 +47,12 @@ from orchestrator.store.tables import (
     job_steps,
     jobs,
     locks,
-    policies,
-    snapshots,
     volumes,
 )
 from orchestrator.store.transaction import Asked, Rows, Transaction
 
 #: At most this many jobs are claimed at once, however cheap they are.
 MOST_CLAIMED = 200
-#: The size of an import's volume while only its image can tell it: no volume has less.
-AS_THE_IMAGE = 1
 #: The class of our advisory locks that guard limits of jobs at once.
 _CLAIM_LOCKS = 0x636C6169
 
@@ -80,16 +75,6 @@ _STEPS = Question(
         .order_by(job_steps.c.job_id, job_steps.c.seq)
     )
 )
-_BORN_VOLUMES = Question(
-    lambda d: select(volumes.c.created_by_job).where(one_of(d, volumes.c.id, "ids"))
-)
-_BORN_SNAPSHOTS = Question(
-    lambda d: select(snapshots.c.created_by_job).where(one_of(d, snapshots.c.id, "ids"))
-)
-_BORN_POLICIES = Question(
-    lambda d: select(policies.c.created_by_job).where(one_of(d, policies.c.uid, "ids"))
-)
-
 
 #: The journal's names for what is left to do once it is decided how a job ends: take away
 #: what it has made, or find out what it has changed.
@@ -340,9 +325,10 @@ def _look(transaction: Transaction, again: Rows) -> tuple[dict[int, list[Step]],
     ids = [row["id"] for row in again]
     written, *made = transaction.ask(
         _STEPS(ids=ids),
-        _BORN_VOLUMES(ids=[row["volume_id"] for row in again if row["volume_id"]]),
-        _BORN_SNAPSHOTS(ids=[row["snapshot_id"] for row in again if row["snapshot_id"]]),
-        _BORN_POLICIES(ids=[row["policy_id"] for row in again if row["policy_id"]]),
+        *(
+            one.makers(ids=[row[one.id_name] for row in again if row[one.id_name]])
+            for one in RESOURCES.values()
+        ),
     )
     steps: dict[int, list[Step]] = {}
     for row in written:
@@ -400,93 +386,12 @@ def _claim_of(
 
 def _births(claims: Iterable[Claim], now: datetime) -> list[Asked]:
     """The pending rows of what these jobs will make, to be inserted."""
-    new_volumes: list[dict[str, Any]] = []
-    new_snapshots: list[dict[str, Any]] = []
-    new_policies: list[dict[str, Any]] = []
+    new: dict[str, list[dict[str, Any]]] = {kind: [] for kind in RESOURCES}
     for claim in claims:
-        intent = claim.intent
-        if not claim.action.creates or claim.refused or claim.touched:
-            continue
-        if claim.action.kind == "snapshot":
-            assert claim.volume is not None  # noqa: S101 - the rule has checked it
-            new_snapshots.append(
-                {
-                    "id": intent.snapshot_id,
-                    "volume_id": claim.volume.id,
-                    "name": intent.snapshot,
-                    "size_bytes": claim.volume.size_bytes,
-                    "state": SnapshotState.PENDING,
-                    "created_by_job": claim.job_id,
-                    "created_at": now,
-                }
-            )
-            continue
-        if claim.action.kind == "policy":
-            new_policies.append(
-                {
-                    "uid": intent.policy_id,
-                    "backend_id": claim.backend_id,
-                    "name": intent.policy,
-                    "rules": list(intent.params["rules"]),
-                    "state": PolicyState.PENDING,
-                    "created_by_job": claim.job_id,
-                    "created_at": now,
-                    "changed_at": now,
-                }
-            )
-            continue
-        size = size_wanted(claim)
-        new_volumes.append(
-            {
-                "id": intent.volume_id,
-                "backend_id": claim.backend_id,
-                "name": intent.volume,
-                "requested_bytes": size,
-                "size_bytes": size,
-                "state": VolumeState.PENDING,
-                "metadata": metadata_wanted(claim),
-                "parameters": parameters_wanted(claim),
-                **settings_columns(intent.settings),
-                "policy_id": claim.policy.row_id if claim.policy else None,
-                "parent_volume_id": claim.source.id if claim.source else None,
-                "parent_snapshot_id": intent.snapshot_id,
-                "created_by_job": claim.job_id,
-                "account": claim.account,
-                "created_at": now,
-                "changed_at": now,
-            }
-        )
-    return [
-        inserted(table, rows)
-        for table, rows in (
-            (volumes, new_volumes),
-            (snapshots, new_snapshots),
-            (policies, new_policies),
-        )
-        if rows
-    ]
-
-
-def size_wanted(claim: Claim) -> int:
-    """Bytes that a new volume was asked to have: for a clone, at least what it copies; for an
-    import `AS_THE_IMAGE` until that is known."""
-    asked = claim.intent.params.get("size_bytes")
-    if asked is not None:
-        return int(asked)
-    if claim.source is None:
-        return AS_THE_IMAGE
-    snapshot = claim.source.snapshots.get(claim.intent.snapshot or "")
-    return snapshot.size_bytes if snapshot else claim.source.size_bytes
-
-
-def parameters_wanted(claim: Claim) -> dict[str, str]:
-    """A new volume's own values for parameters: for a clone, those of what it copies."""
-    return own_parameters(claim.intent, claim.source)
-
-
-def metadata_wanted(claim: Claim) -> dict[str, str]:
-    """A new volume's metadata: for a clone or copy, those of what it copies."""
-    return own_metadata(claim.intent, claim.source)
+        if claim.action.creates and not claim.refused and not claim.touched:
+            kind = claim.action.kind
+            new[kind].append(RESOURCES[kind].pending(claim, now))
+    return [inserted(RESOURCES[kind].table, rows) for kind, rows in new.items() if rows]
 
 
 def _started(claim: Claim) -> Event:

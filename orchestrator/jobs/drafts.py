@@ -50,6 +50,7 @@ from orchestrator.jobs.looking import (
 from orchestrator.jobs.quotas import take_quotas
 from orchestrator.jobs.submission import Submission
 from orchestrator.jobs.views import end_of_archived
+from orchestrator.resources.registry import RESOURCES
 from orchestrator.store.bulk import among, drawn
 from orchestrator.store.tables import idempotency_keys, jobs
 from orchestrator.store.transaction import Rows, Transaction
@@ -475,29 +476,19 @@ class Drafts:
     def _meaning(self, draft: Draft) -> Intent:
         request, bound, params = draft.request, draft.bound, draft.params
         action = request.declaration
-        volume_id, snapshot_id, policy_id, source_id = (
-            bound.get(name) for name in ("volume_id", "snapshot_id", "policy_id", "source_id")
-        )
         made = uuid.uuid4().hex if action.creates or action.adopts else None
         volume = self.outlook.volume(request.backend, request.volume) if request.volume else None
-        origin = volume
+        origin, source_id = volume, bound.get("source_id")
         if (place := source_of(request.backend, params)) is not None:
             origin = self.outlook.volume(*place)
             source_id = source_id or (origin.id if origin else None)
-        if made is not None and action.kind == "volume":
-            volume_id = (volume_id if action.adopts else None) or made
-        elif volume_id is None and volume is not None:
-            volume_id = volume.id
-        if made is not None and action.kind == "snapshot":
-            snapshot_id = made
-        elif snapshot_id is None and origin is not None and request.snapshot is not None:
-            found = origin.snapshots.get(request.snapshot)
-            snapshot_id = found.id if found else None
-        if made is not None and action.kind == "policy":
-            policy_id = made
-        elif policy_id is None and request.policy is not None:
-            policy = self.outlook.policies.get((request.backend, request.policy))
-            policy_id = policy.id if policy else None
+        ids: dict[str, Any] = {}
+        for one in RESOURCES.values():
+            meant = bound.get(one.id_name)
+            if made is not None and action.kind == one.kind:
+                ids[one.id_name] = (meant if action.adopts else None) or made
+            else:
+                ids[one.id_name] = meant or one.named(self.outlook, request, origin)
         return Intent(
             action=action,
             backend=request.backend,
@@ -507,10 +498,8 @@ class Drafts:
             host=request.host,
             params=params,
             reason=request.reason or draft.submission.reason,
-            volume_id=volume_id,
-            snapshot_id=snapshot_id,
-            policy_id=policy_id,
             source_id=source_id,
+            **ids,
             account=account_of(action, volume, draft.submission.actor.account),
         )
 

@@ -20,7 +20,7 @@ from orchestrator.history.events import Event, job_event, record
 from orchestrator.inventory.changes import Change, apply
 from orchestrator.jobs.claim import CHANGES
 from orchestrator.jobs.finish import Finished, close, ended_as
-from orchestrator.jobs.looking_again import Ids, unseen
+from orchestrator.jobs.looking_again import unseen
 from orchestrator.store.bulk import among, draw, update_rows
 from orchestrator.store.tables import backends, job_steps, jobs
 from orchestrator.store.transaction import Transaction
@@ -120,8 +120,7 @@ def _in_error(
     for row, problem in failed:
         action = ACTIONS[row["action"]]
         if row["id"] in (begun if action.creates else journaled):
-            about = Ids(row["volume_id"], row["snapshot_id"], row["policy_id"], row["host"])
-            changes += unseen(action, about, row["params"], problem.detail, now)
+            changes += unseen(action, row, problem.detail, now)
     return changes
 
 

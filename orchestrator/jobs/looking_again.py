@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import and_, exists, or_, select
 
@@ -26,19 +26,16 @@ from orchestrator.domain.states import (
     JobState,
     PolicyState,
     Role,
-    SnapshotState,
     VolumeState,
 )
 from orchestrator.inventory.changes import (
     Change,
     MayBeAttached,
-    set_policy,
-    set_snapshot,
-    set_volume,
 )
 from orchestrator.inventory.hosts import live_hosts
 from orchestrator.jobs.claim import CHANGES
 from orchestrator.jobs.submission import Submission
+from orchestrator.resources.registry import RESOURCES
 from orchestrator.store.bulk import update_rows
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import backends, job_steps, jobs, policies, volumes
@@ -54,39 +51,21 @@ _REASON = "its true state could not be seen: looking again"
 _ON_HOST = (ATTACH.name, DETACH.name)
 
 
-class Ids(NamedTuple):
-    """What a job is about."""
-
-    volume: str | None
-    snapshot: str | None
-    policy: str | None
-    host: str | None
-
-
-def unseen(
-    action: Action, about: Ids, params: Mapping[str, Any], why: str, now: datetime
-) -> list[Change]:
+def unseen(action: Action, job: Mapping[str, Any], why: str, now: datetime) -> list[Change]:
     """The state of what a job has made or changed, and nobody can tell the state of.
 
     It is in error, and looked at again until it has been seen. Until then it counts as in use
-    by the host that was to attach it: no other host can see that it is not.
+    by the host that was to attach it: no other host can see that it is not. ``job`` has the
+    columns of `jobs` that say what it is about: the ids, ``host`` and ``params``.
     """
-    again = {"look_again_at": now, "looks": 0}
-    if action.creates and action.kind == "snapshot":
-        assert about.snapshot is not None and about.volume is not None  # noqa: S101
-        made = set_snapshot(about.snapshot, state=SnapshotState.ERROR)
-        return [made, set_volume(about.volume, **again)]
-    if about.volume is None:
-        return [] if about.policy is None else [set_policy(about.policy, state=PolicyState.ERROR)]
+    changed = RESOURCES.get(action.subject)
     # An export leaves its volume as it was; what was to be adopted has no row yet.
-    if action.leaves_files or action.adopts:
+    if changed is None or job[changed.id_name] is None or action.leaves_files or action.adopts:
         return []
-    told = f"{why}; the engine looks again by itself"
-    changes: list[Change] = [
-        set_volume(about.volume, state=VolumeState.ERROR, detail=told, **again)
-    ]
-    if action is ATTACH and about.host is not None:
-        changes.append(MayBeAttached(about.volume, about.host, bool(params.get("read_only"))))
+    changes = [*changed.unseen(job, why, now)]
+    if action is ATTACH and job["host"] is not None:
+        read_only = bool(job["params"].get("read_only"))
+        changes.append(MayBeAttached(job["volume_id"], job["host"], read_only))
     return changes
 
 

@@ -11,6 +11,7 @@ from orchestrator.actions.requests import JobRequest, parse_request
 from orchestrator.domain.errors import DependencyFailed, WrongState
 from orchestrator.domain.states import FINISHED, JobState
 from orchestrator.jobs.views import not_there
+from orchestrator.resources.registry import RESOURCES
 from orchestrator.store.tables import backends, job_approvals, job_dependencies, jobs
 from orchestrator.store.transaction import Transaction
 
@@ -59,12 +60,10 @@ def retry_request(transaction: Transaction, job_id: int) -> tuple[JobRequest, di
         "approval": _needed_approval(transaction, job_id),
     }
     bound: dict[str, Any] = {"retry_of": job_id}
-    if not action.creates:
-        bound |= {name: row[name] for name in ("volume_id", "snapshot_id", "policy_id")}
-    elif action.kind == "snapshot":
-        bound["volume_id"] = row["volume_id"]
+    if action.creates:
+        bound |= {name: row[name] for name in RESOURCES[action.kind].bound}
     else:
-        bound |= {"source_id": row["source_id"], "snapshot_id": row["snapshot_id"]}
+        bound |= {one.id_name: row[one.id_name] for one in RESOURCES.values()}
     return parse_request(written), bound
 
 

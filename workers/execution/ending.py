@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
@@ -22,19 +22,17 @@ from orchestrator.domain.errors import (
 from orchestrator.domain.states import Ending
 from orchestrator.inventory.changes import (
     Change,
-    PolicyGone,
-    SnapshotGone,
-    VolumeGone,
 )
 from orchestrator.jobs.claim import UNDO, Claim, Step, last_step, last_step_detail
 from orchestrator.jobs.finish import Outcome, back_off
-from orchestrator.jobs.looking_again import Ids, unseen
+from orchestrator.jobs.looking_again import unseen
+from orchestrator.resources.registry import RESOURCES
 from orchestrator.settings import RetrySettings
 from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database
 from workers.backends.base.abilities import CanExportByPolicy
+from workers.backends.base.call import Call
 from workers.backends.base.driver import driver_that
-from workers.backends.base.references import SnapshotRef, VolumeRef
 from workers.execution.outcomes import Nothing, OutcomeOf, Part, Whole
 from workers.execution.truth import (
     LastCall,
@@ -227,22 +225,28 @@ def _undo(work: Work, decided: dict[str, Any]) -> list[Change]:
     """Take away what this very job has made, and only that."""
     if work.touched:
         work.note(UNDO, **decided)
-    if work.claim.action.kind == "policy":
-        if work.touched and work.claim.identity_written:
-            work.check_identity()
-            built, call = built_policy(work), LastCall(work)
-            driver_that(work.driver, CanExportByPolicy).discard_policy(built, call)
-            if driver_that(work.driver, CanExportByPolicy).inspect_policy(built) is not None:
-                # It was published, though nobody heard of that.
-                driver_that(work.driver, CanExportByPolicy).remove_policy(built, call)
-        return [PolicyGone(work.policy.id)]
-    is_snapshot = work.claim.action.kind == "snapshot"
-    made: VolumeRef | SnapshotRef = work.snapshot if is_snapshot else work.volume
+    made = RESOURCES[work.claim.action.kind]
     # A backend that was never set up cannot have been touched.
     if work.touched and work.claim.identity_written:
         work.check_identity()
-        work.driver.discard(made, LastCall(work))
-    return [SnapshotGone(made.id) if is_snapshot else VolumeGone(made.id)]
+        _DISCARDS[made.kind](work, LastCall(work))
+    return [made.gone(getattr(work.intent, made.id_name))]
+
+
+def _discard_policy(work: Work, call: Call) -> None:
+    driver, built = driver_that(work.driver, CanExportByPolicy), built_policy(work)
+    driver.discard_policy(built, call)
+    if driver.inspect_policy(built) is not None:
+        # It was published, though nobody heard of that.
+        driver.remove_policy(built, call)
+
+
+#: What takes away what a job has made on the storage, by the kind of that.
+_DISCARDS: dict[str, Callable[[Work, Call], None]] = {
+    "volume": lambda work, call: work.driver.discard(work.volume, call),
+    "snapshot": lambda work, call: work.driver.discard(work.snapshot, call),
+    "policy": _discard_policy,
+}
 
 
 def _truth(work: Work) -> list[Change]:
@@ -267,5 +271,5 @@ def unseen_after(claim: Claim, database: Database, why: str) -> list[Change]:
         return []
     with database.read() as transaction:
         now: datetime = transaction.execute(select(db_now())).scalar_one()
-    about = Ids(intent.volume_id, intent.snapshot_id, intent.policy_id, intent.host)
-    return unseen(action, about, intent.params, why, now)
+    ids = {one.id_name: getattr(intent, one.id_name) for one in RESOURCES.values()}
+    return unseen(action, {**ids, "host": intent.host, "params": intent.params}, why, now)

@@ -11,6 +11,7 @@ import structlog
 from sqlalchemy import or_, select, union_all
 
 from orchestrator import failpoints
+from orchestrator.actions.volume.clone import own_metadata, own_parameters
 from orchestrator.domain.errors import BackendUnavailable, IdentityMismatch, InUse, Outage
 from orchestrator.domain.installed import DRIVERS
 from orchestrator.domain.outlook import VolumeOutlook
@@ -19,8 +20,6 @@ from orchestrator.inventory.changes import Attached, Change, set_volume, setting
 from orchestrator.jobs.claim import (
     Claim,
     Step,
-    metadata_wanted,
-    parameters_wanted,
     write_step,
 )
 from orchestrator.jobs.rates import take_turn
@@ -208,7 +207,7 @@ class Work:
         return VolumeRef(
             self.intent.volume_id,
             self.intent.volume,
-            parameters=parameters_wanted(self.claim),
+            parameters=own_parameters(self.intent, self.claim.source),
             settings=self.intent.settings,
             policy=self.policy if self.intent.policy is not None else None,
         )
@@ -392,7 +391,7 @@ def made_of_source(work: Work, facts: VolumeFacts) -> Done:
     """The same of a clone or copy: also what it has of its source, and what it has not."""
     done, source = made(work, facts), recorded_source(work)
     told = {
-        "metadata": metadata_wanted(work.claim),
+        "metadata": own_metadata(work.intent, work.claim.source),
         "snapshots_not_copied": [*source.snapshots],
         # Some storage passes its own settings on to clones.
         "settings_not_copied": sorted(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from orchestrator.actions.volume.clone import own_metadata
 from orchestrator.actions.volume.copy import COPY
-from orchestrator.jobs.claim import metadata_wanted, size_wanted
+from orchestrator.resources.volume import size_wanted
 from workers.backends.base.abilities import CanExport, CanImport
 from workers.backends.base.driver import driver_that
 from workers.execution.handler import Handler
@@ -13,7 +14,7 @@ from workers.execution.work import Done, Work, made_of_source
 def copy(work: Work) -> Done:
     """Make a volume with the contents of one on another backend."""
     source = work.source if work.intent.snapshot is None else work.snapshot
-    metadata = metadata_wanted(work.claim)
+    metadata = own_metadata(work.intent, work.claim.source)
     with driver_that(work.source_driver, CanExport).contents(source, work) as contents:
         facts = driver_that(work.driver, CanImport).load(
             work.volume, size_wanted(work.claim), metadata, contents, work

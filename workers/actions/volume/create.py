@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.actions.volume.create import CREATE
-from orchestrator.jobs.claim import size_wanted
+from orchestrator.resources.volume import size_wanted
 from workers.execution.handler import Handler
 from workers.execution.work import Done, Work, made
 

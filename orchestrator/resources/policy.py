@@ -1,0 +1,50 @@
+"""Export policies, as the engine knows them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from orchestrator.domain.outlook import Outlook, VolumeOutlook
+from orchestrator.domain.states import PolicyState
+from orchestrator.inventory.changes import Change, PolicyGone, set_policy
+from orchestrator.resources.resource import Making, Named, Resource
+from orchestrator.store.tables import policies
+
+
+class Policy(Resource):
+    """Export policies."""
+
+    kind = "policy"
+    id_name = "policy_id"
+    table = policies
+    key = policies.c.uid
+
+    def named(self, outlook: Outlook, request: Named, origin: VolumeOutlook | None) -> str | None:
+        """The id of the policy of this name."""
+        if request.policy is None:
+            return None
+        policy = outlook.policies.get((request.backend, request.policy))
+        return None if policy is None else policy.id
+
+    def pending(self, making: Making, now: datetime) -> dict[str, Any]:
+        """A policy with the rules that were asked for."""
+        return {
+            "uid": making.intent.policy_id,
+            "backend_id": making.backend_id,
+            "name": making.intent.policy,
+            "rules": list(making.intent.params["rules"]),
+            "state": PolicyState.PENDING,
+            "created_by_job": making.job_id,
+            "created_at": now,
+            "changed_at": now,
+        }
+
+    def gone(self, id_: str) -> Change:
+        """The policy is not there."""
+        return PolicyGone(id_)
+
+    def unseen(self, ids: Mapping[str, Any], why: str, now: datetime) -> Sequence[Change]:
+        """The policy is in error; the scheduler finds it by that."""
+        return [set_policy(ids[self.id_name], state=PolicyState.ERROR)]

@@ -1,0 +1,109 @@
+"""What the engine asks of each kind of thing that jobs make and change."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, ClassVar, Protocol
+
+from sqlalchemy import ColumnElement, Table, select
+
+from orchestrator.domain.outlook import Intent, Outlook, PolicyOutlook, VolumeOutlook
+from orchestrator.inventory.changes import Change
+from orchestrator.store.asking import Question, one_of
+
+
+class Named(Protocol):
+    """A request, as far as it names resources."""
+
+    @property
+    def backend(self) -> str:
+        """The backend."""
+
+    @property
+    def volume(self) -> str | None:
+        """The volume, if it names one."""
+
+    @property
+    def snapshot(self) -> str | None:
+        """The snapshot, if it names one."""
+
+    @property
+    def policy(self) -> str | None:
+        """The export policy, if it names one."""
+
+
+class Making(Protocol):
+    """A claimed job that is about to make something."""
+
+    @property
+    def job_id(self) -> int:
+        """The job."""
+
+    @property
+    def backend_id(self) -> int:
+        """The row of its backend."""
+
+    @property
+    def intent(self) -> Intent:
+        """What it is to do."""
+
+    @property
+    def account(self) -> str | None:
+        """Whose storage it makes."""
+
+    @property
+    def volume(self) -> VolumeOutlook | None:
+        """The volume that it is about, if that is there."""
+
+    @property
+    def source(self) -> VolumeOutlook | None:
+        """The volume that is cloned or copied, if one is."""
+
+    @property
+    def policy(self) -> PolicyOutlook | None:
+        """The export policy that it names, if that is there."""
+
+
+class Resource(ABC):
+    """One kind of thing."""
+
+    #: The first half of the names of its actions.
+    kind: ClassVar[str]
+    #: The column of `jobs`, and the field of `Intent`, that says which one is meant.
+    id_name: ClassVar[str]
+    #: Its rows, and their column with that id.
+    table: ClassVar[Table]
+    key: ClassVar[ColumnElement[Any]]
+    #: What of its jobs a retry by hand is bound to, if they make one: the very objects meant
+    #: by the first.
+    bound: ClassVar[tuple[str, ...]] = ()
+    #: Which jobs have made those with these ids.
+    makers: ClassVar[Question]
+
+    def __init_subclass__(cls) -> None:
+        table, key = cls.table, cls.key
+        cls.makers = Question(lambda d: select(table.c.created_by_job).where(one_of(d, key, "ids")))
+
+    @abstractmethod
+    def named(self, outlook: Outlook, request: Named, origin: VolumeOutlook | None) -> str | None:
+        """The id of the one that a request means, if there will be one.
+
+        ``origin`` is the volume whose snapshot is meant: the request's own, or its source.
+        """
+
+    @abstractmethod
+    def pending(self, making: Making, now: datetime) -> dict[str, Any]:
+        """The row of one that is about to be made."""
+
+    @abstractmethod
+    def gone(self, id_: str) -> Change:
+        """That it is not there any more."""
+
+    @abstractmethod
+    def unseen(self, ids: Mapping[str, Any], why: str, now: datetime) -> Sequence[Change]:
+        """That nobody can tell the state of one: it is in error until it has been seen.
+
+        ``ids`` has an id, or None, by the `id_name` of each kind.
+        """

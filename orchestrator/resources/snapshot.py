@@ -1,0 +1,55 @@
+"""Snapshots, as the engine knows them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from orchestrator.domain.outlook import Outlook, VolumeOutlook
+from orchestrator.domain.states import SnapshotState
+from orchestrator.inventory.changes import Change, SnapshotGone, set_snapshot, set_volume
+from orchestrator.resources.resource import Making, Named, Resource
+from orchestrator.resources.volume import looked_at_again
+from orchestrator.store.tables import snapshots
+
+
+class Snapshot(Resource):
+    """Snapshots of volumes."""
+
+    kind = "snapshot"
+    id_name = "snapshot_id"
+    table = snapshots
+    key = snapshots.c.id
+    bound = ("volume_id",)
+
+    def named(self, outlook: Outlook, request: Named, origin: VolumeOutlook | None) -> str | None:
+        """The id of the snapshot of this name."""
+        if origin is None or request.snapshot is None:
+            return None
+        found = origin.snapshots.get(request.snapshot)
+        return None if found is None else found.id
+
+    def pending(self, making: Making, now: datetime) -> dict[str, Any]:
+        """A snapshot of the volume as it is."""
+        assert making.volume is not None  # noqa: S101 - the rule has checked it
+        return {
+            "id": making.intent.snapshot_id,
+            "volume_id": making.volume.id,
+            "name": making.intent.snapshot,
+            "size_bytes": making.volume.size_bytes,
+            "state": SnapshotState.PENDING,
+            "created_by_job": making.job_id,
+            "created_at": now,
+        }
+
+    def gone(self, id_: str) -> Change:
+        """The snapshot is not there."""
+        return SnapshotGone(id_)
+
+    def unseen(self, ids: Mapping[str, Any], why: str, now: datetime) -> Sequence[Change]:
+        """The snapshot is in error, and its volume is looked at again."""
+        return [
+            set_snapshot(ids[self.id_name], state=SnapshotState.ERROR),
+            set_volume(ids["volume_id"], **looked_at_again(now)),
+        ]

@@ -1,0 +1,31 @@
+"""Each kind of thing that jobs make is registered, with all that the engine asks of it."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+
+from orchestrator.actions.registry import ACTIONS
+from orchestrator.domain.action import Action
+from orchestrator.domain.outlook import Intent
+from orchestrator.resources.registry import RESOURCES
+from orchestrator.resources.resource import Resource
+from orchestrator.store.tables import jobs
+
+
+@pytest.mark.parametrize(
+    "action", [one for one in ACTIONS.values() if one.creates], ids=lambda one: one.name
+)
+def test_what_an_action_makes_is_a_resource(action: Action) -> None:
+    assert action.kind in RESOURCES
+    assert action.subject == action.kind
+
+
+@pytest.mark.parametrize("resource", RESOURCES.values(), ids=lambda one: one.kind)
+def test_jobs_say_which_one_they_mean(resource: Resource) -> None:
+    ids = {resource.id_name, *resource.bound}
+    assert ids <= {one.name for one in fields(Intent)}
+    assert ids <= set(jobs.c.keys())
+    assert resource.key.name in resource.table.c
+    assert resource.id_name not in resource.bound, "a retry makes one of its own"
