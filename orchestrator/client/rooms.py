@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from orchestrator.client.jobs import accepted
-from orchestrator.client.kinds import JOB, A, Kind
+from orchestrator.client.jobs import JobMethods
+from orchestrator.client.kinds import A, Kind
 from orchestrator.client.steps import Call, Steps
 
 if TYPE_CHECKING:
@@ -38,21 +37,12 @@ class Room(Generic[C]):
         params: Mapping[str, Any],
         options: Mapping[str, Any],
     ) -> Steps[Job]:
-        """Submit a job, and with the option ``wait`` wait for its end.
+        """Do as `JobMethods.submit` does.
 
-        What is None or False, as all that is optional is unless it is given, is left out: an
-        earlier service may not know it.
+        A parameter that is None or False, as all that are optional are unless they are given, is
+        left out: an earlier service may not know it.
         """
-        fields = dict(options)
-        wait, key = fields.pop("wait", None), fields.pop("idempotency_key", None)
-        if isinstance(run_at := fields.get("run_at"), datetime):
-            fields["run_at"] = run_at.isoformat()
-        request = {"action": action, **_given(target), "params": _given(params), **_given(fields)}
-        call = Call(method="POST", path="/v1/jobs", json=request)
-        document = yield from accepted(call, "jobs", key, wait)
-        job: Job = self._client._read(JOB, document)
+        given = {name: it for name, it in params.items() if it is not None and it is not False}
+        submit = JobMethods.submit.__wrapped__
+        job: Steps[Job] = submit(self._client, action, params=given, **target, **options)
         return job
-
-
-def _given(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: it for name, it in values.items() if it is not None and it is not False}
