@@ -30,11 +30,11 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from orchestrator.actions.registry import ACTIONS
+from orchestrator.actions.registry import ACTIONS, impossible
 from orchestrator.actions.repairs import REPAIRS
 from orchestrator.actions.requests import no_such_action
 from orchestrator.domain.drivers import DriverOptions, DriverSpec
-from orchestrator.domain.errors import InvalidInput
+from orchestrator.domain.errors import InvalidInput, Unsupported
 from orchestrator.domain.installed import DRIVERS
 from orchestrator.domain.names import BackendName, HostName
 from orchestrator.domain.nearest import did_you_mean
@@ -744,8 +744,10 @@ class Settings(BaseSettings):
 def load_settings(*, named_by: str = CONFIG_VARIABLE, **overrides: Any) -> Settings:
     """Read the settings; ``named_by`` is what to blame for a file that cannot be read.
 
-    Raises `InvalidInput` with every mistake: the setting, where it was given, what is wrong.
+    Raises `InvalidInput` with every mistake: the setting, where it was given, what is wrong; and
+    `Unsupported` if no driver can do one of the actions, so that no service starts then.
     """
+    _refuse_impossible()
     path = Path(os.environ[CONFIG_VARIABLE]) if os.environ.get(CONFIG_VARIABLE) else None
     text = read_toml(path, named_by) if path is not None else ""
     if unknown := unknown_variables(Settings, os.environ):
@@ -764,3 +766,15 @@ def load_settings(*, named_by: str = CONFIG_VARIABLE, **overrides: Any) -> Setti
             "ORCHESTRATOR_SECTION__NAME for each setting",
             field=named[1] if named else "config",
         ) from None
+
+
+def _refuse_impossible() -> None:
+    known = {capability for spec in DRIVERS.values() for capability in spec.capabilities}
+    if not known:
+        raise Unsupported(DRIVERS.why_not(""))
+    for action in impossible(known):
+        why = "".join(f"; {refused}" for refused in DRIVERS.refused.values())
+        raise Unsupported(
+            f"no driver that is installed can do {action.name}, which needs the capability "
+            f"{action.capability}{why}"
+        )

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from importlib import import_module
 from types import ModuleType
 from typing import Any
 
 from orchestrator import actions
 from orchestrator.domain.action import Action
-from orchestrator.domain.installed import DRIVERS
 from orchestrator.domain.outlook import Intent
 
 
@@ -22,11 +21,10 @@ def modules_below(package: ModuleType) -> Iterator[ModuleType]:
                 yield import_module(f"{resource.name}.{verb.name}")
 
 
-def declared(modules: Iterable[ModuleType], capabilities: Collection[str]) -> dict[str, Action]:
+def declared(modules: Iterable[ModuleType]) -> dict[str, Action]:
     """The actions that these modules declare, by name, in their order.
 
-    Raises `TypeError` where one cannot be what it says it is: its name or its place in the order
-    is another's, or it needs what no driver can do (``capabilities`` are all that drivers have).
+    Raises `TypeError` where the name of one, or its place in the order, is another's.
     """
     found = {id(one): one for m in modules for one in vars(m).values() if isinstance(one, Action)}
     ordered = sorted(found.values(), key=lambda action: action.order)
@@ -37,20 +35,13 @@ def declared(modules: Iterable[ModuleType], capabilities: Collection[str]) -> di
             raise TypeError(f"action {action.name} is declared twice")
         if action.order in places:
             raise TypeError(f"actions {places[action.order]} and {action.name} have one order")
-        if action.capability is not None and action.capability not in capabilities:
-            raise TypeError(
-                f"action {action.name} needs the capability {action.capability!r}, which no "
-                "driver has"
-            )
         by_name[action.name] = action
         places[action.order] = action.name
     return by_name
 
 
 #: Every action by name. A process that cannot have them all does not start.
-ACTIONS = declared(
-    modules_below(actions), {one for spec in DRIVERS.values() for one in spec.capabilities}
-)
+ACTIONS = declared(modules_below(actions))
 
 #: The names of the actions that make volumes, and snapshots; that give volumes an export policy;
 #: and after which what they are about is gone.
@@ -58,6 +49,12 @@ MAKING_VOLUMES = tuple(name for name, action in ACTIONS.items() if action.makes_
 MAKING_SNAPSHOTS = tuple(name for name, action in ACTIONS.items() if action.makes_snapshot)
 GIVING_POLICIES = tuple(name for name, action in ACTIONS.items() if action.gives_policy)
 REMOVING = tuple(name for name, action in ACTIONS.items() if action.removes)
+
+
+def impossible(capabilities: Container[str]) -> list[Action]:
+    """The actions that need another capability than these."""
+    needing = [action for action in ACTIONS.values() if action.capability is not None]
+    return [action for action in needing if action.capability not in capabilities]
 
 
 def intent_of(row: Mapping[str, Any], backend: str) -> Intent:

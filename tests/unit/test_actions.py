@@ -17,7 +17,9 @@ from orchestrator.actions.volume.grow import GROW
 from orchestrator.actions.volume.rename import RENAME
 from orchestrator.actions.volume.verify import VERIFY
 from orchestrator.domain.action import Action, Need
+from orchestrator.domain.errors import Unsupported
 from orchestrator.domain.installed import DRIVERS
+from orchestrator.settings import load_settings
 from tests.chaos.cases import CASES as BROKEN_OFF
 from tests.data.cases import CASES as AMONG_OTHERS
 from workers.actions.registry import HANDLERS, handlers_in
@@ -43,7 +45,7 @@ def module(**names: Any) -> ModuleType:
 
 
 def test_actions_are_listed_in_the_order_that_they_declare() -> None:
-    assert list(declared([module(a=VERIFY, b=GROW), module(c=GROW)], {"grow", "inspect"})) == [
+    assert list(declared([module(a=VERIFY, b=GROW), module(c=GROW)])) == [
         "volume.grow",
         "volume.verify",
     ]
@@ -56,14 +58,19 @@ def test_an_action_has_a_rule() -> None:
 
 def test_two_actions_have_neither_one_name_nor_one_place() -> None:
     with pytest.raises(TypeError, match=r"volume\.grow is declared twice"):
-        declared([module(a=GROW, b=replace(GROW, order=1))], {"grow"})
+        declared([module(a=GROW, b=replace(GROW, order=1))])
     with pytest.raises(TypeError, match=r"volume\.grow and volume\.trim have one order"):
-        declared([module(a=GROW, b=replace(GROW, name="volume.trim"))], {"grow"})
+        declared([module(a=GROW, b=replace(GROW, name="volume.trim"))])
 
 
-def test_an_action_that_no_driver_can_do_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"volume\.grow needs the capability 'grow'"):
-        declared([module(a=GROW)], {"rename"})
+def test_nothing_starts_with_an_action_that_no_driver_can_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("ORCHESTRATOR_CONFIG", raising=False)
+    load_settings()
+    monkeypatch.delitem(DRIVERS, "ontap")
+    with pytest.raises(Unsupported, match=r"volume\.client_locks, which .* client_locks$"):
+        load_settings()
 
 
 def test_each_action_has_one_handler_and_each_handler_an_action() -> None:
