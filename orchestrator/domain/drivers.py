@@ -7,6 +7,7 @@ against the drivers' specs, and against what a worker has since recorded for the
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
@@ -35,6 +36,15 @@ class DriverOptions(BaseModel):
     of_parameters: ClassVar[frozenset[str]] = frozenset()
 
 
+class Reach(Enum):
+    """On which hosts a volume can be used once a worker has attached it."""
+
+    #: On every host of the backend: any of its workers may attach it for any of them.
+    BACKEND = "backend"
+    #: On the worker's own host alone, so the job must travel there.
+    HOST = "host"
+
+
 @dataclass(frozen=True, kw_only=True)
 class DriverSpec:
     """A driver, as far as one can know it from outside."""
@@ -52,8 +62,7 @@ class DriverSpec:
     overcommit: float
     #: How many quick jobs a worker claims at once.
     group: int
-    #: Attaching takes effect on the worker's own host, so the job must travel there.
-    attaches_locally: bool
+    reach: Reach
     #: The settings of volumes that the storage has itself, besides those that all have.
     settings: frozenset[str] = frozenset()
     #: How export rules may name clients.

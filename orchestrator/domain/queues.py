@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from orchestrator.domain.drivers import Reach
 from orchestrator.domain.installed import DRIVERS
 
 #: The queue of work that any worker can do.
@@ -22,7 +23,7 @@ def queue_for(
     """The name of the queue a job travels on: any worker's, a backend's or a host's."""
     if administrative:
         return CONTROL_QUEUE
-    if on_host and host is not None and (leaves_files or DRIVERS[driver].attaches_locally):
+    if on_host and host is not None and (leaves_files or DRIVERS[driver].reach is Reach.HOST):
         return host_queue(host)
     return backend_queue(backend)
 

@@ -15,6 +15,7 @@ from orchestrator.actions import rules
 from orchestrator.actions.quotas import account_of
 from orchestrator.actions.requests import MAX_BATCH, JobRequest
 from orchestrator.domain.action import source_of
+from orchestrator.domain.drivers import Reach
 from orchestrator.domain.errors import (
     DependencyCycle,
     DependencyFailed,
@@ -538,7 +539,7 @@ class Drafts:
         """
         backend = self.outlook.backend(intent.backend)
         of_snapshot = intent.action.kind == "volume" and intent.snapshot is not None
-        if of_snapshot or not DRIVERS[backend.driver].attaches_locally:
+        if of_snapshot or DRIVERS[backend.driver].reach is not Reach.HOST:
             return intent
         place = source_of(intent.backend, intent.params) or (intent.backend, intent.volume or "")
         volume = self.outlook.volume(*place)

@@ -20,6 +20,7 @@ from orchestrator.actions.volume.detach import DETACH
 from orchestrator.actions.volume.verify import VERIFY
 from orchestrator.domain.action import Action
 from orchestrator.domain.actors import ENGINE, Actor
+from orchestrator.domain.drivers import Reach
 from orchestrator.domain.installed import DRIVERS
 from orchestrator.domain.states import (
     BackendState,
@@ -134,7 +135,7 @@ def due(transaction: Transaction) -> list[Submission]:
         host = host_to_ask(transaction, row.backend_id, row.name, row.id)
         seen, distance = row.looks + 1, _distance(row.looks)
         if host is not None and host not in live_hosts(transaction, row.backend):
-            if DRIVERS[row.driver].attaches_locally:
+            if DRIVERS[row.driver].reach is Reach.HOST:
                 seen, distance = row.looks, _FIRST_SECONDS
             host = None
         if seen > row.looks:

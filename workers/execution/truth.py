@@ -9,6 +9,7 @@ from typing import Any
 import structlog
 from sqlalchemy import select
 
+from orchestrator.domain.drivers import Reach
 from orchestrator.domain.errors import Problem
 from orchestrator.domain.exports import is_ours
 from orchestrator.domain.installed import DRIVERS
@@ -269,7 +270,7 @@ def use_on(work: Work, record: VolumeOutlook, host: str, devices: Sequence[Devic
     if held is not None and not held.possible:
         return []  # as recorded
     others = [one for one in record.attachments.values() if one is not held]
-    if DRIVERS[work.claim.driver].attaches_locally:
+    if DRIVERS[work.claim.driver].reach is Reach.HOST:
         # Another host of this machine has devices here, too; one of another machine has not.
         theirs = {one.device for one in others if one.boot_id == boot_id()}
         devices = [device for device in devices if device.path not in theirs]

@@ -12,6 +12,7 @@ from sqlalchemy import or_, select, union_all
 
 from orchestrator import failpoints
 from orchestrator.actions.volume.clone import own_metadata, own_parameters
+from orchestrator.domain.drivers import Reach
 from orchestrator.domain.errors import BackendUnavailable, IdentityMismatch, InUse, Outage
 from orchestrator.domain.installed import DRIVERS
 from orchestrator.domain.outlook import VolumeOutlook
@@ -411,7 +412,7 @@ def refuse_written_elsewhere(work: Work, volume: VolumeOutlook) -> None:
     """Raise `InUse` if another host may write to what is read here, which only it could see."""
     if work.intent.snapshot is not None and work.intent.action.kind != "snapshot":
         return
-    if not DRIVERS[work.claim.driver].attaches_locally:
+    if DRIVERS[work.claim.driver].reach is not Reach.HOST:
         return
     for host, attachment in sorted(volume.attachments.items()):
         if host != work.host and not attachment.read_only:

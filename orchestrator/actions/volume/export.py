@@ -6,6 +6,7 @@ from pydantic import Field
 
 from orchestrator.actions.targets import usable_snapshot, volume_there
 from orchestrator.domain.action import Action, Need, Params, Rule
+from orchestrator.domain.drivers import Reach
 from orchestrator.domain.errors import InUse
 from orchestrator.domain.installed import DRIVERS
 from orchestrator.domain.outlook import BackendOutlook, Intent, Outlook, VolumeOutlook
@@ -36,7 +37,7 @@ def not_written_elsewhere(
     backend: BackendOutlook, volume: VolumeOutlook, host: str | None, field: str
 ) -> None:
     """Refuse to read what another host may write to, which only that host could see."""
-    if not DRIVERS[backend.driver].attaches_locally:
+    if DRIVERS[backend.driver].reach is not Reach.HOST:
         return
     for other, attachment in volume.attachments.items():
         if other != host and not attachment.read_only:

@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import exists, select
 
 from orchestrator.actions.snapshot.create import CREATE
+from orchestrator.domain.drivers import Reach
 from orchestrator.domain.errors import BackendBusy, HostUnavailable
 from orchestrator.domain.installed import DRIVERS
 from orchestrator.domain.states import JobState, SnapshotState, VolumeState
@@ -103,7 +104,7 @@ def settle(work: Work) -> Done | None:
 
 def _refuse_elsewhere(work: Work, host: str | None) -> None:
     """Refuse to settle what only another host can see: whether it has the volume attached."""
-    if host in (None, work.host) or not DRIVERS[work.claim.driver].attaches_locally:
+    if host in (None, work.host) or DRIVERS[work.claim.driver].reach is not Reach.HOST:
         return
     raise HostUnavailable(
         f"only a worker on host {host} can see whether volume {work.volume.name!r} is attached "

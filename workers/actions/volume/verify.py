@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from orchestrator.actions.volume.verify import VERIFY
+from orchestrator.domain.drivers import Reach
 from orchestrator.domain.installed import DRIVERS
 from orchestrator.domain.outlook import VolumeOutlook
 from orchestrator.domain.states import FindingKind, VolumeState
@@ -93,7 +94,7 @@ def _differing(
 
 def _not_seen(work: Work, record: VolumeOutlook) -> dict[str, Any]:
     """The hosts whose devices only a worker there can look at."""
-    if not DRIVERS[work.claim.driver].attaches_locally:
+    if DRIVERS[work.claim.driver].reach is not Reach.HOST:
         return {}
     others = sorted(set(record.attachments) - {work.host})
     return {"hosts_not_seen": others} if others else {}

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, field_validator
 
-from orchestrator.domain.drivers import DriverOptions, DriverSpec
+from orchestrator.domain.drivers import DriverOptions, DriverSpec, Reach
 from orchestrator.domain.names import PROVIDER
 
 #: Where Ganeti looks for providers, in this order.
@@ -113,5 +113,5 @@ SPEC = DriverSpec(
     thin=False,
     overcommit=1.0,
     group=4,
-    attaches_locally=True,
+    reach=Reach.HOST,
 )

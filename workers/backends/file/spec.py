@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from orchestrator.domain.drivers import DriverOptions, DriverSpec
+from orchestrator.domain.drivers import DriverOptions, DriverSpec, Reach
 
 
 class FileOptions(DriverOptions):
@@ -29,5 +29,5 @@ SPEC = DriverSpec(
     thin=True,
     overcommit=20.0,
     group=25,
-    attaches_locally=True,
+    reach=Reach.HOST,
 )

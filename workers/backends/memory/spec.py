@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from orchestrator.domain.drivers import NAS_SETTINGS, DriverOptions, DriverSpec
+from orchestrator.domain.drivers import NAS_SETTINGS, DriverOptions, DriverSpec, Reach
 from orchestrator.domain.exports import ClientKind
 from orchestrator.domain.sizes import Size
 
@@ -33,7 +33,7 @@ SPEC = DriverSpec(
     thin=True,
     overcommit=20.0,
     group=200,
-    attaches_locally=False,
+    reach=Reach.BACKEND,
     settings=NAS_SETTINGS,
     clients=frozenset(ClientKind),
 )

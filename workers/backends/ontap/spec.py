@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, SecretStr
 
-from orchestrator.domain.drivers import NAS_SETTINGS, DriverOptions, DriverSpec
+from orchestrator.domain.drivers import NAS_SETTINGS, DriverOptions, DriverSpec, Reach
 from orchestrator.domain.exports import ClientKind
 
 
@@ -65,7 +65,7 @@ SPEC = DriverSpec(
     thin=True,
     overcommit=20.0,
     group=4,
-    attaches_locally=False,
+    reach=Reach.BACKEND,
     # REST reports the caching policy of a volume and cannot set it.
     settings=NAS_SETTINGS - {"caching_policy"} | {"autosize_enabled", "autosize_max_bytes"},
     clients=frozenset(ClientKind) - {ClientKind.PATTERN},

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from orchestrator.domain.drivers import Reach
 from orchestrator.domain.installed import DRIVERS
 from orchestrator.domain.outlook import VolumeOutlook
 from orchestrator.domain.states import FindingKind, VolumeState
@@ -115,7 +116,7 @@ def use(work: Work, record: VolumeOutlook, devices: Sequence[SeenDevice]) -> Ite
     ``devices`` were looked at while no job had the volume, or before the record was read. What
     other hosts have is not seen here, unless the storage attaches for all of them.
     """
-    local = DRIVERS[work.claim.driver].attaches_locally
+    local = DRIVERS[work.claim.driver].reach is Reach.HOST
     recorded = {
         host: one for host, one in record.attachments.items() if host == work.host or not local
     }

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import func, or_, select
 
+from orchestrator.domain.drivers import Reach
 from orchestrator.domain.installed import DRIVERS
 from orchestrator.domain.sizes import format_size
 from orchestrator.domain.states import FindingKind, VolumeState
@@ -49,7 +50,7 @@ def findings(work: Work, transaction: Transaction, seen: Seen) -> Iterator[Findi
 
 def sees(work: Work, row: Mapping[str, Any]) -> bool:
     """Whether an audit on this host can tell of a finding about an attachment."""
-    local = DRIVERS[work.claim.driver].attaches_locally
+    local = DRIVERS[work.claim.driver].reach is Reach.HOST
     return not local or row["host"] == work.host or "boot" in (row["detail"].get("what") or "")
 
 
@@ -68,7 +69,7 @@ def _dead(work: Work, transaction: Transaction) -> set[str]:
     have no live worker. Other hosts never have any: nothing is known of them."""
     live = select(workers.c.host).where(workers.c.seen_at > db_now(-_LATE.total_seconds()))
     known: Any = select(workers.c.host)
-    if DRIVERS[work.claim.driver].attaches_locally:
+    if DRIVERS[work.claim.driver].reach is Reach.HOST:
         attached = select(attachments.c.host).join(volumes, volumes.c.id == attachments.c.volume_id)
         known = known.union(attached.where(volumes.c.backend_id == work.claim.backend_id))
     both = (set(transaction.execute(query).scalars()) for query in (known, live))
@@ -128,7 +129,7 @@ def _attachments(
         .order_by(volumes.c.name, attachments.c.host)
         .execution_options(yield_per=PAGE)
     )
-    local = DRIVERS[work.claim.driver].attaches_locally
+    local = DRIVERS[work.claim.driver].reach is Reach.HOST
     for row in rows:
         boot = alive.get(row.host)
         if not local or boot is None or boot == row.boot_id:

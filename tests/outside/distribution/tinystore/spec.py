@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from orchestrator.domain.drivers import DriverOptions, DriverSpec
+from orchestrator.domain.drivers import DriverOptions, DriverSpec, Reach
 
 
 class TinyOptions(DriverOptions):
@@ -23,5 +23,5 @@ SPEC = DriverSpec(
     thin=True,
     overcommit=10.0,
     group=10,
-    attaches_locally=False,
+    reach=Reach.BACKEND,
 )
