@@ -170,7 +170,7 @@ def _installation_of(url: str) -> str | None:
         return None
 
     def find(transaction: Transaction) -> str | None:
-        if not inspect(transaction).has_table(installation.name):
+        if not inspect(transaction.connection).has_table(installation.name):
             return None
         return transaction.execute(select(installation.c.uuid)).scalar()
 
