@@ -8,7 +8,7 @@ from orchestrator.domain.nearest import did_you_mean
 from orchestrator.domain.states import EventKind
 
 #: Every kind of event of this version; history may hold others, of earlier ones.
-EVENT_KINDS = frozenset({*ACTIONS, *EventKind})
+EVENT_KINDS = frozenset({*ACTIONS, *(kind.value for kind in EventKind)})
 
 
 def check_kind(kind: str | None) -> None:

@@ -5,8 +5,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
+from orchestrator.domain.errors import InvalidInput
 from orchestrator.domain.states import Ending
-from orchestrator.history.kinds import EVENT_KINDS
+from orchestrator.history.kinds import EVENT_KINDS, check_kind
 
 ROOT = Path(__file__).parents[2]
 KIND = re.compile(
@@ -49,3 +52,8 @@ def test_every_kind_of_event_that_is_written_is_in_the_table() -> None:
     # The end of a lost attempt is reported as the loss of its lease.
     endings = set(Ending) - {Ending.LOST}
     assert {f"job.{ending}" for ending in endings} - EVENT_KINDS == set()
+
+
+def test_a_kind_that_is_not_known_is_answered_with_the_nearest() -> None:
+    with pytest.raises(InvalidInput, match=r": did you mean 'job\.succeeded'\?"):
+        check_kind("job.succeded")
