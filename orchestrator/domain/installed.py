@@ -7,7 +7,8 @@ a backend is configured with it, and is in nobody's way otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 
 from orchestrator.domain.drivers import DriverSpec
@@ -17,31 +18,56 @@ from orchestrator.domain.nearest import did_you_mean
 GROUP = "orchestrator.drivers"
 
 
-class Installed(dict[str, DriverSpec]):
-    """Drivers by the names used in the configuration."""
+class Installed(Mapping[str, DriverSpec]):
+    """Drivers by the names used in the configuration, loaded when one is first asked for.
 
-    def __init__(self, points: Iterable[EntryPoint]) -> None:
-        super().__init__()
-        #: Why others cannot be used, by their names.
-        self.refused: dict[str, str] = {}
+    ``[…]`` raises `Unsupported` for one that cannot be used.
+    """
+
+    def __init__(self, points: Callable[[], Iterable[EntryPoint]]) -> None:
+        self._points = points
+
+    @cached_property
+    def _found(self) -> tuple[dict[str, DriverSpec], dict[str, str]]:
+        """Those that can be used, and why others cannot, by their names."""
+        usable: dict[str, DriverSpec] = {}
+        refused: dict[str, str] = {}
         origins: dict[str, str] = {}
-        for point in sorted(points, key=lambda point: point.name):
+        for point in sorted(self._points(), key=lambda point: point.name):
             name, origin = point.name, _origin(point)
             if name in origins:
-                self.pop(name, None)
-                self.refused[name] = (
+                usable.pop(name, None)
+                refused[name] = (
                     f"there are two drivers {name!r}, {origins[name]} and {origin}: remove one of "
                     "the two distributions"
                 )
                 continue
             origins[name] = origin
             try:
-                self[name] = _spec(point)
+                usable[name] = _spec(point)
             except Exception as error:
-                self.refused[name] = f"the driver {name!r}, {origin}, cannot be used: {error}"
+                refused[name] = f"the driver {name!r}, {origin}, cannot be used: {error}"
+        return usable, refused
 
-    def __missing__(self, name: str) -> DriverSpec:
-        raise Unsupported(self.why_not(name))
+    def __getitem__(self, name: str) -> DriverSpec:
+        try:
+            return self._found[0][name]
+        except KeyError:
+            raise Unsupported(self.why_not(name)) from None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._found[0]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found[0])
+
+    def __len__(self) -> int:
+        return len(self._found[0])
+
+    @property
+    def refused(self) -> Mapping[str, str]:
+        """Why others cannot be used, by their names."""
+        return self._found[1]
 
     def why_not(self, name: str) -> str:
         """Why a driver cannot be used, as a sentence."""
@@ -67,4 +93,4 @@ def _origin(point: EntryPoint) -> str:
     return f"{point.value} of {distribution}"
 
 
-DRIVERS = Installed(entry_points(group=GROUP))
+DRIVERS = Installed(lambda: entry_points(group=GROUP))

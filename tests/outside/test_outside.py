@@ -82,7 +82,7 @@ def _point(name: str, value: str) -> EntryPoint:
 def test_an_entry_point_that_cannot_be_used_is_refused_and_hinders_no_other(
     point: EntryPoint, why: str
 ) -> None:
-    found = Installed([point, _point("memory", MEMORY)])
+    found = Installed(lambda: [point, _point("memory", MEMORY)])
     assert list(found) == ["memory"]
     with pytest.raises(Unsupported) as refused:
         found["new"]
@@ -91,7 +91,7 @@ def test_an_entry_point_that_cannot_be_used_is_refused_and_hinders_no_other(
 
 
 def test_of_two_drivers_of_one_name_neither_is_used() -> None:
-    found = Installed([_point("memory", MEMORY), _point("memory", "other.spec:SPEC")])
+    found = Installed(lambda: [_point("memory", MEMORY), _point("memory", "other.spec:SPEC")])
     assert "memory" not in found
     assert found.why_not("memory") == (
         "there are two drivers 'memory', workers.backends.memory.spec:SPEC of an unknown "
@@ -109,4 +109,4 @@ def test_a_backend_of_a_driver_that_cannot_be_used_is_refused_with_the_reason(
 
 
 def test_an_installation_without_drivers_says_what_to_do() -> None:
-    assert "install again" in Installed([]).why_not("memory")
+    assert "install again" in Installed(lambda: []).why_not("memory")
