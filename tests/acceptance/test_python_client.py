@@ -24,6 +24,8 @@ def test_the_examples_work_as_they_are_written(
 ) -> None:
     monkeypatch.setenv("ORCHESTRATOR_URL", product.url)
     monkeypatch.setenv("ORCHESTRATOR_TOKEN", product.token)
+    with Client() as client:
+        earlier = {job.id for job in client.jobs()}
     blocking, awaited, *further = _EXAMPLES
     _run(blocking, {})
     assert capsys.readouterr().out == "10737418240\n"
@@ -34,7 +36,8 @@ def test_the_examples_work_as_they_are_written(
         for example in further:
             _run(example, names)
         for job in client.jobs():
-            client.wait(job.id).raise_for_state()
+            if job.id not in earlier:
+                client.wait(job.id).raise_for_state()
         assert names["failed"] == []
         assert client.volume.get("fast", "vm1").size_bytes == 30 * 2**30
 
