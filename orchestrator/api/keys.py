@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from orchestrator.domain.errors import IdempotencyMismatch
 from orchestrator.store.columns import db_now
@@ -55,10 +54,9 @@ def _digest(what: Any) -> str:
 
 
 def _keep(transaction: Transaction, owner: str, key: str, digest: str, **kept: Any) -> bool:
-    dialect = postgresql if transaction.dialect.name == "postgresql" else sqlite
     values = {"owner": owner, "key": key, "request_digest": digest, "created_at": db_now()}
     inserted = transaction.execute(
-        dialect.insert(keys).values(**values, **kept).on_conflict_do_nothing(),
+        transaction.insert(keys).values(**values, **kept).on_conflict_do_nothing(),
         execution_options={"preserve_rowcount": True},
     )
     return inserted.rowcount == 1

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, bindparam, func, select, text, tuple_
+from sqlalchemy import ColumnElement, Row, Select, bindparam, func, select, tuple_
 
 from orchestrator.domain.errors import EpochChanged, Gone
 from orchestrator.store.bulk import Parent, inserted_family, update_rows
@@ -100,12 +100,8 @@ def number_committed(transaction: Transaction) -> int:
     Only one transaction at a time does this, so whatever it sees gets lower numbers than
     what commits later: a reader that follows the numbers misses nothing.
     """
-    if transaction.dialect.name == "postgresql":
-        taken = transaction.execute(
-            text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": _SEQUENCER_LOCK}
-        ).scalar_one()
-        if not taken:
-            return 0
+    if not transaction.try_lock(_SEQUENCER_LOCK):
+        return 0
     waiting = transaction.execute(
         select(event_commits.c.id, event_commits.c.events)
         .where(event_commits.c.base.is_(None))

@@ -6,7 +6,6 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import bindparam, func, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from orchestrator.domain.states import SnapshotState, VolumeState
 from orchestrator.store.columns import UtcDateTime, db_now
@@ -24,9 +23,8 @@ def record_day(transaction: Transaction) -> int:
     The last look of a day holds, whichever scheduler has it. Returns how many backends it were.
     """
     now: datetime = transaction.execute(select(db_now())).scalar_one()
-    insert = postgresql.insert if transaction.dialect.name == "postgresql" else sqlite.insert
     columns = ["backend_id", "day", "at", *_COUNTED, "snapshots"]
-    statement = insert(capacity_days).from_select(columns, _looked(now))
+    statement = transaction.insert(capacity_days).from_select(columns, _looked(now))
     newer = {name: statement.excluded[name] for name in columns[2:]}
     kept = statement.on_conflict_do_update(
         index_elements=["backend_id", "day"],

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import delete, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from orchestrator.domain.actors import ENGINE
 from orchestrator.domain.errors import WrongState
@@ -54,9 +53,10 @@ def ask_for_older(transaction: Transaction, moment: datetime) -> int:
 
 
 def _ask(transaction: Transaction, condition: Any) -> int:
-    insert = postgresql.insert if transaction.dialect.name == "postgresql" else sqlite.insert
     wanted = select(jobs.c.id).where(condition)
-    marked = insert(job_archivals).from_select(["job_id"], wanted).on_conflict_do_nothing()
+    marked = (
+        transaction.insert(job_archivals).from_select(["job_id"], wanted).on_conflict_do_nothing()
+    )
     return transaction.execute(marked, execution_options={"preserve_rowcount": True}).rowcount
 
 

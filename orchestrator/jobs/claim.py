@@ -267,9 +267,8 @@ def _claim(
 
 def _places_left(transaction: Transaction, backends: Sequence[int], at_once: int) -> int:
     """How many jobs more may run on these backends; nobody else claims there meanwhile."""
-    if transaction.dialect.name == "postgresql":
-        for backend_id in sorted(backends):
-            transaction.execute(select(func.pg_advisory_xact_lock(_CLAIM_LOCKS, backend_id)))
+    for backend_id in sorted(backends):
+        transaction.lock(_CLAIM_LOCKS, backend_id)
     running = select(func.count()).where(
         jobs.c.state == JobState.RUNNING, among(transaction, jobs.c.backend_id, backends)
     )

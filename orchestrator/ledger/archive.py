@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import delete, func, insert, select, text
+from sqlalchemy import delete, func, insert, select
 
 from orchestrator.domain.actors import ENGINE
 from orchestrator.domain.errors import WrongState
@@ -76,10 +76,7 @@ def archive_events(
 
 def alone(transaction: Transaction) -> bool:
     """Whether nobody else archives, until this transaction ends; on SQLite only one writes."""
-    if transaction.dialect.name != "postgresql":
-        return True
-    query = text("SELECT pg_try_advisory_xact_lock(:key)")
-    return bool(transaction.execute(query, {"key": _ARCHIVE_LOCK}).scalar_one())
+    return transaction.try_lock(_ARCHIVE_LOCK)
 
 
 def chapters(transaction: Transaction) -> list[Chapter]:

@@ -25,7 +25,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any, NamedTuple
 
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select
 
 from orchestrator.domain.errors import InvalidInput
 from orchestrator.settings import Settings
@@ -163,10 +163,8 @@ def extend(transaction: Transaction, key: bytes, most: int) -> int:
     Only one transaction at a time does this. Raises `ForeignChainError` where somebody else has
     made the newest link.
     """
-    if transaction.dialect.name == "postgresql":
-        query = text("SELECT pg_try_advisory_xact_lock(:key)")
-        if not transaction.execute(query, {"key": _CHAIN_LOCK}).scalar_one():
-            return 0
+    if not transaction.try_lock(_CHAIN_LOCK):
+        return 0
     number, link = _last(transaction) or (0, GENESIS)
     done = 0
     while done < most and (commits := _commits_after(transaction, number)):

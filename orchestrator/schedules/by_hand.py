@@ -8,7 +8,6 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from orchestrator.actions.schedules import EXPORT
 from orchestrator.domain.actors import Actor
@@ -98,9 +97,8 @@ class _Key:
         """Keep it with the first job of the run for ``due``, in the transaction of that job."""
         if not new:
             return
-        dialect = postgresql if transaction.dialect.name == "postgresql" else sqlite
         kept = transaction.execute(
-            dialect.insert(idempotency_keys)
+            transaction.insert(idempotency_keys)
             .values(
                 owner=self._owner,
                 key=self._key,

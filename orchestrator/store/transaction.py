@@ -18,7 +18,8 @@ from typing import Any, Protocol
 import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
-from sqlalchemy import Connection, Dialect
+from sqlalchemy import Connection, Dialect, Table, func, select
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 
 from orchestrator import failpoints
@@ -104,6 +105,24 @@ class Transaction:
     def point(self, point: str, passes: Iterable[Mapping[str, Any]] = _ONCE) -> Asked:
         """The same to be asked or deferred: it is passed in its place among the statements."""
         return _Point(point, self.raw, passes)
+
+    def insert(self, table: Table) -> Any:
+        """An INSERT that may say what is done about a conflict."""
+        return (postgresql if self._is_postgresql else sqlite).insert(table)
+
+    def lock(self, kind: int, key: int) -> None:
+        """Wait until nobody else holds this lock, and hold it until the transaction ends.
+
+        SQLite needs none: its writing transactions are one at a time.
+        """
+        if self._is_postgresql:
+            self.execute(select(func.pg_advisory_xact_lock(kind, key)))
+
+    def try_lock(self, key: int) -> bool:
+        """Hold this lock until the transaction ends; False if somebody else holds it."""
+        if not self._is_postgresql:
+            return True
+        return bool(self.execute(select(func.pg_try_advisory_xact_lock(key))).scalar_one())
 
     def savepoint(self) -> AbstractContextManager[Any]:
         """A block whose failure undoes only what was executed in it."""
