@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from orchestrator.actions.requests import JobRequest, parse_request
-from orchestrator.domain.errors import IdempotencyMismatch, JobEnded, Problem
+from orchestrator.domain.errors import DependencyFailed, IdempotencyMismatch, JobEnded, Problem
 from orchestrator.inventory import locks
 from orchestrator.jobs.cancel import cancel, cancel_batch, set_priority
 from orchestrator.jobs.retry import retry_request
@@ -332,6 +332,9 @@ class EngineMachine(RuleBasedStateMachine):
 
         try:
             request, bound = self.world.transact(read)
+        except DependencyFailed as problem:
+            assert self.history.jobs[problem.facts["job"]].ended in ("failed", "canceled")
+            return
         except Problem:
             assert self.history.jobs[old].ended not in ("failed", "canceled")
             return
