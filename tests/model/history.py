@@ -350,8 +350,12 @@ class History:
             before = copied({job.row["volume"]: volume})
             if job.unknown:
                 self.doubtful.add(volume.id)
-                if self.world.rows(select(job_steps).where(job_steps.c.job_id == job.id, CHANGES)):
-                    volume.state = "error"  # until the engine has looked at it
+                [row] = self.world.rows(select(volumes.c.state).where(volumes.c.id == volume.id))
+                if row["state"] == "error":
+                    # Nobody could see what it has left: until the engine has checked it again.
+                    begun = select(job_steps).where(job_steps.c.job_id == job.id, CHANGES)
+                    assert self.world.rows(begun), f"{job} began nothing, and {volume} is in error"
+                    volume.state = "error"
             elif self._changed_by(job):
                 self._adopt(job, before, stored.get(volume.id))
 
