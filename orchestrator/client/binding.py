@@ -24,9 +24,16 @@ T = TypeVar("T")
 
 
 class _Bound:
-    """A descriptor that binds ``run(client, what the method returned)``."""
+    """A descriptor that binds ``run(client, what the method returned)``.
 
-    def __init__(self, method: Callable[..., Any], run: str) -> None:
+    ``shown`` is what signatures say that it returns: ``{}`` stands for the type that the method
+    gives to what runs it.
+    """
+
+    def __init__(self, method: Callable[..., Any], run: str, shown: str) -> None:
+        hints = method.__annotations__
+        hints["return"] = shown.format(hints["return"].partition("[")[2].removesuffix("]"))
+
         @functools.wraps(method)
         def call(client: Any, *args: Any, **kwargs: Any) -> Any:
             return getattr(client, run)(method(client, *args, **kwargs))
@@ -43,7 +50,7 @@ class operation(_Bound, Generic[P, T]):
     """A method that returns once: ``client.job(17)``, ``await client.job(17)``."""
 
     def __init__(self, method: Callable[Concatenate[Any, P], Steps[T]]) -> None:
-        super().__init__(method, "_run")
+        super().__init__(method, "_run", "{}")
 
     @overload
     def __get__(self, client: None, owner: type) -> Self: ...
@@ -66,7 +73,7 @@ class listing(_Bound, Generic[P, A]):
     """A method whose pages are fetched as they are iterated, with ``for`` or ``async for``."""
 
     def __init__(self, method: Callable[Concatenate[Any, P], Query[A]]) -> None:
-        super().__init__(method, "_list")
+        super().__init__(method, "_list", "Listing[{}]")
 
     @overload
     def __get__(self, client: None, owner: type) -> Self: ...
@@ -85,7 +92,7 @@ class stream(_Bound, Generic[P, T]):
     """A method that goes on giving results, iterated with ``for`` or ``async for``."""
 
     def __init__(self, method: Callable[Concatenate[Any, P], StreamSteps[T]]) -> None:
-        super().__init__(method, "_stream")
+        super().__init__(method, "_stream", "Iterator[{}]")
 
     @overload
     def __get__(self, client: None, owner: type) -> Self: ...

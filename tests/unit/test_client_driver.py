@@ -238,6 +238,20 @@ def test_what_a_method_sends_is_what_its_action_takes(service: Service, name: st
     assert sent.params.model_fields_set == set(sent.params.__class__.model_fields)
 
 
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_signatures_name_what_a_method_returns(kind: type[Client | AsyncClient]) -> None:
+    client = kind("http://127.0.0.1:1", "token")
+    returned = {
+        client.job: "Job",
+        client.volume.create: "Job",
+        client.jobs: "Listing[Job]",
+        client.follow_events: "Iterator[FollowedEvent]",
+        client.release_lock: "None",
+    }
+    for method, annotation in returned.items():
+        assert inspect.signature(method).return_annotation == annotation
+
+
 def test_a_method_shows_what_it_takes() -> None:
     with Client("http://127.0.0.1:1", "secret") as client:
         grow = client.volume.grow
