@@ -39,7 +39,7 @@ class RuleParams(Params):
 
 
 def rules_wanted(intent: Intent, policy: PolicyOutlook) -> tuple[ExportRule, ...]:
-    """The rules that a policy shall have after this. Raises `Conflict`."""
+    """The rules that a policy will have after this. Raises `Conflict`."""
     match intent.action.verb:
         case "add_rule":
             return with_rule(policy.rules, parse_rule(intent.params["rule"]))
@@ -51,9 +51,9 @@ def rules_wanted(intent: Intent, policy: PolicyOutlook) -> tuple[ExportRule, ...
 
 
 def _check(outlook: Outlook, intent: Intent) -> None:
-    # To name all rules anew mends a policy in error.
-    anew = intent.action.verb == "set_rules"
-    policy = policy_there(outlook, intent) if anew else usable_policy(outlook, intent)
+    # Replacing all rules repairs a policy in error.
+    replaces = intent.action.verb == "set_rules"
+    policy = policy_there(outlook, intent) if replaces else usable_policy(outlook, intent)
     wanted = rules_wanted(intent, policy)
     if len(wanted) > MAX_RULES:
         raise InvalidInput(
@@ -75,8 +75,8 @@ def check_readable(outlook: Outlook, intent: Intent) -> None:
     policy = policy_there(outlook, intent)
     if not policy.readable:
         raise WrongState(
-            f"what is recorded of export policy {policy.name!r} cannot be read: name its rules "
-            "anew with policy.set_rules",
+            f"what is recorded of export policy {policy.name!r} cannot be read: set its rules "
+            "again with policy.set_rules",
             field="policy",
         )
 
@@ -132,7 +132,7 @@ REAPPLY = Action(
     name="policy.reapply",
     order=350,
     summary="Write the recorded rules of an export policy to the storage again.",
-    audit="applied export policy {policy} anew",
+    audit="applied export policy {policy} again",
     rule=Rule(check=check_readable, effect=_play_reapply),
     volume=Need.NO,
     policy=Need.REQUIRED,

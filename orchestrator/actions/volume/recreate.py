@@ -24,7 +24,7 @@ RECREATE = Action(
     name="volume.recreate",
     order=190,
     summary="Recreate, empty, a volume whose storage is lost; drop its snapshots' records.",
-    audit="made volume {volume} anew, empty",
+    audit="recreated volume {volume}, empty",
     rule=Rule(check=_check, effect=_play),
     role=Role.ADMIN,
     capability="absence",

@@ -262,7 +262,7 @@ async def retry(
     key: IdempotencyKey = None,
     reason: ReasonHeader = None,
 ) -> Response:
-    """Submit a failed or canceled job again, as a new job that is checked anew."""
+    """Submit a failed or canceled job again, as a new job, which is checked again."""
     request, bound = await asyncio.to_thread(
         service.read, lambda transaction: retry_request(transaction, job_id)
     )
