@@ -19,6 +19,7 @@ from orchestrator.embedded.broker import EmbeddedBroker, redis_client_url
 from orchestrator.store import migrate
 from orchestrator.store.database import Database
 from orchestrator.store.tables import installation
+from tests.rigs.namespaces import have_own_mounts
 from tests.rigs.pgbouncer import PgBouncer, pgbouncer_before
 from tests.rigs.postgres import Postgres, debian_postgres
 
@@ -49,6 +50,8 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     # Where the programs are that make file systems; not on everyone's path.
     os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        have_own_mounts()
 
 
 @pytest.hookimpl(tryfirst=True)  # before those that are not asked for are left out

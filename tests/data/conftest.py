@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import os
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -96,17 +98,27 @@ def grounds(
 def _impatient_kernel() -> Iterator[None]:
     """Others wait 2 seconds, not 45, for a worker that has an image to itself.
 
-    Here they act in the worker's own process, and it cannot let go meanwhile.
+    Here they act in the worker's own process, and it cannot let go meanwhile. The setting is the
+    whole machine's: the last of the processes that share it puts it back.
     """
-    patience = Path("/proc/sys/fs/lease-break-time")
-    before = patience.read_text()
-    if os.geteuid() == 0:
-        patience.write_text("2")
-    try:
+    if os.geteuid() != 0:
         yield
-    finally:
-        if os.geteuid() == 0:
-            patience.write_text(before)
+        return
+    patience = Path("/proc/sys/fs/lease-break-time")
+    with (Path(tempfile.gettempdir()) / "lease-break-time-before").open("a+") as before:
+        fcntl.flock(before, fcntl.LOCK_SH)
+        # Kept before it is changed, so that what stands first is what was there at first.
+        before.write(patience.read_text())
+        before.flush()
+        patience.write_text("2")
+        try:
+            yield
+        finally:
+            with suppress(BlockingIOError):
+                fcntl.flock(before, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                before.seek(0)
+                patience.write_text(before.readline())
+                before.truncate(0)
 
 
 @pytest.fixture(scope="session")

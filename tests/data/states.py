@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import struct
 import subprocess
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import ClassVar
+from typing import BinaryIO, ClassVar
 
 from sqlalchemy import delete, update
 
@@ -16,6 +20,51 @@ from tests.data.site import ELSEWHERE, Site, Without
 from workers.execution.work import Work
 
 _PATIENCE = 60.0
+# From <linux/loop.h>; the status begins with the file system and the inode of the image.
+_LOOP_CLR_FD = 0x4C01
+_LOOP_GET_STATUS64 = 0x4C05
+_STATUS_BYTES = 232
+
+
+class Loop:
+    """A loop device while it is the image's that it was made of.
+
+    One that was detached is soon another image's, perhaps that of a test beside this one.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = Path(path)
+        with self._path.open("rb") as file:
+            self._image = _backing(file)
+
+    def write(self, data: bytes) -> None:
+        """Write, and on to the disk. Raises `Without` if it is no longer the image's."""
+        with self._opened() as file:
+            file.write(data)
+            os.fsync(file.fileno())
+
+    def detach(self) -> None:
+        """Give it back, unless somebody has."""
+        with suppress(Without), self._opened() as file:
+            fcntl.ioctl(file, _LOOP_CLR_FD)
+
+    @contextmanager
+    def _opened(self) -> Iterator[BinaryIO]:
+        """It stays whose it is while it is open."""
+        with self._path.open("r+b", buffering=0) as file:
+            try:
+                same = _backing(file) == self._image
+            except OSError:
+                same = False
+            if not same:
+                raise Without("the device was taken away by then")
+            yield file
+
+
+def _backing(file: BinaryIO) -> tuple[int, int]:
+    status = bytearray(_STATUS_BYTES)
+    fcntl.ioctl(file, _LOOP_GET_STATUS64, status)
+    return struct.unpack_from("QQ", status)
 
 
 class State:
@@ -51,14 +100,14 @@ class AttachedHere(State):
     writes = True
 
     def enter(self, site: Site, name: str) -> None:
-        self.device = site.device(name) or site.attach(name)
+        self.device = Loop(site.device(name) or site.attach(name))
 
     def leave(self, site: Site, name: str) -> None:
         if name in site.model.volumes and site.device(name):
             site.detach(name)
 
     def write(self, site: Site, name: str, data: bytes) -> None:
-        write_device(self.device, data)
+        self.device.write(data)
 
 
 class AttachedElsewhere(State):
@@ -93,9 +142,10 @@ class AttachedByHand(State):
 
     def enter(self, site: Site, name: str) -> None:
         image = site.ground.image(site.volume(name).id)
-        self.device = run("losetup", "--find", "--show", str(image))
+        path = run("losetup", "--find", "--show", str(image))
+        self.device = Loop(path)
         # Providers attach what is attached already: what tells a use is that it is open.
-        script = f'exec 9<"{self.device}" && echo ready && read line'
+        script = f'exec 9<"{path}" && echo ready && read line'
         self.child = subprocess.Popen(
             ["sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -104,10 +154,10 @@ class AttachedByHand(State):
 
     def leave(self, site: Site, name: str) -> None:
         self.child.communicate("\n")
-        subprocess.run(["losetup", "--detach", self.device], capture_output=True)
+        self.device.detach()
 
     def write(self, site: Site, name: str, data: bytes) -> None:
-        write_device(self.device, data)
+        self.device.write(data)
 
 
 class Mounted(State):
@@ -248,10 +298,3 @@ STATES: dict[str, type[State]] = {
         BeingExported,
     )
 }
-
-
-def write_device(device: str, data: bytes) -> None:
-    """Write to a device, and on to its disk."""
-    with Path(device).open("r+b", buffering=0) as file:
-        file.write(data)
-    run("blockdev", "--flushbufs", device)
