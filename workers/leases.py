@@ -32,7 +32,7 @@ class HandBack(Exception):
 
 
 @dataclass
-class Held:
+class RunningJob:
     """A claimed job in this process's hands."""
 
     claim: Claim
@@ -72,7 +72,7 @@ class Leases:
         self._time_limits = time_limits or {}
         self._lease_seconds = lease_seconds
         self._beat_seconds = beat_seconds
-        self._held: dict[int, Held] = {}
+        self._held: dict[int, RunningJob] = {}
         self._guard = threading.Lock()
         self._trouble = Trouble(log, "leases.not_renewed", "leases.renewed_again")
         self._stopped = threading.Event()
@@ -81,11 +81,11 @@ class Leases:
         self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
         self._thread.start()
 
-    def hold(self, claims: Sequence[Claim], claimed_at: float) -> list[Held]:
+    def hold(self, claims: Sequence[Claim], claimed_at: float) -> list[RunningJob]:
         """Begin to renew these; ``claimed_at``: monotonic time before they were claimed."""
         until = claimed_at + self._lease_seconds
         held = [
-            Held(
+            RunningJob(
                 claim,
                 lease_until=until,
                 limit=(limit := self._limit(claim)),
@@ -99,12 +99,12 @@ class Leases:
             self._held.update({one.claim.job_id: one for one in held})
         return held
 
-    def begin(self, held: Held) -> None:
+    def begin(self, held: RunningJob) -> None:
         """The job's own time begins now; it may have waited for others of its group."""
         held.started = True
         held.deadline = time.monotonic() + held.limit
 
-    def drop(self, held: Sequence[Held]) -> None:
+    def drop(self, held: Sequence[RunningJob]) -> None:
         """Stop renewing these: their outcome is written, or is no longer ours to write."""
         with self._guard:
             for one in held:
@@ -117,7 +117,7 @@ class Leases:
         with self._guard:
             return bool(self._held)
 
-    def check(self, held: Held) -> None:
+    def check(self, held: RunningJob) -> None:
         """Raise if the job must stop here: a safe point."""
         now = time.monotonic()
         if held.lost or now >= held.lease_until:

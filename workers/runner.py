@@ -26,7 +26,7 @@ from workers.execution.attempt import attempt
 from workers.execution.ending import HANDED_BACK, unseen_after
 from workers.execution.hooks import Hooks
 from workers.execution.work import Here, Work
-from workers.leases import Held, Leases
+from workers.leases import Leases, RunningJob
 from workers.serving import Serving
 from workers.slots import Slots
 
@@ -49,19 +49,19 @@ class _NotStored(InternalError):
 class _Group:
     """Claimed jobs that one thread does, one after the other."""
 
-    def __init__(self, held: list[Held]) -> None:
+    def __init__(self, held: list[RunningJob]) -> None:
         self._left = deque(held)
         self._guard = threading.Lock()
         #: When the job that is being done was begun.
         self.taken_at = time.monotonic()
 
-    def take(self) -> Held | None:
+    def take(self) -> RunningJob | None:
         """The next job; None when there is none left."""
         with self._guard:
             self.taken_at = time.monotonic()
             return self._left.popleft() if self._left else None
 
-    def give_up(self) -> list[Held]:
+    def give_up(self) -> list[RunningJob]:
         """The jobs that were not begun; they are no longer the group's."""
         with self._guard:
             left = list(self._left)
@@ -122,7 +122,7 @@ class Runner:
         self._worker = worker
         self._guard = threading.Lock()
         self._groups: list[_Group] = []
-        self._ready: list[tuple[Held, Outcome]] = []
+        self._ready: list[tuple[RunningJob, Outcome]] = []
         self.queues = [
             CONTROL_QUEUE,
             *(backend_queue(name) for name in serving.names.values()),
@@ -188,7 +188,7 @@ class Runner:
         """Let go of the broker."""
         self._notices.close()
 
-    def _work_on(self, held: list[Held]) -> set[str]:
+    def _work_on(self, held: list[RunningJob]) -> set[str]:
         """Do these jobs; the queues in which something can run now that could not before."""
         group = _Group(held)
         with self._guard:
@@ -229,11 +229,11 @@ class Runner:
             left = group.give_up()
             self._keep([(one, HANDED_BACK) for one in left])
 
-    def _keep(self, outcomes: list[tuple[Held, Outcome]]) -> None:
+    def _keep(self, outcomes: list[tuple[RunningJob, Outcome]]) -> None:
         with self._guard:
             self._ready += outcomes
 
-    def _attempt(self, held: Held) -> Outcome | None:
+    def _attempt(self, held: RunningJob) -> Outcome | None:
         one = held.claim
         self._leases.begin(held)
         structlog.contextvars.bind_contextvars(**_named(one))
@@ -266,7 +266,7 @@ class Runner:
         elif outcome.problem is not None:
             log.warning(f"job.{outcome.ending}", attempt=one.attempt, why=outcome.problem.detail)
 
-    def _write(self, ready: list[tuple[Held, Outcome]]) -> set[str]:
+    def _write(self, ready: list[tuple[RunningJob, Outcome]]) -> set[str]:
         """Write outcomes; while the database is away, as long as the leases are ours."""
         if not ready:
             return set()
@@ -300,7 +300,7 @@ class Runner:
         self._notices.ended(finished.ended_jobs, finished.ended_batches)
         return set(finished.wake)
 
-    def _write_each(self, ready: list[tuple[Held, Outcome]], error: Exception) -> set[str]:
+    def _write_each(self, ready: list[tuple[RunningJob, Outcome]], error: Exception) -> set[str]:
         """One outcome of a group cannot be stored: the others can, and that one fails."""
         if len(ready) > 1:
             return set().union(*(self._write([entry]) for entry in ready))

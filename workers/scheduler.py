@@ -18,7 +18,7 @@ from orchestrator.findings import refusals
 from orchestrator.findings.repairing import by_rule, note_repair
 from orchestrator.history.events import latest_number, number_committed
 from orchestrator.inventory.capacity import record_day
-from orchestrator.jobs import autosize, looking_again, schedule
+from orchestrator.jobs import autosize, rechecking, upkeep
 from orchestrator.jobs.archive import archive
 from orchestrator.jobs.claim import put_back_blocked
 from orchestrator.jobs.finish import Finished
@@ -137,20 +137,20 @@ class Scheduler:
         self._wakeups.send(finished.wake)
 
     def _queue_due(self) -> None:
-        queues = self._database.transact(schedule.queue_due)
+        queues = self._database.transact(upkeep.queue_due)
         if queues:
             failpoints.reach("due.after_commit")
         self._wakeups.send(queues)
 
     def _reclaim(self) -> None:
         try:
-            self._reclaimed(self._database.transact(schedule.reclaim_expired))
+            self._reclaimed(self._database.transact(upkeep.reclaim_expired))
         except Exception as error:
             if not is_of_the_rows(error):
                 raise
             # What the database refuses of one job keeps no other from being taken up.
-            for job_id in self._database.look(schedule.expired):
-                self._one_by_one(job_id, schedule.reclaim_expired, self._reclaimed)
+            for job_id in self._database.look(upkeep.expired):
+                self._one_by_one(job_id, upkeep.reclaim_expired, self._reclaimed)
 
     def _one_by_one(
         self, job_id: int, end: Callable[..., _Ended], tell: Callable[[_Ended], None]
@@ -169,7 +169,7 @@ class Scheduler:
             else:
                 return
 
-    def _reclaimed(self, reclaimed: schedule.Reclaimed) -> None:
+    def _reclaimed(self, reclaimed: upkeep.Reclaimed) -> None:
         if reclaimed.queues:
             failpoints.reach("reclaim.after_commit")
             log.warning("scheduler.leases_lost", queues=reclaimed.queues)
@@ -201,30 +201,30 @@ class Scheduler:
     def _relay(self) -> None:
         older_than = self._settings.scheduler.relay_seconds
         with self._database.read() as transaction:
-            overdue = schedule.overdue_queues(transaction, older_than)
+            overdue = upkeep.overdue_queues(transaction, older_than)
         if overdue:
             with failpoints.around("relay.before_send", "relay.after_send"):
                 self._wakeups.send(overdue)
 
     def _overlooked(self) -> None:
-        self._wakeups.send(self._database.transact(schedule.queue_overlooked))
-        self._tell(self._database.transact(schedule.cancel_overlooked))
+        self._wakeups.send(self._database.transact(upkeep.queue_overlooked))
+        self._tell(self._database.transact(upkeep.cancel_overlooked))
         self._database.transact(put_back_blocked)
 
     def _dead_hosts(self) -> None:
         grace = self._settings.scheduler.host_grace_seconds
-        fail = partial(schedule.fail_for_dead_hosts, grace=grace)
+        fail = partial(upkeep.fail_for_dead_hosts, grace=grace)
         try:
             self._tell(self._database.transact(fail))
         except Exception as error:
             if not is_of_the_rows(error):
                 raise
             # What the database refuses of one job keeps no other from being ended.
-            for job_id in self._database.look(partial(schedule.without_host, grace=grace)):
+            for job_id in self._database.look(partial(upkeep.without_host, grace=grace)):
                 self._one_by_one(job_id, fail, self._tell)
 
     def _expire_locks(self) -> None:
-        self._database.transact(schedule.expire_locks)
+        self._database.transact(upkeep.expire_locks)
 
     def _autosize(self) -> None:
         scheduler = self._settings.scheduler
@@ -254,8 +254,8 @@ class Scheduler:
 
     def _look_again(self) -> None:
         with self._database.read() as transaction:
-            at_policies = looking_again.policies_due(transaction)
-        for submission in [*self._database.transact(looking_again.due), *at_policies]:
+            at_policies = rechecking.policies_due(transaction)
+        for submission in [*self._database.transact(rechecking.due), *at_policies]:
             [request] = submission.requests
             about = {"volume": request.volume, "policy": request.policy}
             key = (request.backend, request.volume, request.policy)
@@ -336,7 +336,7 @@ class Scheduler:
     def _retain(self) -> None:
         retention = self._settings.retention
         deleted = self._database.transact(
-            lambda transaction: schedule.retain(
+            lambda transaction: upkeep.retain(
                 transaction, idempotency_days=retention.idempotency_days
             )
         )

@@ -35,7 +35,7 @@ TWIN = "twin"
 
 #: A row of `findings`, with its ``backend``; the job that repairs it, or None.
 Row = Mapping[str, Any]
-Request = dict[str, Any]
+RepairRequest = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,12 @@ class Repair:
     """One way to make a finding untrue."""
 
     summary: str
-    request: Callable[[Row], Request | None]
+    request: Callable[[Row], RepairRequest | None]
 
 
-def repairs_of(row: Row) -> dict[str, tuple[Repair, Request]]:
+def repairs_of(row: Row) -> dict[str, tuple[Repair, RepairRequest]]:
     """The repairs that are possible for this finding, by name, with the job each would be."""
-    possible: dict[str, tuple[Repair, Request]] = {}
+    possible: dict[str, tuple[Repair, RepairRequest]] = {}
     for name, repair in REPAIRS[FindingKind(row["kind"])].items():
         request = repair.request(row)
         if request is not None:
@@ -56,8 +56,8 @@ def repairs_of(row: Row) -> dict[str, tuple[Repair, Request]]:
     return possible
 
 
-def _of_volume(action: Action, **params: Any) -> Callable[[Row], Request | None]:
-    def request(row: Row) -> Request | None:
+def _of_volume(action: Action, **params: Any) -> Callable[[Row], RepairRequest | None]:
+    def request(row: Row) -> RepairRequest | None:
         if row["volume"] is None:
             return None
         return {"action": action.name, "volume": row["volume"], "params": params}
@@ -65,7 +65,7 @@ def _of_volume(action: Action, **params: Any) -> Callable[[Row], Request | None]
     return request
 
 
-def _adopt(row: Row) -> Request | None:
+def _adopt(row: Row) -> RepairRequest | None:
     whose = row["detail"].get("whose")
     if whose in (None, TWIN) or row["detail"].get("name_taken") or row["detail"].get("copies"):
         return None
@@ -79,20 +79,20 @@ def _adopt(row: Row) -> Request | None:
     return {"action": ADOPT.name, "volume": row["volume"], "params": params}
 
 
-def _remove(row: Row) -> Request | None:
+def _remove(row: Row) -> RepairRequest | None:
     if row["detail"].get("whose") != REMOVED or row["detail"].get("name_taken"):
         return None
     params = {"finding": row["id"]}
     return {"action": REMOVE_ORPHAN.name, "volume": row["volume"], "params": params}
 
 
-def _record_snapshots(row: Row) -> Request | None:
+def _record_snapshots(row: Row) -> RepairRequest | None:
     if row["detail"].get("whose") == FOREIGN:
         return None
     return _of_volume(RECONCILE, what=["snapshots"])(row)
 
 
-def _reapply(row: Row) -> Request | None:
+def _reapply(row: Row) -> RepairRequest | None:
     if row["volume"] is None and row["detail"].get("recorded") is not None:
         return {"action": REAPPLY.name, "policy": row["policy"]}
     if row["volume"] is not None:
@@ -100,7 +100,7 @@ def _reapply(row: Row) -> Request | None:
     return None
 
 
-def _record_policy(row: Row) -> Request | None:
+def _record_policy(row: Row) -> RepairRequest | None:
     found = row["detail"].get("found")
     if row["volume"] is not None:
         known = row["detail"].get("known")
@@ -110,8 +110,8 @@ def _record_policy(row: Row) -> Request | None:
     return {"action": SET_RULES.name, "policy": row["policy"], "params": {"rules": found}}
 
 
-def _on_host(action: Action) -> Callable[[Row], Request | None]:
-    def request(row: Row) -> Request | None:
+def _on_host(action: Action) -> Callable[[Row], RepairRequest | None]:
+    def request(row: Row) -> RepairRequest | None:
         if action is DETACH and row["detail"].get("recorded") is None:
             return None
         params = {}
@@ -127,14 +127,14 @@ def _on_host(action: Action) -> Callable[[Row], Request | None]:
 _RECORDABLE = ("metadata", "settings")
 
 
-def _record_differing(row: Row) -> Request | None:
+def _record_differing(row: Row) -> RepairRequest | None:
     what = row["detail"]["what"]
     if what == "name":
         return _of_volume(RENAME, new_name=row["detail"]["found"])(row)
     return _of_volume(RECONCILE, what=[what])(row) if what in _RECORDABLE else None
 
 
-def _apply(row: Row) -> Request | None:
+def _apply(row: Row) -> RepairRequest | None:
     what, recorded, found = (row["detail"].get(key) for key in ("what", "recorded", "found"))
     if what == "metadata":
         changed = {**dict.fromkeys(found or {}), **(recorded or {})}
@@ -144,7 +144,7 @@ def _apply(row: Row) -> Request | None:
     return None
 
 
-def _break(row: Row) -> Request | None:
+def _break(row: Row) -> RepairRequest | None:
     """That very lock: not one that was taken since."""
     if row["detail"].get("what") != "lock":
         return None
@@ -152,7 +152,7 @@ def _break(row: Row) -> Request | None:
     return _of_volume(BREAK_LOCK, **meant)(row)
 
 
-def _forget_stuck(row: Row) -> Request | None:
+def _forget_stuck(row: Row) -> RepairRequest | None:
     return _of_volume(FORGET)(row) if row["detail"].get("what") == "pending" else None
 
 

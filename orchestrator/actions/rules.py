@@ -30,12 +30,12 @@ def check(outlook: Outlook, intent: Intent) -> None:
         )
     if action.respects_lock:
         _check_lock(outlook, intent)
-    action.rule.check(outlook, intent)
+    action.checks.check(outlook, intent)
 
 
 def check_room(outlook: Outlook, intent: Intent) -> int:
     """Bytes the intent will take up. Raises `InsufficientCapacity`, `QuotaExceeded`."""
-    room = intent.action.rule.room
+    room = intent.action.checks.room
     wanted = 0 if room is None else max(0, room(outlook, intent))
     backend = outlook.backend(intent.backend)
     if wanted and backend.total_bytes is not None:
@@ -64,13 +64,13 @@ def check_room(outlook: Outlook, intent: Intent) -> int:
 
 def play(outlook: Outlook, intent: Intent) -> None:
     """Change the outlook as the intent will; one that is bound to fail changes nothing."""
-    intent.action.rule.effect(outlook, intent)
+    intent.action.checks.effect(outlook, intent)
 
 
 def notes(outlook: Outlook, intent: Intent) -> list[str]:
     """What the intent will lose, or not take over, and what is doubtful: a sentence each."""
     doubtful = doubt(intent.params.get("size_bytes"))
-    told = intent.action.rule.notes(outlook, intent)
+    told = intent.action.checks.notes(outlook, intent)
     return told if doubtful is None else [*told, doubtful]
 
 

@@ -14,12 +14,12 @@ from orchestrator.api.service import Service
 from orchestrator.domain.actors import Actor
 from orchestrator.domain.errors import InvalidName, UnknownBackend
 from orchestrator.domain.names import check_backend_name
-from orchestrator.domain.states import Role as TokenRole
+from orchestrator.domain.states import Role
 from orchestrator.inventory import backends
 from orchestrator.jobs.views import job_views
 from orchestrator.nas import contract
 from orchestrator.nas.edges.local import Local
-from orchestrator.nas.edges.v3 import Caller, Role, application
+from orchestrator.nas.edges.v3 import Caller, NasRole, application
 from orchestrator.nas.gateways import Request, View, ended_well
 from orchestrator.settings import V3Settings
 from orchestrator.store.transaction import Transaction
@@ -34,9 +34,9 @@ EVERYBODY = "everybody"
 _PAGE = 500
 #: What tokens may do whose names the configuration does not assign: by their own role.
 _USUAL = {
-    Role.USER: TokenRole.READER,
-    Role.ADMIN: TokenRole.OPERATOR,
-    Role.UBER_ADMIN: TokenRole.ADMIN,
+    NasRole.USER: Role.READER,
+    NasRole.ADMIN: Role.OPERATOR,
+    NasRole.UBER_ADMIN: Role.ADMIN,
 }
 
 
@@ -56,7 +56,7 @@ def is_open(settings: V3Settings) -> bool:
 class _Caller:
     actor: Actor
     name: str | None
-    roles: frozenset[Role]
+    roles: frozenset[NasRole]
 
 
 class Backends:
@@ -67,9 +67,9 @@ class Backends:
         self._trusted = trusted
         self._settings = settings
         self._members = {
-            Role.USER: settings.user,
-            Role.ADMIN: settings.admin,
-            Role.UBER_ADMIN: settings.uber_admin,
+            NasRole.USER: settings.user,
+            NasRole.ADMIN: settings.admin,
+            NasRole.UBER_ADMIN: settings.uber_admin,
         }
         self.open_snapshots = settings.open_snapshots
         self.discard_newer = settings.discard_newer
@@ -86,15 +86,15 @@ class Backends:
         if token is None:
             # Its roles say what it may do; of the service's own ones it needs the one that
             # submits jobs.
-            anonymous = Actor(ANONYMOUS, TokenRole.OPERATOR)
+            anonymous = Actor(ANONYMOUS, Role.OPERATOR)
             return _Caller(anonymous, None, self._roles(ANONYMOUS, None))
         actor = await self._trusted.check(self._service, token)
         roles = self._roles(actor.name, actor.role)
-        if {Role.ADMIN, Role.UBER_ADMIN} & roles and not actor.role.includes(TokenRole.OPERATOR):
-            actor = replace(actor, role=TokenRole.OPERATOR)
+        if {NasRole.ADMIN, NasRole.UBER_ADMIN} & roles and not actor.role.includes(Role.OPERATOR):
+            actor = replace(actor, role=Role.OPERATOR)
         return _Caller(actor, actor.name, roles)
 
-    def _roles(self, name: str, role: TokenRole | None) -> frozenset[Role]:
+    def _roles(self, name: str, role: Role | None) -> frozenset[NasRole]:
         return frozenset(
             wanted
             for wanted, members in self._members.items()
@@ -105,7 +105,7 @@ class Backends:
             )
         )
 
-    def _usually(self, wanted: Role, role: TokenRole | None) -> bool:
+    def _usually(self, wanted: NasRole, role: Role | None) -> bool:
         return role is not None and role.includes(_USUAL[wanted])
 
     async def run(self, name: str, caller: Caller, operation: contract.Operation[T]) -> T:

@@ -22,7 +22,7 @@ class Certificate:
         self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         self.context.minimum_version = ssl.TLSVersion.TLSv1_2
         try:
-            self._seen = self._stamp()
+            self._seen = self._fingerprint()
             self._load()
         except OSError as error:  # those of TLS are among them
             raise InvalidInput(
@@ -34,7 +34,7 @@ class Certificate:
     def renew(self) -> None:
         """Read the files again, if they have changed. What cannot be used changes nothing."""
         try:
-            seen = self._stamp()
+            seen = self._fingerprint()
             if seen == self._seen:
                 return
             self._load()
@@ -45,7 +45,7 @@ class Certificate:
         self._seen = seen
         log.info("api.tls_renewed", certificate=str(self._certificate))
 
-    def _stamp(self) -> tuple[int, ...]:
+    def _fingerprint(self) -> tuple[int, ...]:
         stats = [self._certificate.stat(), self._key.stat()]
         return tuple(number for stat in stats for number in (stat.st_mtime_ns, stat.st_ino))
 

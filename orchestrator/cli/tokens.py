@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
@@ -14,20 +13,13 @@ from orchestrator.cli.failures import say
 from orchestrator.cli.groups import group
 from orchestrator.cli.output import Columns, print_json, print_table, when
 from orchestrator.domain.errors import InvalidInput, InvalidName, WrongState
+from orchestrator.domain.states import Role
 
 app = group()
 
 _NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}", re.ASCII)
 #: Who is noted as the maker of a token that was made without a token.
 _DIRECT_ACTOR = "command-line"
-
-
-class Role(StrEnum):
-    """What a token may do."""
-
-    READER = "reader"
-    OPERATOR = "operator"
-    ADMIN = "admin"
 
 
 _TOKENS: Columns = {

@@ -10,8 +10,8 @@ Answers are the types of `orchestrator.contract`; refusals are raised as the cla
 `orchestrator.domain.errors`.
 """
 
-from orchestrator.client.drivers import AsyncClient, Client, DocumentClient
 from orchestrator.client.listings import AsyncListing, Listing
 from orchestrator.client.local import LocalEndpoint
+from orchestrator.client.runners import AsyncClient, Client, DocumentClient
 
 __all__ = ["AsyncClient", "AsyncListing", "Client", "DocumentClient", "Listing", "LocalEndpoint"]

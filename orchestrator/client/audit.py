@@ -9,7 +9,7 @@ from orchestrator.client.jobs import planned, reason_header
 from orchestrator.client.kinds import FINDING, JOB, PLAN, RESTORED
 from orchestrator.client.listings import Query
 from orchestrator.client.methods import Methods
-from orchestrator.client.steps import Call, Steps, given, path_to
+from orchestrator.client.steps import Request, Steps, given, path_to
 from orchestrator.client.waiting import Deadline, ended, until_ended
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class AuditMethods(Methods):
     def finding(self, finding: int) -> Steps[Finding]:
         """One finding, with the repairs that are possible. Raises `NotFound`."""
         path = path_to("findings", finding)
-        answer = yield Call(method="GET", path=path, repeatable=True)
+        answer = yield Request(method="GET", path=path, repeatable=True)
         return self._read(FINDING, answer.body)
 
     @operation
@@ -72,13 +72,13 @@ class AuditMethods(Methods):
     @operation
     def restored(self) -> Steps[Restored]:
         """When the database was found to be older than it had been, if that is not seen to."""
-        answer = yield Call(method="GET", path="/v1/audit/restored", repeatable=True)
+        answer = yield Request(method="GET", path="/v1/audit/restored", repeatable=True)
         return self._read(RESTORED, answer.body)
 
     @operation
     def acknowledge_restored(self, *, reason: str | None = None) -> Steps[Restored]:
         """Let rules repair findings again in a database that was restored. Needs the role admin."""
-        answer = yield Call(
+        answer = yield Request(
             method="POST",
             path="/v1/audit/acknowledge",
             headers=reason_header(reason),
@@ -89,8 +89,8 @@ class AuditMethods(Methods):
 
 def _repair(
     finding: int, repair: str, approval: bool, reason: str | None, key: str | None = None
-) -> Call:
-    return Call(
+) -> Request:
+    return Request(
         method="POST",
         path=path_to("findings", finding, "repair"),
         json={"repair": repair, "approval": approval},

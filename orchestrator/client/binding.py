@@ -15,9 +15,9 @@ from orchestrator.client.kinds import A
 from orchestrator.client.steps import Steps, StreamSteps
 
 if TYPE_CHECKING:
-    from orchestrator.client.drivers import AsyncClient, Client, DocumentClient
     from orchestrator.client.listings import AsyncListing, Listing, Query
     from orchestrator.client.rooms import Room
+    from orchestrator.client.runners import AsyncClient, Client, DocumentClient
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -20,11 +20,11 @@ from orchestrator.client.listings import PAGE, Query
 from orchestrator.client.methods import Methods
 from orchestrator.client.resending import back_off
 from orchestrator.client.steps import (
-    Call,
     Item,
     NextLine,
     Open,
     Pause,
+    Request,
     Steps,
     StreamSteps,
     given,
@@ -170,7 +170,7 @@ class HistoryMethods(Methods):
         name. Needs the role admin. Raises `AlreadyExists` if a valid token has this name.
         """
         wanted = {"name": name, "role": role, "days": days, "project": project}
-        answer = yield Call(
+        answer = yield Request(
             method="POST",
             path="/v1/tokens",
             json={field: value for field, value in wanted.items() if value is not None},
@@ -180,12 +180,12 @@ class HistoryMethods(Methods):
     @operation
     def revoke_token(self, token: str) -> Steps[None]:
         """Make the token with this id invalid. Needs the role admin."""
-        yield Call(method="DELETE", path=path_to("tokens", token))
+        yield Request(method="DELETE", path=path_to("tokens", token))
 
     @operation
     def queue(self) -> Steps[Queue]:
         """Whether the service takes new jobs, and how many have not ended."""
-        answer = yield Call(method="GET", path="/v1/queue", repeatable=True)
+        answer = yield Request(method="GET", path="/v1/queue", repeatable=True)
         return self._read(QUEUE, answer.body)
 
     @operation
@@ -201,7 +201,7 @@ class HistoryMethods(Methods):
     @operation
     def status(self) -> Steps[Status]:
         """How the service is: version, queue, workers, backends, open findings."""
-        answer = yield Call(method="GET", path="/v1/status", repeatable=True)
+        answer = yield Request(method="GET", path="/v1/status", repeatable=True)
         return self._read(STATUS, answer.body)
 
     @listing
@@ -212,14 +212,14 @@ class HistoryMethods(Methods):
 
 def _queue(verb: str, reason: str | None) -> Steps[Any]:
     # Done twice, it is the same: it may be repeated where an answer was lost.
-    answer = yield Call(
+    answer = yield Request(
         method="POST", path=f"/v1/queue/{verb}", json={"reason": reason}, repeatable=True
     )
     return answer.body
 
 
-def _events(after: int, filters: dict[str, str], epoch: int | None) -> Call:
-    return Call(
+def _events(after: int, filters: dict[str, str], epoch: int | None) -> Request:
+    return Request(
         method="GET",
         path="/v1/events",
         params={**filters, **given(after=after, epoch=epoch)},
@@ -227,8 +227,8 @@ def _events(after: int, filters: dict[str, str], epoch: int | None) -> Call:
     )
 
 
-def _stream_call(after: int | None, filters: dict[str, str], epoch: int | None) -> Call:
+def _stream_call(after: int | None, filters: dict[str, str], epoch: int | None) -> Request:
     headers = {"Accept": "text/event-stream"}
     if after is not None:
         headers["Last-Event-ID"] = str(after) if epoch is None else f"{epoch}-{after}"
-    return Call(method="GET", path="/v1/events", params=filters, headers=headers, held=_SILENCE)
+    return Request(method="GET", path="/v1/events", params=filters, headers=headers, held=_SILENCE)

@@ -16,7 +16,7 @@ from orchestrator.client.kinds import ATTACHMENT, BACKEND, HELD_LOCK, LOCK, POLI
 from orchestrator.client.listings import Query
 from orchestrator.client.methods import Methods
 from orchestrator.client.rooms import C
-from orchestrator.client.steps import Call, Steps, given, path_to
+from orchestrator.client.steps import Request, Steps, given, path_to
 
 if TYPE_CHECKING:
     from orchestrator.contract.inventory import (
@@ -106,7 +106,7 @@ class InventoryMethods(Methods):
         It expires after ``seconds``; without, never. Raises `Locked` if another host has it.
         """
         wanted = {"owner": owner, "seconds": seconds, "reason": reason}
-        answer = yield Call(
+        answer = yield Request(
             method="PUT",
             path=_volume(backend, volume, "lock"),
             json={name: value for name, value in wanted.items() if value is not None},
@@ -120,7 +120,7 @@ class InventoryMethods(Methods):
 
         Raises `Locked` if another host has it.
         """
-        yield Call(
+        yield Request(
             method="DELETE",
             path=_volume(backend, volume, "lock"),
             params=given(owner=owner),
@@ -130,7 +130,7 @@ class InventoryMethods(Methods):
     @operation
     def break_lock(self, backend: str, volume: str, reason: str) -> Steps[None]:
         """Break the lock on a volume, whoever has it. Needs the role admin."""
-        yield Call(
+        yield Request(
             method="DELETE",
             path=_volume(backend, volume, "lock"),
             params=given(force=True, reason=reason),
@@ -178,5 +178,5 @@ def _volume(backend: str, volume: str, *further: str) -> str:
     return path_to("backends", backend, "volumes", volume, *further)
 
 
-def _get(path: str) -> Call:
-    return Call(method="GET", path=path, repeatable=True)
+def _get(path: str) -> Request:
+    return Request(method="GET", path=path, repeatable=True)

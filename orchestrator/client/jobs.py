@@ -12,7 +12,7 @@ from orchestrator.client.binding import listing, operation
 from orchestrator.client.kinds import ARCHIVED, BATCH, EVENT, JOB, PLAN, A, Kind
 from orchestrator.client.listings import Query
 from orchestrator.client.methods import Methods
-from orchestrator.client.steps import Call, Steps, given, path_to
+from orchestrator.client.steps import Request, Steps, given, path_to
 from orchestrator.client.waiting import Deadline, ended, until_ended
 from orchestrator.domain.errors import InvalidInput
 
@@ -69,7 +69,7 @@ class JobMethods(Methods):
             reason=reason, priority=priority, run_at=run_at, depends_on=depends_on,
             max_attempts=max_attempts, after=after, approval=approval or None,
         )  # fmt: skip
-        call = Call(method="POST", path="/v1/jobs", json=request)
+        call = Request(method="POST", path="/v1/jobs", json=request)
         return self._read(JOB, (yield from accepted(call, "jobs", idempotency_key, wait)))
 
     @operation
@@ -102,7 +102,7 @@ class JobMethods(Methods):
             reason=reason, priority=priority, run_at=run_at, depends_on=depends_on,
             max_attempts=max_attempts, after=after, approval=approval or None,
         )  # fmt: skip
-        call = Call(method="POST", path="/v1/jobs", json=request)
+        call = Request(method="POST", path="/v1/jobs", json=request)
         return self._read(PLAN, (yield from planned(call)))
 
     @operation
@@ -194,7 +194,7 @@ class JobMethods(Methods):
 
         Raises `JobEnded` if it is over.
         """
-        answer = yield Call(method="POST", path=path_to("jobs", job, "cancel"))
+        answer = yield Request(method="POST", path=path_to("jobs", job, "cancel"))
         return self._read(JOB, answer.body)
 
     @operation
@@ -207,7 +207,7 @@ class JobMethods(Methods):
         reason: str | None = None,
     ) -> Steps[Job]:
         """Submit a failed or canceled job again; the new job. Raises `WrongState`."""
-        call = Call(
+        call = Request(
             method="POST", path=path_to("jobs", job, "retry"), headers=reason_header(reason)
         )
         return self._read(JOB, (yield from accepted(call, "jobs", idempotency_key, wait)))
@@ -218,7 +218,7 @@ class JobMethods(Methods):
 
         Raises `WrongState` if it does not wait for that.
         """
-        answer = yield Call(
+        answer = yield Request(
             method="POST",
             path=path_to("jobs", job, "approve"),
             headers=reason_header(reason),
@@ -229,7 +229,7 @@ class JobMethods(Methods):
     @operation
     def set_priority(self, job: int, priority: int) -> Steps[Job]:
         """Change the priority of a job that has not ended: -20 is first, 19 last."""
-        answer = yield Call(
+        answer = yield Request(
             method="PATCH",
             path=path_to("jobs", job),
             json={"priority": priority},
@@ -248,7 +248,7 @@ class JobMethods(Methods):
         """
         moment = ended_before.isoformat() if isinstance(ended_before, datetime) else ended_before
         wanted: dict[str, Any] = {"jobs": list(jobs) if jobs else None, "ended_before": moment}
-        answer = yield Call(
+        answer = yield Request(
             method="POST",
             path="/v1/jobs/archive",
             json={name: value for name, value in wanted.items() if value is not None},
@@ -269,7 +269,7 @@ class JobMethods(Methods):
     @operation
     def cancel_batch(self, batch: int) -> Steps[Batch]:
         """Cancel those jobs of a batch that have not ended."""
-        answer = yield Call(method="POST", path=path_to("batches", batch, "cancel"))
+        answer = yield Request(method="POST", path=path_to("batches", batch, "cancel"))
         return self._read(BATCH, answer.body)
 
     def _until_ended(
@@ -282,12 +282,12 @@ class JobMethods(Methods):
         return self._read(kind, document)
 
 
-def accepted(call: Call, kind: str, key: str | None, wait: float | None) -> Steps[Any]:
+def accepted(call: Request, kind: str, key: str | None, wait: float | None) -> Steps[Any]:
     """Submit, and with ``wait`` wait for the end; the job or batch."""
     deadline = Deadline(0 if wait is None else wait)
     preference, held = deadline.preference()
     key = key if key is not None else uuid.uuid4().hex
-    answer = yield Call(
+    answer = yield Request(
         method=call.method,
         path=call.path,
         json=call.json,
@@ -338,10 +338,10 @@ def _request(
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _batch_call(jobs: list[JobRequest], reason: str | None) -> Call:
+def _batch_call(jobs: list[JobRequest], reason: str | None) -> Request:
     if len(jobs) > _LONG and (reason is None or _plain(reason)):
         lines = "".join(json.dumps(job, separators=(",", ":")) + "\n" for job in jobs)
-        return Call(
+        return Request(
             method="POST",
             path="/v1/batches",
             content=lines.encode(),
@@ -350,7 +350,7 @@ def _batch_call(jobs: list[JobRequest], reason: str | None) -> Call:
     body: dict[str, Any] = {"jobs": jobs}
     if reason is not None:
         body["reason"] = reason
-    return Call(method="POST", path="/v1/batches", json=body)
+    return Request(method="POST", path="/v1/batches", json=body)
 
 
 def _plain(text: str) -> bool:
@@ -366,9 +366,9 @@ def reason_header(reason: str | None) -> dict[str, str]:
     return {"Reason": reason}
 
 
-def planned(call: Call) -> Steps[Any]:
+def planned(call: Request) -> Steps[Any]:
     """What a call that submits would do; nothing is changed."""
-    answer = yield Call(
+    answer = yield Request(
         method=call.method,
         path=call.path,
         json=call.json,
@@ -381,5 +381,5 @@ def planned(call: Call) -> Steps[Any]:
 
 
 def _read(path: str) -> Steps[Any]:
-    answer = yield Call(method="GET", path=path, repeatable=True)
+    answer = yield Request(method="GET", path=path, repeatable=True)
     return answer.body

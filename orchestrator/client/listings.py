@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic
 
 from orchestrator.client.kinds import A, Kind
-from orchestrator.client.steps import Call, Steps, given
+from orchestrator.client.steps import Request, Steps, given
 
 if TYPE_CHECKING:
     from orchestrator.contract.answers import Page
@@ -31,7 +31,7 @@ class Query(Generic[A]):
 def one_page(query: Query[Any], limit: int | None, cursor: str | None) -> Steps[Any]:
     """Ask for one page."""
     paging = given(limit=limit, cursor=cursor) if query.paged else {}
-    answer = yield Call(
+    answer = yield Request(
         method="GET", path=query.path, params={**query.params, **paging}, repeatable=True
     )
     return answer.body

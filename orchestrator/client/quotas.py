@@ -9,7 +9,7 @@ from orchestrator.client.binding import listing, operation
 from orchestrator.client.kinds import ACCOUNT, QUOTA
 from orchestrator.client.listings import Query
 from orchestrator.client.methods import Methods
-from orchestrator.client.steps import Call, Steps, given, path_to
+from orchestrator.client.steps import Request, Steps, given, path_to
 
 if TYPE_CHECKING:
     from orchestrator.contract.quotas import Account, Quota
@@ -39,7 +39,7 @@ class QuotaMethods(Methods):
         """
         when = at.isoformat() if isinstance(at, datetime) else at
         params = given(backend=backend, at=when, limit=limit, cursor=cursor)
-        answer = yield Call(
+        answer = yield Request(
             method="GET", path=path_to("quotas", account), params=params, repeatable=True
         )
         return self._read(ACCOUNT, answer.body)
@@ -64,7 +64,7 @@ class QuotaMethods(Methods):
             "max_volumes": max_volumes,
             "max_snapshots": max_snapshots,
         }
-        answer = yield Call(
+        answer = yield Request(
             method="PUT",
             path=path_to("quotas", account, backend),
             json={name: value for name, value in wanted.items() if value is not None},
@@ -79,6 +79,6 @@ class QuotaMethods(Methods):
 
         Raises `NotFound` if it has no quota there.
         """
-        yield Call(
+        yield Request(
             method="DELETE", path=path_to("quotas", account, backend), headers=given(Reason=reason)
         )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from orchestrator.client.binding import operation
 from orchestrator.client.kinds import REPORT
 from orchestrator.client.methods import Methods
-from orchestrator.client.steps import Call, Steps, given
+from orchestrator.client.steps import Request, Steps, given
 
 if TYPE_CHECKING:
     from orchestrator.contract.reports import Report
@@ -25,7 +25,7 @@ class ReportMethods(Methods):
         Raises `UnknownBackend` if there never was the backend.
         """
         period = {"from": since, "to": until}
-        answer = yield Call(
+        answer = yield Request(
             method="GET",
             path="/v1/audit/report",
             params=given(**period, backend=backend),

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-from orchestrator.client.steps import Call, Pause, Steps
+from orchestrator.client.steps import Pause, Request, Steps
 from orchestrator.domain.errors import Unavailable
 
 T = TypeVar("T")
@@ -37,7 +37,7 @@ def resending(method: Steps[T]) -> Steps[T]:
             result: T = end.value
             return result
         told, failed = None, None
-        resend = isinstance(step, Call) and step.repeatable
+        resend = isinstance(step, Request) and step.repeatable
         broken = False
         for failures in range(1, _RESENDS + 2):
             try:

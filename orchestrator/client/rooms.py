@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from orchestrator.client.jobs import JobMethods
 from orchestrator.client.kinds import A, Kind
-from orchestrator.client.steps import Call, Steps
+from orchestrator.client.steps import Request, Steps
 
 if TYPE_CHECKING:
     from orchestrator.contract.jobs import Job
@@ -26,7 +26,7 @@ class Room(Generic[C]):
 
     def _get(self, kind: Kind[A], path: str) -> Steps[A]:
         """Read what is at a path."""
-        answer = yield Call(method="GET", path=path, repeatable=True)
+        answer = yield Request(method="GET", path=path, repeatable=True)
         found: A = self._client._read(kind, answer.body)
         return found
 

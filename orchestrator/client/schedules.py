@@ -10,7 +10,7 @@ from orchestrator.client.binding import listing, operation
 from orchestrator.client.kinds import SCHEDULE, SCHEDULE_IN_DETAIL, SCHEDULE_RUN
 from orchestrator.client.listings import Query
 from orchestrator.client.methods import Methods
-from orchestrator.client.steps import Call, Steps, given, path_to
+from orchestrator.client.steps import Request, Steps, given, path_to
 
 if TYPE_CHECKING:
     from orchestrator.contract.schedules import Schedule, ScheduleInDetail, ScheduleRun
@@ -27,7 +27,7 @@ class ScheduleMethods(Methods):
     @operation
     def schedule(self, name: str) -> Steps[ScheduleInDetail]:
         """Read a schedule, and what became of its last run. Raises `UnknownSchedule`."""
-        answer = yield Call(method="GET", path=path_to("schedules", name), repeatable=True)
+        answer = yield Request(method="GET", path=path_to("schedules", name), repeatable=True)
         return self._read(SCHEDULE_IN_DETAIL, answer.body)
 
     @operation
@@ -54,7 +54,7 @@ class ScheduleMethods(Methods):
             **{"volumes": None if volumes is None else list(volumes), "keep": keep},
             **{"enabled": enabled, "reason": reason},
         }
-        answer = yield Call(
+        answer = yield Request(
             method="PUT",
             path=path_to("schedules", name),
             params=given(replace=replace),
@@ -66,7 +66,7 @@ class ScheduleMethods(Methods):
     @operation
     def enable_schedule(self, name: str, enabled: bool = True) -> Steps[ScheduleInDetail]:
         """Let a schedule run, or not; what it misses meanwhile is not caught up."""
-        answer = yield Call(
+        answer = yield Request(
             method="PATCH",
             path=path_to("schedules", name),
             json={"enabled": enabled},
@@ -77,7 +77,7 @@ class ScheduleMethods(Methods):
     @operation
     def run_schedule(self, name: str, *, idempotency_key: str | None = None) -> Steps[ScheduleRun]:
         """Run a schedule now, enabled or not; its next regular run does not change."""
-        answer = yield Call(
+        answer = yield Request(
             method="POST",
             path=path_to("schedules", name, "run"),
             headers={"Idempotency-Key": idempotency_key or str(uuid.uuid4())},
@@ -88,4 +88,4 @@ class ScheduleMethods(Methods):
     @operation
     def remove_schedule(self, name: str) -> Steps[None]:
         """Remove a schedule; its jobs and the snapshots that it made stay."""
-        yield Call(method="DELETE", path=path_to("schedules", name))
+        yield Request(method="DELETE", path=path_to("schedules", name))

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Call:
+class Request:
     """One request; the driver sends back its `Answer`.
 
     A connection that fails is raised as `Unavailable` with the fact ``may_have_arrived``:
@@ -57,7 +57,7 @@ class Pause:
 class Open:
     """Open a stream; the driver sends None, or raises what the service answered instead."""
 
-    call: Call
+    call: Request
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,9 @@ class Item(Generic[T]):
 
 
 #: A method that returns once.
-Steps = Generator[Call | Pause, Any, T]
+Steps = Generator[Request | Pause, Any, T]
 #: A method whose results are iterated.
-StreamSteps = Generator[Call | Pause | Open | NextLine | Item[T], Any, None]
+StreamSteps = Generator[Request | Pause | Open | NextLine | Item[T], Any, None]
 
 
 def path_to(*segments: str | int) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from orchestrator.client.resending import back_off
-from orchestrator.client.steps import Call, Pause, Steps, given
+from orchestrator.client.steps import Pause, Request, Steps, given
 from orchestrator.domain.errors import InvalidInput, Unavailable
 
 #: Seconds for which one request asks the service to wait: below what proxies allow.
@@ -64,7 +64,7 @@ def until_ended(
         hold = min(deadline.left, HOLD if seen is None else _WATCHED_HOLD)
         asked = time.monotonic()
         try:
-            answer = yield Call(
+            answer = yield Request(
                 method="GET", path=f"{path}/wait", params=given(timeout=round(hold, 3)), held=hold
             )
         except Unavailable:

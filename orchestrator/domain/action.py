@@ -73,7 +73,7 @@ def nothing(_outlook: Outlook, _intent: Intent) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rule:
+class Checks:
     """What one action needs, what it leaves, and how much room it will take.
 
     A check raises the `Problem` that names the field at fault and the remedy; it runs at
@@ -100,7 +100,7 @@ class Action:
     summary: str
     #: What history says of it once done; formatted with the job's fields.
     audit: str
-    rule: Rule
+    checks: Checks
     params: type[Params] = NoParams
     role: Role = Role.OPERATOR
     volume: Need = Need.REQUIRED
@@ -179,7 +179,7 @@ class Action:
     @cached_property
     def adds(self) -> bool:
         """Whether an account may have more of anything once it is done."""
-        return self.makes_volume or self.makes_snapshot or self.rule.room is not None
+        return self.makes_volume or self.makes_snapshot or self.checks.room is not None
 
     @cached_property
     def gives_policy(self) -> bool:

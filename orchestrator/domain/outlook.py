@@ -180,7 +180,7 @@ class QuotaOutlook:
 class Outlook:
     """Backends and volumes, by name, as they will be when the jobs ahead have succeeded.
 
-    `orchestrator.jobs.looking` fills it, `orchestrator.actions.rules` plays jobs forward on it.
+    `orchestrator.jobs.loading` fills it, `orchestrator.actions.rules` plays jobs forward on it.
     """
 
     def __init__(self) -> None:

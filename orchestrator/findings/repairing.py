@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import exists, func, select, update
 
 from orchestrator.actions.registry import ACTIONS
-from orchestrator.actions.repairs import Repair, Request, repairs_of
+from orchestrator.actions.repairs import Repair, RepairRequest, repairs_of
 from orchestrator.actions.requests import parse_request
 from orchestrator.domain.actors import ENGINE, Actor
 from orchestrator.domain.errors import InvalidInput, WrongState
@@ -37,7 +37,7 @@ def finding_view(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**row, "repairs": [_told(name, *found) for name, found in possible.items()]}
 
 
-def _told(name: str, repair: Repair, request: Request) -> dict[str, Any]:
+def _told(name: str, repair: Repair, request: RepairRequest) -> dict[str, Any]:
     approval = ACTIONS[request["action"]].approval
     return {"name": name, "summary": repair.summary, "job": request, "approval": approval}
 
@@ -110,7 +110,7 @@ def _changed(transaction: Transaction, row: Mapping[str, Any], since: datetime) 
 def _submission(
     row: Mapping[str, Any],
     name: str,
-    request: Request,
+    request: RepairRequest,
     actor: Actor,
     reason: str | None,
     approval: bool | None = None,

@@ -25,12 +25,12 @@ from orchestrator.domain.queues import CONTROL_QUEUE, GROUP_BUDGET
 from orchestrator.domain.states import JobState
 from orchestrator.history.events import Event, recorded
 from orchestrator.jobs.lanes import lane_taken
-from orchestrator.jobs.looking import (
+from orchestrator.jobs.loading import (
     backends_named,
     backends_with,
     life_in,
+    load_policies,
     take_backends,
-    take_exports,
     take_volumes,
     volumes_at,
     volumes_claimed,
@@ -245,7 +245,7 @@ def _claim(
     take_volumes(transaction, outlook, there, targets, own_jobs=own_jobs)
     intents = [intent_of(row, names[row["backend_id"]]) for row in rows]
     if exported := [intent for intent in intents if intent.policy or intent.junction]:
-        take_exports(transaction, outlook, exported, own_jobs=own_jobs)
+        load_policies(transaction, outlook, exported, own_jobs=own_jobs)
     claims = Claimed(
         _claim_of(
             row,
@@ -409,7 +409,7 @@ def _started(claim: Claim) -> Event:
 
 
 @dataclass(frozen=True)
-class Held:
+class Renewal:
     """What a heartbeat found: jobs still ours, those renewed, and those to be canceled."""
 
     held: frozenset[int]
@@ -422,7 +422,7 @@ def renew(
     fences: Mapping[int, int],
     lease_seconds: float,
     progress: Mapping[int, dict[str, Any]],
-) -> Held:
+) -> Renewal:
     """Renew the leases of jobs (fencing number by id) in one statement, and tell progress.
 
     A row that another transaction holds at the moment is left for the next time; it is
@@ -456,7 +456,7 @@ def renew(
         if job_id in progress
     ]
     update_rows(transaction, jobs, ["id", "fence"], told)
-    return Held(
+    return Renewal(
         held=frozenset(ours),
         renewed=frozenset(renewable),
         to_cancel=frozenset(row.id for row in found if row.id in ours and row.cancel_requested_at),

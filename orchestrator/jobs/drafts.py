@@ -38,13 +38,13 @@ from orchestrator.domain.states import JobState
 from orchestrator.inventory.backends import configured_names
 from orchestrator.inventory.hosts import live_hosts, refuse_living
 from orchestrator.jobs.lanes import UNAPPROVED, hold_tails, hold_unfinished, locked_for_submission
-from orchestrator.jobs.looking import (
+from orchestrator.jobs.loading import (
     backends_named,
     jobs_in,
+    load_policies,
     meaning,
     take_ahead,
     take_backends,
-    take_exports,
     take_volumes,
     volumes_at,
 )
@@ -373,7 +373,7 @@ class Drafts:
         shall be removed."""
         if not wanted:
             return
-        take_exports(self.transaction, self.outlook, wanted, own_jobs=own_jobs)
+        load_policies(self.transaction, self.outlook, wanted, own_jobs=own_jobs)
         removed = {
             intent.export_policy
             for intent in wanted

@@ -20,7 +20,7 @@ from orchestrator.history.events import Event, job_event, record
 from orchestrator.inventory.changes import Change, apply
 from orchestrator.jobs.claim import CHANGES
 from orchestrator.jobs.finish import Finished, close, ended_as
-from orchestrator.jobs.looking_again import unseen
+from orchestrator.jobs.rechecking import unseen
 from orchestrator.store.bulk import among, draw, update_rows
 from orchestrator.store.tables import backends, job_steps, jobs
 from orchestrator.store.transaction import Transaction

@@ -21,7 +21,7 @@ _BEGIN = text(
 ).bindparams(bindparam("at", type_=UtcDateTime))
 
 
-def take_turn(
+def take_allowance(
     transaction: Transaction, *, backend_id: int, action: str, job_id: int, interval: float
 ) -> float:
     """Seconds until the job may go on; 0 if its turn has come. ``interval`` is in seconds."""

@@ -12,8 +12,8 @@ from sqlalchemy import select, update
 
 from orchestrator.actions.schedules import EXPORT
 from orchestrator.domain.errors import InvalidInput
-from orchestrator.ledger.export import export
-from orchestrator.schedules.running import Outcome, Wake, run, written
+from orchestrator.ledger.event_files import export
+from orchestrator.schedules.running import Run, Wake, run, written
 from orchestrator.schedules.timing import Schedule, asleep, due_schedules, hold, note_run, wake
 from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database
@@ -68,7 +68,7 @@ def _submit(
         outcome = run(database, schedule, due, max_attempts=max_attempts, wake=send)
     except InvalidInput as problem:
         # What was right when the schedule was made is not any more: told at each period.
-        outcome = Outcome(due)
+        outcome = Run(due)
         outcome.refuse(None, None, problem)
     result = outcome.result()
     if database.transact(lambda transaction: note_run(transaction, schedule, due, result, now)):

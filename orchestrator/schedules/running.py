@@ -44,7 +44,7 @@ Beside = Callable[[Transaction, datetime, Sequence[int]], None]
 
 
 @dataclass
-class Outcome:
+class Run:
     """What came of a run."""
 
     due: datetime
@@ -82,7 +82,7 @@ def run(
     max_attempts: int,
     wake: Wake,
     beside: Beside | None = None,
-) -> Outcome:
+) -> Run:
     """Submit the jobs of a schedule for the period ``due``, some in each transaction.
 
     Done again, or by two at once, it submits nothing twice: jobs have the period and the
@@ -131,7 +131,7 @@ class _Run:
         self._beside = beside
         self._turns = Turns()
         self._due = compact(due)
-        self.outcome = Outcome(due)
+        self.outcome = Run(due)
         #: What the new snapshots are called, if it makes some.
         self.snapshot = (
             f"{schedule.name}-{self._due}" if ACTIONS[schedule.action].makes_snapshot else None
@@ -196,7 +196,7 @@ class _Run:
         for some in _in_parts(wanted):
             self._commit(some)
 
-    def finished(self) -> Outcome:
+    def finished(self) -> Run:
         """The outcome, with all jobs there are for the period: some may have been there before."""
         query = (
             select(schedule_jobs.c.job_id)

@@ -17,11 +17,11 @@ import psycopg
 from sqlalchemy import exists, select, update
 
 from orchestrator.domain.errors import Problem
-from orchestrator.jobs import claim, finish, schedule, submit
+from orchestrator.jobs import claim, finish, submit, upkeep
 from orchestrator.jobs.claim import Claim, Step
 from orchestrator.jobs.finish import Finished, Outcome
-from orchestrator.jobs.schedule import Reclaimed
 from orchestrator.jobs.submission import Accepted, Submission
+from orchestrator.jobs.upkeep import Reclaimed
 from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database
 from orchestrator.store.frozen import Watch
@@ -105,7 +105,7 @@ def _without_relay() -> None:
     def nothing_overdue(_transaction: Transaction, _older_than: float) -> Counter[str]:
         return Counter()
 
-    _replace(schedule.overdue_queues, nothing_overdue)
+    _replace(upkeep.overdue_queues, nothing_overdue)
 
 
 def _without_sweep() -> None:
@@ -135,7 +135,7 @@ def _without_leases() -> None:
     def reclaim_nothing(_transaction: Transaction) -> Reclaimed:
         return Reclaimed([], Finished([], [], [], []))
 
-    _replace(schedule.reclaim_expired, reclaim_nothing)
+    _replace(upkeep.reclaim_expired, reclaim_nothing)
 
 
 def _without_policy_fences() -> None:

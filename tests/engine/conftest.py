@@ -14,7 +14,7 @@ from orchestrator.actions.requests import parse_request
 from orchestrator.domain.actors import Actor
 from orchestrator.domain.states import NEXT_JOB_STATES, NEXT_VOLUME_STATES, Role
 from orchestrator.inventory.volumes import list_volumes
-from orchestrator.jobs import schedule
+from orchestrator.jobs import upkeep
 from orchestrator.jobs.cancel import cancel
 from orchestrator.jobs.finish import Finished
 from orchestrator.jobs.submission import Accepted, Submission
@@ -128,8 +128,8 @@ class Engine:
             connection.execute(
                 update(jobs).where(jobs.c.state == "running").values(lease_expires_at=db_now(-1.0))
             )
-        self.database.transact(schedule.queue_due)
-        self.database.transact(schedule.reclaim_expired)
+        self.database.transact(upkeep.queue_due)
+        self.database.transact(upkeep.reclaim_expired)
 
     def close(self) -> None:
         for worker in (self.worker, *self._others):

@@ -12,7 +12,7 @@ from orchestrator.domain.states import Role
 from orchestrator.history.events import number_committed
 from orchestrator.inventory import locks as locking
 from orchestrator.inventory.capacity import record_day
-from orchestrator.jobs import schedule
+from orchestrator.jobs import upkeep
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import capacity_days, locks
 from tests.engine.conftest import ADMIN, Engine, act, create, grow
@@ -87,7 +87,7 @@ class Lively:
         self.unlock("vm1", None, force=True, reason="host is dead")
         self.lock("vm1", "expired-one", seconds=1000)
         self._time_is_over("expired-one")
-        self.engine.database.transact(schedule.expire_locks)
+        self.engine.database.transact(upkeep.expire_locks)
         self.lock("vm1", "overtaken-one", seconds=1000)
         self._time_is_over("overtaken-one")
         self.lock("vm1", "held-one", seconds=1000)

@@ -19,9 +19,9 @@ from orchestrator.findings.repairing import finding_view, repair_submission
 from orchestrator.inventory.hosts import seen
 from orchestrator.inventory.locks import take
 from orchestrator.jobs.approvals import approve
-from orchestrator.jobs.schedule import queue_due
 from orchestrator.jobs.submission import Submission
 from orchestrator.jobs.submit import submit
+from orchestrator.jobs.upkeep import queue_due
 from orchestrator.machine import boot_id
 from orchestrator.settings import Settings
 from orchestrator.store.columns import db_now

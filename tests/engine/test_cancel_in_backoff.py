@@ -16,7 +16,7 @@ from sqlalchemy import text
 
 from orchestrator.actions.registry import ACTIONS
 from orchestrator.jobs.approvals import approve
-from orchestrator.jobs.schedule import queue_due
+from orchestrator.jobs.upkeep import queue_due
 from orchestrator.settings import BackendSettings, Settings
 from orchestrator.store.database import Database
 from tests.conformance.systems import release_loops

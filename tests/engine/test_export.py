@@ -14,7 +14,7 @@ from sqlalchemy import update
 
 from orchestrator.contract.events import Event
 from orchestrator.history.events import read_after
-from orchestrator.ledger import chain, export
+from orchestrator.ledger import chain, event_files
 from orchestrator.settings import Settings
 from orchestrator.store.database import Database
 from orchestrator.store.files import NameTakenError, write_lines
@@ -86,8 +86,8 @@ def test_an_export_is_what_the_feed_tells_and_goes_on_where_it_ended(exporting: 
 def test_two_schedulers_export_every_event_once(
     exporting: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "AT_ONCE", 4)
-    monkeypatch.setattr(export, "_PAGE", 3)
+    monkeypatch.setattr(event_files, "AT_ONCE", 4)
+    monkeypatch.setattr(event_files, "_PAGE", 3)
 
     both = threading.Barrier(2, timeout=60)
     hosts = [settings.data / "exports-1", settings.data / "exports-2"]

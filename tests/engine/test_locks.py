@@ -9,7 +9,7 @@ from sqlalchemy import select, update
 
 from orchestrator.domain.errors import InvalidInput
 from orchestrator.inventory import locks as locking
-from orchestrator.jobs import schedule
+from orchestrator.jobs import upkeep
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import events, locks
 from orchestrator.store.transaction import Transaction
@@ -53,7 +53,7 @@ def test_a_lock_that_expires_says_when_it_was_to(engine: Engine) -> None:
     _take(engine, 60.0)
     with engine.database.write() as transaction:
         transaction.execute(update(locks).values(expires_at=db_now(-1.0)))
-    engine.database.transact(schedule.expire_locks)
+    engine.database.transact(upkeep.expire_locks)
     kind, data = _told(engine)[-1]
     assert (kind, data["before"]["owner"], data["after"]) == ("lock.expired", "beta", None)
     assert data["before"]["expires_at"] is not None

@@ -14,7 +14,7 @@ from orchestrator.domain.queues import CONTROL_QUEUE, GROUP_BUDGET
 from orchestrator.domain.states import JobState
 from orchestrator.history.events import _after, number_committed
 from orchestrator.inventory import usage
-from orchestrator.jobs import finish, looking, schedule, views
+from orchestrator.jobs import finish, loading, upkeep, views
 from orchestrator.jobs.claim import _CLAIM, MOST_CLAIMED, put_back_blocked
 from orchestrator.jobs.lanes import heads_of
 from orchestrator.settings import Settings
@@ -106,10 +106,10 @@ QUESTIONS: dict[str, Asked] = {
         slow=True,
         backends=[1],
     ),
-    "backends with the turn they are at": looking.backends_named(["ram"]),
-    "jobs in a lane": looking.jobs_in(["ram/new1"]),
-    "volumes by name": looking.volumes_at([("ram", "new1")]),
-    "volumes of claimed jobs": looking.volumes_claimed([1]),
+    "backends with the turn they are at": loading.backends_named(["ram"]),
+    "jobs in a lane": loading.jobs_in(["ram/new1"]),
+    "volumes by name": loading.volumes_at([("ram", "new1")]),
+    "volumes of claimed jobs": loading.volumes_claimed([1]),
     "heads of lanes": heads_of(["ram/new1"]),
     "held by a worker": finish._HELD(ids=[1]),
     "others in a lane": finish._OTHERS(lanes=["ram/new1"], ids=[1]),
@@ -182,7 +182,7 @@ def test_a_list_of_jobs_has_its_index(engine: Engine, index: str) -> None:
 
 @pytest.mark.parametrize(
     "step",
-    [schedule.queue_due, schedule.reclaim_expired, schedule.queue_overlooked, number_committed],
+    [upkeep.queue_due, upkeep.reclaim_expired, upkeep.queue_overlooked, number_committed],
 )
 def test_what_the_scheduler_does_reads_no_table_from_end_to_end(
     engine: Engine, step: Callable[[Transaction], Any]
@@ -243,10 +243,10 @@ def emptied(
 @pytest.mark.parametrize(
     "step",
     [
-        schedule.queue_due,
-        schedule.queue_overlooked,
-        schedule.cancel_overlooked,
-        schedule.reclaim_expired,
+        upkeep.queue_due,
+        upkeep.queue_overlooked,
+        upkeep.cancel_overlooked,
+        upkeep.reclaim_expired,
         number_committed,
         put_back_blocked,
     ],

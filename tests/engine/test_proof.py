@@ -11,7 +11,7 @@ from sqlalchemy import text
 from orchestrator.domain.errors import InUse, InvalidInput, Unsupported
 from orchestrator.inventory.hosts import seen
 from orchestrator.jobs.approvals import approve
-from orchestrator.jobs.schedule import queue_due
+from orchestrator.jobs.upkeep import queue_due
 from orchestrator.settings import BackendSettings, Settings
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import attachments

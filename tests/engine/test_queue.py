@@ -21,7 +21,7 @@ from orchestrator.domain.errors import (
 )
 from orchestrator.domain.states import JobState
 from orchestrator.inventory.backends import configure
-from orchestrator.jobs import schedule
+from orchestrator.jobs import upkeep
 from orchestrator.jobs.archive import archive, ask_for, ask_for_older
 from orchestrator.jobs.claim import put_back_blocked
 from orchestrator.jobs.intake import queue_view, set_accepting
@@ -178,7 +178,7 @@ def test_the_turns_of_canceled_jobs_are_free_again(limited: Engine) -> None:
     limited.work()
     until = limited.job(late)["waiting_on"]["until"]
     assert (until - second).total_seconds() == pytest.approx(0.0, abs=60.0)
-    deleted = limited.database.transact(lambda c: schedule.retain(c, idempotency_days=7))
+    deleted = limited.database.transact(lambda c: upkeep.retain(c, idempotency_days=7))
     assert deleted["turns"] == 4
 
 

@@ -19,7 +19,7 @@ from orchestrator.inventory.locks import release, take
 from orchestrator.jobs.approvals import approve
 from orchestrator.jobs.cancel import cancel
 from orchestrator.jobs.retry import retry_request
-from orchestrator.jobs.schedule import queue_due
+from orchestrator.jobs.upkeep import queue_due
 from orchestrator.ledger import restored
 from orchestrator.settings import Settings
 from orchestrator.store.tables import events

@@ -18,7 +18,7 @@ from orchestrator.actions.requests import parse_request
 from orchestrator.domain.errors import InUse, Locked, WrongState
 from orchestrator.domain.states import Ending
 from orchestrator.inventory import locks
-from orchestrator.jobs import schedule
+from orchestrator.jobs import upkeep
 from orchestrator.jobs.claim import Claim, Step, write_step
 from orchestrator.jobs.finish import Outcome, finish
 from orchestrator.jobs.submission import Submission
@@ -277,7 +277,7 @@ def test_the_safety_net_finds_what_a_start_time_hides(engine: Engine) -> None:
         connection.execute(
             update(jobs).where(jobs.c.id == overlooked).values(state="waiting", queued_at=None)
         )
-    engine.database.transact(schedule.queue_overlooked)
+    engine.database.transact(upkeep.queue_overlooked)
     assert engine.job(overlooked)["state"] == "queued"
 
 
@@ -421,12 +421,12 @@ def test_a_scheduler_that_stands_still_holds_up_no_other(engine: Engine) -> None
     with engine.database.write() as connection:
         connection.execute(update(jobs).where(jobs.c.volume == "a").values(not_before=soon))
     with engine.database.write() as frozen:
-        assert schedule.queue_due(frozen) == ["backend.ram"]
+        assert upkeep.queue_due(frozen) == ["backend.ram"]
         with engine.database.write() as connection:
             connection.execute(update(jobs).where(jobs.c.volume == "b").values(not_before=soon))
             connection.execute(text("SET LOCAL lock_timeout = '1s'"))
-            assert schedule.queue_due(connection) == ["backend.ram"]
-            assert schedule.queue_overlooked(connection) == []
+            assert upkeep.queue_due(connection) == ["backend.ram"]
+            assert upkeep.queue_overlooked(connection) == []
 
 
 def test_storage_that_is_gone_is_replaced_by_an_empty_directory(engine: Engine) -> None:

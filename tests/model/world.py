@@ -10,7 +10,7 @@ from sqlalchemy import delete, func, select, text, update
 
 from orchestrator.actions.requests import JobRequest
 from orchestrator.history.events import number_committed
-from orchestrator.jobs import schedule
+from orchestrator.jobs import upkeep
 from orchestrator.jobs.claim import put_back_blocked
 from orchestrator.jobs.submission import Accepted, Submission
 from orchestrator.jobs.submit import submit
@@ -38,14 +38,14 @@ LAST = "last"
 
 #: What a scheduler does, by name. Each may be done at any time, and twice.
 SCHEDULER: dict[str, Callable[[Transaction], Any]] = {
-    "queue_due": schedule.queue_due,
-    "reclaim_expired": schedule.reclaim_expired,
-    "queue_overlooked": schedule.queue_overlooked,
-    "cancel_overlooked": schedule.cancel_overlooked,
+    "queue_due": upkeep.queue_due,
+    "reclaim_expired": upkeep.reclaim_expired,
+    "queue_overlooked": upkeep.queue_overlooked,
+    "cancel_overlooked": upkeep.cancel_overlooked,
     "put_back_blocked": put_back_blocked,
-    "expire_locks": schedule.expire_locks,
+    "expire_locks": upkeep.expire_locks,
     "number_committed": number_committed,
-    "fail_for_dead_hosts": lambda transaction: schedule.fail_for_dead_hosts(transaction, 30.0),
+    "fail_for_dead_hosts": lambda transaction: upkeep.fail_for_dead_hosts(transaction, 30.0),
 }
 
 #: Orders events as they were written: their transaction, and their place in it.

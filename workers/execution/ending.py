@@ -25,7 +25,7 @@ from orchestrator.inventory.changes import (
 )
 from orchestrator.jobs.claim import UNDO, Claim, Step, last_step, last_step_detail
 from orchestrator.jobs.finish import Outcome, back_off
-from orchestrator.jobs.looking_again import unseen
+from orchestrator.jobs.rechecking import unseen
 from orchestrator.resources.registry import RESOURCES
 from orchestrator.settings import RetrySettings
 from orchestrator.store.columns import db_now

@@ -39,7 +39,7 @@ from workers.backends.base.facts import (
     VolumeFacts,
 )
 from workers.backends.base.references import SnapshotRef, VolumeRef
-from workers.execution.work import Work, attached_as, exports_of, recorded_volume
+from workers.execution.work import Work, attached_as, recorded_volume, settings_found
 from workers.leases import HandBack
 
 log = structlog.get_logger(__name__)
@@ -206,7 +206,7 @@ def columns(work: Work, facts: VolumeFacts) -> dict[str, Any]:
         "size_bytes": facts.size_bytes,
         "used_bytes": facts.used_bytes,
         "metadata": dict(facts.metadata) if told else record.metadata,
-        **exports_of(facts, record.settings, work.intent.settings.get("junction_path")),
+        **settings_found(facts, record.settings, work.intent.settings.get("junction_path")),
     }
 
 

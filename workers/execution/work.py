@@ -23,7 +23,7 @@ from orchestrator.jobs.claim import (
     Step,
     write_step,
 )
-from orchestrator.jobs.rates import take_turn
+from orchestrator.jobs.rates import take_allowance
 from orchestrator.machine import boot_id
 from orchestrator.settings import AuditSettings, TransferSettings
 from orchestrator.store.database import Database
@@ -32,7 +32,7 @@ from workers.backends.base.call import Call
 from workers.backends.base.driver import Driver
 from workers.backends.base.facts import Device, SnapshotFacts, VolumeFacts
 from workers.backends.base.references import PolicyRef, SnapshotRef, VolumeRef
-from workers.leases import Held, LeaseLost, Leases
+from workers.leases import LeaseLost, Leases, RunningJob
 from workers.storage_leases import StorageLeases
 
 log = structlog.get_logger(__name__)
@@ -69,7 +69,7 @@ class Here:
 class Work:
     """One attempt. Also the `Call` that drivers receive."""
 
-    def __init__(self, held: Held, here: Here) -> None:
+    def __init__(self, held: RunningJob, here: Here) -> None:
         self.claim: Claim = held.claim
         self.intent = held.claim.intent
         self.driver = self._watched(here.drivers[self.claim.backend_id])
@@ -127,7 +127,7 @@ class Work:
         if interval is None:
             return 0.0
         return self.database.transact(
-            lambda transaction: take_turn(
+            lambda transaction: take_allowance(
                 transaction,
                 backend_id=claim.backend_id,
                 action=claim.action.name,
@@ -356,7 +356,7 @@ def built_policy(work: Work) -> PolicyRef:
     return replace(work.policy, native=step.detail.get("native") if step else None)
 
 
-def exports_of(
+def settings_found(
     facts: VolumeFacts, settings: Mapping[str, Any], asked: str | None = None
 ) -> dict[str, Any]:
     """What records say of a volume's settings and export: ``settings`` and what was found.
@@ -380,7 +380,7 @@ def exports_of(
 def made(work: Work, facts: VolumeFacts) -> Done:
     """The target volume was made, and is like this."""
     result = {"id": work.volume.id, **sizes_of(facts)}
-    record = {**sizes_of(facts), **exports_of(facts, work.volume.settings)}
+    record = {**sizes_of(facts), **settings_found(facts, work.volume.settings)}
     return Done(
         result=result,
         changes=[set_volume(work.volume.id, state=VolumeState.AVAILABLE, **record)],

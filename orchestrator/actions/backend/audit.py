@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from orchestrator.domain.action import Action, Lane, Need, Rule
+from orchestrator.domain.action import Action, Checks, Lane, Need
 
 AUDIT = Action(
     name="backend.audit",
     order=400,
     summary="Compare the storage of a backend with the inventory; write findings.",
     audit="audited backend {backend}",
-    rule=Rule(),
+    checks=Checks(),
     schedulable=True,
     volume=Need.NO,
     host=Need.OPTIONAL,

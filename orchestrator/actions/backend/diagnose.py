@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from orchestrator.domain.action import Action, Need, Rule
+from orchestrator.domain.action import Action, Checks, Need
 
 DIAGNOSE = Action(
     name="backend.diagnose",
     order=420,
     summary="Report for everything that could serve a backend whether it can, and why not.",
     audit="diagnosed backend {backend}",
-    rule=Rule(),
+    checks=Checks(),
     volume=Need.NO,
     host=Need.OPTIONAL,
     lanes=(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.actions.targets import check_enabled
-from orchestrator.domain.action import Action, Lane, Need, Rule
+from orchestrator.domain.action import Action, Checks, Lane, Need
 from orchestrator.domain.states import Role
 
 DRAIN = Action(
@@ -11,7 +11,7 @@ DRAIN = Action(
     order=430,
     summary="Drain a backend: finish running jobs, start no others.",
     audit="set backend {backend} to draining",
-    rule=Rule(check=check_enabled),
+    checks=Checks(check=check_enabled),
     role=Role.ADMIN,
     volume=Need.NO,
     lanes=(Lane.BACKEND,),
@@ -26,7 +26,7 @@ RESUME = Action(
     order=440,
     summary="Resume a draining backend.",
     audit="resumed backend {backend}",
-    rule=Rule(check=check_enabled),
+    checks=Checks(check=check_enabled),
     role=Role.ADMIN,
     volume=Need.NO,
     lanes=(Lane.BACKEND,),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.domain.action import Action, Lane, Need, Rule
+from orchestrator.domain.action import Action, Checks, Lane, Need
 from orchestrator.domain.states import Role
 
 RECOUNT = Action(
@@ -10,7 +10,7 @@ RECOUNT = Action(
     order=410,
     summary="Recount what a backend has promised.",
     audit="recounted what backend {backend} has promised",
-    rule=Rule(),
+    checks=Checks(),
     role=Role.ADMIN,
     volume=Need.NO,
     lanes=(Lane.AUDIT,),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from orchestrator.domain.action import Action, Need, Rule
+from orchestrator.domain.action import Action, Checks, Need
 
 REFRESH = Action(
     name="backend.refresh",
     order=380,
     summary="Read the capacity of a backend and the usage of its volumes again.",
     audit="refreshed backend {backend}",
-    rule=Rule(),
+    checks=Checks(),
     volume=Need.NO,
     lanes=(),
     schedulable=True,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from orchestrator.domain.action import Action, Need, Params, Rule
+from orchestrator.domain.action import Action, Checks, Need, Params
 from orchestrator.domain.states import Role
 
 
@@ -24,7 +24,7 @@ VERIFY = Action(
     summary="Check that a backend is reachable and bears its identity marker.",
     audit="verified backend {backend}",
     params=VerifyBackendParams,
-    rule=Rule(),
+    checks=Checks(),
     role=Role.ADMIN,
     volume=Need.NO,
     lanes=(),

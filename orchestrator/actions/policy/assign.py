@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from orchestrator.actions.policy.targets import target_policy, usable_policy
 from orchestrator.actions.targets import target_volume, volume_there
-from orchestrator.domain.action import Action, Need, Rule
+from orchestrator.domain.action import Action, Checks, Need
 from orchestrator.domain.outlook import Intent, Outlook, VolumeOutlook
 
 
@@ -33,7 +33,7 @@ ASSIGN = Action(
     order=340,
     summary="Assign an export policy to a volume, or remove its own if none is named.",
     audit="gave volume {volume} the export policy {policy}",
-    rule=Rule(check=_check, effect=play_assign),
+    checks=Checks(check=_check, effect=play_assign),
     policy=Need.OPTIONAL,
     capability="policy",
     respects_lock=True,

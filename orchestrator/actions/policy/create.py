@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from orchestrator.actions.policy.targets import check_clients, target_policy
-from orchestrator.domain.action import Action, Lane, Need, Params, Rule
+from orchestrator.domain.action import Action, Checks, Lane, Need, Params
 from orchestrator.domain.errors import AlreadyExists
 from orchestrator.domain.exports import RuleTexts, parse_rules
 from orchestrator.domain.outlook import Intent, Outlook, PolicyOutlook
@@ -43,7 +43,7 @@ CREATE = Action(
     summary="Create an export policy.",
     audit="made export policy {policy}",
     params=PolicyParams,
-    rule=Rule(check=_check, effect=_play),
+    checks=Checks(check=_check, effect=_play),
     volume=Need.NO,
     policy=Need.REQUIRED,
     lanes=(Lane.POLICY,),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.actions.policy.targets import policy_there
-from orchestrator.domain.action import Action, Lane, Need, Rule
+from orchestrator.domain.action import Action, Checks, Lane, Need
 from orchestrator.domain.errors import InUse
 from orchestrator.domain.outlook import Intent, Outlook
 
@@ -38,7 +38,7 @@ REMOVE = Action(
     order=300,
     summary="Remove an export policy that no volume has.",
     audit="removed export policy {policy}",
-    rule=Rule(check=_check, effect=_play),
+    checks=Checks(check=_check, effect=_play),
     volume=Need.NO,
     policy=Need.REQUIRED,
     lanes=(Lane.POLICY,),

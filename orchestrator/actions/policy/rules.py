@@ -10,10 +10,11 @@ from orchestrator.actions.policy.targets import (
     target_policy,
     usable_policy,
 )
-from orchestrator.domain.action import Action, Lane, Need, Params, Rule
+from orchestrator.domain.action import Action, Checks, Lane, Need, Params
 from orchestrator.domain.errors import Conflict, InvalidInput, WrongState
 from orchestrator.domain.exports import (
     MAX_RULES,
+    Rule,
     RuleText,
     RuleTexts,
     parse_rule,
@@ -21,7 +22,6 @@ from orchestrator.domain.exports import (
     with_rule,
     without_rule,
 )
-from orchestrator.domain.exports import Rule as ExportRule
 from orchestrator.domain.outlook import Intent, Outlook, PolicyOutlook
 from orchestrator.domain.states import PolicyState
 
@@ -38,7 +38,7 @@ class RuleParams(Params):
     rule: RuleText
 
 
-def rules_wanted(intent: Intent, policy: PolicyOutlook) -> tuple[ExportRule, ...]:
+def rules_wanted(intent: Intent, policy: PolicyOutlook) -> tuple[Rule, ...]:
     """The rules that a policy will have after this. Raises `Conflict`."""
     match intent.action.verb:
         case "add_rule":
@@ -92,7 +92,7 @@ ADD_RULE = Action(
     summary="Add a rule at the end of an export policy, unless it is there.",
     audit="added a rule to export policy {policy}",
     params=RuleParams,
-    rule=Rule(check=_check, effect=_play),
+    checks=Checks(check=_check, effect=_play),
     volume=Need.NO,
     policy=Need.REQUIRED,
     lanes=(Lane.POLICY,),
@@ -106,7 +106,7 @@ REMOVE_RULE = Action(
     summary="Remove a rule from an export policy, if it is there.",
     audit="took a rule out of export policy {policy}",
     params=RuleParams,
-    rule=Rule(check=_check, effect=_play),
+    checks=Checks(check=_check, effect=_play),
     volume=Need.NO,
     policy=Need.REQUIRED,
     lanes=(Lane.POLICY,),
@@ -120,7 +120,7 @@ SET_RULES = Action(
     summary="Replace the rules of an export policy.",
     audit="replaced the rules of export policy {policy}",
     params=RulesParams,
-    rule=Rule(check=_check, effect=_play),
+    checks=Checks(check=_check, effect=_play),
     volume=Need.NO,
     policy=Need.REQUIRED,
     lanes=(Lane.POLICY,),
@@ -133,7 +133,7 @@ REAPPLY = Action(
     order=350,
     summary="Write the recorded rules of an export policy to the storage again.",
     audit="applied export policy {policy} again",
-    rule=Rule(check=check_readable, effect=_play_reapply),
+    checks=Checks(check=check_readable, effect=_play_reapply),
     volume=Need.NO,
     policy=Need.REQUIRED,
     lanes=(Lane.POLICY,),

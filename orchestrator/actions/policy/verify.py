@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from orchestrator.actions.policy.rules import check_readable
-from orchestrator.domain.action import Action, Lane, Need, Rule
+from orchestrator.domain.action import Action, Checks, Lane, Need
 
 VERIFY = Action(
     name="policy.verify",
     order=360,
     summary="Compare an export policy with the storage; one in error takes the storage's rules.",
     audit="verified export policy {policy}",
-    rule=Rule(check=check_readable),
+    checks=Checks(check=check_readable),
     volume=Need.NO,
     policy=Need.REQUIRED,
     lanes=(Lane.POLICY,),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.actions.targets import target_volume, volume_there
-from orchestrator.domain.action import Action, Need, Rule
+from orchestrator.domain.action import Action, Checks, Need
 from orchestrator.domain.errors import AlreadyExists
 from orchestrator.domain.outlook import Intent, Outlook, SnapshotOutlook
 
@@ -31,7 +31,7 @@ CREATE = Action(
     order=270,
     summary="Snapshot the current contents of a volume.",
     audit="made snapshot {snapshot} of volume {volume}",
-    rule=Rule(check=_check, effect=_play),
+    checks=Checks(check=_check, effect=_play),
     snapshot=Need.REQUIRED,
     capability="snapshot",
     reads_in_use=True,

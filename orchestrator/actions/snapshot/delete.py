@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.actions.targets import snapshot_there, target_volume, volume_there
-from orchestrator.domain.action import Action, Need, Rule
+from orchestrator.domain.action import Action, Checks, Need
 from orchestrator.domain.outlook import Intent, Outlook
 from orchestrator.domain.states import VolumeState
 
@@ -24,7 +24,7 @@ DELETE = Action(
     order=280,
     summary="Delete a snapshot.",
     audit="deleted snapshot {snapshot} of volume {volume}",
-    rule=Rule(check=_check, effect=_play),
+    checks=Checks(check=_check, effect=_play),
     snapshot=Need.REQUIRED,
     capability="snapshot",
     respects_lock=True,

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from orchestrator.actions.targets import name_free, volume_name
 from orchestrator.actions.volume.create import add
-from orchestrator.domain.action import Action, Params, Rule
+from orchestrator.domain.action import Action, Checks, Params
 from orchestrator.domain.outlook import Intent, Outlook
 from orchestrator.domain.states import Role
 
@@ -44,7 +44,7 @@ ADOPT = Action(
     summary="Take a foreign volume on the storage into the inventory.",
     audit="adopted volume {volume}",
     params=AdoptParams,
-    rule=Rule(check=_check, effect=_play, notes=_notes),
+    checks=Checks(check=_check, effect=_play, notes=_notes),
     role=Role.ADMIN,
     capability="adopt",
     adopts=True,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from orchestrator.actions.targets import target_volume, volume_there
-from orchestrator.domain.action import Action, Need, Params, Rule
+from orchestrator.domain.action import Action, Checks, Need, Params
 from orchestrator.domain.errors import InUse, Unsupported
 from orchestrator.domain.outlook import AttachmentOutlook, Intent, Outlook
 
@@ -53,7 +53,7 @@ ATTACH = Action(
     summary="Attach a volume to a host.",
     audit="attached volume {volume} to {host}",
     params=AttachParams,
-    rule=Rule(check=_check, effect=_play),
+    checks=Checks(check=_check, effect=_play),
     host=Need.REQUIRED,
     capability="attach",
     on_host=True,

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from orchestrator.actions.targets import check_any_state
-from orchestrator.domain.action import Action, Params, Rule
+from orchestrator.domain.action import Action, Checks, Params
 from orchestrator.domain.names import HostName
 from orchestrator.domain.states import Role
 
@@ -29,7 +29,7 @@ BREAK_LOCK = Action(
     summary="Break the lock on a volume, whoever holds it.",
     audit="broke the lock on volume {volume}",
     params=BreakLockParams,
-    rule=Rule(check=check_any_state),
+    checks=Checks(check=check_any_state),
     role=Role.ADMIN,
     lanes=(),
     needs_storage=False,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from orchestrator.actions.targets import check_any_state
-from orchestrator.domain.action import Action, Rule
+from orchestrator.domain.action import Action, Checks
 
 CLIENT_LOCKS = Action(
     name="volume.client_locks",
     order=370,
     summary="List the locks that the storage's clients hold in a volume.",
     audit="read the client locks of volume {volume}",
-    rule=Rule(check=check_any_state),
+    checks=Checks(check=check_any_state),
     lanes=(),
     capability="client_locks",
     journaled=False,

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from orchestrator.actions.targets import name_free, usable_snapshot, volume_name
 from orchestrator.actions.volume.create import add, check_parameters
-from orchestrator.domain.action import Action, Lane, Need, Params, Rule, source_of
+from orchestrator.domain.action import Action, Checks, Lane, Need, Params, source_of
 from orchestrator.domain.errors import ShrinkRefused, UnknownVolume, VolumeReplaced, WrongState
 from orchestrator.domain.names import VolumeName
 from orchestrator.domain.outlook import Intent, Outlook, VolumeOutlook
@@ -132,7 +132,7 @@ CLONE = Action(
     summary="Create a volume with the contents of another, or of one of its snapshots.",
     audit="cloned volume {volume}",
     params=CloneParams,
-    rule=Rule(check=check_clone, effect=play_clone, room=clone_size, notes=not_copied),
+    checks=Checks(check=check_clone, effect=play_clone, room=clone_size, notes=not_copied),
     snapshot=Need.OPTIONAL,
     lanes=(Lane.VOLUME, Lane.SOURCE),
     capability="clone",

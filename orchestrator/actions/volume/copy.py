@@ -12,7 +12,7 @@ from orchestrator.actions.volume.clone import (
     play_clone,
 )
 from orchestrator.actions.volume.export import not_written_elsewhere
-from orchestrator.domain.action import Action, Lane, Need, Params, Rule
+from orchestrator.domain.action import Action, Checks, Lane, Need, Params
 from orchestrator.domain.errors import InvalidInput, UnknownBackend, Unsupported
 from orchestrator.domain.names import BackendName, VolumeName
 from orchestrator.domain.outlook import Intent, Outlook
@@ -62,7 +62,7 @@ COPY = Action(
     summary="Create a volume with the contents of one on another backend.",
     audit="copied volume {volume}",
     params=CopyParams,
-    rule=Rule(check=_check, effect=play_clone, room=clone_size, notes=not_copied),
+    checks=Checks(check=_check, effect=play_clone, room=clone_size, notes=not_copied),
     snapshot=Need.OPTIONAL,
     lanes=(Lane.VOLUME, Lane.SOURCE),
     capability="import",

@@ -10,7 +10,7 @@ from orchestrator.actions.policy.assign import play_assign
 from orchestrator.actions.policy.targets import usable_policy
 from orchestrator.actions.targets import name_free, size_asked, volume_name
 from orchestrator.actions.volume.settings import check_settings, play_settings
-from orchestrator.domain.action import Action, Lane, Need, Params, Rule
+from orchestrator.domain.action import Action, Checks, Lane, Need, Params
 from orchestrator.domain.errors import UnknownParameter, Unsupported
 from orchestrator.domain.outlook import Intent, Outlook, VolumeOutlook
 from orchestrator.domain.sizes import Size
@@ -89,7 +89,7 @@ CREATE = Action(
     summary="Create an empty volume.",
     audit="created volume {volume}",
     params=CreateParams,
-    rule=Rule(check=check_create, effect=play_create, room=size_asked),
+    checks=Checks(check=check_create, effect=play_create, room=size_asked),
     policy=Need.OPTIONAL,
     lanes=(Lane.VOLUME, Lane.JUNCTION),
     capability="create",

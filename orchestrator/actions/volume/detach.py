@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from orchestrator.actions.targets import target_volume, volume_there
-from orchestrator.domain.action import Action, Need, Params, Rule
+from orchestrator.domain.action import Action, Checks, Need, Params
 from orchestrator.domain.errors import InvalidInput
 from orchestrator.domain.outlook import Intent, Outlook
 from orchestrator.domain.states import VolumeState
@@ -47,7 +47,7 @@ DETACH = Action(
     summary="Detach a volume from a host.",
     audit="detached volume {volume} from {host}",
     params=DetachParams,
-    rule=Rule(check=_check, effect=_play),
+    checks=Checks(check=_check, effect=_play),
     host=Need.REQUIRED,
     capability="attach",
     respects_lock=True,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from orchestrator.actions.targets import usable_snapshot, volume_there
-from orchestrator.domain.action import Action, Need, Params, Rule
+from orchestrator.domain.action import Action, Checks, Need, Params
 from orchestrator.domain.drivers import Reach
 from orchestrator.domain.errors import InUse
 from orchestrator.domain.installed import DRIVERS
@@ -55,7 +55,7 @@ EXPORT = Action(
     summary="Write the contents of a volume, or of one of its snapshots, to a new file.",
     audit="exported volume {volume}",
     params=ExportParams,
-    rule=Rule(check=_check),
+    checks=Checks(check=_check),
     snapshot=Need.OPTIONAL,
     host=Need.OPTIONAL,
     on_host=True,

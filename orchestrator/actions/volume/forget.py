@@ -6,7 +6,7 @@ from pydantic import Field
 
 from orchestrator.actions.targets import volume_there
 from orchestrator.actions.volume.remove import play_remove
-from orchestrator.domain.action import Action, Params, Rule
+from orchestrator.domain.action import Action, Checks, Params
 from orchestrator.domain.errors import InUse, Unsupported
 from orchestrator.domain.outlook import Intent, Outlook
 from orchestrator.domain.states import Role, VolumeState
@@ -53,7 +53,7 @@ FORGET = Action(
     summary="Delete a volume's record without touching the storage.",
     audit="forgot volume {volume}",
     params=ForgetParams,
-    rule=Rule(check=_check, effect=play_remove),
+    checks=Checks(check=_check, effect=play_remove),
     role=Role.ADMIN,
     respects_lock=True,
     destructive=True,

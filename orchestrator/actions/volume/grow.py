@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from orchestrator.actions.targets import size_asked, target_volume, volume_there
-from orchestrator.domain.action import Action, Params, Rule
+from orchestrator.domain.action import Action, Checks, Params
 from orchestrator.domain.errors import ShrinkRefused
 from orchestrator.domain.outlook import Intent, Outlook
 from orchestrator.domain.sizes import Size
@@ -48,7 +48,7 @@ GROW = Action(
     summary="Grow a volume.",
     audit="grew volume {volume}",
     params=GrowParams,
-    rule=Rule(check=_check, effect=_play, room=_room),
+    checks=Checks(check=_check, effect=_play, room=_room),
     capability="grow",
     route=("POST", "/volumes/{volume}/grow"),
 )

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from orchestrator.actions.targets import size_asked
 from orchestrator.actions.volume.create import check_create, play_new
-from orchestrator.domain.action import Action, Need, Params, Rule
+from orchestrator.domain.action import Action, Checks, Need, Params
 from orchestrator.domain.errors import MissingField
 from orchestrator.domain.outlook import Intent, Outlook
 from orchestrator.domain.places import ImageLocation, Sha256
@@ -83,7 +83,7 @@ IMPORT = Action(
     summary="Create a volume with the contents of an image in a file or at a URL.",
     audit="imported volume {volume}",
     params=ImportParams,
-    rule=Rule(check=_check, effect=_play, room=_room, notes=_notes),
+    checks=Checks(check=_check, effect=_play, room=_room, notes=_notes),
     host=Need.OPTIONAL,
     on_host=True,
     capability="import",

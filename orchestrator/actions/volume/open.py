@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from orchestrator.actions.targets import check_there, target_volume, volume_there
-from orchestrator.domain.action import Action, Need, Params, Rule
+from orchestrator.domain.action import Action, Checks, Need, Params
 from orchestrator.domain.errors import InUse, NotAttached
 from orchestrator.domain.outlook import Intent, Outlook
 
@@ -59,7 +59,7 @@ OPEN = Action(
     summary="Let a host use an attached volume.",
     audit="opened volume {volume} on {host}",
     params=OpenParams,
-    rule=Rule(check=_check, effect=_play_open),
+    checks=Checks(check=_check, effect=_play_open),
     host=Need.REQUIRED,
     capability="open",
     on_host=True,
@@ -71,7 +71,7 @@ CLOSE = Action(
     order=260,
     summary="End a host's use of an attached volume.",
     audit="closed volume {volume} on {host}",
-    rule=Rule(check=check_there, effect=_play_close),
+    checks=Checks(check=check_there, effect=_play_close),
     host=Need.REQUIRED,
     capability="open",
     on_host=True,

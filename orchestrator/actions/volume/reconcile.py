@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from orchestrator.actions.targets import check_any_state
-from orchestrator.domain.action import Action, Params, Rule
+from orchestrator.domain.action import Action, Checks, Params
 from orchestrator.domain.states import Role
 
 
@@ -28,7 +28,7 @@ RECONCILE = Action(
     summary="Update a volume's record to what the storage has.",
     audit="made the record of volume {volume} what the storage has",
     params=ReconcileParams,
-    rule=Rule(check=check_any_state),
+    checks=Checks(check=check_any_state),
     role=Role.ADMIN,
     capability="inspect",
     journaled=False,

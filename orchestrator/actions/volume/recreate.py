@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.actions.targets import check_any_state, not_attached, target_volume
-from orchestrator.domain.action import Action, Rule
+from orchestrator.domain.action import Action, Checks
 from orchestrator.domain.outlook import Intent, Outlook
 from orchestrator.domain.states import Role, VolumeState
 
@@ -25,7 +25,7 @@ RECREATE = Action(
     order=190,
     summary="Recreate, empty, a volume whose storage is lost; drop its snapshots' records.",
     audit="recreated volume {volume}, empty",
-    rule=Rule(check=_check, effect=_play),
+    checks=Checks(check=_check, effect=_play),
     role=Role.ADMIN,
     capability="absence",
     respects_lock=True,

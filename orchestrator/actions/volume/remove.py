@@ -7,7 +7,7 @@ from pydantic import Field
 from orchestrator.actions.policy.assign import play_unassign
 from orchestrator.actions.targets import not_attached, volume_name, volume_there
 from orchestrator.actions.volume.settings import play_unmount
-from orchestrator.domain.action import Action, Params, Rule
+from orchestrator.domain.action import Action, Checks, Params
 from orchestrator.domain.errors import InUse
 from orchestrator.domain.outlook import Intent, Outlook, VolumeOutlook
 from orchestrator.domain.states import Role, VolumeState
@@ -51,7 +51,7 @@ REMOVE = Action(
     summary="Remove a volume and its data.",
     audit="removed volume {volume}",
     params=RemoveParams,
-    rule=Rule(check=_check_remove, effect=play_remove),
+    checks=Checks(check=_check_remove, effect=play_remove),
     capability="remove",
     respects_lock=True,
     destructive=True,
@@ -67,7 +67,7 @@ PURGE = Action(
     summary="Remove a restricted volume and its data.",
     audit="purged volume {volume}",
     params=RemoveParams,
-    rule=Rule(check=_check_purge, effect=play_remove),
+    checks=Checks(check=_check_purge, effect=play_remove),
     role=Role.ADMIN,
     capability="remove",
     respects_lock=True,

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from orchestrator.actions.targets import name_free, volume_name
-from orchestrator.domain.action import Action, Params, Rule
+from orchestrator.domain.action import Action, Checks, Params
 from orchestrator.domain.outlook import Intent, Outlook
 from orchestrator.domain.states import Role
 
@@ -32,7 +32,7 @@ REMOVE_ORPHAN = Action(
     summary="Remove what is left on the storage of a volume that the inventory has removed.",
     audit="removed what was left of volume {volume}",
     params=RemoveOrphanParams,
-    rule=Rule(check=_check),
+    checks=Checks(check=_check),
     role=Role.ADMIN,
     capability="remove",
     destructive=True,

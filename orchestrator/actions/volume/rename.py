@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from orchestrator.actions.targets import name_free, not_attached, volume_name, volume_there
-from orchestrator.domain.action import Action, Lane, Params, Rule
+from orchestrator.domain.action import Action, Checks, Lane, Params
 from orchestrator.domain.names import VolumeName
 from orchestrator.domain.outlook import Intent, Outlook
 
@@ -35,7 +35,7 @@ RENAME = Action(
     summary="Rename a volume.",
     audit="renamed volume {volume}",
     params=RenameParams,
-    rule=Rule(check=_check, effect=_play),
+    checks=Checks(check=_check, effect=_play),
     lanes=(Lane.VOLUME, Lane.NEW_NAME),
     capability="rename",
     respects_lock=True,

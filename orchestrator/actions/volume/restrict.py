@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from orchestrator.actions.targets import check_idle, target_volume, volume_there
-from orchestrator.domain.action import Action, Rule
+from orchestrator.domain.action import Action, Checks
 from orchestrator.domain.outlook import Intent, Outlook
 from orchestrator.domain.states import Role, VolumeState
 
@@ -27,7 +27,7 @@ RESTRICT = Action(
     order=120,
     summary="Hide a volume and keep its data.",
     audit="restricted volume {volume}",
-    rule=Rule(check=check_idle, effect=_becomes(VolumeState.RESTRICTED)),
+    checks=Checks(check=check_idle, effect=_becomes(VolumeState.RESTRICTED)),
     respects_lock=True,
     destructive=True,
     route=("POST", "/volumes/{volume}/restrict"),
@@ -38,7 +38,7 @@ UNRESTRICT = Action(
     order=130,
     summary="Make a hidden volume visible again.",
     audit="brought volume {volume} back",
-    rule=Rule(check=_check_hidden, effect=_becomes(VolumeState.AVAILABLE)),
+    checks=Checks(check=_check_hidden, effect=_becomes(VolumeState.AVAILABLE)),
     role=Role.ADMIN,
     route=("POST", "/volumes/{volume}/unrestrict"),
 )

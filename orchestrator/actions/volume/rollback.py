@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from orchestrator.actions.targets import not_attached, target_volume, usable_snapshot, volume_there
-from orchestrator.domain.action import Action, Need, Params, Rule
+from orchestrator.domain.action import Action, Checks, Need, Params
 from orchestrator.domain.errors import NewerSnapshots
 from orchestrator.domain.outlook import Intent, Outlook, SnapshotOutlook, VolumeOutlook
 
@@ -61,7 +61,7 @@ ROLLBACK = Action(
     summary="Roll a volume back to a snapshot.",
     audit="rolled volume {volume} back to snapshot {snapshot}",
     params=RollbackParams,
-    rule=Rule(check=_check, effect=_play, notes=_notes),
+    checks=Checks(check=_check, effect=_play, notes=_notes),
     snapshot=Need.REQUIRED,
     capability="rollback",
     respects_lock=True,

@@ -7,7 +7,7 @@ from pydantic_core import PydanticCustomError
 
 from orchestrator.actions.targets import check_there, target_volume, volume_there
 from orchestrator.actions.volume.settings import check_settings, play_settings
-from orchestrator.domain.action import Action, Lane, Params, Rule
+from orchestrator.domain.action import Action, Checks, Lane, Params
 from orchestrator.domain.errors import InvalidInput
 from orchestrator.domain.outlook import Intent, Outlook
 from orchestrator.domain.volumes import MAX_METADATA, MetadataKey, MetadataText, VolumeSettings
@@ -70,7 +70,7 @@ UPDATE = Action(
     summary="Change a volume's metadata or settings.",
     audit="changed volume {volume}",
     params=UpdateParams,
-    rule=Rule(check=_check, effect=_play),
+    checks=Checks(check=_check, effect=_play),
     lanes=(Lane.VOLUME, Lane.JUNCTION),
     capability="metadata",
     route=("POST", "/volumes/{volume}/update"),
@@ -82,7 +82,7 @@ SET_INFO = Action(
     summary="Store a text with a volume on behalf of another system.",
     audit="set the info text of volume {volume}",
     params=SetInfoParams,
-    rule=Rule(check=check_there),
+    checks=Checks(check=check_there),
     capability="metadata",
     route=("POST", "/volumes/{volume}/set_info"),
 )

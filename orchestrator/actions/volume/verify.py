@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from orchestrator.actions.targets import check_any_state
-from orchestrator.domain.action import Action, Need, Rule
+from orchestrator.domain.action import Action, Checks, Need
 
 VERIFY = Action(
     name="volume.verify",
     order=220,
     summary="Compare a volume's record with the storage; one in error may become available again.",
     audit="verified volume {volume}",
-    rule=Rule(check=check_any_state),
+    checks=Checks(check=check_any_state),
     host=Need.OPTIONAL,
     on_host=True,
     capability="inspect",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import AliasChoices, Field
 
 from orchestrator.actions.targets import check_idle, volume_there
-from orchestrator.domain.action import Action, Params, Rule
+from orchestrator.domain.action import Action, Checks, Params
 from orchestrator.domain.errors import InvalidInput
 from orchestrator.domain.outlook import Intent, Outlook
 from orchestrator.domain.sizes import Offset, Size
@@ -49,7 +49,7 @@ WIPE = Action(
     summary="Overwrite a volume, or a part of it, with zeroes.",
     audit="wiped volume {volume}",
     params=WipeParams,
-    rule=Rule(check=_check),
+    checks=Checks(check=_check),
     stoppable=True,
     capability="wipe",
     respects_lock=True,

@@ -25,7 +25,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 from orchestrator.domain.actors import Actor
 from orchestrator.domain.errors import IdentityMismatch
 from orchestrator.domain.states import Role
-from orchestrator.jobs import schedule
+from orchestrator.jobs import upkeep
 from orchestrator.jobs.submit import submit
 from orchestrator.jobs.views import job_views
 from orchestrator.logs import configure_logs
@@ -192,7 +192,7 @@ class PrivateEngine(Local):
             jobs = [found[job_id] for job_id in accepted.job_ids]
             if all(job["finished_at"] for job in jobs) or time.monotonic() >= end:
                 return ended_well(jobs, self._wait)
-            self._database.transact(schedule.queue_due)
+            self._database.transact(upkeep.queue_due)
             time.sleep(_LOOK_SECONDS)
 
     def unknown(self) -> list[str]:
@@ -213,8 +213,8 @@ class PrivateEngine(Local):
 
     def tick(self) -> None:
         """Do what a scheduler would, also for processes that have died, and what comes of it."""
-        self._database.transact(schedule.queue_due)
-        self._database.transact(schedule.reclaim_expired)
+        self._database.transact(upkeep.queue_due)
+        self._database.transact(upkeep.reclaim_expired)
         self._serving.look_at_unusable()
         self._work()
 

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Role(StrEnum):
+class NasRole(StrEnum):
     """What a caller may do; none includes another."""
 
     USER = "USER"
@@ -63,7 +63,7 @@ class Caller(Protocol):
         """The name of the caller's token; None: anonymous."""
 
     @property
-    def roles(self) -> frozenset[Role]:
+    def roles(self) -> frozenset[NasRole]:
         """What the caller may do."""
 
 
@@ -276,14 +276,14 @@ class _Asked:
     def __init__(self, sub: str, subsystems: Subsystems, caller: Caller) -> None:
         self.sub, self.subsystems, self.caller = sub, subsystems, caller
 
-    def need(self, role: Role) -> None:
+    def need(self, role: NasRole) -> None:
         """Raises `NotAllowed` or `NotAuthenticated`, unless the caller has the role."""
         if role not in self.caller.roles:
             if self.caller.name is None:
                 raise NotAuthenticated(f"this needs a token with the role {role}")
             raise NotAllowed(f"this needs the role {role}")
 
-    async def __call__(self, role: Role | None, operation: contract.Operation[T]) -> T:
+    async def __call__(self, role: NasRole | None, operation: contract.Operation[T]) -> T:
         """Run the operation, if the caller has the role (None: anybody may)."""
         if role is not None:
             self.need(role)
@@ -341,9 +341,9 @@ async def subsystems(here: _Here) -> list[str]:
 
 
 @_conf.get("/roles")
-async def roles() -> list[Role]:
+async def roles() -> list[NasRole]:
     """The roles there are."""
-    return list(Role)
+    return list(NasRole)
 
 
 @_conf.get("/me")
@@ -353,7 +353,7 @@ async def me(caller: _Who) -> dict[str, Any]:
 
 
 @_conf.get("/me/roles")
-async def my_roles(caller: _Who) -> list[Role]:
+async def my_roles(caller: _Who) -> list[NasRole]:
     """The roles of who asks."""
     return sorted(caller.roles)
 
@@ -364,14 +364,14 @@ async def my_roles(caller: _Who) -> list[Role]:
 @_routes.get("/volumes/{name:path}/snapshots", response_model=list[SnapshotSchema])
 async def get_snapshots(ask: _Ask, name: _Volume) -> Any:
     """The snapshots of a volume."""
-    found = await ask(Role.USER, contract.get_snapshots(name))
+    found = await ask(NasRole.USER, contract.get_snapshots(name))
     return [normalised("snapshot", one) for one in found]
 
 
 @_routes.get("/volumes/{name:path}/snapshots/{snapshot}", response_model=SnapshotSchema)
 async def get_snapshot(ask: _Ask, name: _Volume, snapshot: _Snapshot) -> Any:
     """A snapshot."""
-    return normalised("snapshot", await ask(Role.USER, contract.get_snapshot(name, snapshot)))
+    return normalised("snapshot", await ask(NasRole.USER, contract.get_snapshot(name, snapshot)))
 
 
 @_routes.post("/volumes/{name:path}/snapshots/{snapshot}", status_code=201)
@@ -384,7 +384,7 @@ async def create_snapshot(
     """Make a snapshot."""
     purge = wanted is not None and wanted.purge_old_if_needed
     # Whoever may only make snapshots deletes none by that.
-    role = None if ask.subsystems.open_snapshots and not purge else Role.ADMIN
+    role = None if ask.subsystems.open_snapshots and not purge else NasRole.ADMIN
     try:
         await ask(role, contract.create_snapshot(name, snapshot, purge_old=purge))
     except Problem as problem:
@@ -399,7 +399,7 @@ async def create_snapshot(
 )
 async def delete_snapshot(ask: _Ask, name: _Volume, snapshot: _Snapshot) -> Response:
     """Delete a snapshot."""
-    await ask(Role.ADMIN, contract.delete_snapshot(name, snapshot))
+    await ask(NasRole.ADMIN, contract.delete_snapshot(name, snapshot))
     return _gone()
 
 
@@ -409,21 +409,21 @@ async def delete_snapshot(ask: _Ask, name: _Volume, snapshot: _Snapshot) -> Resp
 @_routes.get("/volumes/{name:path}/locks")
 async def get_locks(ask: _Ask, name: _Volume) -> list[dict[str, str]]:
     """The lock on a volume: a list of one or none."""
-    host = await ask(Role.USER, contract.locks(name))
+    host = await ask(NasRole.USER, contract.locks(name))
     return [] if host is None else [{"host": host}]
 
 
 @_routes.put("/volumes/{name:path}/locks/{host}", status_code=201)
 async def create_lock(ask: _Ask, name: _Volume, host: _Host) -> Response:
     """Lock a volume for a host."""
-    await ask(Role.ADMIN, contract.create_lock(name, host))
+    await ask(NasRole.ADMIN, contract.create_lock(name, host))
     return _made()
 
 
 @_routes.delete("/volumes/{name:path}/locks/{host}", status_code=204, dependencies=[_NO_BODY])
 async def remove_lock(ask: _Ask, name: _Volume, host: _Host) -> Response:
     """End the lock of a host."""
-    await ask(Role.UBER_ADMIN, contract.remove_lock(name, host))
+    await ask(NasRole.UBER_ADMIN, contract.remove_lock(name, host))
     return _gone()
 
 
@@ -442,10 +442,10 @@ async def get_volumes(
     ] = None,
 ) -> Response:
     """Volumes by name."""
-    ask.need(Role.USER)
+    ask.need(NasRole.USER)
     lists: asyncio.Semaphore = request.app.state.lists
     async with lists:
-        found = await ask(Role.USER, contract.volumes(after=after, limit=limit))
+        found = await ask(NasRole.USER, contract.volumes(after=after, limit=limit))
         return Response(await asyncio.to_thread(_listed, found), media_type="application/json")
 
 
@@ -456,7 +456,7 @@ def _listed(found: list[dict[str, Any]]) -> bytes:
 @_routes.get("/volumes/{name:path}", response_model=VolumeSchema)
 async def get_volume(ask: _Ask, name: _Volume) -> Any:
     """A volume."""
-    return normalised("volume", await ask(Role.USER, contract.get_volume(name)))
+    return normalised("volume", await ask(NasRole.USER, contract.get_volume(name)))
 
 
 def _without_zero(fields: dict[str, Any]) -> dict[str, Any]:
@@ -473,15 +473,15 @@ async def create_volume(
     snapshot, source = fields.pop("from_snapshot", None), fields.pop("from_volume", None)
     if snapshot is not None and source is not None:
         cloning = contract.clone_volume(name, source, snapshot, own=fields.get("name"))
-        made = await ask(Role.ADMIN, cloning)
+        made = await ask(NasRole.ADMIN, cloning)
     elif snapshot is not None:
         discard = ask.subsystems.discard_newer
         rolling = contract.rollback_volume(name, snapshot, discard_newer=discard)
-        await ask(Role.ADMIN, rolling)
-        made = await ask(Role.ADMIN, contract.get_volume(name))
+        await ask(NasRole.ADMIN, rolling)
+        made = await ask(NasRole.ADMIN, contract.get_volume(name))
     else:
         try:
-            made = await ask(Role.ADMIN, contract.create_volume(name, fields))
+            made = await ask(NasRole.ADMIN, contract.create_volume(name, fields))
         except UnknownPolicy as problem:
             return JSONResponse({"message": problem.detail}, 400)
     return normalised("volume", made)
@@ -492,7 +492,7 @@ async def patch_volume(
     ask: _Ask, name: _Volume, wanted: Annotated[VolumeChange | None, Body()] = None
 ) -> Response:
     """Change a volume."""
-    ask.need(Role.UBER_ADMIN)
+    ask.need(NasRole.UBER_ADMIN)
     fields = _without_zero((wanted or VolumeChange()).model_dump(exclude_unset=True))
     if not fields:
         known = ", ".join(sorted(CHANGEABLE))
@@ -505,7 +505,7 @@ async def patch_volume(
         if value is not None or field == "active_policy_name"
     }
     try:
-        await ask(Role.UBER_ADMIN, contract.patch_volume(name, given))
+        await ask(NasRole.UBER_ADMIN, contract.patch_volume(name, given))
     except UnknownPolicy as problem:
         return JSONResponse({"message": problem.detail}, 400)
     return JSONResponse(None, 200)
@@ -514,7 +514,7 @@ async def patch_volume(
 @_routes.delete("/volumes/{name:path}", status_code=204, dependencies=[_NO_BODY])
 async def restrict_volume(ask: _Ask, name: _Volume) -> Response:
     """Hide a volume and keep its data."""
-    await ask(Role.UBER_ADMIN, contract.restrict_volume(name))
+    await ask(NasRole.UBER_ADMIN, contract.restrict_volume(name))
     return _gone()
 
 
@@ -524,41 +524,41 @@ async def restrict_volume(ask: _Ask, name: _Volume) -> Response:
 @_routes.put("/export/{policy:path}/rule/{rule:path}", status_code=201)
 async def ensure_rule_present(ask: _Ask, policy: _Policy, rule: _Rule) -> Response:
     """Add a rule to a policy, unless it is there."""
-    await ask(Role.ADMIN, contract.ensure_rule_present(policy, rule))
+    await ask(NasRole.ADMIN, contract.ensure_rule_present(policy, rule))
     return _made()
 
 
 @_routes.delete("/export/{policy:path}/rule/{rule:path}", status_code=204, dependencies=[_NO_BODY])
 async def ensure_rule_absent(ask: _Ask, policy: _Policy, rule: _Rule) -> Response:
     """Take a rule out of a policy, if it is there."""
-    await ask(Role.ADMIN, contract.ensure_rule_absent(policy, rule))
+    await ask(NasRole.ADMIN, contract.ensure_rule_absent(policy, rule))
     return _gone()
 
 
 @_routes.get("/export", response_model=list[PolicySchema])
 async def get_policies(ask: _Ask) -> Any:
     """All export policies."""
-    found = await ask(Role.ADMIN, contract.policies())
+    found = await ask(NasRole.ADMIN, contract.policies())
     return [{"name": name, "rules": rules} for name, rules in found]
 
 
 @_routes.get("/export/{policy:path}", response_model=PolicySchema)
 async def get_policy(ask: _Ask, policy: _Policy) -> Any:
     """An export policy."""
-    return {"name": policy, "rules": await ask(Role.ADMIN, contract.get_policy(policy))}
+    return {"name": policy, "rules": await ask(NasRole.ADMIN, contract.get_policy(policy))}
 
 
 @_routes.post("/export/{policy:path}", status_code=201)
 async def create_policy(ask: _Ask, policy: _Policy, wanted: NewPolicy) -> Response:
     """Make an export policy."""
-    await ask(Role.ADMIN, contract.create_policy(policy, wanted.rules))
+    await ask(NasRole.ADMIN, contract.create_policy(policy, wanted.rules))
     return _made()
 
 
 @_routes.delete("/export/{policy:path}", status_code=204, dependencies=[_NO_BODY])
 async def remove_policy(ask: _Ask, policy: _Policy) -> Response:
     """Remove an export policy."""
-    await ask(Role.ADMIN, contract.remove_policy(policy))
+    await ask(NasRole.ADMIN, contract.remove_policy(policy))
     return _gone()
 
 
@@ -568,7 +568,7 @@ async def remove_policy(ask: _Ask, policy: _Policy) -> Response:
 class _Known:
     """A caller, and what it may do."""
 
-    def __init__(self, name: str | None, roles: frozenset[Role]) -> None:
+    def __init__(self, name: str | None, roles: frozenset[NasRole]) -> None:
         self.name, self.roles = name, roles
 
 
@@ -593,10 +593,10 @@ class NasApp:
         unless you say so.
         """
         self._tokens = {
-            secret: (name, frozenset(Role(role) for role in roles))
+            secret: (name, frozenset(NasRole(role) for role in roles))
             for secret, (name, roles) in (tokens or {}).items()
         }
-        self._anonymous = frozenset(Role(role) for role in anonymous)
+        self._anonymous = frozenset(NasRole(role) for role in anonymous)
         self.open_snapshots = open_snapshots
         self.discard_newer = discard_newer
         self._storages: dict[str, StorageBackend] = {}

@@ -19,7 +19,7 @@ from workers.execution.formats import HEAD, named_by_head
 from workers.execution.handler import Handler
 from workers.execution.outcomes import Become, Nothing, Part, Whole
 from workers.execution.truth import LastCall, last_intended, usable_as
-from workers.execution.work import Done, Work, exports_of, policy_named, positions, sizes_of
+from workers.execution.work import Done, Work, policy_named, positions, settings_found, sizes_of
 
 log = structlog.get_logger(__name__)
 
@@ -58,7 +58,9 @@ def adopt(work: Work) -> Done:
         "account": work.claim.account,
         "policy_id": policy,
         **sizes_of(facts),
-        **exports_of(facts, {name: one for name, one in settings.items() if one is not None}, path),
+        **settings_found(
+            facts, {name: one for name, one in settings.items() if one is not None}, path
+        ),
     }
     snapshots = [
         {

@@ -18,10 +18,10 @@ from workers.execution.truth import not_seen, told_of
 from workers.execution.work import (
     Done,
     Work,
-    exports_of,
     policy_named,
     positions,
     recorded_volume,
+    settings_found,
     sizes_of,
 )
 
@@ -62,7 +62,7 @@ def _metadata(work: Work, facts: VolumeFacts) -> dict[str, Any]:
 
 
 def _settings(work: Work, facts: VolumeFacts) -> dict[str, Any]:
-    return exports_of(facts, recorded_volume(work).settings)
+    return settings_found(facts, recorded_volume(work).settings)
 
 
 def _policy(work: Work, facts: VolumeFacts) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Settling what could not be seen when the job that left a volume ended.
 
-`orchestrator.jobs.looking_again` has `volume.verify` look again until it has been seen: then the
+`orchestrator.jobs.rechecking` has `volume.verify` look again until it has been seen: then the
 volume is what it is, and no person is needed.
 """
 
@@ -26,7 +26,7 @@ from orchestrator.inventory.changes import (
     set_volume,
 )
 from orchestrator.jobs.claim import CHANGES
-from orchestrator.jobs.looking_again import host_to_ask
+from orchestrator.jobs.rechecking import host_to_ask
 from orchestrator.store.lives import all_of, token
 from orchestrator.store.tables import (
     job_lanes,

@@ -14,7 +14,7 @@ from workers.backends.base.facts import VolumeFacts
 from workers.execution.handler import Handler
 from workers.execution.outcomes import Become, Nothing, Part, Whole, of_volume
 from workers.execution.truth import Seen
-from workers.execution.work import Done, Work, exports_of, recorded_volume
+from workers.execution.work import Done, Work, recorded_volume, settings_found
 
 
 def update(work: Work) -> Done:
@@ -52,7 +52,7 @@ def _configured(work: Work, done: Done) -> Done:
     after = {**recorded, **wanted}
     record = settings_columns(after)
     if native:
-        record = exports_of(
+        record = settings_found(
             driver_that(work.driver, CanConfigure).configure(work.volume, native, work), after
         )
     return Done(
@@ -89,7 +89,7 @@ def _outcome(work: Work, facts: VolumeFacts, _seen: Seen) -> Become:
         return _some(done, "the metadata is as asked for, and the settings are not")
     values: dict[str, Any] = {"metadata": metadata} if asked else {}
     if work.intent.settings:
-        told = exports_of(facts, settings, work.intent.settings.get("junction_path"))
+        told = settings_found(facts, settings, work.intent.settings.get("junction_path"))
         values |= told if native else settings_columns(settings)
     told = {part: values[part] for part in ("metadata", "settings") if part in values}
     return Whole(Done(result=told, changes=[set_volume(record.id, **values)], after=told))

@@ -160,7 +160,7 @@ class FileDriver(
 
     def list_volumes(self) -> Iterator[VolumeFacts]:
         with translated(self.backend), self._tree() as tree:
-            held = loops.Held()
+            held = loops.LoopImages()
             for image in walk(tree, layout.VOLUMES):
                 facts = replace(volume_facts(image), attached=held.holds(image.status))
                 yield facts if facts.id else replace(facts, bears=borne_elsewhere(tree, image))

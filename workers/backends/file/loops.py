@@ -96,7 +96,7 @@ def labelled(volume_id: str, file_system: int) -> list[Loop]:
     return sorted(found, key=lambda loop: loop.number)
 
 
-class Held:
+class LoopImages:
     """The images that devices of this host hold now: one look, however many are asked about."""
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Exports: numbered and chained events are copied to files, which others may keep."""
+"""Event files: copies of numbered and chained events, for others to store."""
 
 from __future__ import annotations
 

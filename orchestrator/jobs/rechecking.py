@@ -1,4 +1,4 @@
-"""What is in error because nobody could see it: the engine looks again, ever less often.
+"""Rechecking what is in error because nobody could see it, at growing intervals.
 
 The job that left a volume so could not see what it had left (`volumes.look_again_at`). The
 scheduler has `volume.verify` look until it can, and the volume is then what it is. Of export

@@ -1,4 +1,4 @@
-"""The two clients: they run the methods' steps over HTTP, blocking or awaiting."""
+"""The two runners: they carry out the steps of client methods over HTTP, blocking or awaiting."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from orchestrator.client.quotas import QuotaMethods
 from orchestrator.client.reports import ReportMethods
 from orchestrator.client.resending import resending
 from orchestrator.client.schedules import ScheduleMethods
-from orchestrator.client.steps import Call, Item, NextLine, Open, Pause, Steps, StreamSteps
+from orchestrator.client.steps import Item, NextLine, Open, Pause, Request, Steps, StreamSteps
 from orchestrator.client.streams import LineBuffer
 from orchestrator.domain.errors import InvalidInput, NotAuthenticated
 
@@ -99,7 +99,7 @@ class _Methods(
             settings["trust_env"] = False
         return settings
 
-    def _request(self, call: Call, read_seconds: float) -> dict[str, Any]:
+    def _request(self, call: Request, read_seconds: float) -> dict[str, Any]:
         """The arguments of httpx for a call."""
         arguments: dict[str, Any] = {
             "method": call.method,
@@ -169,7 +169,7 @@ class Client(_Methods):
                 result: T = end.value
                 return result
 
-    def _take(self, step: Call | Pause) -> Any:
+    def _take(self, step: Request | Pause) -> Any:
         if isinstance(step, Pause):
             time.sleep(step.seconds)
             return None
@@ -213,7 +213,7 @@ class Client(_Methods):
                 except Exception as error:
                     failed = error
 
-    def _open(self, call: Call, opened: ExitStack) -> Iterator[str]:
+    def _open(self, call: Request, opened: ExitStack) -> Iterator[str]:
         request = self._request(call, call.held)
         response = opened.enter_context(self._http.stream(**request))
         self._answered = True
@@ -283,7 +283,7 @@ class AsyncClient(_Methods):
                 result: T = end.value
                 return result
 
-    async def _take(self, step: Call | Pause) -> Any:
+    async def _take(self, step: Request | Pause) -> Any:
         if isinstance(step, Pause):
             await asyncio.sleep(step.seconds)
             return None
@@ -329,7 +329,7 @@ class AsyncClient(_Methods):
                 except Exception as error:
                     failed = error
 
-    async def _open(self, call: Call, opened: AsyncExitStack) -> AsyncIterator[str]:
+    async def _open(self, call: Request, opened: AsyncExitStack) -> AsyncIterator[str]:
         request = self._request(call, call.held)
         response = await opened.enter_async_context(self._http.stream(**request))
         self._answered = True

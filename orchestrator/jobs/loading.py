@@ -1,4 +1,4 @@
-"""Looking: the questions that fill an outlook with what the database has."""
+"""Loading an outlook: the queries that fill it with what the database has."""
 
 from __future__ import annotations
 
@@ -331,7 +331,7 @@ def take_volumes(
         by_id[row["volume_id"]].lock_owner = row["owner"]
 
 
-def take_exports(
+def load_policies(
     transaction: Transaction,
     outlook: Outlook,
     intents: Iterable[Intent],

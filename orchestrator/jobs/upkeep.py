@@ -1,4 +1,4 @@
-"""What time brings: start times, back-off, leases that run out, lost wake-ups, retention.
+"""Upkeep of jobs: start times, back-off, expired leases, lost wake-ups, retention.
 
 Each function is one transaction's work, does a bounded amount of it, and does no harm when
 several schedulers run it at once: rows another one holds are skipped.
