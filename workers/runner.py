@@ -14,10 +14,10 @@ from orchestrator import failpoints
 from orchestrator.domain.errors import InternalError, Outage, Unavailable
 from orchestrator.domain.queues import CONTROL_QUEUE, backend_queue, host_queue
 from orchestrator.domain.states import Ending
-from orchestrator.inventory.changes import Change
 from orchestrator.jobs.claim import Claim, claim
 from orchestrator.jobs.finish import Outcome, finish
 from orchestrator.jobs.notices import Notices
+from orchestrator.resources.changes import Change
 from orchestrator.settings import Settings
 from orchestrator.store.database import Database
 from orchestrator.store.verdicts import is_of_the_rows

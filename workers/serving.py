@@ -17,8 +17,8 @@ from orchestrator.domain.errors import IdentityMismatch, InvalidInput, Outage, P
 from orchestrator.domain.queues import CONTROL_QUEUE, backend_queue
 from orchestrator.inventory import promises
 from orchestrator.inventory.backends import configure, ids_of
-from orchestrator.inventory.changes import apply
 from orchestrator.jobs import outages
+from orchestrator.resources.changes import apply
 from orchestrator.settings import Settings
 from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database

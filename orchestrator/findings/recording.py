@@ -13,7 +13,7 @@ from orchestrator.domain.actors import ENGINE
 from orchestrator.domain.errors import NotFound
 from orchestrator.domain.states import FindingKind, FindingState
 from orchestrator.history.events import Event, record
-from orchestrator.inventory.changes import Beside
+from orchestrator.resources.changes import Written
 from orchestrator.store.bulk import insert_rows, update_rows
 from orchestrator.store.tables import audits, backends, findings
 from orchestrator.store.transaction import Transaction
@@ -44,7 +44,7 @@ class Finding:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AuditResult(Beside):
+class AuditResult(Written):
     """What an audit has seen of a backend, and which open findings it closes."""
 
     backend_id: int
@@ -57,8 +57,13 @@ class AuditResult(Beside):
     #: or more differs than is written.
     volumes: tuple[int, int] | None
 
-    def write(self, transaction: Transaction, now: datetime) -> None:
+    @classmethod
+    def write(cls, transaction: Transaction, changes: Sequence[AuditResult], now: datetime) -> None:
         """Open, renew and close findings; each opening and closing is an event."""
+        for result in changes:
+            result._write(transaction, now)
+
+    def _write(self, transaction: Transaction, now: datetime) -> None:
         known = open_findings(transaction, self.backend_id)
         again = [(known[one.key]["id"], one) for one in self.seen if one.key in known]
         new = [one for one in self.seen if one.key not in known]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -13,11 +13,12 @@ from orchestrator.actions.registry import ACTIONS
 from orchestrator.domain.errors import JobEnded
 from orchestrator.domain.states import Ending, JobState
 from orchestrator.history.events import Event, job_event, record
-from orchestrator.inventory.changes import Change, PolicyGone, SnapshotGone, VolumeGone, apply
 from orchestrator.jobs.finish import Finished, cancel_unbegun
 from orchestrator.jobs.giving_up import end_failed, nobody_comes
 from orchestrator.jobs.lanes import promote
 from orchestrator.jobs.views import batch_view, not_there
+from orchestrator.resources.changes import Change, apply
+from orchestrator.resources.registry import RESOURCES
 from orchestrator.store.bulk import among
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import backends, job_attempts, job_steps, jobs
@@ -88,16 +89,10 @@ def _cancel_untouched(
     born: list[Change] = []
     for row in rows:
         if row["begun"] and ACTIONS[row["action"]].creates:
-            born.append(_MADE[ACTIONS[row["action"]].kind](row))
+            made = RESOURCES[ACTIONS[row["action"]].kind]
+            born.append(made.gone(row[made.id_name]))
     room = apply(transaction, born, now) if born else None
     return cancel_unbegun(transaction, rows, actor, now, room)
-
-
-_MADE: dict[str, Callable[[Any], Change]] = {
-    "volume": lambda row: VolumeGone(row["volume_id"]),
-    "snapshot": lambda row: SnapshotGone(row["snapshot_id"]),
-    "policy": lambda row: PolicyGone(row["policy_id"]),
-}
 
 
 def cancel(transaction: Transaction, job_id: int, actor: str) -> Finished:

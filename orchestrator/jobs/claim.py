@@ -499,7 +499,7 @@ def write_step(transaction: Transaction, claim: Claim, step: Step) -> bool:
 def _refuse_locked(transaction: Transaction, claim: Claim) -> None:
     """Refuse to begin under another host's lock; once begun, no lock is given out.
 
-    Whoever takes a lock holds the volume's row, too (`orchestrator.inventory.locks`).
+    Whoever takes a lock holds the volume's row, too (`orchestrator.resources.volume.locks`).
     """
     volume_id, host = claim.intent.volume_id, claim.intent.host
     transaction.execute(

@@ -16,10 +16,10 @@ from orchestrator.domain.actors import ENGINE
 from orchestrator.domain.errors import Canceled, DependencyFailed, Problem
 from orchestrator.domain.states import Ending, JobState, StepState
 from orchestrator.history.events import Event, job_event, record, recorded
-from orchestrator.inventory import changes as inventory
 from orchestrator.inventory import promises
 from orchestrator.jobs.claim import Claim
 from orchestrator.jobs.lanes import heads, heads_of, promote
+from orchestrator.resources import changes as inventory
 from orchestrator.store.asking import Question, one_of
 from orchestrator.store.bulk import among, inserted, update_rows, updated
 from orchestrator.store.columns import UtcDateTime, db_now
@@ -304,11 +304,9 @@ def _events(claim: Claim, outcome: Outcome) -> Iterable[Event]:
         )
         yield Event(kind=claim.action.name, **base, data={"text": text, **outcome.audit})
     for change in outcome.changes:
-        match change:
-            case inventory.SnapshotGone(_, str(name)):
-                yield Event(kind="snapshot.struck", **{**base, "snapshot": name})
-            case inventory.SnapshotMissing(_, name):
-                yield Event(kind="snapshot.missing", **{**base, "snapshot": name})
+        if isinstance(change, inventory.Written) and (told := change.event()) is not None:
+            kind, about = told
+            yield Event(kind=kind, **{**base, **about})
     # The end of an attempt is the last event of it.
     data: dict[str, Any] = {"attempt": claim.attempt}
     if outcome.problem is not None:

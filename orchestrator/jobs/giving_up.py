@@ -17,10 +17,10 @@ from orchestrator.domain.actors import ENGINE
 from orchestrator.domain.errors import Canceled, Problem
 from orchestrator.domain.states import JobState
 from orchestrator.history.events import Event, job_event, record
-from orchestrator.inventory.changes import Change, apply
 from orchestrator.jobs.claim import CHANGES
 from orchestrator.jobs.finish import Finished, close, ended_as
 from orchestrator.jobs.rechecking import unseen
+from orchestrator.resources.changes import Change, apply
 from orchestrator.store.bulk import among, draw, update_rows
 from orchestrator.store.tables import backends, job_steps, jobs
 from orchestrator.store.transaction import Transaction

@@ -18,7 +18,7 @@ from orchestrator.domain.outlook import (
     VolumeOutlook,
 )
 from orchestrator.domain.states import JobState, PolicyState, SnapshotState, VolumeState
-from orchestrator.inventory.order import oldest_first
+from orchestrator.resources.snapshot.order import oldest_first
 from orchestrator.store.asking import Question, one_of
 from orchestrator.store.columns import db_now
 from orchestrator.store.lives import PRESENT, all_of

@@ -29,14 +29,12 @@ from orchestrator.domain.states import (
     Role,
     VolumeState,
 )
-from orchestrator.inventory.changes import (
-    Change,
-    MayBeAttached,
-)
 from orchestrator.inventory.hosts import live_hosts
 from orchestrator.jobs.claim import CHANGES
 from orchestrator.jobs.submission import Submission
+from orchestrator.resources.changes import Change
 from orchestrator.resources.registry import RESOURCES
+from orchestrator.resources.volume.changes import MayBeAttached
 from orchestrator.store.bulk import update_rows
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import backends, job_steps, jobs, policies, volumes

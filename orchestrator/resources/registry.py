@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from orchestrator.resources.policy import Policy
+from orchestrator.resources.policy.resource import Policy
 from orchestrator.resources.resource import Resource
-from orchestrator.resources.snapshot import Snapshot
-from orchestrator.resources.volume import Volume
+from orchestrator.resources.snapshot.resource import Snapshot
+from orchestrator.resources.volume.resource import Volume
 
 #: Every kind by its name; what others refer to comes before them.
 RESOURCES: dict[str, Resource] = {

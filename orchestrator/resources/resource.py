@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol
 from sqlalchemy import ColumnElement, Table, select
 
 from orchestrator.domain.outlook import Intent, Outlook, PolicyOutlook, VolumeOutlook
-from orchestrator.inventory.changes import Change
+from orchestrator.resources.changes import Change
 from orchestrator.store.asking import Question, one_of
 
 

@@ -302,7 +302,7 @@ snapshots = Table(
     Column("size_bytes", BigInteger, nullable=False),
     Column("used_bytes", BigInteger, nullable=False, server_default=text("0")),
     #: Its place among the volume's snapshots, as the storage tells it; null: it does not, or the
-    #: snapshot is being made (`orchestrator.inventory.order`).
+    #: snapshot is being made (`orchestrator.resources.snapshot.order`).
     Column("position", BigInteger),
     Column("state", String(16), nullable=False),
     Column("created_by_job", BigInteger),

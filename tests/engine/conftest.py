@@ -13,7 +13,6 @@ from sqlalchemy import update
 from orchestrator.actions.requests import parse_request
 from orchestrator.domain.actors import Actor
 from orchestrator.domain.states import NEXT_JOB_STATES, NEXT_VOLUME_STATES, Role
-from orchestrator.inventory.volumes import list_volumes
 from orchestrator.jobs import upkeep
 from orchestrator.jobs.cancel import cancel
 from orchestrator.jobs.finish import Finished
@@ -22,6 +21,7 @@ from orchestrator.jobs.submit import submit
 from orchestrator.jobs.turns import Turns
 from orchestrator.jobs.views import View, batch_view, job_view
 from orchestrator.jobs.wakeups import Wakeups
+from orchestrator.resources.volume.views import list_volumes
 from orchestrator.settings import Settings
 from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database

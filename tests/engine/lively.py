@@ -10,9 +10,9 @@ from sqlalchemy import insert, select, text, update
 from orchestrator.domain.actors import Actor
 from orchestrator.domain.states import Role
 from orchestrator.history.events import number_committed
-from orchestrator.inventory import locks as locking
 from orchestrator.inventory.capacity import record_day
 from orchestrator.jobs import upkeep
+from orchestrator.resources.volume import locks as locking
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import capacity_days, locks
 from tests.engine.conftest import ADMIN, Engine, act, create, grow

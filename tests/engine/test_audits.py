@@ -17,12 +17,12 @@ from sqlalchemy import text, update
 from orchestrator.findings.recording import list_findings
 from orchestrator.findings.repairing import finding_view, repair_submission
 from orchestrator.inventory.hosts import seen
-from orchestrator.inventory.locks import take
 from orchestrator.jobs.approvals import approve
 from orchestrator.jobs.submission import Submission
 from orchestrator.jobs.submit import submit
 from orchestrator.jobs.upkeep import queue_due
 from orchestrator.machine import boot_id
+from orchestrator.resources.volume.locks import take
 from orchestrator.settings import Settings
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import jobs, workers

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, select
 
-from orchestrator.inventory.changes import apply, set_volume
+from orchestrator.resources.changes import apply
+from orchestrator.resources.volume.changes import set_volume
 from orchestrator.settings import Settings
 from orchestrator.store.tables import snapshots
 from tests.engine.conftest import Engine, act, create

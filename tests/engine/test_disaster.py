@@ -13,7 +13,7 @@ import pytest
 
 from orchestrator import backups
 from orchestrator.findings.recording import list_findings
-from orchestrator.inventory.volumes import list_snapshots, list_volumes
+from orchestrator.resources.volume.views import list_snapshots, list_volumes
 from orchestrator.settings import DatabaseSettings, Settings
 from orchestrator.store import migrate
 from orchestrator.store.database import Database

@@ -8,8 +8,8 @@ import pytest
 from sqlalchemy import select, update
 
 from orchestrator.domain.errors import InvalidInput
-from orchestrator.inventory import locks as locking
 from orchestrator.jobs import upkeep
+from orchestrator.resources.volume import locks as locking
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import events, locks
 from orchestrator.store.transaction import Transaction

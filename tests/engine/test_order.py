@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import select, update
 
 from orchestrator.domain.errors import NewerSnapshots
-from orchestrator.inventory.volumes import list_snapshots
+from orchestrator.resources.volume.views import list_snapshots
 from orchestrator.store.tables import snapshots, volumes
 from tests.engine.conftest import Engine, act, create
 

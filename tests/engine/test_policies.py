@@ -20,9 +20,9 @@ from orchestrator.domain.errors import (
     Unsupported,
     WrongState,
 )
-from orchestrator.inventory import locks
-from orchestrator.inventory.policies import list_policies
-from orchestrator.inventory.volumes import volume_at
+from orchestrator.resources.policy.views import list_policies
+from orchestrator.resources.volume import locks
+from orchestrator.resources.volume.views import volume_at
 from orchestrator.store.tables import policies
 from tests.engine.conftest import ADMIN, Engine, act, create
 from workers.backends.base.references import PolicyRef

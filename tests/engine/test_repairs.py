@@ -15,12 +15,12 @@ from orchestrator.domain.actors import Actor
 from orchestrator.domain.errors import InvalidInput, NotAllowed, VolumeReplaced, WrongState
 from orchestrator.domain.states import Role
 from orchestrator.findings.repairing import repair_submission
-from orchestrator.inventory.locks import release, take
 from orchestrator.jobs.approvals import approve
 from orchestrator.jobs.cancel import cancel
 from orchestrator.jobs.retry import retry_request
 from orchestrator.jobs.upkeep import queue_due
 from orchestrator.ledger import restored
+from orchestrator.resources.volume.locks import release, take
 from orchestrator.settings import Settings
 from orchestrator.store.tables import events
 from tests.engine.conftest import ADMIN, Engine, act, create, grow

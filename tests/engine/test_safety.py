@@ -17,13 +17,13 @@ from sqlalchemy import func, select, text, update
 from orchestrator.actions.requests import parse_request
 from orchestrator.domain.errors import InUse, Locked, WrongState
 from orchestrator.domain.states import Ending
-from orchestrator.inventory import locks
 from orchestrator.jobs import upkeep
 from orchestrator.jobs.claim import Claim, Step, write_step
 from orchestrator.jobs.finish import Outcome, finish
 from orchestrator.jobs.submission import Submission
 from orchestrator.jobs.submit import submit
 from orchestrator.logs import configure_logs
+from orchestrator.resources.volume import locks
 from orchestrator.settings import LogSettings, Settings
 from orchestrator.store.database import Database
 from orchestrator.store.tables import job_dependencies, jobs

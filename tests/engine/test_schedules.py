@@ -20,8 +20,8 @@ from orchestrator.domain.errors import (
     UnknownSchedule,
 )
 from orchestrator.domain.states import Role
-from orchestrator.inventory import locks
-from orchestrator.inventory.volumes import list_snapshots
+from orchestrator.resources.volume import locks
+from orchestrator.resources.volume.views import list_snapshots
 from orchestrator.schedules import book
 from orchestrator.schedules.by_hand import run_now
 from orchestrator.schedules.due import mend_schedules, run_due

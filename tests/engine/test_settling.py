@@ -13,8 +13,8 @@ import pytest
 from sqlalchemy import select, text, update
 
 from orchestrator.domain.errors import InUse
-from orchestrator.inventory.policies import list_policies
 from orchestrator.jobs.intake import set_accepting
+from orchestrator.resources.policy.views import list_policies
 from orchestrator.settings import Settings
 from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database

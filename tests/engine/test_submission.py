@@ -36,9 +36,9 @@ from orchestrator.domain.errors import (
     WrongState,
 )
 from orchestrator.domain.states import Role
-from orchestrator.inventory import locks
 from orchestrator.jobs.submission import Accepted, Submission
 from orchestrator.jobs.submit import submit
+from orchestrator.resources.volume import locks
 from orchestrator.store.tables import events, idempotency_keys, job_lanes, jobs
 from orchestrator.store.transaction import Transaction
 from tests.engine.conftest import ADMIN, Engine, act, create, grow

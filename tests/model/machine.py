@@ -13,9 +13,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from orchestrator.actions.requests import JobRequest, parse_request
 from orchestrator.domain.errors import DependencyFailed, IdempotencyMismatch, JobEnded, Problem
-from orchestrator.inventory import locks
 from orchestrator.jobs.cancel import cancel, cancel_batch, set_priority
 from orchestrator.jobs.retry import retry_request
+from orchestrator.resources.volume import locks
 from orchestrator.store.transaction import Transaction
 from tests.engine.conftest import ADMIN
 from tests.model.checks import check_all

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
@@ -20,19 +20,14 @@ from orchestrator.domain.errors import (
     problem_for,
 )
 from orchestrator.domain.states import Ending
-from orchestrator.inventory.changes import (
-    Change,
-)
 from orchestrator.jobs.claim import UNDO, Claim, Step, last_step, last_step_detail
 from orchestrator.jobs.finish import Outcome, back_off
 from orchestrator.jobs.rechecking import unseen
+from orchestrator.resources.changes import Change
 from orchestrator.resources.registry import RESOURCES
 from orchestrator.settings import RetrySettings
 from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database
-from workers.backends.base.abilities import CanExportByPolicy
-from workers.backends.base.call import Call
-from workers.backends.base.driver import driver_that
 from workers.execution.outcomes import Nothing, OutcomeOf, Part, Whole
 from workers.execution.truth import (
     LastCall,
@@ -42,7 +37,7 @@ from workers.execution.truth import (
     recorded_policy,
     told_of,
 )
-from workers.execution.work import Done, Work, built_policy
+from workers.execution.work import Done, Work
 from workers.leases import HandBack, LeaseLost
 
 log = structlog.get_logger(__name__)
@@ -147,10 +142,10 @@ def _end(work: Work, ending: Ending, problem: Problem, retry: RetrySettings) -> 
     creates = claim.action.creates
     changes: Sequence[Change] = ()
     try:
-        if work.undo is not None and work.touched:
+        if claim.action.leaves_files and work.touched:
             # From here on other claims end it, too, and a late one is shut out.
             work.note(last_step(claim.action), **last_step_detail(ending, problem))
-            work.undo(work, LastCall(work))
+            _take_away(work)
         elif creates:
             changes = _undo(work, last_step_detail(ending, problem))
         elif work.touched:
@@ -165,9 +160,9 @@ def _end(work: Work, ending: Ending, problem: Problem, retry: RetrySettings) -> 
             with suppress(Problem):
                 work.note(last_step(claim.action), **last_step_detail(ending, problem))
             return _wait(work, obstacle, retry)
-        made = creates or work.undo is not None
+        made = creates or claim.action.leaves_files
         problem = type(problem)(f"{problem.detail}; {_LEFT[made]}: {obstacle.detail}")
-        changes = () if work.undo is not None else _in_error(work, problem.detail)
+        changes = () if claim.action.leaves_files else _in_error(work, problem.detail)
     return Outcome(ending=ending, problem=problem, changes=changes)
 
 
@@ -226,27 +221,16 @@ def _undo(work: Work, decided: dict[str, Any]) -> list[Change]:
     if work.touched:
         work.note(UNDO, **decided)
     made = RESOURCES[work.claim.action.kind]
-    # A backend that was never set up cannot have been touched.
-    if work.touched and work.claim.identity_written:
+    # A backend that was never set up cannot have been touched, nor by what needs no storage.
+    if work.undo is not None and work.touched and work.claim.identity_written:
         work.check_identity()
-        _DISCARDS[made.kind](work, LastCall(work))
+        _take_away(work)
     return [made.gone(getattr(work.intent, made.id_name))]
 
 
-def _discard_policy(work: Work, call: Call) -> None:
-    driver, built = driver_that(work.driver, CanExportByPolicy), built_policy(work)
-    driver.discard_policy(built, call)
-    if driver.inspect_policy(built) is not None:
-        # It was published, though nobody heard of that.
-        driver.remove_policy(built, call)
-
-
-#: What takes away what a job has made on the storage, by the kind of that.
-_DISCARDS: dict[str, Callable[[Work, Call], None]] = {
-    "volume": lambda work, call: work.driver.discard(work.volume, call),
-    "snapshot": lambda work, call: work.driver.discard(work.snapshot, call),
-    "policy": _discard_policy,
-}
+def _take_away(work: Work) -> None:
+    assert work.undo is not None  # noqa: S101 - what makes something can undo it
+    work.undo(work, LastCall(work))
 
 
 def _truth(work: Work) -> list[Change]:

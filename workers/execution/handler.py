@@ -23,7 +23,7 @@ class Handler:
     _: KW_ONLY
     #: What has become of it where it was canceled: asked of the storage, for what changes it.
     outcome: OutcomeOf | None = None
-    #: Takes away what it has made elsewhere than on the backend.
+    #: Takes away what it has made, on the backend or elsewhere.
     undo: Undo | None = None
 
     def __post_init__(self) -> None:
@@ -31,5 +31,6 @@ class Handler:
         asked = self.action.journaled and not (self.action.creates or self.action.leaves_files)
         if (self.outcome is not None) is not asked:
             raise TypeError(f"{self.action.name}: 'outcome' is for what changes the storage, only")
-        if (self.undo is not None) is not self.action.leaves_files:
-            raise TypeError(f"{self.action.name}: 'undo' is for what leaves files, only")
+        makes = self.action.leaves_files or (self.action.creates and self.action.needs_storage)
+        if (self.undo is not None) is not makes:
+            raise TypeError(f"{self.action.name}: 'undo' is for what makes something, only")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.inventory.changes import Change
+from orchestrator.resources.changes import Change
 from workers.backends.base.facts import Absent, PolicyFacts, VolumeFacts
 from workers.execution.truth import Seen, gone, look, look_at_policy, recorded, recorded_policy
 from workers.execution.work import Done, Work

@@ -7,7 +7,8 @@ from typing import Any
 from sqlalchemy import select
 
 from orchestrator.domain.states import VolumeState
-from orchestrator.inventory.changes import Change, set_backend, set_volume
+from orchestrator.resources.changes import Change, set_backend
+from orchestrator.resources.volume.changes import set_volume
 from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database
 from orchestrator.store.tables import volumes

@@ -15,17 +15,11 @@ from orchestrator.domain.exports import is_ours
 from orchestrator.domain.installed import DRIVERS
 from orchestrator.domain.outlook import SnapshotOutlook, VolumeOutlook
 from orchestrator.domain.states import PolicyState, SnapshotState, VolumeState
-from orchestrator.inventory.changes import (
-    Change,
-    Detached,
-    PolicyGone,
-    SnapshotGone,
-    SnapshotMissing,
-    VolumeGone,
-    set_policy,
-    set_volume,
-)
 from orchestrator.machine import boot_id
+from orchestrator.resources.changes import Change
+from orchestrator.resources.policy.changes import PolicyGone, set_policy
+from orchestrator.resources.snapshot.changes import SnapshotGone, SnapshotMissing
+from orchestrator.resources.volume.changes import Detached, VolumeGone, set_volume
 from orchestrator.store.tables import job_steps, jobs
 from workers.backends.base.abilities import CanExportByPolicy
 from workers.backends.base.driver import driver_that

@@ -17,7 +17,6 @@ from orchestrator.domain.errors import BackendUnavailable, IdentityMismatch, InU
 from orchestrator.domain.installed import DRIVERS
 from orchestrator.domain.outlook import VolumeOutlook
 from orchestrator.domain.states import PolicyState, SnapshotState, VolumeState
-from orchestrator.inventory.changes import Attached, Change, set_volume, settings_columns
 from orchestrator.jobs.claim import (
     Claim,
     Step,
@@ -25,6 +24,8 @@ from orchestrator.jobs.claim import (
 )
 from orchestrator.jobs.rates import take_allowance
 from orchestrator.machine import boot_id
+from orchestrator.resources.changes import Change
+from orchestrator.resources.volume.changes import Attached, set_volume, settings_columns
 from orchestrator.settings import AuditSettings, TransferSettings
 from orchestrator.store.database import Database
 from orchestrator.store.tables import job_attempts, jobs, policies, workers
@@ -423,8 +424,13 @@ def refuse_written_elsewhere(work: Work, volume: VolumeOutlook) -> None:
             )
 
 
-#: Takes away what an attempt made elsewhere than on the backend.
+#: Takes away what an attempt has made.
 Undo = Callable[[Work, Call], None]
+
+
+def discard_volume(work: Work, call: Call) -> None:
+    """Take away the volume that the job has made."""
+    work.driver.discard(work.volume, call)
 
 
 def attached_as(volume_id: str, host: str, device: Device) -> Attached:

@@ -31,7 +31,10 @@ from orchestrator.domain.errors import NotFound
 from orchestrator.domain.exact import Exact
 from orchestrator.domain.names import HostName, JunctionPath
 from orchestrator.domain.states import VolumeState
-from orchestrator.inventory import backends, locks, policies, volumes
+from orchestrator.inventory import backends
+from orchestrator.resources.policy import views as policies
+from orchestrator.resources.volume import locks
+from orchestrator.resources.volume import views as volumes
 
 router = APIRouter(prefix="/v1/backends", tags=["inventory"], route_class=ExactRoute)
 

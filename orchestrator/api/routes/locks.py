@@ -19,7 +19,7 @@ from orchestrator.asgi.reading import ExactRoute
 from orchestrator.contract.answers import Page
 from orchestrator.contract.inventory import HeldLock
 from orchestrator.domain.names import BackendName, HostName, VolumeName
-from orchestrator.inventory import locks
+from orchestrator.resources.volume import locks
 
 router = APIRouter(prefix="/v1/locks", tags=["inventory"], route_class=ExactRoute)
 

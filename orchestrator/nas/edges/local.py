@@ -9,9 +9,12 @@ from typing import Any
 from orchestrator.actions.requests import parse_request
 from orchestrator.domain.actors import Actor
 from orchestrator.domain.states import VolumeState
-from orchestrator.inventory import backends, locks, policies, volumes
+from orchestrator.inventory import backends
 from orchestrator.jobs.submission import Submission
 from orchestrator.nas.gateways import Request
+from orchestrator.resources.policy import views as policies
+from orchestrator.resources.volume import locks
+from orchestrator.resources.volume import views as volumes
 from orchestrator.store.transaction import Transaction
 
 #: The most items that a list has.

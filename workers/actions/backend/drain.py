@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from orchestrator.actions.backend.drain import DRAIN, RESUME
 from orchestrator.domain.states import BackendState
-from orchestrator.inventory.changes import set_backend
+from orchestrator.resources.changes import set_backend
 from workers.execution.handler import Handler
 from workers.execution.work import Done, Work
 

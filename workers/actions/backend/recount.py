@@ -6,7 +6,7 @@ from sqlalchemy import select
 
 from orchestrator.actions.backend.recount import RECOUNT
 from orchestrator.inventory import promises
-from orchestrator.inventory.changes import Recounted
+from orchestrator.resources.changes import Recounted
 from orchestrator.store.tables import promises as promised
 from workers.execution.handler import Handler
 from workers.execution.work import Done, Work

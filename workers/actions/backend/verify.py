@@ -8,7 +8,7 @@ from sqlalchemy import select
 
 from orchestrator.actions.backend.verify import VERIFY
 from orchestrator.domain.errors import Conflict, IdentityMismatch
-from orchestrator.inventory.changes import set_backend
+from orchestrator.resources.changes import set_backend
 from orchestrator.store.tables import backends
 from workers.actions.backend.refresh import refreshed
 from workers.execution.handler import Handler

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.actions.policy.assign import ASSIGN
-from orchestrator.inventory.changes import set_volume
+from orchestrator.resources.volume.changes import set_volume
 from workers.backends.base.abilities import CanExportByPolicy
 from workers.backends.base.driver import driver_that
 from workers.backends.base.facts import VolumeFacts

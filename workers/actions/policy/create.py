@@ -5,8 +5,9 @@ from __future__ import annotations
 from orchestrator.actions.policy.create import CREATE
 from orchestrator.domain.exports import parse_rules, written_rules
 from orchestrator.domain.states import PolicyState
-from orchestrator.inventory.changes import set_policy
+from orchestrator.resources.policy.changes import set_policy
 from workers.backends.base.abilities import CanExportByPolicy
+from workers.backends.base.call import Call
 from workers.backends.base.driver import driver_that
 from workers.execution.handler import Handler
 from workers.execution.work import Done, Work, built_policy
@@ -31,4 +32,12 @@ def create_policy(work: Work) -> Done:
     )
 
 
-HANDLERS = (Handler(CREATE, create_policy),)
+def _discard(work: Work, call: Call) -> None:
+    driver, built = driver_that(work.driver, CanExportByPolicy), built_policy(work)
+    driver.discard_policy(built, call)
+    if driver.inspect_policy(built) is not None:
+        # It was published, though nobody heard of that.
+        driver.remove_policy(built, call)
+
+
+HANDLERS = (Handler(CREATE, create_policy, undo=_discard),)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from orchestrator.actions.policy.remove import REMOVE
 from orchestrator.domain.exports import written_rules
 from orchestrator.domain.states import PolicyState
-from orchestrator.inventory.changes import PolicyGone
+from orchestrator.resources.policy.changes import PolicyGone
 from workers.actions.policy.rules import policy_record
 from workers.backends.base.abilities import CanExportByPolicy
 from workers.backends.base.driver import driver_that

@@ -13,7 +13,7 @@ from orchestrator.domain.errors import Conflict
 from orchestrator.domain.exports import written_rules
 from orchestrator.domain.outlook import PolicyOutlook
 from orchestrator.domain.states import PolicyState
-from orchestrator.inventory.changes import set_policy
+from orchestrator.resources.policy.changes import set_policy
 from workers.backends.base.abilities import CanExportByPolicy
 from workers.backends.base.driver import driver_that
 from workers.backends.base.facts import PolicyFacts

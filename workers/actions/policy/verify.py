@@ -12,8 +12,9 @@ from orchestrator.actions.policy.remove import REMOVE
 from orchestrator.actions.policy.verify import VERIFY
 from orchestrator.domain.exports import is_ours, written_rules
 from orchestrator.domain.states import JobState, PolicyState
-from orchestrator.inventory.changes import Change, PolicyGone, set_policy
 from orchestrator.jobs.claim import CHANGES
+from orchestrator.resources.changes import Change
+from orchestrator.resources.policy.changes import PolicyGone, set_policy
 from orchestrator.store.tables import job_steps, jobs, policies
 from workers.backends.base.abilities import CanExportByPolicy
 from workers.backends.base.driver import driver_that

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from orchestrator.actions.snapshot.create import CREATE
 from orchestrator.domain.states import SnapshotState
-from orchestrator.inventory.changes import set_snapshot
+from orchestrator.resources.snapshot.changes import set_snapshot
 from workers.backends.base.abilities import CanSnapshot
+from workers.backends.base.call import Call
 from workers.backends.base.driver import driver_that
 from workers.execution.handler import Handler
 from workers.execution.work import Done, Work, recorded_volume, refuse_written_elsewhere
@@ -24,4 +25,8 @@ def create_snapshot(work: Work) -> Done:
     )
 
 
-HANDLERS = (Handler(CREATE, create_snapshot),)
+def _discard(work: Work, call: Call) -> None:
+    work.driver.discard(work.snapshot, call)
+
+
+HANDLERS = (Handler(CREATE, create_snapshot, undo=_discard),)

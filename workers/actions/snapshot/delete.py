@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from orchestrator.actions.snapshot.delete import DELETE
 from orchestrator.domain.states import SnapshotState
-from orchestrator.inventory.changes import SnapshotGone
+from orchestrator.resources.snapshot.changes import SnapshotGone
 from workers.backends.base.abilities import CanSnapshot
 from workers.backends.base.driver import driver_that
 from workers.backends.base.facts import NotOurs, VolumeFacts

@@ -10,7 +10,7 @@ from sqlalchemy import select
 from orchestrator.actions.volume.adopt import ADOPT
 from orchestrator.domain.errors import Conflict, Problem
 from orchestrator.domain.states import SnapshotState, VolumeState
-from orchestrator.inventory.changes import Adopted
+from orchestrator.resources.volume.changes import Adopted
 from orchestrator.store.tables import backends, volumes
 from workers.backends.base.abilities import CanAdopt, CanExport
 from workers.backends.base.driver import driver_that

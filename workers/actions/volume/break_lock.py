@@ -7,7 +7,7 @@ from sqlalchemy import select
 from orchestrator.actions.volume.break_lock import BREAK_LOCK
 from orchestrator.domain.errors import Conflict
 from orchestrator.history.events import Event
-from orchestrator.inventory.changes import LockGone
+from orchestrator.resources.volume.changes import LockGone
 from orchestrator.store.tables import locks
 from workers.execution.handler import Handler
 from workers.execution.work import Done, Work, recorded_volume

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from orchestrator.actions.volume.clone import CLONE, own_metadata
-from orchestrator.resources.volume import size_wanted
+from orchestrator.resources.volume.resource import size_wanted
 from workers.backends.base.abilities import CanClone
 from workers.backends.base.driver import driver_that
 from workers.execution.handler import Handler
 from workers.execution.work import (
     Done,
     Work,
+    discard_volume,
     made_of_source,
     recorded_source,
     refuse_written_elsewhere,
@@ -26,4 +27,4 @@ def clone(work: Work) -> Done:
     )
 
 
-HANDLERS = (Handler(CLONE, clone),)
+HANDLERS = (Handler(CLONE, clone, undo=discard_volume),)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from orchestrator.actions.volume.clone import own_metadata
 from orchestrator.actions.volume.copy import COPY
-from orchestrator.resources.volume import size_wanted
+from orchestrator.resources.volume.resource import size_wanted
 from workers.backends.base.abilities import CanExport, CanImport
 from workers.backends.base.driver import driver_that
 from workers.execution.handler import Handler
-from workers.execution.work import Done, Work, made_of_source
+from workers.execution.work import Done, Work, discard_volume, made_of_source
 
 
 def copy(work: Work) -> Done:
@@ -22,4 +22,4 @@ def copy(work: Work) -> Done:
     return made_of_source(work, facts)
 
 
-HANDLERS = (Handler(COPY, copy),)
+HANDLERS = (Handler(COPY, copy, undo=discard_volume),)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from orchestrator.actions.volume.create import CREATE
-from orchestrator.resources.volume import size_wanted
+from orchestrator.resources.volume.resource import size_wanted
 from workers.execution.handler import Handler
-from workers.execution.work import Done, Work, made
+from workers.execution.work import Done, Work, discard_volume, made
 
 
 def create(work: Work) -> Done:
@@ -15,4 +15,4 @@ def create(work: Work) -> Done:
     return made(work, facts)
 
 
-HANDLERS = (Handler(CREATE, create),)
+HANDLERS = (Handler(CREATE, create, undo=discard_volume),)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from orchestrator.actions.volume.detach import DETACH
-from orchestrator.inventory.changes import Detached
 from orchestrator.inventory.hosts import refuse_living
+from orchestrator.resources.volume.changes import Detached
 from workers.actions.volume.hosts import host, refuse_elsewhere
 from workers.backends.base.abilities import CanAttach
 from workers.backends.base.driver import driver_that

@@ -6,7 +6,7 @@ from typing import Any
 
 from orchestrator.actions.volume.forget import FORGET
 from orchestrator.domain.states import VolumeState
-from orchestrator.inventory.changes import VolumeGone
+from orchestrator.resources.volume.changes import VolumeGone
 from workers.actions.volume.lost import refuse_unless_lost
 from workers.execution.handler import Handler
 from workers.execution.work import Done, Work, recorded_volume

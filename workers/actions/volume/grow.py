@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from orchestrator.actions.volume.grow import GROW
 from orchestrator.domain.errors import BackendError
-from orchestrator.inventory.changes import set_volume
+from orchestrator.resources.volume.changes import set_volume
 from workers.backends.base.abilities import CanGrow
 from workers.backends.base.driver import driver_that
 from workers.backends.base.facts import VolumeFacts

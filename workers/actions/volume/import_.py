@@ -6,12 +6,12 @@ from dataclasses import replace
 
 from orchestrator.actions.volume.import_ import IMPORT
 from orchestrator.domain.errors import ImageUnusable
-from orchestrator.inventory.changes import set_volume
+from orchestrator.resources.volume.changes import set_volume
 from workers.backends.base.abilities import CanImport
 from workers.backends.base.driver import driver_that
 from workers.execution.handler import Handler
 from workers.execution.images import opened
-from workers.execution.work import Done, Work, made
+from workers.execution.work import Done, Work, discard_volume, made
 
 
 def import_(work: Work) -> Done:
@@ -41,4 +41,4 @@ def import_(work: Work) -> Done:
     return replace(done, changes=[*done.changes, record])
 
 
-HANDLERS = (Handler(IMPORT, import_),)
+HANDLERS = (Handler(IMPORT, import_, undo=discard_volume),)

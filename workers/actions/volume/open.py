@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.actions.volume.open import CLOSE, OPEN
-from orchestrator.inventory.changes import Opened
+from orchestrator.resources.volume.changes import Opened
 from workers.actions.volume.hosts import host, refuse_elsewhere
 from workers.backends.base.abilities import CanOpen
 from workers.backends.base.driver import driver_that

@@ -9,7 +9,9 @@ from sqlalchemy import select
 from orchestrator.actions.volume.reconcile import RECONCILE
 from orchestrator.domain.errors import BackendError, Conflict
 from orchestrator.domain.states import SnapshotState
-from orchestrator.inventory.changes import Change, SnapshotFound, set_snapshot, set_volume
+from orchestrator.resources.changes import Change
+from orchestrator.resources.snapshot.changes import SnapshotFound, set_snapshot
+from orchestrator.resources.volume.changes import set_volume
 from orchestrator.store.tables import snapshots
 from orchestrator.store.transaction import Transaction
 from workers.backends.base.facts import Absent, SnapshotFacts, VolumeFacts, there

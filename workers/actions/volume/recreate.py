@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from orchestrator.actions.volume.recreate import RECREATE
 from orchestrator.domain.states import VolumeState
-from orchestrator.inventory.changes import set_volume
+from orchestrator.resources.volume.changes import set_volume
 from workers.actions.volume.lost import not_lost, refuse_held
 from workers.backends.base.facts import Absent, VolumeFacts, there
 from workers.execution.handler import Handler

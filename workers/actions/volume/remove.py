@@ -7,7 +7,7 @@ from typing import Any
 from orchestrator.actions.volume.remove import PURGE, REMOVE
 from orchestrator.domain.errors import BackendError
 from orchestrator.domain.states import VolumeState
-from orchestrator.inventory.changes import VolumeGone
+from orchestrator.resources.volume.changes import VolumeGone
 from workers.actions.volume.in_use import refuse_while_used
 from workers.backends.base.facts import Absent, VolumeFacts, there
 from workers.execution.handler import Handler

@@ -12,7 +12,7 @@ from orchestrator.actions.volume.remove_orphan import REMOVE_ORPHAN
 from orchestrator.domain.errors import Conflict, InUse, WrongState
 from orchestrator.domain.states import FindingKind, FindingState, SnapshotState, VolumeState
 from orchestrator.findings.recording import finding
-from orchestrator.inventory.changes import FORGOTTEN
+from orchestrator.resources.volume.changes import FORGOTTEN
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import snapshots, volumes
 from workers.backends.base.abilities import CanSnapshot

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.actions.volume.rename import RENAME
-from orchestrator.inventory.changes import set_volume
+from orchestrator.resources.volume.changes import set_volume
 from workers.actions.volume.in_use import refuse_while_used
 from workers.backends.base.abilities import CanRename
 from workers.backends.base.driver import driver_that

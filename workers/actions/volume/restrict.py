@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from orchestrator.actions.volume.restrict import RESTRICT, UNRESTRICT
 from orchestrator.domain.states import VolumeState
-from orchestrator.inventory.changes import set_volume
+from orchestrator.resources.volume.changes import set_volume
 from workers.actions.volume.in_use import refuse_while_used
 from workers.backends.base.facts import VolumeFacts, there
 from workers.execution.handler import Handler

@@ -6,7 +6,9 @@ from collections.abc import Container
 from typing import Any
 
 from orchestrator.actions.volume.rollback import ROLLBACK, newer_snapshots
-from orchestrator.inventory.changes import Change, SnapshotGone, SnapshotMissing, set_volume
+from orchestrator.resources.changes import Change
+from orchestrator.resources.snapshot.changes import SnapshotGone, SnapshotMissing
+from orchestrator.resources.volume.changes import set_volume
 from workers.actions.volume.in_use import refuse_while_used
 from workers.backends.base.abilities import CanRollBack, CanSnapshot
 from workers.backends.base.driver import driver_that

@@ -17,16 +17,11 @@ from orchestrator.domain.drivers import Reach
 from orchestrator.domain.errors import BackendBusy, HostUnavailable
 from orchestrator.domain.installed import DRIVERS
 from orchestrator.domain.states import JobState, SnapshotState, VolumeState
-from orchestrator.inventory.changes import (
-    Change,
-    Set,
-    SnapshotGone,
-    VolumeGone,
-    set_snapshot,
-    set_volume,
-)
 from orchestrator.jobs.claim import CHANGES
 from orchestrator.jobs.rechecking import host_to_ask
+from orchestrator.resources.changes import Change, Set
+from orchestrator.resources.snapshot.changes import SnapshotGone, set_snapshot
+from orchestrator.resources.volume.changes import VolumeGone, set_volume
 from orchestrator.store.lives import all_of, token
 from orchestrator.store.tables import (
     job_lanes,

@@ -7,7 +7,7 @@ from typing import Any
 
 from orchestrator.actions.volume.update import SET_INFO, UPDATE
 from orchestrator.domain.installed import DRIVERS
-from orchestrator.inventory.changes import set_volume, settings_columns
+from orchestrator.resources.volume.changes import set_volume, settings_columns
 from workers.backends.base.abilities import CanConfigure, CanSetMetadata
 from workers.backends.base.driver import driver_that
 from workers.backends.base.facts import VolumeFacts

@@ -11,7 +11,7 @@ from orchestrator.domain.drivers import Reach
 from orchestrator.domain.installed import DRIVERS
 from orchestrator.domain.outlook import VolumeOutlook
 from orchestrator.domain.states import FindingKind, VolumeState
-from orchestrator.inventory.changes import set_volume
+from orchestrator.resources.volume.changes import set_volume
 from workers.actions.volume.settling import come_back, settle, usable_again
 from workers.backends.base.facts import Absent, SnapshotFacts, VolumeFacts
 from workers.execution.auditing.comparing import Difference, devices_of, odd, oddities, use

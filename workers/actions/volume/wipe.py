@@ -5,7 +5,7 @@ from __future__ import annotations
 from orchestrator.actions.volume.wipe import WIPE
 from orchestrator.domain.errors import Problem
 from orchestrator.domain.sizes import round_up
-from orchestrator.inventory.changes import set_volume
+from orchestrator.resources.volume.changes import set_volume
 from workers.actions.volume.in_use import refuse_while_used
 from workers.backends.base.abilities import CanWipe
 from workers.backends.base.driver import driver_that

@@ -11,7 +11,7 @@ from orchestrator.actions import repairs
 from orchestrator.domain.sizes import format_size
 from orchestrator.domain.states import FindingKind, VolumeState
 from orchestrator.findings.recording import Finding
-from orchestrator.inventory.changes import FORGOTTEN
+from orchestrator.resources.volume.changes import FORGOTTEN
 from orchestrator.store.bulk import among
 from orchestrator.store.tables import volumes
 from orchestrator.store.transaction import Transaction

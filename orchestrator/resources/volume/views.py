@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, RowMapping, func, or_, select
 from orchestrator.domain.errors import NotAttached, UnknownSnapshot, UnknownVolume
 from orchestrator.domain.states import VolumeState
 from orchestrator.inventory.backends import backend_id
-from orchestrator.inventory.order import newer_than, oldest_first
+from orchestrator.resources.snapshot.order import newer_than, oldest_first
 from orchestrator.store.bulk import among
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import (

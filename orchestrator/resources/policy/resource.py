@@ -8,7 +8,8 @@ from typing import Any
 
 from orchestrator.domain.outlook import Outlook, VolumeOutlook
 from orchestrator.domain.states import PolicyState
-from orchestrator.inventory.changes import Change, PolicyGone, set_policy
+from orchestrator.resources.changes import Change
+from orchestrator.resources.policy.changes import PolicyGone, set_policy
 from orchestrator.resources.resource import Making, Named, Resource
 from orchestrator.store.tables import policies
 

@@ -9,8 +9,14 @@ from typing import Any
 from orchestrator.actions.volume.clone import own_metadata, own_parameters
 from orchestrator.domain.outlook import Outlook, VolumeOutlook
 from orchestrator.domain.states import VolumeState
-from orchestrator.inventory.changes import Change, VolumeGone, set_volume, settings_columns
+from orchestrator.resources.changes import Change
 from orchestrator.resources.resource import Making, Named, Resource
+from orchestrator.resources.volume.changes import (
+    VolumeGone,
+    seen_again,
+    set_volume,
+    settings_columns,
+)
 from orchestrator.store.tables import volumes
 
 #: The size of an import's volume while only its image can tell it: no volume has less.
@@ -63,15 +69,8 @@ class Volume(Resource):
         """The volume is in error, and looked at again."""
         told = f"{why}; the engine looks again by itself"
         return [
-            set_volume(
-                ids[self.id_name], state=VolumeState.ERROR, detail=told, **looked_at_again(now)
-            )
+            set_volume(ids[self.id_name], state=VolumeState.ERROR, detail=told, **seen_again(now))
         ]
-
-
-def looked_at_again(now: datetime) -> dict[str, Any]:
-    """The columns of a volume that is to be looked at again, from now on."""
-    return {"look_again_at": now, "looks": 0}
 
 
 def size_wanted(making: Making) -> int:

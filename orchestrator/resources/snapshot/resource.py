@@ -8,9 +8,10 @@ from typing import Any
 
 from orchestrator.domain.outlook import Outlook, VolumeOutlook
 from orchestrator.domain.states import SnapshotState
-from orchestrator.inventory.changes import Change, SnapshotGone, set_snapshot, set_volume
+from orchestrator.resources.changes import Change
 from orchestrator.resources.resource import Making, Named, Resource
-from orchestrator.resources.volume import looked_at_again
+from orchestrator.resources.snapshot.changes import SnapshotGone, set_snapshot
+from orchestrator.resources.volume.changes import seen_again, set_volume
 from orchestrator.store.tables import snapshots
 
 
@@ -51,5 +52,5 @@ class Snapshot(Resource):
         """The snapshot is in error, and its volume is looked at again."""
         return [
             set_snapshot(ids[self.id_name], state=SnapshotState.ERROR),
-            set_volume(ids["volume_id"], **looked_at_again(now)),
+            set_volume(ids["volume_id"], **seen_again(now)),
         ]

@@ -20,7 +20,7 @@ from orchestrator.domain.errors import (
 )
 from orchestrator.domain.states import Role, VolumeState
 from orchestrator.history.events import Event, record
-from orchestrator.inventory.volumes import lock_of, volume_row
+from orchestrator.resources.volume.views import lock_of, volume_row
 from orchestrator.store.bulk import insert_rows
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import backends, job_steps, jobs, locks, volumes

@@ -1,0 +1,1 @@
+"""Export policies: the resource, how it is loaded, changed and read."""

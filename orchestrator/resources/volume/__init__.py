@@ -1,0 +1,1 @@
+"""Volumes: the resource, how it is loaded, changed, locked and read."""
