@@ -12,7 +12,7 @@ from sqlalchemy import delete, or_, select, update
 
 from orchestrator.domain.actors import Actor
 from orchestrator.domain.errors import AlreadyExists, InvalidInput, NotAuthenticated, NotFound
-from orchestrator.domain.states import Role
+from orchestrator.domain.states import EventKind, Role
 from orchestrator.history.events import Event, record
 from orchestrator.store.bulk import insert_rows
 from orchestrator.store.columns import db_now
@@ -73,7 +73,7 @@ def create(
     insert_rows(transaction, tokens, [row])
     # Whoever had the name before is somebody else: what its keys stand for is not answered.
     transaction.execute(delete(idempotency_keys).where(idempotency_keys.c.owner == name))
-    record(transaction, [Event(kind="token.created", actor=actor, data=_told(row))], now)
+    record(transaction, [Event(kind=EventKind.TOKEN_CREATED, actor=actor, data=_told(row))], now)
     return describe(row), f"{_PREFIX}_{id_}_{secret}"
 
 
@@ -95,7 +95,7 @@ def revoke(transaction: Transaction, id_: str, actor: str) -> None:
             f"there is no valid token {id_[:64]!r}: 'orchestrator token list' shows their ids",
             field="token",
         )
-    record(transaction, [Event(kind="token.revoked", actor=actor, data=_told(row))], now)
+    record(transaction, [Event(kind=EventKind.TOKEN_REVOKED, actor=actor, data=_told(row))], now)
 
 
 def valid_tokens(transaction: Transaction) -> list[dict[str, Any]]:

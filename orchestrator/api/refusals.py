@@ -15,6 +15,7 @@ from starlette.types import Scope
 
 from orchestrator.domain.actors import Actor
 from orchestrator.domain.errors import Problem
+from orchestrator.domain.states import EventKind
 from orchestrator.history.events import Event, record
 from orchestrator.store.columns import db_now
 from orchestrator.store.transaction import Transaction
@@ -82,7 +83,7 @@ class Refusals:
         if len(self._events) >= _MOST_EVENTS:
             return
         self._events.append(now)
-        event = Event(kind="access.refused", actor=actor, data=data)
+        event = Event(kind=EventKind.ACCESS_REFUSED, actor=actor, data=data)
 
         def write(transaction: Transaction) -> None:
             at: datetime = transaction.execute(select(db_now())).scalar_one()

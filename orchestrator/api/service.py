@@ -19,7 +19,7 @@ from orchestrator.api.refusals import Refusals
 from orchestrator.api.rendering import render
 from orchestrator.api.waiters import Waiters
 from orchestrator.domain.errors import Gone, Problem
-from orchestrator.domain.states import JobState
+from orchestrator.domain.states import EventKind, JobState
 from orchestrator.jobs.finish import Finished
 from orchestrator.jobs.notices import Notices
 from orchestrator.jobs.submission import Accepted, PlannedJob, Submission
@@ -247,7 +247,11 @@ def _receipts(
     return told
 
 
-_ENDS = {"job.succeeded": "succeeded", "job.failed": "failed", "job.canceled": "was canceled"}
+_ENDS: dict[str, str] = {
+    EventKind.JOB_SUCCEEDED: "succeeded",
+    EventKind.JOB_FAILED: "failed",
+    EventKind.JOB_CANCELED: "was canceled",
+}
 
 
 def _archived(transaction: Transaction, job_id: int) -> Problem:

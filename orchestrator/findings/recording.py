@@ -11,7 +11,7 @@ from sqlalchemy import RowMapping, Select, delete, select
 
 from orchestrator.domain.actors import ENGINE
 from orchestrator.domain.errors import NotFound
-from orchestrator.domain.states import FindingKind, FindingState
+from orchestrator.domain.states import EventKind, FindingKind, FindingState
 from orchestrator.history.events import Event, record
 from orchestrator.resources.changes import Written
 from orchestrator.store.bulk import insert_rows, update_rows
@@ -87,8 +87,8 @@ class AuditResult(Written):
             ["id"],
             [{"id": row["id"], "state": FindingState.CLOSED, "closed_at": now} for row in gone],
         )
-        told = [_event("finding.opened", self, asdict(one)) for one in new]
-        told += [_event("finding.closed", self, row) for row in gone]
+        told = [_event(EventKind.FINDING_OPENED, self, asdict(one)) for one in new]
+        told += [_event(EventKind.FINDING_CLOSED, self, row) for row in gone]
         record(transaction, told, now)
         # Rules act on what the latest audit has seen: on nothing, if that was not all.
         transaction.execute(delete(audits).where(audits.c.backend_id == self.backend_id))
@@ -139,7 +139,7 @@ def finding(transaction: Transaction, finding_id: int) -> RowMapping:
     return row
 
 
-def _event(kind: str, result: AuditResult, row: Any) -> Event:
+def _event(kind: EventKind, result: AuditResult, row: Any) -> Event:
     return Event(
         kind=kind,
         actor=ENGINE,

@@ -7,12 +7,12 @@ from datetime import datetime, timedelta
 from sqlalchemy import select, update
 
 from orchestrator.domain.actors import ENGINE
+from orchestrator.domain.states import EventKind
 from orchestrator.history.events import Event, record
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import backends, events, findings, jobs
 from orchestrator.store.transaction import Transaction
 
-LOOK, REPAIR, STUCK = "look.refused", "repair.refused", "job.stuck"
 #: How a finding's detail names why its repair by a rule is refused.
 DETAIL = "repair_refused"
 #: The same refusal is recorded again after this, by whichever scheduler.
@@ -23,7 +23,12 @@ def note_look(transaction: Transaction, key: tuple[str, str | None, str | None],
     """A look at what is in error is refused; ``key``: its backend, volume and export policy."""
     backend, volume, policy = key
     event = Event(
-        kind=LOOK, actor=ENGINE, backend=backend, volume=volume, policy=policy, data={"why": why}
+        kind=EventKind.LOOK_REFUSED,
+        actor=ENGINE,
+        backend=backend,
+        volume=volume,
+        policy=policy,
+        data={"why": why},
     )
     _note(transaction, event)
 
@@ -41,7 +46,7 @@ def note_repair(transaction: Transaction, finding_id: int, why: str) -> None:
     _note(
         transaction,
         Event(
-            kind=REPAIR,
+            kind=EventKind.REPAIR_REFUSED,
             actor=ENGINE,
             backend=row.backend,
             volume=row.volume,
@@ -60,7 +65,7 @@ def note_stuck(transaction: Transaction, job_id: int, why: str) -> None:
     )
     row = transaction.execute(query.where(jobs.c.id == job_id)).one()
     event = Event(
-        kind=STUCK,
+        kind=EventKind.JOB_STUCK,
         actor=ENGINE,
         backend=row.name,
         volume=row.volume,

@@ -13,7 +13,7 @@ from orchestrator.actions.repairs import Repair, RepairRequest, repairs_of
 from orchestrator.actions.requests import parse_request
 from orchestrator.domain.actors import ENGINE, Actor
 from orchestrator.domain.errors import InvalidInput, WrongState
-from orchestrator.domain.states import BackendState, FindingKind, FindingState, Role
+from orchestrator.domain.states import BackendState, EventKind, FindingKind, FindingState, Role
 from orchestrator.findings import refusals
 from orchestrator.findings.recording import finding
 from orchestrator.jobs.submission import Submission
@@ -25,8 +25,13 @@ from orchestrator.store.transaction import Transaction
 _AT_ONCE = 500
 #: What is told of a volume, and changes nothing of it.
 _HARMLESS = (
-    *("finding.opened", "finding.closed", "job.submitted", "job.approved"),
-    *(refusals.LOOK, refusals.REPAIR, refusals.STUCK),
+    *(
+        EventKind.FINDING_OPENED,
+        EventKind.FINDING_CLOSED,
+        EventKind.JOB_SUBMITTED,
+        EventKind.JOB_APPROVED,
+    ),
+    *(EventKind.LOOK_REFUSED, EventKind.REPAIR_REFUSED, EventKind.JOB_STUCK),
 )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import RowMapping, and_, delete, insert, or_, select, update
 
 from orchestrator.domain.errors import NotFound
+from orchestrator.domain.states import EventKind
 from orchestrator.history.events import Event, record
 from orchestrator.inventory.backends import backend_id, ids_of
 from orchestrator.inventory.usage import Usage, limits_of, usages
@@ -45,7 +46,9 @@ def set_quota(
         transaction.execute(update(quotas).where(where).values(**values))
     row = transaction.execute(_QUOTAS.where(where)).mappings().one()
     told = None if before is None else _limits(before)
-    _record(transaction, "quota.set", account, backend, actor, reason, told, _limits(row), now)
+    _record(
+        transaction, EventKind.QUOTA_SET, account, backend, actor, reason, told, _limits(row), now
+    )
     return _view(row, usages(transaction, [account])[account, row["backend_id"]])
 
 
@@ -59,7 +62,7 @@ def remove_quota(
     transaction.execute(delete(quotas).where(where))
     now: datetime = transaction.execute(select(db_now())).scalar_one()
     told = _limits(before)
-    _record(transaction, "quota.removed", account, backend, actor, reason, told, None, now)
+    _record(transaction, EventKind.QUOTA_REMOVED, account, backend, actor, reason, told, None, now)
 
 
 def list_quotas(
@@ -123,7 +126,7 @@ def _view(row: RowMapping, usage: Usage) -> View:
 
 def _record(
     transaction: Transaction,
-    kind: str,
+    kind: EventKind,
     account: str,
     backend: str,
     actor: str,

@@ -12,7 +12,7 @@ from sqlalchemy import select, update
 
 from orchestrator.domain.actors import Actor
 from orchestrator.domain.errors import NotAllowed, WrongState
-from orchestrator.domain.states import JobState, Role
+from orchestrator.domain.states import EventKind, JobState, Role
 from orchestrator.history.events import job_event, record
 from orchestrator.jobs.lanes import UNAPPROVED
 from orchestrator.jobs.views import not_there
@@ -58,5 +58,7 @@ def approve(transaction: Transaction, job_id: int, actor: Actor, reason: str | N
     transaction.execute(
         update(jobs).where(jobs.c.id == job_id).values(not_before=row["run_at"] or now)
     )
-    event = job_event(row, "job.approved", actor.name, {}, backend=row["backend"], reason=reason)
+    event = job_event(
+        row, EventKind.JOB_APPROVED, actor.name, {}, backend=row["backend"], reason=reason
+    )
     record(transaction, [event], now)

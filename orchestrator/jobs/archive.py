@@ -12,7 +12,7 @@ from sqlalchemy import delete, select
 
 from orchestrator.domain.actors import ENGINE
 from orchestrator.domain.errors import WrongState
-from orchestrator.domain.states import FINISHED
+from orchestrator.domain.states import FINISHED, EventKind
 from orchestrator.history.events import Event, record
 from orchestrator.jobs.views import job_views, not_there
 from orchestrator.store.bulk import among
@@ -88,5 +88,5 @@ def archive(transaction: Transaction, directory: Path, *, older_than_days: float
     transaction.execute(delete(jobs).where(among(transaction, jobs.c.id, list(views))))
     now: datetime = transaction.execute(select(db_now())).scalar_one()
     told = {"jobs": len(views), "first": min(views), "last": max(views), "file": name}
-    record(transaction, [Event(kind="jobs.archived", actor=ENGINE, data=told)], now)
+    record(transaction, [Event(kind=EventKind.JOBS_ARCHIVED, actor=ENGINE, data=told)], now)
     return len(views)

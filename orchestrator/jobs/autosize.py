@@ -21,7 +21,7 @@ from orchestrator.domain.actors import ENGINE, Actor
 from orchestrator.domain.errors import Problem, ShrinkRefused
 from orchestrator.domain.installed import DRIVERS
 from orchestrator.domain.sizes import format_size, round_up
-from orchestrator.domain.states import BackendState, Role, VolumeState
+from orchestrator.domain.states import BackendState, EventKind, Role, VolumeState
 from orchestrator.history.events import Event, record
 from orchestrator.jobs.submission import Submission
 from orchestrator.store.columns import db_now
@@ -32,8 +32,6 @@ from orchestrator.store.transaction import Transaction
 STEP_PERCENT = 20
 #: A growth that was refused or failed is tried again after this many seconds.
 _AGAIN_SECONDS = 3600
-
-_REFUSED = "autosize.refused"
 
 #: Drivers whose storage does not let volumes grow by itself.
 _OURS = sorted(name for name, spec in DRIVERS.items() if "autosize_enabled" not in spec.settings)
@@ -145,7 +143,7 @@ def note_refusal(transaction: Transaction, growth: Growth, why: str) -> bool:
     if lately and {**told.data, "used_bytes": growth.used_bytes} == data:
         return False
     event = Event(
-        kind=_REFUSED,
+        kind=EventKind.AUTOSIZE_REFUSED,
         actor=ENGINE,
         backend=growth.backend,
         volume=growth.volume,
@@ -182,7 +180,7 @@ def _last_refusal(transaction: Transaction, backend: str, volume: str, volume_id
             events.c.backend == backend,
             events.c.volume == volume,
             events.c.volume_id == volume_id,
-            events.c.kind == _REFUSED,
+            events.c.kind == EventKind.AUTOSIZE_REFUSED,
         )
         .order_by(events.c.commit_id.desc())
         .limit(1)

@@ -11,7 +11,7 @@ from sqlalchemy import select, update
 
 from orchestrator.actions.registry import ACTIONS
 from orchestrator.domain.errors import JobEnded
-from orchestrator.domain.states import Ending, JobState
+from orchestrator.domain.states import Ending, EventKind, JobState
 from orchestrator.history.events import Event, job_event, record
 from orchestrator.jobs.finish import Finished, cancel_unbegun
 from orchestrator.jobs.giving_up import end_failed, nobody_comes
@@ -110,7 +110,7 @@ def cancel(transaction: Transaction, job_id: int, actor: str) -> Finished:
     if _untouched(transaction, [row]):
         return _cancel_untouched(transaction, [row], actor, now)
     if given_up := nobody_comes(transaction, [row], now):
-        record(transaction, [_event(row, "job.cancel_requested", actor, {})], now)
+        record(transaction, [_event(row, EventKind.JOB_CANCEL_REQUESTED, actor, {})], now)
         return end_failed(transaction, given_up, now)
     if row["cancel_requested_at"] is None:
         transaction.execute(
@@ -119,7 +119,7 @@ def cancel(transaction: Transaction, job_id: int, actor: str) -> Finished:
             # A begun job in back-off is taken up now, so that a worker can clean up.
             .values(cancel_requested_at=now, not_before=None)
         )
-        record(transaction, [_event(row, "job.cancel_requested", actor, {})], now)
+        record(transaction, [_event(row, EventKind.JOB_CANCEL_REQUESTED, actor, {})], now)
     return Finished([], [], promote(transaction, [job_id]), [])
 
 
@@ -161,7 +161,11 @@ def cancel_batch(transaction: Transaction, batch_id: int, actor: str) -> Finishe
         asked = set(begun)
         record(
             transaction,
-            [_event(row, "job.cancel_requested", actor, {}) for row in rows if row["id"] in asked],
+            [
+                _event(row, EventKind.JOB_CANCEL_REQUESTED, actor, {})
+                for row in rows
+                if row["id"] in asked
+            ],
             now,
         )
     wake = promote(transaction, begun)
@@ -185,12 +189,12 @@ def set_priority(transaction: Transaction, job_id: int, priority: int, actor: st
     now: datetime = transaction.execute(select(db_now())).scalar_one()
     transaction.execute(update(jobs).where(jobs.c.id == job_id).values(priority=priority))
     changed = {"before": {"priority": row["priority"]}, "after": {"priority": priority}}
-    record(transaction, [_event(row, "job.priority", actor, changed)], now)
+    record(transaction, [_event(row, EventKind.JOB_PRIORITY, actor, changed)], now)
 
 
 def _said(state: str) -> str:
     return {JobState.CANCELED: "been canceled"}.get(JobState(state), state)
 
 
-def _event(row: Any, kind: str, actor: str, data: dict[str, Any]) -> Event:
+def _event(row: Any, kind: EventKind, actor: str, data: dict[str, Any]) -> Event:
     return job_event(row, kind, actor, data, backend=row["backend"])

@@ -22,7 +22,7 @@ from orchestrator.domain.outlook import (
     VolumeOutlook,
 )
 from orchestrator.domain.queues import CONTROL_QUEUE, GROUP_BUDGET
-from orchestrator.domain.states import JobState
+from orchestrator.domain.states import EventKind, JobState
 from orchestrator.history.events import Event, recorded
 from orchestrator.jobs.lanes import lane_taken
 from orchestrator.jobs.loading import (
@@ -395,7 +395,7 @@ def _births(claims: Iterable[Claim], now: datetime) -> list[Asked]:
 
 def _started(claim: Claim) -> Event:
     return Event(
-        kind="job.started",
+        kind=EventKind.JOB_STARTED,
         actor=claim.submitted_by,
         backend=claim.intent.backend,
         volume=claim.intent.volume,

@@ -14,7 +14,7 @@ from sqlalchemy import BigInteger, Integer, bindparam, case, delete, select, upd
 from orchestrator.actions.registry import intent_of
 from orchestrator.domain.actors import ENGINE
 from orchestrator.domain.errors import Canceled, DependencyFailed, Problem
-from orchestrator.domain.states import Ending, JobState, StepState
+from orchestrator.domain.states import Ending, EventKind, JobState, StepState
 from orchestrator.history.events import Event, job_event, record, recorded
 from orchestrator.inventory import promises
 from orchestrator.jobs.claim import Claim
@@ -282,6 +282,11 @@ def _journals_closed(outcomes: Sequence[tuple[Claim, Outcome]]) -> list[Asked]:
     return [_CLOSE_JOURNALS(ids=done)] if done else []
 
 
+_ENDED: dict[Ending, EventKind] = {
+    one: EventKind(f"job.{one}") for one in Ending if one is not Ending.LOST
+}
+
+
 def _events(claim: Claim, outcome: Outcome) -> Iterable[Event]:
     intent = claim.intent
     base: dict[str, Any] = {
@@ -311,7 +316,7 @@ def _events(claim: Claim, outcome: Outcome) -> Iterable[Event]:
     data: dict[str, Any] = {"attempt": claim.attempt}
     if outcome.problem is not None:
         data["error"] = outcome.problem.job_error()
-    yield Event(kind=f"job.{outcome.ending}", **base, data=data)
+    yield Event(kind=_ENDED[outcome.ending], **base, data=data)
 
 
 # -- what the end of a job sets off -------------------------------------------------------
@@ -466,7 +471,9 @@ def _cancellation(job_id: int, problem: Problem, now: datetime) -> dict[str, Any
 def cancel_event(row: Any, actor: str, problem: Problem) -> Event:
     """The event of a job that was canceled by the engine; ``row`` has its backend."""
     data = {"error": problem.job_error()}
-    return job_event(row, "job.canceled", actor, data, backend=row["backend"], reason=row["reason"])
+    return job_event(
+        row, EventKind.JOB_CANCELED, actor, data, backend=row["backend"], reason=row["reason"]
+    )
 
 
 def cancel_unbegun(

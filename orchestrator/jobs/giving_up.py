@@ -15,7 +15,7 @@ from sqlalchemy import select
 from orchestrator.actions.registry import ACTIONS
 from orchestrator.domain.actors import ENGINE
 from orchestrator.domain.errors import Canceled, Problem
-from orchestrator.domain.states import JobState
+from orchestrator.domain.states import EventKind, JobState
 from orchestrator.history.events import Event, job_event, record
 from orchestrator.jobs.claim import CHANGES
 from orchestrator.jobs.finish import Finished, close, ended_as
@@ -66,7 +66,7 @@ def end_failed(
     record(
         transaction,
         [
-            engine_event(row, "job.failed", {"error": problem.job_error()})
+            engine_event(row, EventKind.JOB_FAILED, {"error": problem.job_error()})
             for row, problem in failed
         ],
         now,
@@ -124,6 +124,6 @@ def _in_error(
     return changes
 
 
-def engine_event(row: Any, kind: str, data: dict[str, Any]) -> Event:
+def engine_event(row: Any, kind: EventKind, data: dict[str, Any]) -> Event:
     """What the engine has done to a job."""
     return job_event(row, kind, ENGINE, data, backend=row["backend"])

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import func, select, update
 
-from orchestrator.domain.states import JobState
+from orchestrator.domain.states import EventKind, JobState
 from orchestrator.history.events import Event, record
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import installation, jobs
@@ -22,7 +22,7 @@ def set_accepting(
     before = transaction.execute(query).one()
     if before.accepting != accepting:
         transaction.execute(update(installation).values(accepting=accepting))
-        kind = "queue.resumed" if accepting else "queue.drained"
+        kind = EventKind.QUEUE_RESUMED if accepting else EventKind.QUEUE_DRAINED
         record(transaction, [Event(kind=kind, actor=actor, reason=reason)], before.now)
     return queue_view(transaction)
 

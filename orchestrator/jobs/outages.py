@@ -9,7 +9,7 @@ from sqlalchemy import or_, select, update
 
 from orchestrator.domain.actors import ENGINE
 from orchestrator.domain.errors import Outage
-from orchestrator.domain.states import JobState
+from orchestrator.domain.states import EventKind, JobState
 from orchestrator.history.events import Event, record
 from orchestrator.jobs.lanes import promote
 from orchestrator.store.bulk import among
@@ -39,7 +39,7 @@ def begins(transaction: Transaction, backend_id: int, problem: Outage) -> bool:
     ).scalar()
     if name is None:
         return False
-    _tell(transaction, "backend.unavailable", name, {"error": problem.job_error()})
+    _tell(transaction, EventKind.BACKEND_UNAVAILABLE, name, {"error": problem.job_error()})
     return True
 
 
@@ -57,7 +57,12 @@ def ends(transaction: Transaction, backend_id: int) -> bool:
         .where(backends.c.id == backend_id)
         .values(unavailable_since=None, error=None)
     )
-    _tell(transaction, "backend.available", row.name, {"since": row.unavailable_since.isoformat()})
+    _tell(
+        transaction,
+        EventKind.BACKEND_AVAILABLE,
+        row.name,
+        {"since": row.unavailable_since.isoformat()},
+    )
     return True
 
 
@@ -88,6 +93,6 @@ def let_go(transaction: Transaction, backend: str) -> list[str]:
     return promote(transaction, ids)
 
 
-def _tell(transaction: Transaction, kind: str, backend: str, data: dict[str, Any]) -> None:
+def _tell(transaction: Transaction, kind: EventKind, backend: str, data: dict[str, Any]) -> None:
     now = transaction.execute(select(db_now())).scalar_one()
     record(transaction, [Event(kind=kind, actor=ENGINE, backend=backend, data=data)], now)

@@ -14,7 +14,7 @@ from orchestrator.domain.installed import DRIVERS
 from orchestrator.domain.outlook import Intent
 from orchestrator.domain.places import Places
 from orchestrator.domain.queues import GROUP_BUDGET, backend_queue
-from orchestrator.domain.states import JobState
+from orchestrator.domain.states import EventKind, JobState
 from orchestrator.history.events import Event, job_event, recorded
 from orchestrator.inventory import promises
 from orchestrator.jobs.drafts import Draft, Drafts, queue_of
@@ -290,7 +290,7 @@ def _row(
 def _event(row: dict[str, Any], backend: str) -> Event:
     data = {"action": row["action"], "params": row["params"]}
     who, why = row["submitted_by"], row["reason"]
-    return job_event(row, "job.submitted", who, data, backend=backend, reason=why)
+    return job_event(row, EventKind.JOB_SUBMITTED, who, data, backend=backend, reason=why)
 
 
 def _cost(intent: Intent, driver: str) -> int:

@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, and_, delete, exists, func, select, true, 
 from orchestrator.actions.registry import ACTIONS
 from orchestrator.domain.actors import ENGINE
 from orchestrator.domain.errors import HostUnavailable, OutcomeUnknown, Problem
-from orchestrator.domain.states import Ending, JobState, StepState
+from orchestrator.domain.states import Ending, EventKind, JobState, StepState
 from orchestrator.history.events import Event, record
 from orchestrator.inventory.hosts import ALIVE_SECONDS, forget_dead
 from orchestrator.jobs.claim import last_step, last_step_detail
@@ -197,7 +197,7 @@ def reclaim_expired(
     )
     record(
         transaction,
-        [engine_event(row, "job.lease_lost", {"worker": row["worker"]}) for row in again],
+        [engine_event(row, EventKind.JOB_LEASE_LOST, {"worker": row["worker"]}) for row in again],
         now,
     )
     ended = [(row, _silence(row)) for row in given_up]
@@ -341,7 +341,7 @@ def expire_locks(transaction: Transaction) -> int:
             transaction,
             [
                 Event(
-                    kind="lock.expired",
+                    kind=EventKind.LOCK_EXPIRED,
                     actor=ENGINE,
                     backend=names[row.volume_id].backend,
                     volume=names[row.volume_id].name,

@@ -16,9 +16,10 @@ from sqlalchemy import delete, func, insert, select
 
 from orchestrator.domain.actors import ENGINE
 from orchestrator.domain.errors import WrongState
+from orchestrator.domain.states import EventKind
 from orchestrator.history.events import Event, record
 from orchestrator.ledger import chain
-from orchestrator.ledger.chapters import ARCHIVED, DELETED, Chapter, Document, last_named, name_of
+from orchestrator.ledger.chapters import VOUCHING, Chapter, Document, last_named, name_of
 from orchestrator.store.bulk import among
 from orchestrator.store.columns import db_now
 from orchestrator.store.files import NameTakenError, write_lines
@@ -119,7 +120,7 @@ def _only_of_archives(transaction: Transaction, links: Sequence[Any]) -> bool:
         return False
     others = select(events.c.seq).where(
         among(transaction, events.c.commit_id, [one.commit_id for one in links]),
-        events.c.kind.not_in([ARCHIVED, DELETED]),
+        events.c.kind.not_in(VOUCHING),
     )
     return transaction.execute(others.limit(1)).first() is None
 
@@ -215,4 +216,8 @@ def _leave(transaction: Transaction, key: bytes, chapter: Chapter, links: Sequen
             archived_at=now,
         )
     )
-    record(transaction, [Event(kind=ARCHIVED, actor=ENGINE, data=chapter.told(key))], now)
+    record(
+        transaction,
+        [Event(kind=EventKind.EVENTS_ARCHIVED, actor=ENGINE, data=chapter.told(key))],
+        now,
+    )

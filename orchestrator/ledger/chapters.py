@@ -18,10 +18,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
+from orchestrator.domain.states import EventKind
 from orchestrator.ledger import chain
 
 #: Kinds of events that vouch for archives.
-ARCHIVED, DELETED = "events.archived", "archives.deleted"
+VOUCHING = (EventKind.EVENTS_ARCHIVED, EventKind.ARCHIVES_DELETED)
 
 #: What reading a file that is not as it was written may raise.
 _UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zlib.error)
@@ -66,7 +67,7 @@ class Chapter:
             "link_before": self.link_before.hex(),
             "link_after": self.link_after.hex(),
         }
-        return signed(key, ARCHIVED, facts)
+        return signed(key, EventKind.EVENTS_ARCHIVED, facts)
 
 
 def signed(key: bytes, kind: str, facts: Document) -> Document:
@@ -151,7 +152,7 @@ class Reading:
             if not hmac.compare_digest(link, commit.link):
                 return chain.Broken(number + 1, f"its commit is not as it was written {within}")
             number, before = commit.base + commit.events, link
-            self.vouching += [one for one in commit.documents if one["kind"] in (ARCHIVED, DELETED)]
+            self.vouching += [one for one in commit.documents if one["kind"] in VOUCHING]
             if number == wanted:
                 self.links[number] = link
         if (number, before) != (self._chapter.last, self._chapter.link_after):

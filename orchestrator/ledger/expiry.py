@@ -18,10 +18,11 @@ from typing import Any
 from sqlalchemy import select, text, update
 
 from orchestrator.domain.actors import ENGINE
+from orchestrator.domain.states import EventKind
 from orchestrator.history.events import Event, record
 from orchestrator.ledger.archive import alone
 from orchestrator.ledger.chain import require_own
-from orchestrator.ledger.chapters import DELETED, Document, is_signed, name_of, signed
+from orchestrator.ledger.chapters import Document, is_signed, name_of, signed
 from orchestrator.store.bulk import among
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import UNUSUAL_EVENT, event_archives, events
@@ -68,7 +69,17 @@ def expire(
     if not told:
         return []
     now = transaction.execute(select(db_now())).scalar_one()
-    record(transaction, [Event(kind=DELETED, actor=ENGINE, data=signed(key, DELETED, told))], now)
+    record(
+        transaction,
+        [
+            Event(
+                kind=EventKind.ARCHIVES_DELETED,
+                actor=ENGINE,
+                data=signed(key, EventKind.ARCHIVES_DELETED, told),
+            )
+        ],
+        now,
+    )
     return files + old
 
 
@@ -82,9 +93,16 @@ def left_over(transaction: Transaction, key: bytes, directory: Path) -> list[str
     if not there:
         return []
     # The second condition is the index's own: SQLite takes it for nothing else.
-    query = select(events.c.data).where(events.c.kind == DELETED, text(UNUSUAL_EVENT))
+    query = select(events.c.data).where(
+        events.c.kind == EventKind.ARCHIVES_DELETED, text(UNUSUAL_EVENT)
+    )
     told = transaction.execute(query).scalars()
-    named = {name for one in told if is_signed(key, DELETED, one) for name in _files(one)}
+    named = {
+        name
+        for one in told
+        if is_signed(key, EventKind.ARCHIVES_DELETED, one)
+        for name in _files(one)
+    }
     return sorted(there & named)
 
 

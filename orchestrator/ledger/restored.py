@@ -17,6 +17,7 @@ from typing import Any
 from sqlalchemy import or_, select, update
 
 from orchestrator.domain.actors import ENGINE
+from orchestrator.domain.states import EventKind
 from orchestrator.history.events import Event, latest_number, record
 from orchestrator.ledger import chain
 from orchestrator.store import lives
@@ -110,7 +111,7 @@ def note_restored(
     ).one()
     if row.restored_at is None:
         transaction.execute(update(installation).values(restored_at=row.now))
-        record(transaction, [Event(kind="database.restored", actor=ENGINE)], row.now)
+        record(transaction, [Event(kind=EventKind.DATABASE_RESTORED, actor=ENGINE)], row.now)
     return life
 
 
@@ -121,7 +122,7 @@ def begin_life(
     life = lives.begin(transaction, why, last_event=latest_number(transaction), above=above)
     now = transaction.execute(select(db_now())).scalar_one()
     data = {"epoch": life.epoch, "first_job": life.first_job, "last_event": life.last_event}
-    event = Event(kind="database.new_life", actor=actor, reason=why, data={"after": data})
+    event = Event(kind=EventKind.DATABASE_NEW_LIFE, actor=actor, reason=why, data={"after": data})
     record(transaction, [event], now)
     return life
 
@@ -136,7 +137,7 @@ def revoke(transaction: Transaction, ids: Sequence[str]) -> int:
     now = transaction.execute(select(db_now())).scalar_one()
     happened = [
         Event(
-            kind="token.revoked",
+            kind=EventKind.TOKEN_REVOKED,
             actor=ENGINE,
             reason=RESTORED,
             data={"token": row.id, "name": row.name, "role": row.role},
@@ -163,7 +164,7 @@ def acknowledge(transaction: Transaction, actor: str, reason: str | None) -> dic
     ).one()
     if row.restored_at is not None:
         transaction.execute(update(installation).values(restored_at=None))
-        event = Event(kind="database.acknowledged", actor=actor, reason=reason)
+        event = Event(kind=EventKind.DATABASE_ACKNOWLEDGED, actor=actor, reason=reason)
         record(transaction, [event], row.now)
     return state(transaction)
 

@@ -15,10 +15,11 @@ from pathlib import Path
 from sqlalchemy import select
 
 from orchestrator.domain.errors import InvalidInput
+from orchestrator.domain.states import EventKind
 from orchestrator.ledger import chain
 from orchestrator.ledger.archive import chapters
 from orchestrator.ledger.chain import Broken, Verified
-from orchestrator.ledger.chapters import ARCHIVED, DELETED, Chapter, Document, Reading, is_signed
+from orchestrator.ledger.chapters import VOUCHING, Chapter, Document, Reading, is_signed
 from orchestrator.store.tables import events
 from orchestrator.store.transaction import Transaction
 
@@ -140,7 +141,7 @@ def _begin(there: bytes | None, after: int, link: str | None) -> Broken | None:
 def _vouching(transaction: Transaction) -> list[Document]:
     """The events in the database that vouch for archives; they are verified, or newer than the
     newest link."""
-    query = select(events.c.kind, events.c.data).where(events.c.kind.in_([ARCHIVED, DELETED]))
+    query = select(events.c.kind, events.c.data).where(events.c.kind.in_(VOUCHING))
     return [{"kind": row.kind, "data": row.data} for row in transaction.execute(query)]
 
 
@@ -152,11 +153,11 @@ def _unvouched(key: bytes, walk: _Walk, found: Sequence[Document]) -> Broken | N
     everything = [
         one for one in (*walk.vouching, *found) if is_signed(key, one["kind"], one["data"] or {})
     ]
-    written = [one["data"] for one in everything if one["kind"] == ARCHIVED]
+    written = [one["data"] for one in everything if one["kind"] == EventKind.EVENTS_ARCHIVED]
     deleted = [
         (one["data"]["events"]["last"], one["data"]["events"]["link"])
         for one in everything
-        if one["kind"] == DELETED and "events" in one["data"]
+        if one["kind"] == EventKind.ARCHIVES_DELETED and "events" in one["data"]
     ]
     for chapter in (*walk.skipped[-1:], *walk.read):
         if chapter.deleted:

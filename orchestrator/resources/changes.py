@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import Table, select
 
-from orchestrator.domain.states import PROMISED_STATES
+from orchestrator.domain.states import PROMISED_STATES, EventKind
 from orchestrator.inventory import promises
 from orchestrator.store.asking import Question, one_of
 from orchestrator.store.bulk import updated
@@ -41,7 +41,7 @@ class Written(ABC):
     def write(cls, transaction: Transaction, changes: Sequence[Any], now: datetime) -> None:
         """Write these changes of this class, in the transaction of the outcome."""
 
-    def event(self) -> tuple[str, dict[str, str]] | None:
+    def event(self) -> tuple[EventKind, dict[str, str]] | None:
         """The event, and its own fields, by which history tells of it beside its job."""
         return None
 

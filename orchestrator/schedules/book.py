@@ -12,7 +12,7 @@ from orchestrator.actions.registry import ACTIONS
 from orchestrator.actions.schedules import ScheduleSpec, check_schedule
 from orchestrator.domain.actors import Actor
 from orchestrator.domain.errors import AlreadyExists, NotAllowed, UnknownSchedule
-from orchestrator.domain.states import JobState
+from orchestrator.domain.states import EventKind, JobState
 from orchestrator.history.events import Event, record
 from orchestrator.inventory.backends import backend_id
 from orchestrator.schedules.timing import upcoming
@@ -80,7 +80,7 @@ def put(
         made = {"name": name, "created_by": actor.name, "created_at": now}
         made["next_at"] = upcoming(transaction, 0, spec.cron, None, now)
         transaction.execute(insert(schedules).values(**after, **made))
-        _tell(transaction, "schedule.created", actor, name, None, now)
+        _tell(transaction, EventKind.SCHEDULE_CREATED, actor, name, None, now)
     else:
         if after["action"] != row.action:
             after["last_result"] = None
@@ -100,7 +100,7 @@ def remove(transaction: Transaction, name: str, actor: Actor) -> None:
     now = _hold(transaction)
     row = schedule_row(transaction, name)
     transaction.execute(delete(schedules).where(schedules.c.id == row.id))
-    _tell(transaction, "schedule.removed", actor, name, row, now)
+    _tell(transaction, EventKind.SCHEDULE_REMOVED, actor, name, row, now)
 
 
 def _hold(transaction: Transaction) -> datetime:
@@ -121,12 +121,12 @@ def _change(
         cron = values.get("cron", row.cron)
         changed["next_at"] = upcoming(transaction, row.id, cron, row.last_due_at, now)
     transaction.execute(update(schedules).where(schedules.c.id == row.id).values(**changed))
-    _tell(transaction, "schedule.changed", actor, row.name, row, now)
+    _tell(transaction, EventKind.SCHEDULE_CHANGED, actor, row.name, row, now)
 
 
 def _tell(
     transaction: Transaction,
-    kind: str,
+    kind: EventKind,
     actor: Actor,
     name: str,
     before: Row[Any] | None,

@@ -12,6 +12,7 @@ from sqlalchemy import select, update
 from orchestrator.actions.schedules import EXPORT
 from orchestrator.domain.actors import Actor
 from orchestrator.domain.errors import IdempotencyMismatch, WrongState
+from orchestrator.domain.states import EventKind
 from orchestrator.history.events import Event, record
 from orchestrator.schedules.book import schedule_row
 from orchestrator.schedules.running import Wake, run, written
@@ -146,5 +147,7 @@ def _tell(
     transaction: Transaction, schedule: Schedule, actor: Actor, due: datetime, now: datetime
 ) -> None:
     data = {"schedule": schedule.name, "due_at": written(due)}
-    event = Event(kind="schedule.run", actor=actor.name, backend=schedule.backend, data=data)
+    event = Event(
+        kind=EventKind.SCHEDULE_RUN, actor=actor.name, backend=schedule.backend, data=data
+    )
     record(transaction, [event], now)

@@ -27,6 +27,7 @@ from sqlalchemy import (
 from orchestrator.domain.states import (
     FINISHED,
     BackendState,
+    EventKind,
     FindingKind,
     FindingState,
     JobState,
@@ -664,7 +665,9 @@ event_archives = Table(
 )
 
 #: Leaves out the kinds of which every job has one: those are found soon without an index.
-UNUSUAL_EVENT = "kind NOT IN ('job.submitted', 'job.started', 'job.succeeded')"
+UNUSUAL_EVENT = _one_of(
+    "kind NOT", [EventKind.JOB_SUBMITTED, EventKind.JOB_STARTED, EventKind.JOB_SUCCEEDED]
+)
 
 #: History. The number of an event is its commit's base and its own place in it.
 events = Table(

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import update
 
-from orchestrator.domain.states import SnapshotState
+from orchestrator.domain.states import EventKind, SnapshotState
 from orchestrator.resources.changes import Set, Written
 from orchestrator.store.bulk import among, insert_rows
 from orchestrator.store.tables import snapshots
@@ -43,9 +43,9 @@ class SnapshotGone(Written):
             .values(state=SnapshotState.REMOVED, removed_at=now)
         )
 
-    def event(self) -> tuple[str, dict[str, str]] | None:
+    def event(self) -> tuple[EventKind, dict[str, str]] | None:
         """That it was struck from the record."""
-        return None if self.name is None else ("snapshot.struck", {"snapshot": self.name})
+        return None if self.name is None else (EventKind.SNAPSHOT_STRUCK, {"snapshot": self.name})
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,9 @@ class SnapshotMissing(Written):
             .values(state=SnapshotState.ERROR)
         )
 
-    def event(self) -> tuple[str, dict[str, str]] | None:
+    def event(self) -> tuple[EventKind, dict[str, str]] | None:
         """That it was not found."""
-        return "snapshot.missing", {"snapshot": self.name}
+        return EventKind.SNAPSHOT_MISSING, {"snapshot": self.name}
 
 
 @dataclass(frozen=True)

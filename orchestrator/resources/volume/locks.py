@@ -18,7 +18,7 @@ from orchestrator.domain.errors import (
     VolumeReplaced,
     WrongState,
 )
-from orchestrator.domain.states import Role, VolumeState
+from orchestrator.domain.states import EventKind, Role, VolumeState
 from orchestrator.history.events import Event, record
 from orchestrator.resources.volume.views import lock_of, volume_row
 from orchestrator.store.bulk import insert_rows
@@ -74,7 +74,17 @@ def _held(transaction: Transaction, backend: str, volume: str) -> tuple[Any, Any
     if found is not None and found["expires_at"] is not None and found["expires_at"] <= now:
         gone = transaction.execute(delete(locks).where(locks.c.volume_id == row["id"])).rowcount
         if gone:  # else the scheduler was quicker, and has told it
-            _record(transaction, "lock.expired", row, backend, ENGINE, None, dict(found), None, now)
+            _record(
+                transaction,
+                EventKind.LOCK_EXPIRED,
+                row,
+                backend,
+                ENGINE,
+                None,
+                dict(found),
+                None,
+                now,
+            )
         found = None
     return row, found, now
 
@@ -110,11 +120,13 @@ def take(
     if found is None:
         new = {"volume_id": row["id"], "owner": owner, "taken_at": now, **values}
         insert_rows(transaction, locks, [new])
-        _record(transaction, "lock.taken", row, backend, actor.name, reason, None, new, now)
+        _record(transaction, EventKind.LOCK_TAKEN, row, backend, actor.name, reason, None, new, now)
     else:
         transaction.execute(update(locks).where(locks.c.volume_id == row["id"]).values(**values))
         new = {**found, **values}
-        _record(transaction, "lock.renewed", row, backend, actor.name, reason, found, new, now)
+        _record(
+            transaction, EventKind.LOCK_RENEWED, row, backend, actor.name, reason, found, new, now
+        )
     return lock_of(new)
 
 
@@ -175,13 +187,13 @@ def release(
             lock_owner=found["owner"],
         )
     transaction.execute(delete(locks).where(locks.c.volume_id == row["id"]))
-    kind = "lock.broken" if force else "lock.released"
+    kind = EventKind.LOCK_BROKEN if force else EventKind.LOCK_RELEASED
     _record(transaction, kind, row, backend, actor.name, reason, found, None, now)
 
 
 def _record(
     transaction: Transaction,
-    kind: str,
+    kind: EventKind,
     row: Any,
     backend: str,
     actor: str,

@@ -6,6 +6,7 @@ from sqlalchemy import select
 
 from orchestrator.actions.volume.break_lock import BREAK_LOCK
 from orchestrator.domain.errors import Conflict
+from orchestrator.domain.states import EventKind
 from orchestrator.history.events import Event
 from orchestrator.resources.volume.changes import LockGone
 from orchestrator.store.tables import locks
@@ -28,7 +29,7 @@ def break_lock(work: Work) -> Done:
             f"{row.taken_at:%FT%TZ}"
         )
     event = Event(
-        kind="lock.broken",
+        kind=EventKind.LOCK_BROKEN,
         actor=work.claim.submitted_by,
         backend=work.intent.backend,
         volume=record.name,

@@ -19,6 +19,7 @@ from orchestrator.actions.volume.reconcile import RECONCILE
 from orchestrator.actions.volume.rename import RENAME
 from orchestrator.actions.volume.verify import VERIFY
 from orchestrator.domain.outlook import VolumeOutlook
+from orchestrator.domain.states import EventKind
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import events
 from orchestrator.store.transaction import Transaction
@@ -31,7 +32,7 @@ _LATER = timedelta(minutes=5)
 #: recorded it.
 _CHANGING = sorted(
     {
-        *("job.failed", "job.canceled"),
+        *(EventKind.JOB_FAILED, EventKind.JOB_CANCELED),
         *(name for name, action in ACTIONS.items() if action.lanes and action.kind != "backend"),
     }
     - {VERIFY.name}
