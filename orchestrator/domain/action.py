@@ -186,11 +186,6 @@ class Action:
         """Whether a volume may have the export policy that it names once it is done."""
         return self.volume is not Need.NO and self.policy is not Need.NO
 
-    @cached_property
-    def removes_policy(self) -> bool:
-        """Whether there is an export policy less once it is done."""
-        return self.kind == "policy" and self.removes
-
     @property
     def cancelable(self) -> bool:
         """Whether it may be canceled at any safe point, also once storage was touched."""

@@ -29,13 +29,11 @@ from orchestrator.jobs.loading import (
     backends_named,
     backends_with,
     life_in,
-    load_policies,
+    load_named,
     take_backends,
-    take_volumes,
-    volumes_at,
-    volumes_claimed,
 )
 from orchestrator.resources.registry import RESOURCES
+from orchestrator.resources.volume.loading import take_volumes, volumes_at, volumes_claimed
 from orchestrator.store.asking import Question, one_of
 from orchestrator.store.bulk import among, draw, inserted, update_rows
 from orchestrator.store.columns import Json, UtcDateTime, db_now
@@ -244,8 +242,7 @@ def _claim(
     own_jobs = frozenset(row["id"] for row in rows)
     take_volumes(transaction, outlook, there, targets, own_jobs=own_jobs)
     intents = [intent_of(row, names[row["backend_id"]]) for row in rows]
-    if exported := [intent for intent in intents if intent.policy or intent.junction]:
-        load_policies(transaction, outlook, exported, own_jobs=own_jobs)
+    load_named(transaction, outlook, intents, own_jobs)
     claims = Claimed(
         _claim_of(
             row,

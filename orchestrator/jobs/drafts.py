@@ -41,17 +41,15 @@ from orchestrator.jobs.lanes import UNAPPROVED, hold_tails, hold_unfinished, loc
 from orchestrator.jobs.loading import (
     backends_named,
     jobs_in,
-    load_policies,
-    meaning,
+    load_named,
     take_ahead,
     take_backends,
-    take_volumes,
-    volumes_at,
 )
 from orchestrator.jobs.quotas import take_quotas
 from orchestrator.jobs.submission import Submission
 from orchestrator.jobs.views import end_of_archived
 from orchestrator.resources.registry import RESOURCES
+from orchestrator.resources.volume.loading import take_volumes, volumes_at
 from orchestrator.store.bulk import among, drawn
 from orchestrator.store.tables import idempotency_keys, jobs
 from orchestrator.store.transaction import Rows, Transaction
@@ -335,7 +333,7 @@ class Drafts:
         if not ahead:
             # A lane that is empty stays so: only who has locked it can put a job there.
             take_volumes(here, outlook, there, targets)
-            self._take_exports(wanted)
+            load_named(here, outlook, wanted, frozenset(), users=True)
             return
         coming = self._hold(drafts, lanes)
         for _, intent in coming:
@@ -344,8 +342,8 @@ class Drafts:
         [there] = here.ask(volumes_at(targets))
         own_jobs = frozenset(job_id for job_id, _ in coming)
         take_volumes(here, outlook, there, targets, own_jobs=own_jobs)
-        wanted += [intent for _, intent in coming if intent.policy or intent.junction]
-        self._take_exports(wanted, own_jobs)
+        wanted += [intent for _, intent in coming]
+        load_named(here, outlook, wanted, own_jobs, users=True)
         freed: dict[str, set[int]] = defaultdict(set)
         for job_id, intent in coming:
             for lane in self._frees(intent):
@@ -367,22 +365,6 @@ class Drafts:
             host=request.host,
             params=draft.params,
         )
-
-    def _take_exports(self, wanted: list[Intent], own_jobs: frozenset[int] = frozenset()) -> None:
-        """Take policies and junction paths into the outlook; and who will have a policy that
-        shall be removed."""
-        if not wanted:
-            return
-        load_policies(self.transaction, self.outlook, wanted, own_jobs=own_jobs)
-        removed = {
-            intent.export_policy
-            for intent in wanted
-            if intent.action.removes_policy and intent.export_policy is not None
-        }
-        if removed:
-            for place, job_ids in meaning(self.transaction, removed).items():
-                if (policy := self.outlook.policies.get(place)) is not None:
-                    policy.given_by = sorted(job_ids - own_jobs)
 
     def _hold(self, drafts: list[Draft], lanes: set[str]) -> list[tuple[int, Intent]]:
         """The unfinished jobs before these, as they will be until the commit.
@@ -586,7 +568,7 @@ class Drafts:
             draft.follows.update(self.outlook.ahead.get(lane, [])[-1:])
             draft.follows_here.update(self._in_lane[lane][-1:])
             self._using_here[lane].add(draft.number)
-        if draft.intent.action.removes_policy or draft.intent.junction is not None:
+        if draft.intent.action.removes or draft.intent.junction is not None:
             for lane in draft.lanes:
                 draft.follows |= self._freed.get(lane, set())
                 draft.follows_here |= self._using_here[lane] - {draft.number}

@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, Table, select
 from orchestrator.domain.outlook import Intent, Outlook, PolicyOutlook, VolumeOutlook
 from orchestrator.resources.changes import Change
 from orchestrator.store.asking import Question, one_of
+from orchestrator.store.transaction import Transaction
 
 
 class Named(Protocol):
@@ -91,6 +92,23 @@ class Resource(ABC):
         """The id of the one that a request means, if there will be one.
 
         ``origin`` is the volume whose snapshot is meant: the request's own, or its source.
+        """
+
+    @abstractmethod
+    def load(
+        self,
+        transaction: Transaction,
+        outlook: Outlook,
+        intents: Sequence[Intent],
+        own_jobs: frozenset[int],
+        *,
+        users: bool,
+    ) -> None:
+        """Load what these intents need to know of it, beside their volumes.
+
+        Those volumes, with their snapshots, are loaded first (`resources.volume.loading`). What
+        ``own_jobs`` are about to make does not count as there. ``users``: also which other
+        unfinished jobs will use what these intents remove.
         """
 
     @abstractmethod

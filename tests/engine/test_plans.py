@@ -17,6 +17,7 @@ from orchestrator.inventory import usage
 from orchestrator.jobs import finish, loading, upkeep, views
 from orchestrator.jobs.claim import _CLAIM, MOST_CLAIMED, put_back_blocked
 from orchestrator.jobs.lanes import heads_of
+from orchestrator.resources.volume import loading as volume_loading
 from orchestrator.settings import Settings
 from orchestrator.store.database import Database
 from orchestrator.store.transaction import Asked, Transaction
@@ -108,8 +109,8 @@ QUESTIONS: dict[str, Asked] = {
     ),
     "backends with the turn they are at": loading.backends_named(["ram"]),
     "jobs in a lane": loading.jobs_in(["ram/new1"]),
-    "volumes by name": loading.volumes_at([("ram", "new1")]),
-    "volumes of claimed jobs": loading.volumes_claimed([1]),
+    "volumes by name": volume_loading.volumes_at([("ram", "new1")]),
+    "volumes of claimed jobs": volume_loading.volumes_claimed([1]),
     "heads of lanes": heads_of(["ram/new1"]),
     "held by a worker": finish._HELD(ids=[1]),
     "others in a lane": finish._OTHERS(lanes=["ram/new1"], ids=[1]),

@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from orchestrator.domain.outlook import Outlook, VolumeOutlook
+from orchestrator.domain.outlook import Intent, Outlook, VolumeOutlook
 from orchestrator.domain.states import PolicyState
 from orchestrator.resources.changes import Change
 from orchestrator.resources.policy.changes import PolicyGone, set_policy
+from orchestrator.resources.policy.loading import load_givers, load_policies
 from orchestrator.resources.resource import Making, Named, Resource
 from orchestrator.store.tables import policies
+from orchestrator.store.transaction import Transaction
 
 
 class Policy(Resource):
@@ -28,6 +30,20 @@ class Policy(Resource):
             return None
         policy = outlook.policies.get((request.backend, request.policy))
         return None if policy is None else policy.id
+
+    def load(
+        self,
+        transaction: Transaction,
+        outlook: Outlook,
+        intents: Sequence[Intent],
+        own_jobs: frozenset[int],
+        *,
+        users: bool,
+    ) -> None:
+        """The policies; of those that go, who has them, and which jobs give them."""
+        load_policies(transaction, outlook, intents, own_jobs)
+        if users:
+            load_givers(transaction, outlook, intents, own_jobs)
 
     def pending(self, making: Making, now: datetime) -> dict[str, Any]:
         """A policy with the rules that were asked for."""

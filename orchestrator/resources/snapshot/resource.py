@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from orchestrator.domain.outlook import Outlook, VolumeOutlook
+from orchestrator.domain.outlook import Intent, Outlook, VolumeOutlook
 from orchestrator.domain.states import SnapshotState
 from orchestrator.resources.changes import Change
 from orchestrator.resources.resource import Making, Named, Resource
 from orchestrator.resources.snapshot.changes import SnapshotGone, set_snapshot
 from orchestrator.resources.volume.changes import seen_again, set_volume
 from orchestrator.store.tables import snapshots
+from orchestrator.store.transaction import Transaction
 
 
 class Snapshot(Resource):
@@ -30,6 +31,17 @@ class Snapshot(Resource):
             return None
         found = origin.snapshots.get(request.snapshot)
         return None if found is None else found.id
+
+    def load(
+        self,
+        transaction: Transaction,
+        outlook: Outlook,
+        intents: Sequence[Intent],
+        own_jobs: frozenset[int],
+        *,
+        users: bool,
+    ) -> None:
+        """Nothing: snapshots are loaded with their volumes."""
 
     def pending(self, making: Making, now: datetime) -> dict[str, Any]:
         """A snapshot of the volume as it is."""

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from orchestrator.actions.volume.clone import own_metadata, own_parameters
-from orchestrator.domain.outlook import Outlook, VolumeOutlook
+from orchestrator.domain.outlook import Intent, Outlook, VolumeOutlook
 from orchestrator.domain.states import VolumeState
 from orchestrator.resources.changes import Change
 from orchestrator.resources.resource import Making, Named, Resource
@@ -17,7 +17,9 @@ from orchestrator.resources.volume.changes import (
     set_volume,
     settings_columns,
 )
+from orchestrator.resources.volume.loading import load_junctions
 from orchestrator.store.tables import volumes
+from orchestrator.store.transaction import Transaction
 
 #: The size of an import's volume while only its image can tell it: no volume has less.
 AS_THE_IMAGE = 1
@@ -38,6 +40,18 @@ class Volume(Resource):
             return None
         volume = outlook.volume(request.backend, request.volume)
         return None if volume is None else volume.id
+
+    def load(
+        self,
+        transaction: Transaction,
+        outlook: Outlook,
+        intents: Sequence[Intent],
+        own_jobs: frozenset[int],
+        *,
+        users: bool,
+    ) -> None:
+        """The volumes at the junction paths."""
+        load_junctions(transaction, outlook, intents)
 
     def pending(self, making: Making, now: datetime) -> dict[str, Any]:
         """A volume as it was asked for."""

@@ -16,7 +16,7 @@ from orchestrator.domain.lanes import policy_lane
 from orchestrator.domain.outlook import Outlook, VolumeOutlook
 from orchestrator.domain.states import FindingKind, VolumeState
 from orchestrator.findings.recording import AuditResult, Finding, open_findings
-from orchestrator.jobs.loading import take_volumes, volumes_at
+from orchestrator.resources.volume.loading import take_volumes, volumes_at
 from orchestrator.store.tables import volumes
 from orchestrator.store.transaction import Transaction
 from workers.backends.base.facts import Absent, Look, NotOurs, PolicyFacts

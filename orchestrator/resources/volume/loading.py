@@ -1,0 +1,189 @@
+"""Loading volumes into an outlook, with their snapshots, attachments and locks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sqlalchemy import func, literal_column, or_, select, true
+
+from orchestrator.domain.outlook import (
+    AttachmentOutlook,
+    Intent,
+    Outlook,
+    SnapshotOutlook,
+    VolumeOutlook,
+)
+from orchestrator.domain.states import SnapshotState, VolumeState
+from orchestrator.resources.snapshot.order import oldest_first
+from orchestrator.store.asking import Question, one_of
+from orchestrator.store.columns import db_now
+from orchestrator.store.statements import CLAIMED_POSTGRESQL
+from orchestrator.store.tables import attachments, backends, locks, policies, snapshots, volumes
+from orchestrator.store.transaction import Asked, Rows, Transaction
+
+Targets = Iterable[tuple[str, str]]
+
+_LIVE_VOLUMES = (
+    select(
+        backends.c.name.label("backend"),
+        *(volumes.c.id, volumes.c.name, volumes.c.state, volumes.c.size_bytes),
+        *(volumes.c.metadata, volumes.c.parameters, volumes.c.settings),
+        *(volumes.c.policy_id, volumes.c.created_by_job, volumes.c.account),
+    )
+    .join(backends, backends.c.id == volumes.c.backend_id)
+    .where(volumes.c.state != VolumeState.REMOVED)
+)
+
+#: Live volumes of any of these names on any of these backends.
+_VOLUMES = Question(
+    lambda d: _LIVE_VOLUMES.where(
+        one_of(d, backends.c.name, "backends"), one_of(d, volumes.c.name, "names")
+    )
+)
+#: Live volumes that the jobs just claimed are about; on PostgreSQL only. Each name is looked up by
+#: itself: a plan for all of them at once hangs on statistics, which a new database lacks.
+_NAME = (
+    func.unnest(literal_column(CLAIMED_POSTGRESQL)).table_valued("name").render_derived("claimed")
+)
+_ITS_VOLUMES = (
+    select(volumes.c.id)
+    .where(
+        volumes.c.state != VolumeState.REMOVED,
+        volumes.c.name == _NAME.c.name,
+        one_of("postgresql", volumes.c.backend_id, "backends"),
+    )
+    .offset(literal_column("0"))  # keeps the planner from joining it in another way
+    .lateral("its")
+)
+_VOLUMES_CLAIMED = Question(
+    lambda _: _LIVE_VOLUMES.where(
+        volumes.c.id.in_(select(_ITS_VOLUMES.c.id).select_from(_NAME.join(_ITS_VOLUMES, true())))
+    )
+)
+_POLICY_NAMES = Question(
+    lambda d: select(policies.c.id, policies.c.name).where(one_of(d, policies.c.id, "ids"))
+)
+_MOUNTED = Question(
+    lambda d: (
+        select(backends.c.name.label("backend"), volumes.c.junction_path, volumes.c.id)
+        .join(backends, backends.c.id == volumes.c.backend_id)
+        .where(
+            volumes.c.state != VolumeState.REMOVED,
+            one_of(d, backends.c.name, "backends"),
+            one_of(d, volumes.c.junction_path, "paths"),
+        )
+    )
+)
+_SNAPSHOTS = Question(
+    lambda d: (
+        select(
+            *(snapshots.c.id, snapshots.c.volume_id, snapshots.c.name, snapshots.c.size_bytes),
+            *(snapshots.c.state, snapshots.c.position, snapshots.c.created_by_job),
+        )
+        .where(one_of(d, snapshots.c.volume_id, "ids"), snapshots.c.removed_at.is_(None))
+        .order_by(*oldest_first())
+    )
+)
+_ATTACHMENTS = Question(
+    lambda d: select(attachments).where(one_of(d, attachments.c.volume_id, "ids"))
+)
+_LOCKS = Question(
+    lambda d: select(locks.c.volume_id, locks.c.owner).where(
+        one_of(d, locks.c.volume_id, "ids"),
+        or_(locks.c.expires_at.is_(None), locks.c.expires_at > db_now()),
+    )
+)
+
+
+def volumes_at(targets: Targets) -> Asked:
+    """Ask for the live volumes of (backend, name) pairs, as they are now; for `take_volumes`."""
+    wanted = set(targets)
+    return _VOLUMES(
+        backends=sorted({backend for backend, _ in wanted}),
+        names=sorted({name for _, name in wanted}),
+    )
+
+
+def volumes_claimed(backend_ids: Iterable[int]) -> Asked:
+    """`volumes_at` for the jobs of these backends that were claimed in the same round trip.
+
+    On PostgreSQL only.
+    """
+    return _VOLUMES_CLAIMED(backends=sorted(backend_ids))
+
+
+def take_volumes(
+    transaction: Transaction,
+    outlook: Outlook,
+    rows: Rows,
+    targets: Targets,
+    *,
+    own_jobs: frozenset[int] = frozenset(),
+) -> None:
+    """Put volumes into the outlook, with their snapshots, attachments and locks.
+
+    Volumes and snapshots that ``own_jobs`` are about to make do not count as there.
+    """
+    wanted = set(targets)
+    by_id: dict[str, VolumeOutlook] = {}
+    exported: dict[str, int] = {}
+    for row in rows:
+        place = row["backend"], row["name"]
+        own = row["state"] == VolumeState.PENDING and row["created_by_job"] in own_jobs
+        if place not in wanted or own:
+            continue
+        outlook.volumes[place] = by_id[row["id"]] = VolumeOutlook(
+            id=row["id"],
+            name=row["name"],
+            state=VolumeState(row["state"]),
+            size_bytes=row["size_bytes"],
+            metadata=dict(row["metadata"]),
+            parameters=dict(row["parameters"]),
+            settings=dict(row["settings"]),
+            created_by_job=row["created_by_job"],
+            account=row["account"],
+        )
+        if row["policy_id"] is not None:
+            exported[row["id"]] = row["policy_id"]
+    if not by_id:
+        return
+    if exported:
+        [named] = transaction.ask(_POLICY_NAMES(ids=sorted(set(exported.values()))))
+        names = {row["id"]: row["name"] for row in named}
+        for id_, policy_id in exported.items():
+            by_id[id_].policy = names[policy_id]
+    ids = list(by_id)
+    made, attached, locked = transaction.ask(
+        _SNAPSHOTS(ids=ids), _ATTACHMENTS(ids=ids), _LOCKS(ids=ids)
+    )
+    for row in made:
+        if row["state"] == SnapshotState.PENDING and row["created_by_job"] in own_jobs:
+            continue
+        by_id[row["volume_id"]].snapshots[row["name"]] = SnapshotOutlook(
+            id=row["id"],
+            name=row["name"],
+            size_bytes=row["size_bytes"],
+            state=SnapshotState(row["state"]),
+            position=row["position"],
+        )
+    for row in attached:
+        by_id[row["volume_id"]].attachments[row["host"]] = AttachmentOutlook(
+            device=row["device"],
+            boot_id=row["boot_id"],
+            read_only=row["read_only"],
+            opening=row["opening"],
+            possible=row["device"] is None and row["boot_id"] is None and not row["uris"],
+        )
+    for row in locked:
+        by_id[row["volume_id"]].lock_owner = row["owner"]
+
+
+def load_junctions(transaction: Transaction, outlook: Outlook, intents: Iterable[Intent]) -> None:
+    """Load which volumes are at the junction paths that these give."""
+    paths = {path for intent in intents if (path := intent.junction) is not None}
+    if not paths:
+        return
+    both = {"backends": sorted({b for b, _ in paths}), "paths": sorted({p for _, p in paths})}
+    [rows] = transaction.ask(_MOUNTED(**both))
+    for row in rows:
+        outlook.junctions[row["backend"], row["junction_path"]] = row["id"]
