@@ -24,6 +24,7 @@ from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database
 from orchestrator.store.tables import backends, installation
 from orchestrator.store.transaction import Transaction
+from workers.backends.base.commands import Ran
 from workers.backends.base.driver import Driver
 from workers.execution.refresh import look_at
 from workers.storage_leases import StorageLeases, this_process
@@ -51,6 +52,9 @@ class _Looking:
 
     def seconds_left(self) -> float:
         return 60.0
+
+    def ran(self, ran: Ran) -> None:
+        """There is no job to keep it with."""
 
 
 class Serving:

@@ -99,6 +99,7 @@ def show_job(job: Any, *, as_json: bool) -> None:
             f"  attempt {attempt['attempt']} {attempt['outcome']} {when(attempt['ended_at'])}: "
             f"{text(error.get('detail'))}"
         )
+        print_things({"output": error.get("output") or []})
     for step in job["steps"]:
         print(f"  step {text(step['name'])} {step['state']} {when(step['at'])}")
 

@@ -112,6 +112,8 @@ class Outcome:
     #: It is decided how the job ends, as soon as one can see what it has left: a cancel does
     #: not hurry that.
     decided: bool = False
+    #: What the commands of the attempt have said, if it did not succeed.
+    output: Sequence[Mapping[str, Any]] = ()
     #: The job has a journal, whose steps are done once it has succeeded.
     journaled: bool = False
 
@@ -269,12 +271,20 @@ def _attempts(
             "worker": workers[claim.job_id],
             "ended_at": now,
             "outcome": outcome.ending,
-            "error": outcome.problem.job_error() if outcome.problem else None,
+            "error": _error_of_attempt(outcome),
         }
         for claim, outcome in outcomes
         if outcome.ending is not Ending.SUCCEEDED
     ]
     return [inserted(job_attempts, rows)] if rows else []
+
+
+def _error_of_attempt(outcome: Outcome) -> dict[str, Any] | None:
+    """Why it did not succeed; what its commands said is kept with the attempt alone."""
+    if outcome.problem is None:
+        return None
+    error = outcome.problem.job_error()
+    return {**error, "output": outcome.output} if outcome.output else error
 
 
 def _journals_closed(outcomes: Sequence[tuple[Claim, Outcome]]) -> list[Asked]:

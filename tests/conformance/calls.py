@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from workers.backends.base.commands import Ran
 from workers.backends.base.references import SnapshotRef, VolumeRef
 
 _fences = itertools.count(1)
@@ -28,6 +29,7 @@ class Claim:
     #: No other host has done anything for the job.
     alone: bool = True
     reported: list[tuple[int, int]] = field(default_factory=list)
+    commands: list[Ran] = field(default_factory=list)
 
     @property
     def token(self) -> str:
@@ -43,6 +45,9 @@ class Claim:
 
     def seconds_left(self) -> float:
         return 60.0
+
+    def ran(self, ran: Ran) -> None:
+        self.commands.append(ran)
 
     def again(self) -> Claim:
         """The next claim of the same job."""

@@ -34,6 +34,7 @@ from orchestrator.jobs.submit import submit
 from orchestrator.store.bulk import draw
 from orchestrator.store.tables import events, job_lanes, jobs
 from tests.engine.conftest import ADMIN, Engine, act, create, grow
+from workers.backends.base.commands import Ran
 from workers.backends.base.references import VolumeRef
 from workers.backends.memory.store import Faults
 
@@ -79,6 +80,9 @@ class _Call:
 
     def seconds_left(self) -> float:
         return 60.0
+
+    def ran(self, ran: Ran) -> None:
+        """There are no commands."""
 
 
 class _Unable:

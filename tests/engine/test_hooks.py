@@ -183,3 +183,19 @@ def test_hooks_that_are_not_trusted_after_the_action_are_told_with_the_result(
     assert ended["state"] == "succeeded"
     [warning] = ended["result"]["warnings"]  # type: ignore[index]
     assert "belongs to user nobody" in warning
+
+
+def test_what_hooks_say_is_kept_with_the_job(engine: Engine, hooks: Path) -> None:
+    hook = _hook(hooks, "volume.create.pre.d", "check", "echo quota is fine")
+    ended = _end(engine, create("vm1"))
+    [kept] = ended["result"].pop("output")  # type: ignore[attr-defined]
+    assert kept.pop("seconds") >= 0
+    assert kept == {"command": str(hook), "status": 0, "said": "quota is fine"}
+    hook.write_text("#!/bin/sh\necho quota is used up; exit 1\n")
+    ended = _end(engine, create("vm2"))
+    [kept] = ended["attempts"][0]["error"]["output"]  # type: ignore[index]
+    assert (kept["status"], kept["said"]) == (1, "quota is used up")
+    # Once, and neither with the job's own error nor in history.
+    assert "output" not in ended["error"]  # type: ignore[operator]
+    hook.write_text("#!/bin/sh\n")
+    assert "output" not in _end(engine, create("vm3"))["result"]  # type: ignore[operator]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import structlog
 
 from orchestrator.domain.errors import (
@@ -34,7 +36,19 @@ log = structlog.get_logger(__name__)
 
 
 def attempt(work: Work, handler: Handler, retry: RetrySettings, hooks: Hooks) -> Outcome | None:
-    """Make one attempt; how it ended, or None if the lease was lost and nothing may be said."""
+    """Make one attempt; how it ended, or None if the lease was lost and nothing may be said.
+
+    What its commands said is part of the result, or is kept with the attempt.
+    """
+    outcome = _attempted(work, handler, retry, hooks)
+    if outcome is None or not (output := work.output):
+        return outcome
+    if outcome.ending is Ending.SUCCEEDED:
+        return replace(outcome, result={**(outcome.result or {}), "output": output})
+    return replace(outcome, output=output)
+
+
+def _attempted(work: Work, handler: Handler, retry: RetrySettings, hooks: Hooks) -> Outcome | None:
     work.undo = handler.undo
     claim, outcome_of = work.claim, handler.outcome
     try:

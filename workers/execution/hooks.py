@@ -13,25 +13,21 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any, Protocol
 
 from orchestrator.domain.errors import HookFailed
 from orchestrator.jobs.claim import Claim
 from orchestrator.settings import HooksSettings
 from orchestrator.trust import why_untrusted
-from workers.backends.base.processes import OutputHeld, how_ended, shown, stop, watch
+from workers.backends.base.commands import Command, Ran, last_lines
+from workers.backends.base.processes import how_ended
+from workers.backends.base.running import OutputHeld, start
 
 #: What a program may be called; what else is in a directory is passed over (as run-parts does).
 _NAME = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 _ANY = "any"
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-#: How much of what a program said is told.
-_LINES = 20
-_CHARACTERS = 2000
 #: What stands on standard input only.
 _LONG = {"params", "result"}
 
@@ -44,6 +40,9 @@ class _Work(Protocol):
 
     def checkpoint(self) -> None:
         """Raise if the work must stop here."""
+
+    def ran(self, ran: Ran) -> None:
+        """Keep what a program said with the job."""
 
 
 class Hooks:
@@ -102,45 +101,30 @@ class Hooks:
         return found
 
     def _run(self, program: Path, work: _Work, told: Mapping[str, Any]) -> None:
+        command = Command(
+            argv=(str(program),),
+            seconds=self._seconds,
+            environment=_variables(told),
+            stdin=f"{json.dumps(told)}\n".encode(),
+        )
         try:
             _refuse_untrusted(program)
-            process = _start(program, told)
-        except OSError as error:
-            raise HookFailed(f"hook {program} cannot be run: {error.strerror}") from None
-        try:
-            said = watch(process, self._seconds, work.checkpoint)
+            ran = start(command, answers=False).wait(work)
         except OutputHeld as held:
             raise HookFailed(
                 f"hook {program} has left a process that holds its output open ({held})"
             ) from None
         except TimeoutError:
             raise HookFailed(f"hook {program} did not end within {self._seconds:g} s") from None
-        finally:
-            stop(process)
-        if process.returncode != 0:
-            shows = shown(said, lines=_LINES, characters=_CHARACTERS)
-            raise HookFailed(f"hook {program} {how_ended(process.returncode)}: {shows}")
+        except OSError as error:
+            raise HookFailed(f"hook {program} cannot be run: {error.strerror}") from None
+        if ran.status != 0:
+            raise HookFailed(f"hook {program} {how_ended(ran.status)}: {last_lines(ran.said)}")
 
 
 def _refuse_untrusted(path: Path) -> None:
     if why := why_untrusted(path):
         raise HookFailed(f"hooks are not run where others could exchange them: {why}")
-
-
-def _start(program: Path, told: Mapping[str, Any]) -> subprocess.Popen[bytes]:
-    """Run a program that reads what it is told from a file: it need not read it, or all of it."""
-    with TemporaryFile() as document:
-        document.write(f"{json.dumps(told)}\n".encode())
-        document.seek(0)
-        return subprocess.Popen(
-            [str(program)],
-            stdin=document,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            cwd="/",
-            env={"PATH": _PATH, "LC_ALL": "C", **_variables(told)},
-            start_new_session=True,
-        )
 
 
 def _told(work: _Work, phase: str) -> dict[str, Any]:

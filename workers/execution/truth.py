@@ -22,6 +22,7 @@ from orchestrator.resources.snapshot.changes import SnapshotGone, SnapshotMissin
 from orchestrator.resources.volume.changes import Detached, VolumeGone, set_volume
 from orchestrator.store.tables import job_steps, jobs
 from workers.backends.base.abilities import CanExportByPolicy
+from workers.backends.base.commands import Ran
 from workers.backends.base.driver import driver_that
 from workers.backends.base.facts import (
     Absent,
@@ -67,6 +68,9 @@ class LastCall:
 
     def seconds_left(self) -> float:
         return max(30.0, self._work.seconds_left())
+
+    def ran(self, ran: Ran) -> None:
+        self._work.ran(ran)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from orchestrator.settings import AuditSettings, TransferSettings
 from orchestrator.store.database import Database
 from orchestrator.store.tables import job_attempts, jobs, policies, workers
 from workers.backends.base.call import Call
+from workers.backends.base.commands import Kept, Ran
 from workers.backends.base.driver import Driver
 from workers.backends.base.facts import Device, SnapshotFacts, VolumeFacts
 from workers.backends.base.references import PolicyRef, SnapshotRef, VolumeRef
@@ -85,6 +86,7 @@ class Work:
         self.touched = held.claim.touched
         #: Whether this attempt may have.
         self.began = False
+        self._kept = Kept()
 
     # -- what drivers see -----------------------------------------------------------------
 
@@ -148,6 +150,15 @@ class Work:
     def seconds_left(self) -> float:
         """Time until the deadline."""
         return max(0.0, self._held.deadline - time.monotonic())
+
+    def ran(self, ran: Ran) -> None:
+        """Keep what a command said with the job."""
+        self._kept.add(ran)
+
+    @property
+    def output(self) -> list[dict[str, Any]]:
+        """What the commands of this attempt have said."""
+        return self._kept.told()
 
     # -- the journal ----------------------------------------------------------------------
 

@@ -71,6 +71,7 @@ class _PartialCall:
         self.alone = work.alone
         self.checkpoint = work.checkpoint
         self.seconds_left = work.seconds_left
+        self.ran = work.ran
 
     def progress(self, done: int, total: int, unit: str = "bytes") -> None:
         """Note how far the whole has come."""

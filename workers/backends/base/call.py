@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from workers.backends.base.commands import Ran
 
 
 class Call(Protocol):
@@ -35,3 +38,6 @@ class Call(Protocol):
 
     def seconds_left(self) -> float:
         """Time until the deadline, for the timeouts of what the driver itself calls."""
+
+    def ran(self, ran: Ran) -> None:
+        """Keep what a command said with the job."""

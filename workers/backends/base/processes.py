@@ -1,71 +1,14 @@
-"""Programs that a worker runs: watched until they end, and killed with all they have started."""
+"""The processes of this host: which are there, what they hold open, how they ended."""
 
 from __future__ import annotations
 
 import os
-import select
 import signal
-import subprocess
-import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-#: How much of a program's output is read.
-_MOST_READ = 64 * 1024
-#: Seconds between looks at whether the work must stop.
-_LOOK_SECONDS = 0.5
-#: Seconds that what a program has started may hold its output open after the program's end.
-_LET_GO_SECONDS = 2.0
 #: What stands for a character that cannot be shown.
 _UNSHOWN = "\N{REPLACEMENT CHARACTER}"
-
-
-class OutputHeld(Exception):
-    """A program has ended and left a process that holds its output open; it was killed."""
-
-    def __init__(self, holders: list[str]) -> None:
-        super().__init__(", ".join(holders) or "unknown")
-
-
-def watch(
-    process: subprocess.Popen[bytes], seconds: float, checkpoint: Callable[[], None]
-) -> bytes:
-    """Wait for the end of a program that leads a process group; what it wrote, if that is piped.
-
-    Raises `TimeoutError`, `OutputHeld`, and what ``checkpoint`` raises, which is called now and
-    then. The program is not killed by that.
-    """
-    end = time.monotonic() + seconds
-    output = _Output(process.stdout.fileno() if process.stdout else None)
-    ended = os.pidfd_open(process.pid)
-    try:
-        while ended not in (ready := _ready([ended, *output.open], min(_LOOK_SECONDS, seconds))):
-            if ready:
-                output.read()
-            if time.monotonic() >= end:
-                raise TimeoutError
-            checkpoint()
-    finally:
-        os.close(ended)
-    process.wait()
-    if not output.rest(_LET_GO_SECONDS):
-        holders = holding(os.readlink(f"/proc/self/fd/{output.open[0]}"))  # noqa: PTH115
-        kill(process.pid)
-        for pid in holders:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        raise OutputHeld([f"process {pid}, {name}" for pid, name in holders.items()])
-    return output.text
-
-
-def stop(process: subprocess.Popen[bytes]) -> None:
-    """Leave nothing of a program that has not ended well, and let go of its output."""
-    if process.poll() != 0:
-        kill(process.pid)
-        process.wait()
-    if process.stdout is not None:
-        process.stdout.close()
 
 
 def kill(group: int) -> None:
@@ -130,39 +73,6 @@ def shown(output: bytes, *, lines: int, characters: int) -> str:
     last = output.decode(errors="replace").splitlines()[-lines:]
     printable = ("".join(c if c.isprintable() else _UNSHOWN for c in line) for line in last)
     return "\n".join(printable)[-characters:].strip() or "nothing"
-
-
-class _Output:
-    """What a program writes to its standard output, up to a limit."""
-
-    def __init__(self, descriptor: int | None) -> None:
-        #: The descriptor, until the last writer has closed it.
-        self.open = [] if descriptor is None else [descriptor]
-        self.text = b""
-
-    def read(self) -> None:
-        """Read what there is."""
-        got = os.read(self.open[0], _MOST_READ)
-        self.text = (self.text + got)[:_MOST_READ]
-        if not got:
-            self.open = []
-
-    def rest(self, seconds: float) -> bool:
-        """Read to the end; False if somebody keeps it open for longer."""
-        end = time.monotonic() + seconds
-        while self.open:
-            if not _ready(self.open, end - time.monotonic()):
-                return False
-            self.read()
-        return True
-
-
-def _ready(descriptors: list[int], seconds: float) -> list[int]:
-    """Those that can be read; waits for the first, for some time."""
-    poll = select.poll()
-    for descriptor in descriptors:
-        poll.register(descriptor, select.POLLIN)
-    return [descriptor for descriptor, _ in poll.poll(max(0.0, seconds) * 1000)]
 
 
 def _stat(pid: int) -> list[str] | None:

@@ -15,8 +15,6 @@ from workers.backends.extstorage.provider import Provider, find
 from workers.backends.extstorage.running import Run, Scripts
 from workers.backends.extstorage.spec import ExtStorageOptions
 
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
 
 class Asking:
     """One backend's provider; ``room`` is the driver's own directory on this host."""
@@ -59,8 +57,6 @@ class Asking:
             **own,
         }
         return {
-            "PATH": _PATH,
-            "LC_ALL": "C",
             "HOME": os.path.expanduser("~"),  # noqa: PTH111 - which raises where there is none
             **{f"EXTP_{name.upper()}": value for name, value in parameters.items()},
         }

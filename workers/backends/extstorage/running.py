@@ -11,7 +11,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import subprocess
 import tempfile
 import time
 from collections.abc import Collection, Iterator, Mapping
@@ -29,8 +28,8 @@ from orchestrator.domain.errors import (
 )
 from orchestrator.machine import boot_id
 from workers.backends.base.call import Call
+from workers.backends.base.commands import Command, Ran, Secrets
 from workers.backends.base.processes import (
-    OutputHeld,
     born,
     how_ended,
     is_group,
@@ -38,25 +37,19 @@ from workers.backends.base.processes import (
     members,
     missing_interpreter,
     shown,
-    stop,
-    watch,
 )
+from workers.backends.base.running import OutputHeld, Running, start
 from workers.backends.extstorage.room import made
 
 #: How much of what a script said an error tells (Ganeti: 20 lines).
 _LAST_LINES = 20
 _MOST_TOLD = 4000
-#: How much of a log is filtered at a time.
-_PIECE = 2**20
 #: Seconds that killed processes may take to be gone.
 _GONE_SECONDS = 5.0
 _GONE_LOOK_SECONDS = 0.01
 #: Seconds between looks for old logs.
 _LOGS_SECONDS = 3600.0
 
-#: Becomes the script once it is told to, and ends if nobody is left to tell it: nothing is
-#: done before it is written down who does it.
-_GATE = 'read -r go && exec "$0" "$@" </dev/null'
 #: What a shell ends with if it could not become the script.
 _NOT_RUN = (126, 127)
 
@@ -93,10 +86,7 @@ class Scripts:
         self._logs = room / "log"
         self._running = room / "running"
         self._seconds = seconds
-        # As a shell shows them, too, where it quotes what it lists or traces.
-        quoted = ("'", "'\\''", "'\"'\"'")
-        forms = {secret.replace("'", quote) for secret in secrets for quote in quoted}
-        self._secrets = sorted((form.encode() for form in forms if form), key=len, reverse=True)
+        self._secrets = Secrets(secrets)
         self._looked_at_logs = 0.0
 
     def run(self, run: Run, call: Call | None) -> bytes:
@@ -112,9 +102,9 @@ class Scripts:
             limit = min(limit, max(1.0, call.seconds_left()))
         log = self._log_of(run)
         with self._written(log) as told:
-            process = self._start(run, call, told.fileno())
+            running = self._start(run, call, limit, told)
             try:
-                answer = watch(process, limit, _nothing if call is None else call.checkpoint)
+                ran = running.wait(call)
             except OutputHeld as held:
                 raise ScriptFailed(
                     f"{_named(run)} has ended and left a process that holds its output open "
@@ -124,13 +114,13 @@ class Scripts:
             except TimeoutError:
                 raise TimedOut(
                     f"{_named(run)} did not end within {limit:g} s and was killed; "
-                    f"its log: {self._last_lines(told)}"
+                    f"its log: {_last_lines(running.end_of_said())}"
                 ) from None
             finally:
-                self._stop(process, run)
-            told.write(answer)
-            self._judge(run, process.returncode, call, told)
-        return answer
+                self._strike(running.group, run)
+            told.write(ran.answer)
+            self._judge(run, ran, call)
+        return ran.answer
 
     def forget_logs(self, days: float) -> None:
         """Delete logs that are older, from time to time."""
@@ -165,32 +155,9 @@ class Scripts:
                 try:
                     yield told
                 finally:
-                    self._filter(told, file)
-
-    def _filter(self, told: BinaryIO, log: BinaryIO) -> None:
-        """Copy what was said, secrets replaced, also one that two pieces have a part of each."""
-        told.flush()
-        told.seek(0)
-        longest = len(self._secrets[0])
-        text = b""
-        while piece := told.read(_PIECE):
-            text = self._without_secrets(text + piece)
-            whole = max(0, len(text) - longest + 1)
-            log.write(text[:whole])
-            text = text[whole:]
-        log.write(text)
-
-    def _without_secrets(self, text: bytes) -> bytes:
-        for secret in self._secrets:
-            text = text.replace(secret, "…".encode())
-        return text
-
-    def _last_lines(self, told: BinaryIO) -> str:
-        """The end of what a script said as text that can be shown."""
-        told.flush()
-        told.seek(max(0, told.seek(0, os.SEEK_END) - 4 * _MOST_TOLD))
-        end = self._without_secrets(told.read())
-        return shown(end, lines=_LAST_LINES, characters=_MOST_TOLD)
+                    told.flush()
+                    told.seek(0)
+                    self._secrets.copy(told, file)
 
     # -- one at a time --------------------------------------------------------------------
 
@@ -208,41 +175,37 @@ class Scripts:
         with _Record(made(self._running) / object_id) as record:
             _refuse_late(record, call)
 
-    def _start(self, run: Run, call: Call | None, log: int) -> subprocess.Popen[bytes]:
+    def _start(self, run: Run, call: Call | None, limit: float, log: BinaryIO) -> Running:
+        command = Command(
+            argv=(str(run.script), *run.arguments),
+            seconds=limit,
+            environment=run.environment,
+            secrets=self._secrets,
+            directory=run.script.parent,
+            umask=0o077,
+        )
         with _Record(made(self._running) / run.object_id) as record:
             fence = _take_over(record, call)
-            process = subprocess.Popen(
-                ["/bin/sh", "-c", _GATE, str(run.script), *run.arguments],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE if run.answers else log,
-                stderr=log,
-                cwd=run.script.parent,
-                env=dict(run.environment),
-                umask=0o077,
-                start_new_session=True,
-            )
-            record.write(fence, process.pid)
-        assert process.stdin is not None  # noqa: S101 - it was asked for
-        with suppress(BrokenPipeError), process.stdin as gate:
-            gate.write(b"go\n")
-        return process
+            running = start(command, log=log, answers=run.answers, gated=True)
+            record.write(fence, running.group)
+        return running
 
-    def _stop(self, process: subprocess.Popen[bytes], run: Run) -> None:
-        """Leave nothing of a script that has not ended by itself, and strike the record."""
-        stop(process)
+    def _strike(self, group: int, run: Run) -> None:
+        """Note that nothing of a script is left that may go on."""
         with suppress(BackendBusy), _Record(self._running / run.object_id) as record:
-            if record.group in (0, process.pid):
+            if record.group in (0, group):
                 record.write(record.fence, 0)
 
-    def _judge(self, run: Run, status: int, call: Call | None, told: BinaryIO) -> None:
-        if status == 0:
+    def _judge(self, run: Run, ran: Ran, call: Call | None) -> None:
+        if ran.status == 0:
             return
         with _Record(self._running / run.object_id) as record:
             _refuse_late(record, call)  # it may have been ended by the later claim
-        how = how_ended(status)
-        if status in _NOT_RUN and (missing := missing_interpreter(run.script)):
+        how = how_ended(ran.status)
+        if ran.status in _NOT_RUN and (missing := missing_interpreter(run.script)):
             how = f"cannot be run: its first line names {missing}, which is not there"
-        raise ScriptFailed(f"{_named(run)} {how}; its log: {self._last_lines(told)}")
+        said = ran.said + self._secrets.masked(ran.answer)
+        raise ScriptFailed(f"{_named(run)} {how}; its log: {_last_lines(said)}")
 
 
 class _Record:
@@ -314,5 +277,5 @@ def _named(run: Run) -> str:
     return f"the provider's script {run.script}"
 
 
-def _nothing() -> None:
-    """Nobody can tell a look to stop."""
+def _last_lines(said: bytes) -> str:
+    return shown(said, lines=_LAST_LINES, characters=_MOST_TOLD)
