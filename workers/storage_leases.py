@@ -25,15 +25,14 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from sqlalchemy import func, or_, select, text, update
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import func, or_, select, update
 
 from orchestrator.domain.actors import ENGINE
 from orchestrator.domain.errors import BackendUnavailable, IdentityMismatch, Problem
 from orchestrator.inventory.hosts import ALIVE_SECONDS
 from orchestrator.ledger import restored
 from orchestrator.logs import Trouble
-from orchestrator.machine import boot_id, machine_id
+from orchestrator.machine import boot_id
 from orchestrator.store import lives
 from orchestrator.store.bulk import among
 from orchestrator.store.columns import db_now
@@ -41,7 +40,6 @@ from orchestrator.store.database import Database
 from orchestrator.store.lives import Reached
 from orchestrator.store.tables import backends, installation, workers
 from orchestrator.store.transaction import Transaction
-from orchestrator.store.urls import file_of
 from workers.backends.base.abilities import CanHoldLease
 from workers.backends.base.driver import Driver, driver_that
 
@@ -136,7 +134,7 @@ class StorageLeases:
         self._names = names
         self._installation = installation
         self.me = me
-        self._instance = database.look(lambda transaction: instance_of(transaction, database.url))
+        self._instance = database.look(lambda transaction: transaction.instance())
         #: Backends whose storage is known to be the one that the database writes to.
         self._entered: set[int] = set()
         self._troubles: dict[int, Trouble] = {}
@@ -201,9 +199,7 @@ class StorageLeases:
         if record is None or record.nonce not in (row.lease, row.lease_next):
             raise self._foreign(backend_id, record)
         if not self._same(record):
-            self._instance = self._database.look(
-                lambda transaction: instance_of(transaction, self._database.url)
-            )
+            self._instance = self._database.look(lambda transaction: transaction.instance())
         if record.by.id != self.me.id and not self._may_follow(backend_id, raw, record):
             self._entered.discard(backend_id)
             raise BackendUnavailable(
@@ -362,9 +358,7 @@ class StorageLeases:
 
     def _due(self, transaction: Transaction) -> list[int]:
         old = or_(backends.c.lease_at.is_(None), backends.c.lease_at < db_now(-RENEW_SECONDS))
-        query = select(backends.c.id).where(
-            among(transaction, backends.c.id, sorted(self._entered)), old
-        )
+        query = select(backends.c.id).where(among(backends.c.id, sorted(self._entered)), old)
         return list(transaction.execute(query).scalars())
 
     def release(self) -> None:
@@ -497,29 +491,6 @@ def _told(record: Record) -> str:
 
 
 # -- which database, which process --------------------------------------------------------
-
-
-def instance_of(transaction: Transaction, url: str) -> str:
-    """What tells this very database from a copy of it, as far as that can be had cheaply."""
-    if transaction.dialect.name != "postgresql":
-        there = Path(file_of(url) or "").stat()
-        return f"sqlite {machine_id()} {there.st_dev} {there.st_ino}"
-    row = transaction.execute(
-        text(
-            "SELECT oid, coalesce(host(inet_server_addr()), :local) AS address,"
-            " coalesce(inet_server_port(), 0) AS port"
-            " FROM pg_database WHERE datname = current_database()"
-        ),
-        {"local": machine_id()},
-    ).one()
-    try:
-        with transaction.savepoint():
-            system = transaction.execute(
-                text("SELECT system_identifier FROM pg_control_system()")
-            ).scalar_one()
-    except DBAPIError:
-        system = "unknown"  # this role may not ask
-    return f"postgresql {system} {row.oid} {row.address} {row.port}"
 
 
 def _is_alive(holder: Holder, me: Holder) -> bool | None:

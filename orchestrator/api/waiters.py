@@ -236,7 +236,7 @@ class Waiters:
                 ids = [id_ for key_kind, id_ in keys if key_kind == kind]
                 if ids:
                     query = select(table.c.id).where(
-                        among(transaction, table.c.id, ids), table.c.finished_at.is_not(None)
+                        among(table.c.id, ids), table.c.finished_at.is_not(None)
                     )
                     ended += [(kind, id_) for id_ in transaction.execute(query).scalars()]
         return ended

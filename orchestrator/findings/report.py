@@ -10,7 +10,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
-    Date,
     bindparam,
     select,
     text,
@@ -21,19 +20,12 @@ from orchestrator.contract.reports import MOST_CAUSES, MOST_DAYS, MOST_REMOVALS
 from orchestrator.domain.errors import InvalidInput, UnknownBackend
 from orchestrator.inventory.capacity import present
 from orchestrator.store.columns import UtcDateTime, db_now
+from orchestrator.store.queries.reports import CapacityDays
 from orchestrator.store.tables import backends
 from orchestrator.store.transaction import Transaction
 
 #: The period, if nobody names one.
 USUAL_DAYS = 30
-
-#: PostgreSQL plans our sessions for few rows found by index; this reads many.
-_PLAN_FREELY = (
-    "SET LOCAL enable_seqscan = on",
-    "SET LOCAL enable_hashjoin = on",
-    "SET LOCAL enable_mergejoin = on",
-    "SET LOCAL cpu_operator_cost = 0.0025",
-)
 
 #: What the statements have in common. States and kinds are said as the indexes say them, word for
 #: word: SQLite takes those for nothing else.
@@ -45,24 +37,6 @@ _PARTS = {
         " AND kind NOT IN ('job.submitted', 'job.started', 'job.succeeded')"
     ),
 }
-_DAY_NUMBER = {
-    "postgresql": "(day - CAST(:first AS date))",
-    "sqlite": "CAST(julianday(day) - julianday(:first) AS integer)",
-}
-_CAPACITY = """
-SELECT backend, day, at, total_bytes, free_bytes, promised_bytes, volumes, volume_bytes,
-    used_bytes, snapshots
-FROM (
-    SELECT *, row_number() OVER (
-        PARTITION BY backend, {number} / :every ORDER BY day DESC
-    ) AS place
-    FROM audit_capacity_daily
-    WHERE {of_backend} AND day >= :first AND day <= :last
-) AS looked
-WHERE place = 1
-ORDER BY backend, day
-"""
-
 # Percentiles lie between two durations as `percentile_cont` has it: place 1 + share * (n - 1),
 # here in hundredths, so that both databases count in integers.
 _JOBS = """
@@ -153,9 +127,7 @@ def report(
         known = select(backends.c.id).where(backends.c.name == backend)
         if transaction.execute(known).first() is None:
             raise UnknownBackend(f"there never was a backend {backend!r}", field="backend")
-    if transaction.dialect.name == "postgresql":
-        for setting in _PLAN_FREELY:
-            transaction.execute(text(setting))
+    transaction.read_many()
     period = {"since": since, "until": until, "backend": backend}
     return {
         "from": since,
@@ -190,11 +162,10 @@ def _capacity(
     first = period["since"].date()
     last = (period["until"] - timedelta(microseconds=1)).date()
     found: dict[str, list[dict[str, Any]]] = {}
-    query = _asked(_CAPACITY, number=_DAY_NUMBER[transaction.dialect.name])
     every = ((last - first).days + 1 + MOST_DAYS - 1) // MOST_DAYS
-    given = {"backend": period["backend"], "first": first, "last": last, "every": every}
-    for row in transaction.execute(query, given).mappings():
-        day = dict(row)
+    [rows] = transaction.ask(CapacityDays(period["backend"], first, last, every))
+    for row in rows:
+        day: dict[str, Any] = {**row}
         found.setdefault(day.pop("backend"), []).append(day)
     if period["since"] <= now <= period["until"]:
         today = (now.date() - first).days // every
@@ -224,10 +195,8 @@ def _rows(
 _TAKEN: dict[str, Any] = {
     "since": UtcDateTime(),
     "until": UtcDateTime(),
-    "first": Date(),
-    "last": Date(),
 }
-_GIVEN: dict[str, Any] = {"at": UtcDateTime(), "finished_at": UtcDateTime(), "day": Date()}
+_GIVEN: dict[str, Any] = {"at": UtcDateTime(), "finished_at": UtcDateTime()}
 
 
 def _asked(query: str, **parts: str) -> Any:

@@ -10,10 +10,11 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, Select, bindparam, func, select, tuple_
 
 from orchestrator.domain.errors import EpochChanged, Gone
+from orchestrator.store.asking import Asked
 from orchestrator.store.bulk import Parent, inserted_family, update_rows
 from orchestrator.store.lives import all_of
 from orchestrator.store.tables import event_archives, event_commits, events
-from orchestrator.store.transaction import Asked, Transaction
+from orchestrator.store.transaction import Transaction
 
 #: Events of at most this many commits get their numbers in one transaction.
 NUMBERED_AT_ONCE = 5_000
@@ -72,7 +73,7 @@ def record(transaction: Transaction, happened: Sequence[Event], at: datetime) ->
         transaction.ask(recorded(happened, at))
 
 
-def recorded(happened: Sequence[Event], at: datetime) -> Asked:
+def recorded(happened: Sequence[Event], at: datetime) -> Asked[Any]:
     """What `record` does, to be done by `ask`; there is at least one event."""
     rows: list[dict[str, Any]] = [
         {

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from sqlalchemy import func, select, text, update
 
 from orchestrator.domain.states import PROMISED_STATES
-from orchestrator.store.asking import Question
+from orchestrator.store.asking import Asked, Question
 from orchestrator.store.tables import jobs, promises, volumes
-from orchestrator.store.transaction import Asked, Transaction
+from orchestrator.store.transaction import Transaction
 
 #: The row stays locked until the transaction ends: nothing may follow but its commit, and
 #: several backends come in the order of their ids.
 _ADD = Question(
-    lambda _: text(
+    text(
         "INSERT INTO promises (backend_id, promised_bytes, limit_bytes)"
         " VALUES (:backend_id, :bytes, CAST(:most AS bigint))"
         " ON CONFLICT (backend_id) DO UPDATE"
@@ -35,7 +36,7 @@ def add(transaction: Transaction, bytes_by_backend: Mapping[int, int]) -> None:
 
 def added(
     bytes_by_backend: Mapping[int, int], limits: Mapping[int, int] | None = None
-) -> list[Asked]:
+) -> list[Asked[Any]]:
     """What `add` does, to be done by `ask`, last of all.
 
     If a sum were above the backend's limit then, the database refuses, and `transact` does the

@@ -14,7 +14,6 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
-    Select,
     case,
     cast,
     func,
@@ -26,9 +25,9 @@ from sqlalchemy import (
 from orchestrator.actions.quotas import COUNTED
 from orchestrator.actions.registry import MAKING_SNAPSHOTS, MAKING_VOLUMES
 from orchestrator.domain.states import SnapshotState, VolumeState
-from orchestrator.store.asking import Question, one_of
+from orchestrator.store.asking import Asked, Question, one_of
 from orchestrator.store.tables import jobs, quotas, snapshots, volumes
-from orchestrator.store.transaction import Asked, Transaction
+from orchestrator.store.transaction import Transaction
 
 
 def _nothing() -> dict[str, int]:
@@ -58,13 +57,11 @@ VOLUMES_MADE = case((jobs.c.action.in_(MAKING_VOLUMES), 1), else_=0)
 SNAPSHOTS_MADE = case((jobs.c.action.in_(MAKING_SNAPSHOTS), 1), else_=0)
 
 _LOCK = Question(
-    lambda d: (
-        select(quotas)
-        .where(one_of(d, quotas.c.account, "accounts"), one_of(d, quotas.c.backend_id, "backends"))
-        # In this order for everybody: two who lock several never wait for one another.
-        .order_by(quotas.c.account, quotas.c.backend_id)
-        .with_for_update()
-    )
+    select(quotas)
+    .where(one_of(quotas.c.account, "accounts"), one_of(quotas.c.backend_id, "backends"))
+    # In this order for everybody: two who lock several never wait for one another.
+    .order_by(quotas.c.account, quotas.c.backend_id)
+    .with_for_update()
 )
 
 
@@ -74,45 +71,41 @@ def _summed(**sums: Any) -> list[ColumnElement[Any]]:
     return [cast(sums.get(name, literal_column("0")), BigInteger).label(name) for name in names]
 
 
-def _usages(dialect: str) -> Select[Any]:
-    have = (
-        select(
-            *(volumes.c.account, volumes.c.backend_id),
-            *_summed(used_bytes=func.sum(volumes.c.size_bytes), used_volumes=func.count()),
-        )
-        .where(one_of(dialect, volumes.c.account, "accounts"), *VOLUME_COUNTS)
-        .group_by(volumes.c.account, volumes.c.backend_id)
+_have = (
+    select(
+        *(volumes.c.account, volumes.c.backend_id),
+        *_summed(used_bytes=func.sum(volumes.c.size_bytes), used_volumes=func.count()),
     )
-    kept = (
-        select(
-            *(volumes.c.account, volumes.c.backend_id),
-            *_summed(used_snapshots=func.count()),
-        )
-        .join(snapshots, snapshots.c.volume_id == volumes.c.id)
-        .where(one_of(dialect, volumes.c.account, "accounts"), *VOLUME_COUNTS, *SNAPSHOT_COUNTS)
-        .group_by(volumes.c.account, volumes.c.backend_id)
+    .where(one_of(volumes.c.account, "accounts"), *VOLUME_COUNTS)
+    .group_by(volumes.c.account, volumes.c.backend_id)
+)
+_kept = (
+    select(
+        *(volumes.c.account, volumes.c.backend_id),
+        *_summed(used_snapshots=func.count()),
     )
-    # No condition on the backend: of the indexes that there are, only that of unfinished jobs
-    # fits this.
-    coming = (
-        select(
-            *(jobs.c.account, jobs.c.backend_id),
-            *_summed(
-                promised_bytes=func.sum(jobs.c.promised_bytes),
-                promised_volumes=func.sum(VOLUMES_MADE),
-                promised_snapshots=func.sum(SNAPSHOTS_MADE),
-            ),
-        )
-        .where(one_of(dialect, jobs.c.account, "accounts"), jobs.c.finished_at.is_(None))
-        .group_by(jobs.c.account, jobs.c.backend_id)
+    .join(snapshots, snapshots.c.volume_id == volumes.c.id)
+    .where(one_of(volumes.c.account, "accounts"), *VOLUME_COUNTS, *SNAPSHOT_COUNTS)
+    .group_by(volumes.c.account, volumes.c.backend_id)
+)
+# No condition on the backend: of the indexes that there are, only that of unfinished jobs
+# fits this.
+_coming = (
+    select(
+        *(jobs.c.account, jobs.c.backend_id),
+        *_summed(
+            promised_bytes=func.sum(jobs.c.promised_bytes),
+            promised_volumes=func.sum(VOLUMES_MADE),
+            promised_snapshots=func.sum(SNAPSHOTS_MADE),
+        ),
     )
-    return select(union_all(have, kept, coming).subquery())
+    .where(one_of(jobs.c.account, "accounts"), jobs.c.finished_at.is_(None))
+    .group_by(jobs.c.account, jobs.c.backend_id)
+)
+_USAGES = Question(select(union_all(_have, _kept, _coming).subquery()))
 
 
-_USAGES = Question(_usages)
-
-
-def locked_quotas(accounts: Iterable[str], backend_ids: Iterable[int]) -> Asked:
+def locked_quotas(accounts: Iterable[str], backend_ids: Iterable[int]) -> Asked[Any]:
     """Ask for the quotas of these accounts on these backends, and lock them."""
     return _LOCK(accounts=sorted(accounts), backends=sorted(backend_ids))
 

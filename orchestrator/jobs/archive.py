@@ -32,9 +32,7 @@ def ask_for(transaction: Transaction, ids: Sequence[int]) -> int:
     """
     wanted = set(ids)
     found = dict(
-        transaction.execute(
-            select(jobs.c.id, jobs.c.state).where(among(transaction, jobs.c.id, wanted))
-        ).all()
+        transaction.execute(select(jobs.c.id, jobs.c.state).where(among(jobs.c.id, wanted))).all()
     )
     for job_id in sorted(wanted):
         if job_id not in found:
@@ -44,7 +42,7 @@ def ask_for(transaction: Transaction, ids: Sequence[int]) -> int:
                 f"job {job_id} is {found[job_id]}: only jobs that have ended are archived",
                 field="jobs",
             )
-    return _ask(transaction, among(transaction, jobs.c.id, wanted))
+    return _ask(transaction, among(jobs.c.id, wanted))
 
 
 def ask_for_older(transaction: Transaction, moment: datetime) -> int:
@@ -85,7 +83,7 @@ def archive(transaction: Transaction, directory: Path, *, older_than_days: float
         return 0
     name = f"jobs-{min(views)}-{max(views)}-{uuid.uuid4().hex[:8]}.jsonl.gz"
     write_lines(directory, name, views.values())
-    transaction.execute(delete(jobs).where(among(transaction, jobs.c.id, list(views))))
+    transaction.execute(delete(jobs).where(among(jobs.c.id, list(views))))
     now: datetime = transaction.execute(select(db_now())).scalar_one()
     told = {"jobs": len(views), "first": min(views), "last": max(views), "file": name}
     record(transaction, [Event(kind=EventKind.JOBS_ARCHIVED, actor=ENGINE, data=told)], now)

@@ -48,7 +48,7 @@ def _untouched(transaction: Transaction, rows: Sequence[Any]) -> list[Any]:
     begun = [row for row in still if row["begun"]]
     if not begun:
         return still
-    ids = among(transaction, job_steps.c.job_id, [row["id"] for row in begun])
+    ids = among(job_steps.c.job_id, [row["id"] for row in begun])
     journaled = set(transaction.execute(select(job_steps.c.job_id).where(ids).distinct()).scalars())
     makers = [row["id"] for row in begun if ACTIONS[row["action"]].creates]
     harmless = _harmless_attempts(transaction, makers)
@@ -70,7 +70,7 @@ def _harmless_attempts(transaction: Transaction, makers: list[int]) -> Counter[i
         return Counter()
     found = transaction.execute(
         select(job_attempts.c.job_id, job_attempts.c.outcome, job_attempts.c.error).where(
-            among(transaction, job_attempts.c.job_id, makers),
+            among(job_attempts.c.job_id, makers),
             job_attempts.c.outcome.in_((Ending.LIMITED, Ending.OUTAGE)),
         )
     )
@@ -155,7 +155,7 @@ def cancel_batch(transaction: Transaction, batch_id: int, actor: str) -> Finishe
     if begun:
         transaction.execute(
             update(jobs)
-            .where(among(transaction, jobs.c.id, begun))
+            .where(among(jobs.c.id, begun))
             .values(cancel_requested_at=now, not_before=None)
         )
         asked = set(begun)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, or_, select, text, update
+from sqlalchemy import func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from orchestrator.actions import rules
@@ -24,7 +24,6 @@ from orchestrator.domain.outlook import (
 from orchestrator.domain.queues import CONTROL_QUEUE, GROUP_BUDGET
 from orchestrator.domain.states import EventKind, JobState
 from orchestrator.history.events import Event, recorded
-from orchestrator.jobs.lanes import lane_taken
 from orchestrator.jobs.loading import (
     backends_named,
     backends_with,
@@ -33,45 +32,31 @@ from orchestrator.jobs.loading import (
     take_backends,
 )
 from orchestrator.resources.registry import RESOURCES
-from orchestrator.resources.volume.loading import take_volumes, volumes_at, volumes_claimed
-from orchestrator.store.asking import Question, one_of
-from orchestrator.store.bulk import among, draw, inserted, update_rows
-from orchestrator.store.columns import Json, UtcDateTime, db_now
+from orchestrator.resources.volume.loading import take_volumes, volumes_at
+from orchestrator.store.asking import Asked, Question, Rows, one_of
+from orchestrator.store.bulk import among, inserted, update_rows
+from orchestrator.store.columns import db_now
+from orchestrator.store.conditions import lane_taken
 from orchestrator.store.database import Database
 from orchestrator.store.lives import token
-from orchestrator.store.statements import CLAIM_POSTGRESQL, CLAIM_SQLITE
+from orchestrator.store.queries.claiming import BeginLanes, ClaimJobs, VolumesClaimed
 from orchestrator.store.tables import (
-    job_lanes,
     job_steps,
     jobs,
     locks,
     volumes,
 )
-from orchestrator.store.transaction import Asked, Rows, Transaction
+from orchestrator.store.transaction import Transaction
 
 #: At most this many jobs are claimed at once, however cheap they are.
 MOST_CLAIMED = 200
 #: The class of our advisory locks that guard limits of jobs at once.
 _CLAIM_LOCKS = 0x636C6169
 
-_CLAIM = Question(
-    lambda d: text(CLAIM_POSTGRESQL if d == "postgresql" else CLAIM_SQLITE).columns(
-        params=Json, cancel_requested_at=UtcDateTime, now=UtcDateTime
-    )
-)
-_BEGIN_LANES = Question(
-    lambda d: (
-        update(job_lanes)
-        .where(one_of(d, job_lanes.c.job_id, "ids"), ~job_lanes.c.begun)
-        .values(begun=True)
-    )
-)
 _STEPS = Question(
-    lambda d: (
-        select(job_steps)
-        .where(one_of(d, job_steps.c.job_id, "ids"))
-        .order_by(job_steps.c.job_id, job_steps.c.seq)
-    )
+    select(job_steps)
+    .where(one_of(job_steps.c.job_id, "ids"))
+    .order_by(job_steps.c.job_id, job_steps.c.seq)
 )
 
 #: The journal's names for what is left to do once it is decided how a job ends: take away
@@ -254,8 +239,7 @@ def _claim(
         )
         for row, intent in zip(rows, intents, strict=True)
     )
-    # Where it was not counted, looking again costs little.
-    seen = rows[0].get("seen", values["most"])
+    seen = rows[0]["seen"]
     claims.more = seen > len(rows) or seen == values["most"]
     transaction.defer(*_births(claims, now), recorded([_started(one) for one in claims], now))
     transaction.reach("claim.before_commit", ({"action": one.action.name} for one in claims))
@@ -267,7 +251,7 @@ def _places_left(transaction: Transaction, backends: Sequence[int], at_once: int
     for backend_id in sorted(backends):
         transaction.lock(_CLAIM_LOCKS, backend_id)
     running = select(func.count()).where(
-        jobs.c.state == JobState.RUNNING, among(transaction, jobs.c.backend_id, backends)
+        jobs.c.state == JobState.RUNNING, among(jobs.c.backend_id, backends)
     )
     return at_once - int(transaction.execute(running).scalar_one())
 
@@ -275,31 +259,16 @@ def _places_left(transaction: Transaction, backends: Sequence[int], at_once: int
 def _take(
     transaction: Transaction, values: dict[str, Any], backends: Sequence[int]
 ) -> tuple[Rows, ...]:
-    """The claimed jobs in the order of their fences, and the backends they may be on.
-
-    On PostgreSQL also the volumes that they are about.
-    """
-    if transaction.dialect.name == "postgresql":
-        rows, found, there = transaction.ask(
-            _CLAIM(**values, backends=list(backends)),
-            backends_with(backends),
-            volumes_claimed(backends),
-        )
-        if rows:
-            transaction.defer(_BEGIN_LANES(ids=[row["id"] for row in rows]))
-        return sorted(rows, key=lambda row: row["fence"]), found, there
-    queued = transaction.execute(
-        select(jobs.c.id)
-        .where(jobs.c.state == JobState.QUEUED, jobs.c.queue == values["queue"])
-        .limit(1)
-    ).first()
-    if queued is None:
-        return [], []
-    fences = draw(transaction, "fences", MOST_CLAIMED)[0] - 1
-    [rows] = transaction.ask(_CLAIM(**values, backends=list(backends), fences=fences))
-    ids = [row["id"] for row in rows]
-    _, found = transaction.ask(_BEGIN_LANES(ids=ids), backends_with(backends))
-    return sorted(rows, key=lambda row: row["fence"]), found
+    """The claimed jobs in the order of their fences, the backends they may be on, and the volumes
+    that they are about."""
+    rows, found, there = transaction.ask_along(
+        ClaimJobs(**values, backends=list(backends)),
+        backends_with(backends),
+        VolumesClaimed(sorted(backends), values["most"]),
+    )
+    if rows:
+        transaction.defer(BeginLanes([row["id"] for row in rows]))
+    return sorted(rows, key=lambda row: row["fence"]), found, there
 
 
 def _targets(rows: Rows, names: Mapping[int, str]) -> set[tuple[str, str]]:
@@ -380,7 +349,7 @@ def _claim_of(
     )
 
 
-def _births(claims: Iterable[Claim], now: datetime) -> list[Asked]:
+def _births(claims: Iterable[Claim], now: datetime) -> list[Asked[Any]]:
     """The pending rows of what these jobs will make, to be inserted."""
     new: dict[str, list[dict[str, Any]]] = {kind: [] for kind in RESOURCES}
     for claim in claims:
@@ -429,14 +398,14 @@ def renew(
     ids = [job_id for job_id, _ in mine]
     free = (
         select(jobs.c.id)
-        .where(among(transaction, jobs.c.id, ids), jobs.c.state == JobState.RUNNING)
+        .where(among(jobs.c.id, ids), jobs.c.state == JobState.RUNNING)
         .order_by(jobs.c.id)
         .with_for_update(skip_locked=True, key_share=True)
     )
     unlocked = set(transaction.execute(free).scalars())
     found = transaction.execute(
         select(jobs.c.id, jobs.c.fence, jobs.c.cancel_requested_at).where(
-            among(transaction, jobs.c.id, ids), jobs.c.state == JobState.RUNNING
+            among(jobs.c.id, ids), jobs.c.state == JobState.RUNNING
         )
     ).all()
     ours = {row.id for row in found if row.fence == fences[row.id]}
@@ -444,7 +413,7 @@ def renew(
     if renewable:
         transaction.execute(
             update(jobs)
-            .where(among(transaction, jobs.c.id, renewable))
+            .where(among(jobs.c.id, renewable))
             .values(lease_expires_at=db_now(lease_seconds))
         )
     told = [

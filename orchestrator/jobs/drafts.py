@@ -50,9 +50,10 @@ from orchestrator.jobs.submission import Submission
 from orchestrator.jobs.views import end_of_archived
 from orchestrator.resources.registry import RESOURCES
 from orchestrator.resources.volume.loading import take_volumes, volumes_at
-from orchestrator.store.bulk import among, drawn
+from orchestrator.store.asking import Rows
+from orchestrator.store.bulk import Drawn, Number, among
 from orchestrator.store.tables import idempotency_keys, jobs
-from orchestrator.store.transaction import Rows, Transaction
+from orchestrator.store.transaction import Transaction
 
 #: How messages name a row of a batch.
 _ROW = "jobs.{}"
@@ -150,7 +151,7 @@ class Drafts:
         self.answered: dict[int, RowMapping] = {}
         self.same_as: dict[int, int] = {}
         self._made = 0
-        self._drawn: Rows = []
+        self._drawn: Sequence[Number] = []
         self._unfinished: set[int] = set()
         self._states: dict[int, str] = {}
         self._alive: dict[str, set[str]] = {}
@@ -193,7 +194,7 @@ class Drafts:
         # Each of these sees what was committed before the locks were granted.
         locked, self._drawn, found, ahead, there = self.transaction.ask(
             locked_for_submission(lanes | keys),
-            drawn("jobs", sum(len(some) for some in drafts.values()) if draw_ids else 0),
+            Drawn("jobs", sum(len(some) for some in drafts.values()) if draw_ids else 0),
             backends_named(
                 {request.backend for one in self.submissions for request in one.requests}
                 | {backend for backend, _ in targets}
@@ -201,7 +202,7 @@ class Drafts:
             jobs_in(lanes),
             volumes_at(targets),
         )
-        self.now = locked[0]["now"]
+        self.now = locked[0].now
         take_backends(self.outlook, found)
         if keys:
             self._recognise()
@@ -236,8 +237,7 @@ class Drafts:
     def ids(self) -> dict[int, int]:
         """The ids of the accepted drafts, by number, in order."""
         return {
-            draft.number: row["number"]
-            for draft, row in zip(self.accepted, self._drawn, strict=False)
+            draft.number: row.number for draft, row in zip(self.accepted, self._drawn, strict=False)
         }
 
     # -- what needs no look at the database ------------------------------------------------
@@ -289,8 +289,8 @@ class Drafts:
             (row["owner"], row["key"]): row
             for row in self.transaction.execute(
                 select(idempotency_keys).where(
-                    among(self.transaction, idempotency_keys.c.owner, owners),
-                    among(self.transaction, idempotency_keys.c.key, keys),
+                    among(idempotency_keys.c.owner, owners),
+                    among(idempotency_keys.c.key, keys),
                 )
             ).mappings()
         }
@@ -327,7 +327,7 @@ class Drafts:
         needed = {job_id for draft in drafts for job_id in draft.needs}
         if needed:
             self._unfinished = hold_unfinished(here, needed)
-            query = select(jobs.c.id, jobs.c.state).where(among(here, jobs.c.id, needed))
+            query = select(jobs.c.id, jobs.c.state).where(among(jobs.c.id, needed))
             self._states = dict(here.execute(query).all())
         wanted = [self._asked(draft) for draft in drafts if _exports(draft)]
         if not ahead:

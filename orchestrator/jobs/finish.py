@@ -20,9 +20,10 @@ from orchestrator.inventory import promises
 from orchestrator.jobs.claim import Claim
 from orchestrator.jobs.lanes import heads, heads_of, promote
 from orchestrator.resources import changes as inventory
-from orchestrator.store.asking import Question, one_of
+from orchestrator.store.asking import Asked, Question, one_of
 from orchestrator.store.bulk import among, inserted, update_rows, updated
 from orchestrator.store.columns import UtcDateTime, db_now
+from orchestrator.store.queries.lanes import Head
 from orchestrator.store.tables import (
     backends,
     batches,
@@ -32,7 +33,7 @@ from orchestrator.store.tables import (
     job_steps,
     jobs,
 )
-from orchestrator.store.transaction import Asked, Rows, Transaction
+from orchestrator.store.transaction import Transaction
 
 #: The state of a job that an attempt has ended so.
 _STATES = {
@@ -44,57 +45,49 @@ _STATES = {
 
 #: The jobs of a group that still run, locked in the order of their ids.
 _HELD = Question(
-    lambda d: (
-        select(
-            *(jobs.c.id, jobs.c.state, jobs.c.fence, jobs.c.cancel_requested_at),
-            *(jobs.c.worker, jobs.c.promised_bytes, db_now().label("now")),
-        )
-        .where(one_of(d, jobs.c.id, "ids"))
-        .order_by(jobs.c.id)
-        .with_for_update()
+    select(
+        *(jobs.c.id, jobs.c.state, jobs.c.fence, jobs.c.cancel_requested_at),
+        *(jobs.c.worker, jobs.c.promised_bytes, db_now().label("now")),
     )
+    .where(one_of(jobs.c.id, "ids"))
+    .order_by(jobs.c.id)
+    .with_for_update()
 )
 _CLOSE_JOURNALS = Question(
-    lambda d: (
-        update(job_steps).where(one_of(d, job_steps.c.job_id, "ids")).values(state=StepState.DONE)
-    )
+    update(job_steps).where(one_of(job_steps.c.job_id, "ids")).values(state=StepState.DONE)
 )
-_RELEASE = Question(lambda d: delete(job_lanes).where(one_of(d, job_lanes.c.job_id, "ids")))
+_RELEASE = Question(delete(job_lanes).where(one_of(job_lanes.c.job_id, "ids")))
 _DEPENDENTS = Question(
-    lambda d: select(job_dependencies.c.job_id, job_dependencies.c.depends_on).where(
-        one_of(d, job_dependencies.c.depends_on, "ids")
+    select(job_dependencies.c.job_id, job_dependencies.c.depends_on).where(
+        one_of(job_dependencies.c.depends_on, "ids")
     )
 )
 #: Whether any other unfinished job is in these lanes.
 _OTHERS = Question(
-    lambda d: (
-        select(job_lanes.c.job_id)
-        .where(one_of(d, job_lanes.c.lane, "lanes"), ~one_of(d, job_lanes.c.job_id, "ids"))
-        .limit(1)
-    )
+    select(job_lanes.c.job_id)
+    .where(one_of(job_lanes.c.lane, "lanes"), ~one_of(job_lanes.c.job_id, "ids"))
+    .limit(1)
 )
 
 
-def _count(_dialect: str) -> Any:
-    succeeded, failed, canceled = (
-        batches.c[name] + bindparam(f"more_{name}", type_=Integer)
-        for name in ("succeeded", "failed", "canceled")
+_more = {
+    name: batches.c[name] + bindparam(f"more_{name}", type_=Integer)
+    for name in ("succeeded", "failed", "canceled")
+}
+_COUNT = Question(
+    update(batches)
+    .where(batches.c.id == bindparam("batch_id", type_=BigInteger))
+    .values(
+        **_more,
+        finished_at=case(
+            (
+                _more["succeeded"] + _more["failed"] + _more["canceled"] == batches.c.total,
+                bindparam("now", type_=UtcDateTime),
+            )
+        ),
     )
-    now = bindparam("now", type_=UtcDateTime)
-    return (
-        update(batches)
-        .where(batches.c.id == bindparam("batch_id", type_=BigInteger))
-        .values(
-            succeeded=succeeded,
-            failed=failed,
-            canceled=canceled,
-            finished_at=case((succeeded + failed + canceled == batches.c.total, now)),
-        )
-        .returning(batches.c.id, batches.c.finished_at)
-    )
-
-
-_COUNT = Question(_count)
+    .returning(batches.c.id, batches.c.finished_at)
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +156,7 @@ def finish(transaction: Transaction, outcomes: Sequence[tuple[Claim, Outcome]]) 
     if lost:
         # What the others changed is no longer theirs to say.
         changes = inventory.merge(change for _, outcome in valid for change in outcome.changes)
-        before = transaction.ask(*changes.volumes_before())
+        before = list(transaction.ask(*changes.volumes_before()))
     now: datetime = rows[0]["now"]
     workers = {c.job_id: held[c.job_id, c.fence]["worker"] for c, _ in valid}
     ended = [_ended(c, o, held[c.job_id, c.fence]) for c, o in valid if _ends(o)]
@@ -222,7 +215,7 @@ def _is_queued(outcome: Outcome) -> bool:
     return outcome.ending is Ending.HANDED_BACK
 
 
-def _outcomes(outcomes: Sequence[tuple[Claim, Outcome]], now: datetime) -> list[Asked]:
+def _outcomes(outcomes: Sequence[tuple[Claim, Outcome]], now: datetime) -> list[Asked[Any]]:
     ended: list[dict[str, Any]] = []
     resumed: list[dict[str, Any]] = []
     for claim, outcome in outcomes:
@@ -262,7 +255,7 @@ def _outcomes(outcomes: Sequence[tuple[Claim, Outcome]], now: datetime) -> list[
 
 def _attempts(
     outcomes: Sequence[tuple[Claim, Outcome]], workers: dict[int, str | None], now: datetime
-) -> list[Asked]:
+) -> list[Asked[Any]]:
     rows = [
         {
             "job_id": claim.job_id,
@@ -287,7 +280,7 @@ def _error_of_attempt(outcome: Outcome) -> dict[str, Any] | None:
     return {**error, "output": outcome.output} if outcome.output else error
 
 
-def _journals_closed(outcomes: Sequence[tuple[Claim, Outcome]]) -> list[Asked]:
+def _journals_closed(outcomes: Sequence[tuple[Claim, Outcome]]) -> list[Asked[Any]]:
     done = [c.job_id for c, o in outcomes if o.journaled and o.ending is Ending.SUCCEEDED]
     return [_CLOSE_JOURNALS(ids=done)] if done else []
 
@@ -365,7 +358,7 @@ def close(
     ended: Sequence[Ended],
     now: datetime,
     room: Mapping[int, int] | None = None,
-    written: Sequence[Asked] = (),
+    written: Sequence[Asked[Any]] = (),
     *,
     alone: bool = False,
 ) -> Finished:
@@ -400,14 +393,14 @@ def close(
 
 
 def _let_go(
-    transaction: Transaction, ended: Sequence[Ended], written: Sequence[Asked], now: datetime
+    transaction: Transaction, ended: Sequence[Ended], written: Sequence[Asked[Any]], now: datetime
 ) -> tuple[list[Ended], set[str]]:
     """Free the lanes of these jobs and what depends on them; all that has ended with them, and
     the queues that have got work."""
     everything: list[Ended] = []
     candidates: set[int] = set()
     level = list(ended)
-    first: Rows = []
+    first: Sequence[Head] = []
     if not ended:
         transaction.ask(*written)
     while level:
@@ -427,7 +420,7 @@ def _let_go(
     freed = sorted({lane for one in everything for lane in one.lanes})
     wake: set[str] = set()
     looked_at = {one.job_id for one in everything}
-    candidates.update(row["head"] for row in first if row["head"] is not None)
+    candidates.update(row.head for row in first if row.head is not None)
     while candidates - looked_at:
         wake.update(promote(transaction, candidates - looked_at))
         looked_at |= candidates
@@ -447,7 +440,7 @@ def cancel_dependents(
         transaction.execute(
             select(jobs, backends.c.name.label("backend"))
             .join(backends, backends.c.id == jobs.c.backend_id)
-            .where(among(transaction, jobs.c.id, sorted(because)), jobs.c.finished_at.is_(None))
+            .where(among(jobs.c.id, sorted(because)), jobs.c.finished_at.is_(None))
             .order_by(jobs.c.id)
             .with_for_update(of=jobs)
         )
@@ -503,7 +496,7 @@ def cancel_unbegun(
     return close(transaction, [canceled(row) for row in rows], now, room)
 
 
-def _counted(ended: Sequence[Ended], now: datetime) -> list[Asked]:
+def _counted(ended: Sequence[Ended], now: datetime) -> list[Asked[Any]]:
     """Count ended jobs in their batches, in the order of their ids."""
     counts: dict[int, Counter[JobState]] = defaultdict(Counter)
     for one in ended:

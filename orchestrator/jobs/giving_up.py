@@ -88,7 +88,7 @@ def nobody_comes(
     found = transaction.execute(
         select(
             backends.c.id, backends.c.name, backends.c.configured, backends.c.unavailable_since
-        ).where(among(transaction, backends.c.id, {row["backend_id"] for row in still}))
+        ).where(among(backends.c.id, {row["backend_id"] for row in still}))
     )
     known = {row.id: row for row in found}
     given_up: list[tuple[Any, Problem]] = []
@@ -114,7 +114,7 @@ def _in_error(
     journaled: set[int] = set()
     if begun:
         written = select(job_steps.c.job_id).where(CHANGES).distinct()
-        ids = among(transaction, job_steps.c.job_id, begun)
+        ids = among(job_steps.c.job_id, begun)
         journaled.update(transaction.execute(written.where(ids)).scalars())
     changes: list[Change] = []
     for row, problem in failed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from sqlalchemy import exists, func, or_, select
 
@@ -14,7 +15,7 @@ from orchestrator.domain.outlook import (
 )
 from orchestrator.domain.states import JobState
 from orchestrator.resources.registry import RESOURCES
-from orchestrator.store.asking import Question, one_of
+from orchestrator.store.asking import Asked, Question, Rows, one_of
 from orchestrator.store.columns import db_now
 from orchestrator.store.lives import PRESENT, all_of
 from orchestrator.store.tables import (
@@ -25,7 +26,7 @@ from orchestrator.store.tables import (
     promises,
     quotas,
 )
-from orchestrator.store.transaction import Asked, Rows, Transaction
+from orchestrator.store.transaction import Transaction
 
 LifeOf = Callable[[int], str]
 
@@ -51,42 +52,40 @@ _BACKENDS = select(
 )
 
 
-_BACKENDS_NAMED = Question(lambda d: _BACKENDS.where(one_of(d, backends.c.name, "names")))
+_BACKENDS_NAMED = Question(_BACKENDS.where(one_of(backends.c.name, "names")))
 _BACKENDS_WITH = Question(
-    lambda d: _BACKENDS.add_columns(PRESENT.label("life")).where(one_of(d, backends.c.id, "ids"))
+    _BACKENDS.add_columns(PRESENT.label("life")).where(one_of(backends.c.id, "ids"))
 )
 
 #: The unfinished jobs of lanes, and whether they block those behind them.
 _JOBS_IN = Question(
-    lambda d: (
-        select(
-            job_lanes.c.lane,
-            *(jobs.c.id, jobs.c.action, jobs.c.backend_id, jobs.c.volume, jobs.c.snapshot),
-            *(jobs.c.host, jobs.c.params, jobs.c.reason, jobs.c.volume_id, jobs.c.snapshot_id),
-            *(jobs.c.policy, jobs.c.policy_id, jobs.c.source_id, jobs.c.account, jobs.c.after),
-            jobs.c.not_before,
-            or_(jobs.c.begun, jobs.c.not_before.is_(None), jobs.c.not_before <= db_now()).label(
-                "blocks"
-            ),
-        )
-        .join(jobs, jobs.c.id == job_lanes.c.job_id)
-        .where(one_of(d, job_lanes.c.lane, "lanes"))
-        .order_by(jobs.c.id)
+    select(
+        job_lanes.c.lane,
+        *(jobs.c.id, jobs.c.action, jobs.c.backend_id, jobs.c.volume, jobs.c.snapshot),
+        *(jobs.c.host, jobs.c.params, jobs.c.reason, jobs.c.volume_id, jobs.c.snapshot_id),
+        *(jobs.c.policy, jobs.c.policy_id, jobs.c.source_id, jobs.c.account, jobs.c.after),
+        jobs.c.not_before,
+        or_(jobs.c.begun, jobs.c.not_before.is_(None), jobs.c.not_before <= db_now()).label(
+            "blocks"
+        ),
     )
+    .join(jobs, jobs.c.id == job_lanes.c.job_id)
+    .where(one_of(job_lanes.c.lane, "lanes"))
+    .order_by(jobs.c.id)
 )
 
 
-def backends_named(names: Iterable[str]) -> Asked:
+def backends_named(names: Iterable[str]) -> Asked[Any]:
     """Ask for backends by name; for `take_backends`."""
     return _BACKENDS_NAMED(names=sorted(names))
 
 
-def backends_with(ids: Iterable[int]) -> Asked:
+def backends_with(ids: Iterable[int]) -> Asked[Any]:
     """Ask for backends by id, and for the present life; for `take_backends`, `life_in`."""
     return _BACKENDS_WITH(ids=sorted(ids))
 
 
-def jobs_in(lanes: Iterable[str]) -> Asked:
+def jobs_in(lanes: Iterable[str]) -> Asked[Any]:
     """Ask for the unfinished jobs of lanes; for `take_ahead`."""
     return _JOBS_IN(lanes=sorted(lanes))
 

@@ -87,9 +87,7 @@ def let_go(transaction: Transaction, backend: str) -> list[str]:
     ids = list(transaction.execute(waiting).scalars())
     if not ids:
         return []
-    transaction.execute(
-        update(jobs).where(among(transaction, jobs.c.id, ids)).values(not_before=db_now())
-    )
+    transaction.execute(update(jobs).where(among(jobs.c.id, ids)).values(not_before=db_now()))
     return promote(transaction, ids)
 
 

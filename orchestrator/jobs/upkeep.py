@@ -22,10 +22,11 @@ from orchestrator.inventory.hosts import ALIVE_SECONDS, forget_dead
 from orchestrator.jobs.claim import last_step, last_step_detail
 from orchestrator.jobs.finish import Finished, cancel_dependents, close
 from orchestrator.jobs.giving_up import end_failed, engine_event
-from orchestrator.jobs.lanes import due, promote, runnable
+from orchestrator.jobs.lanes import promote
 from orchestrator.jobs.rates import forget_turns
 from orchestrator.store.bulk import among, insert_rows, update_rows
 from orchestrator.store.columns import db_now
+from orchestrator.store.conditions import due, runnable
 from orchestrator.store.tables import (
     backends,
     idempotency_keys,
@@ -65,7 +66,7 @@ def queue_due(transaction: Transaction) -> list[str]:
         transaction.execute(
             update(jobs)
             .where(
-                among(transaction, jobs.c.id, ids),
+                among(jobs.c.id, ids),
                 jobs.c.state == JobState.WAITING,
                 due(jobs.c.not_before),
             )
@@ -219,7 +220,7 @@ def _lost_at_the_end(transaction: Transaction, rows: list[Any]) -> Counter[int]:
         select(jobs.c.id, func.count())
         .join(job_attempts, job_attempts.c.job_id == jobs.c.id)
         .where(
-            among(transaction, jobs.c.id, [row["id"] for row in rows]),
+            among(jobs.c.id, [row["id"] for row in rows]),
             job_attempts.c.outcome == Ending.LOST,
             job_attempts.c.attempt >= jobs.c.max_attempts,
         )
@@ -234,9 +235,7 @@ def _decide(transaction: Transaction, rows: list[Any], now: datetime) -> None:
     if not rows:
         return
     written = select(job_steps.c.job_id, job_steps.c.seq, job_steps.c.name)
-    for step in transaction.execute(
-        written.where(among(transaction, job_steps.c.job_id, journals))
-    ):
+    for step in transaction.execute(written.where(among(job_steps.c.job_id, journals))):
         journals[step.job_id].append(step)
     decided: list[dict[str, Any]] = []
     for row in rows:
@@ -334,7 +333,7 @@ def expire_locks(transaction: Transaction) -> int:
             for row in transaction.execute(
                 select(volumes.c.id, volumes.c.name, backends.c.name.label("backend"))
                 .join(backends, backends.c.id == volumes.c.backend_id)
-                .where(among(transaction, volumes.c.id, [row.volume_id for row in gone]))
+                .where(among(volumes.c.id, [row.volume_id for row in gone]))
             )
         }
         record(

@@ -12,7 +12,7 @@ from orchestrator.domain.errors import Gone, Problem, UnknownJob
 from orchestrator.domain.states import FINISHED, JobState
 from orchestrator.history.events import of_job
 from orchestrator.jobs.waiting import waiting_on
-from orchestrator.store.asking import Question, one_of
+from orchestrator.store.asking import Question, Rows, one_of
 from orchestrator.store.tables import (
     backends,
     batches,
@@ -23,7 +23,7 @@ from orchestrator.store.tables import (
     job_steps,
     jobs,
 )
-from orchestrator.store.transaction import Rows, Transaction
+from orchestrator.store.transaction import Transaction
 
 View = dict[str, Any]
 
@@ -46,27 +46,21 @@ _JOB = select(
     exists().where(job_dependencies.c.job_id == jobs.c.id).label("needs"),
     exists().where(job_steps.c.job_id == jobs.c.id).label("journaled"),
 ).join(backends, backends.c.id == jobs.c.backend_id)
-_JOBS = Question(lambda d: _JOB.where(one_of(d, jobs.c.id, "ids")).order_by(jobs.c.id))
+_JOBS = Question(_JOB.where(one_of(jobs.c.id, "ids")).order_by(jobs.c.id))
 _NEEDED = Question(
-    lambda d: (
-        select(job_dependencies.c.job_id, job_dependencies.c.depends_on)
-        .where(one_of(d, job_dependencies.c.job_id, "ids"))
-        .order_by(job_dependencies.c.depends_on)
-    )
+    select(job_dependencies.c.job_id, job_dependencies.c.depends_on)
+    .where(one_of(job_dependencies.c.job_id, "ids"))
+    .order_by(job_dependencies.c.depends_on)
 )
 _STEPS = Question(
-    lambda d: (
-        select(job_steps)
-        .where(one_of(d, job_steps.c.job_id, "ids"))
-        .order_by(job_steps.c.job_id, job_steps.c.seq)
-    )
+    select(job_steps)
+    .where(one_of(job_steps.c.job_id, "ids"))
+    .order_by(job_steps.c.job_id, job_steps.c.seq)
 )
 _ATTEMPTS = Question(
-    lambda d: (
-        select(job_attempts)
-        .where(one_of(d, job_attempts.c.job_id, "ids"))
-        .order_by(job_attempts.c.job_id, job_attempts.c.fence)
-    )
+    select(job_attempts)
+    .where(one_of(job_attempts.c.job_id, "ids"))
+    .order_by(job_attempts.c.job_id, job_attempts.c.fence)
 )
 
 
@@ -85,7 +79,7 @@ def job_view(transaction: Transaction, job_id: int) -> View:
 
 
 def _end_of(table: Table) -> Question:
-    return Question(lambda d: select(table.c.finished_at).where(one_of(d, table.c.id, "ids")))
+    return Question(select(table.c.finished_at).where(one_of(table.c.id, "ids")))
 
 
 _ENDS = {"job": _end_of(jobs), "batch": _end_of(batches)}
@@ -234,7 +228,7 @@ def _progress(row: Mapping[str, Any]) -> View | None:
     return {**told, "done": told["total"]} if row["state"] == JobState.SUCCEEDED else None
 
 
-_BATCHES = Question(lambda d: select(batches).where(one_of(d, batches.c.id, "ids")))
+_BATCHES = Question(select(batches).where(one_of(batches.c.id, "ids")))
 
 
 def batch_view(transaction: Transaction, batch_id: int) -> View:

@@ -11,47 +11,42 @@ from sqlalchemy import func, or_, select
 from orchestrator.domain.errors import Outage, StillWorking
 from orchestrator.domain.states import BackendState, JobState, WaitingKind
 from orchestrator.inventory.hosts import ALIVE_SECONDS
-from orchestrator.jobs.lanes import UNAPPROVED, due
-from orchestrator.store.asking import Question, one_of
+from orchestrator.jobs.lanes import UNAPPROVED
+from orchestrator.store.asking import Question, Rows, one_of
 from orchestrator.store.columns import db_now
+from orchestrator.store.conditions import due
 from orchestrator.store.tables import backends, job_dependencies, job_lanes, jobs, workers
-from orchestrator.store.transaction import Rows, Transaction
+from orchestrator.store.transaction import Transaction
 
 Waiting = dict[str, Any]
 
-_NOW = Question(lambda _: select(db_now().label("now")))
+_NOW = Question(select(db_now().label("now")))
 _other = jobs.alias("other")
 #: The first unfinished job that each of these depends on.
 _NEEDED = Question(
-    lambda d: (
-        select(job_dependencies.c.job_id, func.min(job_dependencies.c.depends_on).label("other"))
-        .join(_other, _other.c.id == job_dependencies.c.depends_on)
-        .where(one_of(d, job_dependencies.c.job_id, "ids"), _other.c.finished_at.is_(None))
-        .group_by(job_dependencies.c.job_id)
-    )
+    select(job_dependencies.c.job_id, func.min(job_dependencies.c.depends_on).label("other"))
+    .join(_other, _other.c.id == job_dependencies.c.depends_on)
+    .where(one_of(job_dependencies.c.job_id, "ids"), _other.c.finished_at.is_(None))
+    .group_by(job_dependencies.c.job_id)
 )
 _mine, _lane = job_lanes.alias("mine"), job_lanes.alias("lane")
 #: The first job before each of these in each of its lanes.
 _EARLIER = Question(
-    lambda d: (
-        select(_mine.c.job_id, func.min(_lane.c.job_id).label("other"), _mine.c.lane)
-        .join(_lane, (_lane.c.lane == _mine.c.lane) & (_lane.c.job_id < _mine.c.job_id))
-        .join(_other, _other.c.id == _lane.c.job_id)
-        .where(one_of(d, _mine.c.job_id, "ids"), due(_other.c.not_before))
-        .group_by(_mine.c.job_id, _mine.c.lane)
-    )
+    select(_mine.c.job_id, func.min(_lane.c.job_id).label("other"), _mine.c.lane)
+    .join(_lane, (_lane.c.lane == _mine.c.lane) & (_lane.c.job_id < _mine.c.job_id))
+    .join(_other, _other.c.id == _lane.c.job_id)
+    .where(one_of(_mine.c.job_id, "ids"), due(_other.c.not_before))
+    .group_by(_mine.c.job_id, _mine.c.lane)
 )
 #: The job that holds a lane of each of these.
 _HOLDING = Question(
-    lambda d: (
-        select(_mine.c.job_id, _lane.c.job_id.label("other"), _lane.c.lane)
-        .join(_lane, (_lane.c.lane == _mine.c.lane) & (_lane.c.job_id != _mine.c.job_id))
-        .where(one_of(d, _mine.c.job_id, "ids"), _lane.c.begun)
-    )
+    select(_mine.c.job_id, _lane.c.job_id.label("other"), _lane.c.lane)
+    .join(_lane, (_lane.c.lane == _mine.c.lane) & (_lane.c.job_id != _mine.c.job_id))
+    .where(one_of(_mine.c.job_id, "ids"), _lane.c.begun)
 )
 #: The backends that take no new work, or are out of reach.
 _NOT_THERE = Question(
-    lambda _: select(
+    select(
         *(backends.c.id, backends.c.name, backends.c.state),
         *(backends.c.unavailable_since, backends.c.error),
     ).where(
@@ -60,26 +55,20 @@ _NOT_THERE = Question(
 )
 
 
-def _full(_dialect: str) -> Any:
-    """The backends that have as many jobs running as they may."""
-    running = (
-        select(jobs.c.backend_id, func.count().label("count"))
-        .where(jobs.c.state == JobState.RUNNING)
-        .group_by(jobs.c.backend_id)
-        .subquery()
-    )
-    return (
-        select(backends.c.id, backends.c.max_jobs)
-        .join(running, running.c.backend_id == backends.c.id)
-        .where(running.c.count >= backends.c.max_jobs)
-    )
-
-
-_FULL = Question(_full)
+_running = (
+    select(jobs.c.backend_id, func.count().label("count"))
+    .where(jobs.c.state == JobState.RUNNING)
+    .group_by(jobs.c.backend_id)
+    .subquery()
+)
+#: The backends that have as many jobs running as they may.
+_FULL = Question(
+    select(backends.c.id, backends.c.max_jobs)
+    .join(_running, _running.c.backend_id == backends.c.id)
+    .where(_running.c.count >= backends.c.max_jobs)
+)
 _ALIVE = Question(
-    lambda _: select(workers.c.host, workers.c.queues).where(
-        workers.c.seen_at > db_now(-ALIVE_SECONDS)
-    )
+    select(workers.c.host, workers.c.queues).where(workers.c.seen_at > db_now(-ALIVE_SECONDS))
 )
 
 

@@ -119,7 +119,7 @@ def _only_of_archives(transaction: Transaction, links: Sequence[Any]) -> bool:
     if len(links) > chain.PAGE:
         return False
     others = select(events.c.seq).where(
-        among(transaction, events.c.commit_id, [one.commit_id for one in links]),
+        among(events.c.commit_id, [one.commit_id for one in links]),
         events.c.kind.not_in(VOUCHING),
     )
     return transaction.execute(others.limit(1)).first() is None
@@ -137,7 +137,7 @@ def _due(
         newest = dict(
             transaction.execute(
                 select(events.c.commit_id, func.max(events.c.at))
-                .where(among(transaction, events.c.commit_id, ids))
+                .where(among(events.c.commit_id, ids))
                 .group_by(events.c.commit_id)
             ).all()
         )
@@ -202,7 +202,7 @@ def _leave(transaction: Transaction, key: bytes, chapter: Chapter, links: Sequen
     for start in range(0, len(ids), chain.PAGE):
         page = ids[start : start + chain.PAGE]
         for column in (events.c.commit_id, event_commits.c.id):
-            transaction.execute(delete(column.table).where(among(transaction, column, page)))
+            transaction.execute(delete(column.table).where(among(column, page)))
     transaction.execute(delete(event_chain).where(event_chain.c.base < chapter.last))
     now: datetime = transaction.execute(select(db_now())).scalar_one()
     transaction.execute(

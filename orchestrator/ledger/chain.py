@@ -390,7 +390,7 @@ def _without_link(transaction: Transaction, number: int, links: Sequence[Any]) -
 
 def numbered(transaction: Transaction, ids: Sequence[int]) -> Sequence[Any]:
     """The commits with these ids."""
-    query = select(event_commits).where(among(transaction, event_commits.c.id, ids))
+    query = select(event_commits).where(among(event_commits.c.id, ids))
     return transaction.execute(query).all()
 
 
@@ -398,7 +398,7 @@ def events_of(transaction: Transaction, ids: Sequence[int]) -> Iterator[tuple[in
     """The events of commits, by the ids of these."""
     query = (
         select(events.c.commit_id, *(events.c[name] for name in HASHED))
-        .where(among(transaction, events.c.commit_id, ids))
+        .where(among(events.c.commit_id, ids))
         .order_by(events.c.commit_id, events.c.seq)
     )
     found = transaction.execute(query)

@@ -61,7 +61,7 @@ def expire(
         now = transaction.execute(select(db_now())).scalar_one()
         transaction.execute(
             update(event_archives)
-            .where(among(transaction, event_archives.c.base, [one.base for one in chapters]))
+            .where(among(event_archives.c.base, [one.base for one in chapters]))
             .values(deleted_at=now)
         )
     if old := _jobs(directory, limit):

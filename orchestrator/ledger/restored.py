@@ -129,9 +129,7 @@ def begin_life(
 
 def revoke(transaction: Transaction, ids: Sequence[str]) -> int:
     """Revoke those of these tokens that are valid, and tell it; how many it were."""
-    valid = update(tokens).where(
-        among(transaction, tokens.c.id, ids), tokens.c.revoked_at.is_(None)
-    )
+    valid = update(tokens).where(among(tokens.c.id, ids), tokens.c.revoked_at.is_(None))
     told = (tokens.c.id, tokens.c.name, tokens.c.role)
     rows = transaction.execute(valid.values(revoked_at=db_now()).returning(*told)).all()
     now = transaction.execute(select(db_now())).scalar_one()

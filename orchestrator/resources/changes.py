@@ -16,10 +16,10 @@ from sqlalchemy import Table, select
 
 from orchestrator.domain.states import PROMISED_STATES, EventKind
 from orchestrator.inventory import promises
-from orchestrator.store.asking import Question, one_of
+from orchestrator.store.asking import Asked, Question, Rows, one_of
 from orchestrator.store.bulk import updated
 from orchestrator.store.tables import backends, volumes
-from orchestrator.store.transaction import Asked, Rows, Transaction
+from orchestrator.store.transaction import Transaction
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,9 @@ def set_backend(backend_id: int, **values: Any) -> Set:
 
 
 _BEFORE = Question(
-    lambda d: select(
-        volumes.c.id, volumes.c.backend_id, volumes.c.state, volumes.c.size_bytes
-    ).where(one_of(d, volumes.c.id, "ids"))
+    select(volumes.c.id, volumes.c.backend_id, volumes.c.state, volumes.c.size_bytes).where(
+        one_of(volumes.c.id, "ids")
+    )
 )
 
 
@@ -90,7 +90,7 @@ class Changes:
     merged: dict[tuple[Table, str, str | int], dict[str, Any]]
     others: dict[type[Written], list[Written]]
 
-    def volumes_before(self) -> list[Asked]:
+    def volumes_before(self) -> list[Asked[Any]]:
         """Ask for the volumes whose size or state changes, as they are; for `room`."""
         ids = self._resized()
         return [_BEFORE(ids=list(ids))] if ids else []
@@ -112,7 +112,7 @@ class Changes:
             room.update(change.room())
         return room
 
-    def rows_set(self, now: datetime) -> list[Asked]:
+    def rows_set(self, now: datetime) -> list[Asked[Any]]:
         """Set columns: one statement for all rows of a table that set the same ones."""
         alike: dict[tuple[Table, str, tuple[str, ...]], list[dict[str, Any]]] = defaultdict(list)
         for (table, key, id_), values in self.merged.items():

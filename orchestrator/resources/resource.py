@@ -85,7 +85,7 @@ class Resource(ABC):
 
     def __init_subclass__(cls) -> None:
         table, key = cls.table, cls.key
-        cls.makers = Question(lambda d: select(table.c.created_by_job).where(one_of(d, key, "ids")))
+        cls.makers = Question(select(table.c.created_by_job).where(one_of(key, "ids")))
 
     @abstractmethod
     def named(self, outlook: Outlook, request: Named, origin: VolumeOutlook | None) -> str | None:

@@ -57,7 +57,7 @@ def deletions(
         )
         .join(schedule_jobs, schedule_jobs.c.job_id == snapshots.c.created_by_job)
         .where(
-            among(transaction, snapshots.c.volume_id, [volume.id for volume, _ in new]),
+            among(snapshots.c.volume_id, [volume.id for volume, _ in new]),
             # As it stands in the index of live snapshots, which are found by it.
             literal_column("snapshots.state <> 'removed'"),
             snapshots.c.state == SnapshotState.AVAILABLE,
@@ -85,7 +85,7 @@ def _being_deleted(transaction: Transaction, lanes: Sequence[str]) -> set[str]:
     query = (
         select(jobs.c.snapshot_id, jobs.c.action)
         .join(job_lanes, job_lanes.c.job_id == jobs.c.id)
-        .where(among(transaction, job_lanes.c.lane, lanes))
+        .where(among(job_lanes.c.lane, lanes))
     )
     # Were the action among the conditions, SQLite would look at all jobs of that action.
     found = transaction.execute(query)

@@ -1,128 +1,103 @@
-"""Questions: statements that are built once, with named parameters; `Transaction.ask` asks them."""
+"""What can be asked of the database: statements with their values, for `Transaction.ask`.
+
+A `Query` is declared in `orchestrator.store.queries`, and each database has a statement of its own
+for it. A `Question` is one statement of SQLAlchemy, which writes it for both.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar, get_args
 
-from sqlalchemy import (
-    ARRAY,
-    BindParameter,
-    ColumnElement,
-    Dialect,
-    Executable,
-    Text,
-    any_,
-    bindparam,
-    func,
-    literal_column,
-    select,
-)
-from sqlalchemy.sql.sqltypes import NullType
-from sqlalchemy.sql.visitors import replacement_traverse
+from sqlalchemy import ARRAY, Boolean, ColumnElement, Dialect, Executable, Text, bindparam
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.sql.operators import OperatorType
+from sqlalchemy.types import TypeDecorator, TypeEngine
 
-from orchestrator.store.transaction import Asked, Rows, Transaction
+R_co = TypeVar("R_co", covariant=True)
+
+#: Rows by column name.
+Rows = Sequence[Mapping[str, Any]]
+
+
+class Asked(Generic[R_co]):
+    """Something to be executed, with its values, that returns rows of this type."""
+
+
+class Query(Asked[R_co]):
+    """A named query: its fields are the arguments, its docstring says what it promises.
+
+    Rows are `NamedTuple`s with the fields in the order of the statement's columns, or mappings
+    by column name; a query of None returns none.
+    """
+
+    row: ClassVar[Any]
+
+    def __init_subclass__(cls) -> None:
+        [base] = cls.__orig_bases__  # type: ignore[attr-defined]
+        [cls.row] = get_args(base)
 
 
 class Question:
-    """A statement with named parameters, built once for each kind of database.
+    """A statement with named parameters, built once; SQLAlchemy writes it for both databases."""
 
-    ``build`` takes the dialect's name, for `one_of` and the like.
-    """
+    def __init__(self, statement: Executable) -> None:
+        self.statement = statement
+        #: As PostgreSQL's driver takes it, once it has been asked there.
+        self.written: tuple[bytes, dict[str, Any]] | None = None
 
-    def __init__(self, build: Callable[[str], Executable]) -> None:
-        self._build = build
-        self._statements: dict[str, Executable] = {}
-        self._written: tuple[str, dict[str, Any]] | None = None
-
-    def __call__(self, **values: Any) -> Asked:
+    def __call__(self, **values: Any) -> Given:
         """Ask it with these values; lists for what `one_of` names."""
-        return _Given(self, values)
-
-    def statement(self, dialect: str) -> Executable:
-        """The statement for a kind of database."""
-        if dialect not in self._statements:
-            self._statements[dialect] = self._build(dialect)
-        return self._statements[dialect]
-
-    def written(self, dialect: Dialect) -> tuple[str, dict[str, Any]]:
-        """The statement as PostgreSQL's driver takes it, and the constants that it still has.
-
-        Those of its conditions are written out: a plan that is kept for all values could not
-        use a partial index without knowing them.
-        """
-        if self._written is None:
-            statement: Any = replacement_traverse(
-                self.statement(dialect.name),  # type: ignore[call-overload]
-                {},
-                lambda element, **_: _written_out(element, dialect),
-            )
-            compiled = statement.compile(dialect=dialect)
-            constants = {
-                name: value for name, value in compiled.params.items() if value is not None
-            }
-            self._written = str(compiled), constants
-        return self._written
+        return Given(self, values)
 
 
-def _written_out(element: Any, dialect: Dialect) -> Any:
-    if not isinstance(element, BindParameter) or element.value is None:
-        return None
-    if isinstance(element.type, NullType):
-        return None  # a new value of a column, whose type that has
-    literal = element.compile(dialect=dialect, compile_kwargs={"literal_binds": True})
-    return literal_column(str(literal), element.type)
+@dataclass(frozen=True)
+class Given(Asked[Mapping[str, Any]]):
+    """A question with its values."""
+
+    question: Question
+    values: dict[str, Any]
 
 
-class _Given:
-    def __init__(self, question: Question, values: dict[str, Any]) -> None:
-        self._question, self._values = question, values
+class Listed(TypeDecorator[Sequence[Any]]):
+    """Many values of a type in one parameter: as an array, or where there are none, as JSON."""
 
-    def written(self, dialect: Dialect) -> tuple[str, Mapping[str, Any]]:
-        statement, constants = self._question.written(dialect)
-        ready = {
-            name: array(value) if isinstance(value, list) else value
-            for name, value in self._values.items()
-        }
-        return statement, {**constants, **ready}
+    impl = Text
+    cache_ok = True
 
-    def execute(self, transaction: Transaction) -> Rows:
-        ready = {
-            name: json.dumps(value) if isinstance(value, list) else value
-            for name, value in self._values.items()
-        }
-        result = transaction.execute(self._question.statement("sqlite"), ready)
-        found: Rows = result.mappings().all() if result.returns_rows else []  # type: ignore[assignment]
-        return found
+    def __init__(self, item: TypeEngine[Any]) -> None:
+        """``item``: the type of each value."""
+        super().__init__()
+        self.item = item
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """The type that carries it."""
+        plain = Text() if dialect.name == "sqlite" else ARRAY(self.item)
+        return dialect.type_descriptor(plain)
+
+    def process_bind_param(self, value: Sequence[Any] | None, dialect: Dialect) -> Any:
+        """The values as that carries them; what is JSON by now is left as it is."""
+        if dialect.name == "sqlite" and value is not None and not isinstance(value, str):
+            return json.dumps(value)
+        return value
 
 
-def array(values: Sequence[Any]) -> Any:
-    """Texts or whole numbers as PostgreSQL writes an array; anything else as it is.
+class In(FunctionElement[bool]):
+    """That a column has one of the values of a `Listed` parameter.
 
-    Its driver would look at each value for its type, and for what needs a quotation mark.
+    The statement and its plan are the same for any number.
     """
-    kinds = {type(value) for value in values}
-    if kinds == {int}:
-        return "{" + ",".join(map(str, values)) + "}"
-    if kinds == {str}:
-        joined = '","'.join(values)
-        if "\\" not in joined and joined.count('"') == 2 * (len(values) - 1):
-            return '{"' + joined + '"}'
-    return values
+
+    type = Boolean()
+    inherit_cache = True
+
+    def self_group(self, against: OperatorType | None = None) -> Any:
+        """Leave it as it is: compared with 1, as SQLite's conditions are, it would use no index."""
+        return self
 
 
-def one_of(dialect: str, column: ColumnElement[Any], parameter: str) -> ColumnElement[bool]:
+def one_of(column: ColumnElement[Any], parameter: str) -> ColumnElement[bool]:
     """That a column has one of the values of a list parameter, however many there are."""
-    if dialect == "postgresql":
-        return column == any_(bindparam(parameter, type_=ARRAY(column.type)))
-    parsed = func.json_each(bindparam(parameter, type_=Text)).table_valued("value")
-    return column.in_(select(parsed.c.value))
-
-
-def rows_of(dialect: str, parameter: str) -> Any:
-    """A list parameter of texts as a table with the one column ``value``."""
-    if dialect == "postgresql":
-        array = bindparam(parameter, type_=ARRAY(Text))
-        return func.unnest(array).table_valued("value").render_derived(name=parameter)
-    return func.json_each(bindparam(parameter, type_=Text)).table_valued("value").alias(parameter)
+    return In(column, bindparam(parameter, type_=Listed(column.type)))

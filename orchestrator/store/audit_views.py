@@ -24,7 +24,7 @@ def grant(transaction: Transaction, role: str) -> None:
     The views read their tables with the rights of whoever made them. Raises `NotFound` if there
     is no such role, `InvalidInput` where the database has no roles.
     """
-    if transaction.dialect.name != "postgresql":
+    if transaction.connection.dialect.name != "postgresql":
         raise InvalidInput(
             "SQLite has no roles: let auditors open the file read-only, as docs/sql.md says",
             field="role",

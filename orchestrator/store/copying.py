@@ -109,7 +109,7 @@ def pour(source: Transaction, target: Transaction) -> None:
     # Read last, they are not behind the rows.
     for name, value in _numbers(source).items():
         _go_on(target, name, value)
-    if target.dialect.name == "postgresql":
+    if target.connection.dialect.name == "postgresql":
         _renew_serials(target)
 
 
@@ -151,7 +151,7 @@ def _unused(name: str) -> Path:
 @contextmanager
 def _without_triggers(transaction: Transaction) -> Iterator[None]:
     """What triggers have written is copied with the rest: they write nothing meanwhile."""
-    if transaction.dialect.name == "postgresql":
+    if transaction.connection.dialect.name == "postgresql":
         found = transaction.execute(
             text(
                 "SELECT DISTINCT tgrelid::regclass::text FROM pg_trigger"
@@ -179,7 +179,7 @@ def _without_triggers(transaction: Transaction) -> Iterator[None]:
 
 def _numbers(transaction: Transaction) -> dict[str, int]:
     """The last number given out by each source, and by each column that numbers its own rows."""
-    if transaction.dialect.name != "postgresql":
+    if transaction.connection.dialect.name != "postgresql":
         found = dict(transaction.execute(select(counters.c.name, counters.c.value)).all())
         return {name: value for name, value in found.items() if name in SEQUENCES}
     numbers = {}
@@ -190,7 +190,7 @@ def _numbers(transaction: Transaction) -> dict[str, int]:
 
 
 def _go_on(transaction: Transaction, name: str, last: int) -> None:
-    if transaction.dialect.name == "postgresql":
+    if transaction.connection.dialect.name == "postgresql":
         transaction.execute(
             text("SELECT setval(:name, :last)"), {"name": SEQUENCES[name].name, "last": last}
         )

@@ -28,8 +28,10 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from orchestrator.domain.errors import Unavailable
 from orchestrator.store import schema, urls
+from orchestrator.store.postgresql.transaction import PostgresqlTransaction
 from orchestrator.store.reasons import READS_ONLY, reason
 from orchestrator.store.sessions import Sessions, lift_limit, line_options
+from orchestrator.store.sqlite.transaction import SqliteTransaction
 from orchestrator.store.tables import installation
 from orchestrator.store.transaction import Transaction
 from orchestrator.store.verdicts import (
@@ -80,10 +82,12 @@ class Database:
         """
         parsed = urls.parse(url)
         self.url = url
-        self.dialect = parsed.get_backend_name()
+        #: "postgresql" or "sqlite".
+        self.kind = parsed.get_backend_name()
+        self._transaction = SqliteTransaction if self.kind == "sqlite" else PostgresqlTransaction
         self._sessions: Sessions | None = None
         self._known_schema = known_schema
-        if self.dialect == "sqlite":
+        if self.kind == "sqlite":
             self.engine = _sqlite_engine(parsed, pool_size)
         else:
             self._sessions = Sessions(
@@ -111,7 +115,7 @@ class Database:
     @property
     def is_postgresql(self) -> bool:
         """Whether rows can be locked and several writers work at once."""
-        return self.dialect == "postgresql"
+        return self.kind == "postgresql"
 
     @contextmanager
     def read(self) -> Iterator[Transaction]:
@@ -164,7 +168,7 @@ class Database:
                 connection = connection.execution_options(
                     isolation_level=isolation, postgresql_readonly=True
                 )
-            yield Transaction(connection)
+            yield self._transaction(connection)
             # At a rollback, psycopg would forget every statement that it has prepared.
             connection.commit()
 
@@ -181,7 +185,7 @@ class Database:
                 self._begin(connection)
                 if may_take_long and self.is_postgresql:
                     lift_limit(connection)
-                transaction = Transaction(connection)
+                transaction = self._transaction(connection)
                 yield transaction
                 transaction.commit()
 

@@ -122,7 +122,7 @@ def reached(transaction: Transaction) -> Reached:
 
 
 def _earlier(transaction: Transaction) -> Sequence[Life]:
-    if transaction.dialect.name == "postgresql":
+    if transaction.connection.dialect.name == "postgresql":
         # Two that begin one at a time; readers go on.
         transaction.execute(text("LOCK TABLE lives IN SHARE ROW EXCLUSIVE MODE"))
     return all_of(transaction)
@@ -137,7 +137,7 @@ def _jump(transaction: Transaction, name: str, above: int) -> int:
 
 def _last(transaction: Transaction, name: str) -> int:
     """The last number that was given out; 0: none was."""
-    if transaction.dialect.name == "postgresql":
+    if transaction.connection.dialect.name == "postgresql":
         query = f"SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM {SEQUENCES[name].name}"  # noqa: S608
         return int(transaction.execute(text(query)).scalar_one())
     found = transaction.execute(select(counters.c.value).where(counters.c.name == name))
@@ -146,7 +146,7 @@ def _last(transaction: Transaction, name: str) -> int:
 
 def _set(transaction: Transaction, name: str, following: int) -> None:
     """Have a source go on with this number; it never goes back."""
-    if transaction.dialect.name == "postgresql":
+    if transaction.connection.dialect.name == "postgresql":
         sequence = SEQUENCES[name].name
         # What a sequence is set to stays, whatever becomes of the transaction.
         transaction.execute(

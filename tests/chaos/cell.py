@@ -356,7 +356,7 @@ def _break(
     holds = holds_everything(
         cell.step.point,
         world.driver_name,
-        world.database.dialect,
+        world.database.kind,
         frozen=fault.deed == "stop",
     )
     with ExitStack() as lasting:
@@ -366,7 +366,7 @@ def _break(
                 world,
                 trial,
                 remade=fault.remade and free,
-                surely=must_let_go(cell.step.point, world.database.dialect),
+                surely=must_let_go(cell.step.point, world.database.kind),
             )
         if second is not None:
             second.ask("work")

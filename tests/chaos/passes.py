@@ -53,11 +53,11 @@ class Passes:
                     last = Step(point, last=True)
                     found.setdefault(last.id, Place(last, count))
         if role == "worker":
-            found |= _heartbeats(found, world.database.dialect)
+            found |= _heartbeats(found, world.database.kind)
         return found
 
     def _counted(self, world: World, role: str, case: Case, finds: str) -> tuple[Counts, Counts]:
-        key = (world.driver_name, world.database.dialect, role, case.id, finds)
+        key = (world.driver_name, world.database.kind, role, case.id, finds)
         first = [one for one in POINTS if one.startswith(finds)]
         points = [*first, *(one for one in POINTS if one not in first)]
         for followed in (False, True):

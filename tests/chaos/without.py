@@ -25,7 +25,7 @@ from orchestrator.jobs.upkeep import Reclaimed
 from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database
 from orchestrator.store.frozen import Watch
-from orchestrator.store.pipeline import Pipeline
+from orchestrator.store.postgresql.pipeline import Pipeline
 from orchestrator.store.tables import job_dependencies, jobs
 from orchestrator.store.transaction import Transaction
 from workers.backends.base.call import Call

@@ -20,7 +20,7 @@ from orchestrator.domain.errors import Unavailable
 from orchestrator.store.asking import Question
 from orchestrator.store.database import Database
 from orchestrator.store.frozen import Watch
-from orchestrator.store.pipeline import pipelined
+from orchestrator.store.postgresql.pipeline import pipelined
 from tests.chaos.armed import Armed
 from tests.chaos.processes import until
 from tests.engine.conftest import Engine
@@ -40,7 +40,7 @@ from orchestrator.store.asking import Question
 from orchestrator.store.database import Database
 
 url, place = sys.argv[1:]
-MORE = Question(lambda _: text("UPDATE counted SET value = value + 1"))
+MORE = Question(text("UPDATE counted SET value = value + 1"))
 stopped = False
 
 class Stop:
@@ -170,8 +170,8 @@ def test_a_transaction_of_pipelines_is_one_round_trip_each(
         Armed(tmp_path, name, name, "pause", nth=1000)
         for name in ("lanes.before_release", "finish.before_commit", "pipeline.before_sync")
     ]
-    read = Question(lambda _: text("SELECT value FROM counted"))
-    more = Question(lambda _: text("UPDATE counted SET value = value + 1"))
+    read = Question(text("SELECT value FROM counted"))
+    more = Question(text("UPDATE counted SET value = value + 1"))
 
     def work(transaction):
         raw = transaction.raw
@@ -227,13 +227,13 @@ def test_a_server_that_takes_no_writes_is_not_asked_again(
     database: Database, database_url: str, commits: bool
 ) -> None:
     """Every pooled session may be on it; once it takes writes, all goes on by itself."""
-    more = Question(lambda _: text("UPDATE counted SET value = value + 1"))
+    more = Question(text("UPDATE counted SET value = value + 1"))
 
     def work(transaction):
         if commits:
             transaction.defer(more())
         else:
-            transaction.execute(more.statement("postgresql"))
+            transaction.execute(more.statement)
 
     _needs_new_sessions(database)
     connections = [database.engine.connect() for _ in range(8)]
@@ -284,12 +284,12 @@ def test_a_session_that_was_ended_in_a_transaction_is_a_dead_connection(
 ) -> None:
     """However the driver calls the error, the transaction is repeated."""
     tries = 0
-    more = Question(lambda _: text("UPDATE counted SET value = value + 1"))
+    more = Question(text("UPDATE counted SET value = value + 1"))
 
     def work(transaction):
         nonlocal tries
         tries += 1
-        transaction.execute(more.statement("postgresql"))
+        transaction.execute(more.statement)
         if tries == 1:
             pid = transaction.execute(text("SELECT pg_backend_pid()")).scalar()
             there = text("SELECT count(*) FROM pg_stat_activity WHERE pid = :pid")
@@ -298,7 +298,7 @@ def test_a_session_that_was_ended_in_a_transaction_is_a_dead_connection(
                 "its session is ended",
             )
         if then == "a statement":
-            transaction.execute(more.statement("postgresql"))
+            transaction.execute(more.statement)
         elif then == "a pipeline":
             transaction.ask(more(), more())
 
@@ -310,7 +310,7 @@ def test_a_session_that_was_ended_in_a_transaction_is_a_dead_connection(
 def test_a_long_read_has_no_limit_and_a_transaction_has(database: Database) -> None:
     shown = text("SHOW transaction_timeout")
     with database.read() as connection:
-        if connection.dialect.server_version_info < (17,):  # type: ignore[operator]
+        if connection.connection.dialect.server_version_info < (17,):  # type: ignore[operator]
             pytest.skip("this server has no transaction_timeout")
         assert connection.execute(shown).scalar() == "0"
     assert database.transact(lambda connection: connection.execute(shown).scalar()) == "15min"

@@ -15,12 +15,15 @@ from orchestrator.domain.states import JobState
 from orchestrator.history.events import _after, number_committed
 from orchestrator.inventory import usage
 from orchestrator.jobs import finish, loading, upkeep, views
-from orchestrator.jobs.claim import _CLAIM, MOST_CLAIMED, put_back_blocked
+from orchestrator.jobs.claim import MOST_CLAIMED, put_back_blocked
 from orchestrator.jobs.lanes import heads_of
 from orchestrator.resources.volume import loading as volume_loading
 from orchestrator.settings import Settings
+from orchestrator.store.asking import Asked
 from orchestrator.store.database import Database
-from orchestrator.store.transaction import Asked, Transaction
+from orchestrator.store.postgresql.statements import written
+from orchestrator.store.queries.claiming import ClaimJobs, VolumesClaimed
+from orchestrator.store.transaction import Transaction
 from tests.engine.conftest import Engine, create
 from tests.rigs.postgres import Postgres
 
@@ -65,7 +68,9 @@ def engine(
     made.close()
 
 
-def _plan(transaction: Transaction, statement: str, values: Any) -> Any:
+def _plan(transaction: Transaction, statement: str | bytes, values: Any) -> Any:
+    if isinstance(statement, bytes):
+        statement = statement.decode()
     found = transaction.connection.exec_driver_sql(
         f"EXPLAIN (FORMAT JSON) {statement}", values
     ).scalar()
@@ -96,8 +101,8 @@ def _walked(plan: Any) -> set[str]:
     }
 
 
-QUESTIONS: dict[str, Asked] = {
-    "claim": _CLAIM(
+QUESTIONS: dict[str, Asked[Any]] = {
+    "claim": ClaimJobs(
         worker="w",
         queue="backend.ram",
         control=CONTROL_QUEUE,
@@ -110,7 +115,7 @@ QUESTIONS: dict[str, Asked] = {
     "backends with the turn they are at": loading.backends_named(["ram"]),
     "jobs in a lane": loading.jobs_in(["ram/new1"]),
     "volumes by name": volume_loading.volumes_at([("ram", "new1")]),
-    "volumes of claimed jobs": volume_loading.volumes_claimed([1]),
+    "volumes of claimed jobs": VolumesClaimed([1], MOST_CLAIMED),
     "heads of lanes": heads_of(["ram/new1"]),
     "held by a worker": finish._HELD(ids=[1]),
     "others in a lane": finish._OTHERS(lanes=["ram/new1"], ids=[1]),
@@ -132,7 +137,7 @@ def test_a_hot_statement_reads_no_table_from_end_to_end(
     with engine.database.write() as transaction:
         # One that is made for all values is what a statement gets that is asked often.
         transaction.execute(text(f"SET LOCAL plan_cache_mode = {plans}"))
-        statement, values = QUESTIONS[name].written(transaction.dialect)
+        statement, values = written(QUESTIONS[name], transaction.connection.dialect)
         assert not _scanned(_plan(transaction, statement, values)) & LARGE
 
 
@@ -144,7 +149,7 @@ def test_a_hot_statement_reads_no_table_from_end_to_end(
 def test_a_page_of_events_is_found_by_index(engine: Engine, filters: dict[str, Any]) -> None:
     with engine.database.read() as transaction:
         compiled = _after(PAST, 100, filters).compile(
-            dialect=transaction.dialect, compile_kwargs={"render_postcompile": True}
+            dialect=transaction.connection.dialect, compile_kwargs={"render_postcompile": True}
         )
         plan = _plan(transaction, str(compiled), compiled.params)
         assert not _scanned(plan) & LARGE
@@ -153,7 +158,9 @@ def test_a_page_of_events_is_found_by_index(engine: Engine, filters: dict[str, A
 def test_what_an_account_was_promised_is_read_from_unfinished_jobs(engine: Engine) -> None:
     with engine.database.write() as transaction:
         transaction.execute(text("SET LOCAL plan_cache_mode = force_generic_plan"))
-        plan = _plan(transaction, *usage._USAGES(accounts=["tests"]).written(transaction.dialect))
+        plan = _plan(
+            transaction, *written(usage._USAGES(accounts=["tests"]), transaction.connection.dialect)
+        )
     read = [node for node in _nodes(plan) if node.get("Relation Name") == "jobs"]
     assert [node["Index Name"] for node in read] == ["ix_jobs_unfinished"]
 
@@ -175,7 +182,7 @@ def test_a_list_of_jobs_has_its_index(engine: Engine, index: str) -> None:
     with engine.database.read() as transaction:
         statement = views.listing(states, None, filters, None).limit(100)
         compiled = statement.compile(
-            dialect=transaction.dialect, compile_kwargs={"render_postcompile": True}
+            dialect=transaction.connection.dialect, compile_kwargs={"render_postcompile": True}
         )
         plan = json.dumps(_plan(transaction, str(compiled), compiled.params))
     assert f'"Index Name": "{index}"' in plan

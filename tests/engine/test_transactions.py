@@ -19,8 +19,8 @@ from orchestrator.store.database import Database
 from orchestrator.store.transaction import Transaction
 from tests.chaos.processes import until
 
-_MORE = Question(lambda _: text("UPDATE counted SET value = value + 1"))
-_READ = Question(lambda _: text("SELECT value FROM counted"))
+_MORE = Question(text("UPDATE counted SET value = value + 1"))
+_READ = Question(text("SELECT value FROM counted"))
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_a_point_is_passed_between_the_last_statement_and_the_commit(
         if deferred:
             transaction.defer(_MORE())
         else:
-            transaction.execute(_MORE.statement(database.dialect))
+            transaction.execute(_MORE.statement)
 
     met["finish.before_commit"] = look
     database.transact(work)

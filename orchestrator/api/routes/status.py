@@ -29,7 +29,7 @@ router = APIRouter(tags=["service"], route_class=ExactRoute)
 @router.get("/v1/status", response_model=Status)
 def status(service: ServiceHere, actor: Reader) -> dict[str, Any]:
     """Read how the service is: version, queue, workers, backends, open findings."""
-    kind = service.database.dialect
+    kind = service.database.kind
     return service.read(lambda transaction: {"database": kind, **_status(transaction, actor)})
 
 

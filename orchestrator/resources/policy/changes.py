@@ -33,6 +33,6 @@ class PolicyGone(Written):
         ids = [change.policy_id for change in changes]
         transaction.execute(
             update(policies)
-            .where(among(transaction, policies.c.uid, ids))
+            .where(among(policies.c.uid, ids))
             .values(state=PolicyState.REMOVED, removed_at=now, changed_at=now)
         )

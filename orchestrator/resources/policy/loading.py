@@ -18,36 +18,30 @@ from orchestrator.store.transaction import Transaction
 _USERS_SHOWN = 1000
 
 _POLICIES = Question(
-    lambda d: (
-        select(policies, backends.c.name.label("backend"))
-        .join(backends, backends.c.id == policies.c.backend_id)
-        .where(
-            policies.c.state != PolicyState.REMOVED,
-            one_of(d, backends.c.name, "backends"),
-            one_of(d, policies.c.name, "names"),
-        )
+    select(policies, backends.c.name.label("backend"))
+    .join(backends, backends.c.id == policies.c.backend_id)
+    .where(
+        policies.c.state != PolicyState.REMOVED,
+        one_of(backends.c.name, "backends"),
+        one_of(policies.c.name, "names"),
     )
 )
 _USERS = Question(
-    lambda d: (
-        select(volumes.c.id, volumes.c.name, volumes.c.policy_id)
-        .where(one_of(d, volumes.c.policy_id, "ids"), volumes.c.state != VolumeState.REMOVED)
-        .limit(_USERS_SHOWN)
-    )
+    select(volumes.c.id, volumes.c.name, volumes.c.policy_id)
+    .where(one_of(volumes.c.policy_id, "ids"), volumes.c.state != VolumeState.REMOVED)
+    .limit(_USERS_SHOWN)
 )
 #: Unfinished jobs that mean these policies without holding their lanes.
 _MEANING = Question(
-    lambda d: (
-        select(jobs.c.id, jobs.c.policy, backends.c.name.label("backend"))
-        .join(backends, backends.c.id == jobs.c.backend_id)
-        .where(
-            one_of(d, backends.c.name, "backends"),
-            one_of(d, jobs.c.policy, "names"),
-            jobs.c.action.in_(GIVING_POLICIES),
-            jobs.c.finished_at.is_(None),
-        )
-        .order_by(jobs.c.id)
+    select(jobs.c.id, jobs.c.policy, backends.c.name.label("backend"))
+    .join(backends, backends.c.id == jobs.c.backend_id)
+    .where(
+        one_of(backends.c.name, "backends"),
+        one_of(jobs.c.policy, "names"),
+        jobs.c.action.in_(GIVING_POLICIES),
+        jobs.c.finished_at.is_(None),
     )
+    .order_by(jobs.c.id)
 )
 
 

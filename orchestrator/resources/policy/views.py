@@ -60,7 +60,7 @@ def _views(transaction: Transaction, backend: str, rows: Sequence[RowMapping]) -
     used: dict[int, int] = dict(
         transaction.execute(
             select(volumes.c.policy_id, func.count())
-            .where(among(transaction, volumes.c.policy_id, ids))
+            .where(among(volumes.c.policy_id, ids))
             .where(volumes.c.state != VolumeState.REMOVED)
             .group_by(volumes.c.policy_id)
         ).all()
@@ -69,7 +69,7 @@ def _views(transaction: Transaction, backend: str, rows: Sequence[RowMapping]) -
     doing: dict[int, list[int]] = defaultdict(list)
     for lane, job_id in transaction.execute(
         select(job_lanes.c.lane, job_lanes.c.job_id)
-        .where(among(transaction, job_lanes.c.lane, list(lanes)))
+        .where(among(job_lanes.c.lane, list(lanes)))
         .order_by(job_lanes.c.job_id)
     ):
         doing[lanes[lane]].append(job_id)

@@ -39,7 +39,7 @@ class SnapshotGone(Written):
         ids = [change.snapshot_id for change in changes]
         transaction.execute(
             update(snapshots)
-            .where(among(transaction, snapshots.c.id, ids))
+            .where(among(snapshots.c.id, ids))
             .values(state=SnapshotState.REMOVED, removed_at=now)
         )
 
@@ -62,9 +62,7 @@ class SnapshotMissing(Written):
         """Mark the rows."""
         ids = [change.snapshot_id for change in changes]
         transaction.execute(
-            update(snapshots)
-            .where(among(transaction, snapshots.c.id, ids))
-            .values(state=SnapshotState.ERROR)
+            update(snapshots).where(among(snapshots.c.id, ids)).values(state=SnapshotState.ERROR)
         )
 
     def event(self) -> tuple[EventKind, dict[str, str]] | None:

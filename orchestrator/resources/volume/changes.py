@@ -78,22 +78,20 @@ class VolumeGone(Written):
         """Remove the rows of what is on them, and mark their own."""
         ids = [change.volume_id for change in changes]
         for table in (locks, attachments):
-            transaction.execute(delete(table).where(among(transaction, table.c.volume_id, ids)))
+            transaction.execute(delete(table).where(among(table.c.volume_id, ids)))
         transaction.execute(
             update(snapshots)
-            .where(among(transaction, snapshots.c.volume_id, ids), snapshots.c.removed_at.is_(None))
+            .where(among(snapshots.c.volume_id, ids), snapshots.c.removed_at.is_(None))
             .values(state=SnapshotState.REMOVED, removed_at=now)
         )
         transaction.execute(
             update(volumes)
-            .where(among(transaction, volumes.c.id, ids))
+            .where(among(volumes.c.id, ids))
             .values(state=VolumeState.REMOVED, removed_at=now, changed_at=now)
         )
         if forgotten := [change.volume_id for change in changes if change.forgotten]:
             transaction.execute(
-                update(volumes)
-                .where(among(transaction, volumes.c.id, forgotten))
-                .values(detail=FORGOTTEN)
+                update(volumes).where(among(volumes.c.id, forgotten)).values(detail=FORGOTTEN)
             )
 
     def resized(self) -> Mapping[str, dict[str, Any]]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
-from sqlalchemy import func, literal_column, or_, select, true
+from sqlalchemy import or_, select
 
 from orchestrator.domain.outlook import (
     AttachmentOutlook,
@@ -15,11 +16,10 @@ from orchestrator.domain.outlook import (
 )
 from orchestrator.domain.states import SnapshotState, VolumeState
 from orchestrator.resources.snapshot.order import oldest_first
-from orchestrator.store.asking import Question, one_of
+from orchestrator.store.asking import Asked, Question, Rows, one_of
 from orchestrator.store.columns import db_now
-from orchestrator.store.statements import CLAIMED_POSTGRESQL
 from orchestrator.store.tables import attachments, backends, locks, policies, snapshots, volumes
-from orchestrator.store.transaction import Asked, Rows, Transaction
+from orchestrator.store.transaction import Transaction
 
 Targets = Iterable[tuple[str, str]]
 
@@ -36,80 +36,42 @@ _LIVE_VOLUMES = (
 
 #: Live volumes of any of these names on any of these backends.
 _VOLUMES = Question(
-    lambda d: _LIVE_VOLUMES.where(
-        one_of(d, backends.c.name, "backends"), one_of(d, volumes.c.name, "names")
-    )
+    _LIVE_VOLUMES.where(one_of(backends.c.name, "backends"), one_of(volumes.c.name, "names"))
 )
-#: Live volumes that the jobs just claimed are about; on PostgreSQL only. Each name is looked up by
-#: itself: a plan for all of them at once hangs on statistics, which a new database lacks.
-_NAME = (
-    func.unnest(literal_column(CLAIMED_POSTGRESQL)).table_valued("name").render_derived("claimed")
-)
-_ITS_VOLUMES = (
-    select(volumes.c.id)
+_POLICY_NAMES = Question(select(policies.c.id, policies.c.name).where(one_of(policies.c.id, "ids")))
+_MOUNTED = Question(
+    select(backends.c.name.label("backend"), volumes.c.junction_path, volumes.c.id)
+    .join(backends, backends.c.id == volumes.c.backend_id)
     .where(
         volumes.c.state != VolumeState.REMOVED,
-        volumes.c.name == _NAME.c.name,
-        one_of("postgresql", volumes.c.backend_id, "backends"),
-    )
-    .offset(literal_column("0"))  # keeps the planner from joining it in another way
-    .lateral("its")
-)
-_VOLUMES_CLAIMED = Question(
-    lambda _: _LIVE_VOLUMES.where(
-        volumes.c.id.in_(select(_ITS_VOLUMES.c.id).select_from(_NAME.join(_ITS_VOLUMES, true())))
-    )
-)
-_POLICY_NAMES = Question(
-    lambda d: select(policies.c.id, policies.c.name).where(one_of(d, policies.c.id, "ids"))
-)
-_MOUNTED = Question(
-    lambda d: (
-        select(backends.c.name.label("backend"), volumes.c.junction_path, volumes.c.id)
-        .join(backends, backends.c.id == volumes.c.backend_id)
-        .where(
-            volumes.c.state != VolumeState.REMOVED,
-            one_of(d, backends.c.name, "backends"),
-            one_of(d, volumes.c.junction_path, "paths"),
-        )
+        one_of(backends.c.name, "backends"),
+        one_of(volumes.c.junction_path, "paths"),
     )
 )
 _SNAPSHOTS = Question(
-    lambda d: (
-        select(
-            *(snapshots.c.id, snapshots.c.volume_id, snapshots.c.name, snapshots.c.size_bytes),
-            *(snapshots.c.state, snapshots.c.position, snapshots.c.created_by_job),
-        )
-        .where(one_of(d, snapshots.c.volume_id, "ids"), snapshots.c.removed_at.is_(None))
-        .order_by(*oldest_first())
+    select(
+        *(snapshots.c.id, snapshots.c.volume_id, snapshots.c.name, snapshots.c.size_bytes),
+        *(snapshots.c.state, snapshots.c.position, snapshots.c.created_by_job),
     )
+    .where(one_of(snapshots.c.volume_id, "ids"), snapshots.c.removed_at.is_(None))
+    .order_by(*oldest_first())
 )
-_ATTACHMENTS = Question(
-    lambda d: select(attachments).where(one_of(d, attachments.c.volume_id, "ids"))
-)
+_ATTACHMENTS = Question(select(attachments).where(one_of(attachments.c.volume_id, "ids")))
 _LOCKS = Question(
-    lambda d: select(locks.c.volume_id, locks.c.owner).where(
-        one_of(d, locks.c.volume_id, "ids"),
+    select(locks.c.volume_id, locks.c.owner).where(
+        one_of(locks.c.volume_id, "ids"),
         or_(locks.c.expires_at.is_(None), locks.c.expires_at > db_now()),
     )
 )
 
 
-def volumes_at(targets: Targets) -> Asked:
+def volumes_at(targets: Targets) -> Asked[Any]:
     """Ask for the live volumes of (backend, name) pairs, as they are now; for `take_volumes`."""
     wanted = set(targets)
     return _VOLUMES(
         backends=sorted({backend for backend, _ in wanted}),
         names=sorted({name for _, name in wanted}),
     )
-
-
-def volumes_claimed(backend_ids: Iterable[int]) -> Asked:
-    """`volumes_at` for the jobs of these backends that were claimed in the same round trip.
-
-    On PostgreSQL only.
-    """
-    return _VOLUMES_CLAIMED(backends=sorted(backend_ids))
 
 
 def take_volumes(

@@ -102,7 +102,7 @@ def _views(transaction: Transaction, backend: str, rows: Sequence[RowMapping]) -
         held = {row["volume_id"]: lock_of(row) for row in _locks(transaction, ids)}
         for row in transaction.execute(
             select(attachments)
-            .where(among(transaction, attachments.c.volume_id, ids))
+            .where(among(attachments.c.volume_id, ids))
             .order_by(attachments.c.host)
         ).mappings():
             used[row["volume_id"]].append(_attachment(row))
@@ -110,7 +110,7 @@ def _views(transaction: Transaction, backend: str, rows: Sequence[RowMapping]) -
         for lane, job_id in transaction.execute(
             select(job_lanes.c.lane, job_lanes.c.job_id)
             .join(jobs, jobs.c.id == job_lanes.c.job_id)
-            .where(among(transaction, job_lanes.c.lane, list(lanes)))
+            .where(among(job_lanes.c.lane, list(lanes)))
             .order_by(job_lanes.c.job_id)
         ):
             doing[lanes[lane]].append(job_id)
@@ -118,14 +118,12 @@ def _views(transaction: Transaction, backend: str, rows: Sequence[RowMapping]) -
         if wanted:
             parents = dict(
                 transaction.execute(
-                    select(snapshots.c.id, snapshots.c.name).where(
-                        among(transaction, snapshots.c.id, wanted)
-                    )
+                    select(snapshots.c.id, snapshots.c.name).where(among(snapshots.c.id, wanted))
                 ).all()
             )
         if given := {row["policy_id"] for row in rows} - {None}:
             query = select(policies.c.id, policies.c.name)
-            found = transaction.execute(query.where(among(transaction, policies.c.id, given)))
+            found = transaction.execute(query.where(among(policies.c.id, given)))
             exported = dict(found.all())
     return [
         {
@@ -160,7 +158,7 @@ def _locks(transaction: Transaction, ids: list[str]) -> Sequence[RowMapping]:
     return (
         transaction.execute(
             select(locks).where(
-                among(transaction, locks.c.volume_id, ids),
+                among(locks.c.volume_id, ids),
                 or_(locks.c.expires_at.is_(None), locks.c.expires_at > db_now()),
             )
         )

@@ -37,9 +37,7 @@ def orphans(work: Work, transaction: Transaction, seen: Seen) -> Iterator[Findin
         stamps = {id_ for one in page if (id_ := one.facts.id or one.facts.bears) is not None}
         known = {
             row.id: row
-            for row in transaction.execute(
-                select(volumes).where(among(transaction, volumes.c.id, stamps))
-            )
+            for row in transaction.execute(select(volumes).where(among(volumes.c.id, stamps)))
         }
         taken = _taken(work, transaction, {one.facts.name[:255] for one in page})
         copied = seen.several(stamps)
@@ -60,7 +58,7 @@ def _taken(work: Work, transaction: Transaction, names: set[str]) -> set[str]:
             select(volumes.c.name).where(
                 volumes.c.backend_id == work.claim.backend_id,
                 volumes.c.state != VolumeState.REMOVED,
-                among(transaction, volumes.c.name, names),
+                among(volumes.c.name, names),
             )
         ).scalars()
     )
@@ -72,9 +70,7 @@ def strays(work: Work, transaction: Transaction, seen: Seen) -> Iterator[Finding
     for page in seen.stray_volumes():
         known = {
             row.id: row
-            for row in transaction.execute(
-                select(volumes).where(among(transaction, volumes.c.id, page))
-            )
+            for row in transaction.execute(select(volumes).where(among(volumes.c.id, page)))
         }
         taken = _taken(work, transaction, {row.name for row in known.values()})
         for id_ in page:

@@ -84,7 +84,7 @@ def note_busy(transaction: Transaction, seen: Seen, since: int) -> None:
         found: Any = transaction.execute(
             select(jobs, backends.c.name.label("backend"))
             .join(backends, backends.c.id == jobs.c.backend_id)
-            .where(among(transaction, jobs.c.id, ids))
+            .where(among(jobs.c.id, ids))
         ).mappings()
         for job in found:
             ids.discard(job["id"])
@@ -107,7 +107,7 @@ def _history(transaction: Transaction, after: int) -> Iterator[Sequence[Any]]:
         .all()
     ):
         after = commits[-1]
-        of_them = among(transaction, events.c.commit_id, commits)
+        of_them = among(events.c.commit_id, commits)
         yield transaction.execute(
             select(events.c.backend, events.c.volume, events.c.job_id).where(of_them).distinct()
         ).all()

@@ -1,0 +1,39 @@
+"""Conditions on a row of `jobs` that statements of SQLAlchemy share with named queries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Boolean, and_, or_
+from sqlalchemy.sql.expression import ColumnElement
+from sqlalchemy.sql.functions import FunctionElement
+
+from orchestrator.store.columns import db_now
+from orchestrator.store.tables import jobs
+
+
+class lane_taken(FunctionElement[bool]):
+    """That a begun job, or an earlier one whose time has come, is in a lane of `jobs`' row."""
+
+    type = Boolean()
+    inherit_cache = True
+
+
+class needs_more(FunctionElement[bool]):
+    """That the job in `jobs`' row needs another that has not succeeded."""
+
+    type = Boolean()
+    inherit_cache = True
+
+
+def due(not_before: ColumnElement[Any]) -> ColumnElement[bool]:
+    """That the time has come, or none was set."""
+    return or_(not_before.is_(None), not_before <= db_now())
+
+
+def runnable() -> ColumnElement[bool]:
+    """That nothing stands in the way of the waiting job in `jobs`' row: time, dependency, lane.
+
+    A dependency that did not succeed stands in the way too: the job will be canceled.
+    """
+    return and_(due(jobs.c.not_before), ~needs_more(), or_(jobs.c.begun, ~lane_taken()))

@@ -1,0 +1,77 @@
+"""Statements of workers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orchestrator.store.asking import Query
+from orchestrator.store.queries import claiming as ask
+
+STATEMENTS: dict[type[Query[Any]], str] = {
+    # SKIP LOCKED lets several workers claim side by side. MATERIALIZED keeps the planner from
+    # running the limited, locking query once for each row. NO KEY UPDATE does not collide with
+    # submissions that hold a job until they have queued behind it (KEY SHARE).
+    ask.ClaimJobs: """
+WITH head AS MATERIALIZED (
+    SELECT j.id, j.priority, j.turn,
+           CASE WHEN j.claims > 0 THEN :budget ELSE j.cost END AS cost
+    FROM jobs AS j
+    WHERE j.state = 'queued' AND j.queue = :queue
+      AND (j.backend_id = ANY(:backends))
+      AND (j.begun OR j.queue = :control
+           OR j.backend_id IN (SELECT id FROM backends WHERE state = 'enabled'))
+      AND (:slow OR j.cost < :budget)
+    ORDER BY j.priority, j.turn, j.id
+    LIMIT :most
+    FOR NO KEY UPDATE SKIP LOCKED
+), counted AS (
+    SELECT id,
+           sum(cost) OVER (ORDER BY priority, turn, id) - cost AS before,
+           cost
+    FROM head
+), taken AS (
+UPDATE jobs
+SET state = 'running', begun = true, attempt = least(attempt + 1, max_attempts),
+    claims = claims + 1, worker = :worker,
+    fence = nextval('fences_numbers'),
+    lease_expires_at = clock_timestamp() + make_interval(secs => :lease),
+    started_at = coalesce(started_at, clock_timestamp()),
+    progress = NULL
+FROM counted
+WHERE jobs.id = counted.id AND (counted.before = 0 OR counted.before + counted.cost <= :budget)
+RETURNING jobs.id, jobs.action, jobs.backend_id, jobs.volume, jobs.snapshot, jobs.policy,
+          jobs.host, jobs.params, jobs.volume_id, jobs.snapshot_id, jobs.policy_id,
+          jobs.source_id, jobs.account, jobs.fence,
+          jobs.attempt, jobs.max_attempts, jobs.batch_id, jobs.submitted_by, jobs.reason,
+          jobs.queue, jobs.cancel_requested_at, jobs.claims, clock_timestamp() AS now
+), noted AS (
+    -- For a statement that travels along and cannot be given what this one returns.
+    SELECT set_config('orchestrator.claimed', CAST(array_agg(name) AS text), true)
+    FROM taken, unnest(ARRAY[volume, params ->> 'source', params ->> 'new_name']) AS name
+)
+SELECT taken.*, (SELECT count(*) FROM head) AS seen, (SELECT * FROM noted) AS noted FROM taken
+""",
+    # Each name is looked up by itself: a plan for all of them at once hangs on statistics, which a
+    # new database lacks. OFFSET keeps the planner from joining it in another way.
+    ask.VolumesClaimed: """
+SELECT backends.name AS backend, volumes.id, volumes.name, volumes.state, volumes.size_bytes,
+       volumes.metadata, volumes.parameters, volumes.settings, volumes.policy_id,
+       volumes.created_by_job, volumes.account
+FROM volumes JOIN backends ON backends.id = volumes.backend_id
+WHERE volumes.state <> 'removed' AND volumes.id IN (
+    SELECT its.id
+    FROM unnest(CAST(nullif(current_setting('orchestrator.claimed', true), '') AS text[]))
+        AS claimed (name)
+    JOIN LATERAL (
+        SELECT volumes.id FROM volumes
+        WHERE volumes.state <> 'removed' AND volumes.name = claimed.name
+          AND volumes.backend_id = ANY (CAST(:backends AS bigint[]))
+        OFFSET 0
+    ) AS its ON true
+)
+""",
+    ask.BeginLanes: """
+UPDATE job_lanes SET begun = true
+WHERE job_id = ANY (CAST(:ids AS bigint[])) AND NOT begun
+""",
+}

@@ -1,0 +1,104 @@
+"""Queries of workers: jobs are claimed, and their leases renewed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypedDict
+
+from orchestrator.store.asking import Query
+
+
+class ClaimedJob(TypedDict):
+    """A job just claimed."""
+
+    id: int
+    action: str
+    backend_id: int
+    volume: str | None
+    snapshot: str | None
+    policy: str | None
+    host: str | None
+    params: dict[str, Any]
+    volume_id: str | None
+    snapshot_id: str | None
+    policy_id: str | None
+    source_id: str | None
+    account: str | None
+    fence: int
+    attempt: int
+    max_attempts: int
+    batch_id: int | None
+    submitted_by: str
+    reason: str | None
+    queue: str
+    cancel_requested_at: datetime | None
+    claims: int
+    now: datetime
+    #: How many jobs could have been claimed, as far as that was counted.
+    seen: int
+    #: Of no meaning.
+    noted: str | None
+
+
+class LiveVolume(TypedDict):
+    """A volume that has not been removed, with the name of its backend."""
+
+    backend: str
+    id: str
+    name: str
+    state: str
+    size_bytes: int
+    metadata: dict[str, Any]
+    parameters: dict[str, Any]
+    settings: dict[str, Any]
+    policy_id: int | None
+    created_by_job: int | None
+    account: str | None
+
+
+@dataclass(frozen=True)
+class ClaimJobs(Query[ClaimedJob]):
+    """Take at most ``most`` queued jobs of a queue and these backends, by priority and turn.
+
+    As many as their costs fit into ``budget``, at least one; no ``slow`` ones unless wanted. Jobs
+    on backends that take no new work are left, unless the queue is ``control``. The lease lasts
+    ``lease`` seconds.
+
+    Invariant: a job goes to ``running`` only from ``queued``, in one step with its new fencing
+    number, which is larger than any given before, and with its lease; its lanes become begun in
+    the same transaction (`BeginLanes`), which a unique index allows to one job at a time. A job
+    may be claimed again after its last attempt, to find out what that has left. A job that was
+    claimed before is claimed alone: if it is what kills workers, it takes no others of a group
+    with it.
+    """
+
+    worker: str
+    queue: str
+    control: str
+    backends: list[int]
+    most: int
+    budget: int
+    lease: float
+    slow: bool
+
+
+@dataclass(frozen=True)
+class VolumesClaimed(Query[LiveVolume]):
+    """The volumes, on these backends, of the names that the jobs just claimed are about.
+
+    Asked along with `ClaimJobs`, which claims at most ``most``, in the same transaction.
+    """
+
+    backends: list[int]
+    most: int
+
+
+@dataclass(frozen=True)
+class BeginLanes(Query[None]):
+    """Mark the lanes of these jobs as begun.
+
+    Invariant: a unique index allows one begun row a lane; of two claims for one lane, one fails.
+    """
+
+    ids: list[int]

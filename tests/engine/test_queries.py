@@ -1,0 +1,267 @@
+"""Every named query, on both databases: it does what its declaration says."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select, update
+
+import orchestrator
+import workers
+from orchestrator.domain.queues import CONTROL_QUEUE, GROUP_BUDGET
+from orchestrator.store import bulk, queries
+from orchestrator.store.asking import Query
+from orchestrator.store.database import Database
+from orchestrator.store.postgresql.statements import WRITERS
+from orchestrator.store.queries.claiming import BeginLanes, ClaimJobs, VolumesClaimed
+from orchestrator.store.queries.lanes import (
+    Heads,
+    HoldUnfinished,
+    LockStripes,
+    LockWaiting,
+    Promote,
+    Tails,
+)
+from orchestrator.store.queries.reports import CapacityDays
+from orchestrator.store.sqlite.statements import RUNNERS
+from orchestrator.store.tables import capacity_days as capacity
+from orchestrator.store.tables import event_commits, events, job_lanes, jobs
+from orchestrator.store.transaction import Transaction
+from tests.engine.conftest import Engine, create, grow
+
+
+def declared() -> set[type[Query[Any]]]:
+    """Every query of the protocol."""
+    modules = [
+        bulk,
+        *(
+            importlib.import_module(f"{queries.__name__}.{one.name}")
+            for one in pkgutil.iter_modules(queries.__path__)
+        ),
+    ]
+    return {
+        found
+        for module in modules
+        for found in vars(module).values()
+        if isinstance(found, type)
+        and issubclass(found, Query)
+        and found.__module__ == module.__name__
+    }
+
+
+def _claim(**other: Any) -> ClaimJobs:
+    usual: dict[str, Any] = {
+        "worker": "w",
+        "queue": "backend.ram",
+        "control": CONTROL_QUEUE,
+        "backends": [1],
+        "most": 10,
+        "budget": GROUP_BUDGET,
+        "lease": 30.0,
+        "slow": True,
+    }
+    return ClaimJobs(**{**usual, **other})
+
+
+def _begun(transaction: Transaction, lane: str) -> list[bool]:
+    found = select(job_lanes.c.begun).where(job_lanes.c.lane == lane).order_by(job_lanes.c.job_id)
+    return [bool(one) for one in transaction.execute(found).scalars()]
+
+
+def _let_wait(transaction: Transaction, *ids: int) -> None:
+    transaction.execute(
+        update(jobs).where(jobs.c.id.in_(ids)).values(state="waiting", queued_at=None)
+    )
+
+
+def lock_stripes(engine: Engine, transaction: Transaction) -> None:
+    [[locked]] = transaction.ask(LockStripes(kind=7, stripes=[1, 2, 3]))
+    assert abs(locked.now - datetime.now(UTC)) < timedelta(minutes=5)
+
+
+def heads(engine: Engine, transaction: Transaction) -> None:
+    [first, _] = engine.submit(create("a"), grow("a", "2M"), batch=False).job_ids
+    [found] = transaction.ask(Heads(["ram/a", "ram/nothing"]))
+    assert [row.head for row in found] == [first, None]
+
+
+def tails(engine: Engine, transaction: Transaction) -> None:
+    [_, last] = engine.submit(create("a"), grow("a", "2M"), batch=False).job_ids
+    [found] = transaction.ask(Tails(["ram/nothing", "ram/a"]))
+    assert [row.head for row in found] == [None, last]
+
+
+def hold_unfinished(engine: Engine, transaction: Transaction) -> None:
+    [ended] = engine.submit(create("a")).job_ids
+    engine.work()
+    [coming] = engine.submit(create("b")).job_ids
+    [found] = transaction.ask(HoldUnfinished([ended, coming]))
+    assert [row.id for row in found] == [coming]
+
+
+def lock_waiting(engine: Engine, transaction: Transaction) -> None:
+    first, last = engine.submit(create("a"), grow("a", "2M"), batch=False).job_ids
+    [found] = transaction.ask(LockWaiting([first, last]))
+    assert [row.id for row in found] == [last]
+
+
+def promote(engine: Engine, transaction: Transaction) -> None:
+    first, last = engine.submit(create("a"), grow("a", "2M"), batch=False).job_ids
+    [other] = engine.submit(create("b")).job_ids
+    _let_wait(transaction, first, other)
+    [found] = transaction.ask(Promote([first, last, other]))
+    assert [row.queue for row in found] == ["backend.ram"] * 2
+    [waiting] = transaction.ask(LockWaiting([first, last, other]))
+    assert [row.id for row in waiting] == [last]
+
+
+def claim_jobs(engine: Engine, transaction: Transaction) -> None:
+    first, *_ = engine.submit(create("a"), grow("a", "2M"), batch=False).job_ids
+    [second] = engine.submit(create("b", reason="why")).job_ids
+    [found] = transaction.ask(_claim())
+    assert sorted(row["id"] for row in found) == [first, second]
+    assert len({row["fence"] for row in found}) == 2
+    by_id = {row["id"]: row for row in found}
+    assert by_id[second]["params"]["size_bytes"] == 1 << 20
+    assert (by_id[second]["attempt"], by_id[second]["reason"]) == (1, "why")
+    assert by_id[second]["now"].tzinfo is not None
+    state = select(jobs.c.state, jobs.c.worker, jobs.c.fence).where(jobs.c.id == second)
+    assert tuple(transaction.execute(state).one()) == ("running", "w", by_id[second]["fence"])
+    assert list(transaction.ask(_claim())[0]) == []
+
+
+def volumes_claimed(engine: Engine, transaction: Transaction) -> None:
+    engine.submit(create("a"), create("b"))
+    engine.work()
+    engine.submit(grow("a", "2M"))
+    claimed, found = transaction.ask_along(_claim(), VolumesClaimed([1], 10))
+    assert [(row["backend"], row["name"], row["size_bytes"]) for row in found] == [
+        ("ram", "a", 1 << 20)
+    ]
+    assert found[0]["metadata"] == {}
+    assert len(claimed) == 1
+
+
+def begin_lanes(engine: Engine, transaction: Transaction) -> None:
+    first, _ = engine.submit(create("a"), grow("a", "2M"), batch=False).job_ids
+    transaction.ask(BeginLanes([first]))
+    assert _begun(transaction, "ram/a") == [True, False]
+
+
+def capacity_days(engine: Engine, transaction: Transaction) -> None:
+    sums = ("total_bytes", "free_bytes", "promised_bytes", "volume_bytes", "used_bytes")
+    counts = dict.fromkeys((*sums, "volumes", "snapshots"), 5)
+    days = [
+        {"backend_id": 1, "day": date(2026, 1, day), "at": datetime(2026, 1, day, 12, tzinfo=UTC)}
+        for day in (1, 2, 3)
+    ]
+    transaction.execute(capacity.insert(), [{**day, **counts} for day in days])
+    first, last = date(2026, 1, 1), date(2026, 1, 31)
+    [found] = transaction.ask(CapacityDays("ram", first, last, 2))
+    assert [row["day"] for row in found] == [date(2026, 1, 2), date(2026, 1, 3)]
+    assert found[0]["at"] == datetime(2026, 1, 2, 12, tzinfo=UTC)
+    assert list(transaction.ask(CapacityDays("other", first, last, 2))[0]) == []
+
+
+def drawn(engine: Engine, transaction: Transaction) -> None:
+    first = bulk.draw(transaction, "batches", 3)
+    assert first == [first[0], first[0] + 1, first[0] + 2]
+    assert bulk.draw(transaction, "batches", 1)[0] > first[-1]
+    assert bulk.draw(transaction, "batches", 0) == []
+
+
+def inserted(engine: Engine, transaction: Transaction) -> None:
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    rows = [
+        {"seq": seq, "at": at, "kind": f"a.{seq}", "actor": "me", "data": data}
+        for seq, data in ((1, {"a": 'b"'}), (2, None))
+    ]
+    parent = bulk.Parent(event_commits, "commits", "commit_id")
+    transaction.ask(bulk.inserted_family(parent, {"events": 2}, events, rows))
+    found = transaction.execute(
+        select(events.c.kind, events.c.data, events.c.at)
+        .where(events.c.actor == "me")
+        .order_by(events.c.seq)
+    )
+    assert [tuple(row) for row in found] == [("a.1", {"a": 'b"'}, at), ("a.2", None, at)]
+
+
+def updated(engine: Engine, transaction: Transaction) -> None:
+    ids = engine.submit(create("a"), create("b")).job_ids
+    rows = [{"id": one, "progress": {"done": one}, "worker": f"w{one}"} for one in ids]
+    bulk.update_rows(transaction, jobs, ["id"], rows)
+    found = select(jobs.c.id, jobs.c.progress, jobs.c.worker).order_by(jobs.c.id)
+    assert [tuple(row.values()) for row in rows] == [
+        tuple(row) for row in transaction.execute(found)
+    ]
+
+
+CASES: dict[type[Query[Any]], Callable[[Engine, Transaction], None]] = {
+    LockStripes: lock_stripes,
+    Heads: heads,
+    Tails: tails,
+    HoldUnfinished: hold_unfinished,
+    LockWaiting: lock_waiting,
+    Promote: promote,
+    ClaimJobs: claim_jobs,
+    VolumesClaimed: volumes_claimed,
+    BeginLanes: begin_lanes,
+    CapacityDays: capacity_days,
+    bulk.Drawn: drawn,
+    bulk.Inserted: inserted,
+    bulk.Updated: updated,
+}
+
+
+class _Later:
+    """A transaction that begins with the first statement, after the engine's own."""
+
+    def __init__(self, database: Database) -> None:
+        self._writing = database.write()
+        self._transaction: Transaction | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        if self._transaction is None:
+            self._transaction = self._writing.__enter__()
+        return getattr(self._transaction, name)
+
+    def close(self) -> None:
+        if self._transaction is not None:
+            self._writing.__exit__(None, None, None)
+
+
+@pytest.fixture
+def transaction(engine: Engine) -> Iterator[Any]:
+    made = _Later(engine.database)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("query", CASES, ids=lambda query: query.__name__)
+def test_a_named_query(engine: Engine, transaction: Transaction, query: type[Query[Any]]) -> None:
+    CASES[query](engine, transaction)
+
+
+def test_every_named_query_is_here_and_has_a_statement_for_each_database() -> None:
+    assert declared() == set(CASES)
+    assert declared() <= set(WRITERS)
+    assert declared() <= set(RUNNERS)
+    assert all(query.__doc__ for query in declared())
+
+
+def test_no_module_outside_the_store_names_a_dialect() -> None:
+    outside = [
+        path
+        for package in (orchestrator, workers)
+        for path in Path(package.__path__[0]).rglob("*.py")
+        if "orchestrator/store/" not in str(path)
+    ]
+    named = re.compile(r"dialect|@compiles", re.IGNORECASE)
+    assert [path for path in outside if named.search(path.read_text())] == []
