@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import Any
 
 from orchestrator.domain.installed import DRIVERS
@@ -17,10 +18,27 @@ Request = dict[str, Any]
 #: Sizes, in bytes.
 MIB = 2**20
 HOST = "here"
+BACKEND = "store"
+#: A backend that nothing happens to, and a volume on it that is only read.
+SIDE, SOURCE = "side", "golden"
 
 NETWORK, READER, WEB = "10.0.0.9/24", "2001:db8::7(ro)", "www.example.com"
 #: What a person gives to policies of their own, and to ours by hand.
 ANYBODY = "0.0.0.0/0"
+
+
+class ByHand(Enum):
+    """What a person does, and no job of ours, to what the job is about."""
+
+    #: Makes a volume or an export policy of its name.
+    TAKE_NAME = auto()
+    #: Changes the rules of the export policy.
+    CHANGE_RULES = auto()
+    #: Deletes the volume with its snapshots.
+    LOSE = auto()
+    #: Puts back the storage of a volume that was removed; here one that was forgotten is recorded
+    #: as removed.
+    PUT_BACK = auto()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,13 +46,14 @@ class Case:
     """One action with its surroundings.
 
     ``{v}`` and ``{w}`` in names are the cell's own, ``{p}`` and ``{q}`` too, which are export
-    policies' where a cell has any; ``{x}`` is the directory of images and exports.
+    policies' where a cell has any; ``{x}`` is the directory of images and exports; ``{finding}``
+    is the number of the open finding about ``{v}``.
     """
 
     action: str
     job: Request
     #: Done, and ended well, before anything is broken.
-    before: tuple[Request, ...] = ()
+    before: tuple[Request | ByHand, ...] = ()
     #: Queued behind the job.
     follower: Request | None = None
     #: How the follower must end.
@@ -43,10 +62,6 @@ class Case:
     afterwards: tuple[Request, ...] = ()
     #: What the job must end as; None: well or not, if only it leaves nothing where it failed.
     ends: str | None = "succeeded"
-    #: Somebody who is no job of ours has a volume, or a policy, of this name.
-    taken: bool = False
-    #: Somebody has changed the rules of the policy by hand.
-    meddled: bool = False
     #: What the driver must be able to do.
     needs: frozenset[str] = frozenset()
     #: How this case is called, where an action has several.
@@ -111,6 +126,7 @@ _OPEN = _act("volume.open", host=HOST, params={"exclusive": True})
 _CLOSE = _act("volume.close", host=HOST)
 _VERIFY = _act("volume.verify")
 _RESTRICT = _act("volume.restrict")
+_AUDIT = _act("backend.audit", None)
 _RESUME = _act("backend.resume", None)
 _POLICIES = frozenset({"policy"})
 
@@ -121,8 +137,8 @@ CASES: dict[str, Case] = {
         Case(
             action="volume.create",
             name="volume.create of a name that a person took",
+            before=(ByHand.TAKE_NAME,),
             job=_create(),
-            taken=True,
             ends="failed",
         ),
         Case(
@@ -145,6 +161,11 @@ CASES: dict[str, Case] = {
             action="volume.clone",
             before=(_create("{w}", metadata={"a": "b"}),),
             job=_act("volume.clone", params={"source": "{w}", "size_bytes": 2 * MIB}),
+            follower=_grow(3),
+        ),
+        Case(
+            action="volume.copy",
+            job=_act("volume.copy", params={"source": SOURCE, "source_backend": SIDE}),
             follower=_grow(3),
         ),
         Case(
@@ -234,6 +255,25 @@ CASES: dict[str, Case] = {
             follower=_create(mib=2),
             follower_ends="failed",
         ),
+        Case(
+            action="volume.adopt",
+            before=(_create(metadata={"a": "b"}), _snapshot("s"), _act("volume.forget")),
+            job=_act("volume.adopt", params={"take_over": True}),
+            follower=_grow(2),
+        ),
+        Case(
+            action="volume.recreate",
+            before=(_create(metadata={"a": "b"}), _snapshot("s"), ByHand.LOSE),
+            job=_act("volume.recreate"),
+            follower=_grow(2),
+        ),
+        Case(
+            action="volume.remove_orphan",
+            before=(_create(), _act("volume.forget"), ByHand.PUT_BACK, _AUDIT),
+            job=_act("volume.remove_orphan", params={"finding": "{finding}"}),
+            # The name is free again.
+            follower=_create(mib=2),
+        ),
         Case(action="volume.verify", before=(_create(),), job=_VERIFY, follower=_grow(2)),
         Case(action="volume.attach", before=(_create(),), job=_ATTACH, follower=_DETACH),
         Case(
@@ -277,8 +317,8 @@ CASES: dict[str, Case] = {
             action="policy.create",
             name="policy.create of a name that a person took",
             needs=_POLICIES,
+            before=(ByHand.TAKE_NAME,),
             job=_policy(NETWORK),
-            taken=True,
             ends="failed",
         ),
         Case(
@@ -320,8 +360,7 @@ CASES: dict[str, Case] = {
         Case(
             action="policy.reapply",
             needs=_POLICIES,
-            before=(_policy(NETWORK, READER),),
-            meddled=True,
+            before=(_policy(NETWORK, READER), ByHand.CHANGE_RULES),
             job=_on_policy("reapply"),
             follower=_on_policy("remove_rule", rule=NETWORK),
         ),
@@ -359,7 +398,7 @@ CASES: dict[str, Case] = {
             job=_act("volume.break_lock"),
             follower=_grow(2),
         ),
-        Case(action="backend.audit", job=_act("backend.audit", None)),
+        Case(action="backend.audit", job=_AUDIT),
         Case(action="backend.recount", job=_act("backend.recount", None)),
         Case(action="backend.refresh", job=_act("backend.refresh", None)),
         Case(action="backend.verify", job=_act("backend.verify", None)),
@@ -374,7 +413,7 @@ CASES: dict[str, Case] = {
 }
 
 
-def filled(request: Request, names: Callable[[str], str], backend: str) -> Request:
+def filled(request: Request, names: Callable[[str], Any], backend: str) -> Request:
     """The request for one cell: with its names and its backend."""
 
     def fill(value: Any) -> Any:

@@ -14,13 +14,12 @@ from sqlalchemy import func, select
 from orchestrator.store.tables import jobs
 from tests.chaos import invariants, roles
 from tests.chaos.armed import Armed
-from tests.chaos.cases import ANYBODY, HOST, MIB, READER, Case, Request, filled
+from tests.chaos.cases import BACKEND, HOST, MIB, READER, ByHand, Case, Request, filled
 from tests.chaos.faults import Fault
 from tests.chaos.processes import Child, until
 from tests.chaos.servers import Broker, FragilePostgres, SmallFileSystem
 from tests.chaos.steps import Step, holds_everything, holds_name, must_let_go
-from tests.chaos.storage import Stray
-from tests.chaos.world import BACKEND, World
+from tests.chaos.world import World
 
 _numbers = itertools.count(1)
 #: A pass that never comes: the point is only counted.
@@ -74,7 +73,9 @@ class Trial(ABC):
         names = [*self.names, *self.policies, str(self.world.exchange)]
         own = dict(zip(("{v}", "{w}", "{p}", "{q}", "{x}"), names, strict=True))
 
-        def fill(text: str) -> str:
+        def fill(text: str) -> Any:
+            if text == "{finding}":
+                return self.world.finding(self.names[0])
             for name, meant in own.items():
                 text = text.replace(name, meant)
             return text
@@ -84,14 +85,13 @@ class Trial(ABC):
     def prepare(self) -> None:
         """Bring about what the case starts from; nothing of the job itself is begun."""
         self.world.sign_of_life()
-        storage, job = self.world.storage, self.filled(self.case.job)
-        if self.case.taken and "volume" in job:
-            storage.put(Stray(job["volume"], b"mine, and nobody else's"))
-        elif self.case.taken:
-            storage.put_policy(job["policy"], [ANYBODY])
-        self.world.prepare([self.filled(request) for request in self.case.before])
-        if self.case.meddled:
-            storage.meddle(job["policy"], [ANYBODY])
+        for one in self.case.before:
+            if isinstance(one, ByHand):
+                # The finding that it may name is not there yet.
+                about = {**self.case.job, "params": {}}
+                self.world.by_hand(one, self.filled(about))
+            else:
+                self.world.prepare([self.filled(one)])
         self._prepare()
         self.world.empty_broker()
 
@@ -192,9 +192,8 @@ class ApiTrial(Trial):
         self._send(self.victim)
 
     def look(self) -> bool:
-        if self.world.unfinished:
-            # Somebody has to end the job that the client waits for.
-            self.world.survivor.call("recover")
+        # Somebody has to end the job that the client waits for.
+        self.world.help()
         return self.victim.answered
 
     @property
@@ -222,8 +221,7 @@ class ApiTrial(Trial):
         self._hear(another)
 
     def _someone_works(self, child: Child) -> bool:
-        if self.world.unfinished:
-            self.world.survivor.call("recover")
+        self.world.help()
         return child.answered
 
     def _hear(self, child: Child) -> None:
@@ -365,7 +363,7 @@ def _break(
             _others_take_over(
                 world,
                 trial,
-                remade=fault.remade and free,
+                recreated=fault.recreated and free,
                 surely=must_let_go(cell.step.point, world.database.kind),
             )
         if second is not None:
@@ -415,7 +413,7 @@ def _counted(world: World, point: str) -> Iterator[Armed]:
         armed.clear()
 
 
-def _others_take_over(world: World, trial: Trial, *, remade: bool, surely: bool) -> None:
+def _others_take_over(world: World, trial: Trial, *, recreated: bool, surely: bool) -> None:
     """Whoever is left does what it can; then users go on using what there is.
 
     ``surely``: nothing keeps them from it for longer than the time-out of a transaction.
@@ -426,16 +424,16 @@ def _others_take_over(world: World, trial: Trial, *, remade: bool, surely: bool)
     elif not world.go_on(_TRIES_AGAINST_A_HOLDER):
         return
     world.settle()
-    if remade:
+    if recreated:
         for name in trial.names:
-            _make_anew(world, name)
+            _recreate(world, name)
         for name in trial.policies:
-            _make_policy_anew(world, name)
+            _recreate_policy(world, name)
     world.use(trial.names)
 
 
-def _make_anew(world: World, name: str) -> None:
-    """Remove a volume, and make another of its name."""
+def _recreate(world: World, name: str) -> None:
+    """Remove a volume, and create another of its name."""
     volume = world.model.volumes.get(name)
     if volume is None:
         return
@@ -459,8 +457,8 @@ def _make_anew(world: World, name: str) -> None:
     )
 
 
-def _make_policy_anew(world: World, name: str) -> None:
-    """Remove an export policy, which no volume has then, and make another of its name."""
+def _recreate_policy(world: World, name: str) -> None:
+    """Remove an export policy, which no volume has then, and create another of its name."""
     if name not in world.model.policies:
         return
     about = {"backend": BACKEND, "policy": name}

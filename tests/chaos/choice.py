@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Sequence
 
 from tests.chaos.cases import CASES
-from tests.chaos.faults import FAULTS, Turns
+from tests.chaos.faults import FAULTS, Alternating
 
 #: What the short form tries: tests, and cells in each.
 _SHORT_TESTS = 14
@@ -64,28 +64,29 @@ class Choice:
     def of_steps(
         self, steps: Sequence[str], role: str, case: str, fault: str, driver: str, database: str
     ) -> Sequence[str]:
-        """The steps that are tried of those a case comes by."""
+        """The steps to try of those that a case passes."""
         if self._step:
             return [name for name in steps if name == self._step]
         here = f"{role} {case} {fault} {driver} {database}"
         if not self.long:
             return self.random(here).sample(steps, min(_SHORT_CELLS, len(steps)))
-        return [name for name in steps if self._turn(name, role, case, fault, driver, database)]
+        return [name for name in steps if self._is_here(name, role, case, fault, driver, database)]
 
-    def _turn(
+    def _is_here(
         self, step: str, role: str, case: str, fault: str, driver: str, database: str
     ) -> bool:
-        """Whether it is this driver's and this database's turn, where they take turns."""
+        """Whether the cell is for this driver and this database, where they alternate."""
         made = FAULTS[fault]
         drivers = [one for one in made.drivers if CASES[case].fits(one)]
         databases = made.databases
-        turn = zlib.crc32(f"{self.seed} {role} {case} {fault} {step}".encode())
-        turns = made.turns
-        if role != "worker":
-            turns = Turns.DRIVERS if turns is Turns.NONE else Turns.BOTH
-        right_driver = drivers[turn % len(drivers)] == driver
-        right_database = databases[turn // len(drivers) % len(databases)] == database
-        return (right_driver or turns is Turns.NONE) and (right_database or turns is not Turns.BOTH)
+        number = zlib.crc32(f"{self.seed} {role} {case} {fault} {step}".encode())
+        all_drivers = made.alternating is Alternating.NONE and role == "worker"
+        all_databases = made.alternating is Alternating.NONE or (
+            made.alternating is Alternating.DRIVERS and role == "worker"
+        )
+        right_driver = drivers[number % len(drivers)] == driver
+        right_database = databases[number // len(drivers) % len(databases)] == database
+        return (right_driver or all_drivers) and (right_database or all_databases)
 
     def again(self, role: str, case: str, fault: str, driver: str, database: str, step: str) -> str:
         """The command that tries one cell alone."""

@@ -1,4 +1,4 @@
-"""The faults, and what is to be done for each while a process stands at a step."""
+"""The faults, and what is done for each while a process is at a step."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ DRIVERS = ("memory", "file")
 DATABASES = ("sqlite", "postgresql")
 
 
-class Turns(StrEnum):
-    """Where each action meets a fault at each step."""
+class Alternating(StrEnum):
+    """On which drivers and databases each action is tried with a fault at each step."""
 
     NONE = "on all drivers and databases"
-    DRIVERS = "on all databases, with drivers taking turns"
-    BOTH = "with drivers and databases taking turns"
+    DRIVERS = "on all databases, drivers alternating"
+    BOTH = "drivers and databases alternating"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,17 +30,17 @@ class Fault:
     roles: tuple[str, ...] = ROLES
     drivers: tuple[str, ...] = DRIVERS
     databases: tuple[str, ...] = DATABASES
-    #: Others take over while the process stands there, before it goes on.
+    #: Others take over while the process waits there, before it continues.
     late: bool = False
-    #: What it worked on is removed and made anew before it goes on.
-    remade: bool = False
-    #: Jobs may end as failed, if only what is there is told truly.
+    #: What it worked on is removed and recreated before it continues.
+    recreated: bool = False
+    #: Jobs may fail, if the inventory says what is there.
     may_fail: bool = False
     #: Needs small file systems, to fill them.
     small: bool = False
-    #: What of it takes turns from cell to cell, and is not tried all at once, on a worker. On an
-    #: API or a scheduler, which never see the storage, drivers always do.
-    turns: Turns = Turns.BOTH
+    #: What alternates from cell to cell on a worker. On an API or a scheduler, which never access
+    #: the storage, drivers always alternate.
+    alternating: Alternating = Alternating.BOTH
     #: The points at which it makes sense; all if empty.
     points: frozenset[str] = frozenset()
     but_not: frozenset[str] = frozenset()
@@ -57,43 +57,48 @@ class Fault:
 FAULTS: dict[str, Fault] = {
     fault.name: fault
     for fault in (
-        Fault(name="killed", summary="the process gets SIGKILL", deed="crash", turns=Turns.NONE),
+        Fault(
+            name="killed",
+            summary="the process gets SIGKILL",
+            deed="crash",
+            alternating=Alternating.NONE,
+        ),
         Fault(
             name="frozen",
-            summary="SIGSTOP, its lease runs out, others take over, SIGCONT",
+            summary="SIGSTOP, its lease expires, others take over, SIGCONT",
             deed="stop",
-            turns=Turns.DRIVERS,
+            alternating=Alternating.DRIVERS,
             late=True,
         ),
         Fault(
-            name="frozen-remade",
-            summary="the same, and the volume or the export policy is removed and made anew "
+            name="frozen-recreated",
+            summary="the same, and the volume or the export policy is removed and recreated "
             "before SIGCONT",
             deed="stop",
-            turns=Turns.DRIVERS,
+            alternating=Alternating.DRIVERS,
             late=True,
-            remade=True,
+            recreated=True,
             roles=("worker",),
         ),
         Fault(
             name="cut",
             summary="its connection to PostgreSQL breaks in mid-transaction; outside of one, "
-            "what a broken connection raises is raised",
+            "the error of a broken connection is raised",
             deed="drop",
             databases=("postgresql",),
-            turns=Turns.DRIVERS,
+            alternating=Alternating.DRIVERS,
             # There is no database in the middle of a driver.
             but_not=frozenset({"driver.before_publish", "driver.after_publish"}),
         ),
         Fault(
             name="error",
-            summary="an error that nobody foresaw is raised",
+            summary="an unexpected error is raised",
             deed="error",
             but_not=WHILE_OUTCOMES_ARE_WRITTEN,
         ),
         Fault(
             name="clock",
-            summary="the clock jumps an hour, its lease is over, others take over while it works",
+            summary="the clock jumps an hour: its lease expires, others take over while it works",
             deed="pause",
             late=True,
             but_not=IN_DRIVER,
@@ -102,21 +107,21 @@ FAULTS: dict[str, Fault] = {
             name="hanging",
             summary="the driver hangs beyond the lease, others take over, then it returns",
             deed="pause",
-            turns=Turns.DRIVERS,
+            alternating=Alternating.DRIVERS,
             late=True,
             roles=("worker",),
             points=IN_DRIVER,
         ),
         Fault(
             name="doubled",
-            summary="its wake-up is delivered to a second worker while it stands there, "
+            summary="its wake-up is delivered to a second worker while it waits there, "
             "and again an hour later",
             deed="pause",
             roles=("worker",),
         ),
         Fault(
             name="broker-killed",
-            summary="the broker gets SIGKILL and comes back empty",
+            summary="the broker gets SIGKILL and is restarted, empty",
             deed="pause",
         ),
         Fault(
@@ -136,7 +141,7 @@ FAULTS: dict[str, Fault] = {
         ),
         Fault(
             name="database-crashed",
-            summary="PostgreSQL is stopped at once (immediate) and recovers",
+            summary="PostgreSQL is stopped (immediate) and recovers",
             deed="pause",
             databases=("postgresql",),
         ),

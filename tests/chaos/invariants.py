@@ -25,7 +25,7 @@ from orchestrator.store.tables import (
     snapshots,
     volumes,
 )
-from tests.chaos.cases import Request
+from tests.chaos.cases import BACKEND, Request
 from tests.chaos.model import Model, Volume
 from tests.chaos.storage import Storage
 from workers.backends.base.facts import Absent
@@ -183,8 +183,11 @@ def _inventory(world: Checked) -> Iterable[str]:
     """The inventory says what the jobs must have brought about, and no more."""
     model = world.model
     with world.database.read() as connection:
-        state = connection.execute(select(backends.c.state)).scalar_one()
-        rows = connection.execute(select(volumes).where(volumes.c.state != "removed")).all()
+        id_, state = connection.execute(
+            select(backends.c.id, backends.c.state).where(backends.c.name == BACKEND)
+        ).one()
+        there = (volumes.c.backend_id == id_, volumes.c.state != "removed")
+        rows = connection.execute(select(volumes).where(*there)).all()
         uses = {row.volume_id: row for row in connection.execute(select(attachments))}
         given = dict(connection.execute(select(policies.c.id, policies.c.uid)).all())
     if state != model.backend_state:
@@ -245,7 +248,12 @@ def _policies_on_storage(world: Checked) -> Iterable[str]:
 def _promises(world: Checked) -> Iterable[str]:
     """The running sum of what was promised is what there is, when nothing is under way."""
     with world.database.read() as connection:
-        promised = connection.execute(select(func.sum(promises.c.promised_bytes))).scalar() or 0
+        query = (
+            select(func.sum(promises.c.promised_bytes))
+            .join(backends, backends.c.id == promises.c.backend_id)
+            .where(backends.c.name == BACKEND)
+        )
+        promised = connection.execute(query).scalar() or 0
     there = sum(volume.size for volume in world.model.volumes.values())
     if promised != there:
         yield f"{promised} bytes are promised, and {there} are there"

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 
 import httpx
 
-from tests.chaos.cases import MIB, NETWORK, READER, WEB, Request
+from tests.chaos.cases import BACKEND, MIB, NETWORK, READER, WEB, Request
 from tests.chaos.product import Shaken, accept
-from tests.chaos.world import BACKEND
 
 
 def life(

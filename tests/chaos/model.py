@@ -8,6 +8,9 @@ from typing import Any
 #: What the image that volumes are imported from begins with.
 #: No text, which is not taken for an image.
 IMAGE = b"an image\x00\x01"
+#: What the volume that is copied from the other backend begins with.
+SOURCE_MARK = b"copy me"
+SOURCE_SIZE = 2**20
 
 
 @dataclass
@@ -84,6 +87,16 @@ class Model:
             size = params["size_bytes"]
             self.volumes[name] = Volume(volume_id or "", name, size, mark=IMAGE)
             return
+        if verb == "copy":
+            self.volumes[name] = Volume(volume_id or "", name, SOURCE_SIZE, mark=SOURCE_MARK)
+            return
+        if verb in ("adopt", "remove_orphan"):
+            [volume] = [one for one in self.forgotten if one.name == name]
+            self.forgotten.remove(volume)
+            if verb == "adopt":
+                volume.id = volume_id or ""
+                self.volumes[name] = volume
+            return
         volume = self.volumes[name]
         if kind == "snapshot":
             if verb == "create":
@@ -138,6 +151,9 @@ class Model:
                 volume.size, volume.mark = volume.snapshots[request["snapshot"]]
             case "wipe":
                 volume.mark = b""
+            case "recreate":
+                volume.mark = b""
+                volume.snapshots.clear()
             case "restrict":
                 volume.state = "restricted"
             case "unrestrict":

@@ -37,7 +37,7 @@ class Passes:
         self._known: dict[tuple[str, ...], Counts] = {}
 
     def steps(self, world: World, role: str, case: Case) -> dict[str, Place]:
-        """The steps a case comes by, each with the pass that is meant: the job's own.
+        """The steps that a case passes, each with the pass that is meant: the job's own.
 
         What only comes with a follower, such as waking somebody for it, is met there.
         """

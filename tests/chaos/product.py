@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from sqlalchemy import event, select
+from sqlalchemy import select
 
 from orchestrator.store.database import Database
 from orchestrator.store.tables import installation, jobs
 from tests.acceptance.conftest import Product
-from tests.chaos.cases import ANYBODY, Request
+from tests.chaos.cases import ANYBODY, BACKEND, Request
 from tests.chaos.model import Model
 from tests.chaos.processes import until
 from tests.chaos.storage import FileStorage, MemoryStorage, Storage, Stray
-from tests.chaos.world import BACKEND, CAPACITY
+from tests.chaos.world import CAPACITY, watching_database
 
 #: Short, since the tests wait for them.
 LEASE_SECONDS = 3
@@ -96,9 +96,7 @@ class Shaken(Product):
     def start(self) -> None:
         """Bring it up, and look at its storage; a person has put something there."""
         super().start()
-        self.database = Database(self.database_url, pool_size=3)
-        if self.database.is_postgresql:
-            event.listen(self.database.engine, "connect", _call_it_another_program)
+        self.database = watching_database(self.database_url)
         with self.database.read() as connection:
             uuid = connection.execute(select(installation.c.uuid)).scalar_one()
         self.storage = (
@@ -178,12 +176,6 @@ class Shaken(Product):
         with self.database.read() as connection:
             query = select(jobs.c.id).where(jobs.c.finished_at.is_(None))
             return len(connection.execute(query).all())
-
-
-def _call_it_another_program(raw: Any, _record: object) -> None:
-    """The product ends sessions of its own that pause in a transaction, and we may have to."""
-    raw.execute("SET application_name = 'watching'")
-    raw.commit()
 
 
 def accept(

@@ -30,7 +30,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Absent:
-    """A point that an action does not come by: there is no cell."""
+    """A point that an action does not pass: there is no cell."""
 
     role: str
     action: str

@@ -14,7 +14,6 @@ from tests.data import section
 from tests.rigs.provenance import sentence
 
 _TEMPLATE = Path(__file__).with_name("reliability.template.md")
-_NOBODY = "no process of this kind comes by with any action"
 
 
 def write(record: Record, page: Path, seed: int) -> None:
@@ -81,24 +80,24 @@ def _faults(record: Record) -> Iterable[str]:
             where.append(f"{', '.join(fault.databases)} only")
         if fault.drivers != DRIVERS:
             where.append(f"{', '.join(fault.drivers)} only")
-        where.append(str(fault.turns))
+        where.append(str(fault.alternating))
         yield f"| {name} | {fault.summary} | {'; '.join(where)} |"
 
 
 def _absent(record: Record) -> Iterable[str]:
-    """Steps with the cases that never come by them, on any driver and database."""
-    come: dict[tuple[str, str], set[str]] = defaultdict(set)
+    """Steps with the cases that never pass them, on any driver and database."""
+    passed: dict[tuple[str, str], set[str]] = defaultdict(set)
     for result in record.results:
-        come[result.role, _point(result.step)].add(result.action)
+        passed[result.role, _point(result.step)].add(result.action)
     absent: dict[tuple[str, str], set[str]] = defaultdict(set)
     for one in record.absent:
         absent[one.role, one.point].add(one.action)
-    yield "| process | step | actions that do not come by it |"
+    yield "| process | step | actions that do not pass it |"
     yield "|---|---|---|"
     for role in ROLES:
         for point in POINTS:
-            never = absent[role, point] - come[role, point]
-            if come[role, point] and never:
+            never = absent[role, point] - passed[role, point]
+            if passed[role, point] and never:
                 yield f"| {role} | `{point}` | {', '.join(sorted(never))} |"
     for fault, made in FAULTS.items():
         for what, points in (("only at", made.points), ("not at", made.but_not)):

@@ -71,7 +71,7 @@ class Step:
 
 
 def holds_name(point: str, driver: str) -> bool:
-    """Whether nobody can give the volume's name anew while a process stands at this point."""
+    """Whether nobody can assign the volume's name again while a process waits at this point."""
     return driver == "file" and point in ("driver.before_publish", "driver.after_publish")
 
 
@@ -84,7 +84,7 @@ def must_let_go(point: str, database: str) -> bool:
 def holds_everything(point: str, driver: str, database: str, *, frozen: bool) -> bool:
     """Whether those who would take over can do nothing while a process stands at this point.
 
-    ``frozen``: all of it stands, and not only the thread that has come by. On PostgreSQL its
+    ``frozen``: all of it stands, and not only the thread that passes the point. On PostgreSQL its
     session is ended before long, wherever it stands in a transaction.
     """
     return (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -86,6 +87,10 @@ class Storage(ABC):
         """What a snapshot has kept of it."""
 
     @abstractmethod
+    def lose(self, volume: VolumeRef) -> None:
+        """Delete by hand a volume of ours with its snapshots."""
+
+    @abstractmethod
     def put(self, stray: Stray) -> None:
         """Do by hand what makes the storage show a volume of this name that is not ours."""
 
@@ -120,6 +125,10 @@ class MemoryStorage(Storage):
     def snapshot_mark(self, volume: VolumeRef, snapshot_id: str) -> bytes:
         rows = self._sql("SELECT contents FROM snapshots WHERE id = ?", snapshot_id)
         return bytes(rows[0][0][:MARK_BYTES]).rstrip(b"\0")
+
+    def lose(self, volume: VolumeRef) -> None:
+        self._sql("DELETE FROM snapshots WHERE volume = ?", volume.id)
+        self._sql("DELETE FROM volumes WHERE id = ?", volume.id)
 
     def put(self, stray: Stray) -> None:
         self._sql(
@@ -184,6 +193,11 @@ class FileStorage(Storage):
 
     def snapshot_mark(self, volume: VolumeRef, snapshot_id: str) -> bytes:
         return self._beginning(self._image("snapshots", snapshot_id))
+
+    def lose(self, volume: VolumeRef) -> None:
+        self._image("volumes", volume.id).unlink()
+        self._path.joinpath(*layout.STAMPS, f"{volume.id}.json").unlink(missing_ok=True)
+        shutil.rmtree(self._path.joinpath(*layout.SNAPSHOTS, volume.id))
 
     def put(self, stray: Stray) -> None:
         path = self._stray(stray)

@@ -20,7 +20,7 @@ from tests.chaos.processes import until
 from tests.chaos.product import IDLE_SECONDS, LEASE_SECONDS, Shaken
 from tests.chaos.servers import FragilePostgres
 
-#: Points at which some process of the whole product comes by again and again.
+#: Points that processes of the whole product pass again and again.
 _POINTS = (
     "api.received",
     "submit.before_commit",
@@ -155,7 +155,7 @@ class Storm:
         point = self._chance.choice(points)
         armed = Armed(self._product.failpoints, f"frozen{len(self.told)}", point, "stop")
         self._armed.append(armed)
-        until(lambda: armed.fired or self._idle(), f"somebody comes by {point}")
+        until(lambda: armed.fired or self._idle(), f"a process passes {point}")
         armed.release()
         told = [self._while_it_stands("process", pid) for pid in armed.victims]
         return f"froze {armed.victims} at {point}, {'; '.join(told) or 'nobody came'}"

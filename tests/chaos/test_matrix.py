@@ -1,6 +1,6 @@
 """The matrix: every action, broken off at every step by every fault, on every driver and database.
 
-A test is an action under a fault; each step that the action comes by is a subtest of it, a cell.
+A test is an action under a fault; each step that the action passes is a subtest, a cell.
 A cell counts only if its step was reached and its fault has happened there.
 """
 

@@ -15,7 +15,7 @@ import redis
 from tests.acceptance.conftest import free_port
 from tests.chaos import invariants
 from tests.chaos.armed import Armed
-from tests.chaos.cases import MIB, Request
+from tests.chaos.cases import BACKEND, MIB, Request
 from tests.chaos.choice import CHOICE
 from tests.chaos.conftest import Places
 from tests.chaos.load import Load
@@ -23,7 +23,6 @@ from tests.chaos.processes import until
 from tests.chaos.product import Shaken, accept, names_of
 from tests.chaos.servers import FragilePostgres, SmallFileSystem
 from tests.chaos.storm import Storm, empty_broker
-from tests.chaos.world import BACKEND
 from workers.backends.memory.store import Faults
 
 pytestmark = pytest.mark.slow

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import redis
-from sqlalchemy import func, select, update
+from sqlalchemy import event, func, select, update
 
 from orchestrator import tokens
 from orchestrator.actions.requests import parse_request
@@ -17,20 +17,23 @@ from orchestrator.domain.queues import CONTROL_QUEUE, backend_queue, host_queue
 from orchestrator.domain.states import Role
 from orchestrator.embedded.broker import redis_client_url
 from orchestrator.inventory.hosts import seen
+from orchestrator.jobs.approvals import approve
+from orchestrator.jobs.lanes import UNAPPROVED
 from orchestrator.jobs.submission import Submission
 from orchestrator.jobs.submit import submit
+from orchestrator.jobs.upkeep import queue_due
 from orchestrator.machine import boot_id
 from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database
-from orchestrator.store.tables import installation, jobs
+from orchestrator.store.tables import findings, installation, jobs, volumes
+from orchestrator.store.transaction import Transaction
 from tests.chaos import roles
-from tests.chaos.cases import ANYBODY, HOST, Request
-from tests.chaos.model import IMAGE, Model
+from tests.chaos.cases import ANYBODY, BACKEND, HOST, SIDE, SOURCE, ByHand, Request
+from tests.chaos.model import IMAGE, SOURCE_MARK, SOURCE_SIZE, Model
 from tests.chaos.processes import Child, Nursery
 from tests.chaos.storage import FileStorage, MemoryStorage, Storage, Stray
 from workers.backends.base.references import VolumeRef
 
-BACKEND = "store"
 CAPACITY = 2**40
 #: How long a process may stand in a transaction before its session is ended.
 IDLE_SECONDS = 1.0
@@ -38,6 +41,23 @@ IDLE_SECONDS = 1.0
 HOUR = 3600.0
 #: Rounds of time passing and everyone working, after which nothing more will come of it.
 ROUNDS = 12
+
+
+def watching_database(url: str) -> Database:
+    """The test's own connections, under another name than the product's.
+
+    The product ends sessions of its own that pause in a transaction for `IDLE_SECONDS`, and on a
+    busy machine the test does.
+    """
+    database = Database(url, pool_size=3)
+    if database.is_postgresql:
+        event.listen(database.engine, "connect", _call_it_another_program)
+    return database
+
+
+def _call_it_another_program(raw: Any, _record: object) -> None:
+    raw.execute("SET application_name = 'watching'")
+    raw.commit()
 
 
 class World:
@@ -69,7 +89,12 @@ class World:
             "host": HOST,
             "database": {"url": database_url, "idle_seconds": IDLE_SECONDS},
             "broker": {"url": broker_url},
-            "backends": {BACKEND: {"driver": driver, **options}},
+            "backends": {
+                BACKEND: {"driver": driver, **options},
+                SIDE: {"driver": "memory", "capacity": CAPACITY},
+            },
+            # What an audit finds may be removed at once.
+            "audit": {"grace_hours": 0},
             "transfer": {
                 "import_from": [str(self.exchange)],
                 "export_to": [str(self.exchange)],
@@ -77,7 +102,7 @@ class World:
             # Time passes when the test says so: until then no lease runs out by itself.
             "worker": {"lease_seconds": HOUR, "heartbeat_seconds": 1.0},
         }
-        self.database = Database(database_url, pool_size=3)
+        self.database = watching_database(database_url)
         self.model = Model()
         #: Jobs in the order of their ids, and how many of them the model has played.
         self.asked: list[tuple[int, Request]] = []
@@ -103,6 +128,23 @@ class World:
             self.storage.put(Stray(f"person{number}", b"somebody needs this" * 100))
         if self.storage.has_policies:
             self.storage.put_policy("person", [ANYBODY])
+        self._side = MemoryStorage(SIDE, uuid, CAPACITY)
+        self._make_source()
+
+    def _make_source(self) -> None:
+        """The volume on the other backend."""
+        self.sign_of_life()
+        request = {
+            "action": "volume.create",
+            "backend": SIDE,
+            "volume": SOURCE,
+            "params": {"size_bytes": SOURCE_SIZE},
+        }
+        [job_id] = self.submit([request])
+        self.survivor.call("work")
+        row = self.settle()[job_id]
+        assert row.state == "succeeded", row.error
+        self._side.mark(VolumeRef(row.volume_id, SOURCE), SOURCE_MARK)
 
     # -- who is there -----------------------------------------------------------------------
 
@@ -135,6 +177,7 @@ class World:
             self.end(self._children[-1])
         self.database.close()
         self.storage.erase()
+        self._side.erase()
 
     # -- what is done -----------------------------------------------------------------------
 
@@ -150,7 +193,22 @@ class World:
             lambda connection: submit(connection, submission, max_attempts=5)
         ).job_ids
         self.note(job_id, request)
+        self.approve()
         return job_id
+
+    def approve(self) -> None:
+        """Approve, as an administrator does, every job that waits for it."""
+
+        def work(transaction: Transaction) -> None:
+            for job_id in ids:
+                approve(transaction, job_id, Actor("admin", Role.ADMIN), "chaos")
+            queue_due(transaction)
+
+        with self.database.read() as transaction:
+            waiting = select(jobs.c.id).where(jobs.c.not_before == UNAPPROVED)
+            ids = list(transaction.execute(waiting).scalars())
+        if ids:
+            self.database.transact(work)
 
     def note(self, job_id: int, request: Request) -> None:
         """A job was accepted."""
@@ -163,6 +221,30 @@ class World:
             self.survivor.call("work")
             self.settle()
             self.use([request.get("volume")])
+
+    def by_hand(self, deed: ByHand, job: Request) -> None:
+        """Do what a person does to what this job is about."""
+        name = job.get("volume", "")
+        match deed:
+            case ByHand.TAKE_NAME if name:
+                self.storage.put(Stray(name, b"mine, and nobody else's"))
+            case ByHand.TAKE_NAME:
+                self.storage.put_policy(job["policy"], [ANYBODY])
+            case ByHand.CHANGE_RULES:
+                self.storage.meddle(job["policy"], [ANYBODY])
+            case ByHand.LOSE:
+                self.storage.lose(VolumeRef(self.model.volumes[name].id, name))
+            case ByHand.PUT_BACK:
+                removed = (volumes.c.name == name, volumes.c.state == "removed")
+                self.database.transact(
+                    lambda t: t.execute(update(volumes).where(*removed).values(detail=None))
+                )
+
+    def finding(self, name: str) -> int:
+        """The number of the open finding about a volume."""
+        query = select(findings.c.id).where(findings.c.volume == name, findings.c.state == "open")
+        with self.database.read() as connection:
+            return int(connection.execute(query).scalar_one())
 
     def use(self, names: Sequence[str | None]) -> None:
         """Users write into these volumes, if they are there: what must not be lost."""
@@ -183,13 +265,14 @@ class World:
             if rows[job_id].finished_at is None:
                 break
             self._played += 1
-            if rows[job_id].state == "succeeded":
+            if rows[job_id].state == "succeeded" and request["backend"] == BACKEND:
                 self.model.play(request, rows[job_id].volume_id, rows[job_id].policy_id)
         return rows
 
     def sign_of_life(self) -> None:
         """Tell, as the clock of a worker does, that one is there who serves everything."""
-        queues = [CONTROL_QUEUE, backend_queue(BACKEND), host_queue(self.host)]
+        backends = [backend_queue(name) for name in (BACKEND, SIDE)]
+        queues = [CONTROL_QUEUE, *backends, host_queue(self.host)]
         self.database.transact(
             lambda connection: seen(
                 connection,
@@ -219,7 +302,7 @@ class World:
 
         def age(connection: Any) -> None:
             for column, condition in (
-                (jobs.c.not_before, jobs.c.not_before.is_not(None)),
+                (jobs.c.not_before, jobs.c.not_before != UNAPPROVED),
                 (jobs.c.lease_expires_at, jobs.c.state == "running"),
                 (jobs.c.queued_at, jobs.c.state == "queued"),
             ):
@@ -238,8 +321,15 @@ class World:
             if not self.unfinished:
                 break
             self.time_passes()
+            self.approve()
             self.survivor.call("recover" if number < rounds else "sweep")
         return not self.unfinished
+
+    def help(self) -> None:
+        """Approve and do what there is to do, if anything."""
+        if self.unfinished:
+            self.approve()
+            self.survivor.call("recover")
 
     def empty_broker(self) -> None:
         """The broker forgets everything."""

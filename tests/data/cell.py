@@ -74,7 +74,7 @@ def run(site: Site, cell: Cell) -> None:
         if played:
             assert site_job is not None
             if case.action == "volume.recreate" and others.passes:
-                told.append("it was made anew although it was there")
+                told.append("it was recreated although it was there")
             site.play(request, site_job)
         cleaning.pop_all()
         try:
@@ -126,7 +126,7 @@ class _Trial:
                 site.work()
                 state.meanwhile(site)
             if not done[0]:
-                raise Without("the job does not come by that moment")
+                raise Without("the job does not reach that moment")
             self.early = site.job(job_id)["state"] == "succeeded"
             told = list(invariants.meanwhile(site, cell, state, others))
             if told:

@@ -1,6 +1,6 @@
 """When others do something: a place in the life of a job at which the test is called.
 
-Nothing waits: the job runs in this process, comes by the place, and what others do is done there.
+Nothing waits: the job runs in this process, reaches the place, and what others do is done there.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _READS = frozenset({"contents", "list_volumes", "list_snapshots", "client_locks"
 
 
 class Moment:
-    """Calls ``what`` the first time that a job of ``action`` comes by."""
+    """Calls ``what`` the first time that a job of ``action`` reaches it."""
 
     def __init__(self, name: str, action: str, what: Callable[[], None], nth: int = 1) -> None:
         self._name, self._action, self._what, self._nth = name, action, what, nth
@@ -66,7 +66,7 @@ class Moment:
 
 @contextmanager
 def at(moment: Moment) -> Iterator[None]:
-    """Let jobs of this process come by a moment during the block."""
+    """Let jobs of this process reach a moment during the block."""
     before = failpoints._directory, failpoints._pass, Work.checkpoint
 
     def checkpoint(self: Work) -> None:

@@ -125,7 +125,7 @@ def test_a_failing_disk_loses_nothing(rack: Rack, name: str, fault: str) -> None
             error.add_note(f"{fault} at system call {nth} of {name}")
             raise
         if failed is None:
-            assert nth > 1 or fault == "short write", "the call never comes by"
+            assert nth > 1 or fault == "short write", "the call is never made"
             return
     raise AssertionError("more system calls than expected")
 

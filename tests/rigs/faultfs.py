@@ -2,7 +2,7 @@
 
 It passes everything through to a directory. It speaks the kernel's own protocol on ``/dev/fuse``
 (``include/uapi/linux/fuse.h``) and needs no library. Nothing is cached: each system call of the
-product that concerns files comes by here.
+product that concerns files passes through here.
 
 A fault is "the n-th call fails with E", or "… writes half of it". A power cut is a copy of what
 was on the disk: the contents that files had at their last ``fsync``, under the names that their

@@ -22,6 +22,7 @@ from orchestrator.domain.errors import Unsupported
 from orchestrator.domain.installed import DRIVERS, GROUP, Installed
 from orchestrator.settings import load_settings
 from tests.chaos.cases import CASES as BROKEN_OFF
+from tests.chaos.faults import DRIVERS as MATRIX_DRIVERS
 from tests.data.cases import CASES as AMONG_OTHERS
 from workers.actions.registry import HANDLERS, handlers_in
 from workers.backends.base.abilities import Ability
@@ -30,8 +31,6 @@ from workers.execution.handler import Handler
 from workers.execution.work import Done
 
 ROOT = Path(__file__).parents[2]
-#: The one suite for every driver, and what single drivers add to it.
-SUITES = ("conformance", "extstorage", "ontap")
 
 each = pytest.mark.parametrize("action", ACTIONS.values(), ids=lambda action: action.name)
 
@@ -53,7 +52,7 @@ def test_actions_are_listed_in_the_order_that_they_declare() -> None:
 
 
 def test_an_action_has_a_rule() -> None:
-    with pytest.raises(TypeError, match="'rule'"):
+    with pytest.raises(TypeError, match="'checks'"):
         Action(name="volume.trim", order=1, summary="", audit="", route=("", ""))  # type: ignore[call-arg]
 
 
@@ -116,31 +115,62 @@ def test_every_parameter_is_described(action: Action) -> None:
 
 @each
 def test_an_action_is_in_the_pages_that_list_actions(action: Action) -> None:
-    assert f"\n## {action.name}\n" in (ROOT / "docs" / "actions.md").read_text()
+    assert f"\n## {action.name}\n" in (ROOT / "docs" / "actions.md").read_text(), "make docs"
     if action.volume is not Need.NO and not (action.creates and action.kind == "volume"):
         answer = "refused" if action.respects_lock else "allowed"
-        assert f"\n| `{action.name}` | {answer} |\n" in (ROOT / "docs" / "locks.md").read_text()
+        row = f"| `{action.name}` | {answer} |"
+        assert row in (ROOT / "docs" / "locks.md").read_text().splitlines(), (
+            f"docs/locks.md has no row {row}"
+        )
 
 
 @each
-def test_an_action_that_changes_something_is_broken_off_in_a_matrix(action: Action) -> None:
-    """What only reads leaves nothing half done."""
-    tried = {case.action for case in BROKEN_OFF.values()}
-    tried |= {case.action for case in AMONG_OTHERS.values()}
-    assert action.name in tried or not action.journaled
+def test_an_action_is_broken_off_in_the_crash_matrix(action: Action) -> None:
+    """On each of the matrix's drivers that can do it."""
+    cases = [case for case in BROKEN_OFF.values() if case.action == action.name]
+    for driver in MATRIX_DRIVERS:
+        able = action.capability is None or action.capability in DRIVERS[driver].capabilities
+        assert not able or any(case.fits(driver) for case in cases), (
+            f"tests/chaos/cases.py has no Case(action={action.name!r}, …) for the driver {driver}: "
+            "what there is before, the job, and one that follows in its lane. What the job brings "
+            "about goes into Model.play of tests/chaos/model.py"
+        )
+
+
+@each
+def test_an_action_that_changes_a_volume_is_tried_while_others_use_it(action: Action) -> None:
+    if action.kind in ("volume", "snapshot") and action.journaled:
+        assert action.name in {case.action for case in AMONG_OTHERS.values()}, (
+            f"tests/data/cases.py has no Case(action={action.name!r}, …); what the job brings "
+            "about goes into tests/data/model.py"
+        )
 
 
 @each
 def test_what_an_action_asks_of_drivers_is_tried_on_them(action: Action) -> None:
+    """By the suite for every driver; by the tests of its own where one driver alone can do it."""
     if action.capability is None:
         return
-    suites = [
-        path.read_text() for suite in SUITES for path in (ROOT / "tests" / suite).glob("*.py")
-    ]
+    able = [name for name, spec in DRIVERS.items() if action.capability in spec.capabilities]
+    assert able, f"no driver has {action.capability}"
+    suite = ROOT / "tests" / ("conformance" if len(able) > 1 else able[0])
+    texts = [path.read_text() for path in suite.glob("test_*.py")]
     for method in methods_of(action.capability):
         called = re.compile(rf"\.{method}\b")
-        assert any(called.search(text) for text in suites), method
-    assert any(action.capability in spec.capabilities for spec in DRIVERS.values())
+        assert any(called.search(text) for text in texts), (
+            f"no test in {suite.relative_to(ROOT)} calls {method}() of a driver"
+        )
+
+
+@each
+def test_what_an_action_asks_of_drivers_is_in_their_page(action: Action) -> None:
+    if action.capability is None:
+        return
+    page = (ROOT / "docs" / "drivers.md").read_text()
+    heads = re.findall(r"^\| (`[^|]+) \|", page, re.MULTILINE)
+    assert any(f"`{action.capability}`" in head for head in heads), (
+        f"the table of docs/drivers.md has no row for the capability `{action.capability}`"
+    )
 
 
 def methods_of(capability: str) -> Iterator[str]:
