@@ -10,6 +10,16 @@ from pydantic import Field
 from orchestrator.contract.answers import Answer
 
 
+class NamedObject(Answer):
+    """An object that an event names beside its own volume, snapshot or policy."""
+
+    role: str = Field(description="What it was in this event.", examples=["source"])
+    kind: str = Field(examples=["volume"])
+    name: str
+    id: str | None = None
+    backend: str | None = None
+
+
 class Event(Answer):
     """One line of history."""
 
@@ -26,6 +36,11 @@ class Event(Answer):
     actor: str
     reason: str | None = None
     data: dict[str, Any] | None = None
+    objects: list[NamedObject] | None = Field(
+        default=None,
+        exclude_if=lambda objects: objects is None,
+        description="Further objects; absent where there are none.",
+    )
 
 
 class FollowedEvent(Event):

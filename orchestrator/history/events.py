@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Row, Select, bindparam, func, select, tuple_
 
@@ -27,6 +27,16 @@ _NUMBER = event_commits.c.base + events.c.seq
 _COMMIT = Parent(event_commits, "commits", "commit_id")
 
 
+class Named(NamedTuple):
+    """An object that an event names: what it was in it, and which one."""
+
+    role: str
+    kind: str
+    name: str
+    id: str | None = None
+    backend: str | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Event:
     """One line of history. ``actor`` is the name of the token, or ``orchestrator``."""
@@ -41,6 +51,8 @@ class Event:
     job_id: int | None = None
     reason: str | None = None
     data: dict[str, Any] = field(default_factory=dict)
+    #: Further objects, in their order.
+    objects: Sequence[Named] = ()
 
 
 def job_event(
@@ -89,6 +101,7 @@ def recorded(happened: Sequence[Event], at: datetime) -> Asked[Any]:
             "actor": event.actor,
             "reason": event.reason,
             "data": event.data or None,
+            "objects": [one._asdict() for one in event.objects] if event.objects else None,
         }
         for seq, event in enumerate(happened, start=1)
     ]

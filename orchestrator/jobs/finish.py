@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 from sqlalchemy import BigInteger, Integer, bindparam, case, delete, select, update
 
 from orchestrator.actions.registry import intent_of
+from orchestrator.domain.action import source_of
 from orchestrator.domain.actors import ENGINE
 from orchestrator.domain.errors import Canceled, DependencyFailed, Problem
+from orchestrator.domain.outlook import Intent
 from orchestrator.domain.states import Ending, EventKind, JobState, StepState
-from orchestrator.history.events import Event, job_event, record, recorded
+from orchestrator.history.events import Event, Named, job_event, record, recorded
 from orchestrator.inventory import promises
 from orchestrator.jobs.claim import Claim
 from orchestrator.jobs.lanes import heads, heads_of, promote
@@ -310,16 +312,26 @@ def _events(claim: Claim, outcome: Outcome) -> Iterable[Event]:
             policy=intent.policy or "(none)",
             host=intent.host,
         )
-        yield Event(kind=claim.action.name, **base, data={"text": text, **outcome.audit})
+        data = {"text": text, **outcome.audit}
+        yield Event(kind=claim.action.name, **base, data=data, objects=_source(intent))
     for change in outcome.changes:
         if isinstance(change, inventory.Written) and (told := change.event()) is not None:
             kind, about = told
             yield Event(kind=kind, **{**base, **about})
     # The end of an attempt is the last event of it.
-    data: dict[str, Any] = {"attempt": claim.attempt}
+    data = {"attempt": claim.attempt}
     if outcome.problem is not None:
         data["error"] = outcome.problem.job_error()
     yield Event(kind=_ENDED[outcome.ending], **base, data=data)
+
+
+def _source(intent: Intent) -> tuple[Named, ...]:
+    """The volume whose contents a clone or copy has."""
+    place = None if intent.source_id is None else source_of(intent.backend, intent.params)
+    if place is None:
+        return ()
+    backend, name = place
+    return (Named(role="source", kind="volume", name=name, id=intent.source_id, backend=backend),)
 
 
 # -- what the end of a job sets off -------------------------------------------------------

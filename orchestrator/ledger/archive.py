@@ -19,7 +19,14 @@ from orchestrator.domain.errors import WrongState
 from orchestrator.domain.states import EventKind
 from orchestrator.history.events import Event, record
 from orchestrator.ledger import chain
-from orchestrator.ledger.chapters import VOUCHING, Chapter, Document, last_named, name_of
+from orchestrator.ledger.chapters import (
+    VOUCHING,
+    Chapter,
+    Document,
+    last_named,
+    name_of,
+    told_format,
+)
 from orchestrator.store.bulk import among
 from orchestrator.store.columns import db_now
 from orchestrator.store.files import NameTakenError, write_lines
@@ -50,7 +57,8 @@ def archive_events(
     """
     if not alone(transaction):
         return 0
-    base, before = chain.archived_up_to(transaction)
+    begin = chain.archived_up_to(transaction)
+    base, before = begin.number, begin.link
     limit: datetime = transaction.execute(select(db_now(-older_than_days * 86400.0))).scalar_one()
     waiting = timedelta(days=max(0.0, min(_WAITING_DAYS, older_than_days)))
     waited = _is_older(transaction, base, limit - waiting)
@@ -63,15 +71,15 @@ def archive_events(
     last = links[-1].base + links[-1].events
     name = name_of(base, last)
     try:
-        sha256 = write_lines(directory, name, _documents(transaction, key, base, before, links))
+        sha256 = write_lines(directory, name, _documents(transaction, key, begin, links))
     except NameTakenError:
         raise WrongState(
             f"the archive has a file {name} that is not of this history: move it elsewhere",
             field="retention.archive",
         ) from None
-    _leave(
-        transaction, key, Chapter(base, last, name, sha256, before, links[-1].link, False), links
-    )
+    end = links[-1]
+    chapter = Chapter(base, last, name, sha256, before, end.link, end.format, deleted=False)
+    _leave(transaction, key, chapter, links)
     return int(last - base)
 
 
@@ -91,6 +99,7 @@ def chapters(transaction: Transaction) -> list[Chapter]:
             sha256=row.sha256,
             link_before=row.link_before,
             link_after=row.link_after,
+            format=row.format,
             deleted=row.deleted_at is not None,
         )
         for row in rows
@@ -165,10 +174,10 @@ def _as_begun(directory: Path, links: list[Any]) -> list[Any]:
 
 
 def _documents(
-    transaction: Transaction, key: bytes, number: int, before: bytes, links: Sequence[Any]
+    transaction: Transaction, key: bytes, begin: chain.Place, links: Sequence[Any]
 ) -> Iterator[Document]:
     """The lines of a file, each commit compared with its link."""
-    link, rest = before, links
+    place, rest = begin, links
     while rest:
         page = chain.bounded(rest[: chain.PAGE])
         rest = rest[len(page) :]
@@ -176,22 +185,25 @@ def _documents(
         commits = {row.id: row for row in chain.numbered(transaction, ids)}
         found = dict(chain.events_of(transaction, ids))
         for one in page:
-            broken = chain.compare(key, link, number, one, commits.get(one.commit_id), found)
+            broken = chain.compare(key, place, one, commits.get(one.commit_id), found)
             if broken is not None:
                 raise WrongState(
                     f"events are not archived: event {broken.number}: {broken.why}",
                     field="retention.events_days",
                 )
-            yield from _commit(one, found[one.commit_id], before if one is links[0] else None)
-            number, link = one.base + one.events, one.link
+            yield from _commit(one, found[one.commit_id], begin.link if one is links[0] else None)
+            place = chain.Place(one.base + one.events, one.link, one.format)
 
 
 def _commit(one: Any, found: Sequence[Any], before: bytes | None) -> Iterator[Document]:
     head: Document = {"id": one.commit_id, "events": one.events, "link": one.link.hex()}
+    head |= told_format(one.format)
     if before is not None:
         head["before"] = before.hex()
     for event in found:
         told = {name: getattr(event, name) for name in chain.HASHED if name != "seq"}
+        if told["objects"] is None:
+            del told["objects"]
         document = {"number": one.base + event.seq, **told}
         yield {**document, "commit": head} if event is found[0] else document
 
@@ -213,6 +225,7 @@ def _leave(transaction: Transaction, key: bytes, chapter: Chapter, links: Sequen
             sha256=chapter.sha256,
             link_before=chapter.link_before,
             link_after=chapter.link_after,
+            format=chapter.format,
             archived_at=now,
         )
     )

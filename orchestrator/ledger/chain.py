@@ -5,6 +5,10 @@ before. Whoever owns the database but not the key can change events, digests and
 cannot make them fit again. What the key cannot show is that the newest events were cut off:
 for that, keep a head (`head`) elsewhere, and verify with it.
 
+A link has a format. Digests of the first format do not cover the objects that an event lists;
+the HMAC of every later one covers the format itself, so that no link can be declared to be of
+another. Formats never decrease along the chain.
+
 The scheduler writes links behind the numbering, at a limited pace, so that no writer waits.
 """
 
@@ -40,21 +44,35 @@ DIGEST = 16
 _PUT_IN = "it was put in"
 #: What stands before the first link.
 GENESIS = bytes(32)
+#: The first format; the one of new links.
+FIRST, FORMAT = 1, 2
 #: Commits and events that are read at a time, one commit at least.
 PAGE = 500
 _MOST_EVENTS = 20_000
 #: The advisory lock of whoever writes links.
 _CHAIN_LOCK = 0x636861696E
 
-#: What of an event is hashed, in this order.
+#: What of an event is hashed, in this order; the first format has no objects.
 HASHED = (
     "seq", "at", "kind", "backend", "volume", "volume_id", "snapshot", "policy", "job_id",
-    "actor", "reason", "data",
+    "actor", "reason", "data", "objects",
 )  # fmt: skip
 _json = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
 
 
 _NEWEST = select(event_chain).order_by(event_chain.c.base.desc()).limit(1)
+
+
+class Place(NamedTuple):
+    """Where a commit ends: the number of its last event, its link, and the format of that."""
+
+    number: int
+    link: bytes
+    format: int
+
+
+#: Where the chain begins.
+START = Place(0, GENESIS, FIRST)
 
 
 class _Commit(NamedTuple):
@@ -140,16 +158,18 @@ def require_own(transaction: Transaction, key: bytes) -> None:
     newest = transaction.execute(_NEWEST).first()
     if newest is None:
         return
-    before = _link_at(transaction, newest.base) if newest.base else GENESIS
+    before = _place_at(transaction, newest.base) if newest.base else START
+    if before is None or newest.format not in range(before.format, FORMAT + 1):
+        raise ForeignChainError
     commit = _Commit(newest.commit_id, newest.base, newest.events)
-    made = None if before is None else link_of(key, before, commit, newest.digests)
-    if made is None or not hmac.compare_digest(made, newest.link):
+    made = link_of(key, before.link, commit, newest.digests, newest.format)
+    if not hmac.compare_digest(made, newest.link):
         raise ForeignChainError
 
 
 def unchained_since(transaction: Transaction) -> datetime | None:
     """When the oldest event happened that is numbered and has no link yet; None: all have one."""
-    number = (_last(transaction) or (0, GENESIS))[0]
+    number = (_last(transaction) or START).number
     first = select(event_commits.c.id).where(event_commits.c.base >= number)
     oldest = first.order_by(event_commits.c.base).limit(1).scalar_subquery()
     found = select(func.min(events.c.at)).where(events.c.commit_id == oldest)
@@ -165,14 +185,14 @@ def extend(transaction: Transaction, key: bytes, most: int) -> int:
     """
     if not transaction.try_lock(_CHAIN_LOCK):
         return 0
-    number, link = _last(transaction) or (0, GENESIS)
+    number, link, _ = _last(transaction) or START
     done = 0
     while done < most and (commits := _commits_after(transaction, number)):
         if not done:
             require_own(transaction, key)
         rows: list[dict[str, Any]] = []
         for commit, digests in _digested(transaction, commits):
-            link = link_of(key, link, commit, digests)
+            link = link_of(key, link, commit, digests, FORMAT)
             number = commit.base + commit.events
             done += commit.events
             rows.append(
@@ -182,6 +202,7 @@ def extend(transaction: Transaction, key: bytes, most: int) -> int:
                     "events": commit.events,
                     "digests": digests,
                     "link": link,
+                    "format": FORMAT,
                 }
             )
             if done >= most:
@@ -193,15 +214,15 @@ def extend(transaction: Transaction, key: bytes, most: int) -> int:
 def head(transaction: Transaction) -> tuple[int, str] | None:
     """The number of the newest event that has a link, and the link; None: there is none yet."""
     last = _last(transaction)
-    return None if last is None else (last[0], last[1].hex())
+    return None if last is None else (last.number, last.link.hex())
 
 
 def has_link(transaction: Transaction, number: int, link: str) -> bool:
     """Whether the chain has this link at event ``number``, or that was archived since."""
-    there = _link_at(transaction, number)
+    there = _place_at(transaction, number)
     if there is not None:
-        return hmac.compare_digest(link, there.hex())
-    return archived_up_to(transaction)[0] >= number
+        return hmac.compare_digest(link, there.link.hex())
+    return archived_up_to(transaction).number >= number
 
 
 def verify(
@@ -214,9 +235,9 @@ def verify(
     ``link`` are those of an earlier result, or of a head that was kept elsewhere: then the
     chain must have had that link there.
     """
-    number, before = archived_up_to(transaction)
+    place = archived_up_to(transaction)
     if after:
-        there = _link_at(transaction, after)
+        there = _place_at(transaction, after)
         if there is None and link is not None:
             yield Verified(after, link, 0, Broken(after, "no link ends there: it was cut off"))
             return
@@ -226,53 +247,53 @@ def verify(
                 "earlier verification has told",
                 field="after",
             )
-        number, before = after, there
-        if link is not None and not hmac.compare_digest(link, there.hex()):
+        place = there
+        if link is not None and not hmac.compare_digest(link, there.link.hex()):
             yield Verified(after, link, 0, Broken(after, "the chain had another link there"))
             return
-    yield from verify_behind(transaction, key, number, before)
+    yield from verify_behind(transaction, key, place)
 
 
-def verify_behind(
-    transaction: Transaction, key: bytes, number: int, before: bytes
-) -> Iterator[Verified]:
-    """The same from a number on at which the chain had the link ``before``."""
+def verify_behind(transaction: Transaction, key: bytes, place: Place) -> Iterator[Verified]:
+    """The same from a place of the chain on."""
     checked = 0
     oldest = transaction.execute(select(func.min(event_commits.c.base))).scalar()
-    if oldest is not None and oldest < archived_up_to(transaction)[0]:
-        yield Verified(number, before.hex(), 0, Broken(oldest + 1, _PUT_IN))
+    if oldest is not None and oldest < archived_up_to(transaction).number:
+        yield Verified(place.number, place.link.hex(), 0, Broken(oldest + 1, _PUT_IN))
         return
-    while links := links_after(transaction, number):
+    while links := links_after(transaction, place.number):
         commits = {row.id: row for row in numbered(transaction, [one.commit_id for one in links])}
         found = dict(events_of(transaction, list(commits)))
-        strange = _without_link(transaction, number, links)
+        strange = _without_link(transaction, place.number, links)
         for one in links:
-            broken = compare(key, before, number, one, commits.get(one.commit_id), found)
+            broken = compare(key, place, one, commits.get(one.commit_id), found)
             if broken is None and strange is not None and strange < one.base + one.events:
                 broken = Broken(strange + 1, _PUT_IN)
             if broken is not None:
-                yield Verified(number, before.hex(), checked, broken)
+                yield Verified(place.number, place.link.hex(), checked, broken)
                 return
-            before, number = one.link, one.base + one.events
+            place = Place(one.base + one.events, one.link, one.format)
             checked += one.events
-        yield Verified(number, before.hex(), checked)
+        yield Verified(place.number, place.link.hex(), checked)
     if not checked:
-        yield Verified(number, before.hex(), checked)
+        yield Verified(place.number, place.link.hex(), checked)
 
 
 def compare(
     key: bytes,
-    before: bytes,
-    number: int,
+    before: Place,
     one: Any,
     commit: Any,
     found: Mapping[int, Sequence[Any]],
 ) -> Broken | None:
-    """What is wrong with one commit, if anything is."""
+    """What is wrong with one commit behind a place, if anything is."""
+    number = before.number
     if one.base != number:
         return Broken(number + 1, f"links are missing up to event {one.base}")
+    if (why := why_not_next(before.format, one.format)) is not None:
+        return Broken(number + 1, why)
     there = found.get(one.commit_id, ())
-    digests = b"".join(_digest(event) for event in there)
+    digests = b"".join(_digest(event, one.format) for event in there)
     if digests != one.digests:
         for place in range(max(one.events, len(there))):
             of = slice(place * DIGEST, (place + 1) * DIGEST)
@@ -282,7 +303,7 @@ def compare(
                 return Broken(number + place + 1, why)
     if commit is None or (commit.base, commit.events) != (one.base, one.events):
         return Broken(number + 1, "its commit was numbered otherwise")
-    if not hmac.compare_digest(link_of(key, before, commit, digests), one.link):
+    if not hmac.compare_digest(link_of(key, before.link, commit, digests, one.format), one.link):
         return Broken(number + 1, "its link does not fit: it was made without the key")
     return None
 
@@ -290,51 +311,68 @@ def compare(
 # -- hashing ------------------------------------------------------------------------------
 
 
-def _digest(event: Sequence[Any]) -> bytes:
+def why_not_next(before: int, link_format: int) -> str | None:
+    """Why no link of this format may follow one of the format ``before``, if that is so."""
+    if link_format not in range(FIRST, FORMAT + 1):
+        return f"its link has a format that is not known: {link_format}"
+    return "its link has an earlier format than the one before" if link_format < before else None
+
+
+def _digest(event: Sequence[Any], link_format: int) -> bytes:
     # As `events_of` selects them: the commit, then what is hashed.
     _, seq, at, *rest = event
-    return digest([seq, at.isoformat(), *rest])
+    return digest([seq, at.isoformat(), *rest], link_format)
 
 
-def digest(values: Sequence[Any]) -> bytes:
-    """Of one event: blake2b over what `HASHED` names as JSON, times as RFC 3339."""
+def digest(values: list[Any], link_format: int) -> bytes:
+    """Of one event: blake2b over what `HASHED` names as JSON, times as RFC 3339.
+
+    An event that was chained before events had objects has none: with some, it is not as it was.
+    """
+    if link_format == FIRST and values[-1] is None:
+        values = values[:-1]
     return hashlib.blake2b(_json.encode(values).encode(), digest_size=DIGEST).digest()
 
 
-def link_of(key: bytes, before: bytes, commit: Any, digests: bytes) -> bytes:
-    """Of one commit (``id``, ``base``, ``events``), whose events have these digests."""
-    place = f"{commit.id} {commit.base} {commit.events} ".encode()
-    return hmac.digest(key, before + place + digests, "sha256")
+def link_of(key: bytes, before: bytes, commit: Any, digests: bytes, link_format: int) -> bytes:
+    """Of one commit (``id``, ``base``, ``events``), whose events have these digests.
+
+    No text of the first format begins as those of later ones: none can be passed off as another.
+    """
+    place = f"{commit.id} {commit.base} {commit.events} "
+    if link_format > FIRST:
+        place = f"format {link_format} {place}"
+    return hmac.digest(key, before + place.encode() + digests, "sha256")
 
 
 # -- reading ------------------------------------------------------------------------------
 
 
-def _last(transaction: Transaction) -> tuple[int, bytes] | None:
+def _last(transaction: Transaction) -> Place | None:
     """The newest number that has a link, and the link."""
     row = transaction.execute(_NEWEST).first()
     if row is not None:
-        return row.base + row.events, row.link
+        return Place(row.base + row.events, row.link, row.format)
     # Whoever archives in between has left a later link there.
-    number, link = archived_up_to(transaction)
-    return (number, link) if number else None
+    place = archived_up_to(transaction)
+    return place if place.number else None
 
 
-def archived_up_to(transaction: Transaction) -> tuple[int, bytes]:
-    """The number up to which events were archived, and the link there."""
+def archived_up_to(transaction: Transaction) -> Place:
+    """The place up to which events were archived."""
     query = (
-        select(event_archives.c.last, event_archives.c.link_after)
+        select(event_archives.c.last, event_archives.c.link_after, event_archives.c.format)
         .order_by(event_archives.c.base.desc())
         .limit(1)
     )
     row = transaction.execute(query).first()
-    return (0, GENESIS) if row is None else (row.last, row.link_after)
+    return START if row is None else Place(*row)
 
 
-def _link_at(transaction: Transaction, number: int) -> bytes | None:
-    """The link at a number, if a commit ends there and its link is in the database."""
-    if (archived := archived_up_to(transaction))[0] == number:
-        return archived[1]
+def _place_at(transaction: Transaction, number: int) -> Place | None:
+    """The place at a number, if a commit ends there and its link is in the database."""
+    if (archived := archived_up_to(transaction)).number == number:
+        return archived
     query = (
         select(event_chain)
         .where(event_chain.c.base < number)
@@ -342,7 +380,9 @@ def _link_at(transaction: Transaction, number: int) -> bytes | None:
         .limit(1)
     )
     row = transaction.execute(query).first()
-    return row.link if row is not None and row.base + row.events == number else None
+    if row is None or row.base + row.events != number:
+        return None
+    return Place(number, row.link, row.format)
 
 
 def links_after(transaction: Transaction, number: int) -> Sequence[Any]:
@@ -410,4 +450,4 @@ def _digested(transaction: Transaction, commits: Sequence[Any]) -> Iterator[tupl
     """Commits in their order, with the digests of their events."""
     found = dict(events_of(transaction, [commit.id for commit in commits]))
     for commit in commits:
-        yield commit, b"".join(_digest(event) for event in found.get(commit.id, ()))
+        yield commit, b"".join(_digest(event, FORMAT) for event in found.get(commit.id, ()))

@@ -1,8 +1,9 @@
 """Archive files of events, read: commit by commit, with what shows that they are as written.
 
-A line is an event as `event list --json` tells it. The first one of each commit has
-``commit``: its id, how many events it has, and its link in the chain; the first of the file also
-``before``, the link before that. With the key, a file can be verified by itself.
+A line is an event as `event list --json` shows it. The first one of each commit has
+``commit``: its id, how many events it has, its link in the chain and the format of that, unless
+it is the first one; the first of the file also ``before``, the link before that. With the key, a
+file can be verified by itself.
 """
 
 from __future__ import annotations
@@ -38,11 +39,12 @@ class ArchivedCommit:
     base: int
     events: int
     link: bytes
+    format: int
     documents: list[Document]
 
     def digests(self) -> bytes:
         """Of each of its events, as the chain has them."""
-        return b"".join(_digest(one, self.base) for one in self.documents)
+        return b"".join(_digest(one, self.base, self.format) for one in self.documents)
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,13 @@ class Chapter:
     sha256: str
     link_before: bytes
     link_after: bytes
+    format: int
     deleted: bool
+
+    @property
+    def end(self) -> chain.Place:
+        """Where its last commit ends."""
+        return chain.Place(self.last, self.link_after, self.format)
 
     def told(self, key: bytes) -> Document:
         """The same as the event tells it that vouches for the file."""
@@ -66,6 +74,7 @@ class Chapter:
             "sha256": self.sha256,
             "link_before": self.link_before.hex(),
             "link_after": self.link_after.hex(),
+            **told_format(self.format),
         }
         return signed(key, EventKind.EVENTS_ARCHIVED, facts)
 
@@ -84,6 +93,11 @@ def is_signed(key: bytes, kind: str, told: Any) -> bool:
     facts = {name: value for name, value in told.items() if name != "mac"}
     mac = str(told.get("mac", "")).encode()
     return hmac.compare_digest(mac, signed(key, kind, facts)["mac"].encode())
+
+
+def told_format(link_format: int) -> Document:
+    """The format of a link, as documents have it: those of the first one were there before it."""
+    return {} if link_format == chain.FIRST else {"format": link_format}
 
 
 def name_of(base: int, last: int) -> str:
@@ -118,10 +132,11 @@ def commits(file: IO[bytes]) -> Iterator[ArchivedCommit]:
 class Reading:
     """One file, compared with what is recorded of it and with the chain."""
 
-    def __init__(self, path: Path, chapter: Chapter, key: bytes) -> None:
+    def __init__(self, path: Path, chapter: Chapter, key: bytes, before: chain.Place) -> None:
         self._path = path
         self._chapter = chapter
         self._key = key
+        self._before = before
         #: The events in it that vouch for archives.
         self.vouching: list[Document] = []
         #: The link at each of the numbers that were asked for, where a commit ends there.
@@ -143,19 +158,21 @@ class Reading:
             return chain.Broken(first, f"the archive {name} cannot be read: {error}")
 
     def _compare(self, found: Iterator[ArchivedCommit], wanted: int | None) -> chain.Broken | None:
-        number, before = self._chapter.base, self._chapter.link_before
+        number, before, newest = self._before
         for commit in found:
             within = f"in the archive {self._chapter.file}"
             if commit.base != number:
                 return chain.Broken(number + 1, f"it is missing {within}")
-            link = chain.link_of(self._key, before, commit, commit.digests())
+            if (why := chain.why_not_next(newest, commit.format)) is not None:
+                return chain.Broken(number + 1, f"{why}, {within}")
+            link = chain.link_of(self._key, before, commit, commit.digests(), commit.format)
             if not hmac.compare_digest(link, commit.link):
                 return chain.Broken(number + 1, f"its commit is not as it was written {within}")
-            number, before = commit.base + commit.events, link
+            number, before, newest = commit.base + commit.events, link, commit.format
             self.vouching += [one for one in commit.documents if one["kind"] in VOUCHING]
             if number == wanted:
                 self.links[number] = link
-        if (number, before) != (self._chapter.last, self._chapter.link_after):
+        if (number, before, newest) != self._chapter.end:
             why = f"the archive {self._chapter.file} ends otherwise than is recorded of it"
             return chain.Broken(number + 1, why)
         return None
@@ -168,11 +185,12 @@ def _commit(documents: list[Document]) -> ArchivedCommit:
         base=documents[0]["number"] - 1,
         events=head["events"],
         link=bytes.fromhex(head["link"]),
+        format=head.get("format", chain.FIRST),
         documents=documents,
     )
 
 
-def _digest(document: Document, base: int) -> bytes:
+def _digest(document: Document, base: int, link_format: int) -> bytes:
     at = datetime.fromisoformat(document["at"]).isoformat()
-    values = {**document, "seq": document["number"] - base, "at": at}
-    return chain.digest([values[name] for name in chain.HASHED])
+    values = {"objects": None, **document, "seq": document["number"] - base, "at": at}
+    return chain.digest([values[name] for name in chain.HASHED], link_format)

@@ -81,7 +81,8 @@ def _lines(
     number = start
     while rows := read_after(transaction, number, min(_PAGE, last - number)):
         for row in rows:
-            yield {name: getattr(row, name) for name in _TOLD}
+            told = {name: getattr(row, name) for name in _TOLD}
+            yield told if row.objects is None else {**told, "objects": row.objects}
         number = rows[-1].number
         if number >= last:
             break

@@ -28,8 +28,7 @@ from orchestrator.store.transaction import Transaction
 class _Walk:
     """How far a verification has come, and what it has to find yet."""
 
-    number: int = 0
-    link: bytes = chain.GENESIS
+    place: chain.Place = chain.START
     events: int = 0
     #: What was read of files, and what was not.
     read: list[Chapter] = field(default_factory=list)
@@ -38,7 +37,7 @@ class _Walk:
     vouching: list[Document] = field(default_factory=list)
 
     def told(self, broken: Broken | None = None) -> Verified:
-        return Verified(self.number, self.link.hex(), self.events, broken)
+        return Verified(self.place.number, self.place.link.hex(), self.events, broken)
 
 
 def verify(
@@ -63,13 +62,13 @@ def verify(
         if chapter.last > after:
             broken = _chapter(walk, chapter, directory, key, after, link)
         else:
-            walk.number, walk.link = chapter.last, chapter.link_after
-            broken = _begin(walk.link, after, link) if chapter.last == after else None
+            walk.place = chapter.end
+            broken = _begin(chapter.link_after, after, link) if chapter.last == after else None
         yield walk.told(broken)
         if broken is not None:
             return
     verified = walk.told()
-    for verified in chain.verify_behind(transaction, key, walk.number, walk.link):
+    for verified in chain.verify_behind(transaction, key, walk.place):
         yield replace(verified, events=verified.events + walk.events)
     if verified.broken is None:
         broken = _unvouched(key, walk, _vouching(transaction))
@@ -97,9 +96,11 @@ def _chapter(
     link: str | None,
 ) -> Broken | None:
     """Go on by one archive."""
-    if (chapter.base, chapter.link_before) != (walk.number, walk.link):
-        why = f"what is recorded of the archive {chapter.file} does not continue what is before it"
-        return Broken(walk.number + 1, why)
+    why = chain.why_not_next(walk.place.format, chapter.format)
+    if (chapter.base, chapter.link_before) != walk.place[:2]:
+        why = "what is recorded of it does not continue what is before it"
+    if why is not None:
+        return Broken(walk.place.number + 1, f"the archive {chapter.file}: {why}")
     begins = chapter.base < after
     if begins and (chapter.deleted or directory is None):
         why = "was deleted" if chapter.deleted else "is left out"
@@ -111,7 +112,7 @@ def _chapter(
     if chapter.deleted or directory is None:
         walk.skipped.append(chapter)
     else:
-        reading = Reading(directory / chapter.file, chapter, key)
+        reading = Reading(directory / chapter.file, chapter, key, walk.place)
         if (broken := reading.compare(after)) is not None:
             return broken
         if begins and (broken := _begin(reading.links.get(after), after, link)) is not None:
@@ -119,7 +120,7 @@ def _chapter(
         walk.read.append(chapter)
         walk.vouching += reading.vouching
         walk.events += chapter.last - max(chapter.base, after)
-    walk.number, walk.link = chapter.last, chapter.link_after
+    walk.place = chapter.end
     return None
 
 

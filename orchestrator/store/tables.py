@@ -644,6 +644,8 @@ event_chain = Table(
     #: Of each of its events.
     Column("digests", LargeBinary, nullable=False),
     Column("link", LargeBinary, nullable=False),
+    #: What digests and link cover.
+    Column("format", SmallInteger, nullable=False, server_default=text("1")),
 )
 
 #: Events that have left the database for files, in the order of their numbers.
@@ -658,6 +660,8 @@ event_archives = Table(
     #: The links of the chain before its first event and at its last.
     Column("link_before", LargeBinary, nullable=False),
     Column("link_after", LargeBinary, nullable=False),
+    #: The format of the link at its last event.
+    Column("format", SmallInteger, nullable=False, server_default=text("1")),
     Column("archived_at", UtcDateTime, nullable=False),
     #: The file was deleted, as the retention says.
     Column("deleted_at", UtcDateTime),
@@ -688,6 +692,8 @@ events = Table(
     Column("reason", Text),
     #: What changed: {"before": {…}, "after": {…}} and further facts.
     Column("data", Json),
+    #: Further objects than the columns name: `orchestrator.history.events.Named`.
+    Column("objects", Json),
     Index("ix_events_job_id", "job_id"),
     Index("ix_events_volume", "backend", "volume", "commit_id"),
     Index(
@@ -697,6 +703,22 @@ events = Table(
         sqlite_where=text(UNUSUAL_EVENT),
         postgresql_where=text(UNUSUAL_EVENT),
     ),
+)
+
+#: An index over `events.objects`, written by triggers: what is true is in the events.
+event_objects = Table(
+    "event_objects",
+    metadata,
+    Column("commit_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("place", Integer, primary_key=True, autoincrement=False),
+    Column("role", String(20), nullable=False),
+    Column("kind", String(20), nullable=False),
+    Column("object_id", String(64)),
+    Column("backend", String(63)),
+    Column("name", String(255), nullable=False),
+    Index("ix_event_objects_object_id", "object_id", "commit_id"),
+    Index("ix_event_objects_name", "kind", "backend", "name", "commit_id"),
 )
 
 idempotency_keys = Table(
