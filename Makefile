@@ -50,8 +50,8 @@ field: $(STAMP) ## run it on servers as a distribution installs them: PostgreSQL
 	$(PYTEST) -m 'not slow' --server pgbouncer $(FIELD) tests/engine/test_frozen.py \
 	  -k 'postgresql or moved or every_row' $(ARGS)
 
-chaos: $(STAMP) ## break everything at every step; one cell: STEP=claim.after_commit ARGS="-k …"
-	CHAOS_STEP='$(STEP)' CHAOS_SEED='$(SEED)' $(BIN)/python -m tests.chaos $(ARGS)
+chaos: $(STAMP) ## break everything at every step; one cell: STEP=claim.after_commit ARGS="-k …", a ninth: PART=0 to 8
+	CHAOS_PART='$(PART)' CHAOS_STEP='$(STEP)' CHAOS_SEED='$(SEED)' $(BIN)/python -m tests.chaos $(ARGS)
 
 storm: $(STAMP) ## kill, freeze and cut off anything at any moment: SEEDS=1-50
 	CHAOS_SEEDS='$(or $(SEEDS),1-50)' $(BIN)/python -m pytest -m slow -k short_storm \

@@ -1,7 +1,8 @@
 """The long form: ``python -m tests.chaos``; two runs side by side, then the table.
 
-With arguments for pytest it is a single run of what they choose; what comes of that replaces what
-the last whole run had found there, in the table, too.
+``CHAOS_PART`` chooses a part: 0 to 7 an eighth of the cases, 8 the guards and the whole product.
+The table is written once every part has been run. With arguments for pytest it is a single run of
+what they choose. The results of either replace those of the same cells.
 """
 
 from __future__ import annotations
@@ -13,34 +14,44 @@ import sys
 from pathlib import Path
 
 from tests.chaos import report
-from tests.chaos.choice import CHOICE
+from tests.chaos.choice import CHOICE, PARTS
 from tests.chaos.record import read
 
 _ROOT = Path(__file__).parents[2]
 _KEPT = _ROOT / "build" / "chaos"
 _PAGE = _ROOT / "docs" / "reliability.md"
-#: There once a whole run has ended.
-_WHOLE = _KEPT / "whole"
+_MATRIX = "tests/chaos/test_matrix.py"
+_BESIDE = ("tests/chaos/test_guards.py", "tests/chaos/test_product.py")
+#: A file of each part that has been run.
+_RUN = [_KEPT / f"part-{part}" for part in range(PARTS + 1)]
 
 
 def main(arguments: list[str]) -> int:
-    """Run, and tell how it ended."""
-    pytest = [sys.executable, "-m", "pytest", "tests/chaos", "--quiet"]
+    """Run, and report how it ended."""
+    part = CHOICE.part
+    if part is not None and part not in range(PARTS + 1):
+        print(f"the parts are 0 to {PARTS}", file=sys.stderr)
+        return 2
+    paths = ["tests/chaos"] if part is None else _BESIDE if part == PARTS else [_MATRIX]
+    pytest = [sys.executable, "-m", "pytest", *paths, "--quiet"]
     environment = {**os.environ, "CHAOS": "long", "CHAOS_RECORD": str(_KEPT)}
     if arguments:
         status = subprocess.run(
             [*pytest, *arguments], cwd=_ROOT, env=environment, check=False
         ).returncode
-        if not _WHOLE.exists():
-            return status
     else:
-        shutil.rmtree(_KEPT, ignore_errors=True)
+        if part is None:
+            shutil.rmtree(_KEPT, ignore_errors=True)
         runs = [
             subprocess.Popen([*pytest, "--database", database], cwd=_ROOT, env=environment)
             for database in ("sqlite", "postgresql")
         ]
         status = max(run.wait() for run in runs)
-        _WHOLE.touch()
+        for done in _RUN if part is None else [_RUN[part]]:
+            done.touch()
+    if missing := [one.name for one in _RUN if not one.exists()]:
+        print(f"the page is written once these have been run, too: {', '.join(missing)}")
+        return status
     report.write(read(_KEPT), _PAGE, CHOICE.seed)
     print(f"{_PAGE.relative_to(_ROOT)} was written")
     return status

@@ -1,8 +1,9 @@
 """Which cells a run tries: all of them, or some that a seed chooses.
 
-``CHAOS=long`` asks for the whole matrix, ``CHAOS_TESTS`` for that many tests of it, each with a
-few cells. ``CHAOS_SEED`` gives the seed, and ``CHAOS_STEP`` the one step that is tried: together
-with ``-k`` that is a single cell. ``CHAOS_SEEDS`` (``1-50``, ``2,7``) asks for a storm of each.
+``CHAOS=long`` asks for the whole matrix, ``CHAOS_PART`` for some of its cases, ``CHAOS_TESTS`` for
+that many tests of it, each with a few cells. ``CHAOS_SEED`` gives the seed, and ``CHAOS_STEP`` the
+one step that is tried: together with ``-k`` that is a single cell. ``CHAOS_SEEDS`` (``1-50``,
+``2,7``) asks for a storm of each.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from tests.chaos.faults import FAULTS, Alternating
 _SHORT_TESTS = 14
 _SHORT_CELLS = 3
 _DEFAULT_SEED = 1
+#: Parts that the cases are spread over in the long form.
+PARTS = 8
 
 Test = tuple[str, str, str, str, str]
 
@@ -38,6 +41,8 @@ class Choice:
         self.long = os.environ.get("CHAOS") == "long"
         self.seed = int(os.environ.get("CHAOS_SEED") or _DEFAULT_SEED)
         self._tests = int(os.environ.get("CHAOS_TESTS") or _SHORT_TESTS)
+        #: The part that is run; None: all.
+        self.part = int(os.environ["CHAOS_PART"]) if os.environ.get("CHAOS_PART") else None
         self._step = os.environ.get("CHAOS_STEP") or None
         #: The seeds of the storms; none if nobody has asked for them.
         self.storms = _seeds(os.environ.get("CHAOS_SEEDS", ""))
@@ -53,6 +58,9 @@ class Choice:
 
     def of_tests(self, found: Sequence[Test]) -> Sequence[Test]:
         """The tests that are tried: in the short form every fault, on a few actions."""
+        if self.part is not None:
+            cases = list(CASES)[self.part :: PARTS]
+            found = [one for one in found if one[4] in cases]
         if self.long or self._step:
             return found
         chance = self.random("tests")

@@ -7,6 +7,8 @@ import uuid
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from tests.chaos.cases import CASES
+from tests.chaos.faults import FAULTS
 from tests.rigs.provenance import UNKNOWN, commit
 
 GREEN = "green"
@@ -69,14 +71,18 @@ class Record:
 
 
 def read(directory: Path) -> Record:
-    """What all runs have kept in a directory; of a cell that was tried again, what came last."""
+    """What all runs have kept of the cells that there still are; of one that was tried again, what
+    came last.
+    """
     record = Record()
     latest: dict[Result, Result] = {}
     for path in sorted(directory.glob("*.json"), key=lambda path: path.stat().st_mtime):
         written = json.loads(path.read_text())
         for result in (Result(**result) for result in written["results"]):
-            latest[replace(result, outcome="", commit="")] = result
-        record.absent |= {Absent(**absent) for absent in written["absent"]}
+            if result.action in CASES and result.fault in FAULTS:
+                latest[replace(result, outcome="", commit="")] = result
+        absent = (Absent(**one) for one in written["absent"])
+        record.absent |= {one for one in absent if one.action in CASES}
         record.untried |= written["untried"]
         record.whole |= written["whole"]
     record.results = list(latest.values())

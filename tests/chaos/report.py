@@ -38,7 +38,7 @@ def _totals(record: Record, seed: int) -> Iterable[str]:
     green = sum(result.outcome == GREEN for result in record.results)
     yield (
         f"{len(record.results):,} cells were tried, {green:,} of them green: {len(CASES)} cases "
-        f"of {len({case.action for case in CASES.values()})} actions, drivers "
+        f"of {len({case.action for case in CASES.values()})} actions, {len(POINTS)} steps, drivers "
         f"{' and '.join(DRIVERS)}, databases {' and '.join(DATABASES)}, seed {seed}. "
         + sentence(result.commit for result in record.results)
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-_BEGIN, _END = "<!-- data: begin -->", "<!-- data: end -->"
+BEGIN, _END = "<!-- data: begin -->", "<!-- data: end -->"
 
 
 def kept(text: str, page: Path) -> str:
@@ -14,11 +14,11 @@ def kept(text: str, page: Path) -> str:
 
 def placed(text: str, section: str) -> str:
     """``text`` with this as its section; behind all else if it has no place for one."""
-    if _BEGIN not in text:
-        return f"{text.rstrip()}\n\n{_BEGIN}\n{section.strip()}\n{_END}\n"
-    before, _, rest = text.partition(_BEGIN)
-    return f"{before}{_BEGIN}\n{section.strip()}\n{_END}{rest.partition(_END)[2]}"
+    if BEGIN not in text:
+        return f"{text.rstrip()}\n\n{BEGIN}\n{section.strip()}\n{_END}\n"
+    before, _, rest = text.partition(BEGIN)
+    return f"{before}{BEGIN}\n{section.strip()}\n{_END}{rest.partition(_END)[2]}"
 
 
 def _within(text: str) -> str:
-    return text.partition(_BEGIN)[2].partition(_END)[0]
+    return text.partition(BEGIN)[2].partition(_END)[0]
