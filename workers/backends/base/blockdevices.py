@@ -2,8 +2,7 @@
 
 The kernel knows a device by its number, whatever nodes lead to it, and lets one holder at a
 time claim it (``O_EXCL``): a file system mounted in any namespace, swap space, RAID, LVM, or
-whoever else asks. Those who open it without a claim are found among the open files of all
-processes, and loop devices on top of it among those of the host.
+whoever else asks. Those who open it without a claim are looked for (`deviceusers`).
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import errno
 import fcntl
 import os
 import stat
-import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -26,6 +24,7 @@ from orchestrator.domain.errors import (
     InUse,
     NoSpace,
 )
+from workers.backends.base.deviceusers import claimed_by, entry_of, loops_on, numbers_of, openers
 
 #: Seconds for which a device may be held open before that counts as use: whoever looks at new
 #: devices lets go of them within a moment.
@@ -39,9 +38,6 @@ _LOST = {errno.ENXIO, errno.ENODEV, errno.ENOLINK, errno.ETIMEDOUT, errno.ESHUTD
 
 #: <linux/fs.h>: write out and forget what is in memory of a device.
 _BLKFLSBUF = 0x1261
-#: <linux/loop.h>
-_LOOP_GET_STATUS64 = 0x4C05
-_LOOP_STATUS = struct.Struct("=5Q4I64s64s32s2Q")
 
 
 @dataclass(frozen=True)
@@ -65,7 +61,12 @@ def look_at(path: str) -> Disk:
     sequence = None
     with suppress(FileNotFoundError):
         sequence = int((whole / "diskseq").read_text())
-    return Disk(found.st_rdev, sequence, int((entry / "size").read_text()) * _SECTOR)
+    return Disk(found.st_rdev, sequence, size_of(found.st_rdev))
+
+
+def size_of(number: int) -> int:
+    """Bytes that a block device has."""
+    return int((entry_of(number) / "size").read_text()) * _SECTOR
 
 
 @contextmanager
@@ -80,11 +81,6 @@ def told(path: str) -> Iterator[None]:
         if error.errno in _LOST:
             raise BackendUnavailable(f"{said}: the device is out of reach") from error
         raise BackendError(f"{said}: the device failed; look at this host's log") from error
-
-
-def entry_of(number: int) -> Path:
-    """The kernel's directory of a block device."""
-    return Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}")
 
 
 @contextmanager
@@ -104,6 +100,15 @@ def exclusively(path: str, *, writable: bool = False) -> Iterator[int]:
         os.close(descriptor)
 
 
+def flush(path: str) -> None:
+    """Write what is in memory of a block device to what it lies on."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def refuse_used(path: str, entry: Path) -> None:
     """`InUse` if the kernel has a holder for a device; ``entry`` is the kernel's directory of it.
 
@@ -115,7 +120,7 @@ def refuse_used(path: str, entry: Path) -> None:
         raise
     except BackendError:
         # It is going away, or may not be opened: what is known without.
-        if (use := _claimed_by(path, _numbers(entry))) is not None:
+        if (use := claimed_by(path, numbers_of(entry))) is not None:
             raise InUse(f"{path} is {use}, then detach") from None
 
 
@@ -126,7 +131,7 @@ def unchanged(path: str) -> Iterator[tuple[int, Callable[[], None]]]:
     Where the kernel counts no writes the device is held exclusively.
     """
     with told(path):
-        counts = _written(look_at(path).number) is not None
+        counts = written(look_at(path).number) is not None
     if not counts:
         with exclusively(path) as descriptor:
             yield descriptor, _nothing
@@ -136,13 +141,13 @@ def unchanged(path: str) -> Iterator[tuple[int, Callable[[], None]]]:
     try:
         number = os.fstat(descriptor).st_rdev
         _flush(descriptor)
-        before = _written(number)
+        before = written(number)
 
         def check() -> None:
             with told(path):
                 _flush(descriptor)
-                written = _written(number) != before or _being_written(number)
-            if written:
+                changed = written(number) != before or _being_written(number)
+            if changed:
                 raise InUse(
                     f"{path} was written to while it was read: what was read is of no one moment; "
                     "stop what writes to it, and try again"
@@ -166,7 +171,7 @@ def _claimed(path: str, flags: int) -> int:
         except OSError as error:
             if error.errno != errno.EBUSY:
                 raise
-        use = _claimed_by(path, _numbers(entry_of(Path(path).stat().st_rdev)))
+        use = claimed_by(path, numbers_of(entry_of(Path(path).stat().st_rdev)))
         if use is None and time.monotonic() < end:
             time.sleep(_LOOK_AGAIN)
             continue
@@ -199,150 +204,29 @@ def _opened(path: str, flags: int) -> int:
     return descriptor
 
 
-def _claimed_by(path: str, numbers: set[int]) -> str | None:
-    """How the kernel uses a device, and what to do: mounted, swapped to, part of another."""
-    if (mounted := _mounted(numbers)) is not None:
-        return mounted
-    for line in Path("/proc/swaps").read_text().splitlines()[1:]:
-        name = line.split()[0]
-        with suppress(OSError):
-            if name.startswith(path) or Path(name).stat().st_rdev in numbers:
-                return "swapped to: swapoff it"
-    holders = [
-        holder.name for number in numbers for holder in entry_of(number).glob("holders/*")
-    ] + _loops_on(numbers)
-    if holders:
-        return f"part of {', '.join(sorted(set(holders))[:_MOST_NAMED])}: stop that"
-    return None
-
-
-def _mounted(numbers: set[int]) -> str | None:
-    """Where a device is mounted, in any mount namespace that a process is in.
-
-    Some file systems (btrfs) have a device number of their own: what was mounted tells.
-    """
-    own = os.readlink("/proc/self/ns/mnt")  # noqa: PTH115 - no path
-    looked_at = set()
-    for process in (Path("/proc/self"), *Path("/proc").glob("[0-9]*")):
-        # Processes end meanwhile, and kernel threads have no namespace to be read.
-        with suppress(OSError):
-            namespace = os.readlink(process / "ns" / "mnt")  # noqa: PTH115
-            if namespace in looked_at:
-                continue
-            looked_at.add(namespace)
-            for line in (process / "mountinfo").read_text().splitlines():
-                if not _is_mount_of(line, process, numbers):
-                    continue
-                where = f"mounted on {line.split(' ')[4]}"
-                if namespace == own:
-                    return f"{where}: unmount it"
-                name = (process / "comm").read_text().strip()
-                return f"{where} where process {process.name} ({name}) sees it: unmount it there"
-    return None
-
-
-def _is_mount_of(line: str, process: Path, numbers: set[int]) -> bool:
-    """Whether a line of mountinfo is about one of these devices."""
-    words = line.split(" ")
-    major, minor = words[2].split(":")
-    if os.makedev(int(major), int(minor)) in numbers:
-        return True
-    source = words[words.index("-") + 2]
-    if not source.startswith("/") or major != "0":
-        return False
-    with suppress(OSError):
-        found = Path(f"{process}/root{source}").stat()
-        return stat.S_ISBLK(found.st_mode) and found.st_rdev in numbers
-    return False
-
-
-# -- who has it open ----------------------------------------------------------------------
-
-
 def _refuse_opened(path: str, own: int) -> None:
     """`InUse` if a device, or a partition of it, is held open by others than us."""
     number = os.fstat(own).st_rdev
-    numbers = _numbers(entry_of(number))
+    numbers = numbers_of(entry_of(number))
     end = time.monotonic() + _LET_GO
     while True:
-        loops = _loops_on(numbers)
-        openers = {} if loops else _openers(numbers, own)
-        if not loops and not openers:
+        loops = loops_on(numbers)
+        found = {} if loops else openers(numbers, own)
+        if not loops and not found:
             return
         if time.monotonic() >= end:
             break
         time.sleep(_LOOK_AGAIN)
     if loops:
         raise InUse(f"{path} is part of {', '.join(loops[:_MOST_NAMED])}: stop that, then detach")
-    named = [f"process {pid} ({name})" for pid, name in openers.items()][:_MOST_NAMED]
+    named = [f"process {pid} ({name})" for pid, name in found.items()][:_MOST_NAMED]
     raise InUse(f"{path} is held open by {', '.join(named)}: stop that, then detach")
-
-
-def _openers(numbers: set[int], own: int) -> dict[int, str]:
-    """The processes that have one of these devices open, by whatever node, but for ``own``.
-
-    Raises `AccessDenied` where that may not be seen.
-    """
-    found: dict[int, str] = {}
-    me = os.getpid()
-    for entry in Path("/proc").glob("[0-9]*"):
-        pid = int(entry.name)
-        try:
-            descriptors = os.listdir(entry / "fd")  # noqa: PTH208 - there may be very many
-        except PermissionError:
-            raise AccessDenied(
-                f"the open files of process {pid} may not be looked at, so it is not known whether "
-                "it uses a device: run the worker as root, or with CAP_SYS_PTRACE"
-            ) from None
-        except OSError:  # ended meanwhile
-            continue
-        for descriptor in descriptors:
-            if pid == me and int(descriptor) == own:
-                continue
-            with suppress(OSError):
-                opened = os.stat(entry / "fd" / descriptor)  # noqa: PTH116
-                if stat.S_ISBLK(opened.st_mode) and opened.st_rdev in numbers:
-                    found[pid] = (entry / "comm").read_text().strip()
-                    break
-    return found
-
-
-def _loops_on(numbers: set[int]) -> list[str]:
-    """The loop devices that show one of these devices."""
-    found = []
-    for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
-        name = backing.parent.parent.name
-        with suppress(OSError):
-            loop = os.open(f"/dev/{name}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-            try:
-                status = bytearray(_LOOP_STATUS.size)
-                fcntl.ioctl(loop, _LOOP_GET_STATUS64, status)
-            finally:
-                os.close(loop)
-            if _number_of_kernel(_LOOP_STATUS.unpack(status)[2]) in numbers:
-                found.append(name)
-    return found
-
-
-def _numbers(entry: Path) -> set[int]:
-    """The numbers of a device and its partitions."""
-    found = set()
-    for part in (entry, *(part.parent for part in entry.glob("*/partition"))):
-        with suppress(FileNotFoundError):
-            major, minor = (part / "dev").read_text().split(":")
-            found.add(os.makedev(int(major), int(minor)))
-    return found
-
-
-def _number_of_kernel(number: int) -> int:
-    """A device number as the loop driver tells it (<linux/kdev_t.h>: new_encode_dev)."""
-    return os.makedev((number & 0xFFF00) >> 8, (number & 0xFF) | ((number >> 12) & 0xFFF00))
 
 
 # -- writes -------------------------------------------------------------------------------
 
 
-def _written(number: int) -> tuple[str, ...] | None:
+def written(number: int) -> tuple[str, ...] | None:
     """The sectors ever written to and discarded on a device; None if the kernel does not count."""
     entry = entry_of(number)
     whole = entry.resolve().parent if (entry / "partition").exists() else entry
@@ -350,7 +234,7 @@ def _written(number: int) -> tuple[str, ...] | None:
         if (whole / "queue" / "iostats").read_text().strip() != "1":
             return None
         counters = (entry / "stat").read_text().split()
-        # Not the number of requests: to flush is one.
+        # Not the number of requests: a flush is one.
         return counters[6], counters[13]
     except (OSError, IndexError):
         return None

@@ -18,11 +18,12 @@ from orchestrator.domain.errors import (
     Unsupported,
 )
 from workers.backends.base import blockdevices
+from workers.backends.base.attachments import Attached, Found, Holders
 from workers.backends.base.call import Call
 from workers.backends.base.facts import Device, VolumeFacts
 from workers.backends.base.references import VolumeRef
 from workers.backends.extstorage.asking import Asking
-from workers.backends.extstorage.devices import Attached, Found, Holders, parse_answer
+from workers.backends.extstorage.devices import parse_answer, shown
 
 _T = TypeVar("_T")
 
@@ -66,7 +67,7 @@ class Attaching:
         provider may name one that goes in this moment, and is asked once more then.
         """
         found = self._asked(volume, call)
-        return self._asked(volume, call).shown() if found.is_empty else found
+        return shown(self._asked(volume, call)) if found.is_empty else found
 
     def _asked(self, volume: VolumeRef, call: Call | None) -> Found:
         answer = self._asking.run("attach", volume, {}, call, answers=True)

@@ -15,12 +15,12 @@ from orchestrator.domain.errors import (
     Unsupported,
 )
 from orchestrator.domain.sizes import round_up
+from workers.backends.base.attachments import Found
 from workers.backends.base.call import Call
 from workers.backends.base.facts import Contents, VolumeFacts
 from workers.backends.base.references import VolumeRef
 from workers.backends.extstorage.asking import Asking
 from workers.backends.extstorage.attaching import Attaching, facts, refuse_drift
-from workers.backends.extstorage.devices import Found
 from workers.backends.extstorage.notes import Note, Notes, Stage, is_begun_by
 from workers.backends.extstorage.removing import Removing
 from workers.backends.extstorage.spec import ExtStorageOptions

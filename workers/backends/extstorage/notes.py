@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from workers.backends.base.attachments import made
 from workers.backends.base.call import Call
 from workers.backends.base.references import VolumeRef
-from workers.backends.extstorage.room import made
 
 
 class Stage(StrEnum):

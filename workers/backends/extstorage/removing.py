@@ -12,12 +12,12 @@ from orchestrator.domain.errors import (
     Problem,
     ScriptFailed,
 )
+from workers.backends.base.attachments import Found
 from workers.backends.base.call import Call
 from workers.backends.base.facts import Removed
 from workers.backends.base.references import VolumeRef
 from workers.backends.extstorage.asking import Asking
 from workers.backends.extstorage.attaching import Attaching, facts
-from workers.backends.extstorage.devices import Found
 from workers.backends.extstorage.notes import Note, Notes, Stage, is_begun_by
 from workers.backends.extstorage.writing import Writing
 

@@ -27,6 +27,7 @@ from orchestrator.domain.errors import (
     TimedOut,
 )
 from orchestrator.machine import boot_id
+from workers.backends.base.attachments import made
 from workers.backends.base.call import Call
 from workers.backends.base.commands import Command, Ran, Secrets
 from workers.backends.base.processes import (
@@ -39,7 +40,6 @@ from workers.backends.base.processes import (
     shown,
 )
 from workers.backends.base.running import OutputHeld, Running, start
-from workers.backends.extstorage.room import made
 
 #: How much of what a script said an error tells (Ganeti: 20 lines).
 _LAST_LINES = 20

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from orchestrator.domain.errors import BackendError, Unsupported
-from workers.backends.base import blockdevices
+from orchestrator.domain.errors import Unsupported
+from workers.backends.base import blockdevices, wiping
+from workers.backends.base.attachments import Found
 from workers.backends.base.call import Call
 from workers.backends.base.facts import Contents
 from workers.backends.base.references import VolumeRef
-from workers.backends.base.streams import CHUNK, is_zero, pour, read_parts, write_all
+from workers.backends.base.streams import pour, read_parts
 from workers.backends.extstorage.asking import Asking
 from workers.backends.extstorage.attaching import Attaching, block_device, refuse_drift
-from workers.backends.extstorage.devices import Found
 from workers.backends.extstorage.spec import ExtStorageOptions
 
 
@@ -52,42 +51,23 @@ class Writing:
                     "if the provider does it, or if it does not matter"
                 )
             return
-        zeroes = bytes(CHUNK)
         path = device.path
         with self._attaching.exclusively(volume, device, call, writable=True) as (descriptor, size):
-            for place in range(offset, size, CHUNK):
-                call.checkpoint()
-                length = min(CHUNK, size - place)
-                # What is zero already stays unwritten, and thin where it is thin.
-                if not is_zero(_read(path, descriptor, place, length)):
-                    with self._asking.scripts.claimed(volume.id, call), blockdevices.told(path):
-                        write_all(descriptor, zeroes[:length], place)
-                call.progress(place + length, size)
-            _sync(path, descriptor)
+            wiping.zero(path, descriptor, offset, size, call, self._ours(volume, call))
 
     def is_zeroes(self, volume: VolumeRef, device: Found, call: Call) -> bool:
         """Whether all that can be read of it is zeroes."""
-        path = block_device(device)
         with self._attaching.exclusively(volume, device, call) as (descriptor, size):
-            for place in range(0, size, CHUNK):
-                call.checkpoint()
-                if not is_zero(_read(path, descriptor, place, min(CHUNK, size - place))):
-                    return False
-        return True
+            return wiping.is_zeroes(block_device(device), descriptor, size, call)
 
     def fill(self, volume: VolumeRef, device: Found, contents: Contents, call: Call) -> None:
         """Write contents into a new volume, and zeroes where they have none: what a provider
         makes may hold what was there before."""
         path = block_device(device)
-
-        @contextmanager
-        def ours() -> Iterator[None]:
-            with self._asking.scripts.claimed(volume.id, call), blockdevices.told(path):
-                yield
-
         with self._attaching.exclusively(volume, device, call, writable=True) as (descriptor, size):
-            pour(contents, descriptor, size, call, zeroed=False, writing=ours)
-            _sync(path, descriptor)
+            writing = wiping.telling(path, self._ours(volume, call))
+            pour(contents, descriptor, size, call, zeroed=False, writing=writing)
+            wiping.sync(path, descriptor)
 
     def overwrite(
         self,
@@ -101,24 +81,18 @@ class Writing:
 
         `Drift` if it is not as large as recorded.
         """
-        zeroes, done = bytes(CHUNK), 0
         path = block_device(device)
         with self._attaching.exclusively(volume, device, call, writable=True) as (
             descriptor,
             whole,
         ):
             refuse_drift(volume, path, whole)
-            size = whole - offset
-            size = size if length is None else min(size, length)
-            while done < size:
-                call.checkpoint()
-                part = zeroes[: size - done]
-                with self._asking.scripts.claimed(volume.id, call), blockdevices.told(path):
-                    write_all(descriptor, part, offset + done)
-                done += len(part)
-                call.progress(done, size)
-            _sync(path, descriptor)
-        return done
+            end = whole if length is None else min(whole, offset + length)
+            return wiping.overwrite(path, descriptor, offset, end, call, self._ours(volume, call))
+
+    def _ours(self, volume: VolumeRef, call: Call) -> wiping.Writing:
+        """What each write is done within: it is refused once a later claim has been here."""
+        return lambda: self._asking.scripts.claimed(volume.id, call)
 
 
 def _checked_parts(
@@ -133,19 +107,3 @@ def _checked_parts(
             break
         yield part
     check()
-
-
-def _read(path: str, descriptor: int, offset: int, length: int) -> bytes:
-    data = b""
-    while len(data) < length:
-        with blockdevices.told(path):
-            part = os.pread(descriptor, length - len(data), offset + len(data))
-        if not part:
-            raise BackendError(f"{path} ends before its end")
-        data += part
-    return data
-
-
-def _sync(path: str, descriptor: int) -> None:
-    with blockdevices.told(path):
-        os.fsync(descriptor)

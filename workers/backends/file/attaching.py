@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from orchestrator.domain.errors import Conflict, InUse
+from workers.backends.base import blockdevices
 from workers.backends.file import loopcontrol, loops
 from workers.backends.file.images import Image
 from workers.backends.file.tree import Tree
@@ -36,7 +37,7 @@ def attach_image(tree: Tree, image: Image, *, read_only: bool) -> loops.Loop:
     # Each of these takes milliseconds, and most attach what is attached.
     if loop.autoclear:
         loopcontrol.keep(loop)
-    if loops.size_of(loop) != image.status.st_size:
+    if blockdevices.size_of(loop.device) != image.status.st_size:
         loopcontrol.refresh(loop)
     loopcontrol.verify(loop, image.status.st_size)
     return loop

@@ -9,9 +9,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from orchestrator.domain.errors import InUse, InvalidSize
+from workers.backends.base import blockdevices
 from workers.backends.base.call import Call
 from workers.backends.base.references import SnapshotRef, VolumeRef
-from workers.backends.file import copying, layout, loopcontrol, loops
+from workers.backends.file import copying, layout, loops
 from workers.backends.file.building import Built
 from workers.backends.file.holding import refuse_drift, refuse_writable
 from workers.backends.file.images import Image, found, needed
@@ -104,16 +105,16 @@ def _watched(image: Image) -> Iterator[Watch]:
     # Its devices hold it open, so the kernel gives no lease on it: what they write is counted,
     # and what others do shows in the file's times.
     refuse_users(image, writers=True)
-    before = {loop: loops.written(loop) for loop in written}
+    before = {loop: blockdevices.written(loop.device) for loop in written}
     times = _times(image)
 
     def check() -> None:
         for loop, counters in before.items():
             try:
-                loopcontrol.flush(loop)
+                blockdevices.flush(loop.path)
             except PermissionError:
                 counters = None
-            if counters is None or loops.written(loop) != counters:
+            if counters is None or blockdevices.written(loop.device) != counters:
                 raise _torn(image, f"attached as {loop.path}")
         if _times(image) != times:
             raise _torn(image, "open somewhere")
@@ -130,7 +131,7 @@ def _flush(image: Image) -> None:
     for loop in _written(image):
         # Without the right to, what is taken is what a power cut would have left.
         with suppress(PermissionError):
-            loopcontrol.flush(loop)
+            blockdevices.flush(loop.path)
 
 
 def _times(image: Image) -> tuple[int, int]:

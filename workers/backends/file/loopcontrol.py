@@ -23,7 +23,6 @@ from workers.backends.file.loops import (
     label,
     look,
     open_device,
-    size_of,
     status_of,
 )
 
@@ -87,7 +86,7 @@ def verify(loop: Loop, size: int) -> None:
     """Raise `BackendError` unless the device is there and as large as the image."""
     if not Path(loop.path).is_block_device():
         raise BackendError(f"{loop.path} holds the image, and is no block device on this host")
-    if (there := size_of(loop)) != size:
+    if (there := blockdevices.size_of(loop.device)) != size:
         raise BackendError(
             f"{loop.path} has {there} bytes, its image {size}: devices have whole sectors of 512 "
             "bytes only, so grow the volume to a multiple of that"
@@ -104,15 +103,6 @@ def refresh(loop: Loop) -> None:
     device = open_device(loop.number, os.O_RDONLY)
     try:
         fcntl.ioctl(device, _LOOP_SET_CAPACITY)
-    finally:
-        os.close(device)
-
-
-def flush(loop: Loop) -> None:
-    """Write what the device still has in memory to its image."""
-    device = open_device(loop.number, os.O_RDONLY)
-    try:
-        os.fsync(device)
     finally:
         os.close(device)
 

@@ -22,6 +22,7 @@ CONTROL = Path("/dev/loop-control")
 BLOCK = Path("/sys/block")
 
 _LOOP_GET_STATUS64 = 0x4C05
+_MAJOR = 7
 #: What the names that we give devices begin with; others give the whole path. There is an id in
 #: each.
 _OURS = b"volumes/"
@@ -49,6 +50,11 @@ class Loop:
     @property
     def path(self) -> str:
         return f"/dev/loop{self.number}"
+
+    @property
+    def device(self) -> int:
+        """Its device number."""
+        return os.makedev(_MAJOR, self.number)
 
 
 def available() -> bool:
@@ -120,21 +126,6 @@ class LoopImages:
         if (_kernel_number(image.st_dev), image.st_ino) in self._images:
             return True
         return False if self.all_seen else None
-
-
-def size_of(loop: Loop) -> int:
-    """Bytes that the device has."""
-    return int((BLOCK / f"loop{loop.number}" / "size").read_text()) * 512
-
-
-def written(loop: Loop) -> tuple[str, ...] | None:
-    """The sectors that were ever written and discarded through the device; None if the kernel
-    does not count them."""
-    entry = BLOCK / f"loop{loop.number}"
-    if (entry / "queue" / "iostats").read_text().strip() != "1":
-        return None
-    counters = (entry / "stat").read_text().split()
-    return counters[6], counters[13]
 
 
 def _numbers() -> Iterator[tuple[int, Path]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 
 from orchestrator.domain.errors import InUse, NotFound
@@ -11,7 +12,7 @@ from workers.backends.file import copying, layout, loops
 from workers.backends.file.attaching import refuse_left
 from workers.backends.file.extents import kept_elsewhere
 from workers.backends.file.holding import changing, refuse_drift, settle_directory, unlink
-from workers.backends.file.images import found, needed, snapshots_of
+from workers.backends.file.images import Image, found, needed, snapshots_of
 from workers.backends.file.tree import Tree
 from workers.backends.file.uses import alone
 
@@ -24,13 +25,39 @@ def overwrite(
     Returns how many bytes that has wiped: not those that the file system keeps elsewhere still,
     because other images share them or because it never writes in place.
     """
+    kept = 0
+
+    def wipe(image: Image, begin: int, end: int) -> int | None:
+        nonlocal kept
+        if begin == offset:
+            kept = kept_elsewhere(image.descriptor, begin, end, tree.file_system())
+        return copying.wipe_step(image.descriptor, begin, end)
+
+    done = in_steps(tree, volume, call, wipe, offset=offset, length=length)
+    return max(0, done - kept)
+
+
+def in_steps(
+    tree: Tree,
+    volume: VolumeRef,
+    call: Call,
+    step: Callable[[Image, int, int], int | None],
+    *,
+    offset: int = 0,
+    length: int | None = None,
+) -> int:
+    """Change an image, or a range of it, step by step, while nobody else has it open.
+
+    ``step`` does a part of what is left of the range, and returns where to go on; None once all
+    of it is on the disk. Returns how many bytes the range has.
+    """
     # Kept for the whole of it: what the kernel could not write is told to whoever syncs the file,
     # as long as somebody has it.
     with found(tree, volume) as there:
         image = needed(tree, there, volume)
         end = image.status.st_size
         end = end if length is None else min(end, offset + length)
-        begin, kept = offset, 0
+        begin = offset
         while True:
             call.checkpoint()
             # Opened and locked anew for each step, so that a later claim can take over from one
@@ -38,15 +65,13 @@ def overwrite(
             with changing(tree, volume, call, in_place=True) as present:
                 refuse_drift(tree, present, volume)
                 with alone(present):
-                    if begin == offset:
-                        kept = kept_elsewhere(present.descriptor, begin, end, tree.file_system())
-                    step = copying.wipe_step(present.descriptor, begin, end)
-            if step is None:
+                    next_step = step(present, begin, end)
+            if next_step is None:
                 break
-            begin = step
+            begin = next_step
             call.progress(begin - offset, end - offset)
     call.progress(end - offset, end - offset)
-    return max(0, end - offset - kept)
+    return end - offset
 
 
 def take_away(tree: Tree, ref: VolumeRef | SnapshotRef, call: Call) -> bool:
