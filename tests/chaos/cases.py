@@ -19,8 +19,8 @@ Request = dict[str, Any]
 MIB = 2**20
 HOST = "here"
 BACKEND = "store"
-#: A backend that nothing happens to, and a volume on it that is only read.
-SIDE, SOURCE = "side", "golden"
+#: A backend that nothing happens to: volumes on it are only read.
+SIDE = "side"
 
 NETWORK, READER, WEB = "10.0.0.9/24", "2001:db8::7(ro)", "www.example.com"
 #: What a person gives to policies of their own, and to ours by hand.
@@ -165,7 +165,8 @@ CASES: dict[str, Case] = {
         ),
         Case(
             action="volume.copy",
-            job=_act("volume.copy", params={"source": SOURCE, "source_backend": SIDE}),
+            before=({**_create("{w}"), "backend": SIDE},),
+            job=_act("volume.copy", params={"source": "{w}", "source_backend": SIDE}),
             follower=_grow(3),
         ),
         Case(

@@ -28,8 +28,8 @@ from orchestrator.store.database import Database
 from orchestrator.store.tables import findings, installation, jobs, volumes
 from orchestrator.store.transaction import Transaction
 from tests.chaos import roles
-from tests.chaos.cases import ANYBODY, BACKEND, HOST, SIDE, SOURCE, ByHand, Request
-from tests.chaos.model import IMAGE, SOURCE_MARK, SOURCE_SIZE, Model
+from tests.chaos.cases import ANYBODY, BACKEND, HOST, SIDE, ByHand, Request
+from tests.chaos.model import IMAGE, SOURCE_MARK, Model
 from tests.chaos.processes import Child, Nursery
 from tests.chaos.storage import FileStorage, MemoryStorage, Storage, Stray
 from workers.backends.base.references import VolumeRef
@@ -129,22 +129,6 @@ class World:
         if self.storage.has_policies:
             self.storage.put_policy("person", [ANYBODY])
         self._side = MemoryStorage(SIDE, uuid, CAPACITY)
-        self._make_source()
-
-    def _make_source(self) -> None:
-        """The volume on the other backend."""
-        self.sign_of_life()
-        request = {
-            "action": "volume.create",
-            "backend": SIDE,
-            "volume": SOURCE,
-            "params": {"size_bytes": SOURCE_SIZE},
-        }
-        [job_id] = self.submit([request])
-        self.survivor.call("work")
-        row = self.settle()[job_id]
-        assert row.state == "succeeded", row.error
-        self._side.mark(VolumeRef(row.volume_id, SOURCE), SOURCE_MARK)
 
     # -- who is there -----------------------------------------------------------------------
 
@@ -217,10 +201,13 @@ class World:
     def prepare(self, requests: Sequence[Request]) -> None:
         """Do these in peace; a user writes into what they have made."""
         for request in requests:
-            self.submit([request])
+            [job_id] = self.submit([request])
             self.survivor.call("work")
-            self.settle()
+            rows = self.settle()
             self.use([request.get("volume")])
+            if request["backend"] == SIDE:
+                source = VolumeRef(rows[job_id].volume_id, request["volume"])
+                self._side.mark(source, SOURCE_MARK)
 
     def by_hand(self, deed: ByHand, job: Request) -> None:
         """Do what a person does to what this job is about."""
