@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from sqlalchemy import delete, exists, select, update
+import json
+
+from sqlalchemy import delete, exists, select
 
 from orchestrator.domain.errors import InUse
 from orchestrator.domain.queues import backend_queue
 from orchestrator.store.columns import db_now
+from orchestrator.store.queries.claiming import SeeWorker
 from orchestrator.store.tables import workers
 from orchestrator.store.transaction import Transaction
 
@@ -45,20 +48,7 @@ def seen(
     queues: list[str],
 ) -> None:
     """Note that the worker process is alive."""
-    updated = transaction.execute(
-        update(workers).where(workers.c.id == worker).values(seen_at=db_now(), queues=queues)
-    )
-    if updated.rowcount == 0:
-        row = {
-            "id": worker,
-            "host": host,
-            "pid": pid,
-            "boot_id": boot_id,
-            "queues": queues,
-            "started_at": db_now(),
-            "seen_at": db_now(),
-        }
-        transaction.execute(workers.insert().values(**row))
+    transaction.ask(SeeWorker(worker, host, pid, boot_id, json.dumps(queues)))
 
 
 def gone(transaction: Transaction, worker: str) -> None:

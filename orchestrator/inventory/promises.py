@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import func, select, update
 
 from orchestrator.domain.states import PROMISED_STATES
-from orchestrator.store.asking import Asked, Question
+from orchestrator.store.asking import Asked
+from orchestrator.store.queries.finishing import AddPromised
 from orchestrator.store.tables import jobs, promises, volumes
 from orchestrator.store.transaction import Transaction
-
-#: The row stays locked until the transaction ends: nothing may follow but its commit, and
-#: several backends come in the order of their ids.
-_ADD = Question(
-    text(
-        "INSERT INTO promises (backend_id, promised_bytes, limit_bytes)"
-        " VALUES (:backend_id, :bytes, CAST(:most AS bigint))"
-        " ON CONFLICT (backend_id) DO UPDATE"
-        " SET promised_bytes = promises.promised_bytes + excluded.promised_bytes,"
-        " limit_bytes = excluded.limit_bytes"
-    )
-)
 
 
 def add(transaction: Transaction, bytes_by_backend: Mapping[int, int]) -> None:
@@ -36,14 +24,14 @@ def add(transaction: Transaction, bytes_by_backend: Mapping[int, int]) -> None:
 
 def added(
     bytes_by_backend: Mapping[int, int], limits: Mapping[int, int] | None = None
-) -> list[Asked[Any]]:
+) -> list[Asked[None]]:
     """What `add` does, to be done by `ask`, last of all.
 
     If a sum were above the backend's limit then, the database refuses, and `transact` does the
     whole transaction again, which sees what others have promised meanwhile.
     """
     return [
-        _ADD(backend_id=backend_id, bytes=difference, most=(limits or {}).get(backend_id))
+        AddPromised(backend_id, difference, (limits or {}).get(backend_id))
         for backend_id, difference in sorted(bytes_by_backend.items())
         if difference
     ]

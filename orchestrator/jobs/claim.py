@@ -39,7 +39,14 @@ from orchestrator.store.columns import db_now
 from orchestrator.store.conditions import lane_taken
 from orchestrator.store.database import Database
 from orchestrator.store.lives import token
-from orchestrator.store.queries.claiming import BeginLanes, ClaimJobs, VolumesClaimed
+from orchestrator.store.queries.claiming import (
+    BeginLanes,
+    ClaimJobs,
+    LockRunning,
+    RenewLeases,
+    RunningJobs,
+    VolumesClaimed,
+)
 from orchestrator.store.tables import (
     job_steps,
     jobs,
@@ -396,26 +403,12 @@ def renew(
     """
     mine = list(fences.items())
     ids = [job_id for job_id, _ in mine]
-    free = (
-        select(jobs.c.id)
-        .where(among(jobs.c.id, ids), jobs.c.state == JobState.RUNNING)
-        .order_by(jobs.c.id)
-        .with_for_update(skip_locked=True, key_share=True)
-    )
-    unlocked = set(transaction.execute(free).scalars())
-    found = transaction.execute(
-        select(jobs.c.id, jobs.c.fence, jobs.c.cancel_requested_at).where(
-            among(jobs.c.id, ids), jobs.c.state == JobState.RUNNING
-        )
-    ).all()
+    free, found = transaction.ask(LockRunning(ids), RunningJobs(ids))
+    unlocked = {row.id for row in free}
     ours = {row.id for row in found if row.fence == fences[row.id]}
     renewable = [job_id for job_id in ids if job_id in ours and job_id in unlocked]
     if renewable:
-        transaction.execute(
-            update(jobs)
-            .where(among(jobs.c.id, renewable))
-            .values(lease_expires_at=db_now(lease_seconds))
-        )
+        transaction.ask(RenewLeases(renewable, lease_seconds))
     told = [
         {"id": job_id, "fence": fences[job_id], "progress": progress[job_id]}
         for job_id in renewable

@@ -9,30 +9,34 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, Integer, bindparam, case, delete, select, update
+from sqlalchemy import select
 
 from orchestrator.actions.registry import intent_of
 from orchestrator.domain.action import source_of
 from orchestrator.domain.actors import ENGINE
 from orchestrator.domain.errors import Canceled, DependencyFailed, Problem
 from orchestrator.domain.outlook import Intent
-from orchestrator.domain.states import Ending, EventKind, JobState, StepState
+from orchestrator.domain.states import Ending, EventKind, JobState
 from orchestrator.history.events import Event, Named, job_event, record, recorded
 from orchestrator.inventory import promises
 from orchestrator.jobs.claim import Claim
 from orchestrator.jobs.lanes import heads, heads_of, promote
 from orchestrator.resources import changes as inventory
-from orchestrator.store.asking import Asked, Question, one_of
+from orchestrator.store.asking import Asked
 from orchestrator.store.bulk import among, inserted, update_rows, updated
-from orchestrator.store.columns import UtcDateTime, db_now
+from orchestrator.store.queries.finishing import (
+    CloseJournals,
+    CountEnded,
+    Dependents,
+    HeldJob,
+    HoldJobs,
+    OthersInLanes,
+    ReleaseLanes,
+)
 from orchestrator.store.queries.lanes import Head
 from orchestrator.store.tables import (
     backends,
-    batches,
     job_attempts,
-    job_dependencies,
-    job_lanes,
-    job_steps,
     jobs,
 )
 from orchestrator.store.transaction import Transaction
@@ -43,53 +47,6 @@ _STATES = {
     Ending.FAILED: JobState.FAILED,
     Ending.CANCELED: JobState.CANCELED,
 }
-
-
-#: The jobs of a group that still run, locked in the order of their ids.
-_HELD = Question(
-    select(
-        *(jobs.c.id, jobs.c.state, jobs.c.fence, jobs.c.cancel_requested_at),
-        *(jobs.c.worker, jobs.c.promised_bytes, db_now().label("now")),
-    )
-    .where(one_of(jobs.c.id, "ids"))
-    .order_by(jobs.c.id)
-    .with_for_update()
-)
-_CLOSE_JOURNALS = Question(
-    update(job_steps).where(one_of(job_steps.c.job_id, "ids")).values(state=StepState.DONE)
-)
-_RELEASE = Question(delete(job_lanes).where(one_of(job_lanes.c.job_id, "ids")))
-_DEPENDENTS = Question(
-    select(job_dependencies.c.job_id, job_dependencies.c.depends_on).where(
-        one_of(job_dependencies.c.depends_on, "ids")
-    )
-)
-#: Whether any other unfinished job is in these lanes.
-_OTHERS = Question(
-    select(job_lanes.c.job_id)
-    .where(one_of(job_lanes.c.lane, "lanes"), ~one_of(job_lanes.c.job_id, "ids"))
-    .limit(1)
-)
-
-
-_more = {
-    name: batches.c[name] + bindparam(f"more_{name}", type_=Integer)
-    for name in ("succeeded", "failed", "canceled")
-}
-_COUNT = Question(
-    update(batches)
-    .where(batches.c.id == bindparam("batch_id", type_=BigInteger))
-    .values(
-        **_more,
-        finished_at=case(
-            (
-                _more["succeeded"] + _more["failed"] + _more["canceled"] == batches.c.total,
-                bindparam("now", type_=UtcDateTime),
-            )
-        ),
-    )
-    .returning(batches.c.id, batches.c.finished_at)
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,14 +98,14 @@ def finish(transaction: Transaction, outcomes: Sequence[tuple[Claim, Outcome]]) 
     ids = [claim.job_id for claim, _ in outcomes]
     lanes = sorted({lane for claim, _ in outcomes for lane in claim.intent.lanes})
     rows, dependents, others, *before = transaction.ask(
-        _HELD(ids=ids),
-        _DEPENDENTS(ids=ids),
-        _OTHERS(lanes=lanes, ids=ids),
+        HoldJobs(ids),
+        Dependents(ids),
+        OthersInLanes(lanes, ids),
         *changes.volumes_before(),
     )
-    held = {(row["id"], row["fence"]): row for row in rows if row["state"] == JobState.RUNNING}
+    held = {(row.id, row.fence): row for row in rows if row.state == JobState.RUNNING}
     valid = [
-        (c, _without_delay(o) if held[c.job_id, c.fence]["cancel_requested_at"] else o)
+        (c, _without_delay(o) if held[c.job_id, c.fence].cancel_requested_at else o)
         for c, o in outcomes
         if (c.job_id, c.fence) in held
     ]
@@ -159,8 +116,8 @@ def finish(transaction: Transaction, outcomes: Sequence[tuple[Claim, Outcome]]) 
         # What the others changed is no longer theirs to say.
         changes = inventory.merge(change for _, outcome in valid for change in outcome.changes)
         before = list(transaction.ask(*changes.volumes_before()))
-    now: datetime = rows[0]["now"]
-    workers = {c.job_id: held[c.job_id, c.fence]["worker"] for c, _ in valid}
+    now: datetime = rows[0].now
+    workers = {c.job_id: held[c.job_id, c.fence].worker for c, _ in valid}
     ended = [_ended(c, o, held[c.job_id, c.fence]) for c, o in valid if _ends(o)]
     events = [event for c, o in valid for event in _events(c, o)]
     changes.write_others(transaction, now)
@@ -190,13 +147,13 @@ def _facts(outcomes: Sequence[tuple[Claim, Outcome]]) -> Iterator[dict[str, Any]
     return ({"action": claim.action.name} for claim, _ in outcomes)
 
 
-def _ended(claim: Claim, outcome: Outcome, row: Mapping[str, Any]) -> Ended:
+def _ended(claim: Claim, outcome: Outcome, row: HeldJob) -> Ended:
     return Ended(
         claim.job_id,
         _STATES[outcome.ending],
         claim.batch_id,
         claim.backend_id,
-        row["promised_bytes"],
+        row.promised_bytes,
         claim.intent.lanes,
     )
 
@@ -284,7 +241,7 @@ def _error_of_attempt(outcome: Outcome) -> dict[str, Any] | None:
 
 def _journals_closed(outcomes: Sequence[tuple[Claim, Outcome]]) -> list[Asked[Any]]:
     done = [c.job_id for c, o in outcomes if o.journaled and o.ending is Ending.SUCCEEDED]
-    return [_CLOSE_JOURNALS(ids=done)] if done else []
+    return [CloseJournals(done)] if done else []
 
 
 _ENDED: dict[Ending, EventKind] = {
@@ -383,7 +340,7 @@ def close(
     """
     if alone:
         everything, wake = list(ended), set[str]()
-        last = [*written, _RELEASE(ids=[one.job_id for one in ended])]
+        last = [*written, ReleaseLanes([one.job_id for one in ended])]
     else:
         everything, wake = _let_go(transaction, ended, written, now)
         last = []
@@ -398,7 +355,7 @@ def close(
     transaction.defer(*promises.added(left))
     return Finished(
         ended_jobs=sorted(one.job_id for one in everything),
-        ended_batches=[row["id"] for rows in counted for row in rows if row["finished_at"]],
+        ended_batches=[row.id for rows in counted for row in rows if row.finished_at],
         wake=sorted(wake),
         lost=[],
     )
@@ -420,14 +377,12 @@ def _let_go(
         ids = [one.job_id for one in level]
         freed = sorted({lane for one in everything for lane in one.lanes})
         *_, dependents, first = transaction.ask(
-            *written, _RELEASE(ids=ids), _DEPENDENTS(ids=ids), heads_of(freed)
+            *written, ReleaseLanes(ids), Dependents(ids), heads_of(freed)
         )
         written = ()
-        candidates.update(row["job_id"] for row in dependents)
+        candidates.update(row.job_id for row in dependents)
         bad = {one.job_id for one in level if one.state is not JobState.SUCCEEDED}
-        because = {
-            row["job_id"]: row["depends_on"] for row in dependents if row["depends_on"] in bad
-        }
+        because = {row.job_id: row.depends_on for row in dependents if row.depends_on in bad}
         level = cancel_dependents(transaction, because, now)
     freed = sorted({lane for one in everything for lane in one.lanes})
     wake: set[str] = set()
@@ -515,11 +470,11 @@ def _counted(ended: Sequence[Ended], now: datetime) -> list[Asked[Any]]:
         if one.batch_id is not None:
             counts[one.batch_id][one.state] += 1
     return [
-        _COUNT(
+        CountEnded(
             batch_id=batch_id,
-            more_succeeded=count[JobState.SUCCEEDED],
-            more_failed=count[JobState.FAILED],
-            more_canceled=count[JobState.CANCELED],
+            succeeded=count[JobState.SUCCEEDED],
+            failed=count[JobState.FAILED],
+            canceled=count[JobState.CANCELED],
             now=now,
         )
         for batch_id, count in sorted(counts.items())

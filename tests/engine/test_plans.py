@@ -14,7 +14,7 @@ from orchestrator.domain.queues import CONTROL_QUEUE, GROUP_BUDGET
 from orchestrator.domain.states import JobState
 from orchestrator.history.events import _after, number_committed
 from orchestrator.inventory import usage
-from orchestrator.jobs import finish, loading, upkeep, views
+from orchestrator.jobs import loading, upkeep, views
 from orchestrator.jobs.claim import MOST_CLAIMED, put_back_blocked
 from orchestrator.jobs.lanes import heads_of
 from orchestrator.resources.volume import loading as volume_loading
@@ -23,6 +23,12 @@ from orchestrator.store.asking import Asked
 from orchestrator.store.database import Database
 from orchestrator.store.postgresql.statements import written
 from orchestrator.store.queries.claiming import ClaimJobs, VolumesClaimed
+from orchestrator.store.queries.finishing import (
+    Dependents,
+    HoldJobs,
+    OthersInLanes,
+    ReleaseLanes,
+)
 from orchestrator.store.transaction import Transaction
 from tests.engine.conftest import Engine, create
 from tests.rigs.postgres import Postgres
@@ -117,10 +123,10 @@ QUESTIONS: dict[str, Asked[Any]] = {
     "volumes by name": volume_loading.volumes_at([("ram", "new1")]),
     "volumes of claimed jobs": VolumesClaimed([1], MOST_CLAIMED),
     "heads of lanes": heads_of(["ram/new1"]),
-    "held by a worker": finish._HELD(ids=[1]),
-    "others in a lane": finish._OTHERS(lanes=["ram/new1"], ids=[1]),
-    "dependents": finish._DEPENDENTS(ids=[1]),
-    "lanes of ended jobs": finish._RELEASE(ids=[1]),
+    "held by a worker": HoldJobs([1]),
+    "others in a lane": OthersInLanes(["ram/new1"], [1]),
+    "dependents": Dependents([1]),
+    "lanes of ended jobs": ReleaseLanes([1]),
     "jobs to be told": views._JOBS(ids=[1]),
     "their journals": views._STEPS(ids=[1]),
     "their attempts": views._ATTEMPTS(ids=[1]),

@@ -12,15 +12,34 @@ from typing import Any
 
 import pytest
 from sqlalchemy import select, update
+from sqlalchemy.exc import IntegrityError
 
 import orchestrator
 import workers
 from orchestrator.domain.queues import CONTROL_QUEUE, GROUP_BUDGET
 from orchestrator.store import bulk, queries
 from orchestrator.store.asking import Query
+from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database
 from orchestrator.store.postgresql.statements import WRITERS
-from orchestrator.store.queries.claiming import BeginLanes, ClaimJobs, VolumesClaimed
+from orchestrator.store.queries.claiming import (
+    BeginLanes,
+    ClaimJobs,
+    LockRunning,
+    RenewLeases,
+    RunningJobs,
+    SeeWorker,
+    VolumesClaimed,
+)
+from orchestrator.store.queries.finishing import (
+    AddPromised,
+    CloseJournals,
+    CountEnded,
+    Dependents,
+    HoldJobs,
+    OthersInLanes,
+    ReleaseLanes,
+)
 from orchestrator.store.queries.lanes import (
     Heads,
     HoldUnfinished,
@@ -32,7 +51,8 @@ from orchestrator.store.queries.lanes import (
 from orchestrator.store.queries.reports import CapacityDays
 from orchestrator.store.sqlite.statements import RUNNERS
 from orchestrator.store.tables import capacity_days as capacity
-from orchestrator.store.tables import event_commits, events, job_lanes, jobs
+from orchestrator.store.tables import event_commits, events, job_lanes, job_steps, jobs, promises
+from orchestrator.store.tables import workers as processes
 from orchestrator.store.transaction import Transaction
 from tests.engine.conftest import Engine, create, grow
 
@@ -155,6 +175,100 @@ def begin_lanes(engine: Engine, transaction: Transaction) -> None:
     assert _begun(transaction, "ram/a") == [True, False]
 
 
+def _running(engine: Engine, transaction: Transaction) -> tuple[int, int]:
+    """A job that runs, and one that does not."""
+    [first] = engine.submit(create("a")).job_ids
+    [second] = engine.submit(create("b", backend="fast")).job_ids
+    transaction.ask(_claim())
+    return first, second
+
+
+def lock_running(engine: Engine, transaction: Transaction) -> None:
+    running, queued = _running(engine, transaction)
+    [found] = transaction.ask(LockRunning([queued, running]))
+    assert [row.id for row in found] == [running]
+
+
+def running_jobs(engine: Engine, transaction: Transaction) -> None:
+    running, queued = _running(engine, transaction)
+    transaction.execute(update(jobs).values(cancel_requested_at=db_now()))
+    [[found]] = transaction.ask(RunningJobs([queued, running]))
+    assert found.id == running
+    assert found.cancel_requested_at is not None
+    assert found.cancel_requested_at.tzinfo is not None
+
+
+def renew_leases(engine: Engine, transaction: Transaction) -> None:
+    running, _ = _running(engine, transaction)
+    transaction.ask(RenewLeases([running], 3600.0))
+    query = select(jobs.c.lease_expires_at, db_now()).where(jobs.c.id == running)
+    until, now = transaction.execute(query).one()
+    assert timedelta(minutes=59) < until - now < timedelta(minutes=61)
+
+
+def see_worker(engine: Engine, transaction: Transaction) -> None:
+    for queues in ('["a"]', '["a", "b"]'):
+        transaction.ask(SeeWorker("w", "here", 7, None, queues))
+    seen = select(processes).where(processes.c.id == "w")
+    row = transaction.execute(seen).one()
+    assert (row.host, row.pid, row.boot_id, row.queues) == ("here", 7, None, ["a", "b"])
+    assert row.started_at <= row.seen_at
+
+
+def hold_jobs(engine: Engine, transaction: Transaction) -> None:
+    running, queued = _running(engine, transaction)
+    [found] = transaction.ask(HoldJobs([queued, running]))
+    assert [(row.id, row.state) for row in found] == [(running, "running"), (queued, "queued")]
+    assert (found[0].worker, found[0].promised_bytes) == ("w", 1 << 20)
+    assert found[0].now.tzinfo is not None
+
+
+def dependents(engine: Engine, transaction: Transaction) -> None:
+    first, last = engine.submit(create("a", ref="first"), create("b", depends_on=["first"])).job_ids
+    [found] = transaction.ask(Dependents([first, last]))
+    assert [tuple(row) for row in found] == [(last, first)]
+
+
+def others_in_lanes(engine: Engine, transaction: Transaction) -> None:
+    first, last = engine.submit(create("a"), grow("a", "2M"), batch=False).job_ids
+    found, none = transaction.ask(
+        OthersInLanes(["ram/a"], [first]), OthersInLanes(["ram/a"], [first, last])
+    )
+    assert ([row.id for row in found], list(none)) == ([last], [])
+
+
+def close_journals(engine: Engine, transaction: Transaction) -> None:
+    running, _ = _running(engine, transaction)
+    step = {"job_id": running, "seq": 1, "fence": 1, "name": "a", "state": "intended"}
+    bulk.insert_rows(transaction, job_steps, [{**step, "detail": {}, "at": datetime.now(UTC)}])
+    transaction.ask(CloseJournals([running]))
+    assert transaction.execute(select(job_steps.c.state)).scalars().all() == ["done"]
+
+
+def release_lanes(engine: Engine, transaction: Transaction) -> None:
+    first, _ = engine.submit(create("a"), grow("a", "2M"), batch=False).job_ids
+    transaction.ask(ReleaseLanes([first]))
+    assert _begun(transaction, "ram/a") == [False]
+
+
+def count_ended(engine: Engine, transaction: Transaction) -> None:
+    batch = engine.submit(create("a"), create("b"), create("c")).batch_id
+    assert batch is not None
+    now = datetime(2026, 1, 1, 1, 2, 3, 4, UTC)
+    [first], [last] = transaction.ask(
+        CountEnded(batch, 1, 1, 0, now), CountEnded(batch, 0, 0, 1, now)
+    )
+    assert (tuple(first), tuple(last)) == ((batch, None), (batch, now))
+
+
+def add_promised(engine: Engine, transaction: Transaction) -> None:
+    sums = select(promises.c.promised_bytes, promises.c.limit_bytes)
+    transaction.ask(AddPromised(1, 7, None), AddPromised(1, -3, 10))
+    assert tuple(transaction.execute(sums).one()) == (4, 10)
+    with pytest.raises(IntegrityError), transaction.savepoint():
+        transaction.ask(AddPromised(1, 7, 10))
+
+
 def capacity_days(engine: Engine, transaction: Transaction) -> None:
     sums = ("total_bytes", "free_bytes", "promised_bytes", "volume_bytes", "used_bytes")
     counts = dict.fromkeys((*sums, "volumes", "snapshots"), 5)
@@ -213,6 +327,17 @@ CASES: dict[type[Query[Any]], Callable[[Engine, Transaction], None]] = {
     ClaimJobs: claim_jobs,
     VolumesClaimed: volumes_claimed,
     BeginLanes: begin_lanes,
+    LockRunning: lock_running,
+    RunningJobs: running_jobs,
+    RenewLeases: renew_leases,
+    SeeWorker: see_worker,
+    HoldJobs: hold_jobs,
+    Dependents: dependents,
+    OthersInLanes: others_in_lanes,
+    CloseJournals: close_journals,
+    ReleaseLanes: release_lanes,
+    CountEnded: count_ended,
+    AddPromised: add_promised,
     CapacityDays: capacity_days,
     bulk.Drawn: drawn,
     bulk.Inserted: inserted,

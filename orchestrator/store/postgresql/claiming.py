@@ -74,4 +74,25 @@ WHERE volumes.state <> 'removed' AND volumes.id IN (
 UPDATE job_lanes SET begun = true
 WHERE job_id = ANY (CAST(:ids AS bigint[])) AND NOT begun
 """,
+    ask.LockRunning: """
+SELECT id FROM jobs
+WHERE id = ANY (CAST(:ids AS bigint[])) AND state = 'running'
+ORDER BY id
+FOR NO KEY UPDATE SKIP LOCKED
+""",
+    ask.RunningJobs: """
+SELECT id, fence, cancel_requested_at FROM jobs
+WHERE id = ANY (CAST(:ids AS bigint[])) AND state = 'running'
+""",
+    ask.RenewLeases: """
+UPDATE jobs
+SET lease_expires_at = clock_timestamp() + make_interval(secs => :seconds)
+WHERE id = ANY (CAST(:ids AS bigint[]))
+""",
+    ask.SeeWorker: """
+INSERT INTO workers (id, host, pid, boot_id, queues, started_at, seen_at)
+VALUES (:worker, :host, :pid, :boot_id, CAST(:queues AS jsonb),
+        clock_timestamp(), clock_timestamp())
+ON CONFLICT (id) DO UPDATE SET queues = excluded.queues, seen_at = excluded.seen_at
+""",
 }

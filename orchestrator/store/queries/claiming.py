@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 from orchestrator.store.asking import Query
+from orchestrator.store.queries.lanes import JobId
 
 
 class ClaimedJob(TypedDict):
@@ -57,6 +58,14 @@ class LiveVolume(TypedDict):
     account: str | None
 
 
+class RunningJob(NamedTuple):
+    """A job that runs."""
+
+    id: int
+    fence: int
+    cancel_requested_at: datetime | None
+
+
 @dataclass(frozen=True)
 class ClaimJobs(Query[ClaimedJob]):
     """Take at most ``most`` queued jobs of a queue and these backends, by priority and turn.
@@ -102,3 +111,39 @@ class BeginLanes(Query[None]):
     """
 
     ids: list[int]
+
+
+@dataclass(frozen=True)
+class LockRunning(Query[JobId]):
+    """Those of these jobs that run, locked, without any that another transaction holds."""
+
+    ids: list[int]
+
+
+@dataclass(frozen=True)
+class RunningJobs(Query[RunningJob]):
+    """Those of these jobs that run."""
+
+    ids: list[int]
+
+
+@dataclass(frozen=True)
+class RenewLeases(Query[None]):
+    """Have the leases of these jobs last ``seconds`` from now, by the database's clock.
+
+    Invariant: they are locked (`LockRunning`) and under the fencing numbers that their worker has.
+    """
+
+    ids: list[int]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class SeeWorker(Query[None]):
+    """Note that a worker process is alive now, and which queues (a list, as JSON) it serves."""
+
+    worker: str
+    host: str
+    pid: int
+    boot_id: str | None
+    queues: str

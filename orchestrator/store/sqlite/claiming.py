@@ -68,4 +68,24 @@ WHERE volumes.state <> 'removed'
 UPDATE job_lanes SET begun = 1
 WHERE job_id IN (SELECT value FROM json_each(:ids)) AND NOT begun
 """,
+    ask.LockRunning: """
+SELECT id FROM jobs
+WHERE id IN (SELECT value FROM json_each(:ids)) AND state = 'running'
+ORDER BY id
+""",
+    ask.RunningJobs: """
+SELECT id, fence, cancel_requested_at FROM jobs
+WHERE id IN (SELECT value FROM json_each(:ids)) AND state = 'running'
+""",
+    ask.RenewLeases: """
+UPDATE jobs
+SET lease_expires_at = strftime('%Y-%m-%d %H:%M:%f000', 'now', :seconds || ' seconds')
+WHERE id IN (SELECT value FROM json_each(:ids))
+""",
+    ask.SeeWorker: """
+INSERT INTO workers (id, host, pid, boot_id, queues, started_at, seen_at)
+VALUES (:worker, :host, :pid, :boot_id, :queues,
+        strftime('%Y-%m-%d %H:%M:%f000', 'now'), strftime('%Y-%m-%d %H:%M:%f000', 'now'))
+ON CONFLICT (id) DO UPDATE SET queues = excluded.queues, seen_at = excluded.seen_at
+""",
 }

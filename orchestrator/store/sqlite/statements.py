@@ -9,19 +9,19 @@ from datetime import date, datetime
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from sqlalchemy import Boolean, Date, bindparam, text
+from sqlalchemy import Boolean, Date, bindparam, column, text
 from sqlalchemy.types import TypeEngine
 
 from orchestrator.store.asking import Asked, Given, Query
 from orchestrator.store.bulk import Drawn, Inserted, Updated, draw
 from orchestrator.store.columns import Json, UtcDateTime
 from orchestrator.store.queries.claiming import ClaimJobs
-from orchestrator.store.sqlite import bulk, claiming, lanes, reports
+from orchestrator.store.sqlite import bulk, claiming, finishing, lanes, reports
 from orchestrator.store.transaction import Point, Transaction
 
 #: The statements that are written by hand, with their parameters as ``:name``.
 TEXTS: dict[type[Query[Any]], str] = {}
-for _some in (claiming, lanes, reports):
+for _some in (claiming, finishing, lanes, reports):
     TEXTS.update(_some.STATEMENTS)
 
 _PARAMETER = re.compile(r"(?<![:\w]):(\w+)")
@@ -52,9 +52,10 @@ def _text(query: type[Query[Any]], statement: str) -> Runner:
     names = set(_PARAMETER.findall(statement))
     taken = [bindparam(name, type_=type_) for name, type_ in _types(query, names).items()]
     ready: Any = text(statement).bindparams(*taken)
-    names_of_row = set(getattr(query.row, "__annotations__", {}))
+    names_of_row = list(getattr(query.row, "__annotations__", {}))
     if names_of_row:
-        ready = ready.columns(**_types(query.row, names_of_row))
+        types = _types(query.row, set(names_of_row))
+        ready = ready.columns(*(column(name, types.get(name)) for name in names_of_row))
     make = getattr(query.row, "_make", None)
 
     def run(transaction: Transaction, asked: Query[Any]) -> Sequence[Any]:

@@ -1,0 +1,56 @@
+"""Statements about jobs that end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orchestrator.store.asking import Query
+from orchestrator.store.queries import finishing as ask
+
+STATEMENTS: dict[type[Query[Any]], str] = {
+    ask.HoldJobs: """
+SELECT id, state, fence, cancel_requested_at, worker, promised_bytes,
+       clock_timestamp() AS now
+FROM jobs
+WHERE id = ANY (CAST(:ids AS bigint[]))
+ORDER BY id
+FOR UPDATE
+""",
+    ask.Dependents: """
+SELECT job_id, depends_on FROM job_dependencies
+WHERE depends_on = ANY (CAST(:ids AS bigint[]))
+""",
+    ask.OthersInLanes: """
+SELECT job_id AS id FROM job_lanes
+WHERE lane = ANY (CAST(:lanes AS varchar[]))
+  AND NOT job_id = ANY (CAST(:ids AS bigint[]))
+LIMIT 1
+""",
+    ask.CloseJournals: """
+UPDATE job_steps SET state = 'done' WHERE job_id = ANY (CAST(:ids AS bigint[]))
+""",
+    ask.ReleaseLanes: """
+DELETE FROM job_lanes WHERE job_id = ANY (CAST(:ids AS bigint[]))
+""",
+    ask.CountEnded: """
+UPDATE batches
+SET succeeded = succeeded + CAST(:succeeded AS integer),
+    failed = failed + CAST(:failed AS integer),
+    canceled = canceled + CAST(:canceled AS integer),
+    finished_at = CASE
+        WHEN total = succeeded + CAST(:succeeded AS integer)
+                   + failed + CAST(:failed AS integer)
+                   + canceled + CAST(:canceled AS integer)
+        THEN CAST(:now AS timestamptz)
+    END
+WHERE id = :batch_id
+RETURNING id, finished_at
+""",
+    ask.AddPromised: """
+INSERT INTO promises (backend_id, promised_bytes, limit_bytes)
+VALUES (:backend_id, :bytes, CAST(:most AS bigint))
+ON CONFLICT (backend_id) DO UPDATE
+SET promised_bytes = promises.promised_bytes + excluded.promised_bytes,
+    limit_bytes = excluded.limit_bytes
+""",
+}
