@@ -120,6 +120,19 @@ def test_what_is_not_copied_is_told_in_plan_and_history(engine: Engine) -> None:
     assert data["after"]["metadata"] == OWNED
 
 
+@pytest.mark.parametrize("action", ["volume.clone", "volume.copy"])
+def test_the_event_names_the_source_as_an_object(engine: Engine, action: str) -> None:
+    source(engine, "ram")
+    job_id = do(engine, making(action, "ram"))["id"]
+    with engine.database.read() as transaction:
+        query = select(events.c.kind, events.c.objects).where(events.c.job_id == job_id)
+        found = dict(transaction.execute(query).all())
+    expected = {"role": "source", "kind": "volume", "name": "vm", "backend": "ram"}
+    volume_id = engine.volumes("ram")["vm"]["id"]
+    assert found.pop(action) == [{**expected, "id": volume_id}]
+    assert set(found.values()) == {None}
+
+
 def test_a_plan_names_the_snapshots_that_a_rollback_deletes(engine: Engine) -> None:
     source(engine, "ram")
     rollback = act("volume.rollback", "vm", snapshot="s1", params={"discard_newer": True})

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.contract.events import Event
 from orchestrator.domain.errors import InvalidInput
 from orchestrator.domain.states import EventKind
 from orchestrator.history.kinds import check_kind
@@ -44,3 +45,11 @@ def test_no_kind_of_event_is_written_as_text() -> None:
 def test_a_kind_that_is_not_known_is_answered_with_the_nearest() -> None:
     with pytest.raises(InvalidInput, match=r": did you mean 'job\.succeeded'\?"):
         check_kind("job.succeded")
+
+
+def test_the_answer_has_objects_where_there_are_some() -> None:
+    told = {"number": 1, "at": "2026-01-01T00:00:00Z", "kind": "volume.clone", "actor": "anna"}
+    assert "objects" not in Event.model_validate({**told, "objects": None}).model_dump()
+    source = {"role": "source", "kind": "volume", "name": "vm", "id": "a", "backend": "fast"}
+    answer = Event.model_validate({**told, "objects": [source]})
+    assert answer.model_dump()["objects"] == [source]
