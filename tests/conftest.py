@@ -93,7 +93,10 @@ def _take_turns(items: list[pytest.Item]) -> None:
 def postgres_server(request: pytest.FixtureRequest) -> Iterator[Postgres | PgBouncer]:
     """A PostgreSQL server for the whole run, started when the first test asks for it."""
     wanted = request.config.getoption("server")
-    server = Postgres() if wanted == "wheel" else debian_postgres()
+    # Its processes may die, this machine does not: what the kernel has is safe. Most of what a
+    # database of each test's own costs is the wait for the disk.
+    fast = Postgres(fsync="off", full_page_writes="off")
+    server = fast if wanted == "wheel" else debian_postgres()
     server.start()
     if wanted == "pgbouncer":
         pooler = pgbouncer_before(server)
