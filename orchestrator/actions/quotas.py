@@ -14,7 +14,7 @@ COUNTED = ("bytes", "volumes", "snapshots")
 def account_of(action: Action, volume: VolumeOutlook | None, submitter: str) -> str:
     """Whose storage the action makes: what is added to a volume counts for that one's owner,
     whoever asks; anything new for who asks."""
-    if volume is None or volume.account is None or action.makes_volume or not action.adds:
+    if volume is None or volume.account is None or action.made == "volume" or not action.adds:
         return submitter
     return volume.account
 
@@ -26,8 +26,8 @@ def take_from_quota(outlook: Outlook, intent: Intent, room: int) -> None:
         return
     asked = {
         "bytes": room,
-        "volumes": int(intent.action.makes_volume),
-        "snapshots": int(intent.action.makes_snapshot),
+        "volumes": int(intent.action.made == "volume"),
+        "snapshots": int(intent.action.made == "snapshot"),
     }
     for counted in COUNTED:
         limit, more = quota.limits.get(counted), asked[counted]

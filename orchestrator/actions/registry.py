@@ -11,6 +11,7 @@ from typing import Any
 from orchestrator import actions
 from orchestrator.domain.action import Action
 from orchestrator.domain.outlook import Intent
+from orchestrator.domain.targets import Target
 
 
 def modules_below(package: ModuleType) -> Iterator[ModuleType]:
@@ -45,9 +46,9 @@ ACTIONS = declared(modules_below(actions))
 
 #: The names of the actions that make volumes, and snapshots; that give volumes an export policy;
 #: and after which what they are about is gone.
-MAKING_VOLUMES = tuple(name for name, action in ACTIONS.items() if action.makes_volume)
-MAKING_SNAPSHOTS = tuple(name for name, action in ACTIONS.items() if action.makes_snapshot)
-GIVING_POLICIES = tuple(name for name, action in ACTIONS.items() if action.gives_policy)
+MAKING_VOLUMES = tuple(name for name, action in ACTIONS.items() if action.made == "volume")
+MAKING_SNAPSHOTS = tuple(name for name, action in ACTIONS.items() if action.made == "snapshot")
+GIVING_POLICIES = tuple(name for name, action in ACTIONS.items() if "policy" in action.assigned)
 REMOVING = tuple(name for name, action in ACTIONS.items() if action.removes)
 
 
@@ -57,20 +58,24 @@ def impossible(capabilities: Container[str]) -> list[Action]:
     return [action for action in needing if action.capability not in capabilities]
 
 
+def targets_of(row: Mapping[str, Any]) -> tuple[Target, ...]:
+    """What a stored job is about besides its volume and its snapshot."""
+    return tuple([Target(*one) for one in row["targets"]]) if row["targets"] else ()
+
+
 def intent_of(row: Mapping[str, Any], backend: str) -> Intent:
-    """The intent of a stored job; ``row`` has the columns of `jobs`."""
+    """The intent of a stored job; ``row`` has the columns of `jobs`, and its
+    ``targets``."""
     return Intent(
         action=ACTIONS[row["action"]],
         backend=backend,
         volume=row["volume"],
         snapshot=row["snapshot"],
-        policy=row["policy"],
         host=row["host"],
         params=row["params"],
         reason=row["reason"],
         volume_id=row["volume_id"],
         snapshot_id=row["snapshot_id"],
-        policy_id=row["policy_id"],
-        source_id=row["source_id"],
+        others=targets_of(row),
         account=row["account"],
     )

@@ -44,6 +44,7 @@ from orchestrator.domain.names import (
     VolumeName,
 )
 from orchestrator.domain.nearest import did_you_mean
+from orchestrator.domain.targets import KINDS
 
 #: The most jobs one batch may hold.
 MAX_BATCH = 100_000
@@ -155,6 +156,11 @@ class JobRequest(JobOptions):
             return {**written, "params": {}}
         return written
 
+    def name_of(self, kind: str) -> str | None:
+        """The name of what it is about of this kind, if it names one."""
+        name: str | None = getattr(self, kind, None)
+        return name
+
     @property
     def declaration(self) -> Action:
         """The declaration of the action."""
@@ -174,10 +180,9 @@ class JobRequest(JobOptions):
         return {name: value for name, value in stored.items() if value is not None}
 
 
+#: The fields that name what a job is about: the type of each, and what it is.
 _TARGETS: dict[str, tuple[Any, str]] = {
-    "volume": (VolumeName, "Name of the volume."),
-    "snapshot": (SnapshotName, "Name of the snapshot."),
-    "policy": (PolicyName, "Name of the export policy."),
+    **{kind.name: (kind.names, f"Name of the {kind.title}.") for kind in KINDS.values()},
     "host": (HostName, "The host on which, or on whose behalf, the job runs."),
 }
 
@@ -193,7 +198,7 @@ def _model_of(action: Action) -> type[JobRequest]:
         ),
     }
     for name, (kind, described) in _TARGETS.items():
-        need = getattr(action, name)
+        need = action.needs[name]
         if need is Need.REQUIRED:
             fields[name] = (kind, Field(description=described))
         elif need is Need.OPTIONAL or name == "host":
@@ -339,7 +344,11 @@ def _describe(error: Mapping[str, Any], model: Any) -> tuple[type[Problem], str,
     kind = _KINDS.get(error["type"], InvalidInput)
     if error["type"] == "extra_forbidden":
         kind = UnknownParameter if "params" in path else UnknownField
-        known = JobRequest.model_fields if above and above[-1] in ACTIONS else _names(model, above)
+        known = (
+            dict.fromkeys((*JobRequest.model_fields, *KINDS))
+            if above and above[-1] in ACTIONS
+            else _names(model, above)
+        )
         detail = f"{path[-1]!r} is not known here" + did_you_mean(path[-1], known)
         if kind is UnknownParameter:
             detail = _unknown_parameter(error["loc"], path[-1])

@@ -83,7 +83,7 @@ def check_schedule(spec: ScheduleSpec) -> ScheduleSpec:
         raise InvalidInput(
             f"{action.name} is done on the backend: leave volumes out", field="volumes"
         )
-    if spec.keep is not None and not action.makes_snapshot:
+    if spec.keep is not None and action.made != "snapshot":
         raise InvalidInput(
             f"{action.name} makes no snapshots: leave keep out, or schedule snapshot.create",
             field="keep",
@@ -99,7 +99,7 @@ def check_schedule(spec: ScheduleSpec) -> ScheduleSpec:
             "action": action.name,
             "backend": spec.backend,
             "volume": "any" if on_volumes(action) else None,
-            "snapshot": "any" if action.makes_snapshot else None,
+            "snapshot": "any" if action.made == "snapshot" else None,
             "params": spec.params,
         }
     )
@@ -108,7 +108,7 @@ def check_schedule(spec: ScheduleSpec) -> ScheduleSpec:
 
 def on_volumes(action: Action) -> bool:
     """Whether it is done to volumes, and not to the backend."""
-    return action.volume is Need.REQUIRED
+    return action.needs["volume"] is Need.REQUIRED
 
 
 def fitting(patterns: Iterable[str]) -> re.Pattern[str]:

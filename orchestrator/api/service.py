@@ -222,12 +222,10 @@ def _receipts(
 ) -> list[Receipt | Problem]:
     """What submitters are told. What is queued waits for nothing: to tell it, nothing is read."""
     stored = {
-        row["id"]: accepted_view(
-            row, fate.backends[row["backend_id"]], fate.depends_on.get(row["id"], [])
-        )
+        row["id"]: accepted_view(row, intent, fate.depends_on.get(row["id"], []))
         for fate in fates
         if isinstance(fate, Accepted) and fate.batch_id is None
-        for row in fate.rows
+        for row, intent in zip(fate.rows, fate.intents, strict=True)
         if row["state"] == JobState.QUEUED
     }
     singles = [f.job_ids[0] for f in fates if isinstance(f, Accepted) and f.batch_id is None]

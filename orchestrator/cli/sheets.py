@@ -23,8 +23,9 @@ from orchestrator.domain.errors import (
     problem_for,
 )
 from orchestrator.domain.nearest import did_you_mean
+from orchestrator.domain.targets import KINDS
 
-_TARGETS = ("backend", "volume", "snapshot", "policy", "host")
+_TARGETS = ("backend", *KINDS, "host")
 #: Columns that are no parameters.
 _FIELDS = ("ref", "action", *_TARGETS, *JobOptions.model_fields)
 _NUMBERS = ("priority", "max_attempts")

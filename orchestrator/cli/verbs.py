@@ -12,13 +12,15 @@ from orchestrator.actions.registry import ACTIONS
 from orchestrator.cli import options
 from orchestrator.cli.submit import submit
 from orchestrator.domain.action import Action, Need, written_names
+from orchestrator.domain.targets import KINDS
 
-_TARGETS = ("backend", "volume", "snapshot", "policy", "host")
+_TARGETS = ("backend", *KINDS, "host")
 _REQUIRED: dict[str, Any] = {
     "backend": options.Backend,
-    "volume": options.Volume,
-    "snapshot": Annotated[str, typer.Option("--snapshot", help="Name of the snapshot.")],
-    "policy": Annotated[str, typer.Option("--policy", help="Name of the export policy.")],
+    **{
+        kind.name: Annotated[str, typer.Option(f"--{kind.name}", help=f"Name of the {kind.title}.")]
+        for kind in KINDS.values()
+    },
     "host": Annotated[str, typer.Option("--host", help="The host on which the job runs.")],
 }
 
@@ -41,7 +43,7 @@ def _command(action: Action) -> Callable[..., None]:
         str, typer.Argument(metavar=action.kind.upper(), help=f"Name of the {action.kind}.")
     ]
     target = Parameter(action.kind, Parameter.KEYWORD_ONLY, annotation=named)
-    if getattr(action, action.kind, Need.REQUIRED) is Need.OPTIONAL:
+    if action.needs[action.kind] is Need.OPTIONAL:
         target = target.replace(annotation=named | None, default=None)
     parameters = [target]
     for name, parameter in of_submit.items():
@@ -50,7 +52,7 @@ def _command(action: Action) -> Callable[..., None]:
         if name == "values" and not action.params.model_fields:
             continue
         if name in _TARGETS:
-            need = Need.REQUIRED if name == "backend" else getattr(action, name)
+            need = Need.REQUIRED if name == "backend" else action.needs[name]
             if need is Need.REQUIRED:
                 parameter = Parameter(name, Parameter.KEYWORD_ONLY, annotation=_REQUIRED[name])
             elif need is Need.NO and name != "host":

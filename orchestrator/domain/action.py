@@ -5,6 +5,7 @@ The actions themselves are in `orchestrator.actions`, a module for each.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,6 +17,7 @@ from pydantic.fields import FieldInfo
 
 from orchestrator.domain.exact import Exact
 from orchestrator.domain.states import Role
+from orchestrator.domain.targets import COLUMNS, TargetRole
 
 if TYPE_CHECKING:
     from orchestrator.domain.outlook import Intent, Outlook
@@ -27,6 +29,15 @@ class Need(StrEnum):
     NO = "no"
     OPTIONAL = "optional"
     REQUIRED = "required"
+
+
+@dataclass(frozen=True)
+class Takes:
+    """That an action names an object of this kind, in this role."""
+
+    kind: str
+    need: Need = Need.REQUIRED
+    role: TargetRole = TargetRole.SUBJECT
 
 
 class Params(Exact):
@@ -54,7 +65,7 @@ class Lane(StrEnum):
     SOURCE = "source"  # params.source, on params.source_backend if there is that
     NEW_NAME = "new_name"  # params.new_name
     JUNCTION = "junction"  # params.settings.junction_path, if there is one
-    POLICY = "policy"
+    NAMED = "named"  # the object of the action's kind, if that is no volume
     BACKEND = "backend"  # the backend's own state
     AUDIT = "audit"  # what audits of the backend write
 
@@ -89,6 +100,10 @@ class Checks:
     notes: Callable[[Outlook, Intent], list[str]] = lambda _outlook, _intent: []
 
 
+#: The kinds whose number quotas limit.
+_COUNTED = ("volume", "snapshot")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Action:
     """One thing that can be done to storage."""
@@ -103,9 +118,8 @@ class Action:
     checks: Checks
     params: type[Params] = NoParams
     role: Role = Role.OPERATOR
-    volume: Need = Need.REQUIRED
-    snapshot: Need = Need.NO
-    policy: Need = Need.NO
+    #: What it names: first what it changes, unless that is what it makes.
+    takes: tuple[Takes, ...] = (Takes("volume"),)
     host: Need = Need.NO
     #: The names held while the job is unfinished; an action without lanes only reads.
     lanes: tuple[Lane, ...] = (Lane.VOLUME,)
@@ -154,37 +168,46 @@ class Action:
 
     @cached_property
     def kind(self) -> str:
-        """``volume``, ``snapshot``, ``policy`` or ``backend``."""
+        """The kind of object that its name begins with; ``backend`` for a backend itself."""
         return self.name.partition(".")[0]
 
     @cached_property
     def subject(self) -> str:
         """The kind of what it makes, or else changes: a volume before its export policy."""
-        if self.creates:
+        if self.creates or not self.takes:
             return self.kind
-        if self.volume is not Need.NO:
-            return "volume"
-        return "backend" if self.policy is Need.NO else "policy"
+        return self.takes[0].kind
 
     @cached_property
-    def makes_volume(self) -> bool:
-        """Whether there is a volume more once it is done."""
-        return self.kind == "volume" and (self.creates or self.adopts)
+    def needs(self) -> Mapping[str, Need]:
+        """Whether a request names an object of a kind, or a host, by the field for it."""
+        needs = {one.kind: one.need for one in self.takes}
+        return defaultdict(lambda: Need.NO, needs, host=self.host)
 
     @cached_property
-    def makes_snapshot(self) -> bool:
-        """Whether there is a snapshot more once it is done."""
-        return self.kind == "snapshot" and self.creates
+    def others(self) -> tuple[Takes, ...]:
+        """What it names besides a volume and a snapshot."""
+        return tuple(one for one in self.takes if one.kind not in COLUMNS)
+
+    @cached_property
+    def assigned(self) -> tuple[str, ...]:
+        """The kinds of what it gives a volume."""
+        return tuple(one.kind for one in self.takes if one.role is TargetRole.ASSIGNED)
+
+    @cached_property
+    def roles(self) -> Mapping[str, TargetRole]:
+        """The role of what it names, by kind."""
+        return {one.kind: one.role for one in self.takes}
+
+    @cached_property
+    def made(self) -> str | None:
+        """The kind of object of which there is one more once it is done, if there is."""
+        return self.kind if self.creates or self.adopts else None
 
     @cached_property
     def adds(self) -> bool:
         """Whether an account may have more of anything once it is done."""
-        return self.makes_volume or self.makes_snapshot or self.checks.room is not None
-
-    @cached_property
-    def gives_policy(self) -> bool:
-        """Whether a volume may have the export policy that it names once it is done."""
-        return self.volume is not Need.NO and self.policy is not Need.NO
+        return self.made in _COUNTED or self.checks.room is not None
 
     @property
     def cancelable(self) -> bool:

@@ -16,10 +16,13 @@ def lanes_of(
     action: Action,
     backend: str,
     volume: str | None,
-    policy: str | None,
+    named: str | None,
     params: Mapping[str, Any],
 ) -> list[str]:
-    """The keys of the lanes a job holds, sorted. A backend's name has no slash."""
+    """The keys of the lanes a job holds, sorted. A backend's name has no slash.
+
+    ``named`` is the name of the object of the action's own kind.
+    """
     keys: set[str] = set()
     for lane in action.lanes:
         match lane:
@@ -32,8 +35,8 @@ def lanes_of(
             case Lane.JUNCTION:
                 if path := (params.get("settings") or {}).get("junction_path"):
                     keys.add(junction_lane(backend, path))
-            case Lane.POLICY:
-                keys.add(policy_lane(backend, policy or ""))
+            case Lane.NAMED:
+                keys.add(named_lane(action.kind, backend, named or ""))
             case Lane.BACKEND:
                 keys.add(f"{backend}/")  # no volume has this name
             case Lane.AUDIT:
@@ -41,9 +44,14 @@ def lanes_of(
     return sorted(keys)
 
 
+def named_lane(kind: str, backend: str, name: str) -> str:
+    """The lane of an object that is no volume."""
+    return f"{backend}/-{kind}/{name}"
+
+
 def policy_lane(backend: str, policy: str) -> str:
     """The lane of an export policy."""
-    return f"{backend}/{_POLICY}{policy}"
+    return named_lane("policy", backend, policy)
 
 
 def junction_lane(backend: str, path: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -17,24 +17,24 @@ from orchestrator.domain.names import MAX_ID
 from orchestrator.domain.nearest import no_such_backend
 from orchestrator.domain.places import Places
 from orchestrator.domain.states import PolicyState, SnapshotState, VolumeState
+from orchestrator.domain.targets import COLUMNS, KINDS, Target, TargetRole
 
 
 @dataclass(frozen=True)
 class Intent:
-    """One action on one target: what a request asks for, or a stored job."""
+    """One action on its targets: what a request asks for, or a stored job."""
 
     action: Action
     backend: str
     volume: str | None
     snapshot: str | None
-    policy: str | None
     host: str | None
     params: Mapping[str, Any]
     reason: str | None = None
     volume_id: str | None = None
     snapshot_id: str | None = None
-    policy_id: str | None = None
-    source_id: str | None = None
+    #: What it is about besides its volume and its snapshot, which nearly every job has.
+    others: tuple[Target, ...] = ()
     #: Whose storage it makes, or adds to.
     account: str | None = None
     #: Only ``host`` can do it as things are: that one alone may write to what is read.
@@ -43,7 +43,37 @@ class Intent:
     @property
     def lanes(self) -> list[str]:
         """The lanes it holds."""
-        return lanes_of(self.action, self.backend, self.volume, self.policy, self.params)
+        named = self.name_of(self.action.kind)
+        return lanes_of(self.action, self.backend, self.volume, named, self.params)
+
+    def name_of(self, kind: str) -> str | None:
+        """The name of what it is about of this kind, if it names one."""
+        if kind in COLUMNS:
+            name: str | None = getattr(self, kind)
+            return name
+        return next((one.name for one in self.others if one.kind == kind), None)
+
+    def id_of(self, kind: str) -> str | None:
+        """The id of what it is about of this kind, if that is known."""
+        if kind in COLUMNS:
+            id_: str | None = getattr(self, COLUMNS[kind])
+            return id_
+        return next((one.id for one in self.others if one.kind == kind), None)
+
+    @property
+    def policy(self) -> str | None:
+        """The export policy that it names, if it names one."""
+        return self.name_of("policy")
+
+    @property
+    def policy_id(self) -> str | None:
+        """The id of that."""
+        return self.id_of("policy")
+
+    @property
+    def source_id(self) -> str | None:
+        """The id of the volume that is cloned or copied, if one is."""
+        return next((one.id for one in self.others if one.role == TargetRole.SOURCE), None)
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -59,7 +89,8 @@ class Intent:
     @property
     def export_policy(self) -> tuple[str, str] | None:
         """The backend and the name of the policy that it is about, if it is about one."""
-        return None if self.policy is None else (self.backend, self.policy)
+        policy = self.policy
+        return None if policy is None else (self.backend, policy)
 
 
 @dataclass
@@ -190,7 +221,8 @@ class Outlook:
         #: Whether new jobs are taken.
         self.accepting = True
         self.volumes: dict[tuple[str, str], VolumeOutlook] = {}
-        self.policies: dict[tuple[str, str], PolicyOutlook] = {}
+        #: What there will be of kinds that are no part of volumes, by kind, backend and name.
+        self.named: dict[str, dict[tuple[str, str], Any]] = {kind: {} for kind in KINDS}
         #: Which volume (id) is at a junction path, of those paths that were asked for.
         self.junctions: dict[tuple[str, str], str] = {}
         #: Whether anybody has a quota; and those that these jobs may touch, by account and backend.
@@ -204,6 +236,11 @@ class Outlook:
         self.places: Places | None = None
         #: Jobs with a start time ahead, by lane.
         self.later: dict[str, list[tuple[datetime, int, Intent]]] = defaultdict(list)
+
+    @property
+    def policies(self) -> dict[tuple[str, str], PolicyOutlook]:
+        """The export policies, by backend and name."""
+        return self.named["policy"]
 
     def backend(self, name: str) -> BackendOutlook:
         """The backend. Raises `UnknownBackend`."""
@@ -222,11 +259,9 @@ class Outlook:
             self.later[lane].append((moment, MAX_ID, intent))
 
     def keep(self, volumes: Iterable[tuple[str, str]]) -> Callable[[], None]:
-        """What puts these volumes, and all policies, back to what they are now."""
+        """What puts these volumes, and all that are no part of one, back to what they are now."""
         kept = {key: deepcopy(self.volumes.get(key)) for key in volumes}
-        policies = {
-            place: replace(one, used_by=dict(one.used_by)) for place, one in self.policies.items()
-        }
+        named = deepcopy(self.named)
         junctions = dict(self.junctions)
 
         def restore() -> None:
@@ -235,7 +270,7 @@ class Outlook:
                     self.volumes.pop(key, None)
                 else:
                     self.volumes[key] = volume
-            self.policies, self.junctions = policies, junctions
+            self.named, self.junctions = named, junctions
 
         return restore
 

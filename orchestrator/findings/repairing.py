@@ -19,6 +19,7 @@ from orchestrator.findings.recording import finding
 from orchestrator.jobs.submission import Submission
 from orchestrator.settings import AuditSettings
 from orchestrator.store.tables import audits, backends, events, findings, installation, jobs
+from orchestrator.store.targets import names
 from orchestrator.store.transaction import Transaction
 
 #: Findings that are looked at for rules at a time.
@@ -105,7 +106,7 @@ def _changed(transaction: Transaction, row: Mapping[str, Any], since: datetime) 
         asked.append(
             exists().where(
                 jobs.c.backend_id == row["backend_id"],
-                jobs.c.policy == row["policy"],
+                names("policy", row["policy"]),
                 jobs.c.started_at >= since,
             )
         )

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Row, Select, bindparam, func, select, tuple_
 
 from orchestrator.domain.errors import EpochChanged, Gone
+from orchestrator.domain.targets import named
 from orchestrator.store.asking import Asked
 from orchestrator.store.bulk import Parent, inserted_family, update_rows
 from orchestrator.store.lives import all_of
@@ -64,7 +65,7 @@ def job_event(
     backend: str,
     reason: str | None = None,
 ) -> Event:
-    """What happened to a job; ``row`` has the columns of `jobs`, ``backend`` is its name."""
+    """What happened to a job; ``row`` has the columns of `JOB`, ``backend`` is its name."""
     return Event(
         kind=kind,
         actor=actor,
@@ -72,7 +73,7 @@ def job_event(
         volume=row["volume"],
         volume_id=row["volume_id"],
         snapshot=row["snapshot"],
-        policy=row["policy"],
+        policy=named(row["targets"], "policy"),
         job_id=row["id"],
         reason=reason,
         data=data,

@@ -18,6 +18,7 @@ from orchestrator.jobs.lanes import UNAPPROVED
 from orchestrator.jobs.views import not_there
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import backends, job_approvals, jobs
+from orchestrator.store.targets import JOB
 from orchestrator.store.transaction import Transaction
 
 
@@ -32,7 +33,7 @@ def approve(transaction: Transaction, job_id: int, actor: Actor, reason: str | N
         )
     row: Any = (
         transaction.execute(
-            select(jobs, backends.c.name.label("backend"), job_approvals.c.approved_by)
+            select(*JOB, backends.c.name.label("backend"), job_approvals.c.approved_by)
             .join(backends, backends.c.id == jobs.c.backend_id)
             .join(job_approvals, job_approvals.c.job_id == jobs.c.id, isouter=True)
             .where(jobs.c.id == job_id)

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import select, update
 
-from orchestrator.actions.registry import ACTIONS
+from orchestrator.actions.registry import ACTIONS, intent_of
 from orchestrator.domain.errors import JobEnded
 from orchestrator.domain.states import Ending, EventKind, JobState
 from orchestrator.history.events import Event, job_event, record
@@ -22,6 +22,7 @@ from orchestrator.resources.registry import RESOURCES
 from orchestrator.store.bulk import among
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import backends, job_attempts, job_steps, jobs
+from orchestrator.store.targets import JOB
 from orchestrator.store.transaction import Transaction
 
 
@@ -29,7 +30,7 @@ def _held(transaction: Transaction, job_id: int) -> Any:
     """The job's row, locked against its end. Raises `UnknownJob`."""
     row = (
         transaction.execute(
-            select(jobs, backends.c.name.label("backend"))
+            select(*JOB, backends.c.name.label("backend"))
             .join(backends, backends.c.id == jobs.c.backend_id)
             .where(jobs.c.id == job_id)
             .with_for_update(of=jobs)
@@ -90,7 +91,7 @@ def _cancel_untouched(
     for row in rows:
         if row["begun"] and ACTIONS[row["action"]].creates:
             made = RESOURCES[ACTIONS[row["action"]].kind]
-            born.append(made.gone(row[made.id_name]))
+            born.append(made.gone(intent_of(row, row["backend"]).id_of(made.kind) or ""))
     room = apply(transaction, born, now) if born else None
     return cancel_unbegun(transaction, rows, actor, now, room)
 
@@ -132,7 +133,7 @@ def cancel_batch(transaction: Transaction, batch_id: int, actor: str) -> Finishe
     batch_view(transaction, batch_id)
     rows = (
         transaction.execute(
-            select(jobs, backends.c.name.label("backend"))
+            select(*JOB, backends.c.name.label("backend"))
             .join(backends, backends.c.id == jobs.c.backend_id)
             .where(jobs.c.batch_id == batch_id, jobs.c.finished_at.is_(None))
             .order_by(jobs.c.id)

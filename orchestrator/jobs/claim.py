@@ -228,13 +228,13 @@ def _claim(
         [found] = transaction.ask(backends_named(elsewhere))
         take_backends(outlook, found)
         known = []
-    again = [row for row in rows if row["claims"] > 1]
     [there] = known or transaction.ask(volumes_at(targets))
-    steps, born = _look(transaction, again)
     own_jobs = frozenset(row["id"] for row in rows)
     take_volumes(transaction, outlook, there, targets, own_jobs=own_jobs)
     intents = [intent_of(row, names[row["backend_id"]]) for row in rows]
     load_named(transaction, outlook, intents, own_jobs)
+    again = {r["id"]: one for r, one in zip(rows, intents, strict=True) if r["claims"] > 1}
+    steps, born = _look(transaction, again)
     claims = Claimed(
         _claim_of(
             row,
@@ -290,15 +290,17 @@ def _targets(rows: Rows, names: Mapping[int, str]) -> set[tuple[str, str]]:
     return own | {source for source in sources if source is not None}
 
 
-def _look(transaction: Transaction, again: Rows) -> tuple[dict[int, list[Step]], set[int]]:
+def _look(
+    transaction: Transaction, again: Mapping[int, Intent]
+) -> tuple[dict[int, list[Step]], set[int]]:
     """Of jobs claimed before, the journals, and which have inserted the row of what they make."""
     if not again:
         return {}, set()
-    ids = [row["id"] for row in again]
+    ids = list(again)
     written, *made = transaction.ask(
         _STEPS(ids=ids),
         *(
-            one.makers(ids=[row[one.id_name] for row in again if row[one.id_name]])
+            one.makers(ids=[id_ for intent in again.values() if (id_ := intent.id_of(one.kind))])
             for one in RESOURCES.values()
         ),
     )

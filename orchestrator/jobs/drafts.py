@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -29,12 +29,13 @@ from orchestrator.domain.errors import (
     UnknownJob,
 )
 from orchestrator.domain.installed import DRIVERS
-from orchestrator.domain.lanes import junction_lane, lanes_of, policy_lane, target_of
+from orchestrator.domain.lanes import junction_lane, lanes_of, named_lane, policy_lane, target_of
 from orchestrator.domain.names import MAX_ID
 from orchestrator.domain.outlook import Intent, Outlook
 from orchestrator.domain.places import Places
 from orchestrator.domain.queues import queue_for
 from orchestrator.domain.states import JobState
+from orchestrator.domain.targets import Target, TargetRole
 from orchestrator.inventory.backends import configured_names
 from orchestrator.inventory.hosts import live_hosts, refuse_living
 from orchestrator.jobs.lanes import UNAPPROVED, hold_tails, hold_unfinished, locked_for_submission
@@ -261,12 +262,18 @@ class Drafts:
                 number=self._made + place,
                 params=params,
                 lanes=lanes_of(
-                    request.declaration, request.backend, request.volume, request.policy, params
+                    request.declaration,
+                    request.backend,
+                    request.volume,
+                    request.name_of(request.declaration.kind),
+                    params,
                 ),
             )
-            if request.policy is not None:
-                lane = policy_lane(request.backend, request.policy)
-                draft.behind = [] if lane in draft.lanes else [lane]
+            draft.behind = [
+                named_lane(kind, request.backend, name)
+                for kind in request.declaration.assigned
+                if (name := request.name_of(kind)) is not None
+            ]
             role = request.declaration.role
             if not submission.actor.role.includes(role):
                 raise NotAllowed(
@@ -329,7 +336,7 @@ class Drafts:
             self._unfinished = hold_unfinished(here, needed)
             query = select(jobs.c.id, jobs.c.state).where(among(jobs.c.id, needed))
             self._states = dict(here.execute(query).all())
-        wanted = [self._asked(draft) for draft in drafts if _exports(draft)]
+        wanted = [self._asked(draft) for draft in drafts if _names_more(draft)]
         if not ahead:
             # A lane that is empty stays so: only who has locked it can put a job there.
             take_volumes(here, outlook, there, targets)
@@ -361,9 +368,9 @@ class Drafts:
             backend=request.backend,
             volume=request.volume,
             snapshot=request.snapshot,
-            policy=request.policy,
             host=request.host,
             params=draft.params,
+            others=tuple(_named_others(request, {})),
         )
 
     def _hold(self, drafts: list[Draft], lanes: set[str]) -> list[tuple[int, Intent]]:
@@ -459,30 +466,32 @@ class Drafts:
     def _meaning(self, draft: Draft) -> Intent:
         request, bound, params = draft.request, draft.bound, draft.params
         action = request.declaration
-        made = uuid.uuid4().hex if action.creates or action.adopts else None
         volume = self.outlook.volume(request.backend, request.volume) if request.volume else None
         origin, source_id = volume, bound.get("source_id")
         if (place := source_of(request.backend, params)) is not None:
             origin = self.outlook.volume(*place)
             source_id = source_id or (origin.id if origin else None)
-        ids: dict[str, Any] = {}
-        for one in RESOURCES.values():
-            meant = bound.get(one.id_name)
-            if made is not None and action.kind == one.kind:
-                ids[one.id_name] = (meant if action.adopts else None) or made
-            else:
-                ids[one.id_name] = meant or one.named(self.outlook, request, origin)
+        ids = {
+            kind: bound.get(one.id_name) or one.named(self.outlook, request, origin)
+            for kind, one in RESOURCES.items()
+        }
+        if action.made is not None:
+            meant = bound.get(RESOURCES[action.made].id_name) if action.adopts else None
+            ids[action.made] = meant or uuid.uuid4().hex
+        others = _named_others(request, ids)
+        if place is not None:
+            others.append(Target(TargetRole.SOURCE, "volume", source_id, place[1]))
         return Intent(
             action=action,
             backend=request.backend,
             volume=request.volume,
             snapshot=request.snapshot,
-            policy=request.policy,
             host=request.host,
             params=params,
             reason=request.reason or draft.submission.reason,
-            source_id=source_id,
-            **ids,
+            volume_id=ids["volume"],
+            snapshot_id=ids["snapshot"],
+            others=tuple(others),
             account=account_of(action, volume, draft.submission.actor.account),
         )
 
@@ -520,7 +529,7 @@ class Drafts:
         Whoever else takes the job refuses it: what it reads might be torn.
         """
         backend = self.outlook.backend(intent.backend)
-        of_snapshot = intent.action.kind == "volume" and intent.snapshot is not None
+        of_snapshot = intent.action.roles.get("snapshot") is TargetRole.SOURCE and intent.snapshot
         if of_snapshot or DRIVERS[backend.driver].reach is not Reach.HOST:
             return intent
         place = source_of(intent.backend, intent.params) or (intent.backend, intent.volume or "")
@@ -607,10 +616,21 @@ class Drafts:
         return told
 
 
-def _exports(draft: Draft) -> bool:
-    """Whether it is about a policy or a junction path."""
-    request = draft.request
-    return request.policy is not None or bool(draft.params.get("settings"))
+def _named_others(request: JobRequest, ids: Mapping[str, str | None]) -> list[Target]:
+    """What a request names besides its volume and its snapshot."""
+    return [
+        Target(one.role, one.kind, ids.get(one.kind), name)
+        for one in request.declaration.others
+        if (name := request.name_of(one.kind)) is not None
+    ]
+
+
+def _names_more(draft: Draft) -> bool:
+    """Whether it is about more than its volume and its snapshot, or about a junction path."""
+    others = draft.request.declaration.others
+    return bool(draft.params.get("settings")) or any(
+        draft.request.name_of(one.kind) is not None for one in others
+    )
 
 
 def _resolve(drafts: list[Draft]) -> None:

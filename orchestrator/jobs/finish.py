@@ -39,6 +39,7 @@ from orchestrator.store.tables import (
     job_attempts,
     jobs,
 )
+from orchestrator.store.targets import JOB
 from orchestrator.store.transaction import Transaction
 
 #: The state of a job that an attempt has ended so.
@@ -405,7 +406,7 @@ def cancel_dependents(
         return []
     rows = (
         transaction.execute(
-            select(jobs, backends.c.name.label("backend"))
+            select(*JOB, backends.c.name.label("backend"))
             .join(backends, backends.c.id == jobs.c.backend_id)
             .where(among(jobs.c.id, sorted(because)), jobs.c.finished_at.is_(None))
             .order_by(jobs.c.id)

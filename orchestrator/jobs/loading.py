@@ -26,6 +26,7 @@ from orchestrator.store.tables import (
     promises,
     quotas,
 )
+from orchestrator.store.targets import TARGETS
 from orchestrator.store.transaction import Transaction
 
 LifeOf = Callable[[int], str]
@@ -63,7 +64,7 @@ _JOBS_IN = Question(
         job_lanes.c.lane,
         *(jobs.c.id, jobs.c.action, jobs.c.backend_id, jobs.c.volume, jobs.c.snapshot),
         *(jobs.c.host, jobs.c.params, jobs.c.reason, jobs.c.volume_id, jobs.c.snapshot_id),
-        *(jobs.c.policy, jobs.c.policy_id, jobs.c.source_id, jobs.c.account, jobs.c.after),
+        *(jobs.c.account, jobs.c.after, TARGETS),
         jobs.c.not_before,
         or_(jobs.c.begun, jobs.c.not_before.is_(None), jobs.c.not_before <= db_now()).label(
             "blocks"

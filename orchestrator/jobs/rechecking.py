@@ -38,6 +38,7 @@ from orchestrator.resources.volume.changes import MayBeAttached
 from orchestrator.store.bulk import update_rows
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import backends, job_steps, jobs, policies, volumes
+from orchestrator.store.targets import names
 from orchestrator.store.transaction import Transaction
 
 #: Seconds between two looks: at first, and at most.
@@ -173,7 +174,7 @@ def _look_at_policy(transaction: Transaction, row: Any, now: datetime) -> Submis
         .where(
             jobs.c.action == VERIFY_POLICY.name,
             jobs.c.backend_id == row.backend_id,
-            jobs.c.policy_id == row.uid,
+            names("policy", row.name, row.uid),
             jobs.c.created_at >= row.changed_at,
         )
         .order_by(jobs.c.id.desc())

@@ -6,13 +6,14 @@ from typing import Any
 
 from sqlalchemy import select
 
-from orchestrator.actions.registry import ACTIONS
+from orchestrator.actions.registry import intent_of
 from orchestrator.actions.requests import JobRequest, parse_request
 from orchestrator.domain.errors import DependencyFailed, WrongState
 from orchestrator.domain.states import FINISHED, JobState
 from orchestrator.jobs.views import not_there
 from orchestrator.resources.registry import RESOURCES
 from orchestrator.store.tables import backends, job_approvals, job_dependencies, jobs
+from orchestrator.store.targets import JOB
 from orchestrator.store.transaction import Transaction
 
 
@@ -27,7 +28,7 @@ def retry_request(transaction: Transaction, job_id: int) -> tuple[JobRequest, di
     """
     row = (
         transaction.execute(
-            select(jobs, backends.c.name.label("backend"))
+            select(*JOB, backends.c.name.label("backend"))
             .join(backends, backends.c.id == jobs.c.backend_id)
             .where(jobs.c.id == job_id)
         )
@@ -41,13 +42,14 @@ def retry_request(transaction: Transaction, job_id: int) -> tuple[JobRequest, di
             f"job {job_id} is {row['state']}: only failed and canceled jobs can be retried",
             state=row["state"],
         )
-    action = ACTIONS[row["action"]]
+    intent = intent_of(dict(row), row["backend"])
+    action = intent.action
     written = {
         "action": row["action"],
         "backend": row["backend"],
         "volume": row["volume"],
         "snapshot": row["snapshot"],
-        "policy": row["policy"],
+        **{one.kind: intent.name_of(one.kind) for one in action.others},
         "host": row["host"],
         "params": row["params"],
         "priority": row["priority"],
@@ -61,9 +63,9 @@ def retry_request(transaction: Transaction, job_id: int) -> tuple[JobRequest, di
     }
     bound: dict[str, Any] = {"retry_of": job_id}
     if action.creates:
-        bound |= {name: row[name] for name in RESOURCES[action.kind].bound}
+        bound |= {name: getattr(intent, name) for name in RESOURCES[action.kind].bound}
     else:
-        bound |= {one.id_name: row[one.id_name] for one in RESOURCES.values()}
+        bound |= {one.id_name: intent.id_of(one.kind) for one in RESOURCES.values()}
     return parse_request(written), bound
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from orchestrator.actions.requests import JobRequest
 from orchestrator.domain.actors import Actor
+from orchestrator.domain.outlook import Intent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +46,8 @@ class Accepted:
     #: Rows as inserted; empty when the key had been used before.
     rows: list[dict[str, Any]]
     depends_on: dict[int, list[int]]
-    #: Names of the backends in ``rows``, by id.
-    backends: dict[int, str]
+    #: What each of them asks for.
+    intents: list[Intent]
     #: What the queued ones cost, by queue.
     wake: dict[str, int]
     repeated: bool = False

@@ -15,7 +15,7 @@ from orchestrator.domain.outlook import Intent
 from orchestrator.domain.places import Places
 from orchestrator.domain.queues import GROUP_BUDGET, backend_queue
 from orchestrator.domain.states import EventKind, JobState
-from orchestrator.history.events import Event, job_event, recorded
+from orchestrator.history.events import Event, recorded
 from orchestrator.inventory import promises
 from orchestrator.jobs.drafts import Draft, Drafts, queue_of
 from orchestrator.jobs.submission import Accepted, PlannedJob, Submission
@@ -27,6 +27,7 @@ from orchestrator.store.tables import (
     job_approvals,
     job_dependencies,
     job_lanes,
+    job_targets,
     jobs,
 )
 from orchestrator.store.transaction import Transaction
@@ -131,6 +132,18 @@ def _store(drafts: Drafts, max_attempts: int, turns: Turns) -> dict[int, Accepte
         for draft in accepted
         for lane in draft.lanes
     ]
+    targets = [
+        {
+            "job_id": ids[draft.number],
+            "place": place,
+            "role": one.role,
+            "kind": one.kind,
+            "object_id": one.id,
+            "name": one.name,
+        }
+        for draft in accepted
+        for place, one in enumerate(draft.intent.others)
+    ]
     dependencies = [
         {"job_id": ids[draft.number], "depends_on": other, "kind": kind}
         for draft in accepted
@@ -157,13 +170,14 @@ def _store(drafts: Drafts, max_attempts: int, turns: Turns) -> dict[int, Accepte
         for draft in accepted
         if draft.request.needs_approval
     ]
-    happened = [_event(rows[draft.number], draft.intent.backend) for draft in accepted]
+    happened = [_event(rows[draft.number], draft.intent) for draft in accepted]
     room, limits = _room(drafts)
     transaction.defer(
         inserted(jobs, list(rows.values())),
         *(
             inserted(table, some)
             for table, some in (
+                (job_targets, targets),
                 (job_lanes, lanes),
                 (job_dependencies, dependencies),
                 (job_approvals, approvals),
@@ -174,7 +188,6 @@ def _store(drafts: Drafts, max_attempts: int, turns: Turns) -> dict[int, Accepte
         recorded(happened, drafts.now),
         *promises.added(room, limits),
     )
-    backends = {backend.id: backend.name for backend in drafts.outlook.backends.values()}
     return {
         key: Accepted(
             job_ids=[ids[draft.number] for draft in some],
@@ -187,7 +200,7 @@ def _store(drafts: Drafts, max_attempts: int, turns: Turns) -> dict[int, Accepte
                 for draft in some
                 if draft.needs or draft.needs_here
             },
-            backends=backends,
+            intents=[draft.intent for draft in some],
             wake=_wake(rows[draft.number] for draft in some),
         )
         for key, some in together.items()
@@ -257,13 +270,10 @@ def _row(
         "backend_id": backend.id,
         "volume": intent.volume,
         "snapshot": intent.snapshot,
-        "policy": intent.policy,
         "host": intent.host,
         "params": intent.params,
         "volume_id": intent.volume_id,
         "snapshot_id": intent.snapshot_id,
-        "policy_id": intent.policy_id,
-        "source_id": intent.source_id,
         "state": state,
         "priority": request.priority,
         "turn": turn,
@@ -287,10 +297,19 @@ def _row(
     }
 
 
-def _event(row: dict[str, Any], backend: str) -> Event:
-    data = {"action": row["action"], "params": row["params"]}
-    who, why = row["submitted_by"], row["reason"]
-    return job_event(row, EventKind.JOB_SUBMITTED, who, data, backend=backend, reason=why)
+def _event(row: dict[str, Any], intent: Intent) -> Event:
+    return Event(
+        kind=EventKind.JOB_SUBMITTED,
+        actor=row["submitted_by"],
+        backend=intent.backend,
+        volume=intent.volume,
+        volume_id=intent.volume_id,
+        snapshot=intent.snapshot,
+        policy=intent.policy,
+        job_id=row["id"],
+        reason=intent.reason,
+        data={"action": row["action"], "params": row["params"]},
+    )
 
 
 def _cost(intent: Intent, driver: str) -> int:
@@ -311,7 +330,7 @@ def _answered_before(transaction: Transaction, row: RowMapping) -> Accepted:
         batch_id=batch_id,
         rows=[],
         depends_on={},
-        backends={},
+        intents=[],
         wake={},
         repeated=True,
     )

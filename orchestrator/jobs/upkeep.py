@@ -38,6 +38,7 @@ from orchestrator.store.tables import (
     volumes,
     workers,
 )
+from orchestrator.store.targets import JOB
 from orchestrator.store.transaction import Transaction
 
 #: Jobs dealt with in one transaction.
@@ -146,7 +147,7 @@ def reclaim_expired(
     """
     rows = (
         transaction.execute(
-            select(jobs, backends.c.name.label("backend"))
+            select(*JOB, backends.c.name.label("backend"))
             .join(backends, backends.c.id == jobs.c.backend_id)
             .where(_SILENT, true() if only is None else jobs.c.id == only)
             .order_by(jobs.c.id)
@@ -285,7 +286,7 @@ def fail_for_dead_hosts(
     """
     rows = (
         transaction.execute(
-            select(jobs, backends.c.name.label("backend"))
+            select(*JOB, backends.c.name.label("backend"))
             .join(backends, backends.c.id == jobs.c.backend_id)
             .where(_without_host(grace), true() if only is None else jobs.c.id == only)
             .order_by(jobs.c.id)

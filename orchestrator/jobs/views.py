@@ -9,7 +9,9 @@ from typing import Any
 from sqlalchemy import Select, Table, exists, func, select
 
 from orchestrator.domain.errors import Gone, Problem, UnknownJob
+from orchestrator.domain.outlook import Intent
 from orchestrator.domain.states import FINISHED, JobState
+from orchestrator.domain.targets import COLUMNS, KINDS, named
 from orchestrator.history.events import of_job
 from orchestrator.jobs.waiting import waiting_on
 from orchestrator.store.asking import Question, Rows, one_of
@@ -23,6 +25,7 @@ from orchestrator.store.tables import (
     job_steps,
     jobs,
 )
+from orchestrator.store.targets import JOB
 from orchestrator.store.transaction import Transaction
 
 View = dict[str, Any]
@@ -30,18 +33,21 @@ View = dict[str, Any]
 #: Jobs in these states, or claimed more than once, may have attempts that did not end well.
 _TRIED = (JobState.WAITING, JobState.QUEUED, JobState.FAILED, JobState.CANCELED)
 
-#: Columns that a job is told with as they are.
+#: Columns that a job is told with as they are, before and after what else it is about.
+_ABOUT = ("id", "action", "volume", "snapshot")
 _TOLD = (
-    "id", "action", "volume", "snapshot", "policy", "host", "params", "state", "priority",
+    "host", "params", "state", "priority",
     "attempt", "max_attempts", "progress", "result", "error", "submitted_by", "account", "reason",
     "batch_id", "ref", "retry_of", "volume_id", "run_at", "created_at", "started_at",
     "finished_at", "worker",
 )  # fmt: skip
 
 
+_OTHERS = tuple(kind for kind in KINDS if kind not in COLUMNS)
+
 #: Jobs, with the names of their backends; and whether they need others, or have a journal.
 _JOB = select(
-    jobs,
+    *JOB,
     backends.c.name.label("backend"),
     exists().where(job_dependencies.c.job_id == jobs.c.id).label("needs"),
     exists().where(job_steps.c.job_id == jobs.c.id).label("journaled"),
@@ -123,11 +129,13 @@ def end_of_archived(transaction: Transaction, job_id: int) -> JobState | None:
     return None if kind is None else ends[kind]
 
 
-def accepted_view(row: Mapping[str, Any], backend: str, depends_on: list[int]) -> View:
+def accepted_view(row: Mapping[str, Any], intent: Intent, depends_on: list[int]) -> View:
     """A job that was queued a moment ago, in this transaction; ``row`` as inserted."""
     return {
+        **{name: row.get(name) for name in _ABOUT},
+        **{kind: intent.name_of(kind) for kind in _OTHERS},
         **{name: row.get(name) for name in _TOLD},
-        "backend": backend,
+        "backend": intent.backend,
         "waiting_on": None,
         "depends_on": depends_on,
         "cancel_requested": False,
@@ -207,6 +215,8 @@ def _views(transaction: Transaction, rows: Rows) -> list[View]:
         attempts[row["job_id"]].append(told)
     return [
         {
+            **{name: row[name] for name in _ABOUT},
+            **{kind: named(row["targets"], kind) for kind in _OTHERS},
             **{name: row[name] for name in _TOLD},
             "progress": _progress(row),
             "backend": row["backend"],

@@ -22,17 +22,8 @@ class Named(Protocol):
     def backend(self) -> str:
         """The backend."""
 
-    @property
-    def volume(self) -> str | None:
-        """The volume, if it names one."""
-
-    @property
-    def snapshot(self) -> str | None:
-        """The snapshot, if it names one."""
-
-    @property
-    def policy(self) -> str | None:
-        """The export policy, if it names one."""
+    def name_of(self, kind: str) -> str | None:
+        """The name of what it is about of this kind, if it names one."""
 
 
 class Making(Protocol):

@@ -134,7 +134,7 @@ class _Run:
         self.outcome = Run(due)
         #: What the new snapshots are called, if it makes some.
         self.snapshot = (
-            f"{schedule.name}-{self._due}" if ACTIONS[schedule.action].makes_snapshot else None
+            f"{schedule.name}-{self._due}" if ACTIONS[schedule.action].made == "snapshot" else None
         )
 
     def job(self, volume: Volume | None) -> Submission:

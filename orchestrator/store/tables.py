@@ -383,14 +383,11 @@ jobs = Table(
     Column("backend_id", ForeignKey("backends.id"), nullable=False),
     Column("volume", String(255)),
     Column("snapshot", String(255)),
-    Column("policy", String(255)),
     Column("host", String(253)),
     Column("params", Json, nullable=False),
     #: The very volume (snapshot) meant: a later one of the same name is never touched.
     Column("volume_id", String(32)),
     Column("snapshot_id", String(32)),
-    Column("policy_id", String(32)),
-    Column("source_id", String(32)),
     Column("state", String(16), nullable=False),
     Column("priority", SmallInteger, nullable=False, server_default=text("0")),
     #: Its place among those of the same priority: submitters and batches take turns.
@@ -500,15 +497,6 @@ jobs = Table(
         sqlite_where=text("snapshot IS NOT NULL"),
         postgresql_where=text("snapshot IS NOT NULL"),
     ),
-    # What still means a policy.
-    Index(
-        "ix_jobs_policy",
-        "backend_id",
-        "policy",
-        "id",
-        sqlite_where=text("policy IS NOT NULL"),
-        postgresql_where=text("policy IS NOT NULL"),
-    ),
     Index(
         "ix_jobs_batch",
         "batch_id",
@@ -516,6 +504,23 @@ jobs = Table(
         sqlite_where=text("batch_id IS NOT NULL"),
         postgresql_where=text("batch_id IS NOT NULL"),
     ),
+)
+
+#: What jobs are about besides their volume and their snapshot: few jobs have a row.
+job_targets = Table(
+    "job_targets",
+    metadata,
+    Column(
+        "job_id", ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    ),
+    Column("place", SmallInteger, primary_key=True, autoincrement=False),
+    Column("role", String(16), nullable=False),
+    Column("kind", String(16), nullable=False),
+    #: The very object meant, as `jobs.volume_id`.
+    Column("object_id", String(32)),
+    Column("name", String(255)),
+    # What names an object.
+    Index("ix_job_targets_named", "kind", "name", "job_id"),
 )
 
 #: The lanes of unfinished jobs; rows go when their job ends.

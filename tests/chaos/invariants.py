@@ -174,7 +174,7 @@ def _lanes(request: Request) -> list[str]:
         ACTIONS[request["action"]],
         request["backend"],
         request.get("volume"),
-        request.get("policy"),
+        request.get(ACTIONS[request["action"]].kind),
         request.get("params") or {},
     )
 

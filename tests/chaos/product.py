@@ -13,12 +13,13 @@ from sqlalchemy import select
 
 from orchestrator.store.database import Database
 from orchestrator.store.tables import installation, jobs
+from orchestrator.store.targets import JOB
 from tests.acceptance.conftest import Product
 from tests.chaos.cases import ANYBODY, BACKEND, Request
 from tests.chaos.model import Model
 from tests.chaos.processes import until
 from tests.chaos.storage import FileStorage, MemoryStorage, Storage, Stray
-from tests.chaos.world import CAPACITY, watching_database
+from tests.chaos.world import CAPACITY, policy_of, watching_database
 
 #: Short, since the tests wait for them.
 LEASE_SECONDS = 3
@@ -156,7 +157,7 @@ class Shaken(Product):
         with self.database.read() as connection:
             for place in range(0, len(rest), 500):
                 ids = [job_id for job_id, _ in rest[place : place + 500]]
-                query = select(jobs).where(jobs.c.id.in_(ids))
+                query = select(*JOB).where(jobs.c.id.in_(ids))
                 rows |= {row.id: row for row in connection.execute(query)}
         for job_id, request in rest:
             row = rows.get(job_id)
@@ -164,7 +165,7 @@ class Shaken(Product):
                 break
             self._played += 1
             if row.state == "succeeded":
-                self.model.play(request, row.volume_id, row.policy_id)
+                self.model.play(request, row.volume_id, policy_of(row))
 
     def wait_for_the_end(self) -> None:
         """Everything that was accepted has ended, and its history is complete."""

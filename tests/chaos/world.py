@@ -26,6 +26,7 @@ from orchestrator.machine import boot_id
 from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database
 from orchestrator.store.tables import findings, installation, jobs, volumes
+from orchestrator.store.targets import JOB
 from orchestrator.store.transaction import Transaction
 from tests.chaos import roles
 from tests.chaos.cases import ANYBODY, BACKEND, HOST, SIDE, ByHand, Request
@@ -58,6 +59,11 @@ def watching_database(url: str) -> Database:
 def _call_it_another_program(raw: Any, _record: object) -> None:
     raw.execute("SET application_name = 'watching'")
     raw.commit()
+
+
+def policy_of(row: Any) -> str | None:
+    """The id of the policy that a job is about; ``row`` as `JOB` selects it."""
+    return next((id_ for _, kind, id_, _ in row.targets or () if kind == "policy"), None)
 
 
 class World:
@@ -246,14 +252,14 @@ class World:
         ids = [job_id for job_id, _ in self.asked[self._played :]]
         with self.database.read() as connection:
             rows = {
-                row.id: row for row in connection.execute(select(jobs).where(jobs.c.id.in_(ids)))
+                row.id: row for row in connection.execute(select(*JOB).where(jobs.c.id.in_(ids)))
             }
         for job_id, request in self.asked[self._played :]:
             if rows[job_id].finished_at is None:
                 break
             self._played += 1
             if rows[job_id].state == "succeeded" and request["backend"] == BACKEND:
-                self.model.play(request, rows[job_id].volume_id, rows[job_id].policy_id)
+                self.model.play(request, rows[job_id].volume_id, policy_of(rows[job_id]))
         return rows
 
     def sign_of_life(self) -> None:

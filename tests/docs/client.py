@@ -16,6 +16,7 @@ from typing import Any
 from orchestrator.actions.registry import ACTIONS
 from orchestrator.actions.requests import JobOptions
 from orchestrator.domain.action import Action, Need, written_names
+from orchestrator.domain.targets import KINDS
 
 MODULE = Path(__file__).parents[2] / "orchestrator" / "client" / "actions.py"
 
@@ -142,8 +143,8 @@ def _method(action: Action, shapes: dict[str, Schema]) -> Iterator[str]:
 
 def _targets(action: Action) -> Iterator[tuple[str, str]]:
     """The fields of the request that say what it is done to, and the arguments for them."""
-    for field in ("backend", "volume", "snapshot", "policy"):
-        if field == "backend" or getattr(action, field) is not Need.NO:
+    for field in ("backend", *KINDS):
+        if field == "backend" or action.needs[field] is not Need.NO:
             yield field, "name" if field == action.kind else field
     yield "host", "host"
 
@@ -151,7 +152,7 @@ def _targets(action: Action) -> Iterator[tuple[str, str]]:
 def _arguments(
     action: Action, targets: Mapping[str, str], params: Mapping[str, tuple[str, bool, Schema]]
 ) -> Iterator[str]:
-    needs = {field: getattr(action, field, Need.REQUIRED) for field in targets}
+    needs = {**action.needs, "backend": Need.REQUIRED}
     by_place = [field for field in targets if needs[field] is Need.REQUIRED and field != "host"]
     if action.kind not in by_place:
         by_place.append(action.kind)

@@ -20,9 +20,10 @@ from orchestrator.api.app import create_app
 from orchestrator.api.routes.health import Figures
 from orchestrator.api.service import Service
 from orchestrator.cli.root import app as command_line
-from orchestrator.domain.action import Action, Need, written_names
+from orchestrator.domain.action import Action, Lane, Need, written_names
 from orchestrator.domain.errors import Problem, vocabulary
 from orchestrator.domain.installed import DRIVERS
+from orchestrator.domain.targets import KINDS
 from orchestrator.settings import Settings
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -94,14 +95,11 @@ def _action(action: Action) -> Iterator[str]:
 def _properties(action: Action) -> Iterator[tuple[str, str]]:
     yield "role", action.role
     for need, word in ((Need.REQUIRED, "requires"), (Need.OPTIONAL, "accepts")):
-        named = [
-            name
-            for name in ("volume", "snapshot", "policy", "host")
-            if getattr(action, name) is need
-        ]
+        named = [name for name in (*KINDS, "host") if action.needs[name] is need]
         if named:
             yield word, ", ".join(named)
-    yield "lanes", ", ".join(action.lanes) or "none"
+    lanes = [action.kind if lane is Lane.NAMED else lane for lane in action.lanes]
+    yield "lanes", ", ".join(lanes) or "none"
     if action.capability is not None:
         able = [name for name, spec in DRIVERS.items() if action.capability in spec.capabilities]
         yield "capability", f"`{action.capability}` ({', '.join(able)})"

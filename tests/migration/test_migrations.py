@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -231,3 +232,50 @@ def test_snapshots_keep_the_order_they_had(database: Database) -> None:
     with database.read() as transaction:
         assert transaction.execute(text("SELECT count(*) FROM snapshots")).scalar() == 10
     migrate.upgrade(database.url)
+
+
+def test_what_jobs_are_about_is_kept_upwards_and_downwards(database: Database) -> None:
+    migrate.upgrade(database.url, "0013")
+    told = (
+        ("policy.create", None, "web", "p1", None, "{}"),
+        ("volume.create", "vm1", "web", "p1", None, "{}"),
+        ("volume.clone", "vm2", None, None, "v1", '{"source": "vm1"}'),
+        ("volume.grow", "vm1", None, None, None, "{}"),
+    )
+    with database.write() as transaction:
+        now = datetime(2026, 5, 1, tzinfo=UTC)
+        transaction.execute(insert(backends).values(name="a", driver="memory", created_at=now))
+        for number, (action, volume, policy, policy_id, source_id, params) in enumerate(told, 1):
+            transaction.execute(
+                text(
+                    "INSERT INTO jobs (id, action, backend_id, volume, policy, policy_id,"
+                    " source_id, params, state, queue, cost, max_attempts, submitted_by,"
+                    " created_at)"
+                    " VALUES (:id, :action, 1, :volume, :policy, :policy_id, :source_id, :params,"
+                    " 'waiting', 'q', 1, 1, 'x', '2026-01-01 00:00:00')"
+                ),
+                {
+                    **{"id": number, "action": action, "volume": volume, "policy": policy},
+                    **{"policy_id": policy_id, "source_id": source_id, "params": params},
+                },
+            )
+    before = _all_of(database, "SELECT id, policy, policy_id, source_id FROM jobs ORDER BY id")
+    seen = _all_of(database, "SELECT job_id, policy FROM audit_jobs ORDER BY job_id")
+    migrate.upgrade(database.url, "0014")
+    rows = "SELECT job_id, place, role, kind, object_id, name FROM job_targets ORDER BY job_id"
+    assert _all_of(database, rows) == [
+        (1, 0, "subject", "policy", "p1", "web"),
+        (2, 0, "assigned", "policy", "p1", "web"),
+        (3, 1, "source", "volume", "v1", "vm1"),
+    ]
+    assert _all_of(database, "SELECT job_id, policy FROM audit_jobs ORDER BY job_id") == seen
+    migrate.downgrade(database.url, "0013")
+    again = _all_of(database, "SELECT id, policy, policy_id, source_id FROM jobs ORDER BY id")
+    assert again == before
+    assert _all_of(database, "SELECT job_id, policy FROM audit_jobs ORDER BY job_id") == seen
+    migrate.upgrade(database.url)
+
+
+def _all_of(database: Database, query: str) -> list[tuple[Any, ...]]:
+    with database.read() as transaction:
+        return [tuple(row) for row in transaction.execute(text(query)).all()]

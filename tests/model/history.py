@@ -15,6 +15,7 @@ from sqlalchemy import select
 
 from orchestrator.jobs.claim import CHANGES
 from orchestrator.store.tables import events, job_dependencies, job_steps, jobs, snapshots, volumes
+from orchestrator.store.targets import JOB
 from tests.model.inventory import (
     DESTRUCTIVE,
     LOCKABLE,
@@ -176,7 +177,9 @@ class History:
 
     def _meet(self, ids: Sequence[int]) -> None:
         now = self.world.now()
-        for row in self.world.rows(select(jobs).where(jobs.c.id.in_(ids))):
+        for found in self.world.rows(select(*JOB).where(jobs.c.id.in_(ids))):
+            sources = [id_ for role, _, id_, _ in found["targets"] or () if role == "source"]
+            row = {**found, "source_id": sources[0] if sources else None}
             later = row["run_at"] is not None and row["run_at"] > now
             self.jobs[row["id"]] = Job(row, names_of(row), later)
         for row in self.world.rows(

@@ -116,7 +116,7 @@ def test_every_parameter_is_described(action: Action) -> None:
 @each
 def test_an_action_is_in_the_pages_that_list_actions(action: Action) -> None:
     assert f"\n## {action.name}\n" in (ROOT / "docs" / "actions.md").read_text(), "make docs"
-    if action.volume is not Need.NO and not (action.creates and action.kind == "volume"):
+    if action.needs["volume"] is not Need.NO and not (action.creates and action.kind == "volume"):
         answer = "refused" if action.respects_lock else "allowed"
         row = f"| `{action.name}` | {answer} |"
         assert row in (ROOT / "docs" / "locks.md").read_text().splitlines(), (

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-
 import pytest
 
 from orchestrator.actions.registry import ACTIONS
 from orchestrator.domain.action import Action
 from orchestrator.domain.outlook import Intent
+from orchestrator.domain.targets import COLUMNS, KINDS
 from orchestrator.resources.registry import RESOURCES
 from orchestrator.resources.resource import Resource
 from orchestrator.store.tables import jobs
+
+
+def test_every_kind_that_jobs_name_is_a_resource() -> None:
+    assert list(RESOURCES) == list(KINDS)
 
 
 @pytest.mark.parametrize(
@@ -24,8 +27,8 @@ def test_what_an_action_makes_is_a_resource(action: Action) -> None:
 
 @pytest.mark.parametrize("resource", RESOURCES.values(), ids=lambda one: one.kind)
 def test_jobs_say_which_one_they_mean(resource: Resource) -> None:
-    ids = {resource.id_name, *resource.bound}
-    assert ids <= {one.name for one in fields(Intent)}
-    assert ids <= set(jobs.c.keys())
+    assert resource.id_name == COLUMNS.get(resource.kind, f"{resource.kind}_id")
+    assert all(hasattr(Intent, name) or name in COLUMNS.values() for name in resource.bound)
+    assert set(COLUMNS.values()) <= set(jobs.c.keys())
     assert resource.key.name in resource.table.c
     assert resource.id_name not in resource.bound, "a retry makes one of its own"

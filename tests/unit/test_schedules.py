@@ -57,8 +57,8 @@ def test_no_time_lies_between_the_latest_and_the_following(cron: str, moment: da
 def test_everything_that_is_declared_schedulable_can_be_asked_for() -> None:
     assert SCHEDULABLE, "there are some"
     for name, action in SCHEDULABLE.items():
-        assert Need.REQUIRED not in (action.policy, action.host), name
-        assert action.snapshot is not Need.REQUIRED or action.makes_snapshot, name
+        assert Need.REQUIRED not in (action.needs["policy"], action.host), name
+        assert action.needs["snapshot"] is not Need.REQUIRED or action.made == "snapshot", name
         volumes = ["*"] if on_volumes(action) else None
         spec = ScheduleSpec(cron="0 * * * *", action=name, backend="fast", volumes=volumes)
         assert check_schedule(spec).action == name

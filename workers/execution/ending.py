@@ -225,7 +225,7 @@ def _undo(work: Work, decided: dict[str, Any]) -> list[Change]:
     if work.undo is not None and work.touched and work.claim.identity_written:
         work.check_identity()
         _take_away(work)
-    return [made.gone(getattr(work.intent, made.id_name))]
+    return [made.gone(work.intent.id_of(made.kind) or "")]
 
 
 def _take_away(work: Work) -> None:
@@ -255,5 +255,5 @@ def unseen_after(claim: Claim, database: Database, why: str) -> list[Change]:
         return []
     with database.read() as transaction:
         now: datetime = transaction.execute(select(db_now())).scalar_one()
-    ids = {one.id_name: getattr(intent, one.id_name) for one in RESOURCES.values()}
+    ids = {one.id_name: intent.id_of(one.kind) for one in RESOURCES.values()}
     return unseen(action, {**ids, "host": intent.host, "params": intent.params}, why, now)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.actions.targets import check_enabled
-from orchestrator.domain.action import Action, Checks, Lane, Need
+from orchestrator.domain.action import Action, Checks, Lane
 from orchestrator.domain.states import Role
 
 DRAIN = Action(
@@ -13,7 +13,7 @@ DRAIN = Action(
     audit="set backend {backend} to draining",
     checks=Checks(check=check_enabled),
     role=Role.ADMIN,
-    volume=Need.NO,
+    takes=(),
     lanes=(Lane.BACKEND,),
     administrative=True,
     needs_storage=False,
@@ -28,7 +28,7 @@ RESUME = Action(
     audit="resumed backend {backend}",
     checks=Checks(check=check_enabled),
     role=Role.ADMIN,
-    volume=Need.NO,
+    takes=(),
     lanes=(Lane.BACKEND,),
     administrative=True,
     needs_storage=False,

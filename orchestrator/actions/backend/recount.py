@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.domain.action import Action, Checks, Lane, Need
+from orchestrator.domain.action import Action, Checks, Lane
 from orchestrator.domain.states import Role
 
 RECOUNT = Action(
@@ -12,7 +12,7 @@ RECOUNT = Action(
     audit="recounted what backend {backend} has promised",
     checks=Checks(),
     role=Role.ADMIN,
-    volume=Need.NO,
+    takes=(),
     lanes=(Lane.AUDIT,),
     needs_storage=False,
     journaled=False,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.domain.action import Action, Checks, Need
+from orchestrator.domain.action import Action, Checks
 
 REFRESH = Action(
     name="backend.refresh",
@@ -10,7 +10,7 @@ REFRESH = Action(
     summary="Read the capacity of a backend and the usage of its volumes again.",
     audit="refreshed backend {backend}",
     checks=Checks(),
-    volume=Need.NO,
+    takes=(),
     lanes=(),
     schedulable=True,
     needs_storage=False,

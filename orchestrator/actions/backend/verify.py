@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from orchestrator.domain.action import Action, Checks, Need, Params
+from orchestrator.domain.action import Action, Checks, Params
 from orchestrator.domain.states import Role
 
 
@@ -26,7 +26,7 @@ VERIFY = Action(
     params=VerifyBackendParams,
     checks=Checks(),
     role=Role.ADMIN,
-    volume=Need.NO,
+    takes=(),
     lanes=(),
     schedulable=True,
     by_hand=("accept_identity",),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from orchestrator.actions.policy.targets import target_policy, usable_policy
 from orchestrator.actions.targets import target_volume, volume_there
-from orchestrator.domain.action import Action, Checks, Need
+from orchestrator.domain.action import Action, Checks, Need, Takes
 from orchestrator.domain.outlook import Intent, Outlook, VolumeOutlook
+from orchestrator.domain.targets import TargetRole
 
 
 def _check(outlook: Outlook, intent: Intent) -> None:
@@ -34,7 +35,7 @@ ASSIGN = Action(
     summary="Assign an export policy to a volume, or remove its own if none is named.",
     audit="gave volume {volume} the export policy {policy}",
     checks=Checks(check=_check, effect=play_assign),
-    policy=Need.OPTIONAL,
+    takes=(Takes("volume"), Takes("policy", Need.OPTIONAL, TargetRole.ASSIGNED)),
     capability="policy",
     respects_lock=True,
     frees=True,

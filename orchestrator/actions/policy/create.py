@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from orchestrator.actions.policy.targets import check_clients, target_policy
-from orchestrator.domain.action import Action, Checks, Lane, Need, Params
+from orchestrator.domain.action import Action, Checks, Lane, Params, Takes
 from orchestrator.domain.errors import AlreadyExists
 from orchestrator.domain.exports import RuleTexts, parse_rules
 from orchestrator.domain.outlook import Intent, Outlook, PolicyOutlook
@@ -44,9 +44,8 @@ CREATE = Action(
     audit="made export policy {policy}",
     params=PolicyParams,
     checks=Checks(check=_check, effect=_play),
-    volume=Need.NO,
-    policy=Need.REQUIRED,
-    lanes=(Lane.POLICY,),
+    takes=(Takes("policy"),),
+    lanes=(Lane.NAMED,),
     capability="policy",
     creates=True,
     route=("POST", "/policies"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.actions.policy.targets import policy_there
-from orchestrator.domain.action import Action, Checks, Lane, Need
+from orchestrator.domain.action import Action, Checks, Lane, Takes
 from orchestrator.domain.errors import InUse
 from orchestrator.domain.outlook import Intent, Outlook
 
@@ -39,9 +39,8 @@ REMOVE = Action(
     summary="Remove an export policy that no volume has.",
     audit="removed export policy {policy}",
     checks=Checks(check=_check, effect=_play),
-    volume=Need.NO,
-    policy=Need.REQUIRED,
-    lanes=(Lane.POLICY,),
+    takes=(Takes("policy"),),
+    lanes=(Lane.NAMED,),
     capability="policy",
     destructive=True,
     removes=True,

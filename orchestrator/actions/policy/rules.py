@@ -10,7 +10,7 @@ from orchestrator.actions.policy.targets import (
     target_policy,
     usable_policy,
 )
-from orchestrator.domain.action import Action, Checks, Lane, Need, Params
+from orchestrator.domain.action import Action, Checks, Lane, Params, Takes
 from orchestrator.domain.errors import Conflict, InvalidInput, WrongState
 from orchestrator.domain.exports import (
     MAX_RULES,
@@ -93,9 +93,8 @@ ADD_RULE = Action(
     audit="added a rule to export policy {policy}",
     params=RuleParams,
     checks=Checks(check=_check, effect=_play),
-    volume=Need.NO,
-    policy=Need.REQUIRED,
-    lanes=(Lane.POLICY,),
+    takes=(Takes("policy"),),
+    lanes=(Lane.NAMED,),
     capability="policy",
     route=("POST", "/policies/{policy}/add_rule"),
 )
@@ -107,9 +106,8 @@ REMOVE_RULE = Action(
     audit="took a rule out of export policy {policy}",
     params=RuleParams,
     checks=Checks(check=_check, effect=_play),
-    volume=Need.NO,
-    policy=Need.REQUIRED,
-    lanes=(Lane.POLICY,),
+    takes=(Takes("policy"),),
+    lanes=(Lane.NAMED,),
     capability="policy",
     route=("POST", "/policies/{policy}/remove_rule"),
 )
@@ -121,9 +119,8 @@ SET_RULES = Action(
     audit="replaced the rules of export policy {policy}",
     params=RulesParams,
     checks=Checks(check=_check, effect=_play),
-    volume=Need.NO,
-    policy=Need.REQUIRED,
-    lanes=(Lane.POLICY,),
+    takes=(Takes("policy"),),
+    lanes=(Lane.NAMED,),
     capability="policy",
     route=("PUT", "/policies/{policy}/rules"),
 )
@@ -134,9 +131,8 @@ REAPPLY = Action(
     summary="Write the recorded rules of an export policy to the storage again.",
     audit="applied export policy {policy} again",
     checks=Checks(check=check_readable, effect=_play_reapply),
-    volume=Need.NO,
-    policy=Need.REQUIRED,
-    lanes=(Lane.POLICY,),
+    takes=(Takes("policy"),),
+    lanes=(Lane.NAMED,),
     capability="policy",
     route=("POST", "/policies/{policy}/reapply"),
 )

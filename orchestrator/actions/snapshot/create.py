@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from orchestrator.actions.targets import target_volume, volume_there
-from orchestrator.domain.action import Action, Checks, Need
+from orchestrator.domain.action import Action, Checks, Takes
 from orchestrator.domain.errors import AlreadyExists
 from orchestrator.domain.outlook import Intent, Outlook, SnapshotOutlook
+from orchestrator.domain.targets import TargetRole
 
 
 def _check(outlook: Outlook, intent: Intent) -> None:
@@ -32,7 +33,7 @@ CREATE = Action(
     summary="Snapshot the current contents of a volume.",
     audit="made snapshot {snapshot} of volume {volume}",
     checks=Checks(check=_check, effect=_play),
-    snapshot=Need.REQUIRED,
+    takes=(Takes("volume", role=TargetRole.PARENT), Takes("snapshot")),
     capability="snapshot",
     reads_in_use=True,
     creates=True,

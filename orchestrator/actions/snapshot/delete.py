@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from orchestrator.actions.targets import snapshot_there, target_volume, volume_there
-from orchestrator.domain.action import Action, Checks, Need
+from orchestrator.domain.action import Action, Checks, Takes
 from orchestrator.domain.outlook import Intent, Outlook
 from orchestrator.domain.states import VolumeState
+from orchestrator.domain.targets import TargetRole
 
 
 def _check(outlook: Outlook, intent: Intent) -> None:
@@ -25,7 +26,7 @@ DELETE = Action(
     summary="Delete a snapshot.",
     audit="deleted snapshot {snapshot} of volume {volume}",
     checks=Checks(check=_check, effect=_play),
-    snapshot=Need.REQUIRED,
+    takes=(Takes("volume", role=TargetRole.PARENT), Takes("snapshot")),
     capability="snapshot",
     respects_lock=True,
     removes=True,

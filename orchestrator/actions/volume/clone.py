@@ -6,12 +6,13 @@ from pydantic import Field
 
 from orchestrator.actions.targets import name_free, usable_snapshot, volume_name
 from orchestrator.actions.volume.create import add, check_parameters
-from orchestrator.domain.action import Action, Checks, Lane, Need, Params, source_of
+from orchestrator.domain.action import Action, Checks, Lane, Need, Params, Takes, source_of
 from orchestrator.domain.errors import ShrinkRefused, UnknownVolume, VolumeReplaced, WrongState
 from orchestrator.domain.names import VolumeName
 from orchestrator.domain.outlook import Intent, Outlook, VolumeOutlook
 from orchestrator.domain.sizes import Size, round_up
 from orchestrator.domain.states import VolumeState
+from orchestrator.domain.targets import TargetRole
 from orchestrator.domain.volumes import (
     OWN_PARAMETERS,
     SIZE_NAMES,
@@ -133,7 +134,7 @@ CLONE = Action(
     audit="cloned volume {volume}",
     params=CloneParams,
     checks=Checks(check=check_clone, effect=play_clone, room=clone_size, notes=not_copied),
-    snapshot=Need.OPTIONAL,
+    takes=(Takes("volume"), Takes("snapshot", Need.OPTIONAL, TargetRole.SOURCE)),
     lanes=(Lane.VOLUME, Lane.SOURCE),
     capability="clone",
     reads_in_use=True,

@@ -12,11 +12,12 @@ from orchestrator.actions.volume.clone import (
     play_clone,
 )
 from orchestrator.actions.volume.export import not_written_elsewhere
-from orchestrator.domain.action import Action, Checks, Lane, Need, Params
+from orchestrator.domain.action import Action, Checks, Lane, Need, Params, Takes
 from orchestrator.domain.errors import InvalidInput, UnknownBackend, Unsupported
 from orchestrator.domain.names import BackendName, VolumeName
 from orchestrator.domain.outlook import Intent, Outlook
 from orchestrator.domain.sizes import Size
+from orchestrator.domain.targets import TargetRole
 from orchestrator.domain.volumes import SIZE_NAMES, CopiedMetadata, OwnParameters
 
 
@@ -63,7 +64,7 @@ COPY = Action(
     audit="copied volume {volume}",
     params=CopyParams,
     checks=Checks(check=_check, effect=play_clone, room=clone_size, notes=not_copied),
-    snapshot=Need.OPTIONAL,
+    takes=(Takes("volume"), Takes("snapshot", Need.OPTIONAL, TargetRole.SOURCE)),
     lanes=(Lane.VOLUME, Lane.SOURCE),
     capability="import",
     creates=True,

@@ -10,11 +10,12 @@ from orchestrator.actions.policy.assign import play_assign
 from orchestrator.actions.policy.targets import usable_policy
 from orchestrator.actions.targets import name_free, size_asked, volume_name
 from orchestrator.actions.volume.settings import check_settings, play_settings
-from orchestrator.domain.action import Action, Checks, Lane, Need, Params
+from orchestrator.domain.action import Action, Checks, Lane, Need, Params, Takes
 from orchestrator.domain.errors import UnknownParameter, Unsupported
 from orchestrator.domain.outlook import Intent, Outlook, VolumeOutlook
 from orchestrator.domain.sizes import Size
 from orchestrator.domain.states import VolumeState
+from orchestrator.domain.targets import TargetRole
 from orchestrator.domain.volumes import SIZE_NAMES, Metadata, NewVolumeSettings, OwnParameters
 
 
@@ -90,7 +91,7 @@ CREATE = Action(
     audit="created volume {volume}",
     params=CreateParams,
     checks=Checks(check=check_create, effect=play_create, room=size_asked),
-    policy=Need.OPTIONAL,
+    takes=(Takes("volume"), Takes("policy", Need.OPTIONAL, TargetRole.ASSIGNED)),
     lanes=(Lane.VOLUME, Lane.JUNCTION),
     capability="create",
     creates=True,

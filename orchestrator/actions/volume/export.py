@@ -5,12 +5,13 @@ from __future__ import annotations
 from pydantic import Field
 
 from orchestrator.actions.targets import usable_snapshot, volume_there
-from orchestrator.domain.action import Action, Checks, Need, Params
+from orchestrator.domain.action import Action, Checks, Need, Params, Takes
 from orchestrator.domain.drivers import Reach
 from orchestrator.domain.errors import InUse
 from orchestrator.domain.installed import DRIVERS
 from orchestrator.domain.outlook import BackendOutlook, Intent, Outlook, VolumeOutlook
 from orchestrator.domain.places import ImagePath
+from orchestrator.domain.targets import TargetRole
 
 
 class ExportParams(Params):
@@ -56,7 +57,7 @@ EXPORT = Action(
     audit="exported volume {volume}",
     params=ExportParams,
     checks=Checks(check=_check),
-    snapshot=Need.OPTIONAL,
+    takes=(Takes("volume"), Takes("snapshot", Need.OPTIONAL, TargetRole.SOURCE)),
     host=Need.OPTIONAL,
     on_host=True,
     leaves_files=True,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pydantic import Field
 
 from orchestrator.actions.targets import not_attached, target_volume, usable_snapshot, volume_there
-from orchestrator.domain.action import Action, Checks, Need, Params
+from orchestrator.domain.action import Action, Checks, Params, Takes
 from orchestrator.domain.errors import NewerSnapshots
 from orchestrator.domain.outlook import Intent, Outlook, SnapshotOutlook, VolumeOutlook
+from orchestrator.domain.targets import TargetRole
 
 
 class RollbackParams(Params):
@@ -62,7 +63,7 @@ ROLLBACK = Action(
     audit="rolled volume {volume} back to snapshot {snapshot}",
     params=RollbackParams,
     checks=Checks(check=_check, effect=_play, notes=_notes),
-    snapshot=Need.REQUIRED,
+    takes=(Takes("volume"), Takes("snapshot", role=TargetRole.SOURCE)),
     capability="rollback",
     respects_lock=True,
     destructive=True,

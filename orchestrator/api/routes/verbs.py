@@ -7,7 +7,7 @@ from collections.abc import Callable
 from inspect import Parameter, Signature
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Query, Response
+from fastapi import APIRouter, Body, Path, Query, Response
 from pydantic import AliasChoices, BaseModel, Field, create_model
 
 from orchestrator.actions.registry import ACTIONS
@@ -19,13 +19,12 @@ from orchestrator.api.requesting import (
     BackendInPath,
     HostInPath,
     IdempotencyKey,
-    PolicyInPath,
     PreferredWait,
     Reader,
     ReasonHeader,
     ServiceHere,
-    SnapshotInPath,
     VolumeInPath,
+    decoded,
 )
 from orchestrator.api.routes.jobs import SUBMITTED, PlanOnly
 from orchestrator.api.submitting import answer, single
@@ -34,22 +33,24 @@ from orchestrator.contract.jobs import Job
 from orchestrator.domain.action import Action, Need
 from orchestrator.domain.errors import InvalidInput
 from orchestrator.domain.exact import Written
-from orchestrator.domain.names import HostName, PolicyName, SnapshotName, VolumeName
+from orchestrator.domain.names import HostName, VolumeName
 from orchestrator.domain.sizes import Size
+from orchestrator.domain.targets import KINDS
 from orchestrator.domain.volumes import Metadata, VolumeSettings
 
+_IN_BODY: dict[str, Any] = {
+    **{kind.name: kind.names for kind in KINDS.values()},
+    "host": HostName,
+}
 _IN_PATH: dict[str, Any] = {
     "backend": BackendInPath,
-    "volume": VolumeInPath,
-    "snapshot": SnapshotInPath,
-    "policy": PolicyInPath,
+    **{
+        kind.name: Annotated[
+            kind.names, decoded, Path(description=f"Name of the {kind.title}, percent-encoded.")
+        ]
+        for kind in KINDS.values()
+    },
     "host": HostInPath,
-}
-_IN_BODY: dict[str, Any] = {
-    "volume": VolumeName,
-    "snapshot": SnapshotName,
-    "policy": PolicyName,
-    "host": HostName,
 }
 _PLACES = re.compile(r"\{(\w+)\}")
 
@@ -86,7 +87,7 @@ def _body_model(action: Action, in_path: set[str], *, in_query: bool = False) ->
     """Targets that the path does not name, the parameters, and the options of any job."""
     fields: dict[str, Any] = {}
     for name, kind in _IN_BODY.items():
-        need = getattr(action, name)
+        need = action.needs[name]
         if name in in_path or (need is Need.NO and name != "host"):
             continue
         # The thing a collection is asked to make may also be given as plain "name".

@@ -11,7 +11,7 @@ from orchestrator.domain.exports import recorded_rules
 from orchestrator.domain.outlook import Intent, Outlook, PolicyOutlook
 from orchestrator.domain.states import PolicyState, VolumeState
 from orchestrator.store.asking import Question, one_of
-from orchestrator.store.tables import backends, jobs, policies, volumes
+from orchestrator.store.tables import backends, job_targets, jobs, policies, volumes
 from orchestrator.store.transaction import Transaction
 
 #: The most users of a policy that are looked at.
@@ -33,11 +33,13 @@ _USERS = Question(
 )
 #: Unfinished jobs that mean these policies without holding their lanes.
 _MEANING = Question(
-    select(jobs.c.id, jobs.c.policy, backends.c.name.label("backend"))
+    select(jobs.c.id, job_targets.c.name.label("policy"), backends.c.name.label("backend"))
+    .join(job_targets, job_targets.c.job_id == jobs.c.id)
     .join(backends, backends.c.id == jobs.c.backend_id)
     .where(
         one_of(backends.c.name, "backends"),
-        one_of(jobs.c.policy, "names"),
+        job_targets.c.kind == "policy",
+        one_of(job_targets.c.name, "names"),
         jobs.c.action.in_(GIVING_POLICIES),
         jobs.c.finished_at.is_(None),
     )

@@ -26,9 +26,9 @@ class Policy(Resource):
 
     def named(self, outlook: Outlook, request: Named, origin: VolumeOutlook | None) -> str | None:
         """The id of the policy of this name."""
-        if request.policy is None:
+        if (name := request.name_of(self.kind)) is None:
             return None
-        policy = outlook.policies.get((request.backend, request.policy))
+        policy = outlook.policies.get((request.backend, name))
         return None if policy is None else policy.id
 
     def load(

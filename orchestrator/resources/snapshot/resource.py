@@ -27,9 +27,10 @@ class Snapshot(Resource):
 
     def named(self, outlook: Outlook, request: Named, origin: VolumeOutlook | None) -> str | None:
         """The id of the snapshot of this name."""
-        if origin is None or request.snapshot is None:
+        name = request.name_of(self.kind)
+        if origin is None or name is None:
             return None
-        found = origin.snapshots.get(request.snapshot)
+        found = origin.snapshots.get(name)
         return None if found is None else found.id
 
     def load(

@@ -36,9 +36,9 @@ class Volume(Resource):
 
     def named(self, outlook: Outlook, request: Named, origin: VolumeOutlook | None) -> str | None:
         """The id of the volume of this name."""
-        if request.volume is None:
+        if (name := request.name_of(self.kind)) is None:
             return None
-        volume = outlook.volume(request.backend, request.volume)
+        volume = outlook.volume(request.backend, name)
         return None if volume is None else volume.id
 
     def load(

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from orchestrator.store.asking import Query
+from orchestrator.store.postgresql.conditions import TARGETS
 from orchestrator.store.queries import claiming as ask
 
 STATEMENTS: dict[type[Query[Any]], str] = {
     # SKIP LOCKED lets several workers claim side by side. MATERIALIZED keeps the planner from
     # running the limited, locking query once for each row. NO KEY UPDATE does not collide with
     # submissions that hold a job until they have queued behind it (KEY SHARE).
-    ask.ClaimJobs: """
+    ask.ClaimJobs: f"""
 WITH head AS MATERIALIZED (
     SELECT j.id, j.priority, j.turn,
            CASE WHEN j.claims > 0 THEN :budget ELSE j.cost END AS cost
@@ -39,9 +40,9 @@ SET state = 'running', begun = true, attempt = least(attempt + 1, max_attempts),
     progress = NULL
 FROM counted
 WHERE jobs.id = counted.id AND (counted.before = 0 OR counted.before + counted.cost <= :budget)
-RETURNING jobs.id, jobs.action, jobs.backend_id, jobs.volume, jobs.snapshot, jobs.policy,
-          jobs.host, jobs.params, jobs.volume_id, jobs.snapshot_id, jobs.policy_id,
-          jobs.source_id, jobs.account, jobs.fence,
+RETURNING jobs.id, jobs.action, jobs.backend_id, jobs.volume, jobs.snapshot,
+          jobs.host, jobs.params, jobs.volume_id, jobs.snapshot_id, jobs.account, jobs.fence,
+          {TARGETS} AS targets,
           jobs.attempt, jobs.max_attempts, jobs.batch_id, jobs.submitted_by, jobs.reason,
           jobs.queue, jobs.cancel_requested_at, jobs.claims, clock_timestamp() AS now
 ), noted AS (

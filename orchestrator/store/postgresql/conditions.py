@@ -14,6 +14,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 
 from orchestrator.store.asking import In
 from orchestrator.store.conditions import lane_taken, needs_more
+from orchestrator.store.targets import targets_of
 
 LANE_TAKEN = """EXISTS (
     SELECT 1 FROM (
@@ -38,6 +39,10 @@ NEEDS_MORE = """(
     WHERE need.job_id >= jobs.id AND need.job_id <= jobs.id AND job.state <> 'succeeded'
     ORDER BY need.job_id LIMIT 1
 ) IS NOT NULL"""
+TARGETS = """(
+    SELECT jsonb_agg(jsonb_build_array(t.role, t.kind, t.object_id, t.name) ORDER BY t.place)
+    FROM job_targets AS t WHERE t.job_id = jobs.id
+)"""
 
 
 @compiles(lane_taken, "postgresql")
@@ -54,3 +59,8 @@ def _needs_more(_element: needs_more, _compiler: SQLCompiler, **_kw: Any) -> str
 def _in(element: In, compiler: SQLCompiler, **kw: Any) -> str:
     column, values = (compiler.process(clause, **kw) for clause in element.clauses)
     return f"({column} = ANY ({values}))"
+
+
+@compiles(targets_of, "postgresql")
+def _targets_of(_element: targets_of, _compiler: SQLCompiler, **_kw: Any) -> str:
+    return TARGETS

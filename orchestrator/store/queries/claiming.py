@@ -18,15 +18,14 @@ class ClaimedJob(TypedDict):
     backend_id: int
     volume: str | None
     snapshot: str | None
-    policy: str | None
     host: str | None
     params: dict[str, Any]
     volume_id: str | None
     snapshot_id: str | None
-    policy_id: str | None
-    source_id: str | None
     account: str | None
     fence: int
+    #: Of each further target its role, kind, id and name; null or empty for most.
+    targets: list[list[Any]] | None
     attempt: int
     max_attempts: int
     batch_id: int | None

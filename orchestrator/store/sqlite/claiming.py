@@ -6,7 +6,7 @@ from typing import Any
 
 from orchestrator.store.asking import Query
 from orchestrator.store.queries import claiming as ask
-from orchestrator.store.sqlite.conditions import NOW
+from orchestrator.store.sqlite.conditions import NOW, TARGETS
 
 #: Nothing is drawn and nothing written while there is nothing to do.
 IS_ANY_QUEUED = "SELECT id FROM jobs WHERE state = 'queued' AND queue = :queue LIMIT 1"
@@ -42,9 +42,9 @@ SET state = 'running', begun = 1, attempt = min(attempt + 1, max_attempts),
     progress = NULL
 FROM counted
 WHERE jobs.id = counted.id AND (counted.before = 0 OR counted.before + counted.cost <= :budget)
-RETURNING jobs.id, jobs.action, jobs.backend_id, jobs.volume, jobs.snapshot, jobs.policy,
-          jobs.host, jobs.params, jobs.volume_id, jobs.snapshot_id, jobs.policy_id,
-          jobs.source_id, jobs.account, jobs.fence,
+RETURNING jobs.id, jobs.action, jobs.backend_id, jobs.volume, jobs.snapshot,
+          jobs.host, jobs.params, jobs.volume_id, jobs.snapshot_id, jobs.account, jobs.fence,
+          {TARGETS} AS targets,
           jobs.attempt, jobs.max_attempts, jobs.batch_id, jobs.submitted_by, jobs.reason,
           jobs.queue, jobs.cancel_requested_at, jobs.claims, {NOW} AS now,
           :most AS seen, NULL AS noted

@@ -9,6 +9,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 
 from orchestrator.store.asking import In
 from orchestrator.store.conditions import lane_taken, needs_more
+from orchestrator.store.targets import targets_of
 
 NOW = "strftime('%Y-%m-%d %H:%M:%f000', 'now')"
 
@@ -27,6 +28,10 @@ NEEDS_MORE = """EXISTS (
     SELECT 1 FROM job_dependencies AS need JOIN jobs AS needed ON needed.id = need.depends_on
     WHERE need.job_id = jobs.id AND needed.state <> 'succeeded'
 )"""
+TARGETS = """(
+    SELECT json_group_array(json_array(t.role, t.kind, t.object_id, t.name))
+    FROM job_targets AS t WHERE t.job_id = jobs.id
+)"""
 
 
 @compiles(lane_taken, "sqlite")
@@ -43,3 +48,8 @@ def _needs_more(_element: needs_more, _compiler: SQLCompiler, **_kw: Any) -> str
 def _in(element: In, compiler: SQLCompiler, **kw: Any) -> str:
     column, values = (compiler.process(clause, **kw) for clause in element.clauses)
     return f"({column} IN (SELECT value FROM json_each({values})))"
+
+
+@compiles(targets_of, "sqlite")
+def _targets_of(_element: targets_of, _compiler: SQLCompiler, **_kw: Any) -> str:
+    return TARGETS

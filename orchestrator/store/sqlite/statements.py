@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -32,29 +32,33 @@ _TYPES: dict[Any, TypeEngine[Any]] = {
     bool: Boolean(),
     dict: Json,
 }
+#: Lists are given as text, and read as JSON.
+_READ = {**_TYPES, list: Json}
 
 _IS_ANY_QUEUED = text(claiming.IS_ANY_QUEUED)
 
 Runner = Callable[[Transaction, Any], Sequence[Any]]
 
 
-def _types(declared: Any, wanted: set[str]) -> dict[str, TypeEngine[Any]]:
+def _types(
+    declared: Any, wanted: set[str], types: Mapping[Any, TypeEngine[Any]]
+) -> dict[str, TypeEngine[Any]]:
     found: dict[str, TypeEngine[Any]] = {}
     for name, hint in get_type_hints(declared).items():
         if get_origin(hint) is UnionType:
             hint = next(one for one in get_args(hint) if one is not NoneType)
-        if name in wanted and (get_origin(hint) or hint) in _TYPES:
-            found[name] = _TYPES[get_origin(hint) or hint]
+        if name in wanted and (get_origin(hint) or hint) in types:
+            found[name] = types[get_origin(hint) or hint]
     return found
 
 
 def _text(query: type[Query[Any]], statement: str) -> Runner:
     names = set(_PARAMETER.findall(statement))
-    taken = [bindparam(name, type_=type_) for name, type_ in _types(query, names).items()]
+    taken = [bindparam(name, type_=type_) for name, type_ in _types(query, names, _TYPES).items()]
     ready: Any = text(statement).bindparams(*taken)
     names_of_row = list(getattr(query.row, "__annotations__", {}))
     if names_of_row:
-        types = _types(query.row, set(names_of_row))
+        types = _types(query.row, set(names_of_row), _READ)
         ready = ready.columns(*(column(name, types.get(name)) for name in names_of_row))
     make = getattr(query.row, "_make", None)
 

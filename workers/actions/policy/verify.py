@@ -16,6 +16,7 @@ from orchestrator.jobs.claim import CHANGES
 from orchestrator.resources.changes import Change
 from orchestrator.resources.policy.changes import PolicyGone, set_policy
 from orchestrator.store.tables import job_steps, jobs, policies
+from orchestrator.store.targets import names
 from workers.backends.base.abilities import CanExportByPolicy
 from workers.backends.base.driver import driver_that
 from workers.backends.base.references import PolicyRef
@@ -99,7 +100,7 @@ def _was_to_go(work: Work) -> bool:
             .where(
                 jobs.c.backend_id == work.claim.backend_id,
                 jobs.c.volume.is_(None),
-                jobs.c.policy_id == work.policy.id,
+                names("policy", work.policy.name, work.policy.id),
                 CHANGES,
             )
             .order_by(jobs.c.id.desc())

@@ -12,6 +12,7 @@ from orchestrator.domain.drivers import Reach
 from orchestrator.domain.installed import DRIVERS
 from orchestrator.domain.sizes import format_size
 from orchestrator.domain.states import FindingKind, VolumeState
+from orchestrator.domain.targets import named
 from orchestrator.findings.recording import Finding
 from orchestrator.inventory import promises
 from orchestrator.inventory.hosts import ALIVE_SECONDS
@@ -27,6 +28,7 @@ from orchestrator.store.tables import (
     workers,
 )
 from orchestrator.store.tables import promises as promised
+from orchestrator.store.targets import JOB
 from orchestrator.store.transaction import Transaction
 from workers.execution.auditing.seen import PAGE, Seen
 from workers.execution.work import Work
@@ -157,7 +159,7 @@ def _attachments(
 def _jobs(work: Work, transaction: Transaction, now: datetime) -> Iterator[Finding]:
     limit = now - timedelta(hours=work.here.audit.stuck_hours)
     rows = transaction.execute(
-        select(jobs)
+        select(*JOB)
         .outerjoin(job_approvals, job_approvals.c.job_id == jobs.c.id)
         .where(
             jobs.c.finished_at.is_(None),
@@ -179,7 +181,7 @@ def _jobs(work: Work, transaction: Transaction, now: datetime) -> Iterator[Findi
             f"'orchestrator job cancel {row.id}' ends it",
             volume=row.volume,
             volume_id=row.volume_id,
-            policy=row.policy,
+            policy=named(row.targets, "policy"),
             host=row.host,
             job_id=row.id,
             detail={"what": "job", "state": row.state},

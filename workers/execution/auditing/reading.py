@@ -11,6 +11,7 @@ from orchestrator.actions.registry import ACTIONS, intent_of
 from orchestrator.domain.errors import BackendBusy
 from orchestrator.store.bulk import among
 from orchestrator.store.tables import backends, event_commits, events, job_lanes, jobs
+from orchestrator.store.targets import JOB
 from orchestrator.store.transaction import Transaction
 from workers.backends.base.abilities import CanExportByPolicy, CanSnapshot
 from workers.backends.base.driver import driver_that
@@ -82,7 +83,7 @@ def note_busy(transaction: Transaction, seen: Seen, since: int) -> None:
         seen.note_busy(f"{row.backend}/{row.volume}" for row in rows if row.backend and row.volume)
         ids = {row.job_id for row in rows if row.job_id is not None}
         found: Any = transaction.execute(
-            select(jobs, backends.c.name.label("backend"))
+            select(*JOB, backends.c.name.label("backend"))
             .join(backends, backends.c.id == jobs.c.backend_id)
             .where(among(jobs.c.id, ids))
         ).mappings()
