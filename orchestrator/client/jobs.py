@@ -15,6 +15,7 @@ from orchestrator.client.methods import Methods
 from orchestrator.client.steps import Request, Steps, given, path_to
 from orchestrator.client.waiting import Deadline, ended, until_ended
 from orchestrator.domain.errors import InvalidInput
+from orchestrator.domain.targets import KINDS
 
 if TYPE_CHECKING:
     from orchestrator.contract.events import Event
@@ -330,7 +331,11 @@ def _request(
         "snapshot": snapshot,
         "policy": policy,
         "host": host,
-        "params": {**(params or {}), **more},
+        **{kind: more[kind] for kind in KINDS if kind in more},
+        "params": {
+            **(params or {}),
+            **{name: value for name, value in more.items() if name not in KINDS},
+        },
         "run_at": when,
         "depends_on": list(depends_on) or None,
         **options,

@@ -17,6 +17,7 @@ from orchestrator.domain.actors import ENGINE
 from orchestrator.domain.errors import Canceled, DependencyFailed, Problem
 from orchestrator.domain.outlook import Intent
 from orchestrator.domain.states import Ending, EventKind, JobState
+from orchestrator.domain.targets import TargetRole
 from orchestrator.history.events import Event, Named, job_event, record, recorded
 from orchestrator.inventory import promises
 from orchestrator.jobs.claim import Claim
@@ -267,11 +268,11 @@ def _events(claim: Claim, outcome: Outcome) -> Iterable[Event]:
             backend=intent.backend,
             volume=intent.volume,
             snapshot=intent.snapshot,
-            policy=intent.policy or "(none)",
             host=intent.host,
+            **{one.kind: intent.name_of(one.kind) or "(none)" for one in claim.action.others},
         )
         data = {"text": text, **outcome.audit}
-        yield Event(kind=claim.action.name, **base, data=data, objects=_source(intent))
+        yield Event(kind=claim.action.name, **base, data=data, objects=_objects(intent))
     for change in outcome.changes:
         if isinstance(change, inventory.Written) and (told := change.event()) is not None:
             kind, about = told
@@ -283,13 +284,22 @@ def _events(claim: Claim, outcome: Outcome) -> Iterable[Event]:
     yield Event(kind=_ENDED[outcome.ending], **base, data=data)
 
 
-def _source(intent: Intent) -> tuple[Named, ...]:
-    """The volume whose contents a clone or copy has."""
-    place = None if intent.source_id is None else source_of(intent.backend, intent.params)
-    if place is None:
+def _objects(intent: Intent) -> tuple[Named, ...]:
+    """What it is about and its event has no column for."""
+    if not intent.others:
         return ()
-    backend, name = place
-    return (Named(role="source", kind="volume", name=name, id=intent.source_id, backend=backend),)
+    source, _ = source_of(intent.backend, intent.params) or (intent.backend, None)
+    return tuple(
+        Named(
+            role=one.role,
+            kind=one.kind,
+            name=one.name or "",
+            id=one.id,
+            backend=source if one.role == TargetRole.SOURCE else intent.backend,
+        )
+        for one in intent.others
+        if one.kind != "policy" and one.id is not None
+    )
 
 
 # -- what the end of a job sets off -------------------------------------------------------
