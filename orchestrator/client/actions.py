@@ -388,6 +388,18 @@ class VolumeActions(Room[C]):
         )
 
     @operation
+    def trim(
+        self, backend: str, name: str, *, host: str | None = None, **options: Unpack[Options]
+    ) -> Steps[Job]:
+        """Give blocks that hold only zeroes back to the storage; the contents stay the same.
+
+        ``host``: the host on which, or on whose behalf, it is done.
+        """
+        return self._submit(
+            "volume.trim", {"backend": backend, "volume": name, "host": host}, {}, options
+        )
+
+    @operation
     def restrict(
         self, backend: str, name: str, *, host: str | None = None, **options: Unpack[Options]
     ) -> Steps[Job]:

@@ -215,6 +215,7 @@ CASES: dict[str, Case] = {
             follower=_grow(3),
         ),
         Case(action="volume.wipe", before=(_create(),), job=_act("volume.wipe"), follower=_grow(2)),
+        Case(action="volume.trim", before=(_create(),), job=_act("volume.trim"), follower=_grow(2)),
         Case(
             action="volume.restrict",
             before=(_create(),),

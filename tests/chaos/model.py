@@ -149,6 +149,8 @@ class Model:
                 for newer in names[names.index(request["snapshot"]) + 1 :]:
                     del volume.snapshots[newer]
                 volume.size, volume.mark = volume.snapshots[request["snapshot"]]
+            case "trim":
+                pass
             case "wipe":
                 volume.mark = b""
             case "recreate":

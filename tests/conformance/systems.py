@@ -38,6 +38,7 @@ from workers.backends.base.abilities import (
     CanRollBack,
     CanSetMetadata,
     CanSnapshot,
+    CanTrim,
     CanWipe,
 )
 from workers.backends.base.driver import Driver
@@ -76,6 +77,7 @@ class AbleDriver(
     CanRollBack,
     CanSetMetadata,
     CanSnapshot,
+    CanTrim,
     CanWipe,
 ):
     """For the type checker: a driver that can do what its test has asked for with ``needs``."""

@@ -25,6 +25,7 @@ from orchestrator.domain.errors import (
     InvalidName,
     InvalidSize,
     NotFound,
+    Unsupported,
 )
 from orchestrator.domain.installed import DRIVERS
 from tests.conformance.calls import (
@@ -538,6 +539,46 @@ def test_a_range_that_is_wiped_is_zeroes_and_nothing_else_is(
     assert call.reported[-1] == (8192, 8192)
     driver.wipe(volume, Claim(), offset=MIB - 4096)
     assert system.read(volume, MIB) == wanted[: MIB - 4096] + bytes(4096)
+
+
+def test_trim_gives_blocks_of_zeroes_back_and_changes_no_contents(
+    system: System, driver: AbleDriver, needs: Needs
+) -> None:
+    needs("trim")
+    volume = made(driver, size=LARGE)
+    # Data, zeroes, data that neither begins nor ends with a block, zeroes.
+    held = b"x" * MIB + bytes(MIB) + b"yy".center(MIB, b"\0") + bytes(LARGE - 3 * MIB)
+    system.write(volume, held)
+    before = present(driver, volume)
+    call = Claim()
+    try:
+        after = driver.trim(volume, call)
+    except Unsupported as unable:
+        assert system.read(volume, LARGE) == held
+        pytest.skip(unable.detail)
+    assert system.read(volume, LARGE) == held
+    assert after.size_bytes == LARGE
+    assert after.used_bytes < before.used_bytes
+    assert after.used_bytes <= 3 * MIB
+    assert present(driver, volume).used_bytes == after.used_bytes
+    assert call.checkpoints >= 1
+    assert driver.trim(volume, Claim()).used_bytes == after.used_bytes
+
+
+def test_what_is_used_or_was_changed_by_a_later_claim_is_not_trimmed(
+    system: System, driver: AbleDriver, needs: Needs
+) -> None:
+    needs("trim", "attach")
+    volume, late = made(driver, size=LARGE), Claim()
+    system.write(volume, bytes(LARGE))
+    used = present(driver, volume).used_bytes
+    driver.attach(volume, Claim())
+    with pytest.raises(InUse):
+        driver.trim(volume, Claim())
+    driver.detach(volume, Claim())
+    with pytest.raises(Conflict):
+        driver.trim(volume, late)
+    assert present(driver, volume).used_bytes == used
 
 
 # -- contents that come and go ------------------------------------------------------------

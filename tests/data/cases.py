@@ -208,6 +208,7 @@ _ACTIONS = (
         needs=frozenset({"wipe"}),
         overwrites=True,
     ),
+    Case(action="volume.trim", job=_on(V, "volume.trim"), needs=frozenset({"trim"})),
     Case(action="volume.remove", job=_on(V, "volume.remove")),
     Case(
         action="volume.remove",

@@ -126,6 +126,8 @@ class Model:
                     del volume.snapshots[newer]
                 kept = volume.snapshots[request["snapshot"]]
                 volume.contents, volume.size = kept.contents, kept.size
+            case "trim":
+                pass
             case "wipe" | "recreate":
                 volume.contents = b""
                 if verb == "recreate":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -53,14 +54,14 @@ def test_actions_are_listed_in_the_order_that_they_declare() -> None:
 
 def test_an_action_has_a_rule() -> None:
     with pytest.raises(TypeError, match="'checks'"):
-        Action(name="volume.trim", order=1, summary="", audit="", route=("", ""))  # type: ignore[call-arg]
+        Action(name="volume.zap", order=1, summary="", audit="", route=("", ""))  # type: ignore[call-arg]
 
 
 def test_two_actions_have_neither_one_name_nor_one_place() -> None:
     with pytest.raises(TypeError, match=r"volume\.grow is declared twice"):
         declared([module(a=GROW, b=replace(GROW, order=1))])
-    with pytest.raises(TypeError, match=r"volume\.grow and volume\.trim have one order"):
-        declared([module(a=GROW, b=replace(GROW, name="volume.trim"))])
+    with pytest.raises(TypeError, match=r"volume\.grow and volume\.zap have one order"):
+        declared([module(a=GROW, b=replace(GROW, name="volume.zap"))])
 
 
 def test_nothing_starts_with_an_action_that_no_driver_can_do(
@@ -72,6 +73,31 @@ def test_nothing_starts_with_an_action_that_no_driver_can_do(
     monkeypatch.setattr("orchestrator.settings.DRIVERS", Installed(lambda: others))
     with pytest.raises(Unsupported, match=r"volume\.client_locks, which .* client_locks$"):
         load_settings()
+
+
+def test_nothing_starts_while_no_driver_has_the_method_of_an_action(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("ORCHESTRATOR_CONFIG", raising=False)
+    without = {n: replace(s, capabilities=s.capabilities - {"trim"}) for n, s in DRIVERS.items()}
+    installed = Installed(list)
+    vars(installed)["_found"] = (without, {})
+    monkeypatch.setattr("orchestrator.settings.DRIVERS", installed)
+    with pytest.raises(Unsupported, match=r"volume\.trim, which .* trim$"):
+        load_settings()
+
+
+def test_a_driver_has_a_capability_if_it_has_its_methods() -> None:
+    for spec in DRIVERS.values():
+        module_name, _, name = spec.target.partition(":")
+        driver = getattr(import_module(module_name), name)
+        assert (
+            ("trim" in driver.declared())
+            is hasattr(driver, "trim")
+            is ("trim" in spec.capabilities)
+        )
+    assert "trim" not in DRIVERS["ontap"].capabilities
+    assert "trim" in DRIVERS["file"].capabilities
 
 
 def test_each_action_has_one_handler_and_each_handler_an_action() -> None:

@@ -98,6 +98,16 @@ class CanWipe(Ability):
         """
 
 
+class CanTrim(Ability):
+    """Gives blocks back that hold only zeroes."""
+
+    capability = "trim"
+
+    @abstractmethod
+    def trim(self, volume: VolumeRef, call: Call) -> VolumeFacts:
+        """Give them back; the contents read the same. `InUse` while others could write to it."""
+
+
 # -- snapshots ----------------------------------------------------------------------------
 
 

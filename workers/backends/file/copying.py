@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterator
 
+from orchestrator.domain.errors import Unsupported
 from workers.backends.base.call import Call
 from workers.backends.base.facts import Contents
-from workers.backends.base.streams import data_ranges, is_zero, pour, read_parts, write_all
+from workers.backends.base.streams import (
+    data_ranges,
+    is_zero,
+    pour,
+    read_parts,
+    write_all,
+)
 
 _FICLONE = 0x40049409  # <linux/fs.h>: _IOW(0x94, 9, int)
+#: <linux/falloc.h>: FALLOC_FL_PUNCH_HOLE, and FALLOC_FL_KEEP_SIZE, which it needs.
+_PUNCH_HOLE = 2 | 1
 _CANNOT_SHARE = {
     errno.EOPNOTSUPP,
     errno.ENOTTY,
@@ -20,6 +30,9 @@ _CANNOT_SHARE = {
     errno.ENOSYS,
     errno.ETXTBSY,
 }
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def share(source: int, target: int) -> bool:
@@ -70,6 +83,46 @@ def wipe_step(image: int, begin: int, end: int) -> int | None:
         return offset + much
     sync_overwritten(image)
     return None
+
+
+def trim_step(image: int, begin: int, end: int) -> int | None:
+    """Make holes of the next whole blocks in this range that hold only zeroes.
+
+    Returns where to go on; None once all of it is on the disk. Raises `Unsupported` where the
+    file system has no holes.
+    """
+    block = os.fstat(image).st_blksize
+    for offset, much in data_ranges(image, begin, end):
+        for first, length in _zero_blocks(os.pread(image, much, offset), offset, block):
+            if not _punch_hole(image, first, length):
+                raise Unsupported("the file system of this backend cannot make holes in files")
+        return offset + much
+    os.fdatasync(image)
+    return None
+
+
+def _zero_blocks(data: bytes, offset: int, block: int) -> Iterator[tuple[int, int]]:
+    """Where whole blocks are all zeroes, as (offset, length); ``data`` is what is at ``offset``."""
+    begin = -(-offset // block) * block
+    end = (offset + len(data)) // block * block
+    first = begin
+    for place in range(begin, end, block):
+        if not is_zero(data[place - offset : place - offset + block]):
+            if place > first:
+                yield first, place - first
+            first = place + block
+    if end > first:
+        yield first, end - first
+
+
+def _punch_hole(descriptor: int, offset: int, length: int) -> bool:
+    """Make a hole of a range, which then reads as zeroes; False if the file system has none."""
+    if not _libc.fallocate(descriptor, _PUNCH_HOLE, ctypes.c_int64(offset), ctypes.c_int64(length)):
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.EOPNOTSUPP, errno.ENOSYS):
+        return False
+    raise OSError(code, os.strerror(code))
 
 
 def sync_overwritten(image: int) -> None:

@@ -23,6 +23,7 @@ from workers.backends.base.abilities import (
     CanRollBack,
     CanSetMetadata,
     CanSnapshot,
+    CanTrim,
     CanWipe,
 )
 from workers.backends.base.call import Call
@@ -58,7 +59,7 @@ from workers.backends.file.images import (
 )
 from workers.backends.file.making import make_snapshot, make_volume
 from workers.backends.file.marker import read_lease, read_marker, write_lease, write_marker
-from workers.backends.file.removing import overwrite, refuse_kept, take_away
+from workers.backends.file.removing import in_steps, overwrite, refuse_kept, take_away
 from workers.backends.file.renaming import rename_image
 from workers.backends.file.spec import FileOptions
 from workers.backends.file.stamps import drop_stamp, write_stamp
@@ -86,6 +87,7 @@ class FileDriver(
     CanRollBack,
     CanSetMetadata,
     CanSnapshot,
+    CanTrim,
     CanWipe,
 ):
     """Volumes as sparse image files in one directory, used through loop devices.
@@ -331,6 +333,14 @@ class FileDriver(
     ) -> VolumeFacts:
         with translated(self.backend), self._tree() as tree:
             overwrite(tree, volume, call, offset=offset, length=length)
+            with found(tree, volume) as image:
+                return volume_facts(needed(tree, image, volume))
+
+    def trim(self, volume: VolumeRef, call: Call) -> VolumeFacts:
+        with translated(self.backend), self._tree() as tree:
+            in_steps(
+                tree, volume, call, lambda image, *of: copying.trim_step(image.descriptor, *of)
+            )
             with found(tree, volume) as image:
                 return volume_facts(needed(tree, image, volume))
 

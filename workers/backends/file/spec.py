@@ -22,7 +22,7 @@ SPEC = DriverSpec(
         {
             *("create", "import", "export", "clone", "grow", "metadata", "rename", "rollback"),
             *("wipe", "remove", "inspect", "snapshot", "attach", "attach_read_only", "open"),
-            *("adopt", "absence"),
+            *("adopt", "trim", "absence"),
         }
     ),
     options=FileOptions,

@@ -45,6 +45,7 @@ from workers.backends.base.abilities import (
     CanRollBack,
     CanSetMetadata,
     CanSnapshot,
+    CanTrim,
     CanWipe,
 )
 from workers.backends.base.call import Call
@@ -103,6 +104,7 @@ class MemoryDriver(
     CanRollBack,
     CanSetMetadata,
     CanSnapshot,
+    CanTrim,
     CanWipe,
 ):
     """Volumes as rows of a SQLite file in RAM.
@@ -402,6 +404,15 @@ class MemoryDriver(
             facts = self._present(db, volume)
         call.progress(end - offset, end - offset)
         return facts
+
+    def trim(self, volume: VolumeRef, call: Call) -> VolumeFacts:
+        with self._changing("trim", volume.name, call) as db:
+            row = self._fenced(db, volume, call, "size, contents")
+            self._refuse_attached(db, volume)
+            _refuse_drift(volume, row)
+            used = row["contents"].rstrip(b"\0")
+            db.execute("UPDATE volumes SET contents = ? WHERE id = ?", (used, volume.id))
+            return self._present(db, volume)
 
     def fence_off(self, changed: VolumeRef | SnapshotRef, call: Call) -> None:
         volume = changed.volume if isinstance(changed, SnapshotRef) else changed

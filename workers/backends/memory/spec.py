@@ -26,7 +26,7 @@ SPEC = DriverSpec(
         {
             *("create", "import", "export", "clone", "grow", "metadata", "rename", "rollback"),
             *("wipe", "remove", "inspect", "snapshot", "attach", "attach_read_only", "open"),
-            *("adopt", "policy", "absence"),
+            *("adopt", "trim", "policy", "absence"),
         }
     ),
     options=MemoryOptions,
