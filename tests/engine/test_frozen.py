@@ -36,18 +36,23 @@ _PATIENCE = "SET LOCAL lock_timeout = '40s'"
 _CHILD = """
 import os, signal, sys
 from sqlalchemy import text
-from orchestrator.store.asking import Question
+from orchestrator.store.asking import Asked, Question
 from orchestrator.store.database import Database
+from orchestrator.store.postgresql.statements import WRITERS
 
 url, place = sys.argv[1:]
 MORE = Question(text("UPDATE counted SET value = value + 1"))
 stopped = False
 
-class Stop:
+class Stop(Asked):
     # Asked between two statements: the first has been sent, and is being waited for by nobody.
-    def written(self, _dialect):
-        stop()
-        return "SELECT 1", {}
+    pass
+
+def write_stop(_asked):
+    stop()
+    return b"SELECT 1", {}
+
+WRITERS[Stop] = write_stop
 
 def stop():
     global stopped
