@@ -390,18 +390,20 @@ def test_a_device_that_shows_something_else_once_it_is_opened_is_left(
 def test_a_device_that_is_just_going_is_asked_for_once_more(
     provider: Provider, driver: ExtStorageDriver, volume: VolumeRef
 ) -> None:
-    """Somebody has looked at it while it was detached by hand, and ends that when attach has found
-    it."""
+    """Somebody has looked at it while it was detached by hand, and ends that a moment after attach
+    has found it."""
     device = run("losetup", "--find", "--show", str(provider.image(volume.id)))
     with Path(device).open("rb") as opened:
-        looker = subprocess.Popen(["sleep", "1000"], stdin=opened)
+        script = "trap 'sleep 0.2; exit' TERM; echo ready; while :; do sleep 0.1; done"
+        looker = subprocess.Popen(["sh", "-c", script], stdin=opened, stdout=subprocess.PIPE)
+    with looker.stdout as said:  # type: ignore[union-attr]
+        assert said.readline() == b"ready\n"
     try:
         run("losetup", "--detach", device)
         assert provider.devices() == [device]
-        ended = f"kill {looker.pid} 2>/dev/null && while kill -0 {looker.pid} 2>/dev/null; "
-        ended += 'do [ "$(cut -d " " -f 3 /proc/$looker/stat)" != Z ] || break; done || :\n'
         found = MAPPED["attach"].rpartition("echo")[0]
-        provider.replace("attach", f'looker={looker.pid}\n{found}{ended}echo "$device"')
+        ended = f"kill {looker.pid} || :\n"
+        provider.replace("attach", f'{found}{ended}echo "$device"')
         attached = driver.attach(volume, Claim())
         assert provider.devices() == [attached.path]
         assert provider.calls[-2:] == ["attach", "attach"]

@@ -69,6 +69,23 @@ def size_of(number: int) -> int:
     return int((entry_of(number) / "size").read_text()) * _SECTOR
 
 
+def is_going(number: int) -> bool:
+    """Whether a loop device goes with those who look at it: it was detached while they had it open.
+
+    Waits a moment for them to let go. One that stays is in use.
+    """
+    until = time.monotonic() + _LET_GO
+    while time.monotonic() < until:
+        try:
+            detached = (entry_of(number) / "loop" / "autoclear").read_text().strip() == "1"
+        except FileNotFoundError:
+            return size_of(number) == 0
+        if not detached:
+            return False
+        time.sleep(_LOOK_AGAIN)
+    return False
+
+
 @contextmanager
 def told(path: str) -> Iterator[None]:
     """Raise what the kernel says of a device as errors of the vocabulary."""

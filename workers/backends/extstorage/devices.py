@@ -56,6 +56,8 @@ def _disk_at(path: str) -> Disk:
         if not stat.S_ISBLK(Path(path).stat().st_mode):
             raise _wrong(f"names {path[:_SHOWN]!r}, which is no block device")
         disk = blockdevices.look_at(path)
+        if blockdevices.is_going(disk.number):
+            disk = blockdevices.look_at(path)
     except FileNotFoundError:
         spaces = ", with blanks at its end," if path != path.rstrip() else ""
         raise _wrong(f"names {path[:_SHOWN]!r},{spaces} which is not there") from None
