@@ -1,10 +1,12 @@
 """Fixtures that hand each test a broker and an empty database, both real."""
 
 import itertools
+import logging
 import os
 import shutil
 import signal
 import sqlite3
+import sys
 import uuid
 import zlib
 from collections import defaultdict
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import redis
+import structlog
 from sqlalchemy import update
 
 from orchestrator.embedded.broker import EmbeddedBroker, redis_client_url
@@ -24,6 +27,8 @@ from tests.rigs.pgbouncer import PgBouncer, pgbouncer_before
 from tests.rigs.postgres import Postgres, debian_postgres
 
 _database_numbers = itertools.count(1)
+#: What `structlog.get_logger` returns.
+_LOGGER = type(structlog.get_logger())
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -52,6 +57,24 @@ def pytest_configure() -> None:
     os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
     if "PYTEST_XDIST_WORKER" in os.environ:
         have_own_mounts()
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_they_were() -> Iterator[None]:
+    """What a test has configured for the logs of this process is not there for the next one."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    if not structlog.is_configured():
+        return
+    structlog.reset_defaults()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    # Loggers that were used meanwhile remember how it was configured.
+    for module in list(sys.modules.values()):
+        log = getattr(module, "log", None)
+        if isinstance(log, _LOGGER):
+            vars(log).pop("bind", None)
 
 
 @pytest.hookimpl(tryfirst=True)  # before those that are not asked for are left out
@@ -93,10 +116,8 @@ def _take_turns(items: list[pytest.Item]) -> None:
 def postgres_server(request: pytest.FixtureRequest) -> Iterator[Postgres | PgBouncer]:
     """A PostgreSQL server for the whole run, started when the first test asks for it."""
     wanted = request.config.getoption("server")
-    # Its processes may die, this machine does not: what the kernel has is safe. Most of what a
-    # database of each test's own costs is the wait for the disk.
-    fast = Postgres(fsync="off", full_page_writes="off")
-    server = fast if wanted == "wheel" else debian_postgres()
+    # Most of what a database of each test's own costs is the wait for the disk.
+    server = Postgres(in_ram=True) if wanted == "wheel" else debian_postgres()
     server.start()
     if wanted == "pgbouncer":
         pooler = pgbouncer_before(server)

@@ -177,9 +177,7 @@ class History:
 
     def _meet(self, ids: Sequence[int]) -> None:
         now = self.world.now()
-        for found in self.world.rows(select(*JOB).where(jobs.c.id.in_(ids))):
-            sources = [id_ for role, _, id_, _ in found["targets"] or () if role == "source"]
-            row = {**found, "source_id": sources[0] if sources else None}
+        for row in self.world.jobs(select(*JOB).where(jobs.c.id.in_(ids))):
             later = row["run_at"] is not None and row["run_at"] > now
             self.jobs[row["id"]] = Job(row, names_of(row), later)
         for row in self.world.rows(

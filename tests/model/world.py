@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import delete, func, select, text, update
+from sqlalchemy import Select, delete, func, select, text, update
 
 from orchestrator.actions.requests import JobRequest
 from orchestrator.history.events import number_committed
@@ -19,6 +19,7 @@ from orchestrator.settings import Settings
 from orchestrator.store.columns import UtcDateTime, db_now
 from orchestrator.store.database import Database
 from orchestrator.store.tables import backends, events, installation, jobs, metadata
+from orchestrator.store.targets import JOB
 from orchestrator.store.transaction import Transaction
 from tests.engine.conftest import ADMIN
 from tests.model.life import Life, WatchedDatabase, WatchedDriver
@@ -215,11 +216,19 @@ class World:
                 transaction.execute(select(func.coalesce(func.max(EVENT_ID), 0))).scalar_one()
             )
 
+    def jobs(self, query: Select[Any]) -> list[dict[str, Any]]:
+        """Rows of `JOB` with the id of the volume that is cloned or copied, if one is."""
+        found = []
+        for row in self.rows(query):
+            sources = [id_ for role, _, id_, _ in row["targets"] or () if role == "source"]
+            found.append({**row, "source_id": sources[0] if sources else None})
+        return found
+
     def unfinished(self) -> Sequence[Any]:
         """Jobs that have not ended, with whether they hold up others."""
         later = ~jobs.c.begun & jobs.c.not_before.is_not(None) & (jobs.c.not_before > db_now())
-        return self.rows(
-            select(jobs, later.label("later"))
+        return self.jobs(
+            select(*JOB, later.label("later"))
             .where(jobs.c.finished_at.is_(None))
             .order_by(jobs.c.id)
         )

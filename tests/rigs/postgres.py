@@ -22,7 +22,9 @@ import pytest
 from psycopg import sql
 
 from orchestrator.embedded.process import die_with_parent
+from tests.rigs.rooms import clear, hold, ram
 
+_KIND = "orchestrator-pg"
 START_TIMEOUT = 60.0  # seconds; usually well under one
 STOP_TIMEOUT = 30.0
 
@@ -43,12 +45,16 @@ class Postgres:
     PostgreSQL refuses to run as root: then it runs as ``nobody``, who owns the directory.
     """
 
-    def __init__(self, programs: Path | None = None, **settings: str) -> None:
+    def __init__(
+        self, programs: Path | None = None, *, in_ram: bool = False, **settings: str
+    ) -> None:
         """``programs``: the directory of the server's; those of `find_programs` unless given.
 
-        ``settings`` come before those of every test server.
+        ``in_ram``: where there is room for it. ``settings`` come before those of every test server.
         """
         self._identity = unprivileged_identity()
+        self._above = ram() if in_ram else None
+        self._alive: int | None = None
         self._directory: Path | None = None
         self._bin = programs or Path()
         self._programs = programs
@@ -68,7 +74,10 @@ class Postgres:
 
     def _start(self, fill: Callable[[], None]) -> None:
         assert self._directory is None, "started already"
-        self._directory = Path(tempfile.mkdtemp(prefix="orchestrator-pg-"))
+        if self._above is not None:
+            clear(self._above, _KIND)
+        self._directory = Path(tempfile.mkdtemp(prefix=f"{_KIND}-", dir=self._above))
+        self._alive = hold(self._directory)
         try:
             if self._identity:
                 os.chown(self._directory, self._identity["user"], self._identity["group"])
@@ -82,9 +91,10 @@ class Postgres:
     def stop(self) -> None:
         """End the server and remove its data; harmless when it is not running."""
         self._halt()
-        if self._directory is not None:
+        if self._directory is not None and self._alive is not None:
             shutil.rmtree(self._directory)
-            self._directory = None
+            os.close(self._alive)
+            self._directory = self._alive = None
 
     def restart(self) -> None:
         """Stop and start over the same data; open connections break, the URLs stay valid."""
@@ -236,7 +246,7 @@ def debian_postgres(**settings: str) -> Postgres:
     """Debian's, not started: it compiles statements (JIT). Skips the test where there is none."""
     if not (DEBIAN / "postgres").exists():
         pytest.skip("Debian's PostgreSQL 15 is not installed: apt install postgresql-15")
-    return Postgres(DEBIAN, **settings)
+    return Postgres(DEBIAN, in_ram=False, **settings)
 
 
 def find_programs() -> Path:

@@ -18,13 +18,20 @@ from pathlib import Path
 import pytest
 
 _RAM = Path("/dev/shm")
+_ENOUGH_BYTES = 2**30
 _ALIVE = ".alive"
+
+
+def ram() -> Path | None:
+    """The directory in RAM, if there is room for a run in it."""
+    there = os.access(_RAM, os.W_OK) and shutil.disk_usage(_RAM).free >= _ENOUGH_BYTES
+    return _RAM if there else None
 
 
 @contextmanager
 def room(kind: str, otherwise: pytest.TempPathFactory) -> Iterator[Path]:
     """A directory of this run, in RAM where there is some to use; it is gone afterwards."""
-    above = _RAM if os.access(_RAM, os.W_OK) else otherwise.mktemp(kind)
+    above = ram() or otherwise.mktemp(kind)
     clear(above, kind)
     path = Path(tempfile.mkdtemp(prefix=f"{kind}-", dir=above))
     lock = hold(path)
