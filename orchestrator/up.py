@@ -202,8 +202,9 @@ class _Product:
         api.start()
         url = f"{'http' if self._settings.api.tls_cert is None else 'https'}://{listen}"
         _wait_until_ready(url, api)
-        local.write(self._data, url, token)
+        # Set first: as soon as the file is there, somebody may stop this process.
         self._url = url
+        local.write(self._data, url, token)
         self._keeper = threading.Thread(target=self._keep_token, args=(url, token), daemon=True)
         self._keeper.start()
         print(f"orchestrator is ready at {url} (data in {self._data})", file=sys.stderr, flush=True)
