@@ -33,7 +33,7 @@ View = dict[str, Any]
 #: Jobs in these states, or claimed more than once, may have attempts that did not end well.
 _TRIED = (JobState.WAITING, JobState.QUEUED, JobState.FAILED, JobState.CANCELED)
 
-#: Columns that a job is told with as they are, before and after what else it is about.
+#: Columns that the view of a job takes over unchanged, before and after its other targets.
 _ABOUT = ("id", "action", "volume", "snapshot")
 _TOLD = (
     "host", "params", "state", "priority",

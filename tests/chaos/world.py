@@ -319,7 +319,7 @@ class World:
         return not self.unfinished
 
     def help(self) -> None:
-        """Approve and do what there is to do, if anything."""
+        """Approve what needs it, and execute what is queued, if anything is."""
         if self.unfinished:
             self.approve()
             self.survivor.call("recover")

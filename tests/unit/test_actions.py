@@ -158,8 +158,8 @@ def test_an_action_is_broken_off_in_the_crash_matrix(action: Action) -> None:
         able = action.capability is None or action.capability in DRIVERS[driver].capabilities
         assert not able or any(case.fits(driver) for case in cases), (
             f"tests/chaos/cases.py has no Case(action={action.name!r}, …) for the driver {driver}: "
-            "what there is before, the job, and one that follows in its lane. What the job brings "
-            "about goes into Model.play of tests/chaos/model.py"
+            "the initial state, the job, and one that follows it in its lane. What the job changes "
+            "belongs in Model.play of tests/chaos/model.py"
         )
 
 
