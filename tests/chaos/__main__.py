@@ -22,6 +22,8 @@ _KEPT = _ROOT / "build" / "chaos"
 _PAGE = _ROOT / "docs" / "reliability.md"
 _MATRIX = "tests/chaos/test_matrix.py"
 _BESIDE = ("tests/chaos/test_guards.py", "tests/chaos/test_product.py")
+#: A test is as many cells as there are steps; what is stuck in one of them is found by the cell.
+_TEST_SECONDS = 1800
 #: A file of each part that has been run.
 _RUN = [_KEPT / f"part-{part}" for part in range(PARTS + 1)]
 
@@ -33,7 +35,7 @@ def main(arguments: list[str]) -> int:
         print(f"the parts are 0 to {PARTS}", file=sys.stderr)
         return 2
     paths = ["tests/chaos"] if part is None else _BESIDE if part == PARTS else [_MATRIX]
-    pytest = [sys.executable, "-m", "pytest", *paths, "--quiet"]
+    pytest = [sys.executable, "-m", "pytest", *paths, "--quiet", f"--timeout={_TEST_SECONDS}"]
     environment = {**os.environ, "CHAOS": "long", "CHAOS_RECORD": str(_KEPT)}
     if arguments:
         status = subprocess.run(
