@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import select
 
-from orchestrator.actions.registry import ACTIONS
+from orchestrator.actions.registry import ACTIONS, intent_of
 from orchestrator.domain.actors import ENGINE
 from orchestrator.domain.errors import Canceled, Problem
 from orchestrator.domain.states import EventKind, JobState
@@ -120,7 +120,7 @@ def _in_error(
     for row, problem in failed:
         action = ACTIONS[row["action"]]
         if row["id"] in (begun if action.creates else journaled):
-            changes += unseen(action, row, problem.detail, now)
+            changes += unseen(intent_of(row, row["backend"]), problem.detail, now)
     return changes
 
 

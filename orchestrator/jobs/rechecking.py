@@ -7,7 +7,6 @@ policies there are few: when they are looked at next is read off the looks there
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -18,10 +17,10 @@ from orchestrator.actions.requests import parse_request
 from orchestrator.actions.volume.attach import ATTACH
 from orchestrator.actions.volume.detach import DETACH
 from orchestrator.actions.volume.verify import VERIFY
-from orchestrator.domain.action import Action
 from orchestrator.domain.actors import ENGINE, Actor
 from orchestrator.domain.drivers import Reach
 from orchestrator.domain.installed import DRIVERS
+from orchestrator.domain.outlook import Intent
 from orchestrator.domain.states import (
     BackendState,
     JobState,
@@ -51,21 +50,21 @@ _REASON = "its true state could not be seen: looking again"
 _ON_HOST = (ATTACH.name, DETACH.name)
 
 
-def unseen(action: Action, job: Mapping[str, Any], why: str, now: datetime) -> list[Change]:
+def unseen(intent: Intent, why: str, now: datetime) -> list[Change]:
     """The state of what a job has made or changed, and nobody can tell the state of.
 
     It is in error, and looked at again until it has been seen. Until then it counts as in use
-    by the host that was to attach it: no other host can see that it is not. ``job`` has the
-    columns of `jobs` that say what it is about: the ids, ``host`` and ``params``.
+    by the host that was to attach it: no other host can see that it is not.
     """
+    action = intent.action
     changed = RESOURCES.get(action.subject)
     # An export leaves its volume as it was; what was to be adopted has no row yet.
-    if changed is None or job[changed.id_name] is None or action.leaves_files or action.adopts:
+    if changed is None or action.leaves_files or action.adopts or not intent.id_of(changed.kind):
         return []
-    changes = [*changed.unseen(job, why, now)]
-    if action is ATTACH and job["host"] is not None:
-        read_only = bool(job["params"].get("read_only"))
-        changes.append(MayBeAttached(job["volume_id"], job["host"], read_only))
+    changes = [*changed.unseen(intent, why, now)]
+    if action is ATTACH and intent.host is not None:
+        read_only = bool(intent.params.get("read_only"))
+        changes.append(MayBeAttached(intent.volume_id or "", intent.host, read_only))
     return changes
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, ClassVar, Protocol
 
@@ -63,7 +63,7 @@ class Resource(ABC):
 
     #: The first half of the names of its actions.
     kind: ClassVar[str]
-    #: The column of `jobs`, and the field of `Intent`, that says which one is meant.
+    #: The field of `Intent` that says which one is meant.
     id_name: ClassVar[str]
     #: Its rows, and their column with that id.
     table: ClassVar[Table]
@@ -111,8 +111,5 @@ class Resource(ABC):
         """That it is not there any more."""
 
     @abstractmethod
-    def unseen(self, ids: Mapping[str, Any], why: str, now: datetime) -> Sequence[Change]:
-        """That nobody can tell the state of one: it is in error until it has been seen.
-
-        ``ids`` has an id, or None, by the `id_name` of each kind.
-        """
+    def unseen(self, intent: Intent, why: str, now: datetime) -> Sequence[Change]:
+        """That nobody can tell the state of what a job is about: it is in error until seen."""

@@ -690,6 +690,19 @@ def test_a_policy_becomes_what_it_is(settled: Settled, verb: str, effect: bool) 
     assert settled.look_again() == []
 
 
+@pytest.mark.parametrize("begun", [False, True], ids=["in the making", "made before"])
+def test_a_policy_over_which_workers_died_is_looked_at(settled: Settled, begun: bool) -> None:
+    request = policy("create", rules=["10.0.0.0/8"])
+    if begun:
+        settled.do(request)
+        request = policy("set_rules", rules=["10.1.0.0/16"])
+    begun_and_left(settled, request, "backend.ram", "set_rules" if begun else "build")
+    assert policies_of(settled)["web"][0] == "error"
+    settled.look_again()
+    there = {"web": ("available", ["10.0.0.0/8"])} if begun else {}
+    assert policies_of(settled) == there
+
+
 def test_what_a_failed_policy_has_left_is_taken_away(settled: Settled) -> None:
     faults = _faults(settled.engine)
     faults.set(operation="publish_policy", kind="lost reply", times=1)

@@ -255,5 +255,4 @@ def unseen_after(claim: Claim, database: Database, why: str) -> list[Change]:
         return []
     with database.read() as transaction:
         now: datetime = transaction.execute(select(db_now())).scalar_one()
-    ids = {one.id_name: intent.id_of(one.kind) for one in RESOURCES.values()}
-    return unseen(action, {**ids, "host": intent.host, "params": intent.params}, why, now)
+    return unseen(intent, why, now)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -62,6 +62,6 @@ class Policy(Resource):
         """The policy is not there."""
         return PolicyGone(id_)
 
-    def unseen(self, ids: Mapping[str, Any], why: str, now: datetime) -> Sequence[Change]:
+    def unseen(self, intent: Intent, why: str, now: datetime) -> Sequence[Change]:
         """The policy is in error; the scheduler finds it by that."""
-        return [set_policy(ids[self.id_name], state=PolicyState.ERROR)]
+        return [set_policy(intent.policy_id or "", state=PolicyState.ERROR)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -61,9 +61,9 @@ class Snapshot(Resource):
         """The snapshot is not there."""
         return SnapshotGone(id_)
 
-    def unseen(self, ids: Mapping[str, Any], why: str, now: datetime) -> Sequence[Change]:
+    def unseen(self, intent: Intent, why: str, now: datetime) -> Sequence[Change]:
         """The snapshot is in error, and its volume is looked at again."""
         return [
-            set_snapshot(ids[self.id_name], state=SnapshotState.ERROR),
-            set_volume(ids["volume_id"], **seen_again(now)),
+            set_snapshot(intent.snapshot_id or "", state=SnapshotState.ERROR),
+            set_volume(intent.volume_id or "", **seen_again(now)),
         ]

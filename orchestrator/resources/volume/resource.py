@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -79,11 +79,13 @@ class Volume(Resource):
         """The volume is not there."""
         return VolumeGone(id_)
 
-    def unseen(self, ids: Mapping[str, Any], why: str, now: datetime) -> Sequence[Change]:
+    def unseen(self, intent: Intent, why: str, now: datetime) -> Sequence[Change]:
         """The volume is in error, and looked at again."""
         told = f"{why}; the engine looks again by itself"
         return [
-            set_volume(ids[self.id_name], state=VolumeState.ERROR, detail=told, **seen_again(now))
+            set_volume(
+                intent.volume_id or "", state=VolumeState.ERROR, detail=told, **seen_again(now)
+            )
         ]
 
 
