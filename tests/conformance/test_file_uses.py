@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.domain.errors import Conflict, Drift, InUse
+from orchestrator.domain.errors import Conflict, Drift, InUse, Unsupported
 from tests.conformance.calls import Claim, new_snapshot, new_volume
 from tests.conformance.images import MIB, attachable, made, needs_program, needs_root, run, user_of
 from tests.conformance.systems import Files, XfsFiles
@@ -223,13 +223,53 @@ def test_who_opens_an_image_while_it_is_copied_waits_for_a_moment_only(files: Fi
     assert files.driver.list_snapshots(volume) == []
 
 
-def opening(image: Path) -> subprocess.Popen[str]:
+def opening(image: Path, then: str = "") -> subprocess.Popen[str]:
     """A process that is about to open an image, and waits for whoever holds a lease on it."""
-    process = subprocess.Popen(["sh", "-c", 'exec 3<>"$0"', str(image)], text=True)
+    process = subprocess.Popen(
+        ["sh", "-c", f'exec 3<>"$0"; {then}', str(image)], stdout=subprocess.PIPE, text=True
+    )
     wait_channel = Path(f"/proc/{process.pid}/stack")
     while process.poll() is None and "break_lease" not in wait_channel.read_text():
         pass
     return process
+
+
+def test_who_opens_an_image_while_it_is_trimmed_is_let_in_before_more_is_done(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = made(files, size=4 * MIB)
+    files.write(volume, bytes(4 * MIB))
+    image = files.image(volume)
+    before = image.stat().st_blocks
+    pread, openers = os.pread, list[subprocess.Popen[str]]()
+
+    def read(descriptor: int, length: int, offset: int) -> bytes:
+        data = pread(descriptor, length, offset)
+        if not openers and image.samefile(f"/proc/self/fd/{descriptor}"):
+            openers.append(opening(image, 'stat -c %b "$0"'))
+        return data
+
+    monkeypatch.setattr(os, "pread", read)
+    try:
+        files.driver.trim(volume, Claim())
+    except Unsupported as unable:
+        pytest.skip(unable.detail)
+    finally:
+        with openers[0] as opener:
+            assert opener.stdout is not None
+            assert int(opener.stdout.read()) == before
+    assert image.stat().st_blocks < before
+
+
+def test_without_leases_nothing_is_trimmed(files: Files) -> None:
+    volume = made(files)
+    files.write(volume, bytes(MIB))
+    image = files.image(volume)
+    before = image.stat().st_blocks
+    done, log = run(files, Claim(), "trim", volume, only=image, fcntl="error=EINVAL:when=2+")
+    assert "EINVAL" in log
+    assert "gives this worker no lease" in done.stderr
+    assert image.stat().st_blocks == before
 
 
 def test_who_opens_an_image_while_it_is_wiped_stops_that(files: Files) -> None:

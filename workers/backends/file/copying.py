@@ -8,7 +8,7 @@ import fcntl
 import os
 from collections.abc import Callable, Iterator
 
-from orchestrator.domain.errors import Unsupported
+from orchestrator.domain.errors import InUse, Unsupported
 from workers.backends.base.call import Call
 from workers.backends.base.facts import Contents
 from workers.backends.base.streams import (
@@ -85,15 +85,20 @@ def wipe_step(image: int, begin: int, end: int) -> int | None:
     return None
 
 
-def trim_step(image: int, begin: int, end: int) -> int | None:
+def trim_step(image: int, begin: int, end: int, still: Callable[[], None]) -> int | None:
     """Make holes of the next whole blocks in this range that hold only zeroes.
 
-    Returns where to go on; None once all of it is on the disk. Raises `Unsupported` where the
-    file system has no holes.
+    ``still`` raises `InUse` once somebody begins to open the image, who may write to them: then
+    they are looked at again. Returns where to go on; None once all of it is on the disk. Raises
+    `Unsupported` where the file system has no holes.
     """
     block = os.fstat(image).st_blksize
     for offset, much in data_ranges(image, begin, end):
         for first, length in _zero_blocks(os.pread(image, much, offset), offset, block):
+            try:
+                still()
+            except InUse:
+                return offset
             if not _punch_hole(image, first, length):
                 raise Unsupported("the file system of this backend cannot make holes in files")
         return offset + much

@@ -339,7 +339,11 @@ class FileDriver(
     def trim(self, volume: VolumeRef, call: Call) -> VolumeFacts:
         with translated(self.backend), self._tree() as tree:
             in_steps(
-                tree, volume, call, lambda image, *of: copying.trim_step(image.descriptor, *of)
+                tree,
+                volume,
+                call,
+                lambda image, *of: copying.trim_step(image.descriptor, *of),
+                kept=True,
             )
             with found(tree, volume) as image:
                 return volume_facts(needed(tree, image, volume))

@@ -16,6 +16,8 @@ from workers.backends.file.images import Image, found, needed, snapshots_of
 from workers.backends.file.tree import Tree
 from workers.backends.file.uses import alone
 
+Still = Callable[[], None]
+
 
 def overwrite(
     tree: Tree, volume: VolumeRef, call: Call, *, offset: int = 0, length: int | None = None
@@ -27,7 +29,7 @@ def overwrite(
     """
     kept = 0
 
-    def wipe(image: Image, begin: int, end: int) -> int | None:
+    def wipe(image: Image, begin: int, end: int, _still: Still) -> int | None:
         nonlocal kept
         if begin == offset:
             kept = kept_elsewhere(image.descriptor, begin, end, tree.file_system())
@@ -41,15 +43,17 @@ def in_steps(
     tree: Tree,
     volume: VolumeRef,
     call: Call,
-    step: Callable[[Image, int, int], int | None],
+    step: Callable[[Image, int, int, Still], int | None],
     *,
     offset: int = 0,
     length: int | None = None,
+    kept: bool = False,
 ) -> int:
     """Change an image, or a range of it, step by step, while nobody else has it open.
 
     ``step`` does a part of what is left of the range, and returns where to go on; None once all
-    of it is on the disk. Returns how many bytes the range has.
+    of it is on the disk. It is given what raises `InUse` once somebody begins to open the image.
+    ``kept``: as for `alone`. Returns how many bytes the range has.
     """
     # Kept for the whole of it: what the kernel could not write is told to whoever syncs the file,
     # as long as somebody has it.
@@ -64,8 +68,8 @@ def in_steps(
             # that is stuck between two.
             with changing(tree, volume, call, in_place=True) as present:
                 refuse_drift(tree, present, volume)
-                with alone(present):
-                    next_step = step(present, begin, end)
+                with alone(present, kept=kept) as still:
+                    next_step = step(present, begin, end, still)
             if next_step is None:
                 break
             begin = next_step

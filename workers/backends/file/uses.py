@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from orchestrator.domain.errors import AccessDenied, InUse
+from orchestrator.domain.errors import AccessDenied, InUse, Unsupported
 from workers.backends.base.files import file_system_of
 from workers.backends.file import loops
 from workers.backends.file.images import Image
@@ -33,13 +33,14 @@ _LOOK_AGAIN = 0.01
 
 
 @contextmanager
-def alone(image: Image) -> Iterator[Callable[[], None]]:
+def alone(image: Image, *, kept: bool = False) -> Iterator[Callable[[], None]]:
     """Nobody else has the image open for the block: `InUse` names who has.
 
     ``image`` is open for writing. What is given is to be called between the steps of long
     work: it raises `InUse` if somebody has opened it meanwhile, who is kept waiting until then.
+    ``kept``: `Unsupported` where nobody would be kept waiting.
     """
-    with _leased(image, fcntl.F_WRLCK) as unbroken:
+    with _leased(image, fcntl.F_WRLCK, kept=kept) as unbroken:
 
         def check() -> None:
             if not unbroken():
@@ -77,7 +78,7 @@ _ADVICE = "stop what uses it, then try again"
 
 
 @contextmanager
-def _leased(image: Image, kind: int) -> Iterator[Callable[[], bool]]:
+def _leased(image: Image, kind: int, *, kept: bool = False) -> Iterator[Callable[[], bool]]:
     descriptor = image.descriptor
     fcntl.fcntl(descriptor, fcntl.F_SETSIG, _SIGNAL)
     writers = kind == fcntl.F_RDLCK
@@ -98,6 +99,7 @@ def _leased(image: Image, kind: int) -> Iterator[Callable[[], bool]]:
                 if file_system_of(descriptor) in _OVER_NETWORK:
                     # A server that has not delegated the file answers as if it were open.
                     _look_around(image, writers, may_be_blind=True)
+                    _refuse_unkept(image, kept)
                     yield lambda: True
                     return
                 raise InUse(
@@ -108,6 +110,7 @@ def _leased(image: Image, kind: int) -> Iterator[Callable[[], bool]]:
             if error.errno not in (*_NO_LEASES, errno.EACCES, errno.EPERM):
                 raise
             _look_around(image, writers, may_be_blind=error.errno in _NO_LEASES)
+            _refuse_unkept(image, kept)
             yield lambda: True
             return
         time.sleep(_LOOK_AGAIN)
@@ -117,6 +120,14 @@ def _leased(image: Image, kind: int) -> Iterator[Callable[[], bool]]:
         # Whoever waits may go on at once.
         with suppress(OSError):
             fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+
+
+def _refuse_unkept(image: Image, kept: bool) -> None:
+    if kept:
+        raise Unsupported(
+            f"whether somebody opens {image.name} meanwhile cannot be watched: the kernel gives "
+            "this worker no lease on its image (a network file system, or another owner)"
+        )
 
 
 def _look_around(image: Image, writers: bool, *, may_be_blind: bool) -> None:
