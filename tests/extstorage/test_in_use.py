@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -103,6 +104,42 @@ def swap(device: str, room: Path) -> Iterator[str]:
 USES: dict[str, Callable[[str, Path], Iterator[str]]] = {
     use.__name__: use for use in (btrfs, ext4, elsewhere, another_node, loop, swap)
 }
+
+
+#: What a worker sees whose /dev is that of a container: the one device, and null.
+_IN_CONTAINER = """
+set -e
+mkdir "$2/dev"
+cp -a /dev/null "$1" "$2/dev"
+mount --bind "$2/dev" /dev
+exec "$3" -c "$4" "$1"
+"""
+_CLAIM = """
+import sys
+from workers.backends.base.blockdevices import exclusively
+with exclusively(sys.argv[1]):
+    print("nobody uses it")
+"""
+
+
+@pytest.mark.parametrize("upper", [False, True], ids=["unused", "shown by another"])
+def test_a_user_without_a_device_node_is_one(upper: bool, tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    image.write_bytes(bytes(MIB))
+    device = run("losetup", "--find", "--show", str(image))
+    above = run("losetup", "--find", "--show", device) if upper else None
+    try:
+        command = ["unshare", "--mount", "sh", "-c", _IN_CONTAINER, "sh", device, str(tmp_path)]
+        done = subprocess.run(
+            [*command, sys.executable, _CLAIM], capture_output=True, text=True, check=False
+        )
+    finally:
+        for one in filter(None, (above, device)):
+            run("losetup", "--detach", one)
+    if above is None:
+        assert done.stdout == "nobody uses it\n", done.stderr
+    else:
+        assert f"InUse: {device} is part of {Path(above).name}" in done.stderr
 
 
 @pytest.fixture

@@ -123,20 +123,47 @@ def openers(numbers: set[int], own: int) -> dict[int, str]:
 
 
 def loops_on(numbers: set[int]) -> list[str]:
-    """The loop devices that show one of these devices."""
-    found = []
-    for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
-        name = backing.parent.parent.name
-        with suppress(OSError):
-            loop = os.open(f"/dev/{name}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-            try:
-                status = bytearray(_LOOP_STATUS.size)
-                fcntl.ioctl(loop, _LOOP_GET_STATUS64, status)
-            finally:
-                os.close(loop)
-            if _number_of_kernel(_LOOP_STATUS.unpack(status)[2]) in numbers:
-                found.append(name)
-    return found
+    """The loop devices that show one of these devices. Raises `AccessDenied` where one may."""
+    return [
+        backing.parent.parent.name
+        for backing in Path("/sys/block").glob("loop*/loop/backing_file")
+        if _shown(backing) in numbers
+    ]
+
+
+def _shown(backing: Path) -> int | None:
+    """The number of the device that a loop device shows; None if it shows none."""
+    name = backing.parent.parent.name
+    try:
+        loop = os.open(f"/dev/{name}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (FileNotFoundError, PermissionError):
+        return _shown_from_afar(name, backing)
+    except OSError:  # being taken away just now
+        return None
+    try:
+        status = bytearray(_LOOP_STATUS.size)
+        with suppress(OSError):  # taken away just now
+            fcntl.ioctl(loop, _LOOP_GET_STATUS64, status)
+        return _number_of_kernel(_LOOP_STATUS.unpack(status)[2])
+    finally:
+        os.close(loop)
+
+
+def _shown_from_afar(name: str, backing: Path) -> int | None:
+    """The same for a loop device without a node here, or one that may not be opened."""
+    try:
+        shown = Path(backing.read_text().rstrip("\n"))
+    except FileNotFoundError:  # taken away just now
+        return None
+    with suppress(FileNotFoundError, PermissionError):
+        found = shown.stat()
+        return found.st_rdev if stat.S_ISBLK(found.st_mode) else None
+    if not shown.is_relative_to("/dev"):
+        return None
+    raise AccessDenied(
+        f"/dev/{name} shows {shown}, and neither may be looked at, so it is not known whether a "
+        "device is in use: run the worker as root, where /dev is complete"
+    )
 
 
 def _number_of_kernel(number: int) -> int:
