@@ -29,11 +29,12 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any, NamedTuple
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, type_coerce
 
 from orchestrator.domain.errors import InvalidInput
 from orchestrator.settings import Settings
 from orchestrator.store.bulk import among, insert_rows
+from orchestrator.store.columns import JsonAsWritten
 from orchestrator.store.tables import event_archives, event_chain, event_commits, events
 from orchestrator.store.transaction import Transaction
 from orchestrator.trust import require_trusted_data, why_untrusted
@@ -57,6 +58,12 @@ HASHED = (
     "seq", "at", "kind", "backend", "volume", "volume_id", "snapshot", "policy", "job_id",
     "actor", "reason", "data", "objects",
 )  # fmt: skip
+_AS_WRITTEN = [
+    type_coerce(events.c[name], JsonAsWritten).label(name)
+    if name in ("data", "objects")
+    else events.c[name]
+    for name in HASHED
+]
 _json = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
 
 
@@ -437,7 +444,7 @@ def numbered(transaction: Transaction, ids: Sequence[int]) -> Sequence[Any]:
 def events_of(transaction: Transaction, ids: Sequence[int]) -> Iterator[tuple[int, list[Any]]]:
     """The events of commits, by the ids of these."""
     query = (
-        select(events.c.commit_id, *(events.c[name] for name in HASHED))
+        select(events.c.commit_id, *_AS_WRITTEN)
         .where(among(events.c.commit_id, ids))
         .order_by(events.c.commit_id, events.c.seq)
     )

@@ -2,18 +2,53 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Integer
+from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Integer, Text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
-from sqlalchemy.types import TypeDecorator
+from sqlalchemy.types import TypeDecorator, TypeEngine
 
 #: JSON that PostgreSQL keeps parsed; Python's None is SQL's NULL.
 Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+
+
+class JsonAsWritten(TypeDecorator[Any]):
+    """`Json` for who must find out whether it was changed, to be read only.
+
+    SQLite keeps text: where a key comes twice, or that is no JSON, readers differ over what it
+    says, and it is read as that text. SQL's NULL is the only null.
+    """
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """The type that carries it."""
+        kept: TypeEngine[Any] = Text() if dialect.name == "sqlite" else JSONB()
+        return dialect.type_descriptor(kept)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Any:
+        """What it says."""
+        if dialect.name != "sqlite" or value is None:
+            return value
+        try:
+            found = json.loads(value, object_pairs_hook=_once)
+        except ValueError:
+            return value
+        return value if found is None else found
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key comes twice")
+    return found
+
 
 #: A 64-bit id; SQLite wants INTEGER for a row's own number.
 BigId = BigInteger().with_variant(Integer, "sqlite")
