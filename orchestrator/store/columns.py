@@ -37,7 +37,7 @@ class JsonAsWritten(TypeDecorator[Any]):
         if dialect.name != "sqlite" or value is None:
             return value
         try:
-            found = json.loads(value, object_pairs_hook=_once)
+            found = _read_once(value)
         except ValueError:
             return value
         return value if found is None else found
@@ -48,6 +48,9 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         raise ValueError("a key comes twice")
     return found
+
+
+_read_once = json.JSONDecoder(object_pairs_hook=_once).decode
 
 
 #: A 64-bit id; SQLite wants INTEGER for a row's own number.
