@@ -52,6 +52,11 @@ GIVING_POLICIES = tuple(name for name, action in ACTIONS.items() if "policy" in 
 REMOVING = tuple(name for name, action in ACTIONS.items() if action.removes)
 
 
+def collection(kind: str) -> str:
+    """The path, below that of a backend, where the objects of a kind are made and listed."""
+    return ACTIONS[f"{kind}.create"].route[1]
+
+
 def impossible(capabilities: Container[str]) -> list[Action]:
     """The actions that need another capability than these."""
     needing = [action for action in ACTIONS.values() if action.capability is not None]

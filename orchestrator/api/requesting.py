@@ -27,11 +27,11 @@ from orchestrator.domain.names import (
     MAX_ID,
     BackendName,
     HostName,
-    PolicyName,
     SnapshotName,
     VolumeName,
 )
 from orchestrator.domain.states import Role
+from orchestrator.domain.targets import KINDS
 from orchestrator.tokens import authenticate
 
 #: Seconds for which a token once checked is not checked again: a revoked one stays valid
@@ -205,9 +205,13 @@ VolumeInPath = Annotated[
 SnapshotInPath = Annotated[
     SnapshotName, decoded, Path(description="Name of the snapshot, percent-encoded.")
 ]
-PolicyInPath = Annotated[
-    PolicyName, decoded, Path(description="Name of the export policy, percent-encoded.")
-]
+#: The name of a target of each kind.
+TARGETS_IN_PATH: dict[str, Any] = {
+    kind.name: Annotated[
+        kind.names, decoded, Path(description=f"Name of the {kind.title}, percent-encoded.")
+    ]
+    for kind in KINDS.values()
+}
 HostInPath = Annotated[HostName, decoded, Path(description="Name of the host.")]
 IdInPath = Annotated[int, Path(ge=1, le=MAX_ID)]
 

@@ -17,6 +17,7 @@ from orchestrator.api.service import Receipt, Service
 from orchestrator.contract import jobs as contract
 from orchestrator.domain.actors import Actor
 from orchestrator.domain.errors import NotAuthenticated
+from orchestrator.domain.targets import KINDS
 from orchestrator.jobs.submission import PlannedJob, Submission
 from orchestrator.jobs.views import batch_view, has_ended, job_view
 
@@ -86,9 +87,7 @@ def _plan(planned: Sequence[PlannedJob]) -> contract.Plan:
             contract.PlannedJob(
                 action=job.request.action,
                 backend=job.request.backend,
-                volume=job.request.volume,
-                snapshot=job.request.snapshot,
-                policy=job.request.policy,
+                **{kind: job.request.name_of(kind) for kind in KINDS},
                 host=job.request.host,
                 ref=job.request.ref,
                 params=job.request.stored_params(),

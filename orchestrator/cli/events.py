@@ -12,6 +12,7 @@ from orchestrator.cli.connection import connect
 from orchestrator.cli.failures import say
 from orchestrator.cli.groups import group
 from orchestrator.cli.output import Columns, print_json, print_json_line, print_table, text, when
+from orchestrator.domain.targets import COLUMNS
 
 app = group()
 
@@ -36,8 +37,10 @@ def _what(event: Mapping[str, Any]) -> str | None:
         return None
     volume = f"/{event['volume']}" if event["volume"] else ""
     snapshot = f"@{event['snapshot']}" if event["snapshot"] else ""
-    policy = f" policy {event['policy']}" if event["policy"] else ""
-    return f"{event['backend']}{volume}{snapshot}{policy}"
+    others = {one["kind"]: one["name"] for one in event.get("objects") or ()}
+    named = {"policy": event["policy"], **others}
+    more = [f" {kind} {name}" for kind, name in named.items() if name and kind not in COLUMNS]
+    return f"{event['backend']}{volume}{snapshot}{''.join(more)}"
 
 
 #: What of events is shown.

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from orchestrator.cli.completion import action_names, backend_names
+from orchestrator.domain.targets import KINDS, Kind
 
 
 class After(StrEnum):
@@ -41,10 +42,16 @@ BackendIfAny = Annotated[
     str | None,
     typer.Option("--backend", help="Name of the backend.", autocompletion=backend_names),
 ]
-Volume = Annotated[str, typer.Option("--volume", help="Name of the volume.")]
-VolumeIfAny = Annotated[str | None, typer.Option("--volume", help="Name of the volume.")]
-SnapshotIfAny = Annotated[str | None, typer.Option("--snapshot", help="Name of the snapshot.")]
-PolicyIfAny = Annotated[str | None, typer.Option("--policy", help="Name of the export policy.")]
+
+
+def naming(kind: Kind) -> Any:
+    """The option that names one of a kind."""
+    return typer.Option(f"--{kind.name}", help=f"Name of the {kind.title}.")
+
+
+Volume = Annotated[str, naming(KINDS["volume"])]
+VolumeIfAny = Annotated[str | None, naming(KINDS["volume"])]
+SnapshotIfAny = Annotated[str | None, naming(KINDS["snapshot"])]
 HostIfAny = Annotated[
     str | None, typer.Option("--host", help="The host on which, or on whose behalf, the job runs.")
 ]

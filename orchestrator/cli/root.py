@@ -6,16 +6,19 @@ import importlib
 import sys
 import warnings
 from collections.abc import Iterator, MutableMapping, Sequence
+from pkgutil import iter_modules
 from typing import Annotated, Any
 
 import typer
 
+from orchestrator import actions
 from orchestrator.cli import failures
 from orchestrator.cli.groups import Group
 from orchestrator.cli.output import clean
 from orchestrator.domain.errors import InvalidInput, Problem
 
-#: Where each command is: a module, and in it a function or a Typer application.
+#: Where each command is: a module, and in it a function or a Typer application. A kind of
+#: resource that is not among them has the commands that are derived from its declarations.
 _COMMANDS = {
     "up": ("servers", "up"),
     "api": ("servers", "api"),
@@ -43,6 +46,8 @@ _COMMANDS = {
     "extstorage": ("extstorage", "app"),
     "action": ("actions", "app"),
 }
+_KINDS = [found.name for found in iter_modules(actions.__path__) if found.ispkg]
+DERIVED = [kind for kind in _KINDS if kind not in _COMMANDS]
 
 
 class _Lazy(MutableMapping[str, Any]):
@@ -53,8 +58,11 @@ class _Lazy(MutableMapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._loaded:
-            module, attribute = _COMMANDS[name]
-            found = getattr(importlib.import_module(f"orchestrator.cli.{module}"), attribute)
+            if name in DERIVED:
+                found = importlib.import_module("orchestrator.cli.resources").group_of(name)
+            else:
+                module, attribute = _COMMANDS[name]
+                found = getattr(importlib.import_module(f"orchestrator.cli.{module}"), attribute)
             if not isinstance(found, typer.Typer):
                 function = found
                 found = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -71,10 +79,10 @@ class _Lazy(MutableMapping[str, Any]):
         del self._loaded[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(_COMMANDS)
+        return iter((*_COMMANDS, *DERIVED))
 
     def __len__(self) -> int:
-        return len(_COMMANDS)
+        return len(_COMMANDS) + len(DERIVED)
 
 
 class _Root(Group):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,15 +16,32 @@ from orchestrator.cli.output import print_json
 from orchestrator.cli.waiting import exit_as_job, submitting, wait_for_job
 from orchestrator.domain.errors import InvalidInput
 from orchestrator.domain.sizes import doubt
+from orchestrator.domain.targets import KINDS
 
 
+def naming_targets(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with an option for each kind of target, where it takes ``**targets``."""
+    *parameters, _ = signature(command, eval_str=True).parameters.values()
+    host = next(place for place, one in enumerate(parameters) if one.name == "host")
+    parameters[host:host] = [
+        Parameter(
+            kind.name,
+            Parameter.POSITIONAL_OR_KEYWORD,
+            annotation=Annotated[str | None, options.naming(kind)],
+            default=None,
+        )
+        for kind in KINDS.values()
+    ]
+    command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {one.name: one.annotation for one in parameters}
+    return command
+
+
+@naming_targets
 def submit(
     action: options.ActionName,
     values: options.KeyValues = None,
     backend: options.BackendIfAny = None,
-    volume: options.VolumeIfAny = None,
-    snapshot: options.SnapshotIfAny = None,
-    policy: options.PolicyIfAny = None,
     host: options.HostIfAny = None,
     wait: options.Wait = False,
     timeout: options.Timeout = 60.0,
@@ -35,6 +54,7 @@ def submit(
     after: options.AfterWhat = None,
     approval: options.Approval = False,
     as_json: options.Json = False,
+    **targets: Any,
 ) -> None:
     """Submit a job.
 
@@ -49,9 +69,7 @@ def submit(
             job: Any = client.submit(
                 action,
                 backend,
-                volume=volume,
-                snapshot=snapshot,
-                policy=policy,
+                **targets,
                 host=host,
                 params=params,
                 idempotency_key=idempotency_key,
@@ -72,15 +90,13 @@ def submit(
         exit_as_job(job)
 
 
+@naming_targets
 def plan(
     action: Annotated[
         str | None, typer.Argument(metavar="[ACTION]", help="As with submit.")
     ] = None,
     values: options.KeyValues = None,
     backend: options.BackendIfAny = None,
-    volume: options.VolumeIfAny = None,
-    snapshot: options.SnapshotIfAny = None,
-    policy: options.PolicyIfAny = None,
     host: options.HostIfAny = None,
     priority: options.Priority = None,
     run_at: options.RunAt = None,
@@ -93,6 +109,7 @@ def plan(
         Path | None, typer.Option("--file", help="A file as for 'batch', instead of an action.")
     ] = None,
     as_json: options.Json = False,
+    **targets: Any,
 ) -> None:
     """Show what a job or a batch would do.
 
@@ -111,9 +128,7 @@ def plan(
             planned = client.plan(
                 action,
                 backend,
-                volume=volume,
-                snapshot=snapshot,
-                policy=policy,
+                **targets,
                 host=host,
                 params=read_words(action, values or ()),
                 reason=reason,

@@ -15,6 +15,7 @@ from orchestrator.cli.output import (
     text,
     when,
 )
+from orchestrator.domain.targets import COLUMNS, KINDS
 
 JOBS: Columns = {
     "id": lambda job: job["id"],
@@ -34,8 +35,9 @@ def target(job: Mapping[str, Any]) -> str:
         told += f"/{job['volume']}"
     if job["snapshot"]:
         told += f"@{job['snapshot']}"
-    if job["policy"]:
-        told += f" policy {job['policy']}"
+    for kind in KINDS:
+        if kind not in COLUMNS and job.get(kind):
+            told += f" {kind} {job[kind]}"
     if job["host"]:
         told += f" on {job['host']}"
     return told

@@ -17,10 +17,7 @@ from orchestrator.domain.targets import KINDS
 _TARGETS = ("backend", *KINDS, "host")
 _REQUIRED: dict[str, Any] = {
     "backend": options.Backend,
-    **{
-        kind.name: Annotated[str, typer.Option(f"--{kind.name}", help=f"Name of the {kind.title}.")]
-        for kind in KINDS.values()
-    },
+    **{kind.name: Annotated[str, options.naming(kind)] for kind in KINDS.values()},
     "host": Annotated[str, typer.Option("--host", help="The host on which the job runs.")],
 }
 

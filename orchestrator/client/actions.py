@@ -1,19 +1,24 @@
-"""What can be done to each kind of resource, as methods of the client.
+"""What there is of each kind of resource, and what can be done to it, as methods of the client.
 
-This module is made from the declarations of the actions by `make docs`; a test keeps it current.
+This module is made from the declarations by `make docs`; a test keeps it current.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal, Self, TypedDict, Unpack
 
-from orchestrator.client.binding import operation
+from orchestrator.client.binding import listing, operation
+from orchestrator.client.kinds import Kind
+from orchestrator.client.listings import Query
+from orchestrator.client.methods import Methods
 from orchestrator.client.rooms import C, Room
-from orchestrator.client.steps import Steps
+from orchestrator.client.steps import Steps, path_to
 
 if TYPE_CHECKING:
+    from orchestrator.contract.inventory import Backend, Policy, Snapshot, Volume
     from orchestrator.contract.jobs import Job
 
 
@@ -82,7 +87,12 @@ class VolumeSettings(TypedDict, total=False):
 
 
 class VolumeActions(Room[C]):
-    """Actions on a volume; each submits a job."""
+    """Read a volume, or act on it: each action submits a job."""
+
+    @operation
+    def get(self, backend: str, name: str) -> Steps[Volume]:
+        """Read a volume. Raises `UnknownVolume`."""
+        return self._get(Kind("inventory", "Volume"), path_to("backends", backend, "volumes", name))
 
     @operation
     def create(
@@ -703,7 +713,15 @@ class VolumeActions(Room[C]):
 
 
 class SnapshotActions(Room[C]):
-    """Actions on a snapshot; each submits a job."""
+    """Read a snapshot, or act on it: each action submits a job."""
+
+    @operation
+    def get(self, backend: str, volume: str, name: str) -> Steps[Snapshot]:
+        """Read a snapshot. Raises `UnknownSnapshot`."""
+        return self._get(
+            Kind("inventory", "Snapshot"),
+            path_to("backends", backend, "volumes", volume, "snapshots", name),
+        )
 
     @operation
     def create(
@@ -749,7 +767,14 @@ class SnapshotActions(Room[C]):
 
 
 class PolicyActions(Room[C]):
-    """Actions on a policy; each submits a job."""
+    """Read an export policy, or act on it: each action submits a job."""
+
+    @operation
+    def get(self, backend: str, name: str) -> Steps[Policy]:
+        """Read an export policy. Raises `UnknownPolicy`."""
+        return self._get(
+            Kind("inventory", "Policy"), path_to("backends", backend, "policies", name)
+        )
 
     @operation
     def create(
@@ -900,7 +925,12 @@ class PolicyActions(Room[C]):
 
 
 class BackendActions(Room[C]):
-    """Actions on a backend; each submits a job."""
+    """Read a backend, or act on it: each action submits a job."""
+
+    @operation
+    def get(self, name: str) -> Steps[Backend]:
+        """Read a backend. Raises `UnknownBackend`."""
+        return self._get(Kind("inventory", "Backend"), path_to("backends", name))
 
     @operation
     def refresh(
@@ -983,3 +1013,32 @@ class BackendActions(Room[C]):
         ``host``: the host on which, or on whose behalf, it is done.
         """
         return self._submit("backend.resume", {"backend": name, "host": host}, {}, options)
+
+
+class ResourceMethods(Methods):
+    """A room for each kind of resource, and lists of what there is."""
+
+    @cached_property
+    def volume(self) -> VolumeActions[Self]:
+        """Read a volume, or act on it."""
+        return VolumeActions(self)
+
+    @cached_property
+    def snapshot(self) -> SnapshotActions[Self]:
+        """Read a snapshot, or act on it."""
+        return SnapshotActions(self)
+
+    @cached_property
+    def policy(self) -> PolicyActions[Self]:
+        """Read an export policy, or act on it."""
+        return PolicyActions(self)
+
+    @cached_property
+    def backend(self) -> BackendActions[Self]:
+        """Read a backend, or act on it."""
+        return BackendActions(self)
+
+    @listing
+    def policies(self, backend: str) -> Query[Policy]:
+        """A backend's export policies by name."""
+        return Query(Kind("inventory", "Policy"), path_to("backends", backend, "policies"))

@@ -5,17 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from orchestrator.client.actions import (
-    BackendActions,
-    PolicyActions,
-    SnapshotActions,
-    VolumeActions,
-)
 from orchestrator.client.binding import listing, operation
-from orchestrator.client.kinds import ATTACHMENT, BACKEND, HELD_LOCK, LOCK, POLICY, SNAPSHOT, VOLUME
+from orchestrator.client.kinds import ATTACHMENT, BACKEND, HELD_LOCK, LOCK, SNAPSHOT, VOLUME
 from orchestrator.client.listings import Query
 from orchestrator.client.methods import Methods
-from orchestrator.client.rooms import C
 from orchestrator.client.steps import Request, Steps, given, path_to
 
 if TYPE_CHECKING:
@@ -24,7 +17,6 @@ if TYPE_CHECKING:
         Backend,
         HeldLock,
         Lock,
-        Policy,
         Snapshot,
         Volume,
     )
@@ -61,11 +53,6 @@ class InventoryMethods(Methods):
     def snapshots(self, backend: str, volume: str) -> Query[Snapshot]:
         """A volume's snapshots, oldest first."""
         return Query(SNAPSHOT, _volume(backend, volume, "snapshots"))
-
-    @listing
-    def policies(self, backend: str) -> Query[Policy]:
-        """A backend's export policies by name."""
-        return Query(POLICY, path_to("backends", backend, "policies"))
 
     @listing
     def attachments(self, backend: str, volume: str) -> Query[Attachment]:
@@ -136,42 +123,6 @@ class InventoryMethods(Methods):
             params=given(force=True, reason=reason),
             repeatable=True,
         )
-
-
-class BackendRoom(BackendActions[C]):
-    """Backends: the configured storage systems."""
-
-    @operation
-    def get(self, name: str) -> Steps[Backend]:
-        """Read a backend. Raises `UnknownBackend`."""
-        return self._get(BACKEND, path_to("backends", name))
-
-
-class VolumeRoom(VolumeActions[C]):
-    """Volumes."""
-
-    @operation
-    def get(self, backend: str, name: str) -> Steps[Volume]:
-        """Read a volume. Raises `UnknownVolume`."""
-        return self._get(VOLUME, _volume(backend, name))
-
-
-class SnapshotRoom(SnapshotActions[C]):
-    """Snapshots of volumes."""
-
-    @operation
-    def get(self, backend: str, volume: str, name: str) -> Steps[Snapshot]:
-        """Read a snapshot. Raises `UnknownSnapshot`."""
-        return self._get(SNAPSHOT, _volume(backend, volume, "snapshots", name))
-
-
-class PolicyRoom(PolicyActions[C]):
-    """Export policies."""
-
-    @operation
-    def get(self, backend: str, name: str) -> Steps[Policy]:
-        """Read an export policy. Raises `UnknownPolicy`."""
-        return self._get(POLICY, path_to("backends", backend, "policies", name))
 
 
 def _volume(backend: str, volume: str, *further: str) -> str:

@@ -15,6 +15,7 @@ from orchestrator.client.methods import Methods
 from orchestrator.client.steps import Request, Steps, given, path_to
 from orchestrator.client.waiting import Deadline, ended, until_ended
 from orchestrator.domain.errors import InvalidInput
+from orchestrator.domain.targets import KINDS
 
 if TYPE_CHECKING:
     from orchestrator.contract.events import Event
@@ -322,8 +323,6 @@ def _request(
     **options: Any,
 ) -> dict[str, Any]:
     """The body of a submission: what is not given is left out."""
-    from orchestrator.domain.targets import KINDS  # with types of names, which are slow to import
-
     when = run_at.isoformat() if isinstance(run_at, datetime) else run_at
     fields = {
         "action": action,

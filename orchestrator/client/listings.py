@@ -43,6 +43,8 @@ class _Listed(Generic[A]):
     def __init__(
         self, query: Query[A], run: Callable[..., Any], read: Callable[[Any, Any], Any]
     ) -> None:
+        #: The type of the items.
+        self.kind = query.kind
         self._query = query
         self._run = run
         self._read = read

@@ -12,17 +12,12 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
+from orchestrator.client.actions import ResourceMethods
 from orchestrator.client.answers import read_answer, unreachable
 from orchestrator.client.audit import AuditMethods
 from orchestrator.client.endpoint import Endpoint, endpoint_for
 from orchestrator.client.history import HistoryMethods
-from orchestrator.client.inventory import (
-    BackendRoom,
-    InventoryMethods,
-    PolicyRoom,
-    SnapshotRoom,
-    VolumeRoom,
-)
+from orchestrator.client.inventory import InventoryMethods
 from orchestrator.client.jobs import JobMethods
 from orchestrator.client.kinds import A, Kind
 from orchestrator.client.listings import AsyncListing, Listing, Query
@@ -41,6 +36,7 @@ _THIS_MACHINE = ("127.0.0.1", "::1", "localhost")
 
 
 class _Methods(
+    ResourceMethods,
     JobMethods,
     InventoryMethods,
     HistoryMethods,
@@ -50,11 +46,6 @@ class _Methods(
     ScheduleMethods,
 ):
     """Every method, and what both drivers prepare alike."""
-
-    backend: BackendRoom[Self]
-    volume: VolumeRoom[Self]
-    snapshot: SnapshotRoom[Self]
-    policy: PolicyRoom[Self]
 
     def __init__(
         self, url: str | None = None, token: str | None = None, *, timeout: float = 60.0
@@ -69,10 +60,6 @@ class _Methods(
         self.endpoint: Endpoint = endpoint_for(url, token)
         self._timeout = timeout
         self._answered = False
-        self.backend = BackendRoom(self)
-        self.volume = VolumeRoom(self)
-        self.snapshot = SnapshotRoom(self)
-        self.policy = PolicyRoom(self)
 
     @property
     def url(self) -> str:

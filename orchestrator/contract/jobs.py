@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, create_model
 
 from orchestrator.contract.answers import Answer, Open, OpenText
 from orchestrator.domain.errors import Canceled, WrongState, problem_for
 from orchestrator.domain.states import Ending, JobState, StepState, WaitingKind
+from orchestrator.domain.targets import KINDS
+
+A = TypeVar("A", bound=Answer)
+
+
+def naming_targets(answer: type[A]) -> type[A]:
+    """The same with a field for each kind of target that it does not declare."""
+    others: Any = {kind: (str | None, None) for kind in KINDS if kind not in answer.model_fields}
+    if not others:
+        return answer
+    return create_model(
+        answer.__name__,
+        __base__=answer,
+        __module__=answer.__module__,
+        __doc__=answer.__doc__,
+        **others,
+    )
 
 
 class JobError(Answer):
@@ -69,6 +86,7 @@ class Attempt(Answer):
     error: JobError | None = None
 
 
+@naming_targets
 class Job(Answer):
     """One action on one target."""
 
@@ -158,6 +176,7 @@ class Batch(Answer):
         return self.finished_at is not None
 
 
+@naming_targets
 class PlannedJob(Answer):
     """What one job would do."""
 

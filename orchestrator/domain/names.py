@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
@@ -60,22 +60,20 @@ def check_junction_path(path: str) -> str:
     return name
 
 
-VolumeName = Annotated[
-    str,
-    AfterValidator(checked(check_volume_name)),
-    Field(
-        json_schema_extra={"pattern": r"^[A-Za-z0-9_:+][A-Za-z0-9._:/+\-]{0,254}$"},
-        examples=["vm1"],
-    ),
-]
+_checked = AfterValidator(checked(check_volume_name))
+_PATTERN: Any = {"pattern": r"^[A-Za-z0-9_:+][A-Za-z0-9._:/+\-]{0,254}$"}
+VolumeName = Annotated[str, _checked, Field(json_schema_extra=_PATTERN, examples=["vm1"])]
 SnapshotName = Annotated[
-    str,
-    AfterValidator(checked(check_volume_name)),
-    Field(
-        json_schema_extra={"pattern": r"^[A-Za-z0-9_:+][A-Za-z0-9._:/+\-]{0,254}$"},
-        examples=["before-upgrade"],
-    ),
+    str, _checked, Field(json_schema_extra=_PATTERN, examples=["before-upgrade"])
 ]
+PolicyName = Annotated[str, _checked, Field(json_schema_extra=_PATTERN, examples=["web"])]
+
+
+def name_like(example: str) -> Any:
+    """The type of names that obey the same, such as this one."""
+    return Annotated[str, _checked, Field(json_schema_extra=_PATTERN, examples=[example])]
+
+
 BackendName = Annotated[
     str,
     AfterValidator(checked(check_backend_name)),
@@ -95,14 +93,6 @@ JunctionPath = Annotated[
     Field(
         json_schema_extra={"pattern": r"^(/[A-Za-z0-9_:+][A-Za-z0-9_:+\-]{0,60}){1,4}$"},
         examples=["/projects/web"],
-    ),
-]
-PolicyName = Annotated[
-    str,
-    AfterValidator(checked(check_volume_name)),
-    Field(
-        json_schema_extra={"pattern": r"^[A-Za-z0-9_:+][A-Za-z0-9._:/+\-]{0,254}$"},
-        examples=["web"],
     ),
 ]
 #: What a token may be called.

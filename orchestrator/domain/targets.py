@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
-
-from orchestrator.domain.names import PolicyName, SnapshotName, VolumeName
 
 
 @dataclass(frozen=True)
@@ -15,19 +14,33 @@ class Kind:
     """A kind of object that jobs name, by a field of their request that is called like it."""
 
     name: str
-    #: What people call it.
+    #: What people call one, and several.
     title: str
-    #: The type of its names.
-    names: Any
+    titles: str
+    #: A name that one may have.
+    example: str
+
+    @property
+    def a_title(self) -> str:
+        """One of them in a sentence."""
+        return f"{'an' if self.title[0] in 'aeiou' else 'a'} {self.title}"
+
+    @cached_property
+    def names(self) -> Any:
+        """The type of its names."""
+        from orchestrator.domain.names import name_like  # brings pydantic along
+
+        return name_like(self.example)
 
 
 #: Every kind, in the order in which requests name them; what others refer to comes before them.
+#: The resource of each is in the package of `orchestrator.resources` that is called like it.
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
-        Kind("volume", "volume", VolumeName),
-        Kind("snapshot", "snapshot", SnapshotName),
-        Kind("policy", "export policy", PolicyName),
+        Kind("volume", "volume", "volumes", "vm1"),
+        Kind("snapshot", "snapshot", "snapshots", "before-upgrade"),
+        Kind("policy", "export policy", "export policies", "web"),
     )
 }
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, ClassVar, Protocol
 
 from sqlalchemy import ColumnElement, Table, select
 
+from orchestrator.contract.answers import Answer
 from orchestrator.domain.outlook import Intent, Outlook, PolicyOutlook, VolumeOutlook
+from orchestrator.domain.targets import COLUMNS
 from orchestrator.resources.changes import Change
 from orchestrator.store.asking import Question, one_of
 from orchestrator.store.transaction import Transaction
@@ -75,6 +77,7 @@ class Resource(ABC):
     makers: ClassVar[Question]
 
     def __init_subclass__(cls) -> None:
+        cls.id_name = COLUMNS.get(cls.kind, f"{cls.kind}_id")
         table, key = cls.table, cls.key
         cls.makers = Question(select(table.c.created_by_job).where(one_of(key, "ids")))
 
@@ -113,3 +116,26 @@ class Resource(ABC):
     @abstractmethod
     def unseen(self, intent: Intent, why: str, now: datetime) -> Sequence[Change]:
         """That nobody can tell the state of what a job is about: it is in error until seen."""
+
+
+class Listed(ABC):
+    """One that readers find by its name, below its backend.
+
+    The routes that read it, the methods of the client and the commands are derived from this.
+    """
+
+    #: What readers get.
+    answer: ClassVar[type[Answer]]
+
+    @abstractmethod
+    def listed(
+        self, transaction: Transaction, backend: str, *, after: str | None, limit: int
+    ) -> Sequence[Mapping[str, Any]]:
+        """Those of a backend in the order of their names, above the name ``after``.
+
+        Raises `UnknownBackend`.
+        """
+
+    @abstractmethod
+    def shown(self, transaction: Transaction, backend: str, name: str) -> Mapping[str, Any]:
+        """One of them. Raises `UnknownBackend`, and `NotFound` or one of its kind."""

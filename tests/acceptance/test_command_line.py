@@ -643,6 +643,31 @@ def test_an_open_token_file_is_refused_with_a_warning(product: Any, tmp_path: Pa
     assert f"warning: {data / 'token'} is not used" in done.stderr
 
 
+def test_a_kind_without_commands_of_its_own_is_listed_and_shown(shell: Shell, name: str) -> None:
+    code = (
+        "import sys\n"
+        "from orchestrator.cli import root\n"
+        "root.DERIVED.append('policy')\n"
+        "sys.exit(root.run(sys.argv[1:]))\n"
+    )
+
+    def run(*words: str) -> str:
+        command = [sys.executable, "-c", code, "policy", *words]
+        done = subprocess.run(command, env=shell.env, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    made = json.loads(run("create", name, "--backend", "ram", "rules=[]", "--wait", "--json"))
+    assert (made["state"], made["policy"]) == ("succeeded", name)
+    listed = json.loads(run("list", "--backend", "ram", "--json"))
+    assert name in [one["name"] for one in listed["items"]]
+    assert json.loads(run("show", name, "--backend", "ram", "--json"))["name"] == name
+    heading, *rows = run("list", "--backend", "ram").splitlines()
+    assert heading.split()[:4] == ["backend", "name", "state", "rules"]
+    assert any(name in row for row in rows)
+    assert f"name     {name}" in run("show", name, "--backend", "ram")
+
+
 HEAVY = ("fastapi", "starlette", "uvicorn", "sqlalchemy", "alembic", "celery", "redis", "structlog")
 
 

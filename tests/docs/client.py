@@ -1,4 +1,4 @@
-"""The client's methods for actions, made from the declarations of the actions.
+"""The client's methods for resources, made from their declarations and those of the actions.
 
 ``make docs`` writes them; `tests.docs.test_docs` fails where they are not current.
 """
@@ -13,34 +13,50 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator.actions.registry import ACTIONS
+from orchestrator.actions.registry import ACTIONS, collection
 from orchestrator.actions.requests import JobOptions
+from orchestrator.contract.answers import Answer
+from orchestrator.contract.inventory import Backend, Snapshot, Volume
+from orchestrator.domain import errors
 from orchestrator.domain.action import Action, Need, written_names
 from orchestrator.domain.targets import KINDS
+from orchestrator.resources.registry import RESOURCES
+from orchestrator.resources.resource import Listed
 
 MODULE = Path(__file__).parents[2] / "orchestrator" / "client" / "actions.py"
 
 _HEAD = '''\
-"""What can be done to each kind of resource, as methods of the client.
+"""What there is of each kind of resource, and what can be done to it, as methods of the client.
 
-This module is made from the declarations of the actions by `make docs`; a test keeps it current.
+This module is made from the declarations by `make docs`; a test keeps it current.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal, Self, TypedDict, Unpack
 
-from orchestrator.client.binding import operation
+from orchestrator.client.binding import listing, operation
+from orchestrator.client.kinds import Kind
+from orchestrator.client.listings import Query
+from orchestrator.client.methods import Methods
 from orchestrator.client.rooms import C, Room
-from orchestrator.client.steps import Steps
+from orchestrator.client.steps import Steps, path_to
 
 if TYPE_CHECKING:
     from orchestrator.contract.jobs import Job
 '''
 
 _NAMES = {"integer": "int", "string": "str", "boolean": "bool", "number": "float", "null": "None"}
+#: What is read by its name, by kind.
+_ANSWERS: dict[str, type[Answer]] = {
+    "backend": Backend,
+    "volume": Volume,
+    "snapshot": Snapshot,
+    **{one.kind: one.answer for one in RESOURCES.values() if isinstance(one, Listed)},
+}
 _HOST = "the host on which, or on whose behalf, it is done"
 
 Schema = Mapping[str, Any]
@@ -51,7 +67,11 @@ def module() -> str:
     shapes: dict[str, Schema] = {}
     rooms = "\n\n".join("\n".join(_room(kind, shapes)) for kind in _kinds())
     written = "\n\n".join(_shape(name, shape) for name, shape in sorted(shapes.items()))
-    return _formatted("\n\n".join([_HEAD, _options(), written, rooms]))
+    answers = "\n".join(
+        f"    from {one.__module__} import {one.__name__}" for one in _ANSWERS.values()
+    )
+    methods = "\n".join(_methods())
+    return _formatted("\n\n".join([_HEAD + answers, _options(), written, rooms, methods]))
 
 
 def _kinds() -> Iterator[str]:
@@ -64,9 +84,11 @@ def write() -> None:
 
 
 def _formatted(text: str) -> str:
-    command = [sys.executable, "-m", "ruff", "format", "--stdin-filename", str(MODULE), "-"]
-    done = subprocess.run(command, input=text, capture_output=True, text=True, check=True)
-    return done.stdout
+    for task in (["check", "--quiet", "--fix", "--select", "I"], ["format"]):
+        command = [sys.executable, "-m", "ruff", *task, "--stdin-filename", str(MODULE), "-"]
+        done = subprocess.run(command, input=text, capture_output=True, text=True, check=True)
+        text = done.stdout
+    return text
 
 
 def _kind_of(schema: Schema) -> str:
@@ -113,9 +135,63 @@ def _shape(name: str, schema: Schema) -> str:
     return "\n".join(lines)
 
 
+def _methods() -> Iterator[str]:
+    yield "class ResourceMethods(Methods):"
+    yield '    """A room for each kind of resource, and lists of what there is."""'
+    for kind in _kinds():
+        yield "\n    @cached_property"
+        yield f"    def {kind}(self) -> {_class_of(kind)}[Self]:"
+        yield f'        """Read {_a(kind)}, or act on it."""'
+        yield f"        return {_class_of(kind)}(self)"
+    for kind, one in RESOURCES.items():
+        if isinstance(one, Listed):
+            path = collection(kind).strip("/")
+            yield "\n    @listing"
+            yield f"    def {path}(self, backend: str) -> Query[{one.answer.__name__}]:"
+            yield f'        """A backend\'s {KINDS[kind].titles} by name."""'
+            place = f'path_to("backends", backend, "{path}")'
+            yield f"        return Query({_kind(one.answer)}, {place})"
+
+
+def _a(kind: str) -> str:
+    return KINDS[kind].a_title if kind in KINDS else f"a {kind}"
+
+
+def _class_of(kind: str) -> str:
+    return f"{kind.title().replace('_', '')}Actions"
+
+
+def _kind(answer: type[Answer]) -> str:
+    """The client's name of an answer."""
+    return f'Kind("{answer.__module__.rpartition(".")[2]}", "{answer.__name__}")'
+
+
+def _get(kind: str) -> Iterator[str]:
+    """The method that reads one, if that is read by its name."""
+    if (answer := _ANSWERS.get(kind)) is None:
+        return
+    path = f"{collection(kind)}/{{{kind}}}" if kind in KINDS else ""
+    arguments, segments = ["backend"], ['"backends"', "backend"]
+    for part in path.split("/")[1:]:
+        if (name := part.strip("{}")) != part:
+            arguments.append(name)
+        segments.append(f'"{part}"' if name == part else name)
+    *others, own = arguments
+    given = ", ".join(f"{name}: str" for name in (*others, "name"))
+    named = ", ".join("name" if one == own else one for one in segments)
+    unknown = f"Unknown{answer.__name__}"
+    raised = unknown if hasattr(errors, unknown) else "NotFound"
+    yield ""
+    yield "    @operation"
+    yield f"    def get(self, {given}) -> Steps[{answer.__name__}]:"
+    yield f'        """Read {_a(kind)}. Raises `{raised}`."""'
+    yield f"        return self._get({_kind(answer)}, path_to({named}))"
+
+
 def _room(kind: str, shapes: dict[str, Schema]) -> Iterator[str]:
-    yield f"class {kind.capitalize()}Actions(Room[C]):"
-    yield f'    """Actions on a {kind}; each submits a job."""'
+    yield f"class {_class_of(kind)}(Room[C]):"
+    yield f'    """Read {_a(kind)}, or act on it: each action submits a job."""'
+    yield from _get(kind)
     for action in ACTIONS.values():
         if action.kind == kind:
             yield ""

@@ -12,12 +12,14 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import typer
 
 from orchestrator.actions.registry import ACTIONS, declared
 from orchestrator.actions.requests import REQUESTS
 from orchestrator.actions.volume.grow import GROW
 from orchestrator.actions.volume.rename import RENAME
 from orchestrator.actions.volume.verify import VERIFY
+from orchestrator.cli.root import app as command_line
 from orchestrator.domain.action import Action, Need
 from orchestrator.domain.errors import Unsupported
 from orchestrator.domain.installed import DRIVERS, GROUP, Installed
@@ -131,6 +133,12 @@ def test_a_handler_tells_what_became_of_a_change_or_takes_back_what_it_left() ->
 def test_an_action_has_a_request_and_a_handler(action: Action) -> None:
     assert action.name in REQUESTS
     assert HANDLERS[action.name].action is action
+
+
+@each
+def test_an_action_is_a_command(action: Action) -> None:
+    root: Any = typer.main.get_command(command_line)
+    assert action.verb.replace("_", "-") in root.commands[action.kind].commands
 
 
 @each

@@ -15,7 +15,6 @@ from orchestrator.api.requesting import (
     Limit,
     NoBody,
     Operator,
-    PolicyInPath,
     Reader,
     ServiceHere,
     SnapshotInPath,
@@ -23,16 +22,19 @@ from orchestrator.api.requesting import (
     cursor_for,
     position_of,
 )
+from orchestrator.api.routes.collections import add_collection
 from orchestrator.api.routes.jobs import states_of
 from orchestrator.asgi.reading import ExactRoute
 from orchestrator.contract.answers import Page
-from orchestrator.contract.inventory import Attachment, Backend, Lock, Policy, Snapshot, Volume
+from orchestrator.contract.inventory import Attachment, Backend, Lock, Snapshot, Volume
 from orchestrator.domain.errors import NotFound
 from orchestrator.domain.exact import Exact
 from orchestrator.domain.names import HostName, JunctionPath
 from orchestrator.domain.states import VolumeState
+from orchestrator.domain.targets import KINDS
 from orchestrator.inventory import backends
-from orchestrator.resources.policy import views as policies
+from orchestrator.resources.registry import RESOURCES
+from orchestrator.resources.resource import Listed
 from orchestrator.resources.volume import locks
 from orchestrator.resources.volume import views as volumes
 
@@ -156,29 +158,9 @@ def show_attachment(
     )
 
 
-@router.get("/{backend}/policies", response_model=Page[Policy])
-def list_policies(
-    service: ServiceHere,
-    _actor: Reader,
-    backend: BackendInPath,
-    limit: Limit = 100,
-    cursor: Cursor = None,
-) -> dict[str, Any]:
-    """List a backend's export policies by name."""
-    after = position_of(cursor, str)
-    found = service.read(
-        lambda transaction: policies.list_policies(transaction, backend, after=after, limit=limit)
-    )
-    more = cursor_for(found[-1]["name"]) if len(found) == limit else None
-    return {"items": found, "cursor": more}
-
-
-@router.get("/{backend}/policies/{policy}", response_model=Policy)
-def show_policy(
-    service: ServiceHere, _actor: Reader, backend: BackendInPath, policy: PolicyInPath
-) -> dict[str, Any]:
-    """Read an export policy."""
-    return service.read(lambda transaction: policies.policy_view(transaction, backend, policy))
+for kind in KINDS.values():
+    if isinstance(resource := RESOURCES[kind.name], Listed):
+        add_collection(router, kind, resource)
 
 
 class LockRequest(Exact):

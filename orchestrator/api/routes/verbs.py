@@ -7,7 +7,7 @@ from collections.abc import Callable
 from inspect import Parameter, Signature
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Path, Query, Response
+from fastapi import APIRouter, Body, Query, Response
 from pydantic import AliasChoices, BaseModel, Field, create_model
 
 from orchestrator.actions.registry import ACTIONS
@@ -16,6 +16,7 @@ from orchestrator.actions.volume.grow import GROW
 from orchestrator.actions.volume.rename import RENAME
 from orchestrator.actions.volume.update import UPDATE
 from orchestrator.api.requesting import (
+    TARGETS_IN_PATH,
     BackendInPath,
     HostInPath,
     IdempotencyKey,
@@ -24,7 +25,6 @@ from orchestrator.api.requesting import (
     ReasonHeader,
     ServiceHere,
     VolumeInPath,
-    decoded,
 )
 from orchestrator.api.routes.jobs import SUBMITTED, PlanOnly
 from orchestrator.api.submitting import answer, single
@@ -44,12 +44,7 @@ _IN_BODY: dict[str, Any] = {
 }
 _IN_PATH: dict[str, Any] = {
     "backend": BackendInPath,
-    **{
-        kind.name: Annotated[
-            kind.names, decoded, Path(description=f"Name of the {kind.title}, percent-encoded.")
-        ]
-        for kind in KINDS.values()
-    },
+    **TARGETS_IN_PATH,
     "host": HostInPath,
 }
 _PLACES = re.compile(r"\{(\w+)\}")

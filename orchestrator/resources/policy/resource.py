@@ -6,23 +6,25 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from orchestrator.contract import inventory as answers
 from orchestrator.domain.outlook import Intent, Outlook, VolumeOutlook
 from orchestrator.domain.states import PolicyState
 from orchestrator.resources.changes import Change
 from orchestrator.resources.policy.changes import PolicyGone, set_policy
 from orchestrator.resources.policy.loading import load_givers, load_policies
-from orchestrator.resources.resource import Making, Named, Resource
+from orchestrator.resources.policy.views import View, list_policies, policy_view
+from orchestrator.resources.resource import Listed, Making, Named, Resource
 from orchestrator.store.tables import policies
 from orchestrator.store.transaction import Transaction
 
 
-class Policy(Resource):
+class Policy(Resource, Listed):
     """Export policies."""
 
     kind = "policy"
-    id_name = "policy_id"
     table = policies
     key = policies.c.uid
+    answer = answers.Policy
 
     def named(self, outlook: Outlook, request: Named, origin: VolumeOutlook | None) -> str | None:
         """The id of the policy of this name."""
@@ -65,3 +67,13 @@ class Policy(Resource):
     def unseen(self, intent: Intent, why: str, now: datetime) -> Sequence[Change]:
         """The policy is in error; the scheduler finds it by that."""
         return [set_policy(intent.policy_id or "", state=PolicyState.ERROR)]
+
+    def listed(
+        self, transaction: Transaction, backend: str, *, after: str | None, limit: int
+    ) -> Sequence[View]:
+        """The live policies of a backend."""
+        return list_policies(transaction, backend, after=after, limit=limit)
+
+    def shown(self, transaction: Transaction, backend: str, name: str) -> View:
+        """The live policy of this name. Raises `UnknownPolicy`."""
+        return policy_view(transaction, backend, name)

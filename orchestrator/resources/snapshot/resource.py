@@ -20,7 +20,6 @@ class Snapshot(Resource):
     """Snapshots of volumes."""
 
     kind = "snapshot"
-    id_name = "snapshot_id"
     table = snapshots
     key = snapshots.c.id
     bound = ("volume_id",)

@@ -29,7 +29,6 @@ class Volume(Resource):
     """Volumes."""
 
     kind = "volume"
-    id_name = "volume_id"
     table = volumes
     key = volumes.c.id
     bound = ("source_id", "snapshot_id")
