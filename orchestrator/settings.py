@@ -348,6 +348,19 @@ class ApiSettings(_Section):
         return proxies
 
     @property
+    def address(self) -> tuple[str, int]:
+        """Host and port of ``127.0.0.1:8080`` or ``[::1]:8080``. Raises `InvalidInput`."""
+        host, _, port = self.listen.rpartition(":")
+        host = host.strip("[]")
+        if not host or not port.isdecimal() or not 0 <= int(port) <= 65535:
+            raise InvalidInput(
+                f"{self.listen!r} is no address to listen on: write HOST:PORT, such as "
+                "127.0.0.1:8080",
+                field="listen",
+            )
+        return host, int(port)
+
+    @property
     def believed_proxies(self) -> list[str]:
         """The trusted proxies in every notation that their addresses may come in.
 

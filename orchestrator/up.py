@@ -21,7 +21,6 @@ import structlog
 from sqlalchemy import select
 
 from orchestrator import tokens
-from orchestrator.api.server import address_of
 from orchestrator.client import local
 from orchestrator.domain.actors import ENGINE
 from orchestrator.domain.errors import InvalidInput, NotAuthenticated, Unavailable
@@ -31,7 +30,7 @@ from orchestrator.embedded.process import die_with_parent
 from orchestrator.inventory.backends import backend_views
 from orchestrator.logs import Trouble, configure_logs
 from orchestrator.reloading import has_terminal, leave_terminal
-from orchestrator.settings import Settings
+from orchestrator.settings import ApiSettings, Settings
 from orchestrator.store import migrate
 from orchestrator.store.database import Database
 from orchestrator.store.tables import tokens as token_rows
@@ -185,7 +184,7 @@ class _Product:
     def start(self) -> None:
         """Start every part; return when requests are served."""
         self._claim_directory()
-        listen = _free_address(self._settings.api.listen)
+        listen = _free_address(self._settings.api)
         broker_url = self._settings.broker.url or self._start_broker()
         environment = self._environment(listen, broker_url)
         migrate.upgrade(self._settings.database_url)
@@ -374,9 +373,9 @@ def _new_local_token(transaction: Transaction) -> str:
     return tokens.create(transaction, LOCAL_TOKEN, Role.ADMIN, ENGINE)[1]
 
 
-def _free_address(listen: str) -> str:
+def _free_address(api: ApiSettings) -> str:
     """The address with its port, a free one if it says 0. Raises `InvalidInput` if taken."""
-    host, port = address_of(listen)
+    host, port = api.address
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -384,7 +383,7 @@ def _free_address(listen: str) -> str:
             probe.bind((host, port))
         except OSError as error:
             raise InvalidInput(
-                f"cannot listen on {listen}: {error.strerror}; give another --listen HOST:PORT",
+                f"cannot listen on {api.listen}: {error.strerror}; give another --listen HOST:PORT",
                 field="listen",
             ) from None
         port = probe.getsockname()[1]

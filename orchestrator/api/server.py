@@ -15,7 +15,6 @@ from orchestrator.api.connections import limited
 from orchestrator.api.service import Service
 from orchestrator.api.tls import Certificate, certificate_of
 from orchestrator.api.waiters import Waiters
-from orchestrator.domain.errors import InvalidInput
 from orchestrator.interpreter import tune
 from orchestrator.inventory.backends import configure
 from orchestrator.logs import configure_logs
@@ -32,23 +31,11 @@ _TICKS_OF_CERTIFICATE = 20
 _OTHER_FILES = 128
 
 
-def address_of(listen: str) -> tuple[str, int]:
-    """Host and port of ``127.0.0.1:8080`` or ``[::1]:8080``. Raises `InvalidInput`."""
-    host, _, port = listen.rpartition(":")
-    host = host.strip("[]")
-    if not host or not port.isdecimal() or not 0 <= int(port) <= 65535:
-        raise InvalidInput(
-            f"{listen!r} is no address to listen on: write HOST:PORT, such as 127.0.0.1:8080",
-            field="listen",
-        )
-    return host, int(port)
-
-
 def serve(settings: Settings) -> None:
     """Serve until SIGINT or SIGTERM."""
     configure_logs(settings.log, "api")
     tune()
-    host, port = address_of(settings.api.listen)
+    host, port = settings.api.address
     most = min(settings.api.max_connections, _allowed_connections())
     migrate.refuse_unknown(settings.database_url)
     certificate = certificate_of(settings.api)

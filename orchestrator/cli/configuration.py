@@ -63,10 +63,9 @@ def check(data: Data = None, config: Config = None, as_json: options.Json = Fals
 def _check_addresses(settings: Settings) -> None:
     """Raise the `Problem` of each address that no server can have."""
     from orchestrator import broker
-    from orchestrator.api.server import address_of
     from orchestrator.store import urls
 
     urls.parse(settings.database_url)
     if settings.broker.url is not None:
         broker.check(settings.broker.url)
-    address_of(settings.api.listen)
+    _ = settings.api.address
