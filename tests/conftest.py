@@ -11,20 +11,23 @@ import uuid
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 import structlog
-from sqlalchemy import update
+from psycopg import sql
+from sqlalchemy import URL, Engine, create_engine
 
 from orchestrator.embedded.broker import EmbeddedBroker, redis_client_url
+from orchestrator.store import database as connections
 from orchestrator.store import migrate
-from orchestrator.store.database import Database
-from orchestrator.store.tables import installation
 from tests.rigs.namespaces import have_own_mounts
 from tests.rigs.pgbouncer import PgBouncer, pgbouncer_before
 from tests.rigs.postgres import Postgres, debian_postgres
+from tests.rigs.rooms import room
 
 _database_numbers = itertools.count(1)
 #: What `structlog.get_logger` returns.
@@ -129,6 +132,30 @@ def postgres_server(request: pytest.FixtureRequest) -> Iterator[Postgres | PgBou
     server.stop()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _statements_are_compiled_once() -> Iterator[None]:
+    """Databases of one server share what SQLAlchemy knows of it.
+
+    It compiles each statement once for each dialect, which would be most of what a database does
+    that lives for one test.
+    """
+    known: dict[Any, Engine] = {}
+
+    def create(url: URL, **options: Any) -> Engine:
+        made = create_engine(url, **options)
+        server = (url.get_backend_name(), url.host, url.query.get("host"))
+        first = known.get(server)
+        if first is None or first.dialect.server_version_info is None:
+            known[server] = made  # that one has never been connected
+        else:
+            made.dialect, made._compiled_cache = first.dialect, first._compiled_cache
+        return made
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(connections, "create_engine", create)
+        yield
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_kind(request: pytest.FixtureRequest) -> str:
     """Runs a test once for each kind of database.
@@ -177,9 +204,14 @@ def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A SQLite database with the schema in it, to be copied."""
     path = tmp_path_factory.mktemp("schema") / "migrated.sqlite"
     migrate.upgrade(f"sqlite:///{path}")
-    with sqlite3.connect(path) as connection:
-        connection.execute("PRAGMA journal_mode = DELETE")
+    into_one_file(path)
     return path
+
+
+def into_one_file(database: Path) -> None:
+    """Leave nothing of a SQLite database in a log beside it, so that the file can be copied."""
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("PRAGMA journal_mode = DELETE")
 
 
 @pytest.fixture(scope="session")
@@ -190,27 +222,38 @@ def migrated_postgres(postgres_server: Postgres | PgBouncer) -> str:
     return "migrated"
 
 
+@pytest.fixture(scope="session")
+def files_in_ram(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A directory of this run, for databases that need not wait for a disk."""
+    with room("orchestrator-tests", tmp_path_factory) as path:
+        yield path
+
+
 @pytest.fixture
-def migrated_url(
-    request: pytest.FixtureRequest, database_kind: str, tmp_path: Path
-) -> Iterator[str]:
+def migrated_url(request: pytest.FixtureRequest, database_kind: str) -> Iterator[str]:
     """The URL of a database of this test's own with the schema in it, once for each kind."""
-    if database_kind == "sqlite":
-        copy = tmp_path / "orchestrator.sqlite"
-        shutil.copy(request.getfixturevalue("migrated_sqlite"), copy)
-        yield _own_installation(f"sqlite:///{copy}")
-        return
-    server: Postgres | PgBouncer = request.getfixturevalue("postgres_server")
+    kind = "sqlite" if database_kind == "sqlite" else "postgres"
+    with copy_of(request.getfixturevalue(f"migrated_{kind}"), request) as url:
+        yield url
+
+
+@contextmanager
+def copy_of(template: Path | str, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of a database that is a copy of a file, or of another one of the server."""
     name = f"test_{next(_database_numbers)}"
-    server.create_database(name, template=request.getfixturevalue("migrated_postgres"))
-    yield _own_installation(server.url(name))
-    server.drop_database(name)
-
-
-def _own_installation(url: str) -> str:
-    """Tell a copied schema from its template: storage in RAM is named after the installation."""
-    database = Database(url, pool_size=1)
-    with database.write() as connection:
-        connection.execute(update(installation).values(uuid=uuid.uuid4().hex))
-    database.close()
-    return url
+    own = uuid.uuid4().hex  # storage in RAM is named after the installation
+    if isinstance(template, Path):
+        directory: Path = request.getfixturevalue("files_in_ram") / name
+        directory.mkdir()
+        copy = shutil.copy(template, directory / "orchestrator.sqlite")
+        with closing(sqlite3.connect(copy)) as connection, connection:
+            connection.execute("UPDATE installation SET uuid = ?", (own,))
+        yield f"sqlite:///{copy}"
+        shutil.rmtree(directory, ignore_errors=True)
+    else:
+        server: Postgres | PgBouncer = request.getfixturevalue("postgres_server")
+        server.create_database(name, template)
+        renamed = sql.SQL("UPDATE installation SET uuid = {}").format(sql.Literal(own))
+        server.execute(renamed, name)
+        yield server.url(name)
+        server.drop_database(name)

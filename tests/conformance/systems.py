@@ -424,13 +424,13 @@ assert {system.kind for system in SYSTEMS.values()} == set(DRIVERS), "every driv
 
 
 def release_loops(path: Path) -> None:
-    for entry in Path("/sys/block").glob("loop*/loop/backing_file"):
+    for block in Path("/sys/block").glob("loop*"):
         try:
-            backing = entry.read_text()
+            backing = (block / "loop" / "backing_file").read_text()
         except OSError:
-            continue  # others' come and go
+            continue  # not in use, or one of others, which come and go
         if backing.startswith(f"{path}/"):
-            _run("losetup", "-d", f"/dev/{entry.parent.parent.name}")
+            _run("losetup", "-d", f"/dev/{block.name}")
 
 
 def _run(*command: str) -> None:

@@ -29,6 +29,9 @@ from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database
 from orchestrator.store.tables import event_chain, event_commits, event_objects, events
 from orchestrator.store.transaction import Transaction
+from tests.conftest import copy_of, into_one_file
+from tests.rigs.pgbouncer import PgBouncer
+from tests.rigs.postgres import Postgres
 
 KEY = b"the key of the installation"
 #: For a measurement by hand: a million.
@@ -43,15 +46,39 @@ FORGED = "its link does not fit: it was made without the key"
 SOURCE = Named(role="source", kind="volume", name="golden", id="a" * 32, backend="fast")
 
 
+@pytest.fixture(scope="module")
+def old_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As the first schema had it, and upgraded; to be copied."""
+    path = tmp_path_factory.mktemp("first") / "filled.sqlite"
+    fill_and_upgrade(f"sqlite:///{path}")
+    into_one_file(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def old_postgres(postgres_server: Postgres | PgBouncer) -> Iterator[str]:
+    """The same on a server: its name."""
+    postgres_server.create_database("first_chain")
+    fill_and_upgrade(postgres_server.url("first_chain"))
+    yield "first_chain"
+    postgres_server.drop_database("first_chain")
+
+
 @pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    """As the first schema had it, and upgraded."""
-    made = Database(database_url, pool_size=1)
-    migrate.upgrade(made.url, "0007")
-    fill(made, EVENTS)
-    migrate.upgrade(made.url)
-    yield made
-    made.close()
+def database(request: pytest.FixtureRequest, database_kind: str) -> Iterator[Database]:
+    kind = "sqlite" if database_kind == "sqlite" else "postgres"
+    with copy_of(request.getfixturevalue(f"old_{kind}"), request) as url:
+        made = Database(url, pool_size=1)
+        yield made
+        made.close()
+
+
+def fill_and_upgrade(url: str) -> None:
+    migrate.upgrade(url, "0007")
+    database = Database(url, pool_size=1)
+    fill(database, EVENTS)
+    database.close()
+    migrate.upgrade(url)
 
 
 def fill(database: Database, total: int) -> None:

@@ -25,24 +25,31 @@ from orchestrator.store.tables import lives as lives_table
 
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
+    """An empty one."""
     made = Database(database_url, pool_size=1)
     yield made
     made.close()
 
 
-def test_the_migrated_schema_is_the_one_the_code_uses(database: Database) -> None:
-    migrate.upgrade(database.url)
-    with database.read() as transaction:
+@pytest.fixture
+def upgraded(migrated_url: str) -> Iterator[Database]:
+    """One that was empty, and went through every migration."""
+    made = Database(migrated_url, pool_size=1)
+    yield made
+    made.close()
+
+
+def test_the_migrated_schema_is_the_one_the_code_uses(upgraded: Database) -> None:
+    with upgraded.read() as transaction:
         context = MigrationContext.configure(transaction.connection, opts={"compare_type": True})
         assert compare_metadata(context, metadata) == []
 
 
 def test_constraints_are_the_same_in_migrations_and_code(
-    database: Database, database_kind: str
+    upgraded: Database, database_kind: str
 ) -> None:
     """Autogeneration does not compare checks; they hold the invariants."""
-    migrate.upgrade(database.url)
-    with database.read() as transaction:
+    with upgraded.read() as transaction:
         inspector = inspect(transaction.connection)
         for table in metadata.sorted_tables:
             migrated = {found["name"] for found in inspector.get_check_constraints(table.name)}
@@ -56,25 +63,23 @@ def test_constraints_are_the_same_in_migrations_and_code(
             assert {str(index.name) for index in table.indexes} <= migrated_indexes
 
 
-def test_downgrade_removes_everything_and_upgrade_brings_it_back(database: Database) -> None:
-    migrate.upgrade(database.url)
-    migrate.downgrade(database.url, "base")
-    with database.read() as transaction:
+def test_downgrade_removes_everything_and_upgrade_brings_it_back(upgraded: Database) -> None:
+    migrate.downgrade(upgraded.url, "base")
+    with upgraded.read() as transaction:
         inspector = inspect(transaction.connection)
         assert set(inspector.get_table_names()) <= {"alembic_version"}
         assert inspector.get_view_names() == []
-    migrate.upgrade(database.url)
-    assert migrate.check(database.url) is None
+    migrate.upgrade(upgraded.url)
+    assert migrate.check(upgraded.url) is None
 
 
-def test_the_views_for_audits_are_those_that_may_be_granted(database: Database) -> None:
-    migrate.upgrade(database.url)
-    with database.read() as transaction:
+def test_the_views_for_audits_are_those_that_may_be_granted(upgraded: Database) -> None:
+    with upgraded.read() as transaction:
         assert sorted(inspect(transaction.connection).get_view_names()) == sorted(VIEWS)
-    migrate.downgrade(database.url, "0008")
-    with database.read() as transaction:
+    migrate.downgrade(upgraded.url, "0008")
+    with upgraded.read() as transaction:
         assert inspect(transaction.connection).get_view_names() == []
-    migrate.upgrade(database.url)
+    migrate.upgrade(upgraded.url)
 
 
 def test_a_schema_that_is_behind_is_told_with_the_remedy(database: Database) -> None:
@@ -83,15 +88,14 @@ def test_a_schema_that_is_behind_is_told_with_the_remedy(database: Database) -> 
     assert migrate.check(database.url) is None
 
 
-def test_a_schema_of_a_later_version_is_left_alone(database: Database) -> None:
-    migrate.upgrade(database.url)
-    with database.write() as transaction:
+def test_a_schema_of_a_later_version_is_left_alone(upgraded: Database) -> None:
+    with upgraded.write() as transaction:
         transaction.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    assert "at 9999, which is newer than this version knows" in (migrate.check(database.url) or "")
+    assert "at 9999, which is newer than this version knows" in (migrate.check(upgraded.url) or "")
     with pytest.raises(Conflict, match="install the version that brought it there"):
-        migrate.upgrade(database.url)
+        migrate.upgrade(upgraded.url)
     with pytest.raises(Conflict, match="restore a backup"):
-        migrate.downgrade(database.url, "base")
+        migrate.downgrade(upgraded.url, "base")
 
 
 @pytest.mark.parametrize("work", [migrate.upgrade, migrate.downgrade])
@@ -102,22 +106,22 @@ def test_a_revision_that_is_not_known_is_refused_by_name(
         work(database.url, "0099")
 
 
+@pytest.mark.either_database
 @pytest.mark.parametrize("part", ["api", "worker", "scheduler"])
 @pytest.mark.parametrize("revision", ["0009", "9999"])
 def test_no_part_starts_on_a_schema_that_it_does_not_know(
-    database: Database, tmp_path: Path, broker_url: str, part: str, revision: str
+    upgraded: Database, tmp_path: Path, broker_url: str, part: str, revision: str
 ) -> None:
-    migrate.upgrade(database.url)
     if revision == "9999":
-        with database.write() as transaction:
+        with upgraded.write() as transaction:
             transaction.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     else:
-        migrate.downgrade(database.url, revision)
+        migrate.downgrade(upgraded.url, revision)
     ended = subprocess.run(
         [sys.executable, "-m", "orchestrator", part, "--data", str(tmp_path)],
         env={
             **os.environ,
-            "ORCHESTRATOR_DATABASE__URL": database.url,
+            "ORCHESTRATOR_DATABASE__URL": upgraded.url,
             "ORCHESTRATOR_BROKER__URL": broker_url,
         },
         capture_output=True,
@@ -130,27 +134,25 @@ def test_no_part_starts_on_a_schema_that_it_does_not_know(
 
 
 def test_a_schema_that_changes_under_a_service_is_told_until_it_is_right_again(
-    database: Database,
+    upgraded: Database,
 ) -> None:
-    migrate.upgrade(database.url)
-    service = Database(database.url, known_schema=True)
+    service = Database(upgraded.url, known_schema=True)
     count = select(func.count()).select_from(lives_table)
     assert service.look(lambda transaction: transaction.execute(count).scalar_one()) == 1
-    migrate.downgrade(database.url, "0009")
+    migrate.downgrade(upgraded.url, "0009")
     for _ in range(2):
         with pytest.raises(Unavailable, match=r"at 0009, this version needs .* db upgrade"):
             service.look(lambda transaction: transaction.execute(count).scalar_one())
-    migrate.upgrade(database.url)
+    migrate.upgrade(upgraded.url)
     assert service.look(lambda transaction: transaction.execute(count).scalar_one()) == 1
     service.close()
 
 
-def test_upgrading_twice_keeps_the_installation(database: Database) -> None:
-    migrate.upgrade(database.url)
-    with database.read() as transaction:
+def test_upgrading_twice_keeps_the_installation(upgraded: Database) -> None:
+    with upgraded.read() as transaction:
         first = transaction.execute(select(installation.c.uuid)).scalar_one()
-    migrate.upgrade(database.url)
-    with database.read() as transaction:
+    migrate.upgrade(upgraded.url)
+    with upgraded.read() as transaction:
         assert transaction.execute(select(installation.c.uuid)).scalar_one() == first
 
 
@@ -179,24 +181,22 @@ def test_a_database_in_use_keeps_its_rows_and_goes_on_in_its_first_life(
         assert lives.present(transaction) == life
 
 
-def test_a_new_database_begins_with_a_life_of_its_own(database: Database) -> None:
-    migrate.upgrade(database.url)
-    with database.read() as transaction:
+def test_a_new_database_begins_with_a_life_of_its_own(upgraded: Database) -> None:
+    with upgraded.read() as transaction:
         life = lives.present(transaction)
     assert life.epoch > 0
     assert len(life.life) == 32
 
 
-def test_snapshots_keep_the_order_they_had(database: Database) -> None:
-    migrate.upgrade(database.url)
-    migrate.downgrade(database.url, "0010")
+def test_snapshots_keep_the_order_they_had(upgraded: Database) -> None:
+    migrate.downgrade(upgraded.url, "0010")
     now = datetime(2026, 5, 1, tzinfo=UTC)
     rows = [
         # (id, made by job, state): the first is the oldest; one was removed, one is being made.
         ("e", None, "available"), ("d", 3, "available"), ("c", 4, "removed"),
         ("b", 7, "error"), ("a", 9, "pending"),
     ]  # fmt: skip
-    with database.write() as transaction:
+    with upgraded.write() as transaction:
         transaction.execute(insert(backends).values(name="b", driver="memory", created_at=now))
         for volume in ("v1", "v2"):
             transaction.execute(
@@ -220,18 +220,18 @@ def test_snapshots_keep_the_order_they_had(database: Database) -> None:
                         "job": job, "now": now, "gone": gone,
                     },
                 )  # fmt: skip
-    migrate.upgrade(database.url)
-    with database.read() as transaction:
+    migrate.upgrade(upgraded.url)
+    with upgraded.read() as transaction:
         for volume in ("v1", "v2"):
             query = select(snapshots.c.name, snapshots.c.position)
             found = transaction.execute(query.where(snapshots.c.volume_id == volume)).all()
             assert dict(found) == {
                 "e": 1, "d": 2, "c": None, "b": 3, "a": None,
             }  # fmt: skip
-    migrate.downgrade(database.url, "0010")
-    with database.read() as transaction:
+    migrate.downgrade(upgraded.url, "0010")
+    with upgraded.read() as transaction:
         assert transaction.execute(text("SELECT count(*) FROM snapshots")).scalar() == 10
-    migrate.upgrade(database.url)
+    migrate.upgrade(upgraded.url)
 
 
 def test_what_jobs_are_about_is_kept_upwards_and_downwards(database: Database) -> None:
