@@ -15,6 +15,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.rigs.commands import run_command
+
 #: However slow the machine is.
 START_SECONDS = 180.0
 
@@ -92,14 +94,7 @@ class Product:
 
     def run(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         """Run the command line."""
-        return subprocess.run(
-            [sys.executable, "-m", "orchestrator", *arguments],
-            env={**self.env, **more},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        return run_command(arguments, {**self.env, **more})
 
     def start(self) -> None:
         """Bring it up and wait until it is ready."""
@@ -166,14 +161,14 @@ def free_port() -> int:
         return port
 
 
-@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+@pytest.fixture(scope="package", params=["sqlite", "postgresql"])
 def product_kind(request: pytest.FixtureRequest) -> str:
     """Brings the product up once on each kind of database."""
     kind: str = request.param
     return kind
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def product(
     request: pytest.FixtureRequest, product_kind: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Product]:

@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from tests.rigs.commands import run_command
+
 pytestmark = pytest.mark.either_database
 
 FAR = "2099-01-01T00:00:00Z"
@@ -45,9 +47,7 @@ class Shell:
     def run(
         self, *words: str, env: dict[str, str] | None = None, stdin: str = ""
     ) -> subprocess.CompletedProcess[str]:
-        with self.start(*words, env=env) as process:
-            out, err = process.communicate(stdin, timeout=90)
-        return subprocess.CompletedProcess(words, process.returncode, out, err)
+        return run_command(words, {**self.env, **(env or {})}, stdin)
 
     def ok(self, *words: str) -> str:
         """The output of a command that must be done."""

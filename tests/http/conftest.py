@@ -111,7 +111,7 @@ class Api:
         Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def begin_api(
     migrated_sqlite: Path, broker_server: EmbeddedBroker, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[..., Api]]:
@@ -132,13 +132,13 @@ def begin_api(
         shutil.rmtree(api.directory, ignore_errors=True)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def api(begin_api: Callable[..., Api]) -> Api:
     """A service that tests share which change nothing for others."""
     return begin_api("")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def hasty(begin_api: Callable[..., Api]) -> Api:
     """A service that waits for nobody, and serves few."""
     return begin_api("[api]\nrequest_seconds = 0.5\nmax_connections = 8\n")

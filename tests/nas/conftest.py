@@ -159,7 +159,7 @@ OWN = [name for name, kind in KINDS.items() if kind.own]
 
 
 class Storages:
-    """Storages that a whole run shares, each begun when it is first asked for."""
+    """Storages that all tests here share, each begun when it is first asked for."""
 
     def __init__(self, directory: Path, product: Callable[[], Product]) -> None:
         self._directory = directory
@@ -184,7 +184,7 @@ class Storages:
             kind.end(storage)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def storages(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Storages]:
@@ -294,7 +294,7 @@ class Nas:
             client.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def nas_product(
     broker_server: EmbeddedBroker, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Nas]:

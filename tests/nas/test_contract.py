@@ -876,7 +876,7 @@ def sentence_of(refused: Exception) -> str:
     return sentence
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def dummy(storages: Storages) -> StorageBackend:
     """One that examples share: what one of them has made is there for the next."""
     return storages.fresh("dummy")
