@@ -20,7 +20,7 @@ from schemathesis.specs.openapi.checks import (
 from tests.acceptance.conftest import Product
 
 #: Requests made up for each operation, each time and with the slow tests.
-FEW, MANY = 3, 12
+FEW, MANY = 1, 12
 #: The stream of events has no end, so it cannot be asked for like the others.
 ENDLESS = "/v1/events"
 

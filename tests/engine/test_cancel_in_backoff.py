@@ -478,7 +478,15 @@ HANGS = [
 @pytest.mark.skipif(not loops.available(), reason="loop devices need root")
 @pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("effect", [False, True], ids=["before it", "after it"])
-@pytest.mark.parametrize("hang", HANGS, ids=[hang.script for hang in HANGS])
+@pytest.mark.parametrize(
+    "hang",
+    # Each takes the time that the script has.
+    [
+        pytest.param(hang, marks=[] if hang.script in ("grow", "attach") else pytest.mark.slow)
+        for hang in HANGS
+    ],
+    ids=[hang.script for hang in HANGS],
+)
 def test_a_script_that_hangs(
     on_provider: Audited, provider: Provider, hang: Hang, effect: bool
 ) -> None:

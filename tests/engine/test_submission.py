@@ -115,6 +115,7 @@ REFUSED: list[tuple[dict[str, Any], type[Problem], str]] = [
 ]
 
 
+@pytest.mark.either_database
 @pytest.mark.parametrize(
     ("request_", "problem", "field"), REFUSED, ids=lambda value: getattr(value, "__name__", None)
 )

@@ -35,7 +35,11 @@ def _pytest(installed: Path, *arguments: str) -> str:
     """What pytest says in a process of its own that has the distribution on its path."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *arguments],
+        [
+            *(sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider"),
+            # Of its own: at its end pytest tidies up what other runs have left where all are.
+            *(f"--basetemp={installed.parent / 'run'}", *arguments),
+        ],
         cwd=ROOT,
         env={**inherited, "PYTHONPATH": str(installed)},
         capture_output=True,
