@@ -72,6 +72,17 @@ def test_a_command_ends_with_the_work_that_it_is_part_of(tmp_path: Path) -> None
     assert members(int((tmp_path / "group").read_text())) == []
 
 
+def test_a_command_does_nothing_more_once_the_lease_is_lost(tmp_path: Path) -> None:
+    def lose(_number: int) -> None:
+        if (tmp_path / "begun").exists():
+            raise LeaseLost
+
+    script = f"trap 'touch {tmp_path}/cleaned' TERM; touch {tmp_path}/begun; sleep 1000 & wait; :"
+    with pytest.raises(LeaseLost):
+        _run(_sh(script), Claim(at_checkpoint=lose))
+    assert not (tmp_path / "cleaned").exists()
+
+
 def test_the_table_of_a_driver_turns_statuses_into_errors() -> None:
     errors = {5: InUse, 6: BackendBusy}
     for status, kind in ((5, InUse), (6, BackendBusy), (7, BackendError)):

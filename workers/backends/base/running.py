@@ -12,7 +12,7 @@ from contextlib import suppress
 from tempfile import TemporaryFile
 from typing import BinaryIO, Protocol
 
-from orchestrator.domain.errors import BackendError, TimedOut
+from orchestrator.domain.errors import BackendError, Problem, TimedOut
 from workers.backends.base.call import Call
 from workers.backends.base.commands import KEPT_BYTES, Command, Ran
 from workers.backends.base.processes import holding, kill
@@ -129,12 +129,19 @@ class Running:
     def wait(self, watch: Watch | None, *, seconds: float | None = None) -> Ran:
         """Let it run, and wait for its end. None of it is left if this raises.
 
+        At its time limit, and where the work is stopped by a `Problem`, it is asked to end first.
+        Where anything else stops it, the lease may be another's already: it is killed at once.
+
         Raises `TimeoutError`, `OutputHeld`, and what ``watch.checkpoint`` raises, which is called
         now and then. ``seconds``: its time limit, unless it is the command's own.
         """
         try:
             self._open_gate()
             self._watch(self._command.seconds if seconds is None else seconds, watch)
+        except (TimeoutError, Problem):
+            # The lease is still there: it may clean up.
+            self._terminate()
+            raise
         finally:
             self.stop()
             ran = Ran(
@@ -163,10 +170,7 @@ class Running:
 
     def stop(self) -> None:
         """Leave nothing of a command that has not ended well, and let go of its output."""
-        unended = self._process.poll() is None
-        if unended:
-            self._terminate()
-        if unended or self._process.returncode != 0:
+        if self._process.poll() != 0:
             kill(self.group)
             self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
