@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.domain.errors import Problem
+from orchestrator.domain.errors import InUse, Problem
 from tests.conformance.calls import Claim, new_volume
 from tests.conformance.systems import INSTALLATION, Files
+from workers.backends.base import blockdevices
 from workers.backends.base.references import VolumeRef
+from workers.backends.file import uses
 from workers.backends.file.driver import FileDriver
 
 MIB = 2**20
@@ -44,6 +46,15 @@ def needs_program(program: str) -> None:
 def needs_root() -> None:
     if os.geteuid() != 0:
         pytest.skip("becoming another user needs root")
+
+
+@contextmanager
+def in_use(match: str | None = None) -> Iterator[pytest.ExceptionInfo[InUse]]:
+    """It is refused as in use, by somebody who stays: nobody need wait for them to let go."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(InUse, match=match) as told:
+        for module in (uses, blockdevices):
+            patch.setattr(module, "_LET_GO", 0.0)
+        yield told
 
 
 @contextmanager

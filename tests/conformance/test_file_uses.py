@@ -13,7 +13,16 @@ import pytest
 
 from orchestrator.domain.errors import Conflict, Drift, InUse, Unsupported
 from tests.conformance.calls import Claim, new_snapshot, new_volume
-from tests.conformance.images import MIB, attachable, made, needs_program, needs_root, run, user_of
+from tests.conformance.images import (
+    MIB,
+    attachable,
+    in_use,
+    made,
+    needs_program,
+    needs_root,
+    run,
+    user_of,
+)
 from tests.conformance.systems import Files, XfsFiles
 from workers.backends.base.facts import VolumeFacts, there
 from workers.backends.base.references import SnapshotRef, VolumeRef
@@ -57,7 +66,7 @@ def test_an_image_that_a_process_has_open_is_in_use(files: Files) -> None:
             if what == "delete_snapshot":  # nobody uses that
                 end()
                 continue
-            with pytest.raises(InUse) as told:
+            with in_use() as told:
                 end()
             assert "snapshots" in told.value.detail or "sh (process" in told.value.detail, what
         assert files.read(volume, 6) == b"before"
@@ -73,7 +82,7 @@ def test_a_user_in_another_namespace_is_one(files: Files, namespace: str) -> Non
     volume = made(files)
     with (
         user_of(files.image(volume), *NAMESPACES[namespace]),
-        pytest.raises(InUse, match=r"sh \(process"),
+        in_use(r"sh \(process"),
     ):
         files.driver.remove(volume, Claim())
     assert files.driver.remove(volume, Claim()).found
@@ -97,7 +106,7 @@ def test_where_there_are_no_leases_the_host_s_processes_are_looked_through(files
 
 def test_a_reader_is_a_user_too_and_one_who_only_looks_is_none(files: Files) -> None:
     driver, volume = files.driver, made(files)
-    with user_of(files.image(volume), mode="<"), pytest.raises(InUse):
+    with user_of(files.image(volume), mode="<"), in_use():
         driver.remove(volume, Claim())
     looking = os.open(files.image(volume), os.O_PATH)
     try:
@@ -152,10 +161,10 @@ def test_a_volume_whose_image_is_open_stays_attached(files: Files) -> None:
     device = driver.attach(volume, Claim())
     uri = device.uris[0].removeprefix("kvm:file:")
     with user_of(Path(uri)):
-        with pytest.raises(InUse, match="process"):
+        with in_use("process"):
             driver.detach(volume, Claim())
         assert driver.devices(volume) == [device]
-        with pytest.raises(InUse, match="process"):
+        with in_use("process"):
             driver.rename(volume, "other", Claim())
         assert driver.attach(volume, Claim()) == device
     driver.rename(volume, "other", Claim())
@@ -186,7 +195,7 @@ def test_what_is_written_through_the_file_is_not_copied_torn(files: Files) -> No
             if isinstance(files, XfsFiles):
                 take()
             else:
-                with pytest.raises(InUse, match="process"):
+                with in_use("process"):
                     take()
     if isinstance(files, XfsFiles):
         return
@@ -281,7 +290,7 @@ def test_who_opens_an_image_while_it_is_wiped_stops_that(files: Files) -> None:
             if number == 3:
                 kept.enter_context(user_of(files.image(volume)))
 
-        with pytest.raises(InUse, match="process"):
+        with in_use("process"):
             files.driver.wipe(volume, Claim(at_checkpoint=start))
     assert files.read(volume, 1, 15 * MIB) == b"x"
     files.driver.wipe(volume, Claim())
@@ -332,7 +341,7 @@ def test_a_device_mounted_in_another_namespace_is_in_use(files: Files, tmp_path:
     ) as user:
         assert user.stdout is not None
         assert user.stdout.readline() == "mounted\n"
-        with pytest.raises(InUse):
+        with in_use():
             driver.detach(volume, Claim())
         assert driver.devices(volume) == [device]
         user.communicate("go on\n")

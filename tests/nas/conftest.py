@@ -295,11 +295,9 @@ class Nas:
 
 
 @pytest.fixture(scope="package")
-def nas_product(
-    broker_server: EmbeddedBroker, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Nas]:
+def nas_product(broker_server: EmbeddedBroker, files_in_ram: Path) -> Iterator[Nas]:
     """The running product with its tokens, shared by all tests."""
-    directory = tmp_path_factory.mktemp("nas-product")
+    directory = files_in_ram / "nas-product"
     product = Product(directory, broker_url=broker_server.url)
     with product.config.open("a") as config:
         config.write(_V3)
