@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,14 @@ class Engine:
         for worker in (self.worker, *self._others):
             worker.close()
         self.database.close()
+
+
+@pytest.fixture
+def tmp_path(files_in_ram: Path) -> Iterator[Path]:
+    """What is tried here is the engine: neither it nor its volumes need wait for a disk."""
+    directory = Path(tempfile.mkdtemp(dir=files_in_ram))
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest.fixture
