@@ -8,8 +8,10 @@ STAMP := $(VENV)/.installed
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-header --upgrade pyproject.toml
 
-# Tests start the product thousands of times: what was compiled once is kept.
-PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+# Tests start the product thousands of times: what was compiled once is kept. They also wait, for
+# processes and time limits: one process more than there are processors, up to 4, keeps those busy.
+PROCESSES := $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 4 ? n + 1 : 4)))
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal
 
 # What `make field` runs on a distribution's PostgreSQL, and again behind pgbouncer.
 FIELD := tests/engine/test_submission.py tests/engine/test_execution.py tests/engine/test_backups.py

@@ -122,7 +122,13 @@ def _works(make_parts: MakeParts, url: str) -> None:
     assert worker.stop() == 0
 
 
-@pytest.mark.parametrize("scheme", ["unix://{path}?db=1", "redis+socket://{path}?virtual_host=1"])
+@pytest.mark.parametrize(
+    "scheme",
+    [
+        "unix://{path}?db=1",
+        pytest.param("redis+socket://{path}?virtual_host=1", marks=pytest.mark.slow),
+    ],
+)
 def test_a_socket(make_parts: MakeParts, path: str, server: redis.Redis, scheme: str) -> None:
     _works(make_parts, scheme.format(path=path))
     assert server.dbsize() == 0, "not the database that was asked for"
@@ -133,7 +139,7 @@ def test_valkey(make_parts: MakeParts, door: Door) -> None:
 
 
 @needs_openssl
-@pytest.mark.parametrize("scheme", ["rediss", "valkeys"])
+@pytest.mark.parametrize("scheme", ["rediss", pytest.param("valkeys", marks=pytest.mark.slow)])
 def test_a_server_that_an_authority_vouches_for(
     make_parts: MakeParts, certificate: Path, door: Door, scheme: str
 ) -> None:

@@ -17,6 +17,7 @@ _SHORT = {"visibility_timeout": 1, "unacked_restore_interval": 1, "unacked_resto
 # -- twice ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_plain_task_longer_than_the_visibility_timeout_is_begun_again_while_it_runs(
     make_plain: MakePlain,
 ) -> None:
@@ -57,6 +58,7 @@ def test_a_wake_up_delivered_twice_runs_the_job_once(
 # -- held back ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_plain_tasks_are_held_behind_a_long_one_while_another_worker_idles(
     make_plain: MakePlain, server: redis.Redis
 ) -> None:
@@ -118,6 +120,7 @@ def test_a_wake_up_that_a_full_worker_reads_reaches_one_that_idles(parts: Parts)
 # -- in order -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_plain_priorities_that_share_a_list_are_not_kept(make_plain: MakePlain) -> None:
     plain = make_plain()
     for priority in (2, 1, 0):
@@ -148,6 +151,7 @@ def test_jobs_are_claimed_and_done_in_the_order_of_priority_then_submission(part
 # -- to one that leaves -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_plain_task_that_outlives_the_patience_of_a_shutdown_is_lost(
     make_plain: MakePlain, server: redis.Redis
 ) -> None:
@@ -203,6 +207,7 @@ def test_a_job_without_a_safe_point_is_left_after_its_time_and_finished_by_anoth
 # -- to one that has long been idle -------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_blocking_read_longer_than_the_socket_timeout_fails(broker: EmbeddedBroker) -> None:
     url = redis_client_url(broker.url)
     with (

@@ -35,6 +35,7 @@ def mishap(request: pytest.FixtureRequest, broker: EmbeddedBroker, server: redis
     return happen
 
 
+@pytest.mark.slow
 def test_plain_tasks_that_wait_are_gone_when_redis_is_emptied(
     make_plain: MakePlain, server: redis.Redis
 ) -> None:
@@ -47,6 +48,7 @@ def test_plain_tasks_that_wait_are_gone_when_redis_is_emptied(
     assert plain.journal() == ["after done"]
 
 
+@pytest.mark.slow
 def test_a_plain_worker_reads_no_more_after_an_acknowledgement_that_failed(
     make_plain: MakePlain, broker: EmbeddedBroker
 ) -> None:

@@ -25,6 +25,7 @@ def full(server: redis.Redis) -> Iterator[None]:
 # -- queues without workers -------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_plain_tasks_for_a_queue_without_workers_pile_up_in_redis(
     make_plain: MakePlain, server: redis.Redis
 ) -> None:
@@ -64,6 +65,7 @@ def _tries(server: redis.Redis) -> int:
 # -- no room: refused ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("full")
 def test_a_plain_task_is_refused_by_a_redis_that_is_full(make_plain: MakePlain) -> None:
     plain = make_plain()
@@ -122,6 +124,7 @@ def _fill(server: redis.Redis, queue: str) -> None:
     until(thrown_away, f"{queue} was thrown away")
 
 
+@pytest.mark.slow
 def test_plain_tasks_are_thrown_away_without_a_word_by_a_redis_that_makes_room(
     make_plain: MakePlain, server: redis.Redis
 ) -> None:

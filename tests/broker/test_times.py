@@ -27,6 +27,7 @@ def test_a_plain_task_with_a_countdown_beyond_the_visibility_timeout_runs_more_t
     until(lambda: plain.journal().count("later done") > 1, "it ran more than once")
 
 
+@pytest.mark.slow
 def test_a_plain_task_with_a_countdown_is_gone_when_redis_is_emptied(
     make_plain: MakePlain, server: redis.Redis
 ) -> None:

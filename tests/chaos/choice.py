@@ -18,7 +18,7 @@ from tests.chaos.faults import FAULTS, Alternating
 
 #: What the short form tries: tests, and cells in each.
 _SHORT_TESTS = 14
-_SHORT_CELLS = 3
+_SHORT_CELLS = 2
 _DEFAULT_SEED = 1
 #: Parts that the cases are spread over in the long form.
 PARTS = 8

@@ -199,6 +199,7 @@ def test_a_look_at_a_failing_disk_says_what_is_so_or_fails(
     raise AssertionError("more system calls than expected")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS if CHOICE.long else ["EIO"])
 def test_an_export_on_a_failing_disk_is_whole_or_not_there(
     disk: FaultFs, grounds: Grounds, fault: str

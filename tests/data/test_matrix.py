@@ -23,7 +23,14 @@ pytestmark = pytest.mark.timeout(1800)
 
 
 @pytest.mark.parametrize("part", CHOICE.parts)
-@pytest.mark.parametrize("ground", GROUNDS)
+@pytest.mark.parametrize(
+    "ground",
+    # Providers have many manners, which are tried with the slow tests.
+    [
+        pytest.param(name, marks=pytest.mark.slow if name.startswith("extstorage,") else [])
+        for name in GROUNDS
+    ],
+)
 def test_nothing_is_lost(
     grounds: Grounds, record: Record, subtests: pytest.Subtests, ground: str, part: int
 ) -> None:

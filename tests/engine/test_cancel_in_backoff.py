@@ -101,7 +101,16 @@ CASES = [
     Case(of_policy("policy.set_rules", params={"rules": ["10.2.0.1"]}), "set_rules", (POLICY,)),
     Case(act("policy.assign", "a", policy="web"), "assign_policy", (POLICY,)),
 ]
-EACH = pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+#: Those tried each time; the others with the slow tests.
+OFTEN = {"grow", "rename", "rollback", "remove", "attach", "delete_snapshot", "assign_policy"}
+EACH = pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=[] if case.operation in OFTEN else pytest.mark.slow)
+        for case in CASES
+    ],
+    ids=[case.name for case in CASES],
+)
 
 
 def canceled_in_back_off(audited: Audited, case: Case, fault: str) -> Any:

@@ -123,7 +123,7 @@ def test_a_hook_that_fails_after_is_told_with_the_result(engine: Engine, hooks: 
     ("body", "mode", "told"),
     [
         ("sleep 1000", 0o755, "did not end within 3 s"),
-        ("sleep 1000 &", 0o755, "holds its output open"),
+        pytest.param("sleep 1000 &", 0o755, "holds its output open", marks=pytest.mark.slow),
         ("kill -9 $$", 0o755, "was killed by signal 9 (SIGKILL)"),
         ("true", 0o777, "others may write to"),
     ],
