@@ -211,7 +211,7 @@ def test_an_action_is_a_method_of_its_room(service: Service, use: Use) -> None:
     }
 
 
-#: What an argument may be, by its name; text elsewhere.
+#: What an argument may be, by its name; text or a list of it elsewhere.
 ARGUMENTS = {
     **{"size": "1G", "length": "1G", "offset": 512, "finding": 1, "what": ["size"]},
     **{"image": "/srv/a.raw", "target": "/srv/a.raw", "metadata": {"owner": "ops"}},
@@ -231,7 +231,8 @@ def test_what_a_method_sends_is_what_its_action_takes(service: Service, name: st
         for argument in inspect.signature(method).parameters.values():
             if argument.kind is not inspect.Parameter.VAR_KEYWORD:
                 flag = argument.default is False
-                given[argument.name] = flag or ARGUMENTS.get(argument.name, "fast")
+                text = ["fast"] if argument.annotation == "Sequence[str]" else "fast"
+                given[argument.name] = flag or ARGUMENTS.get(argument.name, text)
         method(**given)
     sent = parse_request(json.loads(service.requests[0]["body"]))
     assert sent.action == name
