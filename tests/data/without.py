@@ -65,7 +65,7 @@ def _without_use() -> list[Undo]:
     """Whether somebody else has an image open is not asked."""
 
     @contextmanager
-    def carefree(_image: Any) -> Iterator[Callable[[], None]]:
+    def carefree(*_: Any, **__: Any) -> Iterator[Callable[[], None]]:
         yield lambda: None
 
     return _function(uses.alone, carefree)
