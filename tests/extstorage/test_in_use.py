@@ -197,6 +197,27 @@ def test_what_is_used_is_left_in_peace(
     driver.remove(volume, Claim(), wipe=True)
 
 
+def test_a_device_that_cannot_be_looked_at_is_not_gone(make: Make) -> None:
+    """Its path is a symbolic link, which leads nowhere for a moment."""
+    provider = make(STANDING)
+    driver, volume = provider.driver(), new_volume("vm1")
+    driver.create(volume, MIB, {}, Claim())
+    link = Path(str(driver.attach(volume, Claim()).path))
+    device = link.readlink()
+    link.unlink()
+    link.symlink_to(link)
+    before = len(provider.calls)
+    for call in (driver.detach, driver.remove):
+        with pytest.raises(BackendError, match="symbolic links"):
+            call(volume, Claim())
+    assert "detach" not in provider.calls[before:]
+    link.unlink()
+    link.symlink_to(device)
+    assert driver.devices(volume)
+    driver.detach(volume, Claim())
+    assert driver.devices(volume) == []
+
+
 def test_a_partition_of_it_counts(provider: Provider, volume: VolumeRef, tmp_path: Path) -> None:
     device = run("losetup", "--find", "--show", "--partscan", str(provider.image(volume.id)))
     run("addpart", device, "1", "2048", "65536")

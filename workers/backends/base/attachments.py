@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.domain.errors import BackendBusy, BackendError, BackendUnavailable
+from orchestrator.domain.errors import BackendBusy, BackendUnavailable
 from orchestrator.machine import boot_id
 from workers.backends.base import blockdevices
 from workers.backends.base.blockdevices import Disk
@@ -71,7 +71,10 @@ class Attached:
         new.replace(self._room / volume_id)
 
     def of(self, volume_id: str) -> Found | None:
-        """The device that is still there; None if there is none."""
+        """The device that is still there; None if there is none.
+
+        Raises `BackendError` if that cannot be determined.
+        """
         try:
             known = json.loads((self._room / volume_id).read_text())
         except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -81,9 +84,8 @@ class Attached:
         device = Device(path=known["path"], uris=tuple(known["uris"]))
         if device.path is None:
             return Found(device, None)
-        try:
-            disk = blockdevices.look_at(device.path)
-        except (OSError, BackendError):
+        disk = blockdevices.present_at(device.path)
+        if disk is None:
             return None
         # A loop device stays when what it showed is gone, and has no size then; or it has
         # been given something else to show.

@@ -64,6 +64,22 @@ def look_at(path: str) -> Disk:
     return Disk(found.st_rdev, sequence, size_of(found.st_rdev))
 
 
+def present_at(path: str) -> Disk | None:
+    """The same; None if there is no block device at a path any more.
+
+    Raises `BackendError` if that cannot be determined: a device that may not be looked at is there.
+    """
+    try:
+        return look_at(path)
+    except (BackendError, FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        if error.errno == errno.ENODEV:  # it goes while it is being looked at
+            return None
+        with told(path):
+            raise
+
+
 def size_of(number: int) -> int:
     """Bytes that a block device has."""
     return int((entry_of(number) / "size").read_text()) * _SECTOR

@@ -109,7 +109,7 @@ def openers(numbers: set[int], own: int) -> dict[int, str]:
                 f"the open files of process {pid} may not be looked at, so it is not known whether "
                 "it uses a device: run the worker as root, or with CAP_SYS_PTRACE"
             ) from None
-        except OSError:  # ended meanwhile
+        except (FileNotFoundError, ProcessLookupError):  # ended meanwhile
             continue
         for descriptor in descriptors:
             if pid == me and int(descriptor) == own:

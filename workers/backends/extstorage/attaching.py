@@ -9,7 +9,6 @@ from typing import TypeVar
 
 from orchestrator.domain.errors import (
     BackendBusy,
-    BackendError,
     Drift,
     InUse,
     NoDevice,
@@ -219,10 +218,9 @@ def block_device(device: Found) -> str:
 
 
 def _is_still_there(device: Found) -> bool:
-    """Whether there is a device that shows just now what it did."""
-    if device.path is None:
-        return False
-    try:
-        return device.is_still(blockdevices.look_at(device.path))
-    except (OSError, BackendError):
-        return False
+    """Whether there is a device that shows just now what it did.
+
+    Raises `BackendError` if that cannot be determined.
+    """
+    disk = None if device.path is None else blockdevices.present_at(device.path)
+    return disk is not None and device.is_still(disk)
