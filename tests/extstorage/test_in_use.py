@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import pytest
 
@@ -129,13 +130,16 @@ def test_a_user_without_a_device_node_is_one(upper: bool, tmp_path: Path) -> Non
     image.write_bytes(bytes(MIB))
     device = run("losetup", "--find", "--show", str(image))
     above = run("losetup", "--find", "--show", device) if upper else None
+    with TemporaryFile(dir="/dev/shm") as file:
+        file.truncate(MIB)
+        beside = run("losetup", "--find", "--show", f"/proc/{os.getpid()}/fd/{file.fileno()}")
     try:
         command = ["unshare", "--mount", "sh", "-c", _IN_CONTAINER, "sh", device, str(tmp_path)]
         done = subprocess.run(
             [*command, sys.executable, _CLAIM], capture_output=True, text=True, check=False
         )
     finally:
-        for one in filter(None, (above, device)):
+        for one in filter(None, (above, device, beside)):
             run("losetup", "--detach", one)
     if above is None:
         assert done.stdout == "nobody uses it\n", done.stderr
