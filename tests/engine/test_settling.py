@@ -16,9 +16,10 @@ from orchestrator.domain.errors import InUse
 from orchestrator.jobs.intake import set_accepting
 from orchestrator.resources.policy.views import list_policies
 from orchestrator.settings import Settings
+from orchestrator.store import migrate
 from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database
-from orchestrator.store.tables import events, jobs, volumes
+from orchestrator.store.tables import backends, events, jobs, volumes
 from tests.conformance.systems import release_loops
 from tests.engine.conftest import Engine, Worker, act, create, grow
 from tests.engine.disks import Disk
@@ -258,6 +259,22 @@ def test_what_a_failed_create_has_left_is_taken_away(settled: Settled) -> None:
     assert looked["result"]["settled"] == "removed"
     assert (settled.engine.volumes(), list(_driver(settled.engine).list_volumes())) == ({}, [])
     settled.do(create("a"))
+
+
+def test_what_was_in_error_when_versions_began_to_be_kept_is_not_taken_away(
+    settled: Settled,
+) -> None:
+    settled.do(create("a"))
+    lost_sight(settled, grow("a", "2M"), "grow", "fail")
+    url = settled.engine.database.url
+    migrate.downgrade(url, "0007")
+    migrate.upgrade(url)
+    with settled.engine.database.write() as connection:
+        # A database of that time has no lease yet, nor has its storage.
+        connection.execute(update(backends).values(take_over=True))
+    settled.look_again()
+    assert settled.row("a").state == "available"
+    assert [one.name for one in _driver(settled.engine).list_volumes()] == ["a"]
 
 
 def test_what_dying_workers_have_left_is_taken_away(settled: Settled) -> None:

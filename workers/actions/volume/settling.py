@@ -68,7 +68,10 @@ def settle(work: Work) -> Done | None:
     if due is None:
         return None
     if before is None and record.state is VolumeState.ERROR:
-        return _taken_away(work)
+        if _making_failed(work):
+            return _taken_away(work)
+        # It was made, and was in error already when versions began to be kept.
+        before = VolumeState.AVAILABLE
     _refuse_elsewhere(work, host)
     seen = look(work, others=True, used_on=host)
     facts = seen.look
@@ -142,6 +145,14 @@ def _usable_before(transaction: Transaction, volume_id: str) -> VolumeState | No
         .limit(1)
     ).scalar()
     return None if found is None else VolumeState(found)
+
+
+def _making_failed(work: Work) -> bool:
+    """Whether the job that was to make the volume is known to have failed, or been canceled."""
+    query = select(jobs.c.state).where(jobs.c.id == recorded_volume(work).created_by_job)
+    with work.database.read() as transaction:
+        state = transaction.execute(query).scalar()
+    return state in (JobState.FAILED, JobState.CANCELED)
 
 
 def _taken_away(work: Work) -> Done:
