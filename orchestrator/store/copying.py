@@ -14,20 +14,22 @@ from contextlib import closing, contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
-from sqlalchemy import insert, select, text
+from sqlalchemy import func, insert, select, text
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DatabaseError
 
 from orchestrator.domain.errors import Conflict, InvalidInput, Unavailable
 from orchestrator.store import migrate, urls
 from orchestrator.store.database import Database
-from orchestrator.store.tables import SEQUENCES, counters, metadata
+from orchestrator.store.tables import SEQUENCES, counters, metadata, schedule_jobs, schedules
 from orchestrator.store.transaction import Transaction
 
 #: Rows read and written at a time.
 _CHUNK = 2_000
 #: Every table whose rows are copied, those that others refer to first.
 _TABLES = [table for table in metadata.sorted_tables if table is not counters]
+#: Numbers of rows that others refer to still when the row itself is gone.
+_OUTLIVED = {schedules: [schedule_jobs.c.schedule_id]}
 
 
 def save(url: str, file: Path) -> None:
@@ -109,8 +111,7 @@ def pour(source: Transaction, target: Transaction) -> None:
     # Read last, they are not behind the rows.
     for name, value in _numbers(source).items():
         _go_on(target, name, value)
-    if target.connection.dialect.name == "postgresql":
-        _renew_serials(target)
+    _renew_serials(target)
 
 
 def empty(transaction: Transaction) -> None:
@@ -200,21 +201,25 @@ def _go_on(transaction: Transaction, name: str, last: int) -> None:
 
 
 def _renew_serials(transaction: Transaction) -> None:
-    """Columns that number their own rows go on above those that were copied."""
+    """Columns that number their own rows go on above those that were copied, or are referred to."""
     for table in _TABLES:
-        for column in table.primary_key:
-            name = transaction.execute(
-                text("SELECT pg_get_serial_sequence(:table, :column)"),
-                {"table": table.name, "column": column.name},
-            ).scalar()
-            if name is not None:
-                transaction.execute(
-                    text(
-                        f"SELECT setval(:name, greatest(max({column.name}), 1),"  # noqa: S608
-                        f" max({column.name}) IS NOT NULL) FROM {table.name}"
-                    ),
-                    {"name": name},
-                )
+        if (column := table.autoincrement_column) is None:
+            continue
+        used = [column, *_OUTLIVED.get(table, ())]
+        last = max(transaction.execute(select(func.max(one))).scalar() or 0 for one in used)
+        numbers = {"table": table.name, "column": column.name, "last": last}
+        if transaction.connection.dialect.name == "postgresql":
+            transaction.execute(
+                text(
+                    "SELECT setval(pg_get_serial_sequence(:table, :column),"
+                    " greatest(CAST(:last AS bigint), 1), :last > 0)"
+                ),
+                numbers,
+            )
+        elif table.dialect_options["sqlite"]["autoincrement"]:
+            transaction.execute(text("DELETE FROM sqlite_sequence WHERE name = :table"), numbers)
+            insert_last = "INSERT INTO sqlite_sequence (name, seq) VALUES (:table, :last)"
+            transaction.execute(text(insert_last), numbers)
 
 
 def _forget(path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import func, insert, select, text, update
+from sqlalchemy import delete, func, insert, select, text, update
 
 from orchestrator import backups, tokens
 from orchestrator.domain.errors import Conflict, InvalidInput, NotAuthenticated
@@ -20,7 +20,15 @@ from orchestrator.settings import DatabaseSettings
 from orchestrator.store import migrate
 from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database
-from orchestrator.store.tables import backends, counters, jobs, metadata, policies
+from orchestrator.store.tables import (
+    backends,
+    counters,
+    jobs,
+    metadata,
+    policies,
+    schedule_jobs,
+    schedules,
+)
 from orchestrator.store.tables import lives as lives_table
 from tests.engine.conftest import Engine, act, create, grow
 from workers.scheduler import Scheduler
@@ -264,6 +272,31 @@ def test_a_database_that_was_moved_goes_on_as_it_was(
         connection.execute(insert(backends).values(name="b", driver="memory", created_at=db_now()))
     with pytest.raises(Conflict):
         backups.move(used.settings.database_url, empty_url)
+
+
+@pytest.mark.parametrize("empty_url", ["same", "other"], indirect=True)
+def test_the_number_of_a_removed_schedule_is_not_another_s_where_the_database_was_moved(
+    used: Engine, empty_url: str
+) -> None:
+    """By it pruning knows what a schedule has made."""
+    of_id = {"name": "s", "cron": "@daily", "action": "backend.refresh", "params": {}}
+    made = (
+        insert(schedules)
+        .values(**of_id, created_by="tests", created_at=db_now(), next_at=db_now())
+        .returning(schedules.c.id)
+    )
+    with used.database.write() as connection:
+        removed = connection.execute(made).scalar_one()
+        connection.execute(
+            insert(schedule_jobs).values(job_id=1, schedule_id=removed, due_at=db_now())
+        )
+        connection.execute(delete(schedules))
+    used.worker.serving.leases.release()
+    backups.move(used.settings.database_url, empty_url)
+    database = Database(empty_url)
+    with database.write() as connection:
+        assert connection.execute(made).scalar_one() > removed
+    database.close()
 
 
 def _policy(name: str) -> dict[str, Any]:
