@@ -121,6 +121,22 @@ def test_a_failed_recreate_takes_nothing_away(audited: Audited) -> None:
     assert audited.engine.volumes()["vm1"]["id"] == id_
 
 
+@pytest.mark.parametrize("policy", ["web", None], ids=["there", "lost too"])
+def test_what_is_made_anew_has_the_export_policy_that_is_recorded(
+    audited: Audited, policy: str | None
+) -> None:
+    made = {"action": "policy.create", "backend": "ram", "policy": "web"}
+    audited.do({**made, "params": {"rules": ["10.0.0.0/8"]}}, create("vm1", policy="web"))
+    audited.storage_sql("DELETE FROM exports")
+    audited.storage_sql("DELETE FROM volumes WHERE name = 'vm1'")
+    if policy is None:
+        audited.storage_sql("DELETE FROM policies")
+    ended = job(audited, act("volume.recreate", "vm1"))
+    assert ended["state"] == "succeeded", ended["error"]
+    assert [one.policy for one in audited.ram().list_volumes()] == [policy]
+    assert audited.engine.volumes()["vm1"]["policy"] == policy
+
+
 def test_what_is_made_anew_keeps_the_snapshots_that_are_there(audited: Audited) -> None:
     audited.do(
         create("vm1", backend="fast"),

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from sqlalchemy import select
+
 from orchestrator.actions.volume.recreate import RECREATE
+from orchestrator.domain.outlook import VolumeOutlook
 from orchestrator.domain.states import VolumeState
 from orchestrator.resources.volume.changes import set_volume
+from orchestrator.store.tables import policies
 from workers.actions.volume.lost import not_lost, refuse_held
+from workers.actions.volume.settling import policy_found
+from workers.backends.base.abilities import CanExportByPolicy
+from workers.backends.base.driver import driver_that
 from workers.backends.base.facts import Absent, VolumeFacts, there
+from workers.backends.base.references import PolicyRef
 from workers.execution.handler import Handler
 from workers.execution.outcomes import Become, Nothing, Whole, of_volume
 from workers.execution.truth import Seen, not_seen, told_of
-from workers.execution.work import Done, Work, made, recorded_volume, sizes_of
+from workers.execution.work import Done, Work, made, policy_named, recorded_volume, sizes_of
 
 
 def recreate(work: Work) -> Done:
@@ -24,7 +34,8 @@ def recreate(work: Work) -> Done:
     if isinstance(look, Absent):
         refuse_held(work)
         work.intend("recreate", size_bytes=record.size_bytes)
-        facts = work.driver.create(work.volume, record.size_bytes, record.metadata, work)
+        volume = replace(work.volume, policy=_policy(work, record))
+        facts = work.driver.create(volume, record.size_bytes, record.metadata, work)
     elif not begun:
         raise not_lost(work, look)
     else:
@@ -40,11 +51,31 @@ def recreate(work: Work) -> Done:
             "kept_snapshots": [one.name for one in record.snapshots.values() if one.id in kept],
             **told_of(changes),
         },
-        changes=[set_volume(record.id, detail=None, **told), *changes],
+        changes=[
+            set_volume(record.id, detail=None, **told, **policy_found(work, facts)),
+            *changes,
+        ],
         before={"state": record.state, "snapshots": [*record.snapshots]},
         # What another attempt finds may also be the volume itself, which has come back.
         after={"empty": not begun or facts.used_bytes == 0, **told},
     )
+
+
+def _policy(work: Work, record: VolumeOutlook) -> PolicyRef | None:
+    """The export policy that the volume is to have again, if the storage still has that."""
+    if record.policy is None:
+        return None
+    with work.database.read() as transaction:
+        row = transaction.execute(
+            select(policies.c.uid, policies.c.native).where(
+                policies.c.id == policy_named(work, record.policy)
+            )
+        ).first()
+    if row is None:
+        return None
+    ref = PolicyRef(row.uid, record.policy, row.native)
+    driver = driver_that(work.driver, CanExportByPolicy)
+    return None if driver.inspect_policy(ref) is None else ref
 
 
 def _outcome(work: Work, facts: VolumeFacts, seen: Seen) -> Become:
@@ -58,7 +89,11 @@ def _outcome(work: Work, facts: VolumeFacts, seen: Seen) -> Become:
         **told_of(lost),
     }
     done = made(work, facts)
-    changes = [*done.changes, set_volume(record.id, detail=None), *lost]
+    changes = [
+        *done.changes,
+        set_volume(record.id, detail=None, **policy_found(work, facts)),
+        *lost,
+    ]
     # What is found may also be the volume itself, which has come back.
     after = {"empty": facts.used_bytes == 0, **told}
     return Whole(Done(result=told, changes=changes, after=after))

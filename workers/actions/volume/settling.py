@@ -89,7 +89,7 @@ def settle(work: Work) -> Done | None:
         "look_again_at": None,
         "looks": 0,
         **_name(work, facts),
-        **_policy(work, facts),
+        **policy_found(work, facts),
         **columns(work, facts),
     }
     missing = not_seen(work, seen.snapshots, _deleted(work, facts))
@@ -232,7 +232,7 @@ def _name(work: Work, facts: VolumeFacts) -> dict[str, Any]:
         return {} if transaction.execute(select(taken)).scalar() else {"name": facts.name}
 
 
-def _policy(work: Work, facts: VolumeFacts) -> dict[str, Any]:
+def policy_found(work: Work, facts: VolumeFacts) -> dict[str, Any]:
     """The export policy that it has, if that is one of the inventory's."""
     if "policy" not in work.driver.capabilities():
         return {}
