@@ -116,12 +116,14 @@ class InventoryMethods(Methods):
 
     @operation
     def break_lock(self, backend: str, volume: str, reason: str) -> Steps[None]:
-        """Break the lock on a volume, whoever has it. Needs the role admin."""
+        """Break the lock on a volume, whoever has it. Needs the role admin.
+
+        Never sent twice: by then another host may have the lock.
+        """
         yield Request(
             method="DELETE",
             path=_volume(backend, volume, "lock"),
             params=given(force=True, reason=reason),
-            repeatable=True,
         )
 
 

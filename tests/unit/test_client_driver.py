@@ -281,10 +281,17 @@ def test_every_submission_has_a_key_of_its_own(service: Service, use: Use) -> No
     assert first != second
 
 
-def test_a_call_that_may_not_be_repeated_is_not_sent_again(service: Service, use: Use) -> None:
+@pytest.mark.parametrize(
+    "call",
+    [lambda c: c.cancel(7), lambda c: c.break_lock("fast", "vm1", "its host is dead")],
+    ids=["a cancel", "breaking a lock, which may be another's by then"],
+)
+def test_a_call_that_may_not_be_repeated_is_not_sent_again(
+    service: Service, use: Use, call: Callable[[Any], Any]
+) -> None:
     service.script = [drop]
     with pytest.raises(Unavailable) as caught:
-        use(lambda c: c.cancel(7))
+        use(call)
     assert len(service.requests) == 1
     assert caught.value.facts["may_have_arrived"] is True
 
