@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import select, text, update
 
 from orchestrator.domain.errors import InUse
+from orchestrator.jobs.archive import archive
 from orchestrator.jobs.intake import set_accepting
 from orchestrator.resources.policy.views import list_policies
 from orchestrator.settings import Settings
@@ -248,13 +249,18 @@ def test_what_was_restricted_stays_restricted(settled: Settled) -> None:
     assert settled.row("a").state == "restricted"
 
 
-def test_what_a_failed_create_has_left_is_taken_away(settled: Settled) -> None:
+@pytest.mark.parametrize("archived", [False, True], ids=["", "its job was archived"])
+def test_what_a_failed_create_has_left_is_taken_away(
+    settled: Settled, archived: bool, tmp_path: Path
+) -> None:
     faults = _faults(settled.engine)
     faults.set(operation="create", kind="lost reply", times=1)
     faults.set(operation="discard", kind="fail", times=1)
     settled.ended(create("a", max_attempts=1))
     assert settled.row("a").state == "error"
     assert len(list(_driver(settled.engine).list_volumes())) == 1
+    if archived:
+        settled.engine.database.transact(lambda c: archive(c, tmp_path, older_than_days=0.0))
     [looked] = settled.look_again()
     assert looked["result"]["settled"] == "removed"
     assert (settled.engine.volumes(), list(_driver(settled.engine).list_volumes())) == ({}, [])

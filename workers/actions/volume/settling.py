@@ -10,13 +10,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import exists, select
+from sqlalchemy import exists, or_, select
 
 from orchestrator.actions.snapshot.create import CREATE
 from orchestrator.domain.drivers import Reach
 from orchestrator.domain.errors import BackendBusy, HostUnavailable
 from orchestrator.domain.installed import DRIVERS
-from orchestrator.domain.states import JobState, SnapshotState, VolumeState
+from orchestrator.domain.states import EventKind, JobState, SnapshotState, VolumeState
 from orchestrator.jobs.claim import CHANGES
 from orchestrator.jobs.rechecking import host_to_ask
 from orchestrator.resources.changes import Change, Set
@@ -24,6 +24,7 @@ from orchestrator.resources.snapshot.changes import SnapshotGone, set_snapshot
 from orchestrator.resources.volume.changes import VolumeGone, set_volume
 from orchestrator.store.lives import all_of, token
 from orchestrator.store.tables import (
+    events,
     job_lanes,
     job_steps,
     jobs,
@@ -149,10 +150,16 @@ def _usable_before(transaction: Transaction, volume_id: str) -> VolumeState | No
 
 def _making_failed(work: Work) -> bool:
     """Whether the job that was to make the volume is known to have failed, or been canceled."""
-    query = select(jobs.c.state).where(jobs.c.id == recorded_volume(work).created_by_job)
+    maker = recorded_volume(work).created_by_job
+    failed = exists().where(
+        jobs.c.id == maker, jobs.c.state.in_((JobState.FAILED, JobState.CANCELED))
+    )
+    # History knows it of a job that was archived since.
+    told = exists().where(
+        events.c.job_id == maker, events.c.kind.in_((EventKind.JOB_FAILED, EventKind.JOB_CANCELED))
+    )
     with work.database.read() as transaction:
-        state = transaction.execute(query).scalar()
-    return state in (JobState.FAILED, JobState.CANCELED)
+        return bool(transaction.execute(select(or_(failed, told))).scalar())
 
 
 def _taken_away(work: Work) -> Done:
