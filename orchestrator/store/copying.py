@@ -192,12 +192,17 @@ def _numbers(transaction: Transaction) -> dict[str, int]:
 
 def _go_on(transaction: Transaction, name: str, last: int) -> None:
     if transaction.connection.dialect.name == "postgresql":
-        transaction.execute(
-            text("SELECT setval(:name, :last)"), {"name": SEQUENCES[name].name, "last": last}
-        )
+        _set_sequence(transaction, SEQUENCES[name].name, last)
         return
     fresh = sqlite.insert(counters).values(name=name, value=last)
     transaction.execute(fresh.on_conflict_do_update(index_elements=["name"], set_={"value": last}))
+
+
+def _set_sequence(transaction: Transaction, sequence: str, last: int) -> None:
+    """Have a sequence go on above a number. It never goes back: what it is set to stays, also where
+    the transaction fails and the rows that it was for are those of before."""
+    query = f"SELECT setval(:name, greatest(:last, last_value)) FROM {sequence}"  # noqa: S608
+    transaction.execute(text(query), {"name": sequence, "last": last})
 
 
 def _renew_serials(transaction: Transaction) -> None:
@@ -207,16 +212,14 @@ def _renew_serials(transaction: Transaction) -> None:
             continue
         used = [column, *_OUTLIVED.get(table, ())]
         last = max(transaction.execute(select(func.max(one))).scalar() or 0 for one in used)
-        numbers = {"table": table.name, "column": column.name, "last": last}
+        if not last:
+            continue
+        named = {"table": table.name, "column": column.name}
         if transaction.connection.dialect.name == "postgresql":
-            transaction.execute(
-                text(
-                    "SELECT setval(pg_get_serial_sequence(:table, :column),"
-                    " greatest(CAST(:last AS bigint), 1), :last > 0)"
-                ),
-                numbers,
-            )
+            query = "SELECT pg_get_serial_sequence(:table, :column)"
+            _set_sequence(transaction, transaction.execute(text(query), named).scalar_one(), last)
         elif table.dialect_options["sqlite"]["autoincrement"]:
+            numbers = {"table": table.name, "last": last}
             transaction.execute(text("DELETE FROM sqlite_sequence WHERE name = :table"), numbers)
             insert_last = "INSERT INTO sqlite_sequence (name, seq) VALUES (:table, :last)"
             transaction.execute(text(insert_last), numbers)

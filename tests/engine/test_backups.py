@@ -225,6 +225,34 @@ def test_a_database_is_replaced_only_when_told_and_not_while_it_is_used(
         assert any(row["volume"] == "lost" for row in _rows(f"sqlite:///{done.replaced}")["jobs"])
 
 
+def test_a_restore_that_fails_sets_no_number_back(
+    used: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, url = tmp_path / "backup", used.settings.database_url
+    backups.back_up(url, file)
+    used.submit(create("since", backend="fast"), _policy("since"))
+    used.work()
+    with used.database.write() as connection:
+        connection.execute(text("DELETE FROM workers"))
+        fence = connection.execute(select(func.max(jobs.c.fence))).scalar_one()
+
+    def lost(*_: object) -> None:
+        raise ConnectionResetError
+
+    monkeypatch.setattr(backups, "_begin", lost)
+    with pytest.raises(ConnectionResetError):
+        backups.restore(file, url, used.settings.data, replace=True, tokens="keep")
+    before = _rows(url)
+    ids = used.submit(create("after", backend="fast"), _policy("after")).job_ids
+    used.work()
+    assert used.states(ids) == ["succeeded", "succeeded"]
+    assert min(ids) > max(row["id"] for row in before["jobs"])
+    assert used.job(ids[0])["state"] == "succeeded"
+    with used.database.read() as connection:
+        [after] = connection.execute(select(jobs.c.fence).where(jobs.c.id == ids[0])).scalars()
+    assert after > fence
+
+
 @pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
 def test_a_database_that_cannot_be_read_any_more_is_replaced(used: Engine, tmp_path: Path) -> None:
     backups.back_up(used.settings.database_url, tmp_path / "backup")
