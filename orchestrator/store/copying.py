@@ -10,7 +10,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from itertools import count
 from pathlib import Path
 
@@ -127,13 +127,16 @@ def put_in_place(new: Path, path: Path) -> Path | None:
     """
     kept: Path | None = None
     if path.exists():
-        # A file that cannot be read is replaced, too.
-        with suppress(sqlite3.DatabaseError), closing(sqlite3.connect(path, timeout=5)) as there:
-            [busy, *_] = there.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            if busy:
-                raise Conflict(
-                    f"somebody uses the database {path}: stop the service on this machine first"
-                )
+        try:
+            with closing(sqlite3.connect(path, timeout=5)) as there:
+                [busy, *_] = there.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.DatabaseError as error:
+            # A file that cannot be read is replaced, too.
+            busy = error.sqlite_errorcode in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+        if busy:
+            raise Conflict(
+                f"somebody uses the database {path}: stop the service on this machine first"
+            )
         kept = _unused(f"{path}.replaced")
         os.link(path, kept)
     # A log of the old file must not be taken for one of the new.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from orchestrator.history.events import number_committed
 from orchestrator.inventory.hosts import seen
 from orchestrator.ledger import chain, restored
 from orchestrator.settings import DatabaseSettings
-from orchestrator.store import migrate
+from orchestrator.store import copying, migrate
 from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database
 from orchestrator.store.tables import (
@@ -265,6 +267,20 @@ def test_a_database_that_cannot_be_read_any_more_is_replaced(used: Engine, tmp_p
     backups.restore(tmp_path / "backup", url, used.settings.data, replace=True)
     assert _rows(url)["jobs"] == _rows(used.settings.database_url)["jobs"]
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".restore")]
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+def test_a_database_that_is_locked_is_not_taken_for_one_that_cannot_be_read(
+    used: Engine, tmp_path: Path
+) -> None:
+    path = tmp_path / "locked"
+    backups.back_up(used.settings.database_url, path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as user:
+        user.execute("PRAGMA journal_mode = WAL")
+        user.execute("PRAGMA locking_mode = EXCLUSIVE")
+        user.execute("DELETE FROM idempotency_keys")
+        with pytest.raises(Conflict, match="somebody uses"):
+            copying.put_in_place(tmp_path / "backup", path)
 
 
 def test_what_is_no_backup_of_this_version_is_refused_with_what_to_do(tmp_path: Path) -> None:
