@@ -739,6 +739,21 @@ def test_what_a_failed_policy_has_left_is_taken_away(settled: Settled) -> None:
     assert settled.audit("ram")["findings"] == {}
 
 
+@pytest.mark.parametrize("verb", ["set_rules", "reapply"])
+def test_a_policy_that_was_never_made_does_not_become_usable(settled: Settled, verb: str) -> None:
+    """What stands under its name may be another's, and what was built has no name yet."""
+    faults = _faults(settled.engine)
+    faults.set(operation="publish_policy", kind="fail", times=1)
+    faults.set(operation="discard_policy", kind="fail", times=1)
+    settled.ended({**policy("create", rules=[]), "max_attempts": 1})
+    params = {"rules": ["10.0.0.0/8"]} if verb == "set_rules" else {}
+    ended = settled.ended(policy(verb, **params))
+    assert (ended["state"], ended["error"]["code"]) == ("failed", "wrong_state")
+    assert policies_of(settled)["web"][0] == "error"
+    settled.look_again()
+    assert policies_of(settled) == {}
+
+
 def test_looks_at_policies_come_ever_less_often_too(settled: Settled) -> None:
     settled.do(policy("create", rules=["10.0.0.0/8"]))
     faults = _faults(settled.engine)

@@ -261,3 +261,52 @@ def test_an_adoption_whose_answer_was_lost_goes_on_where_it_was(
         assert [one["name"] for one in engine.snapshots("vx")] == ["s1"]
         [job] = engine.run([{"action": "volume.rollback", "volume": "vx", "snapshot": "s1"}])
         assert job["state"] == "succeeded"
+
+
+def _fail_to_make_policy(double: Double, engine: PrivateEngine) -> None:
+    """A policy is in error: its making failed, and nobody may look what there is of it."""
+    request = {"action": "policy.create", "policy": "web", "params": {"rules": ["10.0.0.0/24"]}}
+    with pytest.raises(Problem):
+        engine.run([{**request, "max_attempts": 1}])
+    double.forget()
+    assert engine.policy("web")["state"] == "error"
+
+
+@pytest.mark.parametrize("verb", ["set_rules", "reapply"])
+def test_a_policy_that_was_never_made_is_not_taken_for_another_s_of_its_name(
+    double: Double, tmp_path: Path, verb: str
+) -> None:
+    with engine_on(double, tmp_path) as engine:
+        double.filer.policies.create({"name": "web", "svm": {"name": "svm1"}, "rules": []})
+        blind = Fault("status", status=403, method="GET", path="export-policies", times=100)
+
+        def discarded() -> None:
+            if double.asked("DELETE", "export-policies"):
+                double.faults = [blind]
+
+        double.changed = discarded
+        _fail_to_make_policy(double, engine)
+        double.changed = lambda: None
+        params = {"rules": ["10.9.0.0/16"]} if verb == "set_rules" else {}
+        with pytest.raises(Conflict, match="never made"):
+            engine.run([{"action": f"policy.{verb}", "policy": "web", "params": params}])
+        [web] = [p for p in double.filer.policies.records.values() if p["name"] == "web"]
+        assert web["rules"] == []
+
+
+def test_a_policy_that_was_published_unheard_is_removed_with_its_record(
+    double: Double, tmp_path: Path
+) -> None:
+    with engine_on(double, tmp_path) as engine:
+        blind = Fault("status", status=403, method="GET|DELETE", path="export-policies", times=100)
+
+        def published(_request: Request) -> None:
+            double.faults = [blind]
+
+        double.faults = [
+            Fault("call after", method="PATCH", path="export-policies", hook=published)
+        ]
+        _fail_to_make_policy(double, engine)
+        assert "web" in [p["name"] for p in double.filer.policies.records.values()]
+        engine.run([{"action": "policy.remove", "policy": "web"}])
+        assert "web" not in [p["name"] for p in double.filer.policies.records.values()]

@@ -7,6 +7,7 @@ from orchestrator.domain.exports import written_rules
 from orchestrator.domain.states import PolicyState
 from orchestrator.resources.policy.changes import PolicyGone
 from workers.actions.policy.rules import policy_record
+from workers.actions.policy.verify import never_usable
 from workers.backends.base.abilities import CanExportByPolicy
 from workers.backends.base.driver import driver_that
 from workers.backends.base.facts import PolicyFacts
@@ -17,11 +18,14 @@ from workers.execution.work import Done, Work
 
 def remove_policy(work: Work) -> Done:
     """Remove an export policy."""
+    record = policy_record(work)
     work.intend("remove")
-    driver_that(work.driver, CanExportByPolicy).remove_policy(work.policy, work)
+    # What failed in the making may have been published: by the key that it has got it is known.
+    built = never_usable(work) if record.state is PolicyState.ERROR else None
+    driver_that(work.driver, CanExportByPolicy).remove_policy(built or work.policy, work)
     return Done(
         changes=[PolicyGone(work.policy.id)],
-        before={"rules": written_rules(policy_record(work).rules)},
+        before={"rules": written_rules(record.rules)},
         after={"state": PolicyState.REMOVED},
     )
 

@@ -9,11 +9,12 @@ from orchestrator.actions.policy.rules import (
     SET_RULES,
     rules_wanted,
 )
-from orchestrator.domain.errors import Conflict
+from orchestrator.domain.errors import Conflict, WrongState
 from orchestrator.domain.exports import written_rules
 from orchestrator.domain.outlook import PolicyOutlook
 from orchestrator.domain.states import PolicyState
 from orchestrator.resources.policy.changes import set_policy
+from workers.actions.policy.verify import never_usable
 from workers.backends.base.abilities import CanExportByPolicy
 from workers.backends.base.driver import driver_that
 from workers.backends.base.facts import PolicyFacts
@@ -26,6 +27,12 @@ from workers.execution.work import Done, Work
 def change_rules(work: Work) -> Done:
     """Give an export policy the rules that the action asks for; all of them are written anew."""
     record = policy_record(work)
+    if record.state is PolicyState.ERROR and never_usable(work) is not None:
+        raise WrongState(
+            f"export policy {record.name!r} was never made: its job failed. Once the engine has "
+            "removed what is left of it, create it with policy.create",
+            field="policy",
+        )
     wanted = rules_wanted(work.intent, record)
     rules = written_rules(wanted)
     if work.intent.action.verb in ("add_rule", "remove_rule"):

@@ -32,7 +32,7 @@ def verify_policy(work: Work) -> Done:
     """
     record = work.claim.policy
     assert record is not None  # noqa: S101 - the rule has checked it
-    if record.state is PolicyState.ERROR and (built := _never_usable(work)) is not None:
+    if record.state is PolicyState.ERROR and (built := never_usable(work)) is not None:
         driver_that(work.driver, CanExportByPolicy).discard_policy(built, LastCall(work))
         if driver_that(work.driver, CanExportByPolicy).inspect_policy(built) is not None:
             # It was published, though nobody heard of that.
@@ -69,7 +69,7 @@ def _settled(
     )
 
 
-def _never_usable(work: Work) -> PolicyRef | None:
+def never_usable(work: Work) -> PolicyRef | None:
     """The policy, if the job that was to make it has failed, with the key that it has got."""
     query = (
         select(jobs.c.id)
