@@ -726,12 +726,17 @@ def test_a_policy_over_which_workers_died_is_looked_at(settled: Settled, begun: 
     assert policies_of(settled) == there
 
 
-def test_what_a_failed_policy_has_left_is_taken_away(settled: Settled) -> None:
+@pytest.mark.parametrize("archived", [False, True], ids=["", "its job was archived"])
+def test_what_a_failed_policy_has_left_is_taken_away(
+    settled: Settled, archived: bool, tmp_path: Path
+) -> None:
     faults = _faults(settled.engine)
     faults.set(operation="publish_policy", kind="lost reply", times=1)
     faults.set(operation="discard_policy", kind="fail", times=1)
     settled.ended({**policy("create", rules=[]), "max_attempts": 1})
     assert policies_of(settled)["web"][0] == "error"
+    if archived:
+        settled.engine.database.transact(lambda c: archive(c, tmp_path, older_than_days=0.0))
     [looked] = settled.look_again()
     assert looked["result"]["settled"] == "removed"
     assert policies_of(settled) == {}

@@ -7,20 +7,26 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
-from sqlalchemy import select
+from sqlalchemy import exists, or_, select
 
 from orchestrator.domain.drivers import Reach
 from orchestrator.domain.errors import Problem
 from orchestrator.domain.exports import is_ours
 from orchestrator.domain.installed import DRIVERS
 from orchestrator.domain.outlook import SnapshotOutlook, VolumeOutlook
-from orchestrator.domain.states import PolicyState, SnapshotState, VolumeState
+from orchestrator.domain.states import (
+    EventKind,
+    JobState,
+    PolicyState,
+    SnapshotState,
+    VolumeState,
+)
 from orchestrator.machine import boot_id
 from orchestrator.resources.changes import Change
 from orchestrator.resources.policy.changes import PolicyGone, set_policy
 from orchestrator.resources.snapshot.changes import SnapshotGone, SnapshotMissing
 from orchestrator.resources.volume.changes import Detached, VolumeGone, set_volume
-from orchestrator.store.tables import job_steps, jobs
+from orchestrator.store.tables import events, job_steps, jobs
 from workers.backends.base.abilities import CanExportByPolicy
 from workers.backends.base.commands import Ran
 from workers.backends.base.driver import driver_that
@@ -301,6 +307,19 @@ def recorded_policy(work: Work, found: PolicyFacts | None) -> list[Change]:
     if facts.rules == record.rules:
         return []
     return [set_policy(record.id, rules=[rule.written for rule in facts.rules])]
+
+
+def has_failed(work: Work, job_id: int | None) -> bool:
+    """Whether it is known that a job has failed, or was canceled."""
+    ended = exists().where(
+        jobs.c.id == job_id, jobs.c.state.in_((JobState.FAILED, JobState.CANCELED))
+    )
+    # History knows it of a job that was archived since.
+    told = exists().where(
+        events.c.job_id == job_id, events.c.kind.in_((EventKind.JOB_FAILED, EventKind.JOB_CANCELED))
+    )
+    with work.database.read() as transaction:
+        return bool(transaction.execute(select(or_(ended, told))).scalar())
 
 
 def last_intended(work: Work, name: str) -> Mapping[str, Any] | None:

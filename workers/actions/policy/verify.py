@@ -11,7 +11,7 @@ from sqlalchemy import select
 from orchestrator.actions.policy.remove import REMOVE
 from orchestrator.actions.policy.verify import VERIFY
 from orchestrator.domain.exports import is_ours, written_rules
-from orchestrator.domain.states import JobState, PolicyState
+from orchestrator.domain.states import PolicyState
 from orchestrator.jobs.claim import CHANGES
 from orchestrator.resources.changes import Change
 from orchestrator.resources.policy.changes import PolicyGone, set_policy
@@ -21,7 +21,7 @@ from workers.backends.base.abilities import CanExportByPolicy
 from workers.backends.base.driver import driver_that
 from workers.backends.base.references import PolicyRef
 from workers.execution.handler import Handler
-from workers.execution.truth import LastCall, recorded_policy
+from workers.execution.truth import LastCall, has_failed, recorded_policy
 from workers.execution.work import Done, Work
 
 
@@ -71,18 +71,13 @@ def _settled(
 
 def never_usable(work: Work) -> PolicyRef | None:
     """The policy, if the job that was to make it has failed, with the key that it has got."""
-    query = (
-        select(jobs.c.id)
-        .join(policies, policies.c.created_by_job == jobs.c.id)
-        .where(
-            policies.c.uid == work.policy.id,
-            jobs.c.state.in_((JobState.FAILED, JobState.CANCELED)),
-        )
-    )
     with work.database.read() as transaction:
-        maker = transaction.execute(query).scalar()
-        if maker is None:
-            return None
+        maker = transaction.execute(
+            select(policies.c.created_by_job).where(policies.c.uid == work.policy.id)
+        ).scalar()
+    if not has_failed(work, maker):
+        return None
+    with work.database.read() as transaction:
         steps = select(job_steps.c.detail).where(
             job_steps.c.job_id == maker, job_steps.c.name == "built"
         )

@@ -10,13 +10,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import exists, or_, select
+from sqlalchemy import exists, select
 
 from orchestrator.actions.snapshot.create import CREATE
 from orchestrator.domain.drivers import Reach
 from orchestrator.domain.errors import BackendBusy, HostUnavailable
 from orchestrator.domain.installed import DRIVERS
-from orchestrator.domain.states import EventKind, JobState, SnapshotState, VolumeState
+from orchestrator.domain.states import JobState, SnapshotState, VolumeState
 from orchestrator.jobs.claim import CHANGES
 from orchestrator.jobs.rechecking import host_to_ask
 from orchestrator.resources.changes import Change, Set
@@ -24,7 +24,6 @@ from orchestrator.resources.snapshot.changes import SnapshotGone, set_snapshot
 from orchestrator.resources.volume.changes import VolumeGone, set_volume
 from orchestrator.store.lives import all_of, token
 from orchestrator.store.tables import (
-    events,
     job_lanes,
     job_steps,
     jobs,
@@ -39,6 +38,7 @@ from workers.execution.truth import (
     LastCall,
     columns,
     gone,
+    has_failed,
     last_intended,
     look,
     lost,
@@ -69,7 +69,7 @@ def settle(work: Work) -> Done | None:
     if due is None:
         return None
     if before is None and record.state is VolumeState.ERROR:
-        if _making_failed(work):
+        if has_failed(work, record.created_by_job):
             return _taken_away(work)
         # It was made, and was in error already when versions began to be kept.
         before = VolumeState.AVAILABLE
@@ -146,20 +146,6 @@ def _usable_before(transaction: Transaction, volume_id: str) -> VolumeState | No
         .limit(1)
     ).scalar()
     return None if found is None else VolumeState(found)
-
-
-def _making_failed(work: Work) -> bool:
-    """Whether the job that was to make the volume is known to have failed, or been canceled."""
-    maker = recorded_volume(work).created_by_job
-    failed = exists().where(
-        jobs.c.id == maker, jobs.c.state.in_((JobState.FAILED, JobState.CANCELED))
-    )
-    # History knows it of a job that was archived since.
-    told = exists().where(
-        events.c.job_id == maker, events.c.kind.in_((EventKind.JOB_FAILED, EventKind.JOB_CANCELED))
-    )
-    with work.database.read() as transaction:
-        return bool(transaction.execute(select(or_(failed, told))).scalar())
 
 
 def _taken_away(work: Work) -> Done:
