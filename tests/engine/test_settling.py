@@ -293,7 +293,10 @@ def test_what_dying_workers_have_left_is_taken_away(settled: Settled) -> None:
     assert settled.engine.volumes() == {}
 
 
-def test_a_snapshot_that_failed_is_taken_away(settled: Settled) -> None:
+@pytest.mark.parametrize("archived", [False, True], ids=["", "its job was archived"])
+def test_a_snapshot_that_failed_is_taken_away(
+    settled: Settled, archived: bool, tmp_path: Path
+) -> None:
     settled.do(create("a"))
     faults = _faults(settled.engine)
     faults.set(operation="create_snapshot", kind="lost reply", times=1)
@@ -301,6 +304,8 @@ def test_a_snapshot_that_failed_is_taken_away(settled: Settled) -> None:
     settled.ended(act("snapshot.create", "a", snapshot="s", max_attempts=1))
     volume = VolumeRef(settled.row("a").id, "a")
     assert len(_driver(settled.engine).list_snapshots(volume)) == 1
+    if archived:
+        settled.engine.database.transact(lambda c: archive(c, tmp_path, older_than_days=0.0))
     settled.look_again()
     assert settled.row("a").state == "available"
     assert _driver(settled.engine).list_snapshots(volume) == []

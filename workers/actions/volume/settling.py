@@ -12,11 +12,10 @@ from typing import Any
 
 from sqlalchemy import exists, select
 
-from orchestrator.actions.snapshot.create import CREATE
 from orchestrator.domain.drivers import Reach
 from orchestrator.domain.errors import BackendBusy, HostUnavailable
 from orchestrator.domain.installed import DRIVERS
-from orchestrator.domain.states import JobState, SnapshotState, VolumeState
+from orchestrator.domain.states import SnapshotState, VolumeState
 from orchestrator.jobs.claim import CHANGES
 from orchestrator.jobs.rechecking import host_to_ask
 from orchestrator.resources.changes import Change, Set
@@ -264,15 +263,9 @@ def come_back(work: Work, found: Iterable[SnapshotFacts]) -> list[Set]:
 
 def _never_made(work: Work) -> set[str]:
     """The recorded snapshots in error whose making has failed: others were usable once."""
-    query = (
-        select(snapshots.c.id)
-        .join(jobs, jobs.c.id == snapshots.c.created_by_job)
-        .where(
-            snapshots.c.volume_id == work.volume.id,
-            snapshots.c.state == SnapshotState.ERROR,
-            jobs.c.action == CREATE.name,
-            jobs.c.state.in_((JobState.FAILED, JobState.CANCELED)),
-        )
+    query = select(snapshots.c.id, snapshots.c.created_by_job).where(
+        snapshots.c.volume_id == work.volume.id, snapshots.c.state == SnapshotState.ERROR
     )
     with work.database.read() as transaction:
-        return set(transaction.execute(query).scalars())
+        rows = transaction.execute(query).all()
+    return {row.id for row in rows if has_failed(work, row.created_by_job)}
