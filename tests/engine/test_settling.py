@@ -20,7 +20,7 @@ from orchestrator.settings import Settings
 from orchestrator.store import migrate
 from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database
-from orchestrator.store.tables import backends, events, jobs, volumes
+from orchestrator.store.tables import backends, events, jobs, snapshots, volumes
 from tests.conformance.systems import release_loops
 from tests.engine.conftest import Engine, Worker, act, create, grow
 from tests.engine.disks import Disk
@@ -68,6 +68,12 @@ class Settled(Audited):
         [job_id] = self.engine.submit(request).job_ids
         self.work()
         return self.engine.job(job_id)
+
+    def states(self) -> dict[str, str]:
+        """The states of the snapshots that there are, by name."""
+        with self.engine.database.read() as connection:
+            query = select(snapshots.c.name, snapshots.c.state)
+            return dict(connection.execute(query.where(snapshots.c.state != "removed")).all())
 
     def row(self, name: str) -> Any:
         with self.engine.database.read() as connection:
@@ -310,6 +316,21 @@ def test_a_snapshot_that_failed_is_taken_away(
     assert settled.row("a").state == "available"
     assert _driver(settled.engine).list_snapshots(volume) == []
     settled.do(act("snapshot.create", "a", snapshot="s"))
+
+
+def test_a_snapshot_that_failed_is_not_recorded_as_usable_before_it_is_taken_away(
+    settled: Settled,
+) -> None:
+    """It would be taken away later, as what was never usable."""
+    settled.do(create("a"))
+    faults = _faults(settled.engine)
+    faults.set(operation="create_snapshot", kind="lost reply", times=1)
+    faults.set(operation="discard", kind="fail", times=1)
+    settled.ended(act("snapshot.create", "a", snapshot="s", max_attempts=1))
+    settled.do(act("volume.reconcile", "a", params={"what": ["snapshots"]}))
+    assert settled.states() == {"s": "error"}
+    settled.look_again()
+    assert settled.states() == {}
 
 
 def test_what_is_seen_to_be_lost_stays_in_error_and_is_told(settled: Settled) -> None:

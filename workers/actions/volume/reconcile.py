@@ -14,6 +14,7 @@ from orchestrator.resources.snapshot.changes import SnapshotFound, set_snapshot
 from orchestrator.resources.volume.changes import set_volume
 from orchestrator.store.tables import snapshots
 from orchestrator.store.transaction import Transaction
+from workers.actions.volume.settling import never_made
 from workers.backends.base.facts import Absent, SnapshotFacts, VolumeFacts, there
 from workers.execution.handler import Handler
 from workers.execution.truth import not_seen, told_of
@@ -89,6 +90,9 @@ def _snapshots(work: Work, found: list[SnapshotFacts]) -> list[Change]:
     placed = zip(found, positions(found), strict=True)
     present = {one.id: (one, place) for one, place in placed if one.id is not None}
     changes = not_seen(work, {*present}, recorded)
+    # What a failed job has left of one is taken away as soon as that can be seen.
+    for id_ in never_made(work):
+        present.pop(id_, None)
     with work.database.read() as transaction:
         for id_, (one, place) in present.items():
             told = {

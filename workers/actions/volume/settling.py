@@ -237,7 +237,7 @@ def policy_found(work: Work, facts: VolumeFacts) -> dict[str, Any]:
 def _half_made(work: Work) -> list[Change]:
     """Take away what failed jobs have left of snapshots that they were making."""
     changes: list[Change] = []
-    half_made = _never_made(work)
+    half_made = never_made(work)
     for one in recorded_volume(work).snapshots.values():
         if one.id in half_made:
             work.driver.discard(SnapshotRef(one.id, one.name, work.volume), LastCall(work))
@@ -253,7 +253,7 @@ def come_back(work: Work, found: Iterable[SnapshotFacts]) -> list[Set]:
         if one.state is SnapshotState.ERROR
     }
     back = [one for one in found if one.id in missing and one.size_bytes == missing[one.id]]
-    never = _never_made(work) if back else set()
+    never = never_made(work) if back else set()
     return [
         set_snapshot(one.id, state=SnapshotState.AVAILABLE)
         for one in back
@@ -261,7 +261,7 @@ def come_back(work: Work, found: Iterable[SnapshotFacts]) -> list[Set]:
     ]
 
 
-def _never_made(work: Work) -> set[str]:
+def never_made(work: Work) -> set[str]:
     """The recorded snapshots in error whose making has failed: others were usable once."""
     query = select(snapshots.c.id, snapshots.c.created_by_job).where(
         snapshots.c.volume_id == work.volume.id, snapshots.c.state == SnapshotState.ERROR
