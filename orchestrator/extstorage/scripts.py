@@ -80,8 +80,9 @@ class Service:
         while job["finished_at"] is None:
             left = self._until - time.monotonic()
             if left <= 0:
-                # Nobody comes back for it: what is being made is taken away again.
-                self._ask("POST", f"/v1/jobs/{job['id']}/cancel", {})
+                if not self._canceled(job["id"]):
+                    job = self._ask("GET", f"/v1/jobs/{job['id']}")
+                    break
                 raise Refused(f"job {job['id']} ({job['action']}) did not end in time")
             seconds = max(1, min(int(left), _HOLD))
             job = self._ask("GET", f"/v1/jobs/{job['id']}/wait?timeout={seconds}")
@@ -91,6 +92,19 @@ class Service:
             raise Refused(f"job {job['id']} is {job['state']}: {detail} ({code})", code)
         result: dict[str, Any] = job["result"] or {}
         return result
+
+    def _canceled(self, job_id: int) -> bool:
+        """Cancel a job, for which nobody comes back: what is being made is taken away again.
+
+        False if it has ended meanwhile.
+        """
+        try:
+            self._ask("POST", f"/v1/jobs/{job_id}/cancel", {})
+        except Refused as refused:
+            if refused.code != "job_ended":
+                raise
+            return False
+        return True
 
     def _ask(self, method: str, path: str, body: object = None) -> dict[str, Any]:
         """One answer, however often it takes: the key makes a request that is sent again the

@@ -44,12 +44,24 @@ def test_the_directory_for_logs_is_made_or_asked_for(tmp_path: Path) -> None:
 # -- a service that cannot be reached -----------------------------------------------------------
 
 
+#: A job that has ended well, and before that.
+ENDED = {"id": 17, "finished_at": "now", "state": "succeeded", "action": "a", "result": {}}
+BEGUN = {**ENDED, "finished_at": None, "state": "running"}
+
+
 @contextmanager
-def service(deaf: int) -> Iterator[tuple[str, list[int]]]:
-    """A service that hangs up on so many requests before it answers, and how many came."""
-    job = {"id": 17, "finished_at": "now", "state": "succeeded", "action": "a", "result": {}}
-    body = json.dumps(job).encode()
-    answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+def service(deaf: int, *first: tuple[int, dict[str, Any]]) -> Iterator[tuple[str, list[int]]]:
+    """A service that hangs up on so many requests before it answers, and how many came.
+
+    ``first``: its first answers, before the one that tells of the job that has ended.
+    """
+    left = list(first)
+
+    def answer() -> bytes:
+        status, told = left.pop(0) if left else (200, ENDED)
+        body = json.dumps(told).encode()
+        return b"HTTP/1.1 %d -\r\nContent-Length: %d\r\n\r\n%s" % (status, len(body), body)
+
     asked: list[int] = []
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -61,7 +73,7 @@ def service(deaf: int) -> Iterator[tuple[str, list[int]]]:
                         return
                     asked.append(1)
                     if len(asked) > deaf:
-                        connection.sendall(answer)
+                        connection.sendall(answer())
 
         serving = threading.Thread(target=serve)
         serving.start()
@@ -96,6 +108,18 @@ def test_how_long_it_asks_is_configured(tmp_path: Path) -> None:
         done = script(tmp_path, "remove", url, patience=0)
     assert (done.returncode, len(asked)) == (1, 1)
     assert f"the orchestrator at {url} cannot be reached" in done.stderr
+
+
+def test_what_has_ended_when_it_is_to_be_canceled_has_ended_so(tmp_path: Path) -> None:
+    """Where an attach is told to have failed, Ganeti forgets the disk."""
+    refused = {"code": "job_ended", "detail": "job 17 has already succeeded"}
+    with service(0, (202, BEGUN), (409, refused)) as (url, asked):
+        done = script(tmp_path, "remove", url, seconds=0)
+    assert (done.returncode, done.stderr, len(asked)) == (0, "", 3)
+    with service(0, (202, BEGUN), (202, BEGUN)) as (url, asked):
+        done = script(tmp_path, "remove", url, seconds=0)
+    assert "did not end in time" in done.stderr
+    assert (done.returncode, len(asked)) == (1, 2)
 
 
 # -- what Ganeti could not have removed ---------------------------------------------------------
