@@ -129,7 +129,10 @@ def put_in_place(new: Path, path: Path) -> Path | None:
     if path.exists():
         try:
             with closing(sqlite3.connect(path, timeout=5)) as there:
-                [busy, *_] = there.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                # Only who is alone with a database can end its log, and writes that back; whoever
+                # has it open counts, also one who does nothing just now.
+                [mode] = there.execute("PRAGMA journal_mode = DELETE").fetchone()
+                busy = mode == "wal"
         except sqlite3.DatabaseError as error:
             # A file that cannot be read is replaced, too.
             busy = error.sqlite_errorcode in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)

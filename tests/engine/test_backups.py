@@ -283,6 +283,23 @@ def test_a_database_that_is_locked_is_not_taken_for_one_that_cannot_be_read(
             copying.put_in_place(tmp_path / "backup", path)
 
 
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+def test_a_database_that_somebody_has_open_is_not_replaced(used: Engine, tmp_path: Path) -> None:
+    """What an idle service accepts next would be in the file that was replaced."""
+    path = tmp_path / "open"
+    backups.back_up(used.settings.database_url, path)
+    idle = Database(f"sqlite:///{path}")
+    with idle.read() as connection:
+        assert connection.execute(select(jobs.c.id)).first() is not None
+    with pytest.raises(Conflict, match="somebody uses"):
+        copying.put_in_place(tmp_path / "backup", path)
+    idle.close()
+    backups.back_up(used.settings.database_url, tmp_path / "backup")
+    kept = copying.put_in_place(tmp_path / "backup", path)
+    assert kept is not None
+    assert not path.with_name("open-wal").exists()
+
+
 def test_what_is_no_backup_of_this_version_is_refused_with_what_to_do(tmp_path: Path) -> None:
     target = f"sqlite:///{tmp_path / 'new'}"
     (tmp_path / "text").write_text("no database" * 1000)
