@@ -12,7 +12,13 @@ from orchestrator.domain.errors import DependencyFailed, WrongState
 from orchestrator.domain.states import FINISHED, JobState
 from orchestrator.jobs.views import not_there
 from orchestrator.resources.registry import RESOURCES
-from orchestrator.store.tables import backends, job_approvals, job_dependencies, jobs
+from orchestrator.store.tables import (
+    backends,
+    idempotency_keys,
+    job_approvals,
+    job_dependencies,
+    jobs,
+)
 from orchestrator.store.targets import JOB
 from orchestrator.store.transaction import Transaction
 
@@ -67,6 +73,20 @@ def retry_request(transaction: Transaction, job_id: int) -> tuple[JobRequest, di
     else:
         bound |= {one.id_name: intent.id_of(one.kind) for one in RESOURCES.values()}
     return parse_request(written), bound
+
+
+def retried_before(transaction: Transaction, job_id: int, owner: str, key: str) -> int | None:
+    """The job that a job was retried as by a request of ``owner`` with this idempotency key."""
+    query = (
+        select(jobs.c.id)
+        .join(idempotency_keys, idempotency_keys.c.job_id == jobs.c.id)
+        .where(
+            idempotency_keys.c.owner == owner,
+            idempotency_keys.c.key == key,
+            jobs.c.retry_of == job_id,
+        )
+    )
+    return transaction.execute(query).scalar()
 
 
 def _needed(transaction: Transaction, job_id: int) -> list[int]:

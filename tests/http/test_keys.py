@@ -179,3 +179,23 @@ def test_of_two_calls_at_once_under_a_key_one_is_done(migrated_url: str, what: s
     assert done == ["first"]
     assert answers["first"] == {"by": "first"}
     assert answers["second"] == ({"by": "first"} if what == "the same" else "idempotency_mismatch")
+
+
+def test_a_retry_sent_twice_is_one_whatever_has_become_of_what_it_needs(
+    http: httpx.Client,
+) -> None:
+    needed = _ended_job(http)["id"]
+    body = {"action": "volume.create", "backend": "ram", "params": {"size_bytes": 2**20}}
+    later = {**body, "volume": f"t-{uuid.uuid4().hex[:12]}", "run_at": "2999-01-01T00:00:00Z"}
+    again = http.post(f"/v1/jobs/{needed}/retry").json()["id"]
+    job = http.post("/v1/jobs", json={**later, "depends_on": [again]}).json()["id"]
+    http.post(f"/v1/jobs/{job}/cancel")
+    path, key = f"/v1/jobs/{job}/retry", _key(uuid.uuid4().hex)
+    first = http.post(path, headers=key)
+    assert first.status_code == 202
+    assert http.post(f"/v1/jobs/{again}/cancel").status_code == 202
+    second = http.post(path, headers=key)
+    assert (second.status_code, second.json()["id"]) == (202, first.json()["id"])
+    assert second.headers["Idempotent-Replay"] == "true"
+    other = http.post(path, headers=_key(uuid.uuid4().hex))
+    assert (other.status_code, other.json()["code"]) == (409, "dependency_failed")

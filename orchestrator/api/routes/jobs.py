@@ -29,12 +29,14 @@ from orchestrator.api.requesting import (
     cursor_for,
     position_of,
 )
-from orchestrator.api.submitting import answer, single, wait_for
+from orchestrator.api.service import Receipt, Service
+from orchestrator.api.submitting import answer, single, told, wait_for
 from orchestrator.asgi.reading import ExactRoute
 from orchestrator.contract.answers import Page
 from orchestrator.contract.events import Event
 from orchestrator.contract.jobs import Archived, Job, Plan
-from orchestrator.domain.errors import InvalidInput, UnknownAction
+from orchestrator.domain.actors import Actor
+from orchestrator.domain.errors import InvalidInput, Problem, UnknownAction
 from orchestrator.domain.exact import Exact
 from orchestrator.domain.names import (
     MAX_ID,
@@ -49,7 +51,7 @@ from orchestrator.history.events import of_job
 from orchestrator.jobs import approvals
 from orchestrator.jobs import archive as archiving
 from orchestrator.jobs import cancel as canceling
-from orchestrator.jobs.retry import retry_request
+from orchestrator.jobs.retry import retried_before, retry_request
 from orchestrator.jobs.submission import Submission
 from orchestrator.jobs.views import job_view, list_jobs
 from orchestrator.store.transaction import Transaction
@@ -263,13 +265,29 @@ async def retry(
     reason: ReasonHeader = None,
 ) -> Response:
     """Submit a failed or canceled job again, as a new job, which is checked again."""
-    request, bound = await asyncio.to_thread(
-        service.read, lambda transaction: retry_request(transaction, job_id)
-    )
+    try:
+        request, bound = await asyncio.to_thread(
+            service.read, lambda transaction: retry_request(transaction, job_id)
+        )
+    except Problem:
+        # The request may have been accepted before, when the jobs were as it needs them.
+        first = await asyncio.to_thread(_retried_before, service, job_id, actor, key)
+        if first is None:
+            raise
+        return await told(service, first, wait)
     submission = Submission(
         requests=[request], actor=actor, reason=reason, idempotency_key=key, bound={0: bound}
     )
     return await answer(service, submission, wait=wait)
+
+
+def _retried_before(service: Service, job_id: int, actor: Actor, key: str | None) -> Receipt | None:
+    def first(transaction: Transaction) -> Receipt | None:
+        if key is None or (id_ := retried_before(transaction, job_id, actor.name, key)) is None:
+            return None
+        return Receipt("job", id_, job_view(transaction, id_), repeated=True)
+
+    return service.read(first)
 
 
 @router.post("/{job_id}/approve", response_model=Job)
