@@ -37,6 +37,8 @@ from workers.backends.memory.store import Faults
 pytestmark = pytest.mark.either_database
 
 MIB = 2**20
+#: Seconds for which threads that find nothing to do leave the processor to the others.
+_PAUSE = 0.01
 
 
 class Audited:
@@ -420,6 +422,7 @@ def _busy_with(audited: Audited, backend: str, number: int) -> list[dict[str, An
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("backend", ["ram", "fast"])
 def test_nothing_is_flagged_while_jobs_churn(audited: Audited, backend: str) -> None:
     """A thousand jobs on one backend, which is audited again and again meanwhile."""
@@ -435,7 +438,7 @@ def test_nothing_is_flagged_while_jobs_churn(audited: Audited, backend: str) -> 
     done = threading.Event()
 
     def work(worker: Worker) -> None:
-        while not done.is_set():
+        while not done.wait(_PAUSE):
             worker.work()
 
     threads = [threading.Thread(target=work, args=(one,)) for one in (engine.worker, other)]
@@ -450,6 +453,7 @@ def test_nothing_is_flagged_while_jobs_churn(audited: Audited, backend: str) -> 
             ).job_ids
             while engine.job(job_id)["finished_at"] is None:
                 engine.database.transact(queue_due)
+                done.wait(_PAUSE)
             audits.append(engine.job(job_id))
             if before["finished_at"] is not None:
                 break
