@@ -135,7 +135,7 @@ def put_in_place(new: Path, path: Path) -> Path | None:
                 busy = mode == "wal"
         except sqlite3.DatabaseError as error:
             # A file that cannot be read is replaced, too.
-            busy = error.sqlite_errorcode in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+            busy = error.sqlite_errorname.startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
         if busy:
             raise Conflict(
                 f"somebody uses the database {path}: stop the service on this machine first"
