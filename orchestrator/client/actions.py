@@ -1016,7 +1016,7 @@ class BackendActions(Room[C]):
 
 
 class ResourceMethods(Methods):
-    """A room for each kind of resource, and lists of what there is."""
+    """The methods of each kind of resource, and those that list resources."""
 
     @cached_property
     def volume(self) -> VolumeActions[Self]:

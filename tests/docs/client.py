@@ -137,7 +137,7 @@ def _shape(name: str, schema: Schema) -> str:
 
 def _methods() -> Iterator[str]:
     yield "class ResourceMethods(Methods):"
-    yield '    """A room for each kind of resource, and lists of what there is."""'
+    yield '    """The methods of each kind of resource, and those that list resources."""'
     for kind in _kinds():
         yield "\n    @cached_property"
         yield f"    def {kind}(self) -> {_class_of(kind)}[Self]:"

@@ -111,7 +111,7 @@ def test_how_long_it_asks_is_configured(tmp_path: Path) -> None:
 
 
 def test_what_has_ended_when_it_is_to_be_canceled_has_ended_so(tmp_path: Path) -> None:
-    """Where an attach is told to have failed, Ganeti forgets the disk."""
+    """Ganeti forgets a disk whose attach is reported to have failed."""
     refused = {"code": "job_ended", "detail": "job 17 has already succeeded"}
     with service(0, (202, BEGUN), (409, refused)) as (url, asked):
         done = script(tmp_path, "remove", url, seconds=0)

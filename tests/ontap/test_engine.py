@@ -264,7 +264,7 @@ def test_an_adoption_whose_answer_was_lost_goes_on_where_it_was(
 
 
 def _fail_to_make_policy(double: Double, engine: PrivateEngine) -> None:
-    """A policy is in error: its making failed, and nobody may look what there is of it."""
+    """A policy in error: its creation failed, and what it has left cannot be inspected."""
     request = {"action": "policy.create", "policy": "web", "params": {"rules": ["10.0.0.0/24"]}}
     with pytest.raises(Problem):
         engine.run([{**request, "max_attempts": 1}])
