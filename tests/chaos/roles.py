@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 import redis
 import structlog
+from celery.fixups import django as _django  # noqa: F401 - every application imports it
 
 from orchestrator import failpoints
 from orchestrator.api.app import create_app, served
@@ -29,8 +30,8 @@ from orchestrator.settings import SchedulerSettings, Settings
 from orchestrator.store.database import Database
 from tests.chaos import without
 from workers import runner as runner_module
-from workers.backends import file as _file  # noqa: F401 - imported before anyone is forked
-from workers.backends import memory as _memory  # noqa: F401
+from workers.backends.file import driver as _file  # noqa: F401 - imported before anyone is forked
+from workers.backends.memory import driver as _memory  # noqa: F401
 from workers.leases import Leases
 from workers.runner import Runner
 from workers.scheduler import Scheduler
