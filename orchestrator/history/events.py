@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Row, Select, bindparam, func, select, tuple_
 
+from orchestrator.domain.action import source_of
 from orchestrator.domain.errors import EpochChanged, Gone
-from orchestrator.domain.targets import named
+from orchestrator.domain.outlook import Intent
+from orchestrator.domain.targets import Target, TargetRole, named
 from orchestrator.store.asking import Asked
 from orchestrator.store.bulk import Parent, inserted_family, update_rows
 from orchestrator.store.lives import all_of
@@ -56,6 +58,25 @@ class Event:
     objects: Sequence[Named] = ()
 
 
+def intent_event(
+    intent: Intent, kind: str, actor: str, data: dict[str, Any], *, job_id: int
+) -> Event:
+    """What happened to a job that means ``intent``."""
+    return Event(
+        kind=kind,
+        actor=actor,
+        backend=intent.backend,
+        volume=intent.volume,
+        volume_id=intent.volume_id,
+        snapshot=intent.snapshot,
+        policy=intent.policy,
+        job_id=job_id,
+        reason=intent.reason,
+        data=data,
+        objects=_without_column(intent.others, intent.backend, intent.params),
+    )
+
+
 def job_event(
     row: Mapping[str, Any],
     kind: str,
@@ -77,7 +98,30 @@ def job_event(
         job_id=row["id"],
         reason=reason,
         data=data,
+        objects=_without_column(
+            [Target(*one) for one in row["targets"] or ()], backend, row["params"]
+        ),
     )
+
+
+def _without_column(
+    others: Sequence[Target], backend: str, params: Mapping[str, Any]
+) -> Sequence[Named]:
+    """What a job is about and events have no column for, as far as it is known by now."""
+    if not others:
+        return ()
+    source, _ = source_of(backend, params) or (backend, None)
+    return [
+        Named(
+            role=one.role,
+            kind=one.kind,
+            name=one.name or "",
+            id=one.id,
+            backend=source if one.role == TargetRole.SOURCE else backend,
+        )
+        for one in others
+        if one.kind != "policy" and one.id is not None
+    ]
 
 
 def record(transaction: Transaction, happened: Sequence[Event], at: datetime) -> None:

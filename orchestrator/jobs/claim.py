@@ -23,7 +23,7 @@ from orchestrator.domain.outlook import (
 )
 from orchestrator.domain.queues import CONTROL_QUEUE, GROUP_BUDGET
 from orchestrator.domain.states import EventKind, JobState
-from orchestrator.history.events import Event, recorded
+from orchestrator.history.events import Event, intent_event, recorded
 from orchestrator.jobs.loading import (
     backends_named,
     backends_with,
@@ -369,17 +369,9 @@ def _births(claims: Iterable[Claim], now: datetime) -> list[Asked[Any]]:
 
 
 def _started(claim: Claim) -> Event:
-    return Event(
-        kind=EventKind.JOB_STARTED,
-        actor=claim.submitted_by,
-        backend=claim.intent.backend,
-        volume=claim.intent.volume,
-        volume_id=claim.intent.volume_id,
-        snapshot=claim.intent.snapshot,
-        policy=claim.intent.policy,
-        job_id=claim.job_id,
-        reason=claim.intent.reason,
-        data={"attempt": claim.attempt, "fence": claim.fence},
+    data = {"attempt": claim.attempt, "fence": claim.fence}
+    return intent_event(
+        claim.intent, EventKind.JOB_STARTED, claim.submitted_by, data, job_id=claim.job_id
     )
 
 

@@ -7,18 +7,16 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, NamedTuple
 
 from sqlalchemy import select
 
 from orchestrator.actions.registry import intent_of
-from orchestrator.domain.action import source_of
 from orchestrator.domain.actors import ENGINE
 from orchestrator.domain.errors import Canceled, DependencyFailed, Problem
-from orchestrator.domain.outlook import Intent
 from orchestrator.domain.states import Ending, EventKind, JobState
-from orchestrator.domain.targets import TargetRole
-from orchestrator.history.events import Event, Named, job_event, record, recorded
+from orchestrator.history.events import Event, intent_event, job_event, record, recorded
 from orchestrator.inventory import promises
 from orchestrator.jobs.claim import Claim
 from orchestrator.jobs.lanes import heads, heads_of, promote
@@ -253,16 +251,7 @@ _ENDED: dict[Ending, EventKind] = {
 
 def _events(claim: Claim, outcome: Outcome) -> Iterable[Event]:
     intent = claim.intent
-    base: dict[str, Any] = {
-        "actor": claim.submitted_by,
-        "backend": intent.backend,
-        "volume": intent.volume,
-        "volume_id": intent.volume_id,
-        "snapshot": intent.snapshot,
-        "policy": intent.policy,
-        "job_id": claim.job_id,
-        "reason": intent.reason,
-    }
+    event = partial(intent_event, intent, actor=claim.submitted_by, job_id=claim.job_id)
     if outcome.ending is Ending.SUCCEEDED:
         text = claim.action.audit.format(
             backend=intent.backend,
@@ -271,35 +260,16 @@ def _events(claim: Claim, outcome: Outcome) -> Iterable[Event]:
             host=intent.host,
             **{one.kind: intent.name_of(one.kind) or "(none)" for one in claim.action.others},
         )
-        data = {"text": text, **outcome.audit}
-        yield Event(kind=claim.action.name, **base, data=data, objects=_objects(intent))
+        yield event(kind=claim.action.name, data={"text": text, **outcome.audit})
     for change in outcome.changes:
         if isinstance(change, inventory.Written) and (told := change.event()) is not None:
             kind, about = told
-            yield Event(kind=kind, **{**base, **about})
+            yield replace(event(kind=kind, data={}), **about)
     # The end of an attempt is the last event of it.
-    data = {"attempt": claim.attempt}
+    data: dict[str, Any] = {"attempt": claim.attempt}
     if outcome.problem is not None:
         data["error"] = outcome.problem.job_error()
-    yield Event(kind=_ENDED[outcome.ending], **base, data=data)
-
-
-def _objects(intent: Intent) -> tuple[Named, ...]:
-    """What it is about and its event has no column for."""
-    if not intent.others:
-        return ()
-    source, _ = source_of(intent.backend, intent.params) or (intent.backend, None)
-    return tuple(
-        Named(
-            role=one.role,
-            kind=one.kind,
-            name=one.name or "",
-            id=one.id,
-            backend=source if one.role == TargetRole.SOURCE else intent.backend,
-        )
-        for one in intent.others
-        if one.kind != "policy" and one.id is not None
-    )
+    yield event(kind=_ENDED[outcome.ending], data=data)
 
 
 # -- what the end of a job sets off -------------------------------------------------------

@@ -15,7 +15,7 @@ from orchestrator.domain.outlook import Intent
 from orchestrator.domain.places import Places
 from orchestrator.domain.queues import GROUP_BUDGET, backend_queue
 from orchestrator.domain.states import EventKind, JobState
-from orchestrator.history.events import Event, recorded
+from orchestrator.history.events import Event, intent_event, recorded
 from orchestrator.inventory import promises
 from orchestrator.jobs.drafts import Draft, Drafts, queue_of
 from orchestrator.jobs.submission import Accepted, PlannedJob, Submission
@@ -298,17 +298,9 @@ def _row(
 
 
 def _event(row: dict[str, Any], intent: Intent) -> Event:
-    return Event(
-        kind=EventKind.JOB_SUBMITTED,
-        actor=row["submitted_by"],
-        backend=intent.backend,
-        volume=intent.volume,
-        volume_id=intent.volume_id,
-        snapshot=intent.snapshot,
-        policy=intent.policy,
-        job_id=row["id"],
-        reason=intent.reason,
-        data={"action": row["action"], "params": row["params"]},
+    data = {"action": row["action"], "params": row["params"]}
+    return intent_event(
+        intent, EventKind.JOB_SUBMITTED, row["submitted_by"], data, job_id=row["id"]
     )
 
 

@@ -41,7 +41,7 @@ class Written(ABC):
     def write(cls, transaction: Transaction, changes: Sequence[Any], now: datetime) -> None:
         """Write these changes of this class, in the transaction of the outcome."""
 
-    def event(self) -> tuple[EventKind, dict[str, str]] | None:
+    def event(self) -> tuple[EventKind, dict[str, Any]] | None:
         """The event, and its own fields, by which history tells of it beside its job."""
         return None
 

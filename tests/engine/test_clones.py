@@ -121,16 +121,23 @@ def test_what_is_not_copied_is_told_in_plan_and_history(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("action", ["volume.clone", "volume.copy"])
-def test_the_event_names_the_source_as_an_object(engine: Engine, action: str) -> None:
+def test_every_event_names_the_source_as_an_object(engine: Engine, action: str) -> None:
     source(engine, "ram")
-    job_id = do(engine, making(action, "ram"))["id"]
+    done = do(engine, making(action, "ram"))["id"]
+    again = {**making(action, "ram"), "volume": "another"}
+    [canceled] = engine.submit(again).job_ids
+    engine.cancel(canceled)
     with engine.database.read() as transaction:
-        query = select(events.c.kind, events.c.objects).where(events.c.job_id == job_id)
-        found = dict(transaction.execute(query).all())
+        query = select(events.c.kind, events.c.objects).where(events.c.job_id.in_([done, canceled]))
+        found = transaction.execute(query.order_by(events.c.commit_id, events.c.seq)).all()
+    assert [kind for kind, _ in found] == [
+        *("job.submitted", "job.started", action, "job.succeeded"),
+        *("job.submitted", "job.canceled"),
+    ]
     expected = {"role": "source", "kind": "volume", "name": "vm", "backend": "ram"}
-    volume_id = engine.volumes("ram")["vm"]["id"]
-    assert found.pop(action) == [{**expected, "id": volume_id}]
-    assert set(found.values()) == {None}
+    source_id = engine.volumes("ram")["vm"]["id"]
+    for _, objects in found:
+        assert objects == [{**expected, "id": source_id}]
 
 
 def test_a_plan_names_the_snapshots_that_a_rollback_deletes(engine: Engine) -> None:

@@ -43,7 +43,7 @@ class SnapshotGone(Written):
             .values(state=SnapshotState.REMOVED, removed_at=now)
         )
 
-    def event(self) -> tuple[EventKind, dict[str, str]] | None:
+    def event(self) -> tuple[EventKind, dict[str, Any]] | None:
         """That it was struck from the record."""
         return None if self.name is None else (EventKind.SNAPSHOT_STRUCK, {"snapshot": self.name})
 
@@ -65,7 +65,7 @@ class SnapshotMissing(Written):
             update(snapshots).where(among(snapshots.c.id, ids)).values(state=SnapshotState.ERROR)
         )
 
-    def event(self) -> tuple[EventKind, dict[str, str]] | None:
+    def event(self) -> tuple[EventKind, dict[str, Any]] | None:
         """That it was not found."""
         return EventKind.SNAPSHOT_MISSING, {"snapshot": self.name}
 
