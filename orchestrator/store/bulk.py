@@ -101,8 +101,12 @@ def among(column: ColumnElement[Any], values: Iterable[Any]) -> ColumnElement[bo
     return In(column, bindparam(None, list(values), Listed(column.type), unique=True))
 
 
-def columns_used(rows: Sequence[Row]) -> tuple[str, ...]:
-    """The columns of rows to be inserted, without those that are None in all of them."""
-    if len(rows) == 1:
-        return tuple(name for name, value in rows[0].items() if value is not None)
-    return tuple(name for name in rows[0] if any(row[name] is not None for row in rows))
+def columns_of(rows: Sequence[Row]) -> dict[str, list[Any]]:
+    """The values of each column of these rows."""
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def columns_used(rows: Sequence[Row]) -> dict[str, list[Any]]:
+    """The same without the columns that are None in all of them."""
+    count = len(rows)
+    return {name: some for name, some in columns_of(rows).items() if some.count(None) < count}

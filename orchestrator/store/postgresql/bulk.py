@@ -6,14 +6,14 @@ That is the fastest way short of COPY, and needs one plan.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 from sqlalchemy import Boolean, String, Table
 from sqlalchemy.dialects import postgresql
 
-from orchestrator.store.bulk import Drawn, Inserted, Row, Updated, columns_used
+from orchestrator.store.bulk import Drawn, Inserted, Updated, columns_of, columns_used
 from orchestrator.store.tables import SEQUENCES
 
 Written = tuple[bytes, dict[str, Any]]
@@ -32,7 +32,7 @@ def drawn(asked: Drawn) -> Written:
 def inserted(asked: Inserted) -> Written:
     """The statement for `Inserted`."""
     columns = columns_used(asked.rows)
-    listed, parameters = _values(asked.table, columns, asked.rows)
+    listed, parameters = _values(asked.table, columns)
     named = ", ".join(columns)
     if asked.parent is None:
         into = f"INSERT INTO {asked.table.name} ({named}) SELECT {listed}"
@@ -52,8 +52,8 @@ def inserted(asked: Inserted) -> Written:
 
 def updated(asked: Updated) -> Written:
     """The statement for `Updated`."""
-    name, columns = asked.table.name, tuple(asked.rows[0])
-    listed, parameters = _values(asked.table, columns, asked.rows)
+    name, columns = asked.table.name, columns_of(asked.rows)
+    listed, parameters = _values(asked.table, columns)
     changed = ", ".join(f"{column} = new.{column}" for column in columns
                         if column not in asked.keys)  # fmt: skip
     matches = " AND ".join(f"{name}.{key} = new.{key}" for key in asked.keys)
@@ -69,47 +69,45 @@ def array(values: Sequence[Any]) -> Any:
 
     Its driver would look at each value for its type, and for what needs a quotation mark.
     """
-    kinds = {type(value) for value in values}
+    kinds = set(map(type, values))
     if kinds == {int}:
         return "{" + ",".join(map(str, values)) + "}"
-    if kinds == {str}:
+    if kinds and all(issubclass(kind, str) for kind in kinds):
         joined = '","'.join(values)
         if "\\" not in joined and joined.count('"') == 2 * (len(values) - 1):
             return '{"' + joined + '"}'
     return values
 
 
-def _values(
-    table: Table, columns: tuple[str, ...], rows: Sequence[Row]
-) -> tuple[str, dict[str, Any]]:
-    """A select list that yields these rows, one array a column, and its parameters.
+def _values(table: Table, columns: Mapping[str, Sequence[Any]]) -> tuple[str, dict[str, Any]]:
+    """A select list that yields the rows with these columns, an array each, and its parameters.
 
     What is the same in all rows travels once.
     """
     types = _types(table)
     listed: list[str] = []
     parameters: dict[str, Any] = {}
-    first = rows[0]
-    arrays = False
-    for name in columns:
+    count = arrays = 0
+    for name, values in columns.items():
         written, convert = types[name]
-        value = first[name]
-        if len(rows) == 1 or all(row[name] == value for row in rows):
+        count, first = len(values), values[0]
+        if values.count(first) == count:
             listed.append(f"%({name})s::{written}")
-            parameters[name] = None if value is None else convert(value)
+            parameters[name] = None if first is None else convert(first)
         elif written == _JSON:
             # One document that PostgreSQL takes apart: an array of documents would have every
             # quotation mark in them escaped.
-            arrays = True
+            arrays += 1
             listed.append(f"NULLIF(jsonb_array_elements(%({name})s::{_JSON}), 'null')")
-            parameters[name] = json.dumps([row[name] for row in rows])
+            parameters[name] = json.dumps(values)
         else:
-            arrays = True
+            arrays += 1
             listed.append(f"unnest(%({name})s::{written}[])")
-            parameters[name] = array(
-                [None if row[name] is None else convert(row[name]) for row in rows]
-            )
-    if len(rows) > 1 and not arrays:
+            written_out = array(values)
+            if written_out is values and convert is not _same:
+                written_out = [None if value is None else convert(value) for value in values]
+            parameters[name] = written_out
+    if count > 1 and not arrays:
         raise ValueError(f"rows of {table.name} that are all the same")
     return ", ".join(listed), parameters
 
