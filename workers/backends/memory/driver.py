@@ -544,7 +544,7 @@ class MemoryDriver(
         self, operation: str, name: str, pause: Callable[[float], None] = time.sleep
     ) -> Iterator[None]:
         with translated():
-            if self._store.has_faults():
+            if self._store.flag[0]:
                 self._store.suffer(operation, name, BEFORE, pause)
                 yield
                 self._store.suffer(operation, name, AFTER, pause)
@@ -560,11 +560,19 @@ class MemoryDriver(
         contents: bytes,
         call: Call,
     ) -> VolumeFacts:
-        self._refuse_buried(db, check_id(volume.id), volume.name, call)
+        id_ = check_id(volume.id)
         made = db.execute(
             "INSERT OR IGNORE INTO volumes (id, name, size, metadata, contents, fence) "
-            "VALUES (?, ?, ?, ?, ?, ?)",
-            (volume.id, volume.name, size, _written(metadata), contents, call.fence),
+            "SELECT :id, :name, :size, :metadata, :contents, :fence "
+            "WHERE NOT EXISTS (SELECT 1 FROM removed WHERE id = :id AND fence > :fence)",
+            {
+                "id": id_,
+                "name": volume.name,
+                "size": size,
+                "metadata": _written(metadata),
+                "contents": contents,
+                "fence": call.fence,
+            },
         )
         if made.rowcount == 1:
             if volume.settings or volume.policy:
@@ -577,7 +585,8 @@ class MemoryDriver(
                 metadata=dict(metadata),
                 address=self.options.filer_address,
             )
-        found = self._facts(db, volume.id)
+        self._refuse_buried(db, id_, volume.name, call)
+        found = self._facts(db, id_)
         if found is None:
             raise AlreadyExists(f"backend {self.backend} already has a volume {volume.name}")
         self._fenced(db, volume, call)

@@ -7,6 +7,7 @@ whole, and any process can look at it with the tools there are.
 from __future__ import annotations
 
 import fcntl
+import mmap
 import os
 import signal
 import sqlite3
@@ -41,6 +42,8 @@ Kind = Literal["fail", "slow", "hang", "crash", "unavailable", "lost reply"]
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the directory made in it is private
 #: How often a hanging call looks whether it was let go.
 LOOK_AGAIN = 0.02
+#: What the name of the file with a flag ends with.
+_FLAG = "-faults"
 #: Seconds that a change waits for the changes of others, which take microseconds each.
 BUSY_TIMEOUT = 30.0
 
@@ -106,7 +109,7 @@ def place(backend: str, installation: str) -> Path:
 def erase(backend: str, installation: str) -> None:
     """Take all of a backend out of RAM; only once no worker uses it any more."""
     path = place(backend, installation)
-    for ending in ("", "-wal", "-shm"):
+    for ending in ("", "-wal", "-shm", _FLAG):
         path.with_name(path.name + ending).unlink(missing_ok=True)
 
 
@@ -116,6 +119,7 @@ class Store:
     def __init__(self, backend: str, installation: str) -> None:
         self.path = place(backend, installation)
         self._local = threading.local()
+        self._flag: mmap.mmap | None = None
 
     def read(self) -> sqlite3.Connection:
         """A connection for single statements that change nothing."""
@@ -136,9 +140,14 @@ class Store:
                 connection.execute("ROLLBACK")
             raise
 
-    def has_faults(self) -> bool:
-        """Whether anything is set at all; all that calls pay where nothing is."""
-        return self._opened().execute("SELECT 1 FROM faults LIMIT 1").fetchone() is not None
+    @property
+    def flag(self) -> mmap.mmap:
+        """A byte that all processes share: whether any fault is set. Other calls pay for no more
+        than a look at it."""
+        if self._flag is None:
+            self._opened()  # makes the directory
+            self._flag = _shared_byte(self.path.with_name(self.path.name + _FLAG))
+        return self._flag
 
     def suffer(
         self, operation: str, name: str, phase: Phase, pause: Callable[[float], None]
@@ -222,6 +231,7 @@ class Faults:
             raise ValueError(f"no such fault: {kind!r} {when!r}")
         phase = AFTER if kind == "lost reply" else when
         with self._store.change() as db:
+            self._store.flag[0] = 1
             db.execute(
                 "INSERT INTO faults (operation, pattern, kind, phase, times, seconds, code) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -232,6 +242,7 @@ class Faults:
         """Remove all faults and let go whoever hangs in one."""
         with self._store.change() as db:
             db.execute("DELETE FROM faults")
+            self._store.flag[0] = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +266,8 @@ class _Opened:
                 path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
             )
             self.connection.row_factory = sqlite3.Row
+            # Every page that a change touches is copied into the log.
+            self.connection.execute("PRAGMA page_size = 1024")
             self.connection.execute("PRAGMA journal_mode = WAL")
             self.connection.execute("PRAGMA synchronous = OFF")
             self.connection.execute("PRAGMA foreign_keys = ON")
@@ -268,6 +281,16 @@ class _Opened:
 
 
 _inherited: list[_Opened] = []
+
+
+def _shared_byte(path: Path) -> mmap.mmap:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        # Memory that was not to be had is an error here, and a signal at the first look.
+        os.posix_fallocate(descriptor, 0, 1)
+        return mmap.mmap(descriptor, 1)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
