@@ -51,14 +51,20 @@ class Intent:
         if kind in COLUMNS:
             name: str | None = getattr(self, kind)
             return name
-        return next((one.name for one in self.others if one.kind == kind), None)
+        for one in self.others:
+            if one.kind == kind:
+                return one.name
+        return None
 
     def id_of(self, kind: str) -> str | None:
         """The id of what it is about of this kind, if that is known."""
         if kind in COLUMNS:
             id_: str | None = getattr(self, COLUMNS[kind])
             return id_
-        return next((one.id for one in self.others if one.kind == kind), None)
+        for one in self.others:
+            if one.kind == kind:
+                return one.id
+        return None
 
     @property
     def policy(self) -> str | None:

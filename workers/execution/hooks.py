@@ -54,13 +54,11 @@ class Hooks:
 
     def before(self, work: _Work) -> None:
         """Run what must succeed first. Raises `HookFailed`."""
-        told = _told(work, "pre")
         for program in self._programs(work, "pre"):
-            self._run(program, work, told)
+            self._run(program, work, _told(work, "pre"))
 
     def after(self, work: _Work, result: Mapping[str, Any]) -> list[str]:
         """Run what wants to know; what went wrong with it, a sentence each."""
-        told = {**_told(work, "post"), "result": result}
         failed: list[str] = []
         try:
             programs = self._programs(work, "post")
@@ -68,7 +66,7 @@ class Hooks:
             return [failure.detail]
         for program in programs:
             try:
-                self._run(program, work, told)
+                self._run(program, work, {**_told(work, "post"), "result": result})
             except HookFailed as failure:
                 failed.append(failure.detail)
         return failed

@@ -391,11 +391,12 @@ def settings_found(
 
 def made(work: Work, facts: VolumeFacts) -> Done:
     """The target volume was made, and is like this."""
-    result = {"id": work.volume.id, **sizes_of(facts)}
-    record = {**sizes_of(facts), **settings_found(facts, work.volume.settings)}
+    volume, sizes = work.volume, sizes_of(facts)
+    result = {"id": volume.id, **sizes}
+    record = {**sizes, **settings_found(facts, volume.settings)}
     return Done(
         result=result,
-        changes=[set_volume(work.volume.id, state=VolumeState.AVAILABLE, **record)],
+        changes=[set_volume(volume.id, state=VolumeState.AVAILABLE, **record)],
         after={"state": VolumeState.AVAILABLE, **result},
     )
 
