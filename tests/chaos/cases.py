@@ -58,7 +58,7 @@ class Case:
     follower: Request | None = None
     #: How the follower must end.
     follower_ends: str = "succeeded"
-    #: Puts back what other cells need.
+    #: Puts back what other cells need: what was done to a volume, where it is attached still.
     afterwards: tuple[Request, ...] = ()
     #: What the job must end as; None: well or not, if only it leaves nothing where it failed.
     ends: str | None = "succeeded"
@@ -404,7 +404,12 @@ CASES: dict[str, Case] = {
         Case(action="backend.recount", job=_act("backend.recount", None)),
         Case(action="backend.refresh", job=_act("backend.refresh", None)),
         Case(action="backend.verify", job=_act("backend.verify", None)),
-        Case(action="backend.drain", job=_act("backend.drain", None), follower=_RESUME),
+        Case(
+            action="backend.drain",
+            job=_act("backend.drain", None),
+            follower=_RESUME,
+            afterwards=(_RESUME,),
+        ),
         Case(
             action="backend.resume",
             before=(_act("backend.drain", None),),

@@ -479,7 +479,8 @@ def _conclude(world: World, trial: Trial, *, may_fail: bool = False) -> None:
     world.survivor.call("sweep")
     world.settle()
     attached = [world.model.volumes.get(name) for name in trial.names]
-    if trial.case.afterwards and any(one is not None and one.attached for one in attached):
+    left = "volume" not in trial.case.job or any(one and one.attached for one in attached)
+    if trial.case.afterwards and left:
         world.prepare([trial.filled(request) for request in trial.case.afterwards])
     invariants.check(world, {} if may_fail else trial.expected, trial.names)
     world.end(trial.victim)

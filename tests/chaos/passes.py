@@ -39,13 +39,16 @@ class Passes:
     def steps(self, world: World, role: str, case: Case) -> dict[str, Place]:
         """The steps that a case passes, each with the pass that is meant: the job's own.
 
-        What only comes with a follower, such as waking somebody for it, is met there.
+        What only comes with a follower, such as waking somebody for it, is met there; what is
+        passed less often with one, as often as there.
         """
         found: dict[str, Place] = {}
         for finds in _SCHEDULER_FINDS if role == "scheduler" else ("",):
             alone, followed = self._counted(world, role, case, finds)
             for point in POINTS:
                 count = alone.get(point, 0)
+                if followed:
+                    count = min(count, followed[point])
                 if count or followed.get(point, 0):
                     first = Step(point)
                     found.setdefault(first.id, Place(first))

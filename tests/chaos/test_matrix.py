@@ -51,7 +51,12 @@ def test_nothing_is_lost_or_done_twice(
     if made.small and not mountable:
         record.untried[fault] = "this machine lets us mount no small file system"
         pytest.skip(record.untried[fault])
-    steps = passes.steps(places.at(driver, database_kind).world, role, CASES[case])
+    try:
+        steps = passes.steps(places.at(driver, database_kind).world, role, CASES[case])
+    except BaseException as error:
+        error.add_note(places.nursery.said())
+        places.leave()
+        raise
     for point in POINTS:
         if point not in steps:
             record.absent.add(Absent(role, case, point, driver, database_kind))
