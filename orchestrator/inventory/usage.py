@@ -71,21 +71,21 @@ def _summed(**sums: Any) -> list[ColumnElement[Any]]:
     return [cast(sums.get(name, literal_column("0")), BigInteger).label(name) for name in names]
 
 
+_snapshots_of = (
+    select(func.count())
+    .where(snapshots.c.volume_id == volumes.c.id, *SNAPSHOT_COUNTS)
+    .scalar_subquery()
+)
 _have = (
     select(
         *(volumes.c.account, volumes.c.backend_id),
-        *_summed(used_bytes=func.sum(volumes.c.size_bytes), used_volumes=func.count()),
+        *_summed(
+            used_bytes=func.sum(volumes.c.size_bytes),
+            used_volumes=func.count(),
+            used_snapshots=func.sum(_snapshots_of),
+        ),
     )
     .where(one_of(volumes.c.account, "accounts"), *VOLUME_COUNTS)
-    .group_by(volumes.c.account, volumes.c.backend_id)
-)
-_kept = (
-    select(
-        *(volumes.c.account, volumes.c.backend_id),
-        *_summed(used_snapshots=func.count()),
-    )
-    .join(snapshots, snapshots.c.volume_id == volumes.c.id)
-    .where(one_of(volumes.c.account, "accounts"), *VOLUME_COUNTS, *SNAPSHOT_COUNTS)
     .group_by(volumes.c.account, volumes.c.backend_id)
 )
 # No condition on the backend: of the indexes that there are, only that of unfinished jobs
@@ -102,7 +102,7 @@ _coming = (
     .where(one_of(jobs.c.account, "accounts"), jobs.c.finished_at.is_(None))
     .group_by(jobs.c.account, jobs.c.backend_id)
 )
-_USAGES = Question(select(union_all(_have, _kept, _coming).subquery()))
+_USAGES = Question(select(union_all(_have, _coming).subquery()))
 
 
 def locked_quotas(accounts: Iterable[str], backend_ids: Iterable[int]) -> Asked[Any]:

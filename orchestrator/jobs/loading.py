@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import exists, func, or_, select
+from sqlalchemy import exists, func, select
 
 from orchestrator.actions.registry import intent_of
 from orchestrator.domain.outlook import (
@@ -16,22 +16,20 @@ from orchestrator.domain.outlook import (
 from orchestrator.domain.states import JobState
 from orchestrator.resources.registry import RESOURCES
 from orchestrator.store.asking import Asked, Question, Rows, one_of
-from orchestrator.store.columns import db_now
 from orchestrator.store.lives import PRESENT, all_of
+from orchestrator.store.queries.loading import JobsInLanes, LaneJob
 from orchestrator.store.tables import (
     backends,
     installation,
-    job_lanes,
     jobs,
     promises,
     quotas,
 )
-from orchestrator.store.targets import TARGETS
 from orchestrator.store.transaction import Transaction
 
 LifeOf = Callable[[int], str]
 
-#: The backends with what they have promised, and the turn of the job that is next there.
+#: The backends with what they have promised.
 _BACKENDS = select(
     backends,
     func.coalesce(
@@ -40,44 +38,27 @@ _BACKENDS = select(
         .scalar_subquery(),
         0,
     ).label("promised_bytes"),
-    func.coalesce(
-        select(jobs.c.turn)
-        .where(jobs.c.state == JobState.QUEUED, jobs.c.queue == "backend." + backends.c.name)
-        .order_by(jobs.c.priority, jobs.c.turn, jobs.c.id)
-        .limit(1)
-        .scalar_subquery(),
-        0,
-    ).label("turn"),
     select(installation.c.accepting).scalar_subquery().label("accepting"),
     select(exists(select(quotas.c.account))).scalar_subquery().label("quotas_set"),
 )
 
-
-_BACKENDS_NAMED = Question(_BACKENDS.where(one_of(backends.c.name, "names")))
+#: The turn of the job that is next on a backend, for whoever adds one.
+_TURN = func.coalesce(
+    select(jobs.c.turn)
+    .where(jobs.c.state == JobState.QUEUED, jobs.c.queue == "backend." + backends.c.name)
+    .order_by(jobs.c.priority, jobs.c.turn, jobs.c.id)
+    .limit(1)
+    .scalar_subquery(),
+    0,
+).label("turn")
+_BACKENDS_NAMED = Question(_BACKENDS.add_columns(_TURN).where(one_of(backends.c.name, "names")))
 _BACKENDS_WITH = Question(
     _BACKENDS.add_columns(PRESENT.label("life")).where(one_of(backends.c.id, "ids"))
 )
 
-#: The unfinished jobs of lanes, and whether they block those behind them.
-_JOBS_IN = Question(
-    select(
-        job_lanes.c.lane,
-        *(jobs.c.id, jobs.c.action, jobs.c.backend_id, jobs.c.volume, jobs.c.snapshot),
-        *(jobs.c.host, jobs.c.params, jobs.c.reason, jobs.c.volume_id, jobs.c.snapshot_id),
-        *(jobs.c.account, jobs.c.after, TARGETS),
-        jobs.c.not_before,
-        or_(jobs.c.begun, jobs.c.not_before.is_(None), jobs.c.not_before <= db_now()).label(
-            "blocks"
-        ),
-    )
-    .join(jobs, jobs.c.id == job_lanes.c.job_id)
-    .where(one_of(job_lanes.c.lane, "lanes"))
-    .order_by(jobs.c.id)
-)
-
 
 def backends_named(names: Iterable[str]) -> Asked[Any]:
-    """Ask for backends by name; for `take_backends`."""
+    """Ask for backends by name, and for their turns; for `take_backends`."""
     return _BACKENDS_NAMED(names=sorted(names))
 
 
@@ -86,9 +67,9 @@ def backends_with(ids: Iterable[int]) -> Asked[Any]:
     return _BACKENDS_WITH(ids=sorted(ids))
 
 
-def jobs_in(lanes: Iterable[str]) -> Asked[Any]:
+def jobs_in(lanes: Iterable[str]) -> Asked[LaneJob]:
     """Ask for the unfinished jobs of lanes; for `take_ahead`."""
-    return _JOBS_IN(lanes=sorted(lanes))
+    return JobsInLanes(sorted(lanes))
 
 
 def life_in(transaction: Transaction, rows: Rows) -> LifeOf:
@@ -125,7 +106,7 @@ def take_backends(outlook: Outlook, rows: Rows) -> None:
             leases=(row["lease"], row["lease_next"]),
             identity_written=row["identity_written"],
             promised_bytes=int(row["promised_bytes"]),
-            turn=row["turn"],
+            turn=row.get("turn", 0),
             max_jobs=row["max_jobs"],
         )
 

@@ -58,7 +58,5 @@ def take_allowance(
 
 def forget_turns(transaction: Transaction) -> int:
     """Strike the turns of jobs that have ended without them; returns how many."""
-    ended = select(jobs.c.id).where(
-        jobs.c.id == job_turns.c.job_id, jobs.c.finished_at.is_not(None)
-    )
-    return transaction.execute(delete(job_turns).where(ended.exists())).rowcount
+    ended = select(jobs.c.finished_at).where(jobs.c.id == job_turns.c.job_id).scalar_subquery()
+    return transaction.execute(delete(job_turns).where(ended.is_not(None))).rowcount

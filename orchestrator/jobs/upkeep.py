@@ -7,11 +7,12 @@ several schedulers run it at once: rows another one holds are skipped.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, delete, exists, func, select, true, update
+from sqlalchemy import ColumnElement, and_, delete, exists, func, select, update
 
 from orchestrator.actions.registry import ACTIONS
 from orchestrator.domain.actors import ENGINE
@@ -26,7 +27,7 @@ from orchestrator.jobs.lanes import promote
 from orchestrator.jobs.rates import forget_turns
 from orchestrator.store.bulk import among, insert_rows, update_rows
 from orchestrator.store.columns import db_now
-from orchestrator.store.conditions import due, runnable
+from orchestrator.store.conditions import due, in_state, runnable
 from orchestrator.store.tables import (
     backends,
     idempotency_keys,
@@ -52,7 +53,7 @@ def queue_due(transaction: Transaction) -> list[str]:
     found = transaction.execute(
         select(jobs.c.id)
         .where(
-            jobs.c.state == JobState.WAITING,
+            in_state(JobState.WAITING),
             jobs.c.not_before.is_not(None),
             due(jobs.c.not_before),
         )
@@ -117,7 +118,24 @@ def cancel_overlooked(transaction: Transaction) -> Finished:
     return close(transaction, canceled, now)
 
 
-_SILENT = and_(jobs.c.state == JobState.RUNNING, jobs.c.lease_expires_at < db_now())
+_SILENT = and_(in_state(JobState.RUNNING), jobs.c.lease_expires_at < db_now())
+
+
+def _locked(
+    transaction: Transaction, ids: Sequence[int], condition: ColumnElement[bool]
+) -> Sequence[Any]:
+    """The rows of these jobs, locked in the order of their ids; without those that another
+    transaction holds, and those that do not fit the condition any more."""
+    if not ids:
+        return []
+    query = (
+        select(*JOB, backends.c.name.label("backend"))
+        .join(backends, backends.c.id == jobs.c.backend_id)
+        .where(among(jobs.c.id, ids), condition)
+        .order_by(jobs.c.id)
+        .with_for_update(skip_locked=True, of=jobs)
+    )
+    return transaction.execute(query).mappings().all()
 
 
 @dataclass(frozen=True)
@@ -129,8 +147,9 @@ class Reclaimed:
 
 
 def expired(transaction: Transaction) -> list[int]:
-    """Jobs whose worker fell silent."""
-    return list(transaction.execute(select(jobs.c.id).where(_SILENT).limit(_AT_ONCE)).scalars())
+    """Jobs whose worker fell silent, those first that did so first."""
+    found = select(jobs.c.id).where(_SILENT).order_by(jobs.c.lease_expires_at).limit(_AT_ONCE)
+    return list(transaction.execute(found).scalars())
 
 
 def reclaim_expired(
@@ -145,18 +164,8 @@ def reclaim_expired(
 
     ``only``: just this job. ``looked_at``: false if the database does not let that be marked.
     """
-    rows = (
-        transaction.execute(
-            select(*JOB, backends.c.name.label("backend"))
-            .join(backends, backends.c.id == jobs.c.backend_id)
-            .where(_SILENT, true() if only is None else jobs.c.id == only)
-            .order_by(jobs.c.id)
-            .limit(_AT_ONCE)
-            .with_for_update(skip_locked=True, of=jobs)
-        )
-        .mappings()
-        .all()
-    )
+    silent = expired(transaction) if only is None else [only]
+    rows = _locked(transaction, silent, _SILENT)
     if not rows:
         return Reclaimed([], Finished([], [], [], []))
     now: datetime = transaction.execute(select(db_now())).scalar_one()
@@ -264,7 +273,7 @@ def _without_host(grace: float) -> ColumnElement[bool]:
         workers.c.seen_at > db_now(-max(grace, ALIVE_SECONDS)),
     )
     return and_(
-        jobs.c.state == JobState.QUEUED,
+        in_state(JobState.QUEUED),
         jobs.c.queue.like("host.%"),
         jobs.c.queued_at < db_now(-grace),
         ~alive,
@@ -273,7 +282,7 @@ def _without_host(grace: float) -> ColumnElement[bool]:
 
 def without_host(transaction: Transaction, grace: float) -> list[int]:
     """The jobs that `fail_for_dead_hosts` ends."""
-    waiting = select(jobs.c.id).where(_without_host(grace)).order_by(jobs.c.id).limit(_AT_ONCE)
+    waiting = select(jobs.c.id).where(_without_host(grace)).order_by(jobs.c.queue).limit(_AT_ONCE)
     return list(transaction.execute(waiting).scalars())
 
 
@@ -284,18 +293,8 @@ def fail_for_dead_hosts(
 
     ``only`` and ``looked_at``: as for `reclaim_expired`.
     """
-    rows = (
-        transaction.execute(
-            select(*JOB, backends.c.name.label("backend"))
-            .join(backends, backends.c.id == jobs.c.backend_id)
-            .where(_without_host(grace), true() if only is None else jobs.c.id == only)
-            .order_by(jobs.c.id)
-            .limit(_AT_ONCE)
-            .with_for_update(skip_locked=True, of=jobs)
-        )
-        .mappings()
-        .all()
-    )
+    waiting = without_host(transaction, grace) if only is None else [only]
+    rows = _locked(transaction, waiting, _without_host(grace))
     if not rows:
         return Finished([], [], [], [])
     now: datetime = transaction.execute(select(db_now())).scalar_one()
@@ -314,7 +313,7 @@ def overdue_queues(transaction: Transaction, older_than: float) -> Counter[str]:
     """
     rows = transaction.execute(
         select(jobs.c.queue, func.count())
-        .where(jobs.c.state == JobState.QUEUED, jobs.c.queued_at < db_now(-older_than))
+        .where(in_state(JobState.QUEUED), jobs.c.queued_at < db_now(-older_than))
         .group_by(jobs.c.queue)
     )
     return Counter(dict(rows.all()))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Boolean, and_, or_
+from sqlalchemy import Boolean, and_, literal_column, or_
 from sqlalchemy.sql.expression import ColumnElement
 from sqlalchemy.sql.functions import FunctionElement
 
+from orchestrator.domain.states import JobState
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import jobs
 
@@ -24,6 +25,14 @@ class needs_more(FunctionElement[bool]):
 
     type = Boolean()
     inherit_cache = True
+
+
+def in_state(state: JobState) -> ColumnElement[bool]:
+    """That a row of `jobs` is in this state.
+
+    It is written out: a plan that is kept for any state could not use the index of those in one.
+    """
+    return jobs.c.state == literal_column(f"'{state}'")
 
 
 def due(not_before: ColumnElement[Any]) -> ColumnElement[bool]:

@@ -29,6 +29,7 @@ from orchestrator.store.queries.finishing import (
     OthersInLanes,
     ReleaseLanes,
 )
+from orchestrator.store.tables import metadata
 from orchestrator.store.transaction import Transaction
 from tests.engine.conftest import Engine, create
 from tests.rigs.postgres import Postgres
@@ -217,7 +218,7 @@ def test_what_the_scheduler_does_reads_no_table_from_end_to_end(
 
 #: Indexes of what is unfinished, or of few rows: to read one of them from end to end is no fault.
 SMALL = {
-    "pk_backends",
+    *("backends", "pk_backends", "installation", "pk_quotas"),
     "ix_jobs_unfinished",
     "ix_jobs_queued",
     "ix_jobs_leases",
@@ -226,32 +227,50 @@ SMALL = {
 }
 
 
-@pytest.fixture(scope="module")
-def emptied(
+@pytest.fixture(scope="module", params=["fresh", "emptied"])
+def misjudged(
+    request: pytest.FixtureRequest,
     postgres_server: Postgres,
     migrated_postgres: str,
     tmp_path_factory: pytest.TempPathFactory,
     broker_server: Any,
 ) -> Iterator[Engine]:
-    """Much to do, where PostgreSQL has last looked at the tables when there was nothing."""
-    postgres_server.create_database("emptied", template=migrated_postgres)
-    url = postgres_server.url("emptied")
+    """Much that was done and is to be done, where PostgreSQL has never looked at the tables, or
+    when there was nothing in them."""
+    name = f"misjudged_{request.param}"
+    postgres_server.create_database(name, template=migrated_postgres)
+    url = postgres_server.url(name)
     settings = Settings(
-        data=tmp_path_factory.mktemp("emptied"),
+        data=tmp_path_factory.mktemp(name),
         host="here",
         database={"url": url},
         broker={"url": broker_server.url},
         backends={"ram": {"driver": "memory", "capacity": "1P"}},
     )
-    made = Engine(settings, Database(url))
-    made.submit(*(create(f"old{number}") for number in range(200)))
+    database = Database(url)
+    with database.write() as transaction:
+        for table in metadata.tables:
+            transaction.execute(text(f"ALTER TABLE {table} SET (autovacuum_enabled = false)"))
+        if request.param == "emptied":
+            transaction.execute(text("ANALYZE"))
+    made = Engine(settings, database)
+    made.submit(*(create(f"old{number}") for number in range(1000)))
     made.work()
-    with made.database.write() as transaction:
-        transaction.execute(text("ANALYZE"))
-    made.submit(*(create(f"new{number}") for number in range(1000)))
+    made.submit(*(create(f"new{number}") for number in range(200)))
     yield made
     made.close()
-    postgres_server.drop_database("emptied")
+    postgres_server.drop_database(name)
+
+
+@pytest.mark.parametrize("plans", ["force_custom_plan", "force_generic_plan"])
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_a_hot_statement_finds_each_row_by_index_without_statistics(
+    misjudged: Engine, name: str, plans: str
+) -> None:
+    with misjudged.database.write() as transaction:
+        transaction.execute(text(f"SET LOCAL plan_cache_mode = {plans}"))
+        plan = _plan(transaction, *written(QUESTIONS[name], transaction.connection.dialect))
+    assert _walked(plan) <= SMALL
 
 
 @pytest.mark.parametrize(
@@ -265,11 +284,11 @@ def emptied(
         put_back_blocked,
     ],
 )
-def test_what_the_scheduler_does_finds_each_job_by_index_also_where_tables_were_empty(
-    emptied: Engine, step: Callable[[Transaction], Any]
+def test_what_the_scheduler_does_finds_each_job_by_index_without_statistics(
+    misjudged: Engine, step: Callable[[Transaction], Any]
 ) -> None:
     told: list[set[str]] = []
-    with emptied.database.write() as transaction:
+    with misjudged.database.write() as transaction:
 
         @event.listens_for(transaction.connection, "before_cursor_execute", named=True)
         def explain(**asked: Any) -> None:

@@ -48,13 +48,14 @@ from orchestrator.store.queries.lanes import (
     Promote,
     Tails,
 )
+from orchestrator.store.queries.loading import JobsInLanes, VolumesNamed
 from orchestrator.store.queries.reports import CapacityDays
 from orchestrator.store.sqlite.statements import RUNNERS
 from orchestrator.store.tables import capacity_days as capacity
 from orchestrator.store.tables import event_commits, events, job_lanes, job_steps, jobs, promises
 from orchestrator.store.tables import workers as processes
 from orchestrator.store.transaction import Transaction
-from tests.engine.conftest import Engine, create, grow
+from tests.engine.conftest import Engine, act, create, grow
 
 
 def declared() -> set[type[Query[Any]]]:
@@ -155,6 +156,34 @@ def claim_jobs(engine: Engine, transaction: Transaction) -> None:
     state = select(jobs.c.state, jobs.c.worker, jobs.c.fence).where(jobs.c.id == second)
     assert tuple(transaction.execute(state).one()) == ("running", "w", by_id[second]["fence"])
     assert list(transaction.ask(_claim())[0]) == []
+
+
+def jobs_in_lanes(engine: Engine, transaction: Transaction) -> None:
+    first, last = engine.submit(create("a"), grow("a", "2M"), batch=False).job_ids
+    [other] = engine.submit(create("b"), batch=False).job_ids
+    later = datetime.now(UTC) + timedelta(days=1)
+    transaction.execute(update(jobs).where(jobs.c.id == last).values(not_before=later))
+    [found] = transaction.ask(JobsInLanes(["ram/b", "ram/a", "ram/nothing"]))
+    assert [(row["lane"], row["id"], row["blocks"]) for row in found] == [
+        ("ram/a", first, True),
+        ("ram/a", last, False),
+        ("ram/b", other, True),
+    ]
+    assert found[1]["not_before"] == later
+    assert found[1]["params"] == {"size_bytes": 2 << 20}
+    assert not found[1]["targets"]
+
+
+def volumes_named(engine: Engine, transaction: Transaction) -> None:
+    engine.submit(create("a"), create("a", backend="fast"), create("b"), create("gone"))
+    engine.work()
+    engine.submit(act("volume.remove", "gone"))
+    engine.work()
+    asked = VolumesNamed(["fast", "ram", "ram", "ram"], ["a", "b", "gone", "nothing"])
+    [found] = transaction.ask(asked)
+    there = {(row["backend"], row["name"], row["size_bytes"]) for row in found}
+    # Which is on another of the backends does no harm.
+    assert there - {("ram", "a", 1 << 20)} == {("fast", "a", 1 << 20), ("ram", "b", 1 << 20)}
 
 
 def volumes_claimed(engine: Engine, transaction: Transaction) -> None:
@@ -325,6 +354,8 @@ CASES: dict[type[Query[Any]], Callable[[Engine, Transaction], None]] = {
     LockWaiting: lock_waiting,
     Promote: promote,
     ClaimJobs: claim_jobs,
+    JobsInLanes: jobs_in_lanes,
+    VolumesNamed: volumes_named,
     VolumesClaimed: volumes_claimed,
     BeginLanes: begin_lanes,
     LockRunning: lock_running,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from sqlalchemy import or_, select
 
@@ -18,26 +17,12 @@ from orchestrator.domain.states import SnapshotState, VolumeState
 from orchestrator.resources.snapshot.order import oldest_first
 from orchestrator.store.asking import Asked, Question, Rows, one_of
 from orchestrator.store.columns import db_now
+from orchestrator.store.queries.loading import LiveVolume, VolumesNamed
 from orchestrator.store.tables import attachments, backends, locks, policies, snapshots, volumes
 from orchestrator.store.transaction import Transaction
 
 Targets = Iterable[tuple[str, str]]
 
-_LIVE_VOLUMES = (
-    select(
-        backends.c.name.label("backend"),
-        *(volumes.c.id, volumes.c.name, volumes.c.state, volumes.c.size_bytes),
-        *(volumes.c.metadata, volumes.c.parameters, volumes.c.settings),
-        *(volumes.c.policy_id, volumes.c.created_by_job, volumes.c.account),
-    )
-    .join(backends, backends.c.id == volumes.c.backend_id)
-    .where(volumes.c.state != VolumeState.REMOVED)
-)
-
-#: Live volumes of any of these names on any of these backends.
-_VOLUMES = Question(
-    _LIVE_VOLUMES.where(one_of(backends.c.name, "backends"), one_of(volumes.c.name, "names"))
-)
 _POLICY_NAMES = Question(select(policies.c.id, policies.c.name).where(one_of(policies.c.id, "ids")))
 _MOUNTED = Question(
     select(backends.c.name.label("backend"), volumes.c.junction_path, volumes.c.id)
@@ -65,13 +50,10 @@ _LOCKS = Question(
 )
 
 
-def volumes_at(targets: Targets) -> Asked[Any]:
+def volumes_at(targets: Targets) -> Asked[LiveVolume]:
     """Ask for the live volumes of (backend, name) pairs, as they are now; for `take_volumes`."""
-    wanted = set(targets)
-    return _VOLUMES(
-        backends=sorted({backend for backend, _ in wanted}),
-        names=sorted({name for _, name in wanted}),
-    )
+    wanted = sorted(set(targets))
+    return VolumesNamed([backend for backend, _ in wanted], [name for _, name in wanted])
 
 
 def take_volumes(

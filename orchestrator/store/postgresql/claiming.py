@@ -6,6 +6,7 @@ from typing import Any
 
 from orchestrator.store.asking import Query
 from orchestrator.store.postgresql.conditions import TARGETS
+from orchestrator.store.postgresql.loading import LIVE_VOLUME
 from orchestrator.store.queries import claiming as ask
 
 STATEMENTS: dict[type[Query[Any]], str] = {
@@ -52,24 +53,15 @@ RETURNING jobs.id, jobs.action, jobs.backend_id, jobs.volume, jobs.snapshot,
 )
 SELECT taken.*, (SELECT count(*) FROM head) AS seen, (SELECT * FROM noted) AS noted FROM taken
 """,
-    # Each name is looked up by itself: a plan for all of them at once hangs on statistics, which a
-    # new database lacks. OFFSET keeps the planner from joining it in another way.
-    ask.VolumesClaimed: """
-SELECT backends.name AS backend, volumes.id, volumes.name, volumes.state, volumes.size_bytes,
-       volumes.metadata, volumes.parameters, volumes.settings, volumes.policy_id,
-       volumes.created_by_job, volumes.account
-FROM volumes JOIN backends ON backends.id = volumes.backend_id
-WHERE volumes.state <> 'removed' AND volumes.id IN (
-    SELECT its.id
-    FROM unnest(CAST(nullif(current_setting('orchestrator.claimed', true), '') AS text[]))
-        AS claimed (name)
-    JOIN LATERAL (
-        SELECT volumes.id FROM volumes
-        WHERE volumes.state <> 'removed' AND volumes.name = claimed.name
-          AND volumes.backend_id = ANY (CAST(:backends AS bigint[]))
-        OFFSET 0
-    ) AS its ON true
-)
+    ask.VolumesClaimed: f"""
+SELECT named.backend, volume.*
+FROM unnest(CAST(nullif(current_setting('orchestrator.claimed', true), '') AS text[]))
+    AS wanted (name)
+CROSS JOIN unnest(CAST(:backends AS bigint[])) AS its (id)
+JOIN LATERAL (
+    SELECT backends.name AS backend FROM backends WHERE backends.id = its.id LIMIT 1
+) AS named ON true
+JOIN LATERAL ({LIVE_VOLUME}) AS volume ON true
 """,
     ask.BeginLanes: """
 UPDATE job_lanes SET begun = true

@@ -13,13 +13,13 @@ from sqlalchemy.sql.visitors import replacement_traverse
 
 from orchestrator.store.asking import Asked, Given, Query, Question
 from orchestrator.store.bulk import Drawn, Inserted, Updated
-from orchestrator.store.postgresql import bulk, claiming, finishing, lanes, reports
+from orchestrator.store.postgresql import bulk, claiming, finishing, lanes, loading, reports
 from orchestrator.store.postgresql.bulk import Written, array
 from orchestrator.store.transaction import Point
 
 #: The statements that are written by hand, with their parameters as ``:name``.
 TEXTS: dict[type[Query[Any]], str] = {}
-for _some in (claiming, finishing, lanes, reports):
+for _some in (claiming, finishing, lanes, loading, reports):
     TEXTS.update(_some.STATEMENTS)
 
 _PARAMETER = re.compile(r"(?<![:\w]):(\w+)")

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypedDict
 
 from orchestrator.store.asking import Query
 from orchestrator.store.queries.lanes import JobId
+from orchestrator.store.queries.loading import LiveVolume
 
 
 class ClaimedJob(TypedDict):
@@ -39,22 +40,6 @@ class ClaimedJob(TypedDict):
     seen: int
     #: Of no meaning.
     noted: str | None
-
-
-class LiveVolume(TypedDict):
-    """A volume that has not been removed, with the name of its backend."""
-
-    backend: str
-    id: str
-    name: str
-    state: str
-    size_bytes: int
-    metadata: dict[str, Any]
-    parameters: dict[str, Any]
-    settings: dict[str, Any]
-    policy_id: int | None
-    created_by_job: int | None
-    account: str | None
 
 
 class RunningJob(NamedTuple):

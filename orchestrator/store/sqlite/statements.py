@@ -16,12 +16,12 @@ from orchestrator.store.asking import Asked, Given, Query
 from orchestrator.store.bulk import Drawn, Inserted, Updated, draw
 from orchestrator.store.columns import Json, UtcDateTime
 from orchestrator.store.queries.claiming import ClaimJobs
-from orchestrator.store.sqlite import bulk, claiming, finishing, lanes, reports
+from orchestrator.store.sqlite import bulk, claiming, finishing, lanes, loading, reports
 from orchestrator.store.transaction import Point, Transaction
 
 #: The statements that are written by hand, with their parameters as ``:name``.
 TEXTS: dict[type[Query[Any]], str] = {}
-for _some in (claiming, finishing, lanes, reports):
+for _some in (claiming, finishing, lanes, loading, reports):
     TEXTS.update(_some.STATEMENTS)
 
 _PARAMETER = re.compile(r"(?<![:\w]):(\w+)")

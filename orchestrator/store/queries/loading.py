@@ -1,0 +1,66 @@
+"""Queries of whoever must know what there is, and what is about to be done to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypedDict
+
+from orchestrator.store.asking import Query
+
+
+class LaneJob(TypedDict):
+    """An unfinished job in one of its lanes."""
+
+    lane: str
+    id: int
+    action: str
+    backend_id: int
+    volume: str | None
+    snapshot: str | None
+    host: str | None
+    params: dict[str, Any]
+    reason: str | None
+    volume_id: str | None
+    snapshot_id: str | None
+    account: str | None
+    after: str
+    #: Of each further target its role, kind, id and name; null or empty for most.
+    targets: list[list[Any]] | None
+    not_before: datetime | None
+    #: Whether those behind it wait for it: it has begun, or its time has come.
+    blocks: bool
+
+
+class LiveVolume(TypedDict):
+    """A volume that has not been removed, with the name of its backend."""
+
+    backend: str
+    id: str
+    name: str
+    state: str
+    size_bytes: int
+    metadata: dict[str, Any]
+    parameters: dict[str, Any]
+    settings: dict[str, Any]
+    policy_id: int | None
+    created_by_job: int | None
+    account: str | None
+
+
+@dataclass(frozen=True)
+class JobsInLanes(Query[LaneJob]):
+    """The unfinished jobs of these lanes, in the order of their ids."""
+
+    lanes: list[str]
+
+
+@dataclass(frozen=True)
+class VolumesNamed(Query[LiveVolume]):
+    """The live volumes of these names, each on the backend at the same place.
+
+    Others that have one of the names on another of the backends may be among them.
+    """
+
+    backends: list[str]
+    names: list[str]
