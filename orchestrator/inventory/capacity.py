@@ -9,11 +9,12 @@ from sqlalchemy import bindparam, func, select
 
 from orchestrator.domain.states import SnapshotState, VolumeState
 from orchestrator.store.columns import UtcDateTime, db_now
+from orchestrator.store.conditions import live
 from orchestrator.store.tables import backends, capacity_days, promises, snapshots, volumes
 from orchestrator.store.transaction import Transaction
 
 #: What is there, though perhaps hidden or in error; as `volume_versions` has it.
-_LIVE = (volumes.c.state != VolumeState.REMOVED, volumes.c.state != VolumeState.PENDING)
+_LIVE = (live(volumes), volumes.c.state != VolumeState.PENDING)
 _COUNTED = ("total_bytes", "free_bytes", "promised_bytes", "volumes", "volume_bytes", "used_bytes")
 
 
@@ -62,7 +63,7 @@ def _looked(now: datetime) -> Any:
         .join(snapshots, snapshots.c.volume_id == volumes.c.id)
         .where(
             *_LIVE,
-            snapshots.c.state != SnapshotState.REMOVED,
+            live(snapshots),
             snapshots.c.state != SnapshotState.PENDING,
         )
         .group_by(volumes.c.backend_id)

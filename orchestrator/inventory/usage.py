@@ -26,6 +26,7 @@ from orchestrator.actions.quotas import COUNTED
 from orchestrator.actions.registry import MAKING_SNAPSHOTS, MAKING_VOLUMES
 from orchestrator.domain.states import SnapshotState, VolumeState
 from orchestrator.store.asking import Asked, Question, one_of
+from orchestrator.store.conditions import live
 from orchestrator.store.tables import jobs, quotas, snapshots, volumes
 from orchestrator.store.transaction import Transaction
 
@@ -46,11 +47,11 @@ class Usage:
 VOLUME_COUNTS: tuple[ColumnElement[bool], ...] = (
     # Said twice: the second is what the index of accounts is made with.
     volumes.c.state.in_([VolumeState.AVAILABLE, VolumeState.RESTRICTED, VolumeState.ERROR]),
-    volumes.c.state != VolumeState.REMOVED,
+    live(volumes),
 )
 SNAPSHOT_COUNTS: tuple[ColumnElement[bool], ...] = (
     snapshots.c.state != SnapshotState.PENDING,
-    snapshots.c.state != SnapshotState.REMOVED,
+    live(snapshots),
 )
 #: Volumes and snapshots that an unfinished job will make.
 VOLUMES_MADE = case((jobs.c.action.in_(MAKING_VOLUMES), 1), else_=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Boolean, and_, literal_column, or_
+from sqlalchemy import Boolean, Table, and_, literal_column, or_
 from sqlalchemy.sql.expression import ColumnElement
 from sqlalchemy.sql.functions import FunctionElement
 
@@ -33,6 +33,11 @@ def in_state(state: JobState) -> ColumnElement[bool]:
     It is written out: a plan that is kept for any state could not use the index of those in one.
     """
     return jobs.c.state == literal_column(f"'{state}'")
+
+
+def live(table: Table) -> ColumnElement[bool]:
+    """That a volume, a snapshot or an export policy has not been removed; written out, too."""
+    return table.c.state != literal_column("'removed'")
 
 
 def due(not_before: ColumnElement[Any]) -> ColumnElement[bool]:

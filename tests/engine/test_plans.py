@@ -17,6 +17,7 @@ from orchestrator.inventory import usage
 from orchestrator.jobs import loading, upkeep, views
 from orchestrator.jobs.claim import MOST_CLAIMED, put_back_blocked
 from orchestrator.jobs.lanes import heads_of
+from orchestrator.resources.policy import loading as policy_loading
 from orchestrator.resources.volume import loading as volume_loading
 from orchestrator.settings import Settings
 from orchestrator.store.asking import Asked
@@ -122,6 +123,10 @@ QUESTIONS: dict[str, Asked[Any]] = {
     "backends with the turn they are at": loading.backends_named(["ram"]),
     "jobs in a lane": loading.jobs_in(["ram/new1"]),
     "volumes by name": volume_loading.volumes_at([("ram", "new1")]),
+    "snapshots of volumes": volume_loading._SNAPSHOTS(ids=["1" * 32]),
+    "attachments of volumes": volume_loading._ATTACHMENTS(ids=["1" * 32]),
+    "locks of volumes": volume_loading._LOCKS(ids=["1" * 32]),
+    "volumes with a policy": policy_loading._USERS(ids=[1]),
     "volumes of claimed jobs": VolumesClaimed([1], MOST_CLAIMED),
     "heads of lanes": heads_of(["ram/new1"]),
     "held by a worker": HoldJobs([1]),

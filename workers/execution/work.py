@@ -16,7 +16,7 @@ from orchestrator.domain.drivers import Reach
 from orchestrator.domain.errors import BackendUnavailable, IdentityMismatch, InUse, Outage
 from orchestrator.domain.installed import DRIVERS
 from orchestrator.domain.outlook import VolumeOutlook
-from orchestrator.domain.states import PolicyState, SnapshotState, VolumeState
+from orchestrator.domain.states import SnapshotState, VolumeState
 from orchestrator.jobs.claim import (
     Claim,
     Step,
@@ -27,6 +27,7 @@ from orchestrator.machine import boot_id
 from orchestrator.resources.changes import Change
 from orchestrator.resources.volume.changes import Attached, set_volume, settings_columns
 from orchestrator.settings import AuditSettings, TransferSettings
+from orchestrator.store.conditions import live
 from orchestrator.store.database import Database
 from orchestrator.store.tables import job_attempts, jobs, policies, workers
 from workers.backends.base.call import Call
@@ -463,7 +464,7 @@ def policy_named(work: Work, name: str) -> int | None:
             select(policies.c.id).where(
                 policies.c.backend_id == work.claim.backend_id,
                 policies.c.name == name,
-                policies.c.state != PolicyState.REMOVED,
+                live(policies),
             )
         ).scalar()
     return found

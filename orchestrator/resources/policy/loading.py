@@ -9,8 +9,9 @@ from sqlalchemy import select
 from orchestrator.actions.registry import GIVING_POLICIES
 from orchestrator.domain.exports import recorded_rules
 from orchestrator.domain.outlook import Intent, Outlook, PolicyOutlook
-from orchestrator.domain.states import PolicyState, VolumeState
+from orchestrator.domain.states import PolicyState
 from orchestrator.store.asking import Question, one_of
+from orchestrator.store.conditions import live
 from orchestrator.store.tables import backends, job_targets, jobs, policies, volumes
 from orchestrator.store.transaction import Transaction
 
@@ -21,14 +22,14 @@ _POLICIES = Question(
     select(policies, backends.c.name.label("backend"))
     .join(backends, backends.c.id == policies.c.backend_id)
     .where(
-        policies.c.state != PolicyState.REMOVED,
+        live(policies),
         one_of(backends.c.name, "backends"),
         one_of(policies.c.name, "names"),
     )
 )
 _USERS = Question(
     select(volumes.c.id, volumes.c.name, volumes.c.policy_id)
-    .where(one_of(volumes.c.policy_id, "ids"), volumes.c.state != VolumeState.REMOVED)
+    .where(one_of(volumes.c.policy_id, "ids"), live(volumes))
     .limit(_USERS_SHOWN)
 )
 #: Unfinished jobs that mean these policies without holding their lanes.

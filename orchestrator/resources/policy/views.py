@@ -10,9 +10,9 @@ from sqlalchemy import RowMapping, func, select
 
 from orchestrator.domain.errors import UnknownPolicy
 from orchestrator.domain.lanes import policy_lane
-from orchestrator.domain.states import PolicyState, VolumeState
 from orchestrator.inventory.backends import backend_id
 from orchestrator.store.bulk import among
+from orchestrator.store.conditions import live
 from orchestrator.store.tables import job_lanes, policies, volumes
 from orchestrator.store.transaction import Transaction
 
@@ -25,7 +25,7 @@ def list_policies(
     """The live policies of a backend in the order of their names, above the name ``after``."""
     conditions = [
         policies.c.backend_id == backend_id(transaction, backend),
-        policies.c.state != PolicyState.REMOVED,
+        live(policies),
     ]
     if after is not None:
         conditions.append(policies.c.name > after)
@@ -42,7 +42,7 @@ def policy_view(transaction: Transaction, backend: str, name: str) -> View:
             select(policies).where(
                 policies.c.backend_id == backend_id(transaction, backend),
                 policies.c.name == name,
-                policies.c.state != PolicyState.REMOVED,
+                live(policies),
             )
         )
         .mappings()
@@ -61,7 +61,7 @@ def _views(transaction: Transaction, backend: str, rows: Sequence[RowMapping]) -
         transaction.execute(
             select(volumes.c.policy_id, func.count())
             .where(among(volumes.c.policy_id, ids))
-            .where(volumes.c.state != VolumeState.REMOVED)
+            .where(live(volumes))
             .group_by(volumes.c.policy_id)
         ).all()
     )

@@ -13,6 +13,7 @@ from orchestrator.domain.states import SnapshotState, VolumeState
 from orchestrator.history.events import Event, record
 from orchestrator.resources.changes import Set, Written
 from orchestrator.store.bulk import among, insert_rows
+from orchestrator.store.conditions import live
 from orchestrator.store.tables import attachments, locks, snapshots, volumes
 from orchestrator.store.transaction import Transaction
 
@@ -81,7 +82,7 @@ class VolumeGone(Written):
             transaction.execute(delete(table).where(among(table.c.volume_id, ids)))
         transaction.execute(
             update(snapshots)
-            .where(among(snapshots.c.volume_id, ids), snapshots.c.removed_at.is_(None))
+            .where(among(snapshots.c.volume_id, ids), live(snapshots))
             .values(state=SnapshotState.REMOVED, removed_at=now)
         )
         transaction.execute(

@@ -17,6 +17,7 @@ from orchestrator.domain.states import SnapshotState, VolumeState
 from orchestrator.resources.snapshot.order import oldest_first
 from orchestrator.store.asking import Asked, Question, Rows, one_of
 from orchestrator.store.columns import db_now
+from orchestrator.store.conditions import live
 from orchestrator.store.queries.loading import LiveVolume, VolumesNamed
 from orchestrator.store.tables import attachments, backends, locks, policies, snapshots, volumes
 from orchestrator.store.transaction import Transaction
@@ -28,7 +29,7 @@ _MOUNTED = Question(
     select(backends.c.name.label("backend"), volumes.c.junction_path, volumes.c.id)
     .join(backends, backends.c.id == volumes.c.backend_id)
     .where(
-        volumes.c.state != VolumeState.REMOVED,
+        live(volumes),
         one_of(backends.c.name, "backends"),
         one_of(volumes.c.junction_path, "paths"),
     )
@@ -38,7 +39,7 @@ _SNAPSHOTS = Question(
         *(snapshots.c.id, snapshots.c.volume_id, snapshots.c.name, snapshots.c.size_bytes),
         *(snapshots.c.state, snapshots.c.position, snapshots.c.created_by_job),
     )
-    .where(one_of(snapshots.c.volume_id, "ids"), snapshots.c.removed_at.is_(None))
+    .where(one_of(snapshots.c.volume_id, "ids"), live(snapshots))
     .order_by(*oldest_first())
 )
 _ATTACHMENTS = Question(select(attachments).where(one_of(attachments.c.volume_id, "ids")))

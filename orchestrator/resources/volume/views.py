@@ -14,6 +14,7 @@ from orchestrator.inventory.backends import backend_id
 from orchestrator.resources.snapshot.order import newer_than, oldest_first
 from orchestrator.store.bulk import among
 from orchestrator.store.columns import db_now
+from orchestrator.store.conditions import live
 from orchestrator.store.tables import (
     attachments,
     job_lanes,
@@ -42,7 +43,7 @@ def list_volumes(
     conditions = [volumes.c.backend_id == backend_id(transaction, backend)]
     if states:
         conditions.append(volumes.c.state.in_(states))
-    conditions.append(volumes.c.state != VolumeState.REMOVED)
+    conditions.append(live(volumes))
     if after is not None:
         conditions.append(volumes.c.name > after)
     if junction_path is not None:
@@ -78,7 +79,7 @@ def _the_one(
     query = select(volumes).where(
         volumes.c.backend_id == backend_id(transaction, backend),
         is_it,
-        volumes.c.state != VolumeState.REMOVED,
+        live(volumes),
     )
     row = transaction.execute(query).mappings().first()
     if row is None:
@@ -202,7 +203,7 @@ def list_snapshots(
 ) -> list[View]:
     """The snapshots of a volume, oldest first, after the one with the id ``after``."""
     row = volume_row(transaction, backend, volume)
-    conditions = [snapshots.c.volume_id == row["id"], snapshots.c.removed_at.is_(None)]
+    conditions = [snapshots.c.volume_id == row["id"], live(snapshots)]
     if after is not None:
         conditions.append(newer_than(after))
     found = transaction.execute(
@@ -219,7 +220,7 @@ def snapshot_view(transaction: Transaction, backend: str, volume: str, name: str
             select(snapshots).where(
                 snapshots.c.volume_id == row["id"],
                 snapshots.c.name == name,
-                snapshots.c.removed_at.is_(None),
+                live(snapshots),
             )
         )
         .mappings()

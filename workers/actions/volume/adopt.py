@@ -11,6 +11,7 @@ from orchestrator.actions.volume.adopt import ADOPT
 from orchestrator.domain.errors import Conflict, Problem
 from orchestrator.domain.states import SnapshotState, VolumeState
 from orchestrator.resources.volume.changes import Adopted
+from orchestrator.store.conditions import live
 from orchestrator.store.tables import backends, volumes
 from workers.backends.base.abilities import CanAdopt, CanExport
 from workers.backends.base.driver import driver_that
@@ -136,17 +137,17 @@ def _left_stamp(work: Work, problem: Conflict) -> str:
     if stamp is None:
         raise problem
     with work.database.read() as transaction:
-        live = transaction.execute(
+        bearer = transaction.execute(
             select(volumes.c.name, backends.c.name.label("backend"))
             .join(backends, backends.c.id == volumes.c.backend_id)
-            .where(volumes.c.id == stamp, volumes.c.state != VolumeState.REMOVED)
+            .where(volumes.c.id == stamp, live(volumes))
         ).first()
-    if live is not None:
+    if bearer is not None:
         raise Conflict(
-            f"{work.volume.name!r} bears the stamp of volume {live.name!r} of backend "
-            f"{live.backend}: it is that volume, or a link to it or a copy of it",
-            volume=live.name,
-            backend=live.backend,
+            f"{work.volume.name!r} bears the stamp of volume {bearer.name!r} of backend "
+            f"{bearer.backend}: it is that volume, or a link to it or a copy of it",
+            volume=bearer.name,
+            backend=bearer.backend,
         ) from problem
     if not work.intent.params.get("take_over"):
         raise Conflict(
@@ -164,7 +165,7 @@ def _is_mounted(work: Work, path: str) -> bool:
             select(volumes.c.id).where(
                 volumes.c.backend_id == work.claim.backend_id,
                 volumes.c.junction_path == path,
-                volumes.c.state != VolumeState.REMOVED,
+                live(volumes),
             )
         ).scalar()
     return found is not None

@@ -21,6 +21,7 @@ from orchestrator.jobs.rechecking import host_to_ask
 from orchestrator.resources.changes import Change, Set
 from orchestrator.resources.snapshot.changes import SnapshotGone, set_snapshot
 from orchestrator.resources.volume.changes import VolumeGone, set_volume
+from orchestrator.store.conditions import live
 from orchestrator.store.lives import all_of, token
 from orchestrator.store.tables import (
     job_lanes,
@@ -219,7 +220,7 @@ def _name(work: Work, facts: VolumeFacts) -> dict[str, Any]:
         taken = exists().where(
             volumes.c.backend_id == work.claim.backend_id,
             volumes.c.name == facts.name,
-            volumes.c.state != VolumeState.REMOVED,
+            live(volumes),
         )
         return {} if transaction.execute(select(taken)).scalar() else {"name": facts.name}
 

@@ -9,8 +9,9 @@ from sqlalchemy import select
 
 from orchestrator.domain.exports import is_ours, recorded_rules, written_rules
 from orchestrator.domain.lanes import policy_lane
-from orchestrator.domain.states import FindingKind, PolicyState
+from orchestrator.domain.states import FindingKind
 from orchestrator.findings.recording import Finding
+from orchestrator.store.conditions import live
 from orchestrator.store.tables import policies
 from orchestrator.store.transaction import Transaction
 from workers.backends.base.facts import PolicyFacts
@@ -28,7 +29,7 @@ def compare_policies(
         select(policies)
         .where(
             policies.c.backend_id == work.claim.backend_id,
-            policies.c.state != PolicyState.REMOVED,
+            live(policies),
         )
         .order_by(policies.c.name)
     ).all()

@@ -17,6 +17,7 @@ from orchestrator.domain.outlook import Outlook, VolumeOutlook
 from orchestrator.domain.states import FindingKind, VolumeState
 from orchestrator.findings.recording import AuditResult, Finding, open_findings
 from orchestrator.resources.volume.loading import take_volumes, volumes_at
+from orchestrator.store.conditions import live
 from orchestrator.store.tables import volumes
 from orchestrator.store.transaction import Transaction
 from workers.backends.base.facts import Absent, Look, NotOurs, PolicyFacts
@@ -183,14 +184,11 @@ class Comparison:
 
     def _pages(self) -> Iterator[list[VolumeOutlook]]:
         after = ""
-        live = (
-            volumes.c.backend_id == self._work.claim.backend_id,
-            volumes.c.state != VolumeState.REMOVED,
-        )
+        here = volumes.c.backend_id == self._work.claim.backend_id
         while names := list(
             self._transaction.execute(
                 select(volumes.c.name)
-                .where(*live, volumes.c.name > after)
+                .where(here, live(volumes), volumes.c.name > after)
                 .order_by(volumes.c.name)
                 .limit(PAGE)
             ).scalars()

@@ -13,6 +13,7 @@ from orchestrator.domain.states import FindingKind, VolumeState
 from orchestrator.findings.recording import Finding
 from orchestrator.resources.volume.changes import FORGOTTEN
 from orchestrator.store.bulk import among
+from orchestrator.store.conditions import live
 from orchestrator.store.tables import volumes
 from orchestrator.store.transaction import Transaction
 from workers.backends.base.facts import VolumeFacts
@@ -57,7 +58,7 @@ def _taken(work: Work, transaction: Transaction, names: set[str]) -> set[str]:
         transaction.execute(
             select(volumes.c.name).where(
                 volumes.c.backend_id == work.claim.backend_id,
-                volumes.c.state != VolumeState.REMOVED,
+                live(volumes),
                 among(volumes.c.name, names),
             )
         ).scalars()

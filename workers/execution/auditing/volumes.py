@@ -8,8 +8,9 @@ from sqlalchemy import exists, select
 
 from orchestrator.domain.outlook import VolumeOutlook
 from orchestrator.domain.sizes import format_size
-from orchestrator.domain.states import FindingKind, PolicyState
+from orchestrator.domain.states import FindingKind
 from orchestrator.findings.recording import Finding
+from orchestrator.store.conditions import live
 from orchestrator.store.tables import policies
 from orchestrator.store.transaction import Transaction
 from workers.execution.auditing.comparing import Difference, differences, oddities, use
@@ -56,8 +57,8 @@ def finding_of(
 
 
 def _is_policy(transaction: Transaction, backend_id: int, name: str) -> bool:
-    live = (policies.c.backend_id == backend_id, policies.c.state != PolicyState.REMOVED)
-    query = select(exists().where(*live, policies.c.name == name))
+    here = policies.c.backend_id == backend_id
+    query = select(exists().where(here, live(policies), policies.c.name == name))
     return bool(transaction.execute(query).scalar_one())
 
 
