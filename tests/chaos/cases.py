@@ -58,7 +58,7 @@ class Case:
     follower: Request | None = None
     #: How the follower must end.
     follower_ends: str = "succeeded"
-    #: Puts back what other cells need: what was done to a volume, where it is attached still.
+    #: Puts back what other cells need; of a volume, where it is still attached or lost.
     afterwards: tuple[Request, ...] = ()
     #: What the job must end as; None: well or not, if only it leaves nothing where it failed.
     ends: str | None = "succeeded"
@@ -268,6 +268,8 @@ CASES: dict[str, Case] = {
             before=(_create(metadata={"a": "b"}), _snapshot("s"), ByHand.LOSE),
             job=_act("volume.recreate"),
             follower=_grow(2),
+            # Where there was no room for it.
+            afterwards=(_act("volume.recreate"),),
         ),
         Case(
             action="volume.remove_orphan",

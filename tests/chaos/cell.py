@@ -478,9 +478,9 @@ def _conclude(world: World, trial: Trial, *, may_fail: bool = False) -> None:
     world.time_passes()
     world.survivor.call("sweep")
     world.settle()
-    attached = [world.model.volumes.get(name) for name in trial.names]
-    left = "volume" not in trial.case.job or any(one and one.attached for one in attached)
-    if trial.case.afterwards and left:
+    about = [world.model.volumes.get(name) for name in trial.names]
+    left = any(one.attached or one.lost for one in about if one is not None)
+    if trial.case.afterwards and (left or "volume" not in trial.case.job):
         world.prepare([trial.filled(request) for request in trial.case.afterwards])
     invariants.check(world, {} if may_fail else trial.expected, trial.names)
     world.end(trial.victim)

@@ -30,6 +30,8 @@ class Volume:
     settings: dict[str, Any] = field(default_factory=dict)
     #: The name of its export policy.
     policy: str | None = None
+    #: Its storage was lost, and has not been made again.
+    lost: bool = False
 
 
 @dataclass
@@ -154,7 +156,7 @@ class Model:
             case "wipe":
                 volume.mark = b""
             case "recreate":
-                volume.mark = b""
+                volume.mark, volume.lost = b"", False
                 volume.snapshots.clear()
             case "restrict":
                 volume.state = "restricted"

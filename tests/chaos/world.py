@@ -227,6 +227,7 @@ class World:
                 self.storage.meddle(job["policy"], [ANYBODY])
             case ByHand.LOSE:
                 self.storage.lose(VolumeRef(self.model.volumes[name].id, name))
+                self.model.volumes[name].lost = True
             case ByHand.PUT_BACK:
                 removed = (volumes.c.name == name, volumes.c.state == "removed")
                 self.database.transact(
