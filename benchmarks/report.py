@@ -205,6 +205,22 @@ psycopg forget them, so reads end with a commit); plans that do not depend on ho
 when they were made; several statements in one round trip; transactions shared by submissions that
 arrive together; fewer and cheaper wake-ups; a shortcut past the web framework for one well-formed
 job; collecting garbage less often; arrays written in one piece.
+
+Plans do not hang on what PostgreSQL knows of its tables: each thing is looked up by itself, and
+states are written out so that a plan which is kept can use the index of the rows in one. On a
+stock PostgreSQL 15, in a database that was never analyzed, a statement of a single job reads as many
+pages after 1,700 jobs as after 200. Before, submissions walked over all jobs (19 pages, then 115),
+look-ups of volumes over all volumes (9, then 55), and each tick of the scheduler over all jobs.
+
+What still grows: while a transaction stays open that may see old rows (a long report, `pg_dump`, a
+replication slot that lags), rows of jobs that have left the queue cannot be removed, and who looks
+for the first of it walks over them: after 1,500 single jobs under one, a claim reads 88 pages
+instead of 13.
+
+What was tried and made no difference beyond the noise of 3%: rows made without a look at the
+cursor's description; properties of jobs computed once; JSON read without finding out its encoding
+first; a file that says whether the `memory` driver has faults; updates of volumes in place (with
+room in each page, and an index less that they touch).
 """
 
 _NOTES = {
