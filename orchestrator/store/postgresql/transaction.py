@@ -123,7 +123,7 @@ class PostgresqlTransaction(Transaction):
                             point.reach()
                         unread.execute(b"COMMIT", prepare=False)
                         failpoints.reach_within("pipeline.before_sync", raw, ONCE)
-            return [cursor.fetchall() if cursor.description else [] for cursor in cursors]
+            return [_rows(cursor) for cursor in cursors]
 
     def _send(self, cursor: psycopg.Cursor[Any], one: Asked[Any]) -> None:
         statement, values = written(one, self.connection.dialect)
@@ -154,3 +154,9 @@ class PostgresqlTransaction(Transaction):
                 connection_invalidated=bool(broken),
                 dialect=connection.dialect,
             ) from error
+
+
+def _rows(cursor: psycopg.Cursor[Any]) -> Sequence[Any]:
+    """What a statement has returned. Its description would be made anew, column by column."""
+    result = cursor.pgresult
+    return cursor.fetchall() if result is not None and result.nfields else []
