@@ -40,7 +40,7 @@ FIGURES = {
             key="batch_ratio",
             title="Batch against Celery, PostgreSQL",
             unit=" times",
-            at_least=5,
+            at_least=8,
             meaning=(
                 "Jobs a second from the request to the end of the last job: one batch of "
                 "`memory` creates over HTTP with `Prefer: wait`, on PostgreSQL with fsync and "
@@ -52,14 +52,14 @@ FIGURES = {
             key="batch_ratio_sqlite",
             title="Batch against Celery, SQLite",
             unit=" times",
-            at_least=2,
+            at_least=5,
             meaning="The same on SQLite (write-ahead log, synchronous FULL).",
         ),
         Figure(
             key="single_p50",
             title="One job's latency against Celery, median",
             unit=" times",
-            at_most=4,
+            at_most=3.5,
             meaning=(
                 "From submitting to the end of a single job on an idle system, over HTTP on a "
                 "connection that is kept, with `Prefer: wait`; divided by the same for one "
@@ -88,7 +88,7 @@ FIGURES = {
             key="clients_ratio",
             title="64 clients against Celery",
             unit=" times",
-            at_least=2,
+            at_least=3,
             meaning=(
                 "Jobs finished a second by 64 clients that each submit one job and wait for its "
                 "end, again and again; divided by the same for 64 clients doing `delay` and "
@@ -100,7 +100,7 @@ FIGURES = {
             key="accept_rate",
             title="Jobs accepted in a batch call",
             unit=" /s",
-            at_least=10_000,
+            at_least=15_000,
             meaning=(
                 "Jobs of one batch, divided by the time from the request to the answer 202: all "
                 "of them are checked and committed by then."
