@@ -17,7 +17,7 @@ from benchmarks.experiments import EXPERIMENTS
 from benchmarks.figures import Results
 from benchmarks.queues.rivals import missing
 from benchmarks.sizes import FULL, QUICK, Sizes
-from benchmarks.stand import Stand
+from benchmarks.stand import LeftOut, Stand
 
 _COMPLETE = Path("build/bench.json")
 _PARTIAL = Path("build/bench-partial.json")
@@ -43,9 +43,14 @@ def main(words: Sequence[str] | None = None) -> int:
         described = machine.describe(stand.server)
         for name in names:
             begun = time.monotonic()
-            with console.status(f"{name} …"):
-                EXPERIMENTS[name](stand, sizes, results)
-            console.print(f"{name}: {time.monotonic() - begun:.0f} s")
+            try:
+                with console.status(f"{name} …"):
+                    EXPERIMENTS[name](stand, sizes, results)
+            except LeftOut as why:
+                results.left_out[name] = str(why)
+                console.print(f"{name}: left out: {why}")
+            else:
+                console.print(f"{name}: {time.monotonic() - begun:.0f} s")
     report.show(console, results)
     path = _COMPLETE if complete else _PARTIAL
     report.write_json(path, results, described, sizes)

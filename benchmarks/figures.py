@@ -227,6 +227,8 @@ class Results:
 
     figures: dict[str, Measured] = field(default_factory=dict)
     readings: list[Reading] = field(default_factory=list)
+    #: Experiments that could not be made here, and why.
+    left_out: dict[str, str] = field(default_factory=dict)
 
     def figure(self, key: str, rounds: Sequence[float]) -> None:
         """Take down a figure, one value a round; it is their median."""

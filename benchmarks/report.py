@@ -72,6 +72,7 @@ def write_json(path: Path, results: Results, machine: dict[str, str], sizes: Siz
         for section in _SECTIONS
         if results.section(section)
     }
+    told["left_out"] = results.left_out
     told["sizes"] = vars(sizes)
     told["machine"] = machine
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -95,12 +96,15 @@ def write_page(path: Path, results: Results, machine: dict[str, str], sizes: Siz
                 for measured in _in_order(results)
             ],
         ),
+        "\n".join(f"- `{name}` was left out: {why}." for name, why in results.left_out.items()),
         "## What each figure means",
         "\n".join(f"- `{figure.key}`: {figure.meaning}" for figure in FIGURES.values()),
         "## The machine",
         _table(("", ""), list(machine.items())),
     ]
     for section, title in _SECTIONS.items():
+        if not results.section(section):
+            continue
         parts += [f"## {title}", _NOTES[section].format(sizes=sizes)]
         if section == "queues":
             parts += _compared(results.section(section))
@@ -252,7 +256,7 @@ durably in one step, and recorded in the database; a truncated file is none of t
 """,
     "provider": """\
 One script after the other, as Ganeti's node daemon runs them before nearly everything it does, on a
-volume that is attached as a loop device. Not measured where there are no loop devices.
+volume that is attached as a loop device.
 """,
     "scale": """\
 One run after the other on one product with PostgreSQL. Memory is resident memory, of workers the

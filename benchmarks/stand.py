@@ -15,7 +15,11 @@ from psycopg import sql
 from benchmarks import past
 from benchmarks.celery_rival import CeleryRival
 from benchmarks.product import Product
-from tests.rigs.postgres import Postgres
+from tests.rigs.postgres import DEBIAN, Postgres
+
+
+class LeftOut(Exception):
+    """An experiment cannot be made on this machine; the message says why."""
 
 
 class Stand:
@@ -38,6 +42,21 @@ class Stand:
     ) -> None:
         self.server.stop()
         shutil.rmtree(self.directory, ignore_errors=True)
+
+    @contextmanager
+    def debian(self) -> Iterator[Postgres]:
+        """A new server of Debian's PostgreSQL 15, with the settings that it is installed with.
+
+        Raises `LeftOut` where the package is not installed.
+        """
+        if not (DEBIAN / "postgres").exists():
+            raise LeftOut("Debian's PostgreSQL 15 is not installed: apt install postgresql-15")
+        server = Postgres(DEBIAN, max_connections="100")
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
 
     @contextmanager
     def product(

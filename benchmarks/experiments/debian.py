@@ -6,26 +6,22 @@ from benchmarks.figures import Results, percentile, ratios
 from benchmarks.rounds import interleaved
 from benchmarks.sizes import Sizes
 from benchmarks.stand import Stand
-from tests.rigs.postgres import DEBIAN, Postgres
 
 
 def measure(stand: Stand, sizes: Sizes, results: Results) -> None:
-    """Measure ``debian_create``; nothing where that server is not installed."""
-    if not (DEBIAN / "postgres").exists():
-        return
-    server = Postgres(DEBIAN)
-    server.start()
-    try:
-        with stand.product() as ours, stand.product(server=server) as debians:
-            taken = interleaved(
-                {
-                    "Debian's PostgreSQL 15": lambda: debians.latencies(sizes.creates),
-                    "the one brought along": lambda: ours.latencies(sizes.creates),
-                },
-                sizes.rounds,
-            )
-    finally:
-        server.stop()
+    """Measure ``debian_create``; raises `LeftOut` where that server is not installed."""
+    with (
+        stand.debian() as server,
+        stand.product() as ours,
+        stand.product(server=server) as debians,
+    ):
+        taken = interleaved(
+            {
+                "Debian's PostgreSQL 15": lambda: debians.latencies(sizes.creates),
+                "the one brought along": lambda: ours.latencies(sizes.creates),
+            },
+            sizes.rounds,
+        )
     found = {name: [percentile(one, 0.5) for one in rounds] for name, rounds in taken.items()}
     results.figure("debian_create", ratios(*found.values()))
     for name, values in found.items():

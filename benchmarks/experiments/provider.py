@@ -14,16 +14,16 @@ from benchmarks.figures import Results, ratios
 from benchmarks.product import FILES
 from benchmarks.rounds import interleaved
 from benchmarks.sizes import Sizes
-from benchmarks.stand import Stand
+from benchmarks.stand import LeftOut, Stand
 from workers.backends.file import loops
 
 _VOLUME = {"VOL_NAME": "attached", "VOL_SIZE": "64"}
 
 
 def measure(stand: Stand, sizes: Sizes, results: Results) -> None:
-    """Measure ``attach_ms``; nothing where there are no loop devices."""
+    """Measure ``attach_ms``; raises `LeftOut` where there are no loop devices."""
     if not loops.available():
-        return
+        raise LeftOut("there are no loop devices")
     with stand.product() as product:
         directory = stand.scratch("providers") / "orchestrator"
         address = ":".join(map(str, product.address))
