@@ -85,6 +85,30 @@ FIGURES = {
             ),
         ),
         Figure(
+            key="debian_ratio",
+            title="Batch on Debian's PostgreSQL 15",
+            unit=" times",
+            at_least=0.8,
+            meaning=(
+                "Jobs a second of one batch, on the same two servers: Debian's divided by the one "
+                "brought along. Most installations run on a distribution's server, whose planner "
+                "is older, and which compiles statements that it thinks expensive (JIT)."
+            ),
+        ),
+        Figure(
+            key="fresh_ratio",
+            title="First batches on a fresh database",
+            unit=" times",
+            at_least=0.8,
+            meaning=(
+                "Batches one after the other on a new database of a new server, Debian's "
+                "PostgreSQL 15 with the settings that it is installed with. Nothing is warmed up, "
+                "and only autovacuum gathers statistics, when it comes to it: plans that are made "
+                "for empty tables must do for full ones. Jobs a second of the slowest of the "
+                "first ten batches, divided by the median of the ten that follow."
+            ),
+        ),
+        Figure(
             key="clients_ratio",
             title="64 clients against Celery",
             unit=" times",

@@ -18,6 +18,7 @@ _SECTIONS = {
     "batch": "One long batch",
     "single": "One job at a time",
     "debian": "Debian's PostgreSQL",
+    "fresh": "A fresh database",
     "clients": "64 clients at once",
     "files": "File volumes",
     "waiters": "Waiters",
@@ -241,7 +242,13 @@ product keeps it on.
 {sizes.singles} jobs a round, one after the other, on an idle system.
 """,
     "debian": """\
-{sizes.creates} creates a round, one after the other, on each of two servers that do nothing else.
+{sizes.creates} creates a round, one after the other, and a batch of {sizes.batch:,}, on each of two
+servers that do nothing else.
+""",
+    "fresh": """\
+Batches of {sizes.batch:,} one after the other on Debian's PostgreSQL 15 (C locale), each round on a
+new server. The first one is the first work of all processes. Between two batches, events get their
+numbers.
 """,
     "clients": """\
 {sizes.clients} clients, {sizes.jobs_of_client} jobs of each a round. All clients are threads of

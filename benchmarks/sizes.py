@@ -17,6 +17,8 @@ class Sizes:
     singles: int = 400
     #: Creates a round on Debian's PostgreSQL, one after the other.
     creates: int = 50
+    #: First batches on a fresh database, and as many that they are compared with.
+    fresh: int = 10
     #: Clients at once, and jobs of each in a round.
     clients: int = 64
     jobs_of_client: int = 40
@@ -48,6 +50,7 @@ QUICK = Sizes(
     rounds=1,
     batch=2_000,
     singles=60,
+    fresh=2,
     jobs_of_client=8,
     files=200,
     starts=10,

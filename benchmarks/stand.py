@@ -66,10 +66,11 @@ class Stand:
         server: Postgres | None = None,
         synchronous_commit: bool = True,
         jobs_before: int = 0,
+        warm: bool = True,
     ) -> Iterator[Product]:
-        """A product of its own, warmed up, on a database that is empty or has a past.
+        """A product of its own on a database that is empty or has a past.
 
-        ``server``: another than the stand's own.
+        ``server``: another than the stand's own. ``warm``: it has done a little of everything.
         """
         server = server or self.server
         number = next(self._numbers)
@@ -91,7 +92,8 @@ class Stand:
                 product.stop()
                 past.write(product.database_url, jobs_before)
                 product.start()
-            product.warm_up()
+            if warm:
+                product.warm_up()
             yield product
         finally:
             product.stop()
