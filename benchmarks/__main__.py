@@ -31,7 +31,7 @@ def main(words: Sequence[str] | None = None) -> int:
     sizes = _sizes(arguments)
     complete = sizes == FULL and set(names) == set(EXPERIMENTS)
     console = Console()
-    if "queues" in names and (why := missing()):
+    if {"queues", "durable"} & set(names) and (why := missing()):
         if complete:
             console.print(f"The comparison cannot be complete: {why}.")
             return 2

@@ -17,6 +17,7 @@ from benchmarks.sizes import Sizes
 _SECTIONS = {
     "batch": "One long batch",
     "single": "One job at a time",
+    "durable": "One job at a time, beside durable queues",
     "debian": "Debian's PostgreSQL",
     "fresh": "A fresh database",
     "clients": "64 clients at once",
@@ -240,6 +241,11 @@ product keeps it on.
 """,
     "single": """\
 {sizes.singles} jobs a round, one after the other, on an idle system.
+""",
+    "durable": """\
+{sizes.singles} jobs a round, one after the other, on an idle system: each queue has two workers
+that wait for work, all on the same PostgreSQL server. A job of the product makes a volume, records
+it, and leaves four events; the others' jobs are empty.
 """,
     "debian": """\
 {sizes.creates} creates a round, one after the other, and a batch of {sizes.batch:,}, on each of two

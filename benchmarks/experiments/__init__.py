@@ -9,6 +9,7 @@ from benchmarks.experiments import (
     batch,
     clients,
     debian,
+    durable,
     files,
     fresh,
     history,
@@ -27,6 +28,7 @@ Experiment = Callable[[Stand, Sizes, Results], None]
 #: By the name that ``--only`` takes, in the order in which they run.
 EXPERIMENTS: dict[str, Experiment] = {
     "single": single.measure,
+    "durable": durable.measure,
     "batch": batch.measure,
     "debian": debian.measure,
     "fresh": fresh.measure,

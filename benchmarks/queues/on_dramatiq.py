@@ -22,7 +22,7 @@ def install() -> None:
     """There is nothing to make."""
 
 
-def workers() -> list[list[str]]:
+def workers(one_at_a_time: bool) -> list[list[str]]:
     """The command that starts its worker processes."""
     return [["dramatiq", __name__, "--processes", "2"]]
 

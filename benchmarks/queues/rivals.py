@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.queues import place
 from orchestrator.embedded.broker import EmbeddedBroker, redis_client_url
@@ -32,9 +33,11 @@ def missing() -> str | None:
 class Rival:
     """One rival with a database or a broker of its own, warmed up while in the context."""
 
-    def __init__(self, name: str, stand: Stand) -> None:
+    def __init__(self, name: str, stand: Stand, *, one_at_a_time: bool = False) -> None:
+        """``one_at_a_time``: it is asked for `latencies`, not for `seconds_for`."""
         directory = stand.scratch(name)
         self._name = name
+        self._function = "latencies" if one_at_a_time else "seconds_for"
         self._log = directory / "log"
         self._broker: EmbeddedBroker | None = None
         if RIVALS[name]:
@@ -48,7 +51,7 @@ class Rival:
     def __enter__(self) -> Rival:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [PYTHON, "-m", "benchmarks.queues.serve", self._name],
+                [PYTHON, "-m", "benchmarks.queues.serve", self._name, self._function],
                 env={**os.environ, place.VARIABLE: self._url},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -75,10 +78,19 @@ class Rival:
 
     def seconds_for(self, count: int) -> float:
         """Seconds from submitting so many empty jobs to the end of the last."""
+        seconds: float = self._ask(count)
+        return seconds
+
+    def latencies(self, count: int) -> list[float]:
+        """Seconds from submitting to knowing the end, of empty jobs one after the other."""
+        taken: list[float] = self._ask(count)
+        return taken
+
+    def _ask(self, count: int) -> Any:
         assert self._process.stdin  # noqa: S101 - it is a pipe
         self._process.stdin.write(f"{count}\n")
         self._process.stdin.flush()
-        return float(self._hear())
+        return json.loads(self._hear())
 
     def _hear(self) -> str:
         assert self._process.stdout  # noqa: S101 - it is a pipe

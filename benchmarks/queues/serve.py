@@ -1,38 +1,42 @@
 """One rival, in its own environment: starts its workers, then obeys lines on standard input.
 
-Each line is a number of jobs; the answer is the seconds they took. It begins with ``ready``.
+Each line is a number of jobs; the answer is what the rival's function returns for it, as JSON: the
+seconds of all together (``seconds_for``), or of each one (``latencies``). It begins with ``ready``.
 """
 
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import subprocess
 import sys
 import threading
 from typing import Any
 
-_WARM_UP = 300
+_WARM_UP = {"seconds_for": 300, "latencies": 30}
 
 
 def main() -> None:
-    """Serve the rival that the first argument names."""
-    rival: Any = importlib.import_module(f"benchmarks.queues.on_{sys.argv[1]}")
+    """Serve the rival that the first argument names by the function that the second one names."""
+    _, name, function = sys.argv
+    rival: Any = importlib.import_module(f"benchmarks.queues.on_{name}")
+    measure = getattr(rival, function)
     rival.install()
     started = [
         subprocess.Popen(
             [sys.executable, "-m", *words], stdin=subprocess.DEVNULL, stdout=sys.stderr
         )
-        for words in rival.workers()
+        for words in rival.workers(one_at_a_time=function == "latencies")
     ]
     stopping = threading.Event()
     for process in started:
         threading.Thread(target=_watch, args=(process, stopping), daemon=True).start()
     try:
-        rival.seconds_for(_WARM_UP)
+        measure(_WARM_UP[function])
         print("ready", flush=True)
         for line in sys.stdin:
-            print(rival.seconds_for(int(line)), flush=True)
+            print(json.dumps(measure(int(line))), flush=True)
     finally:
         stopping.set()
         for process in started:
