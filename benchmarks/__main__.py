@@ -92,8 +92,8 @@ def _names(listed: str) -> list[str]:
 def _sizes(arguments: argparse.Namespace) -> Sizes:
     sizes = QUICK if arguments.quick else FULL
     if arguments.rounds is not None:
-        more = max(arguments.rounds, sizes.history_rounds)
-        sizes = replace(sizes, rounds=arguments.rounds, history_rounds=more)
+        more = max(arguments.rounds, sizes.fine_rounds)
+        sizes = replace(sizes, rounds=arguments.rounds, fine_rounds=more)
     if arguments.history is not None:
         sizes = replace(sizes, history=arguments.history)
     return sizes

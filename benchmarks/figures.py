@@ -79,13 +79,14 @@ FIGURES = {
             unit=" times",
             at_most=1,
             meaning=(
-                "The same median, divided by the better of what procrastinate and PgQueuer take "
-                "to run one empty job on the same PostgreSQL server, from submitting it until the "
-                "submitter knows that it has ended: both keep their jobs there, as the product "
-                "does. Each as fast as its public interface allows: PgQueuer with its completion "
-                "watcher and batches of one; procrastinate, which notifies nobody of an end, by "
-                "asking for the job's status every millisecond. They are called in the process "
-                "that measures, the product over HTTP."
+                "The median of a single job, as above, divided by the better of what "
+                "procrastinate and PgQueuer take to run one empty job on the same PostgreSQL "
+                "server, from submitting it until the submitter knows that it has ended: both "
+                "keep their jobs there, as the product does. Each is as fast as its public "
+                "interface allows: PgQueuer with its completion watcher and batches of one; "
+                "procrastinate, which notifies nobody of an end, by asking for the job's status "
+                "every millisecond. They are called in the process that measures, the product "
+                "over HTTP."
             ),
         ),
         Figure(

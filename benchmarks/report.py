@@ -285,7 +285,7 @@ events.
 """,
     "history": """\
 Two products side by side, one on an empty database and one with {sizes.history:,} finished jobs and
-five events for each, {sizes.history_rounds} rounds.
+five events for each, {sizes.fine_rounds} rounds.
 """,
     "sql": """\
 The examples of [SQL](sql.md) as an auditor runs them, in a session with default settings, with

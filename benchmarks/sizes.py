@@ -36,8 +36,8 @@ class Sizes:
     batches_for_memory: int = 10
     #: Finished jobs in the database that has a history; each has five events on average.
     history: int = 1_000_000
-    #: With a history the differences looked for are small: more rounds of the quick figures.
-    history_rounds: int = 7
+    #: Rounds where the difference looked for is small: between two products side by side.
+    fine_rounds: int = 7
     #: Times each page of a list is asked for.
     pages: int = 20
     #: Jobs a round given to the queues that are compared.
@@ -60,7 +60,7 @@ QUICK = Sizes(
     batches_before_memory=2,
     batches_for_memory=2,
     history=20_000,
-    history_rounds=2,
+    fine_rounds=2,
     pages=5,
     queued=1_000,
 )

@@ -8,71 +8,36 @@ from statistics import median
 from urllib.parse import urlencode
 
 from benchmarks.experiments.clients import product_rate
-from benchmarks.figures import Results, percentile, ratios
+from benchmarks.figures import Results
 from benchmarks.product import RAM, Product
-from benchmarks.rounds import interleaved
+from benchmarks.side_by_side import BATCH, SINGLE, Compared, times_worse
 from benchmarks.sizes import Sizes
 from benchmarks.stand import Stand
-
-_EMPTY, _FULL = "without", "with a history"
-
-
-def measure(stand: Stand, sizes: Sizes, results: Results) -> None:
-    """Measure ``history_ratio`` and ``page_ms``."""
-    with stand.product() as empty, stand.product(jobs_before=sizes.history) as full:
-        pages = _pages(full, sizes.pages)
-        worst = [
-            _compare(results, what, unit, better, empty, full, sizes)
-            for what, unit, better, _ in _COMPARED
-        ]
-    results.figure("history_ratio", [max(worst)])
-    slowest = max(pages, key=lambda name: median(pages[name]))
-    results.figure("page_ms", pages[slowest])
-    for name, values in pages.items():
-        results.read("pages", name, "ms", values)
-
-
-def _batch_rate(product: Product, sizes: Sizes) -> float:
-    return sizes.batch / product.batch_seconds(sizes.batch)
-
-
-def _latency(product: Product, sizes: Sizes) -> float:
-    return percentile(product.latencies(sizes.singles // 2), 0.50) * 1e3
 
 
 def _accept_rate(product: Product, sizes: Sizes) -> float:
     return sizes.batch / product.accept_seconds(sizes.batch)
 
 
-#: What is compared: its name, its unit, whether more is better, and how it is measured.
-_COMPARED: tuple[tuple[str, str, bool, Callable[[Product, Sizes], float]], ...] = (
-    ("single job, median", "ms", False, _latency),
-    ("64 clients", "jobs/s", True, product_rate),
-    ("batch", "jobs/s", True, _batch_rate),
-    ("batch, until accepted", "jobs/s", True, _accept_rate),
+_COMPARED = (
+    SINGLE,
+    Compared("64 clients", "jobs/s", True, product_rate),
+    BATCH,
+    Compared("batch, until accepted", "jobs/s", True, _accept_rate),
 )
 
 
-def _compare(
-    results: Results,
-    what: str,
-    unit: str,
-    better: bool,
-    empty: Product,
-    full: Product,
-    sizes: Sizes,
-) -> float:
-    """How many times worse it is with the history; the median of the rounds."""
-    [how] = [how for name, _, _, how in _COMPARED if name == what]
-    found = interleaved(
-        {_EMPTY: lambda: how(empty, sizes), _FULL: lambda: how(full, sizes)},
-        sizes.history_rounds,
-    )
-    for side, values in found.items():
-        results.read("history", f"{what}, {side}", unit, values)
-    worse = ratios(found[_EMPTY], found[_FULL]) if better else ratios(found[_FULL], found[_EMPTY])
-    results.read("history", f"{what}, compared", "times worse", worse)
-    return median(worse)
+def measure(stand: Stand, sizes: Sizes, results: Results) -> None:
+    """Measure ``history_ratio`` and ``page_ms``."""
+    with stand.product() as empty, stand.product(jobs_before=sizes.history) as full:
+        pages = _pages(full, sizes.pages)
+        sides = {"without": empty, "with a history": full}
+        worse = [times_worse(results, "history", what, sides, sizes) for what in _COMPARED]
+    results.figure("history_ratio", [max(worse)])
+    slowest = max(pages, key=lambda name: median(pages[name]))
+    results.figure("page_ms", pages[slowest])
+    for name, values in pages.items():
+        results.read("pages", name, "ms", values)
 
 
 def _pages(product: Product, times: int) -> dict[str, list[float]]:
