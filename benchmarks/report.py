@@ -20,6 +20,7 @@ _SECTIONS = {
     "durable": "One job at a time, beside durable queues",
     "debian": "Debian's PostgreSQL",
     "fresh": "A fresh database",
+    "auditor": "Under an auditor",
     "clients": "64 clients at once",
     "files": "File volumes",
     "waiters": "Waiters",
@@ -178,8 +179,8 @@ _HEAD = """\
 # Performance
 
 Written by `make bench`, which measures everything below in one run on one machine and takes about
-twenty minutes. Compared systems alternate, {sizes.rounds} rounds each; every number is the
-median of its rounds. Trust the ratios: they carry over to other machines, jobs per second do not.
+an hour. Compared systems alternate, {sizes.rounds} rounds each; every number is the median of its
+rounds. Trust the ratios: they carry over to other machines, jobs per second do not.
 
 The product runs as `orchestrator up --workers 2` with its default settings, from the environment
 that `make install` creates; the clients share the machine with it. Nothing that makes a job
@@ -255,6 +256,11 @@ servers that do nothing else.
 Batches of {sizes.batch:,} one after the other on Debian's PostgreSQL 15 (C locale), each round on a
 new server. The first one is the first work of all processes. Between two batches, events get their
 numbers.
+""",
+    "auditor": """\
+Before the first of {sizes.fine_rounds} rounds, the transaction has been open for {sizes.auditor}
+seconds. The two servers share the machine, so that what autovacuum does in vain costs both. Dead
+rows are the server's own estimate at the end.
 """,
     "clients": """\
 {sizes.clients} clients, {sizes.jobs_of_client} jobs of each a round. All clients are threads of

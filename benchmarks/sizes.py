@@ -19,6 +19,9 @@ class Sizes:
     creates: int = 50
     #: First batches on a fresh database, and as many that they are compared with.
     fresh: int = 10
+    #: Seconds that an auditor's transaction has been open, with both sides at work, before the
+    #: sides are compared.
+    auditor: int = 600
     #: Clients at once, and jobs of each in a round.
     clients: int = 64
     jobs_of_client: int = 40
@@ -51,6 +54,7 @@ QUICK = Sizes(
     batch=2_000,
     singles=60,
     fresh=2,
+    auditor=10,
     jobs_of_client=8,
     files=200,
     starts=10,

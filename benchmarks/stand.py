@@ -51,12 +51,14 @@ class Stand:
         """
         if not (DEBIAN / "postgres").exists():
             raise LeftOut("Debian's PostgreSQL 15 is not installed: apt install postgresql-15")
-        server = Postgres(DEBIAN, max_connections="100")
-        server.start()
-        try:
+        with _started(Postgres(DEBIAN, max_connections="100")) as server:
             yield server
-        finally:
-            server.stop()
+
+    @contextmanager
+    def another_server(self) -> Iterator[Postgres]:
+        """A new server of the stand's own kind."""
+        with _started(Postgres()) as server:
+            yield server
 
     @contextmanager
     def product(
@@ -123,3 +125,12 @@ class Stand:
         """Make an empty database; its URL."""
         self.server.create_database(name)
         return self.server.url(name)
+
+
+@contextmanager
+def _started(server: Postgres) -> Iterator[Postgres]:
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()

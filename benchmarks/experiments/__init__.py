@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from benchmarks.experiments import (
     audit,
+    auditor,
     batch,
     clients,
     debian,
@@ -32,6 +33,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "batch": batch.measure,
     "debian": debian.measure,
     "fresh": fresh.measure,
+    "auditor": auditor.measure,
     "clients": clients.measure,
     "files": files.measure,
     "waiters": waiters.measure,

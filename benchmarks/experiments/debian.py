@@ -7,8 +7,16 @@ from functools import partial
 from benchmarks.figures import Results, percentile, ratios
 from benchmarks.product import Product
 from benchmarks.rounds import interleaved
+from benchmarks.side_by_side import BATCH, Compared
 from benchmarks.sizes import Sizes
 from benchmarks.stand import Stand
+
+
+def _latency(product: Product, sizes: Sizes) -> float:
+    return percentile(product.latencies(sizes.creates), 0.5) * 1e3
+
+
+_CREATE = Compared("one create", "ms", False, _latency)
 
 
 def measure(stand: Stand, sizes: Sizes, results: Results) -> None:
@@ -16,29 +24,19 @@ def measure(stand: Stand, sizes: Sizes, results: Results) -> None:
 
     Raises `LeftOut` where that server is not installed.
     """
-
-    def create(product: Product) -> float:
-        return percentile(product.latencies(sizes.creates), 0.5) * 1e3
-
-    def batch(product: Product) -> float:
-        return sizes.batch / product.batch_seconds(sizes.batch)
-
     with (
         stand.debian() as server,
         stand.product() as ours,
         stand.product(server=server) as debians,
     ):
-        for key, what, unit, measured in (
-            ("debian_create", "one create", "ms", create),
-            ("debian_ratio", "batch", "jobs/s", batch),
-        ):
+        for key, what in (("debian_create", _CREATE), ("debian_ratio", BATCH)):
             found = interleaved(
                 {
-                    "Debian's PostgreSQL 15": partial(measured, debians),
-                    "the one brought along": partial(measured, ours),
+                    "Debian's PostgreSQL 15": partial(what.measured, debians, sizes),
+                    "the one brought along": partial(what.measured, ours, sizes),
                 },
                 sizes.rounds,
             )
             results.figure(key, ratios(*found.values()))
             for name, values in found.items():
-                results.read("debian", f"{what}, {name}", unit, values)
+                results.read("debian", f"{what.name}, {name}", what.unit, values)
