@@ -215,9 +215,10 @@ job; collecting garbage less often; arrays written in one piece.
 
 Plans do not hang on what PostgreSQL knows of its tables: each thing is looked up by itself, and
 states are written out so that a plan which is kept can use the index of the rows in one. On a
-stock PostgreSQL 15, in a database that was never analyzed, a statement of a single job reads as many
-pages after 1,700 jobs as after 200. Before, submissions walked over all jobs (19 pages, then 115),
-look-ups of volumes over all volumes (9, then 55), and each tick of the scheduler over all jobs.
+stock PostgreSQL 15, in a database that was never analyzed, a statement of a single job reads as
+many pages after 1,700 jobs as after 200. Before, submissions walked over all jobs (19 pages, then
+115), look-ups of volumes over all volumes (9, then 55), and each tick of the scheduler over all
+jobs.
 
 What still grows: while a transaction stays open that may see old rows (a long report, `pg_dump`, a
 replication slot that lags), rows of jobs that have left the queue cannot be removed, and who looks
