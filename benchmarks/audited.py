@@ -12,6 +12,7 @@ from psycopg import sql
 from sqlalchemy import JSON, Boolean, Column, Date, insert
 
 from benchmarks import past
+from benchmarks.bulk import connect, one, plain
 from benchmarks.product import RAM
 from orchestrator.store import migrate
 from orchestrator.store.columns import UtcDateTime, db_now
@@ -130,11 +131,7 @@ def write(url: str, jobs: int) -> int:
         connection.execute(insert(backends).values(name=RAM, driver="memory", created_at=db_now()))
     database.close()
     past.write(url, jobs)
-    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as raw:
-        # Foreign keys and triggers aside, as the past is written.
-        raw.execute("SET session_replication_role = replica")
-        raw.execute("SET synchronous_commit = off")
-        raw.execute("SET work_mem = '256MB'")
+    with connect(url) as raw:
         shape = {"backend": RAM, "count": max(1, jobs // _LONG)}
         for statement in (_VERSIONS, _WITHOUT_REMOVALS):
             raw.execute(statement)
@@ -142,21 +139,21 @@ def write(url: str, jobs: int) -> int:
         for statement in (_LONG_VOLUMES, _LONG_VERSIONS, _HELD):
             raw.execute(statement)
         last = {
-            "last": _one(raw, "SELECT max(id) FROM event_commits"),
-            "number": _one(raw, "SELECT max(base + events) FROM event_commits"),
+            "last": one(raw, "SELECT max(id) FROM event_commits"),
+            "number": one(raw, "SELECT max(base + events) FROM event_commits"),
         }
         raw.execute(_LONG_EVENTS, {**shape, **last})
         raw.execute(_COMMITS, last)
         raw.execute(_DAYS, shape)
         raw.execute("VACUUM ANALYZE")
-        return _one(raw, "SELECT max(base + events) FROM event_commits")
+        return one(raw, "SELECT max(base + events) FROM event_commits")
 
 
 def copy_to_sqlite(url: str, path: Path) -> None:
     """Copy the whole record from PostgreSQL into a new file, as SQLite keeps it."""
     migrate.upgrade(f"sqlite:///{path}", named=False)
     with (
-        psycopg.connect(url.replace("+psycopg", "")) as source,
+        psycopg.connect(plain(url)) as source,
         sqlite3.connect(path, isolation_level=None) as target,
     ):
         for pragma in ("journal_mode = OFF", "synchronous = OFF", "cache_size = -262144"):
@@ -204,9 +201,3 @@ def _as_sqlite(column: Column[object]) -> sql.Composable:
     else:
         form = "{}"
     return sql.SQL(form).format(name)
-
-
-def _one(connection: psycopg.Connection, query: str) -> int:
-    row = connection.execute(query).fetchone()
-    assert row is not None  # noqa: S101 - an aggregate always has a row
-    return int(row[0])

@@ -8,8 +8,7 @@ does afterwards, has ids below, and satisfies every constraint.
 
 from __future__ import annotations
 
-import psycopg
-
+from benchmarks.bulk import connect, drop_indexes, one
 from benchmarks.product import RAM
 
 #: What the numbers of jobs mean: parameters of the first statement.
@@ -184,22 +183,16 @@ def write(url: str, jobs: int) -> int:
 
     The product must have been there, for its tables and backends, and be gone.
     """
-    url = url.replace("postgresql+psycopg:", "postgresql:")
-    with psycopg.connect(url, autocommit=True) as connection:
-        # Foreign keys are satisfied by the way rows are made; all other constraints are checked.
-        connection.execute("SET session_replication_role = replica")
-        connection.execute("SET synchronous_commit = off")
-        connection.execute("SET maintenance_work_mem = '256MB'")
-        connection.execute("SET work_mem = '256MB'")
+    with connect(url) as connection:
         connection.execute(_PAST, {**_SHAPE, "jobs": jobs})
         # What the first start has written comes after the past from now on, as is right.
         for statement in (_BATCHES, _JOBS, _STEPS, _ATTEMPTS, _VOLUMES):
             connection.execute(statement)
         last = {
-            "last": _one(connection, "SELECT coalesce(max(id), 0) FROM event_commits"),
-            "number": _one(connection, "SELECT coalesce(max(base + events), 0) FROM event_commits"),
+            "last": one(connection, "SELECT coalesce(max(id), 0) FROM event_commits"),
+            "number": one(connection, "SELECT coalesce(max(base + events), 0) FROM event_commits"),
         }
-        indexes = _drop_indexes(connection, "events")
+        indexes = drop_indexes(connection, "events")
         connection.execute(_EVENTS, last)
         for definition in indexes:
             connection.execute(definition)
@@ -208,24 +201,4 @@ def write(url: str, jobs: int) -> int:
             connection.execute(f"SELECT setval('{sequence}', ({newest}))")
         connection.execute("VACUUM ANALYZE")
         connection.execute("CHECKPOINT")
-        return _one(connection, "SELECT max(base + events) FROM event_commits") - last["number"]
-
-
-def _drop_indexes(connection: psycopg.Connection, table: str) -> list[str]:
-    """Drop the indexes that only make reading quick; what makes them again."""
-    rows = connection.execute(
-        "SELECT i.indexrelid::regclass::text, pg_get_indexdef(i.indexrelid)"
-        " FROM pg_index AS i"
-        " WHERE i.indrelid = %s::regclass"
-        " AND NOT EXISTS (SELECT FROM pg_constraint AS c WHERE c.conindid = i.indexrelid)",
-        (table,),
-    ).fetchall()
-    for name, _ in rows:
-        connection.execute(f"DROP INDEX {name}")
-    return [definition for _, definition in rows]
-
-
-def _one(connection: psycopg.Connection, query: str) -> int:
-    row = connection.execute(query).fetchone()
-    assert row is not None  # noqa: S101 - an aggregate always has a row
-    return int(row[0])
+        return one(connection, "SELECT max(base + events) FROM event_commits") - last["number"]

@@ -198,7 +198,7 @@ def extend(transaction: Transaction, key: bytes, most: int) -> int:
         if not done:
             require_own(transaction, key)
         rows: list[dict[str, Any]] = []
-        for commit, digests in _digested(transaction, commits):
+        for commit, digests in digested(transaction, commits):
             link = link_of(key, link, commit, digests, FORMAT)
             number = commit.base + commit.events
             done += commit.events
@@ -453,7 +453,7 @@ def events_of(transaction: Transaction, ids: Sequence[int]) -> Iterator[tuple[in
         yield commit_id, list(rows)
 
 
-def _digested(transaction: Transaction, commits: Sequence[Any]) -> Iterator[tuple[Any, bytes]]:
+def digested(transaction: Transaction, commits: Sequence[Any]) -> Iterator[tuple[Any, bytes]]:
     """Commits in their order, with the digests of their events."""
     found = dict(events_of(transaction, [commit.id for commit in commits]))
     for commit in commits:
