@@ -185,7 +185,9 @@ def _documents(
         commits = {row.id: row for row in chain.numbered(transaction, ids)}
         found = dict(chain.events_of(transaction, ids))
         for one in page:
-            broken = chain.compare(key, place, one, commits.get(one.commit_id), found)
+            # Of the very rows that go into the file.
+            digests = [chain.digest_of(event, one.format) for event in found.get(one.commit_id, ())]
+            broken = chain.compare(key, place, one, commits.get(one.commit_id), digests)
             if broken is not None:
                 raise WrongState(
                     f"events are not archived: event {broken.number}: {broken.why}",

@@ -20,21 +20,24 @@ import json
 import os
 import secrets
 import stat
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from itertools import groupby
+from json.encoder import encode_basestring as _quoted
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any, NamedTuple
 
-from sqlalchemy import func, select, type_coerce
+from sqlalchemy import Text, cast, func, select, type_coerce
 
 from orchestrator.domain.errors import InvalidInput
 from orchestrator.settings import Settings
 from orchestrator.store.bulk import among, insert_rows
-from orchestrator.store.columns import JsonAsWritten
+from orchestrator.store.columns import JsonAsWritten, as_written
 from orchestrator.store.tables import event_archives, event_chain, event_commits, events
 from orchestrator.store.transaction import Transaction
 from orchestrator.trust import require_trusted_data, why_untrusted
@@ -64,7 +67,14 @@ _AS_WRITTEN = [
     else events.c[name]
     for name in HASHED
 ]
+#: The same as text: JSON need not be read where the same text was read before.
+_TO_BE_HASHED = [
+    cast(events.c[name], Text).label(name) if name in ("data", "objects") else events.c[name]
+    for name in HASHED
+]
 _json = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+#: Texts of JSON that are remembered, and how long they may be.
+_REMEMBERED, _SHORT = 4096, 1000
 
 
 _NEWEST = select(event_chain).order_by(event_chain.c.base.desc()).limit(1)
@@ -270,10 +280,11 @@ def verify_behind(transaction: Transaction, key: bytes, place: Place) -> Iterato
         return
     while links := links_after(transaction, place.number):
         commits = {row.id: row for row in numbered(transaction, [one.commit_id for one in links])}
-        found = dict(events_of(transaction, list(commits)))
+        found = digests_of(transaction, {one.commit_id: one.format for one in links})
         strange = _without_link(transaction, place.number, links)
         for one in links:
-            broken = compare(key, place, one, commits.get(one.commit_id), found)
+            digests = found.get(one.commit_id, ())
+            broken = compare(key, place, one, commits.get(one.commit_id), digests)
             if broken is None and strange is not None and strange < one.base + one.events:
                 broken = Broken(strange + 1, _PUT_IN)
             if broken is not None:
@@ -291,21 +302,20 @@ def compare(
     before: Place,
     one: Any,
     commit: Any,
-    found: Mapping[int, Sequence[Any]],
+    found: Sequence[bytes],
 ) -> Broken | None:
-    """What is wrong with one commit behind a place, if anything is."""
+    """What is wrong with one commit behind a place, if anything is; ``found`` are its digests."""
     number = before.number
     if one.base != number:
         return Broken(number + 1, f"links are missing up to event {one.base}")
     if (why := why_not_next(before.format, one.format)) is not None:
         return Broken(number + 1, why)
-    there = found.get(one.commit_id, ())
-    digests = b"".join(_digest(event, one.format) for event in there)
+    digests = b"".join(found)
     if digests != one.digests:
-        for place in range(max(one.events, len(there))):
+        for place in range(max(one.events, len(found))):
             of = slice(place * DIGEST, (place + 1) * DIGEST)
             if digests[of] != one.digests[of]:
-                gone = place >= len(there)
+                gone = place >= len(found)
                 why = "it is missing" if gone else "it is not as it was written"
                 return Broken(number + place + 1, why)
     if commit is None or (commit.base, commit.events) != (one.base, one.events):
@@ -325,12 +335,6 @@ def why_not_next(before: int, link_format: int) -> str | None:
     return "its link has an earlier format than the one before" if link_format < before else None
 
 
-def _digest(event: Sequence[Any], link_format: int) -> bytes:
-    # As `events_of` selects them: the commit, then what is hashed.
-    _, seq, at, *rest = event
-    return digest([seq, at.isoformat(), *rest], link_format)
-
-
 def digest(values: list[Any], link_format: int) -> bytes:
     """Of one event: blake2b over what `HASHED` names as JSON, times as RFC 3339.
 
@@ -338,7 +342,43 @@ def digest(values: list[Any], link_format: int) -> bytes:
     """
     if link_format == FIRST and values[-1] is None:
         values = values[:-1]
-    return hashlib.blake2b(_json.encode(values).encode(), digest_size=DIGEST).digest()
+    return _hashed(_json.encode(values))
+
+
+def digest_of(event: Sequence[Any], link_format: int) -> bytes:
+    """The same of a row of `events_of`."""
+    _, seq, at, *rest = event
+    return digest([seq, at.isoformat(), *rest], link_format)
+
+
+def _digest(event: Sequence[Any], link_format: int) -> bytes:
+    """The same of a row of `digests_of`, in a third of the time."""
+    _, seq, at, *words, job_id, actor, reason, data, objects = event
+    fields = [str(seq), _quoted(at.isoformat()), *map(_word, words)]
+    fields += ["null" if job_id is None else str(job_id), _word(actor), _word(reason), _said(data)]
+    if link_format != FIRST or objects is not None:
+        fields.append(_said(objects))
+    return _hashed(f"[{','.join(fields)}]")
+
+
+def _hashed(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=DIGEST).digest()
+
+
+def _word(value: str | None) -> str:
+    return "null" if value is None else _quoted(value)
+
+
+def _said(text: str | None) -> str:
+    """A column with JSON as digests have it."""
+    if text is None:
+        return "null"
+    return _said_shortly(text) if len(text) <= _SHORT else _json.encode(as_written(text))
+
+
+@lru_cache(_REMEMBERED)
+def _said_shortly(text: str) -> str:
+    return _json.encode(as_written(text))
 
 
 def link_of(key: bytes, before: bytes, commit: Any, digests: bytes, link_format: int) -> bytes:
@@ -453,8 +493,24 @@ def events_of(transaction: Transaction, ids: Sequence[int]) -> Iterator[tuple[in
         yield commit_id, list(rows)
 
 
+def digests_of(transaction: Transaction, formats: Mapping[int, int]) -> dict[int, list[bytes]]:
+    """The digests of the events of commits, by the ids of these.
+
+    ``formats``: by these ids, the format that the digests are to have.
+    """
+    query = (
+        select(events.c.commit_id, *_TO_BE_HASHED)
+        .where(among(events.c.commit_id, formats))
+        .order_by(events.c.commit_id, events.c.seq)
+    )
+    found: dict[int, list[bytes]] = defaultdict(list)
+    for event in transaction.execute(query).all():
+        found[event[0]].append(_digest(event, formats[event[0]]))
+    return found
+
+
 def digested(transaction: Transaction, commits: Sequence[Any]) -> Iterator[tuple[Any, bytes]]:
-    """Commits in their order, with the digests of their events."""
-    found = dict(events_of(transaction, [commit.id for commit in commits]))
+    """Commits in their order, with the digests of their events for new links."""
+    found = digests_of(transaction, {commit.id: FORMAT for commit in commits})
     for commit in commits:
-        yield commit, b"".join(_digest(event, FORMAT) for event in found.get(commit.id, ()))
+        yield commit, b"".join(found.get(commit.id, ()))

@@ -36,11 +36,19 @@ class JsonAsWritten(TypeDecorator[Any]):
         """What it says."""
         if dialect.name != "sqlite" or value is None:
             return value
-        try:
-            found = _read_once(value)
-        except ValueError:
-            return value
-        return value if found is None else found
+        return as_written(value)
+
+
+def as_written(text: str) -> Any:
+    """What `JsonAsWritten` has of a text; of one of PostgreSQL's, which writes each key once, too.
+
+    SQL's NULL is the only null.
+    """
+    try:
+        found = _read_once(text)
+    except ValueError:
+        return text
+    return text if found is None else found
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

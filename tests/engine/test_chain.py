@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,7 +13,8 @@ from sqlalchemy import text as sql
 from structlog.testing import capture_logs
 
 from orchestrator.domain.errors import InvalidInput
-from orchestrator.history.events import number_committed
+from orchestrator.history.events import Event, Named, number_committed
+from orchestrator.history.events import record as write
 from orchestrator.ledger import chain
 from orchestrator.ledger.chain import Broken, Verified
 from orchestrator.store.tables import event_chain, event_commits, events
@@ -80,6 +83,34 @@ def test_an_untouched_record_is_right(record: Engine) -> None:
     assert found.broken is None
     assert found.events == found.number == count(record)
     assert (found.number, found.link) == head(record)
+
+
+@pytest.mark.parametrize("link_format", [chain.FIRST, chain.FORMAT])
+def test_digests_of_columns_are_those_of_whole_events(engine: Engine, link_format: int) -> None:
+    odd = 'für "dich"\\\n\t\x01\x7f\u2028 \N{GRINNING FACE}'
+    happened = [
+        Event(
+            kind="odd", actor=odd, backend=odd, volume=odd, reason=odd, job_id=7, data={odd: odd}
+        ),
+        Event(
+            kind="odd",
+            actor="",
+            data={"b": [1.0, 1e100, 10**18, None, True], "a": {"d": {}, "c": "x" * 2000}},
+            objects=[Named("source", "volume", odd, "0" * 32, "ram"), Named("target", "host", "h")],
+        ),
+    ]
+    # The moments of no event but these have no fraction.
+    for moment in (datetime(2026, 3, 1, tzinfo=UTC), datetime(2026, 3, 1, 1, 2, 3, 40, tzinfo=UTC)):
+        engine.database.transact(partial(write, happened=happened, at=moment))
+    with engine.database.read() as transaction:
+        ids = transaction.execute(select(event_commits.c.id)).scalars().all()
+        quick = chain.digests_of(transaction, dict.fromkeys(ids, link_format))
+        whole = {
+            commit_id: [chain.digest_of(row, link_format) for row in rows]
+            for commit_id, rows in chain.events_of(transaction, ids)
+        }
+    assert quick == whole
+    assert len(whole) >= 2
 
 
 def test_a_verification_goes_on_where_the_last_one_ended(record: Engine) -> None:
