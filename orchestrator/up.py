@@ -27,12 +27,12 @@ from orchestrator.domain.errors import InvalidInput, NotAuthenticated, Unavailab
 from orchestrator.domain.states import Role
 from orchestrator.embedded.broker import BrokerStartError, EmbeddedBroker
 from orchestrator.embedded.process import die_with_parent
-from orchestrator.inventory.backends import backend_views
 from orchestrator.logs import Trouble, configure_logs
 from orchestrator.reloading import has_terminal, leave_terminal
 from orchestrator.settings import ApiSettings, Settings
 from orchestrator.store import migrate
 from orchestrator.store.database import Database
+from orchestrator.store.tables import backends
 from orchestrator.store.tables import tokens as token_rows
 from orchestrator.store.transaction import Transaction
 from orchestrator.trust import require_trusted_data
@@ -336,15 +336,11 @@ class _Product:
         until = time.monotonic() + _LOOK_SECONDS
         try:
             while time.monotonic() < until:
-                with database.read() as transaction:
-                    views = backend_views(transaction)
                 # The database is new or on this machine's clock; a slow one only costs time.
-                looked = {
-                    view["name"]
-                    for view in views
-                    if view["refreshed_at"] is not None and view["refreshed_at"] >= begun
-                }
-                if wanted <= looked:
+                looked = select(backends.c.name).where(backends.c.refreshed_at >= begun)
+                with database.read() as transaction:
+                    found = set(transaction.execute(looked).scalars())
+                if wanted <= found:
                     return
                 self._look_for_early_death()
                 time.sleep(0.05)

@@ -32,7 +32,7 @@ from workers.serving import Serving
 
 log = structlog.get_logger(__name__)
 
-#: Seconds between signs of life, and between looks at the backends.
+#: Seconds between signs of life, and between looks at the backends and the use of their volumes.
 _SEEN_SECONDS = 4.0
 _LOOK_SECONDS = 60.0
 #: Seconds between looks for backends that cannot be used: storage that was mounted late.
@@ -99,6 +99,7 @@ def run(settings: Settings) -> None:
     clocks = [
         _Clock("seen", _SEEN_SECONDS, sign_of_life),
         _Clock("look", _LOOK_SECONDS, serving.look_at_all),
+        _Clock("use", _LOOK_SECONDS, serving.read_use),
         _Clock("lease", _LEASE_SECONDS, serving.leases.renew_due),
         _Clock("mend", _MEND_SECONDS, serving.mend),
         # Outcomes do not wait for the end of their group.

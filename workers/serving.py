@@ -15,7 +15,6 @@ from sqlalchemy import select, update
 from orchestrator.domain.drivers import DriverOptions, DriverSpec
 from orchestrator.domain.errors import IdentityMismatch, InvalidInput, Outage, Problem
 from orchestrator.domain.queues import CONTROL_QUEUE, backend_queue
-from orchestrator.inventory import promises
 from orchestrator.inventory.backends import configure, ids_of
 from orchestrator.jobs import outages
 from orchestrator.resources.changes import apply
@@ -26,7 +25,7 @@ from orchestrator.store.tables import backends, installation
 from orchestrator.store.transaction import Transaction
 from workers.backends.base.commands import Ran
 from workers.backends.base.driver import Driver
-from workers.execution.refresh import look_at
+from workers.execution.refresh import look_at, read_use
 from workers.storage_leases import StorageLeases, this_process
 
 log = structlog.get_logger(__name__)
@@ -34,6 +33,9 @@ log = structlog.get_logger(__name__)
 #: Seconds between looks at a backend that cannot be used: twice this at first, and at most.
 _FIRST_SECONDS = 2.0
 _MOST_SECONDS = 30.0
+#: Reading the use of a backend's volumes comes again after so many times what it took: where
+#: there are many, it takes no more than this share of a worker's time.
+_PAUSE = 20.0
 
 
 class _Looking:
@@ -78,6 +80,8 @@ class Serving:
         self._guard = threading.Lock()
         #: When each of those that cannot be used is looked at next, and the seconds until then.
         self._next: dict[int, tuple[float, float]] = {}
+        #: When the use of each one's volumes is read next.
+        self._read_next: dict[int, float] = {}
         #: What was said last of a backend that cannot be used: it is said once.
         self._said: dict[int, str] = {}
         self.names = {ids[name]: name for name in served}
@@ -127,6 +131,23 @@ class Serving:
             distance = min(_MOST_SECONDS, 2 * self._next.get(id_, (now, _FIRST_SECONDS))[1])
             self._next[id_] = (now + distance, distance)
 
+    def read_use(self) -> None:
+        """Read how full the volumes of each backend are, ever less often where that takes long."""
+        for backend_id, driver in self.drivers.items():
+            begun = time.monotonic()
+            if begun < self._read_next.get(backend_id, begun) or backend_id in self._said:
+                continue
+            try:
+                read_use(driver, self._database, backend_id, _Looking())
+            except Outage:
+                self.suspect([backend_id])
+            except Problem as problem:
+                log.warning(
+                    "backend.use_not_read", backend=self.names[backend_id], why=str(problem)
+                )
+            ended = time.monotonic()
+            self._read_next[backend_id] = ended + _PAUSE * (ended - begun)
+
     def _wanted(self) -> list[int]:
         away = self._database.look(
             lambda transaction: outages.out_of_reach(transaction, self.drivers)
@@ -154,10 +175,10 @@ class Serving:
         try:
             self._set_up(backend_id, driver)
             self.leases.enter(backend_id, renew=True)
-            _, changes = look_at(driver, self._database, backend_id, _Looking())
+            _, change = look_at(driver, self._database, backend_id)
             with self._database.write() as transaction:
                 now = transaction.execute(select(db_now())).scalar_one()
-                promises.add(transaction, apply(transaction, changes, now))
+                apply(transaction, [change], now)
             self._database.transact(lambda transaction: outages.ends(transaction, backend_id))
         except Outage as outage:
             self._is_away(backend_id, outage)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from orchestrator.actions.backend.refresh import REFRESH
 from workers.execution.handler import Handler
-from workers.execution.refresh import look_at
+from workers.execution.refresh import look_at, read_use
 from workers.execution.work import Done, Work
 
 
@@ -15,8 +15,9 @@ def refresh(work: Work) -> Done:
 
 
 def refreshed(work: Work) -> Done:
-    facts, changes = look_at(work.driver, work.database, work.claim.backend_id, work)
-    return Done(result=facts, changes=changes)
+    told, change = look_at(work.driver, work.database, work.claim.backend_id)
+    found = read_use(work.driver, work.database, work.claim.backend_id, work)
+    return Done(result={**told, "volumes_found": found}, changes=[change])
 
 
 HANDLERS = (Handler(REFRESH, refresh),)
