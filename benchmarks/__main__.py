@@ -78,7 +78,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--history", type=int, metavar="N", help="finished jobs in the history (default: 1000000)"
     )
+    parser.add_argument(
+        "--volumes",
+        type=_even,
+        metavar="N",
+        help="volumes of the installation that has many (default: 1000000)",
+    )
     return parser
+
+
+def _even(written: str) -> int:
+    number = int(written)
+    if number < 1000 or number % 2:
+        raise argparse.ArgumentTypeError("an even number, 1000 at least")
+    return number
 
 
 def _names(listed: str) -> list[str]:
@@ -96,6 +109,8 @@ def _sizes(arguments: argparse.Namespace) -> Sizes:
         sizes = replace(sizes, rounds=arguments.rounds, fine_rounds=more)
     if arguments.history is not None:
         sizes = replace(sizes, history=arguments.history)
+    if arguments.volumes is not None:
+        sizes = replace(sizes, fleet=arguments.volumes)
     return sizes
 
 

@@ -242,6 +242,68 @@ FIGURES = {
                 "other."
             ),
         ),
+        Figure(
+            key="million_ready",
+            title="Ready with a million volumes",
+            unit=" s",
+            at_most=3,
+            meaning=(
+                "From the start of `orchestrator up` until it serves requests, with the database "
+                "and the storage of a million volumes, which have five million snapshots and ten "
+                "million events."
+            ),
+        ),
+        Figure(
+            key="million_pages",
+            title="Slowest page of a list with a million volumes",
+            unit=" ms",
+            at_most=50,
+            meaning="Pages of 100 of every list there, with every filter. The slowest median.",
+        ),
+        Figure(
+            key="million_plan",
+            title="Plan of 100,000 jobs with a million volumes",
+            unit=" s",
+            at_most=10,
+            meaning=(
+                "From the request to the answer that tells what a batch would do: creates, and "
+                "growths of volumes that are there, in turn."
+            ),
+        ),
+        Figure(
+            key="million_drift_s",
+            title="Drift audit of a million volumes",
+            unit=" s",
+            at_most=60,
+            meaning="From the request of `backend.audit` to its end; it finds no difference.",
+        ),
+        Figure(
+            key="million_drift_mib",
+            title="Memory for that audit",
+            unit=" MiB",
+            at_most=200,
+            meaning="By how much the resident memory of the worker grows meanwhile, at the most.",
+        ),
+        Figure(
+            key="million_batch",
+            title="Batch with a million volumes against an empty installation",
+            unit=" times",
+            at_least=0.9,
+            meaning=(
+                "Jobs a second of a batch of creates beside the million volumes, divided by the "
+                "same on an installation that has none."
+            ),
+        ),
+        Figure(
+            key="verify_s",
+            title="A million events verified",
+            unit=" s",
+            at_most=10,
+            meaning=(
+                "`orchestrator audit verify` of the newest million of ten million chained events, "
+                "from its start to its end."
+            ),
+        ),
     )
 }
 

@@ -45,6 +45,20 @@ class LeanClient:
             raise RuntimeError(f"{path} was answered with {status}: {answer[:500]!r}")
         return answer
 
+    def plan(self, path: str, body: bytes) -> bytes:
+        """Ask what would happen; the answer."""
+        status, answer = self._send("POST", f"{path}?plan=true", body, self._accepting)
+        if status != 200:
+            raise RuntimeError(f"{path} was answered with {status}: {answer[:500]!r}")
+        return answer
+
+    def put(self, path: str, body: bytes) -> bytes:
+        """Set something; the answer."""
+        status, answer = self._send("PUT", path, body, self._accepting)
+        if status != 200:
+            raise RuntimeError(f"{path} was answered with {status}: {answer[:500]!r}")
+        return answer
+
     def get(self, path: str) -> Any:
         """Read something."""
         status, answer = self._send("GET", path, None, self._accepting)

@@ -36,7 +36,7 @@ SLOW_SECONDS = 6
 _SIZE = 2**20
 #: What the processes of a service are called on their command lines.
 _PARTS = ("api", "worker", "scheduler")
-_START_SECONDS = 60.0
+_START_SECONDS = 180.0
 _SETTLE_SECONDS = 120.0
 
 _CONFIG = f"""\
@@ -110,6 +110,21 @@ class Product:
     def token(self) -> str:
         """The local token."""
         return (self._data / "token").read_text().strip()
+
+    @property
+    def data(self) -> Path:
+        """Its data directory."""
+        return self._data
+
+    @property
+    def log(self) -> Path:
+        """What its processes have written."""
+        return self._log
+
+    @property
+    def chain_key(self) -> bytes:
+        """The key of its chain, which is there once it was started."""
+        return (self._data / "audit.key").read_text().strip().encode()
 
     def client(self) -> LeanClient:
         """A connection of the caller's own."""
@@ -188,21 +203,27 @@ class Product:
         self.settle()
         return seconds
 
-    def memory_mib(self) -> dict[str, float]:
-        """Resident memory of the service's processes, by what they are; of workers, the most."""
+    def processes(self) -> dict[int, str]:
+        """The service's processes: their ids, and what each is."""
         assert self._process is not None  # noqa: S101 - it was started
-        found: dict[str, float] = {}
+        found = {self._process.pid: "up"}
         for entry in Path("/proc").glob("[0-9]*"):
             try:
                 parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
                 words = (entry / "cmdline").read_bytes().decode().split("\0")
-                pages = int((entry / "statm").read_text().split()[1])
             except (OSError, ValueError):
                 continue
-            for name in _PARTS:
-                if parent == self._process.pid and name in words:
-                    mib = pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-                    found[name] = max(found.get(name, 0.0), mib)
+            if parent == self._process.pid:
+                named = (name for name in _PARTS if name in words)
+                found[int(entry.name)] = next(named, "broker")
+        return found
+
+    def memory_mib(self) -> dict[str, float]:
+        """Resident memory of the service's processes, by what they are; of workers, the most."""
+        found: dict[str, float] = {}
+        for process, name in self.processes().items():
+            if name in _PARTS:
+                found[name] = max(found.get(name, 0.0), resident_mib(process))
         return found
 
     def latencies(self, count: int) -> list[float]:
@@ -243,6 +264,15 @@ class Product:
                 pass
             time.sleep(0.05)
         raise RuntimeError(f"the service did not come up:\n{self._log.read_text()}")
+
+
+def resident_mib(process: int) -> float:
+    """Resident memory of a process; 0 if it has ended."""
+    try:
+        pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
+    except OSError:
+        return 0.0
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 @contextmanager

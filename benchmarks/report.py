@@ -31,6 +31,8 @@ _SECTIONS = {
     "pages": "Pages of lists",
     "sql": "The record, in SQL",
     "chain": "The chain of events",
+    "million": "A million volumes",
+    "million pages": "Pages of lists with a million volumes",
 }
 
 
@@ -304,6 +306,14 @@ everything they are about.
 Links for the first million events, written as the scheduler writes them, 5,000 a transaction; and
 `orchestrator audit verify` over them, on PostgreSQL. Then one byte of one event was changed, and
 the command named that event.
+""",
+    "million": """\
+An installation with {sizes.fleet:,} volumes, five snapshots and ten events for each, all of them
+chained, on a `memory` backend that has them too, beside an empty one. Half of the volumes grow by
+themselves. SQL are the examples of [SQL](sql.md).
+""",
+    "million pages": """\
+Pages of 100 there, {sizes.pages} times each, over HTTP: every list with every filter.
 """,
     "pages": """\
 Pages of 100 on the database with the history, {sizes.pages} times each, over HTTP; the time holds

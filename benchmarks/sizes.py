@@ -41,6 +41,13 @@ class Sizes:
     history: int = 1_000_000
     #: Rounds where the difference looked for is small: between two products side by side.
     fine_rounds: int = 7
+    #: Volumes of an installation that has many (an even number), with five snapshots and ten
+    #: events each; jobs of the batch that is planned there; events that are verified.
+    fleet: int = 1_000_000
+    planned: int = 100_000
+    verified: int = 1_000_000
+    #: Jobs that are archived there.
+    archived: int = 10_000
     #: Times each page of a list is asked for.
     pages: int = 20
     #: Jobs a round given to the queues that are compared.
@@ -65,6 +72,10 @@ QUICK = Sizes(
     batches_for_memory=2,
     history=20_000,
     fine_rounds=2,
+    fleet=2_000,
+    planned=1_000,
+    verified=5_000,
+    archived=1_000,
     pages=5,
     queued=1_000,
 )

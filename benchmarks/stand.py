@@ -12,7 +12,7 @@ from types import TracebackType
 
 from psycopg import sql
 
-from benchmarks import past
+from benchmarks import fleet, past
 from benchmarks.celery_rival import CeleryRival
 from benchmarks.product import Product
 from tests.rigs.postgres import DEBIAN, Postgres
@@ -68,9 +68,10 @@ class Stand:
         server: Postgres | None = None,
         synchronous_commit: bool = True,
         jobs_before: int = 0,
+        volumes_before: int = 0,
         warm: bool = True,
     ) -> Iterator[Product]:
-        """A product of its own on a database that is empty or has a past.
+        """A product of its own on a database that is empty, has a past or a fleet.
 
         ``server``: another than the stand's own. ``warm``: it has done a little of everything.
         """
@@ -90,9 +91,12 @@ class Stand:
         product = Product(self.directory / name, url)
         try:
             product.start()
-            if jobs_before:
+            if jobs_before or volumes_before:
                 product.stop()
-                past.write(product.database_url, jobs_before)
+                if jobs_before:
+                    past.write(product.database_url, jobs_before)
+                if volumes_before:
+                    fleet.write(product.database_url, product.chain_key, volumes_before)
                 product.start()
             if warm:
                 product.warm_up()

@@ -14,6 +14,7 @@ from benchmarks.experiments import (
     files,
     fresh,
     history,
+    million,
     provider,
     queues,
     scale,
@@ -42,4 +43,5 @@ EXPERIMENTS: dict[str, Experiment] = {
     "queues": queues.measure,
     "history": history.measure,
     "audit": audit.measure,
+    "million": million.measure,
 }

@@ -39,7 +39,7 @@ def measure(stand: Stand, sizes: Sizes, results: Results) -> None:
     there = audited.write(url, sizes.history)
     with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as postgresql:
         postgresql.execute("SET TIME ZONE 'UTC'")
-        statements = examples(_meant(postgresql))
+        statements = examples(meant(postgresql))
 
         def ask(query: str) -> list[Any]:
             return postgresql.execute(query).fetchall()
@@ -57,7 +57,7 @@ def measure(stand: Stand, sizes: Sizes, results: Results) -> None:
     _verify(url, stand.scratch("verify"), results)
 
 
-def _meant(connection: psycopg.Connection) -> Mapping[str, str]:
+def meant(connection: psycopg.Connection) -> Mapping[str, str]:
     """What the words of the examples mean in this record."""
     row = connection.execute(
         "SELECT to_char(now() - interval '200 days', 'YYYY-MM-DD HH24:MI:SS.US'),"
@@ -112,7 +112,7 @@ def _chain(url: str, most: int, results: Results) -> None:
 
 def _verify(url: str, directory: Path, results: Results) -> None:
     """Verify by the command, whole and with one byte changed; with time and memory."""
-    told, used = _audit_verify(url, directory)
+    told, used = audit_verify(url, directory, _KEY)
     if not told["intact"]:
         raise RuntimeError(f"the chain is broken: {told['broken']}")
     results.read("chain", f"{told['events']:,} events verified", "s", [used["seconds"]])
@@ -121,7 +121,7 @@ def _verify(url: str, directory: Path, results: Results) -> None:
     number = told["events"] // 10
     with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as owner:
         changed = owner.execute(_ONE_BYTE, {"number": number}).rowcount
-    told, used = _audit_verify(url, directory)
+    told, used = audit_verify(url, directory, _KEY)
     if changed != 1 or told["intact"] or told["broken"]["number"] != number:
         raise RuntimeError(f"a byte of event {number} was changed, and {told['broken']} was told")
     results.read("chain", f"a changed byte of event {number:,} found", "s", [used["seconds"]])
@@ -148,13 +148,15 @@ print(json.dumps([told, spent]))
 """
 
 
-def _audit_verify(url: str, directory: Path) -> tuple[dict[str, Any], dict[str, float]]:
+def audit_verify(
+    url: str, directory: Path, key: str, *words: str
+) -> tuple[dict[str, Any], dict[str, float]]:
     """What `orchestrator audit verify` tells, the time it takes, and its memory in MiB."""
-    env = {**os.environ, "ORCHESTRATOR_DATABASE__URL": url, "ORCHESTRATOR_AUDIT__KEY": _KEY}
-    words = ["-m", "orchestrator", "audit", "verify", "--json", "--data", str(directory)]
+    env = {**os.environ, "ORCHESTRATOR_DATABASE__URL": url, "ORCHESTRATOR_AUDIT__KEY": key}
+    command = ["-m", "orchestrator", "audit", "verify", "--json", "--data", str(directory), *words]
     begun = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-c", _MEASURED, sys.executable, *words],
+        [sys.executable, "-c", _MEASURED, sys.executable, *command],
         env=env,
         stdout=subprocess.PIPE,
         check=True,

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from statistics import median
-from urllib.parse import urlencode
 
 from benchmarks.experiments.clients import product_rate
 from benchmarks.figures import Results
-from benchmarks.product import RAM, Product
+from benchmarks.pages import Asked, far_in, milliseconds
+from benchmarks.product import RAM, SLOW, Product
 from benchmarks.side_by_side import BATCH, SINGLE, Compared, times_worse
 from benchmarks.sizes import Sizes
 from benchmarks.stand import Stand
@@ -47,7 +45,7 @@ def _pages(product: Product, times: int) -> dict[str, list[float]]:
     middle = newest["id"] // 2
     event = client.get(f"/v1/jobs/{middle}/events")["items"][0]
     volume = event["volume"]
-    asked = {
+    asked: dict[str, Asked] = {
         "jobs: newest": ("/v1/jobs", {}),
         "jobs: unfinished": ("/v1/jobs", {"state": "waiting,queued,running"}),
         "jobs: failed": ("/v1/jobs", {"state": "failed"}),
@@ -74,33 +72,10 @@ def _pages(product: Product, times: int) -> dict[str, list[float]]:
         "events: of one kind": ("/v1/events", {"kind": "volume.remove"}),
         "events: failures": ("/v1/events", {"kind": "job.failed"}),
         "events: of a rare kind": ("/v1/events", {"kind": "lock.broken"}),
-        "events: of a backend that has none": ("/v1/events", {"backend": "elsewhere"}),
+        "events: of a backend that has none": ("/v1/events", {"backend": SLOW}),
         "history of one job": (f"/v1/jobs/{middle}/events", {}),
     }
-    found: dict[str, list[float]] = {}
-    for name, (path, query) in asked.items():
-        found[name] = [_milliseconds(client.get, _address(path, query)) for _ in range(times + 1)][
-            1:
-        ]
-    far = _address("/v1/jobs", {"cursor": _far_in(client.get)})
-    found["jobs: ten pages in"] = [_milliseconds(client.get, far) for _ in range(times)]
+    asked["jobs: ten pages in"] = far_in(client, asked["jobs: newest"])
+    found = {name: milliseconds(client, page, times) for name, page in asked.items()}
     client.close()
     return found
-
-
-def _address(path: str, query: dict[str, str]) -> str:
-    return f"{path}?{urlencode({'limit': '100', **query})}"
-
-
-def _far_in(get: Callable[[str], dict[str, str]]) -> str:
-    """The cursor that follows ten pages of jobs."""
-    cursor = ""
-    for _ in range(10):
-        cursor = get(_address("/v1/jobs", {"cursor": cursor} if cursor else {}))["cursor"]
-    return cursor
-
-
-def _milliseconds(get: Callable[[str], object], address: str) -> float:
-    begun = time.perf_counter()
-    get(address)
-    return (time.perf_counter() - begun) * 1e3
