@@ -30,7 +30,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test slow field chaos storm data bench docs lint types lock clean
+.PHONY: help install demo test slow field chaos storm data bench soak docs lint types lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -65,6 +65,9 @@ data: $(STAMP) ## do everything to volumes while others do everything to the sto
 
 bench: $(STAMP) $(BENCH_STAMP) ## measure it beside other queues; less with ARGS="--quick --only batch"
 	$(BIN)/python -m benchmarks $(ARGS)
+
+soak: $(STAMP) ## load it steadily and see whether anything grows; for an hour with MINUTES=60
+	$(BIN)/python -m benchmarks.soak $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
 
 docs: $(STAMP) ## write what is made from the code: reference pages, the client's methods
 	$(BIN)/python -m tests.docs
