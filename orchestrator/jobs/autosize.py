@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import exists, select
+from sqlalchemy import BindParameter, bindparam, exists, select, text
 
 from orchestrator.actions.backend.refresh import REFRESH
 from orchestrator.actions.requests import parse_request
@@ -24,14 +24,18 @@ from orchestrator.domain.sizes import format_size, round_up
 from orchestrator.domain.states import BackendState, EventKind, Role, VolumeState
 from orchestrator.history.events import Event, record
 from orchestrator.jobs.submission import Submission
+from orchestrator.store.bulk import among
 from orchestrator.store.columns import db_now
-from orchestrator.store.tables import backends, events, jobs, volumes
+from orchestrator.store.tables import UNUSUAL_EVENT, backends, events, jobs, volumes
 from orchestrator.store.transaction import Transaction
 
 #: By how much a volume grows at once, in percent of its size.
 STEP_PERCENT = 20
 #: A growth that was refused or failed is tried again after this many seconds.
 _AGAIN_SECONDS = 3600
+_AGAIN = timedelta(seconds=_AGAIN_SECONDS)
+#: Refusals that are read at a time.
+_PAGE = 500
 
 #: Drivers whose storage does not let volumes grow by itself.
 _OURS = sorted(name for name, spec in DRIVERS.items() if "autosize_enabled" not in spec.settings)
@@ -98,9 +102,9 @@ def growths(transaction: Transaction, percent: float) -> Iterator[Growth]:
             backends.c.state == BackendState.ENABLED,
             backends.c.driver.in_(_OURS),
         )
-        .order_by(volumes.c.id)
     ).all()
-    for row in found:
+    # Were they ordered by the database, it would walk over all volumes by their ids.
+    for row in sorted(found, key=lambda row: row.id):
         wanted = round_up(row.size_bytes * (100 + STEP_PERCENT) // 100, row.grain_bytes or 1)
         most = int(row.settings["autosize_max_bytes"])
         size, submission = min(wanted, most), None
@@ -139,7 +143,7 @@ def note_refusal(transaction: Transaction, growth: Growth, why: str) -> bool:
     now: datetime = transaction.execute(select(db_now())).scalar_one()
     told = _last_refusal(transaction, growth.backend, growth.volume, growth.volume_id)
     data = {"size_bytes": growth.size_bytes, "used_bytes": growth.used_bytes, "why": why}
-    lately = told is not None and told.at > now - timedelta(seconds=_AGAIN_SECONDS)
+    lately = told is not None and told.at > now - _AGAIN
     if lately and {**told.data, "used_bytes": growth.used_bytes} == data:
         return False
     event = Event(
@@ -156,21 +160,44 @@ def note_refusal(transaction: Transaction, growth: Growth, why: str) -> bool:
 
 def refused(transaction: Transaction, backend_id: int, backend: str) -> Iterator[tuple[Any, str]]:
     """The volumes of a backend that should have grown lately and did not; and why."""
-    now: datetime = transaction.execute(select(db_now())).scalar_one()
+    told = _refused_lately(transaction, backend)
     for row in transaction.execute(
         select(volumes.c.id, volumes.c.name, volumes.c.size_bytes, volumes.c.used_bytes)
         .where(
+            among(volumes.c.id, told),
             volumes.c.backend_id == backend_id,
             volumes.c.autosize,
             volumes.c.state == VolumeState.AVAILABLE,
         )
         .order_by(volumes.c.name)
     ).all():
-        told = _last_refusal(transaction, backend, row.name, row.id)
-        if told is None or told.at < now - timedelta(seconds=2 * _AGAIN_SECONDS):
-            continue
-        if told.data["size_bytes"] == row.size_bytes:
-            yield row, told.data["why"]
+        if told[row.id]["size_bytes"] == row.size_bytes:
+            yield row, told[row.id]["why"]
+
+
+def _refused_lately(transaction: Transaction, backend: str) -> dict[str, Any]:
+    """The latest refusals of the last two hours, by the id of their volume.
+
+    Of all volumes that may grow, few are refused: it is these that are looked for.
+    """
+    since = transaction.execute(select(db_now())).scalar_one() - 2 * _AGAIN
+    kind: BindParameter[str] = bindparam(
+        None, EventKind.AUTOSIZE_REFUSED, literal_execute=True, unique=True
+    )
+    found: dict[str, Any] = {}
+    with transaction.execute(
+        select(events.c.volume_id, events.c.backend, events.c.at, events.c.data)
+        # Said as the index of kinds says it.
+        .where(events.c.kind == kind, text(UNUSUAL_EVENT))
+        .order_by(events.c.commit_id.desc(), events.c.seq.desc())
+        .execution_options(yield_per=_PAGE)
+    ) as newest_first:
+        for event in newest_first:
+            if event.at < since:
+                break
+            if event.backend == backend:
+                found.setdefault(event.volume_id, event.data)
+    return found
 
 
 def _last_refusal(transaction: Transaction, backend: str, volume: str, volume_id: str) -> Any:

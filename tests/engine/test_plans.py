@@ -14,7 +14,7 @@ from orchestrator.domain.queues import CONTROL_QUEUE, GROUP_BUDGET
 from orchestrator.domain.states import JobState
 from orchestrator.history.events import _after, number_committed
 from orchestrator.inventory import usage
-from orchestrator.jobs import loading, upkeep, views
+from orchestrator.jobs import autosize, loading, upkeep, views
 from orchestrator.jobs.claim import MOST_CLAIMED, put_back_blocked
 from orchestrator.jobs.lanes import heads_of
 from orchestrator.resources.policy import loading as policy_loading
@@ -219,6 +219,32 @@ def test_what_the_scheduler_does_reads_no_table_from_end_to_end(
         step(transaction)
     assert told
     assert not set().union(*told) & LARGE
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        lambda transaction: autosize.refreshes(transaction, 300.0),
+        lambda transaction: list(autosize.growths(transaction, 85.0)),
+        lambda transaction: list(autosize.refused(transaction, 1, "ram")),
+    ],
+    ids=["backends", "volumes", "refusals"],
+)
+def test_autosize_walks_over_no_volume_that_does_not_grow_by_itself(
+    engine: Engine, step: Callable[[Transaction], Any]
+) -> None:
+    told: list[set[str]] = []
+    with engine.database.write() as transaction:
+
+        @event.listens_for(transaction.connection, "before_cursor_execute", named=True)
+        def explain(**asked: Any) -> None:
+            statement = asked["statement"]
+            if not statement.startswith("EXPLAIN"):
+                told.append(_walked(_plan(transaction, statement, asked["parameters"])))
+
+        step(transaction)
+    assert told
+    assert set().union(*told) <= SMALL | {"uq_backends_name", "ix_volumes_autosize"}
 
 
 #: Indexes of what is unfinished, or of few rows: to read one of them from end to end is no fault.
