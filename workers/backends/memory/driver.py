@@ -711,8 +711,10 @@ class MemoryDriver(
 
     def _used(self, db: sqlite3.Connection) -> int:
         (used,) = db.execute(
-            "SELECT (SELECT ifnull(sum(length(contents)), 0) FROM volumes)"
-            " + (SELECT ifnull(sum(length(contents)), 0) FROM snapshots)"
+            "SELECT (SELECT ifnull(sum(length(contents)), 0) FROM volumes"
+            " WHERE length(contents) > 0)"
+            " + (SELECT ifnull(sum(length(contents)), 0) FROM snapshots"
+            " WHERE length(contents) > 0)"
         ).fetchone()
         return int(used)
 

@@ -76,6 +76,10 @@ CREATE TABLE IF NOT EXISTS snapshots (
     contents BLOB NOT NULL,
     UNIQUE (volume, name)
 );
+-- What they take up is added up over those that have something in them: most have not.
+CREATE INDEX IF NOT EXISTS filled_volumes ON volumes (length(contents)) WHERE length(contents) > 0;
+CREATE INDEX IF NOT EXISTS filled_snapshots ON snapshots (length(contents))
+    WHERE length(contents) > 0;
 CREATE TABLE IF NOT EXISTS attachments (
     volume TEXT PRIMARY KEY REFERENCES volumes (id),
     read_only INTEGER NOT NULL
