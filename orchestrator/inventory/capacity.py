@@ -24,6 +24,7 @@ def record_day(transaction: Transaction) -> int:
     The last look of a day holds, whichever scheduler has it. Returns how many backends it were.
     """
     now: datetime = transaction.execute(select(db_now())).scalar_one()
+    transaction.read_many()
     columns = ["backend_id", "day", "at", *_COUNTED, "snapshots"]
     statement = transaction.insert(capacity_days).from_select(columns, _looked(now))
     newer = {name: statement.excluded[name] for name in columns[2:]}
