@@ -6,7 +6,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from workers.backends.base.facts import SnapshotFacts, VolumeFacts
 
@@ -49,6 +49,8 @@ class Seen:
         db.execute("CREATE TABLE strays (number INTEGER PRIMARY KEY, volume TEXT, name TEXT)")
         db.execute("CREATE INDEX strays_of ON strays (volume)")
         db.execute("CREATE TABLE busy (lane TEXT PRIMARY KEY) WITHOUT ROWID")
+        # Nobody else sees it, and nothing of it stays: it is one transaction that never commits.
+        db.execute("BEGIN")
 
     def add(
         self,
@@ -57,10 +59,10 @@ class Seen:
         devices: Sequence[SeenDevice],
     ) -> None:
         """Note a volume."""
-        kept = (json.dumps([asdict(one) for one in several]) for several in (snapshots, devices))
+        kept = (json.dumps([vars(one) for one in several]) for several in (snapshots, devices))
         self._db.execute(
             "INSERT INTO volumes (id, facts, snapshots, devices) VALUES (?, ?, ?, ?)",
-            (facts.id, json.dumps(asdict(facts)), *kept),
+            (facts.id, json.dumps(vars(facts)), *kept),
         )
 
     def add_stray(self, volume_id: str, facts: SnapshotFacts) -> None:
