@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import event, text, update
 
 from benchmarks import past
 from orchestrator.domain.queues import CONTROL_QUEUE, GROUP_BUDGET
@@ -19,6 +20,7 @@ from orchestrator.jobs.claim import MOST_CLAIMED, put_back_blocked
 from orchestrator.jobs.lanes import heads_of
 from orchestrator.resources.policy import loading as policy_loading
 from orchestrator.resources.volume import loading as volume_loading
+from orchestrator.resources.volume.views import list_volumes
 from orchestrator.settings import Settings
 from orchestrator.store.asking import Asked
 from orchestrator.store.database import Database
@@ -30,7 +32,7 @@ from orchestrator.store.queries.finishing import (
     OthersInLanes,
     ReleaseLanes,
 )
-from orchestrator.store.tables import metadata
+from orchestrator.store.tables import installation, metadata
 from orchestrator.store.transaction import Transaction
 from tests.engine.conftest import Engine, create
 from tests.rigs.postgres import Postgres
@@ -280,6 +282,8 @@ def misjudged(
     )
     database = Database(url)
     with database.write() as transaction:
+        # Storage in RAM is its installation's, and copies of a database have that of the original.
+        transaction.execute(update(installation).values(uuid=uuid.uuid4().hex))
         for table in metadata.tables:
             transaction.execute(text(f"ALTER TABLE {table} SET (autovacuum_enabled = false)"))
         if request.param == "emptied":
@@ -287,6 +291,7 @@ def misjudged(
     made = Engine(settings, database)
     made.submit(*(create(f"old{number}") for number in range(1000)))
     made.work()
+    assert len(made.volumes()) == 1000
     made.submit(*(create(f"new{number}") for number in range(200)))
     yield made
     made.close()
@@ -330,3 +335,24 @@ def test_what_the_scheduler_does_finds_each_job_by_index_without_statistics(
         step(transaction)
     assert told
     assert set().union(*told) <= SMALL
+
+
+@pytest.mark.parametrize("prefix", ["old1", "ol_"], ids=["of some", "of none"])
+def test_volumes_are_found_by_the_beginning_of_their_names(misjudged: Engine, prefix: str) -> None:
+    read: list[dict[str, Any]] = []
+    with misjudged.database.read() as transaction:
+
+        @event.listens_for(transaction.connection, "before_cursor_execute", named=True)
+        def explain(**asked: Any) -> None:
+            statement = asked["statement"]
+            if " ^@ " in statement and not statement.startswith("EXPLAIN"):
+                read.extend(_nodes(_plan(transaction, statement, asked["parameters"])))
+
+        found = list_volumes(transaction, "ram", states=[], prefix=prefix, after=None, limit=1000)
+    wanted = sorted(f"old{number}" for number in range(1000))
+    assert [one["name"] for one in found] == [name for name in wanted if name.startswith(prefix)]
+    conditions = [
+        node["Index Cond"] for node in read if node.get("Index Name") == "uq_volumes_live_name"
+    ]
+    assert conditions
+    assert all("name" in one for one in conditions)

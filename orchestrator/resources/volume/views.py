@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, RowMapping, func, or_, select
+from sqlalchemy import ColumnElement, RowMapping, or_, select
 
 from orchestrator.domain.errors import NotAttached, UnknownSnapshot, UnknownVolume
 from orchestrator.domain.states import VolumeState
@@ -14,7 +14,7 @@ from orchestrator.inventory.backends import backend_id
 from orchestrator.resources.snapshot.order import newer_than, oldest_first
 from orchestrator.store.bulk import among
 from orchestrator.store.columns import db_now
-from orchestrator.store.conditions import live
+from orchestrator.store.conditions import begins_with, live
 from orchestrator.store.tables import (
     attachments,
     job_lanes,
@@ -49,7 +49,7 @@ def list_volumes(
     if junction_path is not None:
         conditions.append(volumes.c.junction_path == junction_path)
     if prefix:
-        conditions.append(func.substr(volumes.c.name, 1, len(prefix)) == prefix)
+        conditions.append(begins_with(volumes.c.name, prefix))
     rows = (
         transaction.execute(
             select(volumes).where(*conditions).order_by(volumes.c.name).limit(limit)

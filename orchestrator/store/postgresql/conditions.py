@@ -13,7 +13,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from orchestrator.store.asking import In
-from orchestrator.store.conditions import lane_taken, needs_more
+from orchestrator.store.conditions import Beginning, lane_taken, needs_more
 from orchestrator.store.targets import targets_of
 
 LANE_TAKEN = """EXISTS (
@@ -59,6 +59,12 @@ def _needs_more(_element: needs_more, _compiler: SQLCompiler, **_kw: Any) -> str
 def _in(element: In, compiler: SQLCompiler, **kw: Any) -> str:
     column, values = (compiler.process(clause, **kw) for clause in element.clauses)
     return f"({column} = ANY ({values}))"
+
+
+@compiles(Beginning, "postgresql")
+def _beginning(element: Beginning, compiler: SQLCompiler, **kw: Any) -> str:
+    name, prefix = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"({name} ^@ {prefix})"
 
 
 @compiles(targets_of, "postgresql")

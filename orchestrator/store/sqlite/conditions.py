@@ -8,7 +8,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from orchestrator.store.asking import In
-from orchestrator.store.conditions import lane_taken, needs_more
+from orchestrator.store.conditions import Beginning, lane_taken, needs_more
 from orchestrator.store.targets import targets_of
 
 NOW = "strftime('%Y-%m-%d %H:%M:%f000', 'now')"
@@ -48,6 +48,13 @@ def _needs_more(_element: needs_more, _compiler: SQLCompiler, **_kw: Any) -> str
 def _in(element: In, compiler: SQLCompiler, **kw: Any) -> str:
     column, values = (compiler.process(clause, **kw) for clause in element.clauses)
     return f"({column} IN (SELECT value FROM json_each({values})))"
+
+
+@compiles(Beginning, "sqlite")
+def _beginning(element: Beginning, compiler: SQLCompiler, **kw: Any) -> str:
+    name, prefix = (compiler.process(clause, **kw) for clause in element.clauses)
+    # It sorts by bytes: no character of a name comes after this one.
+    return f"({name} >= {prefix} AND {name} < {prefix} || char(1114111))"
 
 
 @compiles(targets_of, "sqlite")
