@@ -64,6 +64,8 @@ class Case:
     ends: str | None = "succeeded"
     #: What the driver must be able to do.
     needs: frozenset[str] = frozenset()
+    #: How often it calls the driver depends on what else the storage has.
+    of_all: bool = False
     #: How this case is called, where an action has several.
     name: str = field(default="")
 
@@ -402,9 +404,9 @@ CASES: dict[str, Case] = {
             job=_act("volume.break_lock"),
             follower=_grow(2),
         ),
-        Case(action="backend.audit", job=_AUDIT),
+        Case(action="backend.audit", job=_AUDIT, of_all=True),
         Case(action="backend.recount", job=_act("backend.recount", None)),
-        Case(action="backend.refresh", job=_act("backend.refresh", None)),
+        Case(action="backend.refresh", job=_act("backend.refresh", None), of_all=True),
         Case(action="backend.verify", job=_act("backend.verify", None)),
         Case(
             action="backend.drain",
