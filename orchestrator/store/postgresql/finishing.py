@@ -16,9 +16,16 @@ WHERE id = ANY (CAST(:ids AS bigint[]))
 ORDER BY id
 FOR UPDATE
 """,
+    # See `orchestrator.store.postgresql.lanes` for why they are looked up so.
     ask.Dependents: """
-SELECT job_id, depends_on FROM job_dependencies
-WHERE depends_on = ANY (CAST(:ids AS bigint[]))
+SELECT need.job_id, need.depends_on
+FROM unnest(CAST(:ids AS bigint[])) AS ended (id)
+JOIN LATERAL (
+    SELECT d.job_id, d.depends_on FROM job_dependencies AS d
+    WHERE d.depends_on >= ended.id AND d.depends_on <= ended.id
+    ORDER BY d.depends_on
+    OFFSET 0
+) AS need ON true
 """,
     ask.OthersInLanes: """
 SELECT job_id AS id FROM job_lanes
