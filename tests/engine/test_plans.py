@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -356,3 +358,50 @@ def test_volumes_are_found_by_the_beginning_of_their_names(misjudged: Engine, pr
     ]
     assert conditions
     assert all("name" in one for one in conditions)
+
+
+def _rows_read(database: Database) -> int:
+    """How many rows the server has read in this database, on behalf of anybody."""
+    with database.write() as transaction:
+        # What a session has read is counted when it says so, or rests.
+        transaction.execute(text("SELECT pg_stat_force_next_flush()"))
+    with database.write() as transaction:
+        counted = "SELECT tup_returned + tup_fetched FROM pg_stat_database WHERE datname = "
+        return int(transaction.execute(text(f"{counted} current_database()")).scalar_one())
+
+
+def test_a_job_reads_as_much_after_many_others_as_after_few(
+    postgres_server: Postgres, migrated_postgres: str, tmp_path: Path, broker_server: Any
+) -> None:
+    postgres_server.create_database("grown", template=migrated_postgres)
+    database = Database(postgres_server.url("grown"))
+    with database.write() as transaction:
+        transaction.execute(update(installation).values(uuid=uuid.uuid4().hex))
+        for table in metadata.tables:
+            transaction.execute(text(f"ALTER TABLE {table} SET (autovacuum_enabled = false)"))
+    settings = Settings(
+        data=tmp_path,
+        host="here",
+        database={"url": postgres_server.url("grown")},
+        broker={"url": broker_server.url},
+        backends={"ram": {"driver": "memory", "capacity": "1P"}},
+    )
+    made = Engine(settings, database)
+    numbers = itertools.count()
+
+    def read_for(count: int) -> float:
+        before = _rows_read(database)
+        for _ in range(count):
+            made.submit(create(f"v{next(numbers)}"), batch=False)
+            made.work()
+        return (_rows_read(database) - before) / count
+
+    try:
+        read_for(50)
+        few = read_for(50)
+        read_for(600)
+        many = read_for(50)
+    finally:
+        made.close()
+        postgres_server.drop_database("grown")
+    assert many < 1.5 * few
