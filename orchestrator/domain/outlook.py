@@ -51,19 +51,21 @@ class Intent:
         if kind in COLUMNS:
             name: str | None = getattr(self, kind)
             return name
-        for one in self.others:
-            if one.kind == kind:
-                return one.name
-        return None
+        other = self._other(kind)
+        return None if other is None else other.name
 
     def id_of(self, kind: str) -> str | None:
         """The id of what it is about of this kind, if that is known."""
         if kind in COLUMNS:
             id_: str | None = getattr(self, COLUMNS[kind])
             return id_
+        other = self._other(kind)
+        return None if other is None else other.id
+
+    def _other(self, kind: str) -> Target | None:
         for one in self.others:
             if one.kind == kind:
-                return one.id
+                return one
         return None
 
     @property

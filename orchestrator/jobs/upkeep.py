@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, delete, exists, func, select, update
+from sqlalchemy import Select, delete, exists, func, select, update
 
 from orchestrator.actions.registry import ACTIONS
 from orchestrator.domain.actors import ENGINE
@@ -118,22 +118,28 @@ def cancel_overlooked(transaction: Transaction) -> Finished:
     return close(transaction, canceled, now)
 
 
-_SILENT = and_(in_state(JobState.RUNNING), jobs.c.lease_expires_at < db_now())
+#: Those whose worker fell silent, in the order of the index of leases.
+_SILENT = (
+    select(jobs.c.id)
+    .where(in_state(JobState.RUNNING), jobs.c.lease_expires_at < db_now())
+    .order_by(jobs.c.lease_expires_at)
+    .limit(_AT_ONCE)
+)
 
 
-def _locked(
-    transaction: Transaction, ids: Sequence[int], condition: ColumnElement[bool]
-) -> Sequence[Any]:
-    """The rows of these jobs, locked in the order of their ids; without those that another
-    transaction holds, and those that do not fit the condition any more."""
+def _locked(transaction: Transaction, found: Select[int], only: int | None) -> Sequence[Any]:
+    """The rows of the jobs found, in the order of their ids, locked: those that another
+    transaction holds are passed over. ``only``: just this job, if it is among them."""
+    if only is not None:
+        found = found.where(jobs.c.id == only)
+    ids = transaction.execute(found.with_for_update(skip_locked=True)).scalars().all()
     if not ids:
         return []
     query = (
         select(*JOB, backends.c.name.label("backend"))
         .join(backends, backends.c.id == jobs.c.backend_id)
-        .where(among(jobs.c.id, ids), condition)
+        .where(among(jobs.c.id, ids))
         .order_by(jobs.c.id)
-        .with_for_update(skip_locked=True, of=jobs)
     )
     return transaction.execute(query).mappings().all()
 
@@ -148,8 +154,7 @@ class Reclaimed:
 
 def expired(transaction: Transaction) -> list[int]:
     """Jobs whose worker fell silent, those first that did so first."""
-    found = select(jobs.c.id).where(_SILENT).order_by(jobs.c.lease_expires_at).limit(_AT_ONCE)
-    return list(transaction.execute(found).scalars())
+    return list(transaction.execute(_SILENT).scalars())
 
 
 def reclaim_expired(
@@ -164,8 +169,7 @@ def reclaim_expired(
 
     ``only``: just this job. ``looked_at``: false if the database does not let that be marked.
     """
-    silent = expired(transaction) if only is None else [only]
-    rows = _locked(transaction, silent, _SILENT)
+    rows = _locked(transaction, _SILENT, only)
     if not rows:
         return Reclaimed([], Finished([], [], [], []))
     now: datetime = transaction.execute(select(db_now())).scalar_one()
@@ -266,24 +270,28 @@ def _decide(transaction: Transaction, rows: list[Any], now: datetime) -> None:
     insert_rows(transaction, job_steps, decided)
 
 
-def _without_host(grace: float) -> ColumnElement[bool]:
+def _without_host(grace: float) -> Select[int]:
     """Jobs that wait for a host without a live worker for longer than ``grace``."""
     alive = exists().where(
         workers.c.host == jobs.c.host,
         workers.c.seen_at > db_now(-max(grace, ALIVE_SECONDS)),
     )
-    return and_(
-        in_state(JobState.QUEUED),
-        jobs.c.queue.like("host.%"),
-        jobs.c.queued_at < db_now(-grace),
-        ~alive,
+    return (
+        select(jobs.c.id)
+        .where(
+            in_state(JobState.QUEUED),
+            jobs.c.queue.like("host.%"),
+            jobs.c.queued_at < db_now(-grace),
+            ~alive,
+        )
+        .order_by(jobs.c.queue)
+        .limit(_AT_ONCE)
     )
 
 
 def without_host(transaction: Transaction, grace: float) -> list[int]:
     """The jobs that `fail_for_dead_hosts` ends."""
-    waiting = select(jobs.c.id).where(_without_host(grace)).order_by(jobs.c.queue).limit(_AT_ONCE)
-    return list(transaction.execute(waiting).scalars())
+    return list(transaction.execute(_without_host(grace)).scalars())
 
 
 def fail_for_dead_hosts(
@@ -293,8 +301,7 @@ def fail_for_dead_hosts(
 
     ``only`` and ``looked_at``: as for `reclaim_expired`.
     """
-    waiting = without_host(transaction, grace) if only is None else [only]
-    rows = _locked(transaction, waiting, _without_host(grace))
+    rows = _locked(transaction, _without_host(grace), only)
     if not rows:
         return Finished([], [], [], [])
     now: datetime = transaction.execute(select(db_now())).scalar_one()
