@@ -1,7 +1,7 @@
 """``python -m benchmarks.soak``: a steady load for long, and whether anything grows but the record.
 
 Volumes are created, grown, snapshotted and removed at a steady pace, far below what the service
-can do, so that what there is stays the same and only history becomes longer. The first third of
+can do, so that the inventory stays the same size and only the history grows. The first third of
 the time does not count; the last third is compared with the one in the middle. What the work
 explains is:
 

@@ -23,7 +23,7 @@ from workers.backends.memory.store import Store
 KEY = b"a key"
 #: Volumes of the fleet: its jobs fill their last batch and their last commits only partly.
 VOLUMES = 42
-#: The engine's own volume, and one of the fleet of which the same is told.
+#: The engine's own volume, and one of the fleet with the same history.
 OWN, LIKE_IT = "tenant010/own", "tenant010/vol0000010"
 
 #: Tables in which something is written of a volume, and the column with its name or its job.

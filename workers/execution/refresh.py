@@ -42,7 +42,7 @@ def look_at(driver: Driver, database: Database, backend_id: int) -> tuple[dict[s
 
 
 def read_use(driver: Driver, database: Database, backend_id: int, call: Call) -> int | None:
-    """Read the use of each volume anew and record it; how many volumes there are.
+    """Read how much each volume uses and record it; return the number of volumes.
 
     None if the storage cannot tell which it has. Sizes and existence are an audit's business.
     """

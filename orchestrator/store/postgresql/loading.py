@@ -1,4 +1,4 @@
-"""Statements of whoever must know what there is.
+"""Statements that load volumes and unfinished jobs.
 
 Each thing is looked up by itself, in a subquery that the planner takes as it is: how it would
 join whole tables hangs on statistics, which a new database lacks, and on how large they were when

@@ -157,6 +157,6 @@ class PostgresqlTransaction(Transaction):
 
 
 def _rows(cursor: psycopg.Cursor[Any]) -> Sequence[Any]:
-    """What a statement has returned. Its description would be made anew, column by column."""
+    """The rows of a statement. `Cursor.description` would build an object for each column."""
     result = cursor.pgresult
     return cursor.fetchall() if result is not None and result.nfields else []

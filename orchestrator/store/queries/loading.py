@@ -1,4 +1,4 @@
-"""Queries of whoever must know what there is, and what is about to be done to it."""
+"""Queries that load volumes, and the unfinished jobs that will change them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Statements of whoever must know what there is. CROSS JOIN keeps SQLite to the written order."""
+"""Statements that load volumes and unfinished jobs. CROSS JOIN makes SQLite join in this order."""
 
 from __future__ import annotations
 
