@@ -89,6 +89,18 @@ def _plan(transaction: Transaction, statement: str | bytes, values: Any) -> Any:
     return found if isinstance(found, list) else json.loads(str(found))
 
 
+def _explained(transaction: Transaction) -> list[Any]:
+    """The plans of all statements that are executed in this transaction from now on."""
+    plans: list[Any] = []
+
+    @event.listens_for(transaction.connection, "before_cursor_execute", named=True)
+    def explain(**asked: Any) -> None:
+        if not asked["statement"].startswith("EXPLAIN"):
+            plans.append(_plan(transaction, asked["statement"], asked["parameters"]))
+
+    return plans
+
+
 def _nodes(plan: Any) -> Iterator[dict[str, Any]]:
     """The nodes of a plan, however deep."""
     if isinstance(plan, list):
@@ -211,18 +223,11 @@ def test_a_list_of_jobs_has_its_index(engine: Engine, index: str) -> None:
 def test_what_the_scheduler_does_reads_no_table_from_end_to_end(
     engine: Engine, step: Callable[[Transaction], Any]
 ) -> None:
-    told: list[set[str]] = []
     with engine.database.write() as transaction:
-
-        @event.listens_for(transaction.connection, "before_cursor_execute", named=True)
-        def explain(**asked: Any) -> None:
-            statement = asked["statement"]
-            if not statement.startswith("EXPLAIN"):
-                told.append(_scanned(_plan(transaction, statement, asked["parameters"])))
-
+        plans = _explained(transaction)
         step(transaction)
-    assert told
-    assert not set().union(*told) & LARGE
+    assert plans
+    assert not _scanned(plans) & LARGE
 
 
 @pytest.mark.parametrize(
@@ -237,18 +242,11 @@ def test_what_the_scheduler_does_reads_no_table_from_end_to_end(
 def test_autosize_walks_over_no_volume_that_does_not_grow_by_itself(
     engine: Engine, step: Callable[[Transaction], Any]
 ) -> None:
-    told: list[set[str]] = []
     with engine.database.write() as transaction:
-
-        @event.listens_for(transaction.connection, "before_cursor_execute", named=True)
-        def explain(**asked: Any) -> None:
-            statement = asked["statement"]
-            if not statement.startswith("EXPLAIN"):
-                told.append(_walked(_plan(transaction, statement, asked["parameters"])))
-
+        plans = _explained(transaction)
         step(transaction)
-    assert told
-    assert set().union(*told) <= SMALL | {"uq_backends_name", "ix_volumes_autosize"}
+    assert plans
+    assert _walked(plans) <= SMALL | {"uq_backends_name", "ix_volumes_autosize"}
 
 
 #: Indexes of what is unfinished, or of few rows: to read one of them from end to end is no fault.
@@ -260,6 +258,14 @@ SMALL = {
     "ix_jobs_due",
     "ix_event_commits_unnumbered",
 }
+
+
+def _leave_unanalyzed(transaction: Transaction) -> None:
+    """Make a copy of a database an installation of its own, whose tables nobody analyzes."""
+    # Storage in RAM is its installation's, and copies of a database have that of the original.
+    transaction.execute(update(installation).values(uuid=uuid.uuid4().hex))
+    for table in metadata.tables:
+        transaction.execute(text(f"ALTER TABLE {table} SET (autovacuum_enabled = false)"))
 
 
 @pytest.fixture(scope="module", params=["fresh", "emptied"])
@@ -284,10 +290,7 @@ def misjudged(
     )
     database = Database(url)
     with database.write() as transaction:
-        # Storage in RAM is its installation's, and copies of a database have that of the original.
-        transaction.execute(update(installation).values(uuid=uuid.uuid4().hex))
-        for table in metadata.tables:
-            transaction.execute(text(f"ALTER TABLE {table} SET (autovacuum_enabled = false)"))
+        _leave_unanalyzed(transaction)
         if request.param == "emptied":
             transaction.execute(text("ANALYZE"))
     made = Engine(settings, database)
@@ -325,36 +328,24 @@ def test_a_hot_statement_finds_each_row_by_index_without_statistics(
 def test_what_the_scheduler_does_finds_each_job_by_index_without_statistics(
     misjudged: Engine, step: Callable[[Transaction], Any]
 ) -> None:
-    told: list[set[str]] = []
     with misjudged.database.write() as transaction:
-
-        @event.listens_for(transaction.connection, "before_cursor_execute", named=True)
-        def explain(**asked: Any) -> None:
-            statement = asked["statement"]
-            if not statement.startswith("EXPLAIN"):
-                told.append(_walked(_plan(transaction, statement, asked["parameters"])))
-
+        plans = _explained(transaction)
         step(transaction)
-    assert told
-    assert set().union(*told) <= SMALL
+    assert plans
+    assert _walked(plans) <= SMALL
 
 
 @pytest.mark.parametrize("prefix", ["old1", "ol_"], ids=["of some", "of none"])
 def test_volumes_are_found_by_the_beginning_of_their_names(misjudged: Engine, prefix: str) -> None:
-    read: list[dict[str, Any]] = []
     with misjudged.database.read() as transaction:
-
-        @event.listens_for(transaction.connection, "before_cursor_execute", named=True)
-        def explain(**asked: Any) -> None:
-            statement = asked["statement"]
-            if " ^@ " in statement and not statement.startswith("EXPLAIN"):
-                read.extend(_nodes(_plan(transaction, statement, asked["parameters"])))
-
+        plans = _explained(transaction)
         found = list_volumes(transaction, "ram", states=[], prefix=prefix, after=None, limit=1000)
     wanted = sorted(f"old{number}" for number in range(1000))
     assert [one["name"] for one in found] == [name for name in wanted if name.startswith(prefix)]
     conditions = [
-        node["Index Cond"] for node in read if node.get("Index Name") == "uq_volumes_live_name"
+        node["Index Cond"]
+        for node in _nodes(plans)
+        if node.get("Index Name") == "uq_volumes_live_name"
     ]
     assert conditions
     assert all("name" in one for one in conditions)
@@ -376,9 +367,7 @@ def test_a_job_reads_as_much_after_many_others_as_after_few(
     postgres_server.create_database("grown", template=migrated_postgres)
     database = Database(postgres_server.url("grown"))
     with database.write() as transaction:
-        transaction.execute(update(installation).values(uuid=uuid.uuid4().hex))
-        for table in metadata.tables:
-            transaction.execute(text(f"ALTER TABLE {table} SET (autovacuum_enabled = false)"))
+        _leave_unanalyzed(transaction)
     settings = Settings(
         data=tmp_path,
         host="here",
