@@ -40,22 +40,19 @@ class LeanClient:
 
     def accept(self, path: str, body: bytes) -> bytes:
         """Submit; the answer, once it is accepted."""
-        status, answer = self._send("POST", path, body, self._accepting)
-        if status != 202:
-            raise RuntimeError(f"{path} was answered with {status}: {answer[:500]!r}")
-        return answer
+        return self._wanted(202, "POST", path, body)
 
     def plan(self, path: str, body: bytes) -> bytes:
         """Ask what would happen; the answer."""
-        status, answer = self._send("POST", f"{path}?plan=true", body, self._accepting)
-        if status != 200:
-            raise RuntimeError(f"{path} was answered with {status}: {answer[:500]!r}")
-        return answer
+        return self._wanted(200, "POST", f"{path}?plan=true", body)
 
     def put(self, path: str, body: bytes) -> bytes:
         """Set something; the answer."""
-        status, answer = self._send("PUT", path, body, self._accepting)
-        if status != 200:
+        return self._wanted(200, "PUT", path, body)
+
+    def _wanted(self, wanted: int, method: str, path: str, body: bytes) -> bytes:
+        status, answer = self._send(method, path, body, self._accepting)
+        if status != wanted:
             raise RuntimeError(f"{path} was answered with {status}: {answer[:500]!r}")
         return answer
 
