@@ -415,6 +415,27 @@ def test_an_image_of_another_size_is_told_before_anything_is_changed(
     assert driver.remove(volume, Claim()).found
 
 
+@pytest.mark.parametrize("replaced", [False, True], ids=["cut short", "replaced"])
+def test_an_image_that_changes_just_before_it_is_attached_is_not_attached(
+    files: Files, replaced: bool
+) -> None:
+    needs_program("losetup")
+    driver, volume = attachable(files), made(files, size=2 * MIB)
+    image = files.image(volume)
+
+    def change(_checkpoint: int) -> None:
+        if replaced:
+            image.rename(image.with_name("kept by somebody"))
+            image.write_bytes(b"x" * 2 * MIB)
+        else:
+            os.truncate(image, MIB)
+
+    with pytest.raises(Conflict) as told:
+        driver.attach(volume, Claim(at_checkpoint=change))
+    assert "nothing was attached" in told.value.detail
+    assert driver.devices(volume) == []
+
+
 @pytest.mark.parametrize("there_now", [MIB, 3 * MIB], ids=["cut short", "grown"])
 def test_a_snapshot_of_another_size_is_told_before_anything_is_made_of_it(
     files: Files, there_now: int

@@ -86,6 +86,22 @@ def _make(tree: Tree, image: Image, *, read_only: bool, number: int | None = Non
         dir_fd=tree.directory(*image.directory),
     )
     try:
+        _refuse_changed(image, os.fstat(descriptor))
         return loopcontrol.attach(descriptor, image.ours().id, read_only=read_only, number=number)
     finally:
         os.close(descriptor)
+
+
+def _refuse_changed(image: Image, found: os.stat_result) -> None:
+    """`Conflict` unless what was opened is the held image, as large as it was when it was looked
+    at: its device would have another size, or other contents."""
+    held = image.status
+    if (found.st_dev, found.st_ino) != (held.st_dev, held.st_ino):
+        raise Conflict(
+            f"another file took the place of {image.name} just now: nothing was attached"
+        )
+    if found.st_size != held.st_size:
+        raise Conflict(
+            f"somebody changed the size of {image.name} just now, from {held.st_size} to "
+            f"{found.st_size} bytes: nothing was attached"
+        )
