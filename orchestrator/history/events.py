@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Row, Select, bindparam, func, select, tuple_
+from sqlalchemy import Row, func, select, tuple_
 
 from orchestrator.domain.action import source_of
 from orchestrator.domain.errors import EpochChanged, Gone
 from orchestrator.domain.outlook import Intent
 from orchestrator.domain.targets import Target, TargetRole, named
+from orchestrator.history import pages
 from orchestrator.store.asking import Asked
 from orchestrator.store.bulk import Parent, inserted_family, update_rows
 from orchestrator.store.lives import all_of
@@ -24,10 +25,18 @@ NUMBERED_AT_ONCE = 5_000
 #: The advisory lock of the one sequencer.
 _SEQUENCER_LOCK = 0x73657175
 
-
-#: The number of an event; null until its commit has got its own.
-_NUMBER = event_commits.c.base + events.c.seq
 _COMMIT = Parent(event_commits, "commits", "commit_id")
+#: The commit that was numbered last: the number of its last event, and the highest id of a commit
+#: up to there.
+_LATEST = (
+    select(
+        (event_commits.c.base + event_commits.c.events).label("number"),
+        (event_commits.c.id + func.coalesce(event_commits.c.behind, 0)).label("highest"),
+    )
+    .where(event_commits.c.base.is_not(None))
+    .order_by(event_commits.c.base.desc())
+    .limit(1)
+)
 
 
 class Named(NamedTuple):
@@ -169,11 +178,15 @@ def number_committed(transaction: Transaction) -> int:
     ).all()
     if not waiting:
         return 0
-    first = last = latest_number(transaction)
-    numbered: list[dict[str, int]] = []
+    latest = transaction.execute(_LATEST).first()
+    first = last = _archived_up_to(transaction) if latest is None else int(latest.number)
+    highest = 0 if latest is None else int(latest.highest)
+    numbered: list[dict[str, int | None]] = []
     for commit in waiting:
-        numbered.append({"id": commit.id, "base": last})
+        behind = highest - commit.id if highest > commit.id else None
+        numbered.append({"id": commit.id, "base": last, "behind": behind})
         last += commit.events
+        highest = max(highest, commit.id)
     update_rows(transaction, event_commits, ["id"], numbered)
     transaction.reach("events.before_commit")
     return last - first
@@ -181,13 +194,8 @@ def number_committed(transaction: Transaction) -> int:
 
 def latest_number(transaction: Transaction) -> int:
     """The highest number given so far; 0 before the first."""
-    found = transaction.execute(
-        select(event_commits.c.base + event_commits.c.events)
-        .where(event_commits.c.base.is_not(None))
-        .order_by(event_commits.c.base.desc())
-        .limit(1)
-    ).scalar()
-    return int(found) if found is not None else _archived_up_to(transaction)
+    latest = transaction.execute(_LATEST).first()
+    return _archived_up_to(transaction) if latest is None else int(latest.number)
 
 
 def _archived_up_to(transaction: Transaction) -> int:
@@ -208,7 +216,7 @@ def read_after(
 
     Rows have the columns of `events`, and their ``number``.
     """
-    rows = transaction.execute(_after(after, limit, filters or {})).all()
+    rows = pages.after(transaction, after, limit, filters or {})
     oldest = before_all(transaction)
     if oldest > after:
         raise Gone(
@@ -261,16 +269,9 @@ def read_newest(
     transaction: Transaction, limit: int, filters: Mapping[str, Any]
 ) -> tuple[int, Sequence[Row[Any]], int]:
     """The present epoch, the newest events in order, and the number after which to go on."""
-    statement = (
-        select(events, _NUMBER.label("number"))
-        .join(event_commits, event_commits.c.id == events.c.commit_id)
-        .where(event_commits.c.base.is_not(None), *_wanted(filters))
-        .order_by(event_commits.c.base.desc(), events.c.seq.desc())
-        .limit(limit)
-    )
     # Read first, so that nothing that comes meanwhile is passed over.
     latest = latest_number(transaction)
-    rows = transaction.execute(statement).all()[::-1]
+    rows = pages.newest(transaction, limit, filters)
     return all_of(transaction)[-1].epoch, rows, rows[-1].number if rows else latest
 
 
@@ -283,40 +284,12 @@ def _changed(why: str, epoch: int, after: int) -> EpochChanged:
     )
 
 
-def _after(after: int, limit: int, filters: Mapping[str, Any]) -> Select[Any]:
-    # Numbering goes by commits: begin with the one that holds the number after ``after``.
-    first = (
-        select(func.max(event_commits.c.base))
-        .where(event_commits.c.base <= after)
-        .scalar_subquery()
-    )
-    return (
-        select(events, _NUMBER.label("number"))
-        .join(event_commits, event_commits.c.id == events.c.commit_id)
-        .where(
-            event_commits.c.base >= func.coalesce(first, 0),
-            events.c.seq > after - event_commits.c.base,
-            *_wanted(filters),
-        )
-        .order_by(event_commits.c.base, events.c.seq)
-        .limit(limit)
-    )
-
-
-def _wanted(filters: Mapping[str, Any]) -> list[ColumnElement[bool]]:
-    return [
-        # The kind is part of the statement, so that a partial index can serve it.
-        events.c[name] == bindparam(None, value, literal_execute=name == "kind", unique=True)
-        for name, value in filters.items()
-    ]
-
-
 def of_job(
     transaction: Transaction, job_id: int, after: tuple[int, int], limit: int
 ) -> Sequence[Row[Any]]:
     """The events of a job after a place (commit, seq), in order, numbered or not."""
     return transaction.execute(
-        select(events, _NUMBER.label("number"))
+        select(events, pages.NUMBER.label("number"))
         .join(event_commits, event_commits.c.id == events.c.commit_id)
         .where(
             events.c.job_id == job_id,

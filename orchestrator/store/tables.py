@@ -630,12 +630,22 @@ event_commits = Table(
     Column("events", Integer, nullable=False),
     #: The number before that of its first event; null until the sequencer has seen it.
     Column("base", BigInteger, unique=True),
+    #: How far its id is below the highest that had got a number before it: it was committed late.
+    #: null: it is above all of them.
+    Column("behind", BigInteger),
     CheckConstraint("events > 0", name="events"),
     Index(
         "ix_event_commits_unnumbered",
         "id",
         sqlite_where=text("base IS NULL"),
         postgresql_where=text("base IS NULL"),
+    ),
+    # The furthest of all.
+    Index(
+        "ix_event_commits_behind",
+        "behind",
+        sqlite_where=text("behind IS NOT NULL"),
+        postgresql_where=text("behind IS NOT NULL"),
     ),
 )
 
@@ -673,10 +683,9 @@ event_archives = Table(
     CheckConstraint("last > base", name="events"),
 )
 
-#: Leaves out the kinds of which every job has one: those are found soon without an index.
-UNUSUAL_EVENT = _one_of(
-    "kind NOT", [EventKind.JOB_SUBMITTED, EventKind.JOB_STARTED, EventKind.JOB_SUCCEEDED]
-)
+#: Kinds of which every job has one: those are found soon without an index, which leaves them out.
+USUAL_EVENTS = (EventKind.JOB_SUBMITTED, EventKind.JOB_STARTED, EventKind.JOB_SUCCEEDED)
+UNUSUAL_EVENT = _one_of("kind NOT", USUAL_EVENTS)
 
 #: History. The number of an event is its commit's base and its own place in it.
 events = Table(

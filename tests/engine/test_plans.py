@@ -15,7 +15,7 @@ from sqlalchemy import event, text, update
 from benchmarks import past
 from orchestrator.domain.queues import CONTROL_QUEUE, GROUP_BUDGET
 from orchestrator.domain.states import JobState
-from orchestrator.history.events import _after, number_committed
+from orchestrator.history.events import number_committed, read_after, read_newest
 from orchestrator.inventory import usage
 from orchestrator.jobs import autosize, loading, upkeep, views
 from orchestrator.jobs.claim import MOST_CLAIMED, put_back_blocked
@@ -34,9 +34,10 @@ from orchestrator.store.queries.finishing import (
     OthersInLanes,
     ReleaseLanes,
 )
-from orchestrator.store.tables import installation, metadata
+from orchestrator.store.tables import installation
 from orchestrator.store.transaction import Transaction
 from tests.engine.conftest import Engine, create
+from tests.engine.reading import leave_unanalyzed, rows_read
 from tests.rigs.postgres import Postgres
 
 #: Jobs of the past: enough for the planner to see that a table is large.
@@ -176,11 +177,10 @@ def test_a_hot_statement_reads_no_table_from_end_to_end(
 )
 def test_a_page_of_events_is_found_by_index(engine: Engine, filters: dict[str, Any]) -> None:
     with engine.database.read() as transaction:
-        compiled = _after(PAST, 100, filters).compile(
-            dialect=transaction.connection.dialect, compile_kwargs={"render_postcompile": True}
-        )
-        plan = _plan(transaction, str(compiled), compiled.params)
-        assert not _scanned(plan) & LARGE
+        plans = _explained(transaction)
+        read_after(transaction, PAST, 100, filters)
+        read_newest(transaction, 100, filters)
+    assert not _scanned(plans) & LARGE
 
 
 def test_what_an_account_was_promised_is_read_from_unfinished_jobs(engine: Engine) -> None:
@@ -260,12 +260,11 @@ SMALL = {
 }
 
 
-def _leave_unanalyzed(transaction: Transaction) -> None:
+def _of_its_own(transaction: Transaction) -> None:
     """Make a copy of a database an installation of its own, whose tables nobody analyzes."""
     # Storage in RAM is its installation's, and copies of a database have that of the original.
     transaction.execute(update(installation).values(uuid=uuid.uuid4().hex))
-    for table in metadata.tables:
-        transaction.execute(text(f"ALTER TABLE {table} SET (autovacuum_enabled = false)"))
+    leave_unanalyzed(transaction)
 
 
 @pytest.fixture(scope="module", params=["fresh", "emptied"])
@@ -290,7 +289,7 @@ def misjudged(
     )
     database = Database(url)
     with database.write() as transaction:
-        _leave_unanalyzed(transaction)
+        _of_its_own(transaction)
         if request.param == "emptied":
             transaction.execute(text("ANALYZE"))
     made = Engine(settings, database)
@@ -351,23 +350,13 @@ def test_volumes_are_found_by_the_beginning_of_their_names(misjudged: Engine, pr
     assert all("name" in one for one in conditions)
 
 
-def _rows_read(database: Database) -> int:
-    """How many rows the server has read in this database, on behalf of anybody."""
-    with database.write() as transaction:
-        # What a session has read is counted when it says so, or rests.
-        transaction.execute(text("SELECT pg_stat_force_next_flush()"))
-    with database.write() as transaction:
-        counted = "SELECT tup_returned + tup_fetched FROM pg_stat_database WHERE datname = "
-        return int(transaction.execute(text(f"{counted} current_database()")).scalar_one())
-
-
 def test_a_job_reads_as_much_after_many_others_as_after_few(
     postgres_server: Postgres, migrated_postgres: str, tmp_path: Path, broker_server: Any
 ) -> None:
     postgres_server.create_database("grown", template=migrated_postgres)
     database = Database(postgres_server.url("grown"))
     with database.write() as transaction:
-        _leave_unanalyzed(transaction)
+        _of_its_own(transaction)
     settings = Settings(
         data=tmp_path,
         host="here",
@@ -379,11 +368,11 @@ def test_a_job_reads_as_much_after_many_others_as_after_few(
     numbers = itertools.count()
 
     def read_for(count: int) -> float:
-        before = _rows_read(database)
+        before = rows_read(database)
         for _ in range(count):
             made.submit(create(f"v{next(numbers)}"), batch=False)
             made.work()
-        return (_rows_read(database) - before) / count
+        return (rows_read(database) - before) / count
 
     try:
         read_for(50)

@@ -19,7 +19,13 @@ from orchestrator.domain.errors import Conflict, InvalidInput, Unavailable
 from orchestrator.store import lives, migrate
 from orchestrator.store.audit_views import VIEWS
 from orchestrator.store.database import Database
-from orchestrator.store.tables import backends, installation, metadata, snapshots
+from orchestrator.store.tables import (
+    backends,
+    event_commits,
+    installation,
+    metadata,
+    snapshots,
+)
 from orchestrator.store.tables import lives as lives_table
 
 
@@ -279,3 +285,18 @@ def test_what_jobs_are_about_is_kept_upwards_and_downwards(database: Database) -
 def _all_of(database: Database, query: str) -> list[tuple[Any, ...]]:
     with database.read() as transaction:
         return [tuple(row) for row in transaction.execute(text(query)).all()]
+
+
+def test_commits_that_were_numbered_late_are_found_by_an_upgrade(upgraded: Database) -> None:
+    migrate.downgrade(upgraded.url, "0014")
+    in_order = [10, 20, 5, 15, 30, 29]
+    with upgraded.write() as transaction:
+        for base, commit in enumerate(in_order):
+            transaction.execute(
+                text(f"INSERT INTO event_commits (id, events, base) VALUES ({commit}, 1, {base})")
+            )
+        transaction.execute(text("INSERT INTO event_commits (id, events) VALUES (2, 1)"))
+    migrate.upgrade(upgraded.url)
+    with upgraded.read() as transaction:
+        found = transaction.execute(select(event_commits.c.id, event_commits.c.behind)).all()
+    assert dict(found) == {10: None, 20: None, 5: 15, 15: 5, 30: None, 29: 1, 2: None}

@@ -1,0 +1,95 @@
+"""What a page costs depends on the page, and not on how much there is besides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from orchestrator.history.events import read_after, read_newest
+from orchestrator.store.bulk import insert_rows
+from orchestrator.store.database import Database
+from orchestrator.store.tables import event_commits, events
+from orchestrator.store.transaction import Transaction
+from tests.engine.reading import leave_unanalyzed, read_for
+
+#: How much there is at first, and how much is added: a page finds no more in the second.
+FEW, MANY = 500, 5_000
+#: A page.
+PAGE = 20
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+Page = Callable[[Transaction], Any]
+
+
+@pytest.fixture
+def database(migrated_url: str) -> Iterator[Database]:
+    made = Database(migrated_url)
+    if made.is_postgresql:
+        made.transact(leave_unanalyzed)
+    yield made
+    made.close()
+
+
+def write_history(transaction: Transaction, first: int, count: int) -> None:
+    """Jobs as one commit each; of the first ones the schedule of a volume was changed, and
+    of one in twenty the job failed."""
+    kinds = [
+        [
+            "job.submitted",
+            "job.started",
+            "schedule.changed" if number < PAGE else "volume.grow",
+            "job.succeeded" if number % 20 else "job.failed",
+        ]
+        for number in range(first, first + count)
+    ]
+    rows = [
+        {
+            "commit_id": commit,
+            "seq": seq,
+            "at": NOW,
+            "kind": kind,
+            "backend": "tape" if commit < 10 else "ram",
+            "volume": f"v{commit % 50}",
+            "job_id": commit,
+            "actor": "tests",
+        }
+        for commit, of_commit in enumerate(kinds, first)
+        for seq, kind in enumerate(of_commit, 1)
+    ]
+    insert_rows(
+        transaction,
+        event_commits,
+        [{"id": commit, "events": 4, "base": 4 * commit} for commit in range(first, first + count)],
+    )
+    insert_rows(transaction, events, rows)
+
+
+EVENTS: dict[str, dict[str, Any]] = {
+    "of a kind that was long ago": {"kind": "schedule.changed"},
+    "of a kind now and then": {"kind": "job.failed"},
+    "of a kind that every job has": {"kind": "job.succeeded"},
+    "of a volume": {"backend": "ram", "volume": "v7"},
+    "of a backend": {"backend": "ram"},
+    "of a backend that was long ago": {"backend": "tape"},
+    "all": {},
+}
+
+
+@pytest.mark.parametrize("end", ["oldest", "middle", "newest"])
+@pytest.mark.parametrize("wanted", EVENTS)
+def test_a_page_of_events_reads_no_more_with_a_longer_history(
+    database: Database, wanted: str, end: str
+) -> None:
+    pages: dict[str, Page] = {
+        "oldest": lambda transaction: read_after(transaction, 0, PAGE, EVENTS[wanted]),
+        "middle": lambda transaction: read_after(transaction, 2 * FEW, PAGE, EVENTS[wanted]),
+        "newest": lambda transaction: read_newest(transaction, PAGE, EVENTS[wanted]),
+    }
+    database.transact(lambda transaction: write_history(transaction, 0, FEW))
+    few = read_for(database, pages[end])
+    database.transact(lambda transaction: write_history(transaction, FEW, MANY))
+    many = read_for(database, pages[end])
+    assert many < 1.5 * few + 50
