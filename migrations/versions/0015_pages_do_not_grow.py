@@ -10,8 +10,10 @@ down_revision = "0014"
 branch_labels = None
 depends_on = None
 
-_INDEX = "ix_event_commits_behind"
+_BEHIND = "ix_event_commits_behind"
 _LATE = "behind IS NOT NULL"
+_RARE = "ix_volumes_rare"
+_RARE_STATES = "state IN ('restricted', 'error')"
 _COUNTED = """
 UPDATE event_commits SET behind = found.behind
 FROM (
@@ -28,15 +30,23 @@ def upgrade() -> None:
     op.add_column("event_commits", sa.Column("behind", sa.BigInteger(), nullable=True))
     op.execute(_COUNTED)
     op.create_index(
-        _INDEX,
+        _BEHIND,
         "event_commits",
         ["behind"],
         sqlite_where=sa.text(_LATE),
         postgresql_where=sa.text(_LATE),
     )
+    op.create_index(
+        _RARE,
+        "volumes",
+        ["backend_id", "name"],
+        sqlite_where=sa.text(_RARE_STATES),
+        postgresql_where=sa.text(_RARE_STATES),
+    )
 
 
 def downgrade() -> None:
     """Go back to the revision before."""
-    op.drop_index(_INDEX, "event_commits")
+    op.drop_index(_RARE, "volumes")
+    op.drop_index(_BEHIND, "event_commits")
     op.drop_column("event_commits", "behind")

@@ -76,8 +76,7 @@ class Backends:
 
     async def names(self) -> list[str]:
         """The names of the backends."""
-        found = await asyncio.to_thread(self._service.read, backends.backend_views)
-        names = [view["name"] for view in found]
+        names = await asyncio.to_thread(self._service.read, backends.configured_names)
         served = self._settings.backends
         return names if served is None else [name for name in names if name in served]
 

@@ -35,7 +35,9 @@ class Backend(Answer):
     total_bytes: int | None = None
     free_bytes: int | None = None
     grain_bytes: int | None = None
-    promised_bytes: int = Field(description="Sum of the sizes of its volumes.")
+    promised_bytes: int = Field(
+        description="The sizes of its volumes, and what unfinished jobs will add."
+    )
     overcommit: float = Field(description="How many times its capacity may be promised.")
     volumes: int
     hosts: list[str] | None = None

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import RowMapping, func, insert, select, update
 
 from orchestrator.domain.errors import UnknownBackend
 from orchestrator.domain.nearest import no_such_backend
-from orchestrator.domain.states import BackendState, VolumeState
+from orchestrator.domain.states import BackendState
 from orchestrator.settings import BackendSettings
 from orchestrator.store.columns import db_now
-from orchestrator.store.tables import backends, installation, volumes
+from orchestrator.store.conditions import live
+from orchestrator.store.tables import backends, installation, promises, volumes
 from orchestrator.store.transaction import Transaction
 
 
@@ -76,8 +77,8 @@ def unknown_backend(transaction: Transaction, name: str) -> UnknownBackend:
 
 
 def configured_names(transaction: Transaction) -> list[str]:
-    """The names of the configured backends."""
-    query = select(backends.c.name).where(backends.c.configured)
+    """The names of the configured backends, in order."""
+    query = select(backends.c.name).where(backends.c.configured).order_by(backends.c.name)
     return list(transaction.execute(query).scalars())
 
 
@@ -89,21 +90,27 @@ def ids_of(transaction: Transaction, names: list[str]) -> dict[str, int]:
     return dict(found.all())
 
 
+def backend_row(transaction: Transaction, name: str) -> RowMapping:
+    """What is kept of a configured backend. Raises `UnknownBackend`."""
+    query = select(backends).where(backends.c.name == name, backends.c.configured)
+    row = transaction.execute(query).mappings().first()
+    if row is None:
+        raise unknown_backend(transaction, name)
+    return row
+
+
 def backend_views(transaction: Transaction, name: str | None = None) -> list[dict[str, Any]]:
     """The configured backends by name, or the one named. Raises `UnknownBackend`."""
+    # No row of a volume is read: an index has all that is counted.
     held = (
-        select(
-            volumes.c.backend_id,
-            func.count().label("volumes"),
-            func.sum(volumes.c.size_bytes).label("bytes"),
-        )
-        .where(volumes.c.state.in_([s for s in VolumeState if s is not VolumeState.REMOVED]))
-        .group_by(volumes.c.backend_id)
-        .subquery()
+        select(func.count())
+        .where(volumes.c.backend_id == backends.c.id, live(volumes))
+        .scalar_subquery()
     )
+    promised = func.coalesce(promises.c.promised_bytes, 0)
     statement = (
-        select(backends, held.c.volumes, held.c.bytes)
-        .outerjoin(held, held.c.backend_id == backends.c.id)
+        select(backends, held.label("volumes"), promised.label("promised_bytes"))
+        .outerjoin(promises, promises.c.backend_id == backends.c.id)
         .where(backends.c.configured)
         .order_by(backends.c.name)
     )
@@ -120,8 +127,8 @@ def backend_views(transaction: Transaction, name: str | None = None) -> list[dic
             "free_bytes": row["free_bytes"],
             "grain_bytes": row["grain_bytes"],
             "overcommit": row["overcommit"],
-            "promised_bytes": int(row["bytes"] or 0),
-            "volumes": row["volumes"] or 0,
+            "promised_bytes": row["promised_bytes"],
+            "volumes": row["volumes"],
             "hosts": row["hosts"],
             "error": row["error"],
             "unavailable_since": row["unavailable_since"],

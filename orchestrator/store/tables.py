@@ -186,6 +186,10 @@ policies = Table(
     ),
 )
 
+#: States that few volumes are in, and for long; those that are being made are found by their lanes.
+RARE_VOLUME_STATES = (VolumeState.RESTRICTED, VolumeState.ERROR)
+RARE_VOLUME = _one_of("state", RARE_VOLUME_STATES)
+
 volumes = Table(
     "volumes",
     metadata,
@@ -254,6 +258,14 @@ volumes = Table(
         "policy_id",
         sqlite_where=text("policy_id IS NOT NULL"),
         postgresql_where=text("policy_id IS NOT NULL"),
+    ),
+    # Lists of what is in error, or hidden.
+    Index(
+        "ix_volumes_rare",
+        "backend_id",
+        "name",
+        sqlite_where=text(RARE_VOLUME),
+        postgresql_where=text(RARE_VOLUME),
     ),
     # What is looked at again.
     Index(

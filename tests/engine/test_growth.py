@@ -8,10 +8,14 @@ from typing import Any
 
 import pytest
 
+from orchestrator.domain.states import VolumeState
 from orchestrator.history.events import read_after, read_newest
+from orchestrator.inventory.backends import configure
+from orchestrator.resources.volume.views import list_volumes
+from orchestrator.settings import BackendSettings
 from orchestrator.store.bulk import insert_rows
 from orchestrator.store.database import Database
-from orchestrator.store.tables import event_commits, events
+from orchestrator.store.tables import event_commits, events, job_lanes, jobs, volumes
 from orchestrator.store.transaction import Transaction
 from tests.engine.reading import leave_unanalyzed, read_for
 
@@ -29,6 +33,8 @@ def database(migrated_url: str) -> Iterator[Database]:
     made = Database(migrated_url)
     if made.is_postgresql:
         made.transact(leave_unanalyzed)
+    backends = {"ram": BackendSettings(driver="memory")}
+    made.transact(lambda transaction: configure(transaction, backends))
     yield made
     made.close()
 
@@ -93,3 +99,69 @@ def test_a_page_of_events_reads_no_more_with_a_longer_history(
     database.transact(lambda transaction: write_history(transaction, FEW, MANY))
     many = read_for(database, pages[end])
     assert many < 1.5 * few + 50
+
+
+def write_volumes(transaction: Transaction, first: int, count: int) -> None:
+    """Volumes in the order of their names; of the first ones some are in other states."""
+    unusual = {0: "error", 10: "restricted", 20: "pending"}
+    numbers = range(first, first + count)
+    rows = [
+        {
+            "id": f"{number:032x}",
+            "backend_id": 1,
+            "name": f"v{number:06}",
+            "requested_bytes": 1,
+            "size_bytes": 1,
+            "state": unusual.get(number, "available"),
+            "metadata": {},
+            "created_at": NOW,
+            "changed_at": NOW,
+        }
+        for number in numbers
+    ]
+    insert_rows(transaction, volumes, rows)
+    work = [
+        {
+            "id": number + 1,
+            "action": "volume.create",
+            "backend_id": 1,
+            "volume": f"v{number:06}",
+            "params": {},
+            "state": "waiting",
+            "queue": "backend.ram",
+            "cost": 1,
+            "max_attempts": 5,
+            "submitted_by": "tests",
+            "created_at": NOW,
+        }
+        for number in numbers
+    ]
+    insert_rows(transaction, jobs, work)
+    lanes = [
+        {"lane": f"ram/v{number:06}", "job_id": number + 1, "begun": number == 20}
+        for number in numbers
+    ]
+    insert_rows(transaction, job_lanes, lanes)
+
+
+@pytest.mark.parametrize("prefix", [None, "v"])
+@pytest.mark.parametrize("after", [None, "u"])
+@pytest.mark.parametrize(
+    "states", ["error", "restricted,error", "pending", "pending,restricted,error", "removed"]
+)
+def test_a_page_of_volumes_in_rare_states_reads_no_more_with_more_volumes(
+    database: Database, states: str, prefix: str | None, after: str | None
+) -> None:
+    wanted = [VolumeState(state) for state in states.split(",")]
+
+    def page(transaction: Transaction) -> list[dict[str, Any]]:
+        return list_volumes(
+            transaction, "ram", states=wanted, prefix=prefix, after=after, limit=PAGE
+        )
+
+    database.transact(lambda transaction: write_volumes(transaction, 0, FEW))
+    few = read_for(database, page)
+    database.transact(lambda transaction: write_volumes(transaction, FEW, MANY))
+    assert read_for(database, page) < 1.5 * few + 50
+    found = [one["state"] for one in database.look(page)]
+    assert found == [one for one in ("error", "restricted", "pending") if one in wanted]

@@ -17,6 +17,7 @@ from orchestrator.domain.queues import CONTROL_QUEUE, GROUP_BUDGET
 from orchestrator.domain.states import JobState
 from orchestrator.history.events import number_committed, read_after, read_newest
 from orchestrator.inventory import usage
+from orchestrator.inventory.backends import backend_views
 from orchestrator.jobs import autosize, loading, upkeep, views
 from orchestrator.jobs.claim import MOST_CLAIMED, put_back_blocked
 from orchestrator.jobs.lanes import heads_of
@@ -348,6 +349,16 @@ def test_volumes_are_found_by_the_beginning_of_their_names(misjudged: Engine, pr
     ]
     assert conditions
     assert all("name" in one for one in conditions)
+
+
+@pytest.mark.parametrize("name", [None, "ram"])
+def test_volumes_are_counted_in_an_index(misjudged: Engine, name: str | None) -> None:
+    with misjudged.database.read() as transaction:
+        plans = _explained(transaction)
+        [found] = backend_views(transaction, name)
+    assert found["volumes"] >= 1000
+    read = [node for node in _nodes(plans) if node.get("Relation Name") == "volumes"]
+    assert [node["Node Type"] for node in read] == ["Index Only Scan"]
 
 
 def test_a_job_reads_as_much_after_many_others_as_after_few(

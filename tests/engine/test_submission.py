@@ -36,6 +36,7 @@ from orchestrator.domain.errors import (
     WrongState,
 )
 from orchestrator.domain.states import Role
+from orchestrator.inventory.backends import backend_views
 from orchestrator.jobs.submission import Accepted, Submission
 from orchestrator.jobs.submit import submit
 from orchestrator.resources.volume import locks
@@ -210,6 +211,20 @@ def test_depending_on_a_failed_job_is_refused(engine: Engine) -> None:
     engine.cancel(job_id)
     with pytest.raises(DependencyFailed):
         engine.submit(create("b", depends_on=[job_id]))
+
+
+def test_a_backend_shows_what_is_queued_among_what_it_has_promised(engine: Engine) -> None:
+    def shown() -> tuple[int, int]:
+        [view] = engine.database.look(lambda transaction: backend_views(transaction, "ram"))
+        return view["volumes"], view["promised_bytes"]
+
+    engine.submit(create("a", "1M"), create("b", "2M"))
+    assert shown() == (0, 3 * 2**20)
+    engine.work()
+    engine.submit(grow("a", "4M"), act("volume.remove", "b"))
+    assert shown() == (2, 6 * 2**20)
+    engine.work()
+    assert shown() == (1, 4 * 2**20)
 
 
 def test_promised_room_counts_what_is_queued(engine: Engine) -> None:

@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
+from sqlalchemy import RowMapping
+
 from orchestrator.actions.requests import parse_request
 from orchestrator.domain.actors import Actor
 from orchestrator.domain.states import VolumeState
@@ -51,16 +53,15 @@ class Local(ABC):
         )
 
     def driver(self) -> Any:
-        return self._read(lambda transaction: self._view(transaction)["driver"])
+        return self._read(lambda transaction: self._row(transaction)["driver"])
 
     def capabilities(self) -> Any:
         return self._read(
-            lambda transaction: frozenset(self._view(transaction)["capabilities"] or ())
+            lambda transaction: frozenset(self._row(transaction)["capabilities"] or ())
         )
 
-    def _view(self, transaction: Transaction) -> dict[str, Any]:
-        [view] = backends.backend_views(transaction, self._backend)
-        return view
+    def _row(self, transaction: Transaction) -> RowMapping:
+        return backends.backend_row(transaction, self._backend)
 
     def volumes(self, after: str | None = None, limit: int | None = None) -> Any:
         return self._read(

@@ -158,7 +158,7 @@ class PrivateEngine(Local):
 
     def _make_sure(self, *, accept_identity: bool) -> None:
         """Make sure that the storage is this engine's. Raises `IdentityMismatch`."""
-        error = self._read(lambda transaction: self._view(transaction)["error"])
+        error = self._read(lambda transaction: self._row(transaction)["error"])
         if error is None or error["code"] != IdentityMismatch.code:
             return
         if not accept_identity:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, RowMapping, or_, select
+from sqlalchemy import ColumnElement, RowMapping, TextClause, or_, select, text, union_all
 
 from orchestrator.domain.errors import NotAttached, UnknownSnapshot, UnknownVolume
 from orchestrator.domain.states import VolumeState
@@ -16,6 +16,8 @@ from orchestrator.store.bulk import among
 from orchestrator.store.columns import db_now
 from orchestrator.store.conditions import begins_with, live
 from orchestrator.store.tables import (
+    RARE_VOLUME,
+    RARE_VOLUME_STATES,
     attachments,
     job_lanes,
     jobs,
@@ -27,6 +29,7 @@ from orchestrator.store.tables import (
 from orchestrator.store.transaction import Transaction
 
 View = dict[str, Any]
+Condition = ColumnElement[bool] | TextClause
 
 
 def list_volumes(
@@ -40,24 +43,52 @@ def list_volumes(
     limit: int,
 ) -> list[View]:
     """Live volumes of a backend in the order of their names, above the name ``after``."""
-    conditions = [volumes.c.backend_id == backend_id(transaction, backend)]
-    if states:
-        conditions.append(volumes.c.state.in_(states))
-    conditions.append(live(volumes))
-    if after is not None:
-        conditions.append(volumes.c.name > after)
+    conditions = [volumes.c.backend_id == backend_id(transaction, backend), live(volumes)]
     if junction_path is not None:
         conditions.append(volumes.c.junction_path == junction_path)
-    if prefix:
-        conditions.append(begins_with(volumes.c.name, prefix))
-    rows = (
-        transaction.execute(
-            select(volumes).where(*conditions).order_by(volumes.c.name).limit(limit)
-        )
-        .mappings()
-        .all()
-    )
+    parts = [
+        select(volumes).where(*conditions, *these).order_by(volumes.c.name).limit(limit)
+        for these in _named_in_states(transaction, backend, prefix or "", after or "", states)
+    ]
+    if not parts:
+        return []
+    found = union_all(*(select(part.subquery()) for part in parts)).subquery()
+    query = select(found).order_by(found.c.name).limit(limit) if len(parts) > 1 else parts[0]
+    rows = transaction.execute(query).mappings().all()
     return _views(transaction, backend, rows)
+
+
+def _named_in_states(
+    transaction: Transaction, backend: str, prefix: str, after: str, states: Sequence[VolumeState]
+) -> list[tuple[Condition, ...]]:
+    """Conditions for volumes of these names, in some of these states, or in any if there are none;
+    each live volume meets one of them at most."""
+    named = _named(volumes.c.name, prefix, after)
+    if not states:
+        return [named]
+    wanted = volumes.c.state.in_(states)
+    if VolumeState.AVAILABLE in states:
+        return [(wanted, *named)]
+    found: list[tuple[Condition, ...]] = []
+    if set(states) & set(RARE_VOLUME_STATES):
+        # Said twice: the second is what the index is made with.
+        found.append((wanted, text(RARE_VOLUME), *named))
+    if VolumeState.PENDING in states:
+        # A job is making each of them, and has begun in its lane.
+        place = f"{backend}/"
+        these = _named(job_lanes.c.lane, place + prefix, after and place + after)
+        lanes = transaction.execute(select(job_lanes.c.lane).where(text("begun"), *these)).scalars()
+        names = among(volumes.c.name, [lane.removeprefix(place) for lane in lanes])
+        found.append((volumes.c.state == VolumeState.PENDING, names))
+    return found
+
+
+def _named(name: ColumnElement[str], prefix: str, after: str) -> tuple[Condition, ...]:
+    """That a name begins like that, and comes after another; unless these are empty."""
+    return (
+        *([begins_with(name, prefix)] if prefix else []),
+        *([name > after] if after else []),
+    )
 
 
 def volume_row(transaction: Transaction, backend: str, name: str) -> RowMapping:
