@@ -30,6 +30,9 @@ Pattern = Annotated[
     str, Field(min_length=1, max_length=255, pattern=r"^[A-Za-z0-9._:/+*?\[\]!-]+$")
 ]
 
+#: What in a pattern is not literally so.
+_WILD = re.compile(r"[*?\[]")
+
 
 class ScheduleSpec(Exact):
     """What is done again and again."""
@@ -114,3 +117,12 @@ def on_volumes(action: Action) -> bool:
 def fitting(patterns: Iterable[str]) -> re.Pattern[str]:
     """What the names fully match that one of the patterns fits."""
     return re.compile("|".join(fnmatch.translate(pattern) for pattern in patterns))
+
+
+def beginnings(patterns: Iterable[str]) -> list[str]:
+    """What the names begin with that a pattern fits, in order; none of these begins another."""
+    found: list[str] = []
+    for literal in sorted(_WILD.split(pattern, maxsplit=1)[0] for pattern in patterns):
+        if not (found and literal.startswith(found[-1])):
+            found.append(literal)
+    return found

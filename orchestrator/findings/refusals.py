@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import BindParameter, bindparam, select, text, update
 
 from orchestrator.domain.actors import ENGINE
 from orchestrator.domain.states import EventKind
 from orchestrator.history.events import Event, record
 from orchestrator.store.columns import db_now
-from orchestrator.store.tables import backends, events, findings, jobs
+from orchestrator.store.tables import UNUSUAL_EVENT, backends, events, findings, jobs
 from orchestrator.store.transaction import Transaction
 
 #: How a finding's detail names why its repair by a rule is refused.
 DETAIL = "repair_refused"
 #: The same refusal is recorded again after this, by whichever scheduler.
 _AGAIN = timedelta(hours=1)
+#: What tells refusals apart, beside their data.
+_ABOUT = ("kind", "backend", "volume", "policy", "job_id")
+#: Events that are read at a time.
+_PAGE = 100
 
 
 def note_look(transaction: Transaction, key: tuple[str, str | None, str | None], why: str) -> None:
@@ -77,14 +83,34 @@ def note_stuck(transaction: Transaction, job_id: int, why: str) -> None:
 
 
 def _note(transaction: Transaction, event: Event) -> None:
+    """Record a refusal, unless the same one was recorded lately."""
     now: datetime = transaction.execute(select(db_now())).scalar_one()
-    same = select(events.c.data).where(
-        events.c.kind == event.kind,
-        events.c.at > now - _AGAIN,
-        *(
-            events.c[name].is_not_distinct_from(getattr(event, name))
-            for name in ("backend", "volume", "policy", "job_id")
-        ),
-    )
-    if event.data not in transaction.execute(same).scalars().all():
+    if not any(_is_same(event, one) for one in _recorded_since(transaction, event, now - _AGAIN)):
         record(transaction, [event], now)
+
+
+def _is_same(event: Event, recorded: Any) -> bool:
+    return all(getattr(event, name) == getattr(recorded, name) for name in (*_ABOUT, "data"))
+
+
+def _recorded_since(transaction: Transaction, event: Event, since: datetime) -> Iterator[Any]:
+    """Events since then, newest first: of the same volume or job; of the same kind, if it has
+    neither."""
+    if event.volume is not None:
+        nearby: tuple[Any, ...] = events.c.backend == event.backend, events.c.volume == event.volume
+    elif event.job_id is not None:
+        nearby = (events.c.job_id == event.job_id,)
+    else:
+        kind: BindParameter[str] = bindparam(None, event.kind, literal_execute=True, unique=True)
+        # Said twice: the second is what the index is made with.
+        nearby = events.c.kind == kind, text(UNUSUAL_EVENT)
+    with transaction.execute(
+        select(events)
+        .where(*nearby)
+        .order_by(events.c.commit_id.desc(), events.c.seq.desc())
+        .execution_options(yield_per=_PAGE)
+    ) as newest_first:
+        for one in newest_first:
+            if one.at <= since:
+                return
+            yield one

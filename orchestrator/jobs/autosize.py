@@ -47,7 +47,7 @@ def refreshes(transaction: Transaction, seconds: float) -> list[Submission]:
     names = transaction.execute(
         select(backends.c.name)
         .where(
-            backends.c.id.in_(select(volumes.c.backend_id).where(volumes.c.autosize)),
+            exists().where(volumes.c.backend_id == backends.c.id, volumes.c.autosize),
             backends.c.configured,
             backends.c.state == BackendState.ENABLED,
             backends.c.driver.in_(_OURS),

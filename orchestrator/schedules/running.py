@@ -9,11 +9,11 @@ from datetime import datetime
 from itertools import islice
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, literal_column, select
+from sqlalchemy import select
 
 from orchestrator.actions.registry import ACTIONS
 from orchestrator.actions.requests import parse_request
-from orchestrator.actions.schedules import fitting, on_volumes
+from orchestrator.actions.schedules import beginnings, fitting, on_volumes
 from orchestrator.actions.snapshot.delete import DELETE
 from orchestrator.domain.actors import ENGINE, Actor
 from orchestrator.domain.errors import Problem
@@ -24,6 +24,7 @@ from orchestrator.jobs.turns import Turns
 from orchestrator.schedules.pruning import Volume, deletions
 from orchestrator.schedules.timing import Schedule
 from orchestrator.store.bulk import insert_rows
+from orchestrator.store.conditions import begins_with, live
 from orchestrator.store.database import Database
 from orchestrator.store.tables import schedule_jobs, volumes
 from orchestrator.store.transaction import Transaction
@@ -250,18 +251,25 @@ def _in_parts(found: Iterable[T]) -> Iterator[list[T]]:
         yield part
 
 
-#: As it stands in the index of live volumes, which is found by it.
-_LIVE: ColumnElement[bool] = literal_column("volumes.state <> 'removed'")
-
-
 def _fitting_volumes(database: Database, schedule: Schedule) -> Iterator[Volume]:
     """The volumes whose names fit a pattern of the schedule, by name."""
-    fits = fitting(schedule.volumes or ())
+    patterns = schedule.volumes or ()
+    fits = fitting(patterns)
+    for beginning in beginnings(patterns):
+        for volume in _volumes_beginning(database, schedule.backend_id, beginning):
+            if fits.fullmatch(volume.name):
+                yield volume
+
+
+def _volumes_beginning(
+    database: Database, backend_id: int | None, beginning: str
+) -> Iterator[Volume]:
+    """The volumes whose names begin like this, by name."""
     page = (
         select(volumes.c.id, volumes.c.name)
         .where(
-            volumes.c.backend_id == schedule.backend_id,
-            _LIVE,
+            volumes.c.backend_id == backend_id,
+            live(volumes),
             volumes.c.state != VolumeState.PENDING,
         )
         .order_by(volumes.c.name)
@@ -269,9 +277,9 @@ def _fitting_volumes(database: Database, schedule: Schedule) -> Iterator[Volume]
     )
     after = ""
     while True:
-        query = page.where(volumes.c.name > after)
+        query = page.where(begins_with(volumes.c.name, beginning, after))
         rows = database.look(lambda transaction: transaction.execute(query).all())  # noqa: B023
-        yield from (Volume(row.id, row.name) for row in rows if fits.fullmatch(row.name))
+        yield from (Volume(row.id, row.name) for row in rows)
         if len(rows) < _PAGE:
             return
         after = rows[-1].name

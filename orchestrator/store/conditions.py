@@ -42,7 +42,7 @@ def live(table: Table) -> ColumnElement[bool]:
 
 
 class Beginning(FunctionElement[bool]):
-    """That a name begins with a prefix: see `begins_with`."""
+    """That a name begins with a prefix, and comes after another name: see `begins_with`."""
 
     type = Boolean()
     inherit_cache = True
@@ -52,13 +52,17 @@ class Beginning(FunctionElement[bool]):
         return self
 
 
-def begins_with(name: ColumnElement[str], prefix: str) -> ColumnElement[bool]:
-    """That a name begins with a prefix; an index on the names finds these, if it sorts by bytes.
+def begins_with(
+    name: ColumnElement[str], prefix: str, after: str | None = None
+) -> ColumnElement[bool]:
+    """That a name begins with a prefix, and comes after another name if there is one.
 
-    On PostgreSQL 15 and later, a database that sorts otherwise reads all names instead. The prefix
-    is part of the statement, so that a plan is made for it.
+    An index on the names finds these, if it sorts by bytes. On PostgreSQL 15 and later, a database
+    that sorts otherwise reads all names instead. The prefix is part of the statement, so that a
+    plan is made for it.
     """
-    return Beginning(name, bindparam(None, prefix, String, unique=True, literal_execute=True))
+    beginning = bindparam(None, prefix, String, unique=True, literal_execute=True)
+    return Beginning(name, beginning, *([] if after is None else [after]))
 
 
 def due(not_before: ColumnElement[Any]) -> ColumnElement[bool]:

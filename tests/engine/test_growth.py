@@ -7,13 +7,18 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from sqlalchemy import func, select
 
-from orchestrator.domain.states import VolumeState
+from orchestrator.domain.states import EventKind, VolumeState
+from orchestrator.findings import refusals
 from orchestrator.history.events import read_after, read_newest
 from orchestrator.inventory.backends import configure
+from orchestrator.jobs import autosize
 from orchestrator.resources.volume.views import list_volumes
+from orchestrator.schedules import running
+from orchestrator.schedules.timing import Schedule
 from orchestrator.settings import BackendSettings
-from orchestrator.store.bulk import insert_rows
+from orchestrator.store.bulk import Drawn, insert_rows
 from orchestrator.store.database import Database
 from orchestrator.store.tables import event_commits, events, job_lanes, jobs, volumes
 from orchestrator.store.transaction import Transaction
@@ -114,6 +119,7 @@ def write_volumes(transaction: Transaction, first: int, count: int) -> None:
             "size_bytes": 1,
             "state": unusual.get(number, "available"),
             "metadata": {},
+            "autosize": True,
             "created_at": NOW,
             "changed_at": NOW,
         }
@@ -165,3 +171,81 @@ def test_a_page_of_volumes_in_rare_states_reads_no_more_with_more_volumes(
     assert read_for(database, page) < 1.5 * few + 50
     found = [one["state"] for one in database.look(page)]
     assert found == [one for one in ("error", "restricted", "pending") if one in wanted]
+
+
+@pytest.mark.parametrize("after", ["v0", "v0004"])
+def test_a_page_of_volumes_by_prefix_reads_no_more_far_in(database: Database, after: str) -> None:
+    def page(transaction: Transaction) -> list[dict[str, Any]]:
+        return list_volumes(transaction, "ram", states=[], prefix="v0", after=after, limit=PAGE)
+
+    database.transact(lambda transaction: write_volumes(transaction, 0, FEW))
+    few = read_for(database, page)
+    database.transact(lambda transaction: write_volumes(transaction, FEW, MANY))
+    assert read_for(database, page) < 1.5 * few + 50
+    assert (
+        read_for(
+            database,
+            lambda transaction: list_volumes(
+                transaction, "ram", states=[], prefix="v0", after=f"v00{MANY}", limit=PAGE
+            ),
+        )
+        < 1.5 * few + 50
+    )
+
+
+@pytest.mark.parametrize("database_kind", ["postgresql"], indirect=True)
+def test_a_schedule_reads_the_volumes_whose_names_begin_like_its_patterns(
+    database: Database,
+) -> None:
+    schedule = Schedule(
+        id=1,
+        name="nightly",
+        cron="0 2 * * *",
+        action="snapshot.create",
+        backend_id=1,
+        backend="ram",
+        volumes=["v00001?", "v000007", "w*"],
+        params={},
+        keep=None,
+        next_at=NOW,
+        last_due_at=None,
+        last_result=None,
+    )
+    database.transact(lambda transaction: write_volumes(transaction, 0, FEW + MANY))
+    found = list(running._fitting_volumes(database, schedule))
+    assert read_for(database, lambda _: [*running._fitting_volumes(database, schedule)]) < FEW
+    assert [one.name for one in found] == [
+        "v000007",
+        *(f"v0000{number}" for number in range(10, 20)),
+    ]
+
+
+def test_whether_volumes_grow_by_themselves_is_asked_of_one(database: Database) -> None:
+    database.transact(lambda transaction: write_volumes(transaction, 0, FEW))
+    ask: Page = lambda transaction: autosize.refreshes(transaction, 300.0)  # noqa: E731
+    few = read_for(database, ask)
+    database.transact(lambda transaction: write_volumes(transaction, FEW, MANY))
+    assert read_for(database, ask) < 1.5 * few + 50
+
+
+@pytest.mark.parametrize(
+    "key", [("ram", "v3", None), ("ram", None, "p")], ids=["volume", "export policy"]
+)
+def test_a_refusal_is_compared_with_the_latest_ones_only(
+    database: Database, key: tuple[str, str | None, str | None]
+) -> None:
+    def again(transaction: Transaction) -> None:
+        refusals.note_look(transaction, key, "it may not")
+
+    def known(transaction: Transaction) -> int:
+        query = select(func.count()).where(events.c.kind == EventKind.LOOK_REFUSED)
+        return int(transaction.execute(query).scalar_one())
+
+    database.transact(lambda transaction: write_history(transaction, 1, FEW))
+    with database.write() as transaction:
+        transaction.ask(Drawn("commits", FEW + MANY + 1))
+    database.transact(again)
+    few = read_for(database, again)
+    database.transact(lambda transaction: write_history(transaction, FEW + 1, MANY))
+    assert read_for(database, again) < 1.5 * few + 50
+    assert database.look(known) == 1

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from orchestrator.actions.schedules import (
     SCHEDULABLE,
     ScheduleSpec,
+    beginnings,
     check_schedule,
     fitting,
     on_volumes,
@@ -90,6 +91,19 @@ def test_what_cannot_be_scheduled_is_told_with_its_field(
     with pytest.raises(kind) as refused:
         check_schedule(ScheduleSpec(cron="0 * * * *", **wanted))
     assert refused.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("patterns", "expected"),
+    [
+        (["*"], [""]),
+        (["vm1", "vm2"], ["vm1", "vm2"]),
+        (["vm1*", "vm", "db/[ab]*", "db/x?"], ["db/", "vm"]),
+        (["a-b*", "a*", "ab"], ["a"]),
+    ],
+)
+def test_names_that_fit_begin_like_the_patterns(patterns: list[str], expected: list[str]) -> None:
+    assert beginnings(patterns) == expected
 
 
 def test_patterns_fit_whole_names() -> None:

@@ -85,10 +85,9 @@ def _named_in_states(
 
 def _named(name: ColumnElement[str], prefix: str, after: str) -> tuple[Condition, ...]:
     """That a name begins like that, and comes after another; unless these are empty."""
-    return (
-        *([begins_with(name, prefix)] if prefix else []),
-        *([name > after] if after else []),
-    )
+    if prefix:
+        return (begins_with(name, prefix, after or None),)
+    return (name > after,) if after else ()
 
 
 def volume_row(transaction: Transaction, backend: str, name: str) -> RowMapping:

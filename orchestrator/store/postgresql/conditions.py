@@ -63,8 +63,8 @@ def _in(element: In, compiler: SQLCompiler, **kw: Any) -> str:
 
 @compiles(Beginning, "postgresql")
 def _beginning(element: Beginning, compiler: SQLCompiler, **kw: Any) -> str:
-    name, prefix = (compiler.process(clause, **kw) for clause in element.clauses)
-    return f"({name} ^@ {prefix})"
+    name, prefix, *after = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"({name} ^@ {prefix} AND {name} > {after[0]})" if after else f"({name} ^@ {prefix})"
 
 
 @compiles(targets_of, "postgresql")

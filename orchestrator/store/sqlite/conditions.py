@@ -52,9 +52,13 @@ def _in(element: In, compiler: SQLCompiler, **kw: Any) -> str:
 
 @compiles(Beginning, "sqlite")
 def _beginning(element: Beginning, compiler: SQLCompiler, **kw: Any) -> str:
-    name, prefix = (compiler.process(clause, **kw) for clause in element.clauses)
+    name, prefix, *after = (compiler.process(clause, **kw) for clause in element.clauses)
     # It sorts by bytes: no character of a name comes after this one.
-    return f"({name} >= {prefix} AND {name} < {prefix} || char(1114111))"
+    below = f"{name} < {prefix} || char(1114111)"
+    if not after:
+        return f"({name} >= {prefix} AND {below})"
+    # An index begins at one bound only, which might be the lower one of two.
+    return f"({name} >= max({prefix}, {after[0]}) AND {name} <> {after[0]} AND {below})"
 
 
 @compiles(targets_of, "sqlite")
