@@ -35,6 +35,7 @@ from orchestrator.store.queries.finishing import (
     OthersInLanes,
     ReleaseLanes,
 )
+from orchestrator.store.queries.loading import VolumesRecorded
 from orchestrator.store.tables import installation
 from orchestrator.store.transaction import Transaction
 from tests.engine.conftest import Engine, create
@@ -144,6 +145,7 @@ QUESTIONS: dict[str, Asked[Any]] = {
     "snapshots of volumes": volume_loading._SNAPSHOTS(ids=["1" * 32]),
     "attachments of volumes": volume_loading._ATTACHMENTS(ids=["1" * 32]),
     "locks of volumes": volume_loading._LOCKS(ids=["1" * 32]),
+    "volumes as recorded": VolumesRecorded(backend_id=1, after="new1", most=100),
     "volumes with a policy": policy_loading._USERS(ids=[1]),
     "volumes of claimed jobs": VolumesClaimed([1], MOST_CLAIMED),
     "heads of lanes": heads_of(["ram/new1"]),
@@ -361,9 +363,11 @@ def test_volumes_are_counted_in_an_index(misjudged: Engine, name: str | None) ->
     assert [node["Node Type"] for node in read] == ["Index Only Scan"]
 
 
-def test_a_job_reads_as_much_after_many_others_as_after_few(
+@pytest.fixture
+def grown(
     postgres_server: Postgres, migrated_postgres: str, tmp_path: Path, broker_server: Any
-) -> None:
+) -> Iterator[Engine]:
+    """An engine whose tables nobody analyzes, with nothing in them yet."""
     postgres_server.create_database("grown", template=migrated_postgres)
     database = Database(postgres_server.url("grown"))
     with database.write() as transaction:
@@ -376,21 +380,41 @@ def test_a_job_reads_as_much_after_many_others_as_after_few(
         backends={"ram": {"driver": "memory", "capacity": "1P"}},
     )
     made = Engine(settings, database)
+    yield made
+    made.close()
+    postgres_server.drop_database("grown")
+
+
+def test_a_job_reads_as_much_after_many_others_as_after_few(grown: Engine) -> None:
     numbers = itertools.count()
 
     def read_for(count: int) -> float:
-        before = rows_read(database)
+        before = rows_read(grown.database)
         for _ in range(count):
-            made.submit(create(f"v{next(numbers)}"), batch=False)
-            made.work()
-        return (rows_read(database) - before) / count
+            grown.submit(create(f"v{next(numbers)}"), batch=False)
+            grown.work()
+        return (rows_read(grown.database) - before) / count
 
-    try:
-        read_for(50)
-        few = read_for(50)
-        read_for(600)
-        many = read_for(50)
-    finally:
-        made.close()
-        postgres_server.drop_database("grown")
-    assert many < 1.5 * few
+    read_for(50)
+    few = read_for(50)
+    read_for(600)
+    assert read_for(50) < 1.5 * few
+
+
+def test_an_audit_reads_a_volume_that_is_as_recorded_once(grown: Engine) -> None:
+    def audited(first: int, count: int) -> int:
+        grown.submit(*(create(f"v{number:04}") for number in range(first, first + count)))
+        grown.work()
+        with grown.database.engine.connect() as connection:
+            connection.execution_options(isolation_level="AUTOCOMMIT").execute(text("VACUUM"))
+        for _ in range(2):  # the first time, PostgreSQL reads what its tables are, too
+            before = rows_read(grown.database)
+            [audit] = grown.submit({"action": "backend.audit", "backend": "ram"}).job_ids
+            grown.work()
+        read = rows_read(grown.database) - before
+        assert grown.job(audit)["result"]["volumes_recorded"] == first + count
+        return read
+
+    few = audited(0, 100)
+    # For the comparison, and for the sum of what is promised: in an index, and the row itself.
+    assert audited(100, 300) - few <= 4 * 300 + 100

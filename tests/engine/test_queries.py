@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import pkgutil
 import re
 from collections.abc import Callable, Iterator
@@ -48,7 +49,7 @@ from orchestrator.store.queries.lanes import (
     Promote,
     Tails,
 )
-from orchestrator.store.queries.loading import JobsInLanes, VolumesNamed
+from orchestrator.store.queries.loading import JobsInLanes, VolumesNamed, VolumesRecorded
 from orchestrator.store.queries.reports import CapacityDays
 from orchestrator.store.sqlite.statements import RUNNERS
 from orchestrator.store.tables import capacity_days as capacity
@@ -184,6 +185,22 @@ def volumes_named(engine: Engine, transaction: Transaction) -> None:
     there = {(row["backend"], row["name"], row["size_bytes"]) for row in found}
     # Which is on another of the backends does no harm.
     assert there - {("ram", "a", 1 << 20)} == {("fast", "a", 1 << 20), ("ram", "b", 1 << 20)}
+
+
+def volumes_recorded(engine: Engine, transaction: Transaction) -> None:
+    gone, *kept = (f"v{number}" for number in range(4))
+    engine.submit(*(create(name) for name in (gone, *kept)))
+    engine.submit(act("volume.attach", kept[1], host="here"))
+    engine.submit(*(act("snapshot.create", kept[0], snapshot=name) for name in ("b", "a")))
+    engine.submit(act("volume.remove", gone))
+    engine.work()
+    [found] = transaction.ask(VolumesRecorded(backend_id=1, after="", most=2))
+    assert [(row.name, row.attached) for row in found] == [(kept[0], False), (kept[1], True)]
+    written = json.loads(found[0].written)
+    assert written[:5] == [kept[0], 2**20, {}, {}, None]
+    assert [(name, size) for _, name, size in written[5]] == [("b", 2**20), ("a", 2**20)]
+    [rest] = transaction.ask(VolumesRecorded(backend_id=1, after=kept[1], most=2))
+    assert [row.name for row in rest] == [kept[2]]
 
 
 def volumes_claimed(engine: Engine, transaction: Transaction) -> None:
@@ -356,6 +373,7 @@ CASES: dict[type[Query[Any]], Callable[[Engine, Transaction], None]] = {
     ClaimJobs: claim_jobs,
     JobsInLanes: jobs_in_lanes,
     VolumesNamed: volumes_named,
+    VolumesRecorded: volumes_recorded,
     VolumesClaimed: volumes_claimed,
     BeginLanes: begin_lanes,
     LockRunning: lock_running,

@@ -53,4 +53,27 @@ JOIN LATERAL (
 ) AS its ON true
 JOIN LATERAL ({LIVE_VOLUME}) AS volume ON true
 """,
+    ask.VolumesRecorded: """
+SELECT volumes.id, volumes.name, volumes.state,
+       EXISTS (SELECT FROM attachments WHERE attachments.volume_id = volumes.id) AS attached,
+       CAST(json_build_array(
+           volumes.name, volumes.size_bytes, volumes.metadata, volumes.settings,
+           (SELECT policies.name FROM policies WHERE policies.id = volumes.policy_id),
+           (
+               SELECT coalesce(json_agg(kept.one), '[]')
+               FROM (
+                   SELECT json_build_array(snapshots.id, snapshots.name, snapshots.size_bytes)
+                   FROM snapshots
+                   WHERE snapshots.volume_id = volumes.id AND snapshots.state <> 'removed'
+                   ORDER BY snapshots.state = 'pending', snapshots.position IS NULL,
+                       coalesce(snapshots.position, 0), coalesce(snapshots.created_by_job, 0),
+                       snapshots.created_at, snapshots.id
+               ) AS kept (one)
+           )
+       ) AS text) AS written
+FROM volumes
+WHERE volumes.backend_id = :backend_id AND volumes.state <> 'removed' AND volumes.name > :after
+ORDER BY volumes.name
+LIMIT :most
+""",
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 from orchestrator.store.asking import Query
 
@@ -48,6 +48,19 @@ class LiveVolume(TypedDict):
     account: str | None
 
 
+class RecordedVolume(NamedTuple):
+    """What is recorded of a volume that has not been removed, as little as there is to read."""
+
+    id: str
+    name: str
+    state: str
+    #: Whether a host has it.
+    attached: bool
+    #: JSON: its name, size, metadata, settings, export policy and snapshots; of each of these its
+    #: id, name and size, the oldest first.
+    written: str
+
+
 @dataclass(frozen=True)
 class JobsInLanes(Query[LaneJob]):
     """The unfinished jobs of these lanes, in the order of their ids."""
@@ -64,3 +77,15 @@ class VolumesNamed(Query[LiveVolume]):
 
     backends: list[str]
     names: list[str]
+
+
+@dataclass(frozen=True)
+class VolumesRecorded(Query[RecordedVolume]):
+    """So many live volumes of a backend by name, behind the name ``after``.
+
+    Their snapshots are in the order of `orchestrator.resources.snapshot.order`.
+    """
+
+    backend_id: int
+    after: str
+    most: int

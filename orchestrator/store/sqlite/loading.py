@@ -27,4 +27,26 @@ WHERE backends.name IN (SELECT value FROM json_each(:backends))
   AND volumes.name IN (SELECT value FROM json_each(:names))
   AND volumes.state <> 'removed'
 """,
+    ask.VolumesRecorded: """
+SELECT volumes.id, volumes.name, volumes.state,
+       EXISTS (SELECT 1 FROM attachments WHERE attachments.volume_id = volumes.id) AS attached,
+       json_array(
+           volumes.name, volumes.size_bytes, json(volumes.metadata), json(volumes.settings),
+           (SELECT policies.name FROM policies WHERE policies.id = volumes.policy_id),
+           json((
+               SELECT json_group_array(json_array(kept.id, kept.name, kept.size_bytes))
+               FROM (
+                   SELECT snapshots.id, snapshots.name, snapshots.size_bytes FROM snapshots
+                   WHERE snapshots.volume_id = volumes.id AND snapshots.state <> 'removed'
+                   ORDER BY snapshots.state = 'pending', snapshots.position IS NULL,
+                       coalesce(snapshots.position, 0), coalesce(snapshots.created_by_job, 0),
+                       snapshots.created_at, snapshots.id
+               ) AS kept
+           ))
+       ) AS written
+FROM volumes
+WHERE volumes.backend_id = :backend_id AND volumes.state <> 'removed' AND volumes.name > :after
+ORDER BY volumes.name
+LIMIT :most
+""",
 }

@@ -10,15 +10,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from sqlalchemy import select
-
 from orchestrator.domain.lanes import policy_lane
 from orchestrator.domain.outlook import Outlook, VolumeOutlook
 from orchestrator.domain.states import FindingKind, VolumeState
 from orchestrator.findings.recording import AuditResult, Finding, open_findings
 from orchestrator.resources.volume.loading import take_volumes, volumes_at
-from orchestrator.store.conditions import live
-from orchestrator.store.tables import volumes
 from orchestrator.store.transaction import Transaction
 from workers.backends.base.facts import Absent, Look, NotOurs, PolicyFacts
 from workers.backends.base.references import VolumeRef
@@ -26,6 +22,7 @@ from workers.execution.auditing import inside
 from workers.execution.auditing.comparing import devices_of, odd
 from workers.execution.auditing.exported import compare_policies
 from workers.execution.auditing.orphans import orphans, strays
+from workers.execution.auditing.plain import Sameness, recorded
 from workers.execution.auditing.reading import (
     beginning,
     note_busy,
@@ -33,7 +30,7 @@ from workers.execution.auditing.reading import (
     read_strays,
     read_volumes,
 )
-from workers.execution.auditing.seen import PAGE, Seen, SeenVolume, nothing_seen, skipped
+from workers.execution.auditing.seen import Seen, SeenVolume, nothing_seen, skipped
 from workers.execution.auditing.volumes import compare_volume, finding_of
 from workers.execution.auditing.written import Written, snapshots_written, written_behind
 from workers.execution.work import Done, Work
@@ -90,17 +87,36 @@ class Comparison:
 
     def volumes(self) -> Iterator[Finding]:
         """What is recorded of volumes otherwise than it is."""
-        for page in self._pages():
-            self._work.checkpoint()
+        work, seen = self._work, self._seen
+        same = Sameness(work.claim.driver, work.driver)
+        for page in recorded(self._transaction, work.claim.backend_id):
+            work.checkpoint()
             self._recorded += len(page)
-            self._work.progress(self._recorded, self._recorded, "volumes")
-            there = self._seen.of([record.id for record in page])
-            for record in page:
-                if self._seen.is_busy(f"{self._backend}/{record.name}"):
-                    self._busy += 1
-                    self._seen.note_busy([skipped(record.id)])
-                    continue
-                yield from self._volume(record, there.get(record.id, []))
+            work.progress(self._recorded, self._recorded, "volumes")
+            there = seen.match(one.id for one in page)
+            lanes = {one.id: f"{self._backend}/{one.name}" for one in page}
+            busy = seen.busy(lanes.values())
+            left_out = [one.id for one in page if lanes[one.id] in busy]
+            self._busy += len(left_out)
+            seen.note_busy(map(skipped, left_out))
+            yield from self._differing(
+                one.name
+                for one in page
+                if lanes[one.id] not in busy
+                and not (one.id in there and same.holds(one, there[one.id]))
+            )
+
+    def _differing(self, names: Iterable[str]) -> Iterator[Finding]:
+        """What is wrong about volumes of these names, if anything is."""
+        targets = [(self._backend, name) for name in names]
+        if not targets:
+            return
+        outlook = Outlook()
+        [rows] = self._transaction.ask(volumes_at(targets))
+        take_volumes(self._transaction, outlook, rows, targets)
+        there = self._seen.of(record.id for record in outlook.volumes.values())
+        for record in outlook.volumes.values():
+            yield from self._volume(record, there.get(record.id, []))
 
     def _volume(self, record: VolumeOutlook, there: list[SeenVolume]) -> Iterator[Finding]:
         subject = f"volume {record.id}"
@@ -181,24 +197,6 @@ class Comparison:
                 devices=tuple(devices_of(driver, volume)),
             )
             yield from compare_volume(self._work, self._transaction, record, seen)
-
-    def _pages(self) -> Iterator[list[VolumeOutlook]]:
-        after = ""
-        here = volumes.c.backend_id == self._work.claim.backend_id
-        while names := list(
-            self._transaction.execute(
-                select(volumes.c.name)
-                .where(here, live(volumes), volumes.c.name > after)
-                .order_by(volumes.c.name)
-                .limit(PAGE)
-            ).scalars()
-        ):
-            after = names[-1]
-            outlook = Outlook()
-            targets = [(self._backend, name) for name in names]
-            [rows] = self._transaction.ask(volumes_at(targets))
-            take_volumes(self._transaction, outlook, rows, targets)
-            yield list(outlook.volumes.values())
 
     def done(self, *, listed: bool) -> Done:
         """The outcome of the audit; a finding that could not be looked at stays as it is."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
 
 from workers.backends.base.facts import SnapshotFacts, VolumeFacts
 
@@ -14,6 +16,7 @@ from workers.backends.base.facts import SnapshotFacts, VolumeFacts
 _CACHE = 8192
 #: Rows read and written at a time.
 PAGE = 500
+_WITHIN = "id IN (SELECT value FROM json_each(?))"
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,26 @@ class SeenVolume:
     devices: tuple[SeenDevice, ...]
 
 
+class Plain(NamedTuple):
+    """What a volume and its record are compared by at first."""
+
+    name: str
+    size_bytes: int
+    metadata: Mapping[str, str]
+    settings: Mapping[str, Any]
+    policy: str | None
+    #: Of each, in their order: its id, its name, its size.
+    snapshots: list[list[Any]]
+
+
+#: The order in which values are kept.
+_VOLUME, _SNAPSHOT = (
+    tuple(field.name for field in fields(kind)) for kind in (VolumeFacts, SnapshotFacts)
+)
+_PLAIN = [_VOLUME.index(name) for name in Plain._fields[:-1]]
+_PLAIN_OF_SNAPSHOT = [_SNAPSHOT.index(name) for name in ("id", "name", "size_bytes")]
+
+
 class Seen:
     """Volumes of a backend's storage, and the lanes that jobs had meanwhile."""
 
@@ -43,7 +66,7 @@ class Seen:
         db.execute("PRAGMA journal_mode = OFF")
         db.execute(
             "CREATE TABLE volumes (number INTEGER PRIMARY KEY, id TEXT, facts TEXT, "
-            "snapshots TEXT, devices TEXT, matched INTEGER NOT NULL DEFAULT 0)"
+            "ordinary INTEGER NOT NULL, matched INTEGER NOT NULL DEFAULT 0)"
         )
         db.execute("CREATE INDEX by_id ON volumes (id)")
         db.execute("CREATE TABLE strays (number INTEGER PRIMARY KEY, volume TEXT, name TEXT)")
@@ -59,10 +82,14 @@ class Seen:
         devices: Sequence[SeenDevice],
     ) -> None:
         """Note a volume."""
-        kept = (json.dumps([vars(one) for one in several]) for several in (snapshots, devices))
+        several = ([[*vars(one).values()] for one in some] for some in (snapshots, devices))
         self._db.execute(
-            "INSERT INTO volumes (id, facts, snapshots, devices) VALUES (?, ?, ?, ?)",
-            (facts.id, json.dumps(vars(facts)), *kept),
+            "INSERT INTO volumes (id, facts, ordinary) VALUES (?, ?, ?)",
+            (
+                facts.id,
+                json.dumps([[*vars(facts).values()], *several]),
+                _is_ordinary(facts, snapshots),
+            ),
         )
 
     def add_stray(self, volume_id: str, facts: SnapshotFacts) -> None:
@@ -90,25 +117,38 @@ class Seen:
         """How many volumes were seen."""
         return int(self._db.execute("SELECT count(*) FROM volumes").fetchone()[0])
 
-    def of(self, ids: Iterable[str]) -> dict[str, list[SeenVolume]]:
-        """The volumes that bear these stamps; they count as matched from now on."""
+    def match(self, ids: Iterable[str]) -> dict[str, Plain]:
+        """The volumes that bear these stamps, and no two the same one, if nothing about them but
+        this is to be compared. All that bear them count as matched from now on."""
         wanted = json.dumps(list(ids))
-        found: dict[str, list[SeenVolume]] = {}
-        within = "id IN (SELECT value FROM json_each(?))"
-        for row in self._db.execute(
-            f"SELECT number, facts, snapshots, devices FROM volumes WHERE {within} ORDER BY number",  # noqa: S608
+        rows = self._db.execute(
+            f"SELECT id, facts, ordinary FROM volumes WHERE {_WITHIN}",  # noqa: S608
             (wanted,),
+        ).fetchall()
+        self._db.execute(f"UPDATE volumes SET matched = 1 WHERE {_WITHIN}", (wanted,))  # noqa: S608
+        borne = Counter(row[0] for row in rows)
+        return {
+            id_: _plain(*json.loads(facts)[:2])
+            for id_, facts, ordinary in rows
+            if ordinary and borne[id_] == 1
+        }
+
+    def of(self, ids: Iterable[str]) -> dict[str, list[SeenVolume]]:
+        """The volumes that bear these stamps."""
+        found: dict[str, list[SeenVolume]] = {}
+        for row in self._db.execute(
+            f"SELECT number, facts FROM volumes WHERE {_WITHIN} ORDER BY number",  # noqa: S608
+            (json.dumps(list(ids)),),
         ):
             one = _read(row)
             found.setdefault(str(one.facts.id), []).append(one)
-        self._db.execute(f"UPDATE volumes SET matched = 1 WHERE {within}", (wanted,))  # noqa: S608
         return found
 
     def unmatched(self) -> Iterator[list[SeenVolume]]:
         """The volumes that nobody has asked for, by pages."""
         last = 0
         while rows := self._db.execute(
-            "SELECT number, facts, snapshots, devices FROM volumes "
+            "SELECT number, facts FROM volumes "
             "WHERE matched = 0 AND number > ? ORDER BY number LIMIT ?",
             (last, PAGE),
         ).fetchall():
@@ -133,8 +173,15 @@ class Seen:
 
     def is_busy(self, lane: str) -> bool:
         """Whether a job may have changed what this lane stands for."""
-        row = self._db.execute("SELECT 1 FROM busy WHERE lane = ?", (lane,)).fetchone()
-        return row is not None
+        return bool(self.busy([lane]))
+
+    def busy(self, lanes: Iterable[str]) -> set[str]:
+        """Those of these lanes of which a job may have changed what they stand for."""
+        wanted = json.dumps(list(lanes))
+        rows = self._db.execute(
+            "SELECT lane FROM busy WHERE lane IN (SELECT value FROM json_each(?))", (wanted,)
+        )
+        return {row[0] for row in rows}
 
 
 @contextmanager
@@ -150,11 +197,27 @@ def skipped(volume_id: str) -> str:
     return f"id {volume_id}"
 
 
-def _read(row: tuple[int, str, str, str]) -> SeenVolume:
-    number, facts, snapshots, devices = row
+def _is_ordinary(facts: VolumeFacts, snapshots: Sequence[SnapshotFacts]) -> bool:
+    """Whether nobody has it, and nothing shows that others may lay hands on it."""
+    images: list[VolumeFacts | SnapshotFacts] = [facts, *snapshots]
+    return not facts.attached and all(
+        one.links is None and one.owner is None and one.written_at is None for one in images
+    )
+
+
+def _plain(facts: Sequence[Any], snapshots: Sequence[Sequence[Any]]) -> Plain:
+    kept = [[one[place] for place in _PLAIN_OF_SNAPSHOT] for one in snapshots]
+    return Plain._make([*(facts[place] for place in _PLAIN), kept])
+
+
+def _read(row: tuple[int, str]) -> SeenVolume:
+    number, written = row
+    facts, snapshots, devices = json.loads(written)
     return SeenVolume(
         number=number,
-        facts=VolumeFacts(**json.loads(facts)),
-        snapshots=tuple(SnapshotFacts(**one) for one in json.loads(snapshots)),
-        devices=tuple(SeenDevice(**one) for one in json.loads(devices)),
+        facts=VolumeFacts(**dict(zip(_VOLUME, facts, strict=True))),
+        snapshots=tuple(
+            SnapshotFacts(**dict(zip(_SNAPSHOT, one, strict=True))) for one in snapshots
+        ),
+        devices=tuple(SeenDevice(*one) for one in devices),
     )
