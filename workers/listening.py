@@ -1,9 +1,10 @@
 """How a worker listens: Celery reads wake-ups over a transport that no message can break.
 
-A wake-up says no more than the queue it stands in, so that nothing else of a message is believed:
-what is none of ours is dropped and counted, whatever is in it, and what is one is handed on as it
-would have been written here. The transport takes its connections from `orchestrator.broker`: the
-broker's address means the same here as in every other part.
+A wake-up says no more than the queue it stands in and, perhaps, ids of jobs to look for there, so
+that nothing else of a message is believed: what is none of ours is dropped and counted, whatever is
+in it, and what is one is handed on as it would have been written here. The transport takes its
+connections from `orchestrator.broker`: the broker's address means the same here as in every other
+part.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from kombu.transport import TRANSPORT_ALIASES, redis
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from orchestrator import broker
-from orchestrator.jobs.wakeups import celery_app, is_wakeup, wakeup
+from orchestrator.jobs.wakeups import Messages, celery_app, is_wakeup, jobs_named
 from orchestrator.logs import Trouble
 
 log = structlog.get_logger(__name__)
@@ -116,13 +117,15 @@ class Transport(redis.Transport):
         client: Any = self.client
         told = client.transport_options
         self.dropped: _Dropped = told["dropped"]
-        self._wakeup: Callable[[str], dict[str, Any]] = told["wakeup"]
+        self._messages: Messages = told["messages"]
 
     def _deliver(self, message: Any, queue: str) -> None:
         if queue not in self._callbacks or not is_wakeup(message):
             self.dropped.one(queue, "it is no wake-up")
         else:
-            super()._deliver(self._wakeup(queue), queue)  # type: ignore[no-untyped-call]
+            # To be read anew: whoever is given it may change it.
+            wakeup = json.loads(self._messages.text(queue, jobs_named(message)))
+            super()._deliver(wakeup, queue)  # type: ignore[no-untyped-call]
 
 
 #: Celery finds a transport by the scheme of its address.
@@ -136,23 +139,15 @@ class Listening:
     def __init__(self, broker_url: str, prefix: str) -> None:
         self.app: Celery = celery_app()
         self._dropped = _Dropped()
-        #: One for each queue, to be read anew: whoever is given it may change it.
-        self._texts: dict[str, str] = {}
         self.app.conf.broker_url = f"{_SCHEME}://broker"
         self.app.conf.broker_transport_options = {
             **self.app.conf.broker_transport_options,
             "broker_url": broker_url,
             "global_keyprefix": prefix,
             "dropped": self._dropped,
-            "wakeup": self._wakeup,
+            "messages": Messages(self.app),
             "unreadable": Trouble(log, "worker.queues_not_read", "worker.queues_read_again"),
         }
-
-    def _wakeup(self, queue: str) -> dict[str, Any]:
-        if queue not in self._texts:
-            self._texts[queue] = json.dumps(wakeup(self.app, queue))
-        made: dict[str, Any] = json.loads(self._texts[queue])
-        return made
 
     @property
     def dropped(self) -> int:

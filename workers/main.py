@@ -182,10 +182,10 @@ def _give_up() -> None:
 
 def _celery(app: Celery, runner: Runner, settings: Settings, worker: str) -> None:
     @app.task(name=WAKE_TASK)
-    def wake(name: str) -> None:
+    def wake(name: str, jobs: list[int] | None) -> None:
         failpoints.reach("worker.woken", queue=name)
         if name in runner.queues:
-            runner.wake(name)
+            runner.wake(name, jobs)
 
     # Attaching needs root. Messages are JSON, so what Celery warns root of cannot happen.
     app.conf.accept_content = ["json"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import structlog
@@ -14,9 +15,10 @@ from orchestrator import failpoints
 from orchestrator.domain.errors import InternalError, Outage, Unavailable
 from orchestrator.domain.queues import CONTROL_QUEUE, backend_queue, host_queue
 from orchestrator.domain.states import Ending
-from orchestrator.jobs.claim import Claim, claim
+from orchestrator.jobs.claim import Claim, claim, next_jobs
 from orchestrator.jobs.finish import Outcome, finish
 from orchestrator.jobs.notices import Notices
+from orchestrator.jobs.queued import Wake, together, unnamed
 from orchestrator.resources.changes import Change
 from orchestrator.settings import Settings
 from orchestrator.store.database import Database
@@ -26,6 +28,7 @@ from workers.execution.attempt import attempt
 from workers.execution.ending import HANDED_BACK, unseen_after
 from workers.execution.hooks import Hooks
 from workers.execution.work import Here, Work
+from workers.hints import Hints
 from workers.leases import Leases, RunningJob
 from workers.serving import Serving
 from workers.slots import Slots
@@ -72,8 +75,8 @@ class _Group:
 class SendsWakeups(Protocol):
     """What `Wakeups` does for a runner."""
 
-    def send(self, queues: Mapping[str, int] | Iterable[str]) -> None:
-        """Ask for wake-ups."""
+    def send(self, wake: Wake) -> None:
+        """Ask for wake-ups for what was queued."""
 
 
 class SendsNotices(Protocol):
@@ -129,12 +132,16 @@ class Runner:
             host_queue(settings.host),
         ]
         self._slots = {name: Slots(settings.worker.threads) for name in self.queues}
+        self._hints = {name: Hints(partial(self._look, name)) for name in self.queues}
         #: Queues whose wake-ups were read here in vain.
         self._not_for_us: set[str] = set()
 
-    def wake(self, queue: str) -> None:
-        """Do what a wake-up asks for; one that this process has no room for is for another."""
-        if not self.drain(queue):
+    def wake(self, queue: str, jobs: Sequence[int] | None = None) -> None:
+        """Do what a wake-up asks for; one that this process has no room for is for another.
+
+        ``jobs``: those that it names.
+        """
+        if not self.drain(queue, jobs):
             with self._guard:
                 self._not_for_us.add(queue)
 
@@ -142,17 +149,19 @@ class Runner:
         """Send again what was read in vain, from time to time: at once would be too often."""
         with self._guard:
             queues, self._not_for_us = self._not_for_us, set()
-        self._wakeups.send(queues)
+        self._wakeups.send(unnamed(queues))
 
-    def drain(self, queue: str) -> bool:
+    def drain(self, queue: str, jobs: Sequence[int] | None = None) -> bool:
         """Work on a queue until it is empty or the process is stopping.
 
-        False if there may be work left that this process has no slot for.
+        ``jobs``: ids of what has come into it, if that is known. False if there may be work left
+        that this process has no slot for.
 
         Each queue has its own threads, so that a backend that hangs holds up no other; the
         last of them takes no slow jobs, so that quick ones need not wait for those to end.
         """
         slots = self._slots[queue]
+        self._hints[queue].add(jobs)
         while not self._leases.stopping.is_set():
             with slots.one() as slot:
                 if slot is None:
@@ -163,6 +172,11 @@ class Runner:
 
     def _drain_once(self, queue: str, *, slow: bool) -> bool:
         """Claim a group and do it; whether there may be more."""
+        hints, at_once = self._hints[queue], self._serving.max_jobs(queue)
+        # A thread that is kept for quick jobs looks for those.
+        tried = hints.take() if slow else None
+        if tried is not None and not tried.ids:
+            return False
         before = time.monotonic()
         claims = claim(
             self._database,
@@ -171,25 +185,42 @@ class Runner:
             backends=self._serving.ids_for(queue),
             lease_seconds=self._settings.worker.lease_seconds,
             slow=slow,
-            at_once=self._serving.max_jobs(queue),
+            at_once=at_once,
+            jobs=None if tried is None else tried.ids,
         )
+        more = claims.more
+        if tried is not None:
+            more = hints.claimed(tried, [one.job_id for one in claims], more=more)
         if not claims:
-            return False
+            if at_once is not None:
+                # They wait for a place: whoever gives one back looks for them.
+                hints.add(None)
+            return more and at_once is None and tried is not None and not tried.fresh
         for one in claims:
             failpoints.reach("claim.after_commit", action=one.action.name)
-        if claims.more:
+        if more:
             # There is more than this thread can do now: call another.
-            self._wakeups.send([queue])
-        freed = self._work_on(self._leases.hold(claims, before))
-        self._wakeups.send(freed - {queue})
-        return claims.more or queue in freed
+            self._wakeups.send(unnamed([queue]))
+        freed = dict(self._work_on(self._leases.hold(claims, before)))
+        if own := freed.pop(queue, None):
+            hints.add(own.ids)
+        self._wakeups.send(freed)
+        return more or own is not None or hints.old
+
+    def _look(self, queue: str, most: int) -> Sequence[int]:
+        """The next jobs of a queue."""
+        backends = self._serving.ids_for(queue)
+        if not backends:
+            return []
+        with self._database.read() as transaction:
+            return next_jobs(transaction, queue=queue, backends=backends, most=most)
 
     def close(self) -> None:
         """Let go of the broker."""
         self._notices.close()
 
-    def _work_on(self, held: list[RunningJob]) -> set[str]:
-        """Do these jobs; the queues in which something can run now that could not before."""
+    def _work_on(self, held: list[RunningJob]) -> Wake:
+        """Do these jobs; what can run now that could not before."""
         group = _Group(held)
         with self._guard:
             self._groups.append(group)
@@ -210,8 +241,8 @@ class Runner:
         """Write the outcomes there are, from time to time: they do not wait for their group."""
         self._wakeups.send(self._write_ready())
 
-    def _write_ready(self) -> set[str]:
-        """Write the outcomes there are; the queues that have got something to do."""
+    def _write_ready(self) -> Wake:
+        """Write the outcomes there are; what was queued."""
         with self._guard:
             ready, self._ready = self._ready, []
         try:
@@ -266,10 +297,10 @@ class Runner:
         elif outcome.problem is not None:
             log.warning(f"job.{outcome.ending}", attempt=one.attempt, why=outcome.problem.detail)
 
-    def _write(self, ready: list[tuple[RunningJob, Outcome]]) -> set[str]:
+    def _write(self, ready: list[tuple[RunningJob, Outcome]]) -> Wake:
         """Write outcomes; while the database is away, as long as the leases are ours."""
         if not ready:
-            return set()
+            return {}
         outcomes = [(one.claim, outcome) for one, outcome in ready]
         # Leases are renewed meanwhile: what a database that is there refuses has an end.
         refused_until = max(one.lease_until for one, _ in ready)
@@ -288,7 +319,7 @@ class Runner:
                 if time.monotonic() >= (leased_until if away else refused_until):
                     # Whoever takes these up asks the backend what is there.
                     log.error("outcomes.not_written", jobs=len(ready), why=str(error))
-                    return set()
+                    return {}
                 if not away:
                     log.warning("outcomes.not_written_yet", jobs=len(ready), why=str(error))
                 time.sleep(_AGAIN_SECONDS)
@@ -298,17 +329,17 @@ class Runner:
             log.warning("outcomes.lease_lost", jobs=finished.lost)
         _tell_successes(outcomes, set(finished.lost))
         self._notices.ended(finished.ended_jobs, finished.ended_batches)
-        return set(finished.wake)
+        return finished.wake
 
-    def _write_each(self, ready: list[tuple[RunningJob, Outcome]], error: Exception) -> set[str]:
+    def _write_each(self, ready: list[tuple[RunningJob, Outcome]], error: Exception) -> Wake:
         """One outcome of a group cannot be stored: the others can, and that one fails."""
         if len(ready) > 1:
-            return set().union(*(self._write([entry]) for entry in ready))
+            return together(*(self._write([entry]) for entry in ready))
         [(one, outcome)] = ready
         log.error("outcomes.refused", job=one.claim.job_id, exc_info=error)
         if isinstance(outcome.problem, _NotStored):
             # Whoever takes it up asks the backend what is there.
-            return set()
+            return {}
         problem = _NotStored()
         changes: list[Change] = []
         left = outcome.journaled or (outcome.problem is not None and outcome.changes)

@@ -23,6 +23,7 @@ from orchestrator.jobs.archive import archive
 from orchestrator.jobs.claim import put_back_blocked
 from orchestrator.jobs.finish import Finished
 from orchestrator.jobs.notices import Notices
+from orchestrator.jobs.queued import Queued
 from orchestrator.jobs.submission import Accepted, Submission
 from orchestrator.jobs.submit import submit
 from orchestrator.jobs.wakeups import Wakeups
@@ -42,6 +43,10 @@ log = structlog.get_logger(__name__)
 
 #: Seconds between looks at what hardly ever happens.
 _SELDOM_SECONDS = 10.0
+#: What walks over the indexes of jobs pauses this many times as long as it took, at most for so
+#: many seconds: they are full of what has left them since the oldest snapshot that somebody holds.
+_PAUSE_FACTOR = 20
+_LONGEST_PAUSE = 5.0
 _RETENTION_SECONDS = 600.0
 #: The most that a run of a schedule holds up the end of the process.
 _CLOSING_SECONDS = 5.0
@@ -98,6 +103,7 @@ class Scheduler:
             (_CAPACITY_SECONDS, self._record_capacity),
         ]
         self._due = [0.0] * len(self._steps)
+        self._walks = (self._reclaim, self._relay, self._overlooked, self._dead_hosts)
         self._troubles: dict[str, Trouble] = {}
         self._refused = Said(log, "scheduler.job_refused")
         self._foreign = Said(log, "chain.refused")
@@ -108,8 +114,13 @@ class Scheduler:
         for place, (seconds, step) in enumerate(self._steps):
             if time.monotonic() < self._due[place]:
                 continue
+            began = time.monotonic()
             self._try(step)
-            self._due[place] = time.monotonic() + seconds
+            ended = time.monotonic()
+            pause = 0.0
+            if step in self._walks:
+                pause = min(_LONGEST_PAUSE, _PAUSE_FACTOR * (ended - began))
+            self._due[place] = ended + max(seconds, pause)
 
     def _try(self, step: Callable[[], None]) -> None:
         name = step.__name__.strip("_")
@@ -137,10 +148,10 @@ class Scheduler:
         self._wakeups.send(finished.wake)
 
     def _queue_due(self) -> None:
-        queues = self._database.transact(upkeep.queue_due)
-        if queues:
+        wake = self._database.transact(upkeep.queue_due)
+        if wake:
             failpoints.reach("due.after_commit")
-        self._wakeups.send(queues)
+        self._wakeups.send(wake)
 
     def _reclaim(self) -> None:
         try:
@@ -170,10 +181,10 @@ class Scheduler:
                 return
 
     def _reclaimed(self, reclaimed: upkeep.Reclaimed) -> None:
-        if reclaimed.queues:
+        if reclaimed.wake:
             failpoints.reach("reclaim.after_commit")
-            log.warning("scheduler.leases_lost", queues=reclaimed.queues)
-        self._wakeups.send(reclaimed.queues)
+            log.warning("scheduler.leases_lost", queues=sorted(reclaimed.wake))
+        self._wakeups.send(reclaimed.wake)
         self._tell(reclaimed.finished)
 
     def _number_events(self) -> None:
@@ -204,7 +215,7 @@ class Scheduler:
             overdue = upkeep.overdue_queues(transaction, older_than)
         if overdue:
             with failpoints.around("relay.before_send", "relay.after_send"):
-                self._wakeups.send(overdue)
+                self._wakeups.send({queue: Queued(count) for queue, count in overdue.items()})
 
     def _overlooked(self) -> None:
         self._wakeups.send(self._database.transact(upkeep.queue_overlooked))

@@ -216,10 +216,10 @@ class Serving:
         """Let jobs go on that waited for the backend."""
         name = self.names[backend_id]
         try:
-            while queues := self._database.transact(
+            while wake := self._database.transact(
                 lambda transaction: outages.let_go(transaction, name)
             ):
-                log.info("backend.jobs_let_go", backend=name, queues=queues)
+                log.info("backend.jobs_let_go", backend=name, queues=sorted(wake))
         except Problem as problem:
             log.warning("backend.not_noted", why=problem.detail)
 

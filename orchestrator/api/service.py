@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ from orchestrator.domain.errors import Gone, Problem
 from orchestrator.domain.states import EventKind, JobState
 from orchestrator.jobs.finish import Finished
 from orchestrator.jobs.notices import Notices
+from orchestrator.jobs.queued import together
 from orchestrator.jobs.submission import Accepted, PlannedJob, Submission
 from orchestrator.jobs.submit import plan, submit_together
 from orchestrator.jobs.turns import Turns
@@ -185,11 +186,7 @@ class _Committer:
 
         receipts, fates = self._database.transact(work)
         failpoints.reach("submit.after_commit")
-        accepted = [fate for fate in fates if isinstance(fate, Accepted)]
-        self._wakeups.send(
-            sum((Counter(fate.wake) for fate in accepted), Counter()),
-            jobs=sum(len(fate.rows) for fate in accepted),
-        )
+        self._wakeups.send(together(*(fate.wake for fate in fates if isinstance(fate, Accepted))))
         return receipts
 
 

@@ -184,8 +184,6 @@ class BackendOutlook:
     leases: tuple[str | None, str | None]
     #: Sum of live sizes and of what unfinished jobs will add, the present ones included.
     promised_bytes: int
-    #: The turn that workers are at in the backend's queue.
-    turn: int
     #: How many of its jobs may run at once; None: as many as workers have places for.
     max_jobs: int | None = None
     #: What its volumes may have values of their own for; None: not known yet.

@@ -16,6 +16,7 @@ from orchestrator.history.events import Event, job_event, record
 from orchestrator.jobs.finish import Finished, cancel_unbegun
 from orchestrator.jobs.giving_up import end_failed, nobody_comes
 from orchestrator.jobs.lanes import promote
+from orchestrator.jobs.queued import together
 from orchestrator.jobs.views import batch_view, not_there
 from orchestrator.resources.changes import Change, apply
 from orchestrator.resources.registry import RESOURCES
@@ -175,7 +176,7 @@ def cancel_batch(transaction: Transaction, batch_id: int, actor: str) -> Finishe
     return Finished(
         ended_jobs=sorted({*left.ended_jobs, *ended.ended_jobs}),
         ended_batches=sorted({*left.ended_batches, *ended.ended_batches}),
-        wake=sorted({*wake, *left.wake, *ended.wake}),
+        wake=together(wake, left.wake, ended.wake),
         lost=[],
     )
 

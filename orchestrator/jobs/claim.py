@@ -43,6 +43,7 @@ from orchestrator.store.queries.claiming import (
     BeginLanes,
     ClaimJobs,
     LockRunning,
+    NextJobs,
     RenewLeases,
     RunningJobs,
     VolumesClaimed,
@@ -154,8 +155,33 @@ class Claim:
 class Claimed(list[Claim]):
     """Jobs that were claimed together."""
 
-    #: Whether the queue may have more that could be claimed now.
+    #: Whether there may be more, among those that were tried, that could be claimed now.
     more = False
+
+
+def next_jobs(
+    transaction: Transaction,
+    *,
+    queue: str,
+    backends: Sequence[int],
+    most: int = MOST_CLAIMED,
+    slow: bool = True,
+) -> list[int]:
+    """The jobs that come next in a queue, in their order: what a claim may try.
+
+    ``slow``: whether it may be slow ones.
+    """
+    [found] = transaction.ask(
+        NextJobs(
+            queue=queue,
+            control=CONTROL_QUEUE,
+            backends=list(backends),
+            most=most,
+            budget=GROUP_BUDGET,
+            slow=slow,
+        )
+    )
+    return [row.id for row in found]
 
 
 def claim(
@@ -167,8 +193,11 @@ def claim(
     lease_seconds: float,
     slow: bool = True,
     at_once: int | None = None,
+    jobs: Sequence[int] | None = None,
 ) -> Claimed:
     """Take work from a queue; an empty list if there is none for these backends.
+
+    ``jobs``: those to try, which may be anything by now; None: those that come next.
 
     One slow job (unless ``slow`` is false), or a group of quick ones; with ``at_once``, no
     more than leaves that many running on these backends, all workers together. What is to
@@ -178,6 +207,7 @@ def claim(
     if not backends:
         return Claimed()
     values = {
+        "ids": jobs,
         "worker": worker,
         "queue": queue,
         "control": CONTROL_QUEUE,
@@ -214,6 +244,11 @@ def _claim(
         most = min(values["most"], _places_left(transaction, backends, at_once))
         values = {**values, "most": most}
     if values["most"] <= 0:
+        return Claimed()
+    if values["ids"] is None:
+        wanted = {name: values[name] for name in ("queue", "most", "slow")}
+        values = {**values, "ids": next_jobs(transaction, backends=backends, **wanted)}
+    if not values["ids"]:
         return Claimed()
     rows, found, *known = _take(transaction, values, backends)
     if not rows:

@@ -20,6 +20,7 @@ from orchestrator.history.events import Event, intent_event, job_event, record, 
 from orchestrator.inventory import promises
 from orchestrator.jobs.claim import Claim
 from orchestrator.jobs.lanes import heads, heads_of, promote
+from orchestrator.jobs.queued import Wake, released, together
 from orchestrator.resources import changes as inventory
 from orchestrator.store.asking import Asked
 from orchestrator.store.bulk import among, inserted, update_rows, updated
@@ -76,7 +77,7 @@ class Finished:
 
     ended_jobs: list[int]
     ended_batches: list[int]
-    wake: list[str]
+    wake: Wake
     #: Jobs whose lease had been lost: nothing of them was written.
     lost: list[int]
 
@@ -111,7 +112,7 @@ def finish(transaction: Transaction, outcomes: Sequence[tuple[Claim, Outcome]]) 
     ]
     lost = [c.job_id for c, _ in outcomes if (c.job_id, c.fence) not in held]
     if not valid:
-        return Finished([], [], [], lost)
+        return Finished([], [], {}, lost)
     if lost:
         # What the others changed is no longer theirs to say.
         changes = inventory.merge(change for _, outcome in valid for change in outcome.changes)
@@ -132,12 +133,12 @@ def finish(transaction: Transaction, outcomes: Sequence[tuple[Claim, Outcome]]) 
     room = changes.room(before[0] if before else [])
     alone = not dependents and not others
     closed = close(transaction, ended, now, room, written, alone=alone)
-    handed_back = {c.queue for c, o in valid if _is_queued(o)}
+    handed_back = released((c.queue, c.job_id) for c, o in valid if _is_queued(o))
     transaction.reach("finish.before_commit", _facts(valid))
     return Finished(
         ended_jobs=closed.ended_jobs,
         ended_batches=closed.ended_batches,
-        wake=sorted(handed_back.union(closed.wake)),
+        wake=together(handed_back, closed.wake),
         lost=lost,
     )
 
@@ -320,7 +321,8 @@ def close(
     ``written`` tells of their end, and is executed first. ``alone``: nothing waits for them.
     """
     if alone:
-        everything, wake = list(ended), set[str]()
+        everything = list(ended)
+        wake: Wake = {}
         last = [*written, ReleaseLanes([one.job_id for one in ended])]
     else:
         everything, wake = _let_go(transaction, ended, written, now)
@@ -337,16 +339,16 @@ def close(
     return Finished(
         ended_jobs=sorted(one.job_id for one in everything),
         ended_batches=[row.id for rows in counted for row in rows if row.finished_at],
-        wake=sorted(wake),
+        wake=wake,
         lost=[],
     )
 
 
 def _let_go(
     transaction: Transaction, ended: Sequence[Ended], written: Sequence[Asked[Any]], now: datetime
-) -> tuple[list[Ended], set[str]]:
+) -> tuple[list[Ended], Wake]:
     """Free the lanes of these jobs and what depends on them; all that has ended with them, and
-    the queues that have got work."""
+    what was queued."""
     everything: list[Ended] = []
     candidates: set[int] = set()
     level = list(ended)
@@ -366,11 +368,11 @@ def _let_go(
         because = {row.job_id: row.depends_on for row in dependents if row.depends_on in bad}
         level = cancel_dependents(transaction, because, now)
     freed = sorted({lane for one in everything for lane in one.lanes})
-    wake: set[str] = set()
+    wake: Wake = {}
     looked_at = {one.job_id for one in everything}
     candidates.update(row.head for row in first if row.head is not None)
     while candidates - looked_at:
-        wake.update(promote(transaction, candidates - looked_at))
+        wake = together(wake, promote(transaction, candidates - looked_at))
         looked_at |= candidates
         # A candidate may have been canceled meanwhile by another, which has found nothing to
         # queue because this job had not ended yet: then the next of the lane is ours to queue.

@@ -42,7 +42,7 @@ def end_failed(
     may have left is in error and looked at again, unless ``looked_at`` is false.
     """
     if not failed:
-        return Finished([], [], [], [])
+        return Finished([], [], {}, [])
     fences = draw(transaction, "fences", len(failed))
     update_rows(
         transaction,

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
+from orchestrator.jobs.queued import Wake, released
 from orchestrator.store.asking import Asked
 from orchestrator.store.queries.lanes import (
     Head,
@@ -62,20 +63,20 @@ def hold_tails(transaction: Transaction, lanes: Iterable[str]) -> None:
             return
 
 
-def promote(transaction: Transaction, candidates: Iterable[int]) -> list[str]:
+def promote(transaction: Transaction, candidates: Iterable[int]) -> Wake:
     """Queue those of these waiting jobs that nothing stands in the way of any more.
 
-    Returns the queues that have got work. The candidates are locked first and judged in a
+    Returns what was queued. The candidates are locked first and judged in a
     statement of its own, which then sees what any concurrent ending has committed.
     """
     wanted = sorted(set(candidates))
     if not wanted:
-        return []
+        return {}
     [locked] = transaction.ask(LockWaiting(wanted))
     if not locked:
-        return []
-    [queues] = transaction.ask(Promote([row.id for row in locked]))
-    return sorted({row.queue for row in queues})
+        return {}
+    [queued] = transaction.ask(Promote([row.id for row in locked]))
+    return released((row.queue, row.id) for row in queued)
 
 
 def heads(transaction: Transaction, lanes: Iterable[str]) -> list[int]:

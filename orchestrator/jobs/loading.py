@@ -13,7 +13,6 @@ from orchestrator.domain.outlook import (
     Intent,
     Outlook,
 )
-from orchestrator.domain.states import JobState
 from orchestrator.resources.registry import RESOURCES
 from orchestrator.store.asking import Asked, Question, Rows, one_of
 from orchestrator.store.lives import PRESENT, all_of
@@ -21,7 +20,6 @@ from orchestrator.store.queries.loading import JobsInLanes, LaneJob
 from orchestrator.store.tables import (
     backends,
     installation,
-    jobs,
     promises,
     quotas,
 )
@@ -42,23 +40,14 @@ _BACKENDS = select(
     select(exists(select(quotas.c.account))).scalar_subquery().label("quotas_set"),
 )
 
-#: The turn of the job that is next on a backend, for whoever adds one.
-_TURN = func.coalesce(
-    select(jobs.c.turn)
-    .where(jobs.c.state == JobState.QUEUED, jobs.c.queue == "backend." + backends.c.name)
-    .order_by(jobs.c.priority, jobs.c.turn, jobs.c.id)
-    .limit(1)
-    .scalar_subquery(),
-    0,
-).label("turn")
-_BACKENDS_NAMED = Question(_BACKENDS.add_columns(_TURN).where(one_of(backends.c.name, "names")))
+_BACKENDS_NAMED = Question(_BACKENDS.where(one_of(backends.c.name, "names")))
 _BACKENDS_WITH = Question(
     _BACKENDS.add_columns(PRESENT.label("life")).where(one_of(backends.c.id, "ids"))
 )
 
 
 def backends_named(names: Iterable[str]) -> Asked[Any]:
-    """Ask for backends by name, and for their turns; for `take_backends`."""
+    """Ask for backends by name; for `take_backends`."""
     return _BACKENDS_NAMED(names=sorted(names))
 
 
@@ -106,7 +95,6 @@ def take_backends(outlook: Outlook, rows: Rows) -> None:
             leases=(row["lease"], row["lease_next"]),
             identity_written=row["identity_written"],
             promised_bytes=int(row["promised_bytes"]),
-            turn=row.get("turn", 0),
             max_jobs=row["max_jobs"],
         )
 

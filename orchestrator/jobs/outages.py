@@ -12,6 +12,7 @@ from orchestrator.domain.errors import Outage
 from orchestrator.domain.states import EventKind, JobState
 from orchestrator.history.events import Event, record
 from orchestrator.jobs.lanes import promote
+from orchestrator.jobs.queued import Wake
 from orchestrator.store.bulk import among
 from orchestrator.store.columns import db_now
 from orchestrator.store.tables import backends, jobs
@@ -66,9 +67,9 @@ def ends(transaction: Transaction, backend_id: int) -> bool:
     return True
 
 
-def let_go(transaction: Transaction, backend: str) -> list[str]:
+def let_go(transaction: Transaction, backend: str) -> Wake:
     """Let jobs run that waited for this backend, or for the source of a copy there; a bounded
-    number of them. The queues that have got work; none if there are no such jobs."""
+    number of them. What was queued; nothing if there are no such jobs."""
     error, params = jobs.c.error["code"], jobs.c.params["source_backend"]
     backend_id = select(backends.c.id).where(backends.c.name == backend).scalar_subquery()
     waiting = (
@@ -86,7 +87,7 @@ def let_go(transaction: Transaction, backend: str) -> list[str]:
     )
     ids = list(transaction.execute(waiting).scalars())
     if not ids:
-        return []
+        return {}
     transaction.execute(update(jobs).where(among(jobs.c.id, ids)).values(not_before=db_now()))
     return promote(transaction, ids)
 

@@ -11,6 +11,7 @@ from typing import Any
 from orchestrator.actions.requests import JobRequest
 from orchestrator.domain.actors import Actor
 from orchestrator.domain.outlook import Intent
+from orchestrator.jobs.queued import Wake
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +49,8 @@ class Accepted:
     depends_on: dict[int, list[int]]
     #: What each of them asks for.
     intents: list[Intent]
-    #: What the queued ones cost, by queue.
-    wake: dict[str, int]
+    #: Those that are queued.
+    wake: Wake
     repeated: bool = False
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from orchestrator.domain.states import EventKind, JobState
 from orchestrator.history.events import Event, intent_event, recorded
 from orchestrator.inventory import promises
 from orchestrator.jobs.drafts import Draft, Drafts, queue_of
+from orchestrator.jobs.queued import queued
 from orchestrator.jobs.submission import Accepted, PlannedJob, Submission
 from orchestrator.jobs.turns import Turns, in_batch
 from orchestrator.store.bulk import draw, insert_rows, inserted
@@ -120,10 +121,11 @@ def _store(drafts: Drafts, max_attempts: int, turns: Turns) -> dict[int, Accepte
         if some[0].submission.batch
     }
     ids = drafts.ids()
+    heads = turns.heads(transaction, {backend_queue(draft.intent.backend) for draft in accepted})
     rows = {
         draft.number: _row(
             drafts, draft, ids[draft.number], batch_ids.get(id(draft.submission)), max_attempts,
-            turns,
+            turns, heads,
         )
         for draft in accepted
     }  # fmt: skip
@@ -201,19 +203,14 @@ def _store(drafts: Drafts, max_attempts: int, turns: Turns) -> dict[int, Accepte
                 if draft.needs or draft.needs_here
             },
             intents=[draft.intent for draft in some],
-            wake=_wake(rows[draft.number] for draft in some),
+            wake=queued(
+                (row["queue"], row["id"], row["cost"])
+                for row in (rows[draft.number] for draft in some)
+                if row["state"] == JobState.QUEUED
+            ),
         )
         for key, some in together.items()
     }
-
-
-def _wake(rows: Iterable[dict[str, Any]]) -> dict[str, int]:
-    """What the queued jobs cost, by queue."""
-    costs: dict[str, int] = defaultdict(int)
-    for row in rows:
-        if row["state"] == JobState.QUEUED:
-            costs[row["queue"]] += row["cost"]
-    return dict(costs)
 
 
 def _room(drafts: Drafts) -> tuple[dict[int, int], dict[int, int]]:
@@ -253,6 +250,7 @@ def _row(
     batch_id: int | None,
     max_attempts: int,
     turns: Turns,
+    heads: Mapping[str, int],
 ) -> dict[str, Any]:
     request, intent, submitter = draft.request, draft.intent, draft.submission.actor.name
     backend = drafts.outlook.backend(intent.backend)
@@ -260,9 +258,9 @@ def _row(
     queue, turn = queue_of(intent, backend.driver), 0
     if queue == backend_queue(backend.name):
         turn = (
-            turns.single(queue, submitter, backend.turn, backend.max_jobs)
+            turns.single(queue, submitter, heads[queue], backend.max_jobs)
             if batch_id is None
-            else in_batch(draft.place, backend.turn, backend.max_jobs)
+            else in_batch(draft.place, heads[queue], backend.max_jobs)
         )
     return {
         "id": job_id,

@@ -24,6 +24,7 @@ from orchestrator.jobs.claim import last_step, last_step_detail
 from orchestrator.jobs.finish import Finished, cancel_dependents, close
 from orchestrator.jobs.giving_up import end_failed, engine_event
 from orchestrator.jobs.lanes import promote
+from orchestrator.jobs.queued import Wake, released
 from orchestrator.jobs.rates import forget_turns
 from orchestrator.store.bulk import among, insert_rows, update_rows
 from orchestrator.store.columns import db_now
@@ -48,8 +49,8 @@ _AT_ONCE = 500
 _LOOKS = 3
 
 
-def queue_due(transaction: Transaction) -> list[str]:
-    """Queue jobs whose start time or back-off has come; returns the queues."""
+def queue_due(transaction: Transaction) -> Wake:
+    """Queue jobs whose start time or back-off has come; returns what was queued."""
     found = transaction.execute(
         select(jobs.c.id)
         .where(
@@ -62,7 +63,7 @@ def queue_due(transaction: Transaction) -> list[str]:
         .with_for_update(skip_locked=True)
     ).scalars()
     ids = list(found)
-    queues = promote(transaction, ids)
+    wake = promote(transaction, ids)
     # What could not be queued waits for a lane or a dependency from now on, not for a time.
     if ids:
         transaction.execute(
@@ -75,10 +76,10 @@ def queue_due(transaction: Transaction) -> list[str]:
             .values(not_before=None)
         )
         transaction.reach("due.before_commit")
-    return queues
+    return wake
 
 
-def queue_overlooked(transaction: Transaction) -> list[str]:
+def queue_overlooked(transaction: Transaction) -> Wake:
     """A safety net: queue jobs that nothing stands in the way of, though no ending has."""
     free = (
         select(jobs.c.id)
@@ -148,7 +149,7 @@ def _locked(transaction: Transaction, found: Select[int], only: int | None) -> S
 class Reclaimed:
     """What became of jobs whose worker fell silent."""
 
-    queues: list[str]
+    wake: Wake
     finished: Finished
 
 
@@ -171,7 +172,7 @@ def reclaim_expired(
     """
     rows = _locked(transaction, _SILENT, only)
     if not rows:
-        return Reclaimed([], Finished([], [], [], []))
+        return Reclaimed({}, Finished([], [], {}, []))
     now: datetime = transaction.execute(select(db_now())).scalar_one()
     insert_rows(
         transaction,
@@ -218,7 +219,7 @@ def reclaim_expired(
     ended = [(row, _silence(row)) for row in given_up]
     finished = end_failed(transaction, ended, now, looked_at=looked_at)
     transaction.reach("reclaim.before_commit")
-    return Reclaimed(sorted({row["queue"] for row in again}), finished)
+    return Reclaimed(released((row["queue"], row["id"]) for row in again), finished)
 
 
 def _silence(row: Any) -> Problem:
@@ -303,7 +304,7 @@ def fail_for_dead_hosts(
     """
     rows = _locked(transaction, _without_host(grace), only)
     if not rows:
-        return Finished([], [], [], [])
+        return Finished([], [], {}, [])
     now: datetime = transaction.execute(select(db_now())).scalar_one()
     return end_failed(
         transaction,

@@ -1,4 +1,4 @@
-"""Wake-ups: messages that tell workers to look into the database. They carry no job.
+"""Wake-ups: messages that tell workers to look into the database, perhaps for certain jobs.
 
 A wake-up that is lost, doubled or late harms nothing: the rows in state ``queued`` are the
 outbox, the scheduler sends wake-ups for those that stay, and workers look by themselves
@@ -11,18 +11,20 @@ import json
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import structlog
 from celery import Celery
 from kombu.entity import Exchange, Queue
 from redis.backoff import NoBackoff
-from redis.exceptions import ResponseError
+from redis.exceptions import NoPermissionError, ResponseError
 from redis.retry import Retry
 
 from orchestrator import broker, failpoints
+from orchestrator.domain.names import MAX_ID
 from orchestrator.domain.queues import CONTROL_QUEUE, GROUP_BUDGET
+from orchestrator.jobs.queued import MOST_NAMED, Wake, together
 from orchestrator.logs import Trouble
 
 log = structlog.get_logger(__name__)
@@ -38,6 +40,8 @@ _PAUSE_EACH = 0.002
 _LONGEST_PAUSE = 0.02
 #: Messages that may wait in the broker for one queue: more would tell nothing new.
 _MOST_WAITING = 16
+#: What stands in a message for the ids until it is sent.
+_PLACE = [0]
 #: Seconds a broker may take to accept a connection or a message.
 _CONNECT_TIMEOUT = 2
 _SOCKET_TIMEOUT = 5
@@ -85,9 +89,13 @@ def queue(name: str) -> Queue:
     return Queue(name, exchange, routing_key=name, no_ack=True)  # type: ignore[no-untyped-call]
 
 
-def wakeup(app: Celery, name: str) -> dict[str, Any]:
-    """A wake-up for a queue: a task message in the envelope that Celery's Redis transport has."""
-    task = app.amqp.as_task_v2(str(uuid.uuid4()), WAKE_TASK, (name,), {})
+def wakeup(app: Celery, name: str, jobs: Sequence[int] | None = None) -> dict[str, Any]:
+    """A wake-up for a queue: a task message in the envelope that Celery's Redis transport has.
+
+    ``jobs``: ids of jobs that may be there; None: any.
+    """
+    named = None if jobs is None else list(jobs)
+    task = app.amqp.as_task_v2(str(uuid.uuid4()), WAKE_TASK, (name, named), {})
     return {
         "body": json.dumps(task.body),
         "content-type": "application/json",
@@ -102,10 +110,35 @@ def wakeup(app: Celery, name: str) -> dict[str, Any]:
     }
 
 
+class Messages:
+    """The wake-ups for each queue: one text, as Celery writes it, but for the jobs it names."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+        self._texts: dict[str, str] = {}
+
+    def text(self, name: str, jobs: Sequence[int] | None) -> str:
+        """What `wakeup` returns, as JSON."""
+        if name not in self._texts:
+            self._texts[name] = json.dumps(wakeup(self._app, name, _PLACE))
+        return self._texts[name].replace(json.dumps(_PLACE), json.dumps(jobs))
+
+
 def is_wakeup(message: Any) -> bool:
     """Whether what was read from a queue is a wake-up."""
     headers = message.get("headers") if isinstance(message, dict) else None
     return isinstance(headers, dict) and headers.get("task") == WAKE_TASK
+
+
+def jobs_named(message: Mapping[str, Any]) -> list[int] | None:
+    """The jobs that a wake-up names, as far as it can be read; None: it names none."""
+    try:
+        [_, named], *_ = json.loads(message["body"])
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return None
+    if not isinstance(named, list) or len(named) > MOST_NAMED:
+        return None
+    return named if all(type(one) is int and 0 < one <= MAX_ID for one in named) else None
 
 
 class Wakeups:
@@ -119,26 +152,19 @@ class Wakeups:
         """``prefix``: of the names of all keys."""
         self._publisher = Publisher(broker_url, prefix)
         self._trouble = Trouble(log, "wakeups.not_sent", "wakeups.sent_again")
-        #: What the work costs that wake-ups were asked for, by queue; and its jobs.
-        self._wanted: dict[str, int] = {}
-        self._asked = 0
+        #: What wake-ups were asked for.
+        self._wanted: Wake = {}
         self._changed = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="wakeups", daemon=True)
         self._thread.start()
 
-    def send(self, queues: Mapping[str, int] | Iterable[str], *, jobs: int = 1) -> None:
-        """Ask for wake-ups: by queue what the work there costs, or queues with one each.
-
-        ``jobs``: how many jobs the work is, as far as that is known.
-        """
-        costs = queues if isinstance(queues, Mapping) else dict.fromkeys(queues, GROUP_BUDGET)
-        if not costs:
+    def send(self, wake: Wake) -> None:
+        """Ask for wake-ups for what was queued."""
+        if not wake:
             return
         with self._changed:
-            for name, cost in costs.items():
-                self._wanted[name] = self._wanted.get(name, 0) + cost
-            self._asked += jobs
+            self._wanted = together(self._wanted, wake)
             self._changed.notify()
 
     def close(self) -> None:
@@ -155,19 +181,13 @@ class Wakeups:
                 while not self._wanted and not self._stopping:
                     self._changed.wait()
                 wanted, self._wanted = self._wanted, {}
-                asked, self._asked = self._asked, 0
                 if not wanted and self._stopping:
                     return
             try:
-                self._publisher.publish(
-                    {
-                        # As many as there are groups of jobs that can be claimed.
-                        name: min(_MOST_AT_ONCE, -(-cost // GROUP_BUDGET))
-                        for name, cost in wanted.items()
-                    }
-                )
+                self._publisher.publish(wanted)
                 self._trouble.went()
                 # What is asked for meanwhile is sent as one.
+                asked = sum(one.count for one in wanted.values())
                 time.sleep(min(_LONGEST_PAUSE, asked * _PAUSE_EACH))
             except Exception as error:
                 self._trouble.came(queues=sorted(wanted), error=str(error))
@@ -176,11 +196,11 @@ class Wakeups:
 class Publisher:
     """Sends wake-ups, and keeps those that nobody fetches from filling the broker.
 
-    All wake-ups of a queue are one and the same message, written once, as Celery writes it.
+    When as many wait as may, the newest one stands for all jobs.
     """
 
     def __init__(self, broker_url: str, prefix: str = "") -> None:
-        self._app = celery_app()
+        self._messages = Messages(celery_app())
         self._prefix = prefix
         self._redis = broker.client(
             broker_url,
@@ -190,27 +210,28 @@ class Publisher:
             # sends again.
             retry=Retry(NoBackoff(), 1),
         )
-        self._messages: dict[str, str] = {}
         #: The most messages that each queue can have by now.
         self._lengths: dict[str, int] = {}
 
-    def publish(self, wanted: Mapping[str, int]) -> None:
-        """Send wake-ups now. Raises what the broker's library raises.
+    def publish(self, wanted: Wake) -> None:
+        """Send wake-ups now: as many as there are groups of jobs that can be claimed.
+
+        Raises what the broker's library raises.
 
         A queue that the broker refuses (another application has a key of that name) keeps no
         other from its wake-ups.
         """
         refused: ResponseError | None = None
-        for name, count in wanted.items():
+        for name, queued in wanted.items():
             try:
-                self._publish(name, count)
+                self._publish(name, min(_MOST_AT_ONCE, -(-queued.cost // GROUP_BUDGET)), queued.ids)
             except ResponseError as error:
                 refused = error
         if refused is not None:
             raise refused
 
-    def _publish(self, name: str, count: int) -> None:
-        key = self._prefix + name
+    def _publish(self, name: str, count: int, ids: Sequence[int] | None) -> None:
+        key, text = self._prefix + name, self._messages.text(name, ids)
         length = self._lengths.get(name, 0)
         if length + count > _MOST_WAITING:
             length = int(self._redis.llen(key))
@@ -218,14 +239,25 @@ class Publisher:
         self._lengths[name] = length + sent
         for _ in range(sent):
             failpoints.reach("wakeups.before_publish", queue=name)
-            self._redis.lpush(key, self._message(name))
+            self._redis.lpush(key, text)
             failpoints.reach("wakeups.after_publish", queue=name)
+        if not sent:
+            self._generalize(key, name)
+
+    def _generalize(self, key: str, name: str) -> None:
+        """Have the newest wake-up that waits stand for all jobs, those left out among them."""
+        text = self._messages.text(name, None)
+        try:
+            self._redis.lset(key, 0, text)
+        except NoPermissionError:
+            # The scheduler sends a wake-up for what nobody takes.
+            return
+        except ResponseError as error:
+            if "no such key" not in str(error):
+                raise
+            # They have all been read meanwhile.
+            self._redis.lpush(key, text)
 
     def close(self) -> None:
         """Close the connections."""
         self._redis.close()
-
-    def _message(self, name: str) -> str:
-        if name not in self._messages:
-            self._messages[name] = json.dumps(wakeup(self._app, name))
-        return self._messages[name]

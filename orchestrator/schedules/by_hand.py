@@ -15,7 +15,7 @@ from orchestrator.domain.errors import IdempotencyMismatch, WrongState
 from orchestrator.domain.states import EventKind
 from orchestrator.history.events import Event, record
 from orchestrator.schedules.book import schedule_row
-from orchestrator.schedules.running import Wake, run, written
+from orchestrator.schedules.running import SendWake, run, written
 from orchestrator.schedules.timing import Schedule, later, schedule_of
 from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database
@@ -31,7 +31,7 @@ def run_now(
     actor: Actor,
     *,
     max_attempts: int,
-    wake: Wake,
+    wake: SendWake,
     key: str | None = None,
 ) -> View:
     """Run a schedule now; the ids of its jobs, and what was refused.

@@ -13,7 +13,7 @@ from sqlalchemy import select, update
 from orchestrator.actions.schedules import EXPORT
 from orchestrator.domain.errors import InvalidInput
 from orchestrator.ledger.event_files import export
-from orchestrator.schedules.running import Run, Wake, run, written
+from orchestrator.schedules.running import Run, SendWake, run, written
 from orchestrator.schedules.timing import Schedule, asleep, due_schedules, hold, note_run, wake
 from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database
@@ -28,7 +28,7 @@ def run_due(
     *,
     max_attempts: int,
     exports: Path,
-    send: Wake,
+    send: SendWake,
     now: datetime | None = None,
 ) -> int:
     """Run every schedule that is due at ``now`` (the database's, if absent); how many that are.
@@ -61,7 +61,7 @@ def mend_schedules(database: Database, now: datetime | None = None) -> None:
 
 
 def _submit(
-    database: Database, schedule: Schedule, now: datetime, max_attempts: int, send: Wake
+    database: Database, schedule: Schedule, now: datetime, max_attempts: int, send: SendWake
 ) -> None:
     due = schedule.due_at(now)
     try:

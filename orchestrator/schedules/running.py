@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
@@ -18,6 +17,7 @@ from orchestrator.actions.snapshot.delete import DELETE
 from orchestrator.domain.actors import ENGINE, Actor
 from orchestrator.domain.errors import Problem
 from orchestrator.domain.states import Role, VolumeState
+from orchestrator.jobs.queued import Wake, together
 from orchestrator.jobs.submission import Accepted, Submission
 from orchestrator.jobs.submit import submit_together
 from orchestrator.jobs.turns import Turns
@@ -39,7 +39,7 @@ _PAGE = 500
 _TOLD = 20
 
 #: Sends wake-ups for what was queued.
-Wake = Callable[[Mapping[str, int]], None]
+SendWake = Callable[[Wake], None]
 #: What a transaction that submits does besides, with the period and the ids of the new jobs.
 Beside = Callable[[Transaction, datetime, Sequence[int]], None]
 
@@ -81,7 +81,7 @@ def run(
     due: datetime,
     *,
     max_attempts: int,
-    wake: Wake,
+    wake: SendWake,
     beside: Beside | None = None,
 ) -> Run:
     """Submit the jobs of a schedule for the period ``due``, some in each transaction.
@@ -122,7 +122,7 @@ class _Run:
         schedule: Schedule,
         due: datetime,
         max_attempts: int,
-        wake: Wake,
+        wake: SendWake,
         beside: Beside | None,
     ) -> None:
         self._database = database
@@ -234,7 +234,7 @@ class _Run:
             return fates
 
         fates = self._database.transact(work)
-        self._wake(sum((Counter(f.wake) for f in fates if isinstance(f, Accepted)), Counter()))
+        self._wake(together(*(f.wake for f in fates if isinstance(f, Accepted))))
         ids: list[int | None] = []
         for (volume, snapshot, _), fate in zip(wanted, fates, strict=True):
             if isinstance(fate, Problem):

@@ -67,6 +67,11 @@ _BROKEN: dict[str, str | bytes] = {
     "limits that are texts": _headed(timelimit=["a", "b"]),
     "a body that is no JSON": _body("x"),
     "a body with too many words": _body([["a", "b", "c"], {"d": 1}, {}]),
+    "a body that is too deep": _body("[" * 100_000),
+    "jobs that are texts": _body([["backend.ram", ["1"]], {}, {}]),
+    "jobs with numbers that there are not": _body([["backend.ram", [True, -1, 2**80]], {}, {}]),
+    "too many jobs": _body([["backend.ram", [1] * 100_000], {}, {}]),
+    "jobs of another queue": _body([["backend.ram", list(range(1, 50))], {}, {}]),
     "another encoding": _altered(
         body=base64.b64encode(b"\x80\x04N.").decode(),
         **{"content-type": "application/x-python-serialize", "content-encoding": "binary"},

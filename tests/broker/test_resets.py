@@ -8,6 +8,7 @@ import pytest
 import redis
 
 from orchestrator.embedded.broker import EmbeddedBroker
+from orchestrator.jobs.queued import unnamed
 from tests.broker.conftest import MakePlain, Parts, until
 
 #: Something happens to the broker; what is passed is to be done before it is well again.
@@ -133,6 +134,6 @@ def test_a_worker_started_while_redis_is_away_works_and_hears_messages_once_it_i
 
 def _took_a_message(parts: Parts, server: redis.Redis) -> bool:
     """Send a wake-up, and see whether it is taken."""
-    parts.wakeups.send(["backend.ram"])
+    parts.wakeups.send(unnamed(["backend.ram"]))
     until(lambda: server.info("commandstats").get("cmdstat_lpush"), "a message was sent")
     return not server.exists("backend.ram")

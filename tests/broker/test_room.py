@@ -8,6 +8,7 @@ import kombu.exceptions
 import pytest
 import redis
 
+from orchestrator.jobs.queued import unnamed
 from tests.broker.conftest import NEVER, MakePlain, Parts, calls, until
 
 #: Far fewer than the jobs that wait, and more than a few processes ever leave in one list.
@@ -62,6 +63,18 @@ def _tries(server: redis.Redis) -> int:
     return calls(server, "lpush") + calls(server, "llen")
 
 
+def test_a_wake_up_that_finds_no_room_makes_the_last_one_stand_for_all_jobs(
+    parts: Parts, server: redis.Redis
+) -> None:
+    """Nobody looks by himself here: who is not named in a message is found by one that names none."""
+    waiting: list[int] = []
+    while not calls(server, "lset"):
+        waiting += parts.create(f"vm-{len(waiting)}")
+    parts.worker()
+    parts.until_states(waiting, "succeeded")
+    until(lambda: not server.exists("backend.ram"), "no message is left")
+
+
 # -- no room: refused ---------------------------------------------------------------------------
 
 
@@ -99,7 +112,7 @@ def test_jobs_are_accepted_and_done_while_redis_is_full_and_messages_flow_once_i
     sent = calls(server, "lpush")
 
     def flows() -> bool:
-        parts.wakeups.send(["backend.ram"])
+        parts.wakeups.send(unnamed(["backend.ram"]))
         return calls(server, "lpush") > sent and not server.exists("backend.ram")
 
     until(flows, "messages are sent and read")

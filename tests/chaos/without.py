@@ -133,7 +133,7 @@ def _without_leases() -> None:
     """A lease that has run out is nobody's business."""
 
     def reclaim_nothing(_transaction: Transaction) -> Reclaimed:
-        return Reclaimed([], Finished([], [], [], []))
+        return Reclaimed({}, Finished([], [], {}, []))
 
     _replace(upkeep.reclaim_expired, reclaim_nothing)
 

@@ -27,6 +27,7 @@ from orchestrator.store.queries.claiming import (
     BeginLanes,
     ClaimJobs,
     LockRunning,
+    NextJobs,
     RenewLeases,
     RunningJobs,
     SeeWorker,
@@ -78,18 +79,18 @@ def declared() -> set[type[Query[Any]]]:
     }
 
 
-def _claim(**other: Any) -> ClaimJobs:
-    usual: dict[str, Any] = {
-        "worker": "w",
-        "queue": "backend.ram",
-        "control": CONTROL_QUEUE,
-        "backends": [1],
-        "most": 10,
-        "budget": GROUP_BUDGET,
-        "lease": 30.0,
-        "slow": True,
-    }
-    return ClaimJobs(**{**usual, **other})
+_QUEUE: dict[str, Any] = {
+    "queue": "backend.ram",
+    "control": CONTROL_QUEUE,
+    "backends": [1],
+    "most": 10,
+    "budget": GROUP_BUDGET,
+    "slow": True,
+}
+
+
+def _claim(*ids: int) -> ClaimJobs:
+    return ClaimJobs(ids=list(ids), worker="w", lease=30.0, **_QUEUE)
 
 
 def _begun(transaction: Transaction, lane: str) -> list[bool]:
@@ -147,7 +148,8 @@ def promote(engine: Engine, transaction: Transaction) -> None:
 def claim_jobs(engine: Engine, transaction: Transaction) -> None:
     first, *_ = engine.submit(create("a"), grow("a", "2M"), batch=False).job_ids
     [second] = engine.submit(create("b", reason="why")).job_ids
-    [found] = transaction.ask(_claim())
+    [other] = engine.submit(create("c")).job_ids
+    [found] = transaction.ask(_claim(first, second))
     assert sorted(row["id"] for row in found) == [first, second]
     assert len({row["fence"] for row in found}) == 2
     by_id = {row["id"]: row for row in found}
@@ -156,7 +158,18 @@ def claim_jobs(engine: Engine, transaction: Transaction) -> None:
     assert by_id[second]["now"].tzinfo is not None
     state = select(jobs.c.state, jobs.c.worker, jobs.c.fence).where(jobs.c.id == second)
     assert tuple(transaction.execute(state).one()) == ("running", "w", by_id[second]["fence"])
-    assert list(transaction.ask(_claim())[0]) == []
+    assert list(transaction.ask(_claim(first, second))[0]) == []
+    assert [row["id"] for row in transaction.ask(_claim(second, other))[0]] == [other]
+
+
+def next_jobs(engine: Engine, transaction: Transaction) -> None:
+    low, _ = engine.submit(create("a", priority=1), grow("a", "2M"), batch=False).job_ids
+    [high] = engine.submit(create("b", priority=-1)).job_ids
+    engine.submit(create("c", backend="fast"))
+    [found] = transaction.ask(NextJobs(**_QUEUE))
+    assert [row.id for row in found] == [high, low]
+    [found] = transaction.ask(NextJobs(**{**_QUEUE, "most": 1}))
+    assert [row.id for row in found] == [high]
 
 
 def jobs_in_lanes(engine: Engine, transaction: Transaction) -> None:
@@ -206,8 +219,8 @@ def volumes_recorded(engine: Engine, transaction: Transaction) -> None:
 def volumes_claimed(engine: Engine, transaction: Transaction) -> None:
     engine.submit(create("a"), create("b"))
     engine.work()
-    engine.submit(grow("a", "2M"))
-    claimed, found = transaction.ask_along(_claim(), VolumesClaimed([1], 10))
+    [job_id] = engine.submit(grow("a", "2M")).job_ids
+    claimed, found = transaction.ask_along(_claim(job_id), VolumesClaimed([1], 10))
     assert [(row["backend"], row["name"], row["size_bytes"]) for row in found] == [
         ("ram", "a", 1 << 20)
     ]
@@ -225,7 +238,7 @@ def _running(engine: Engine, transaction: Transaction) -> tuple[int, int]:
     """A job that runs, and one that does not."""
     [first] = engine.submit(create("a")).job_ids
     [second] = engine.submit(create("b", backend="fast")).job_ids
-    transaction.ask(_claim())
+    transaction.ask(_claim(first, second))
     return first, second
 
 
@@ -371,6 +384,7 @@ CASES: dict[type[Query[Any]], Callable[[Engine, Transaction], None]] = {
     LockWaiting: lock_waiting,
     Promote: promote,
     ClaimJobs: claim_jobs,
+    NextJobs: next_jobs,
     JobsInLanes: jobs_in_lanes,
     VolumesNamed: volumes_named,
     VolumesRecorded: volumes_recorded,

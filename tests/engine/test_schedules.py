@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,13 @@ from orchestrator.domain.errors import (
     UnknownSchedule,
 )
 from orchestrator.domain.states import Role
+from orchestrator.jobs.queued import Wake
 from orchestrator.resources.volume import locks
 from orchestrator.resources.volume.views import list_snapshots
 from orchestrator.schedules import book
 from orchestrator.schedules.by_hand import run_now
 from orchestrator.schedules.due import mend_schedules, run_due
+from orchestrator.schedules.running import SendWake
 from orchestrator.settings import Settings
 from orchestrator.store.columns import db_now
 from orchestrator.store.database import Database
@@ -57,7 +59,7 @@ def show(engine: Engine, name: str = "hourly") -> dict[str, Any]:
     return engine.database.look(lambda connection: book.schedule_view(connection, name))
 
 
-def nobody(_queues: Mapping[str, int]) -> None:
+def nobody(_wake: Wake) -> None:
     """Wakes nobody: tests let the worker look."""
 
 
@@ -65,7 +67,7 @@ def tick(
     engine: Engine,
     now: datetime,
     database: Database | None = None,
-    send: Callable[[Mapping[str, int]], None] = nobody,
+    send: SendWake = nobody,
     exports: Path | None = None,
 ) -> None:
     """What a scheduler does at a moment."""
@@ -222,7 +224,7 @@ def test_a_run_that_was_broken_off_is_finished_and_not_repeated(volumes: Engine)
     class Killed(Exception):
         pass
 
-    def die(_queues: Mapping[str, int]) -> None:
+    def die(_queues: Wake) -> None:
         raise Killed  # after the commit of the new snapshots, before anything else
 
     tick(volumes, at(11.1), send=die)

@@ -14,7 +14,7 @@ import threading
 import time
 import uuid
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +26,7 @@ from orchestrator.domain.actors import Actor
 from orchestrator.domain.errors import IdentityMismatch
 from orchestrator.domain.states import Role
 from orchestrator.jobs import upkeep
+from orchestrator.jobs.queued import Wake
 from orchestrator.jobs.submit import submit
 from orchestrator.jobs.views import job_views
 from orchestrator.logs import configure_logs
@@ -71,7 +72,7 @@ class _OwnSettings(Settings):
 class _Nobody:
     """Hears what would be told to others."""
 
-    def send(self, queues: Mapping[str, int] | Iterable[str], *, jobs: int = 1) -> None:
+    def send(self, wake: Wake) -> None:
         """Whoever submits works by itself."""
 
     def ended(self, jobs: Sequence[int], batches: Sequence[int]) -> None:

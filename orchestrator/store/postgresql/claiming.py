@@ -9,20 +9,33 @@ from orchestrator.store.postgresql.conditions import TARGETS
 from orchestrator.store.postgresql.loading import LIVE_VOLUME
 from orchestrator.store.queries import claiming as ask
 
+#: That a job, `j`, can be claimed from this queue.
+_CLAIMABLE = """j.queue = :queue
+      AND j.backend_id = ANY(:backends)
+      AND (j.begun OR j.queue = :control
+           OR j.backend_id IN (SELECT id FROM backends WHERE state = 'enabled'))
+      AND (:slow OR j.cost < :budget)"""
+
 STATEMENTS: dict[type[Query[Any]], str] = {
-    # SKIP LOCKED lets several workers claim side by side. MATERIALIZED keeps the planner from
-    # running the limited, locking query once for each row. NO KEY UPDATE does not collide with
-    # submissions that hold a job until they have queued behind it (KEY SHARE).
+    # While somebody has an old snapshot, what has left the queue stays in its index, and this walks
+    # over it: it is asked once for many claims.
+    ask.NextJobs: f"""
+SELECT j.id FROM jobs AS j
+WHERE j.state = 'queued' AND {_CLAIMABLE}
+ORDER BY j.priority, j.turn, j.id
+LIMIT :most
+""",
+    # The state is compared in a way that no partial index can be used for. SKIP LOCKED lets several
+    # workers claim side by side. MATERIALIZED keeps the planner from running the limited, locking
+    # query once for each row. NO KEY UPDATE does not collide with submissions that hold a job until
+    # they have queued behind it (KEY SHARE).
     ask.ClaimJobs: f"""
 WITH head AS MATERIALIZED (
     SELECT j.id, j.priority, j.turn,
            CASE WHEN j.claims > 0 THEN :budget ELSE j.cost END AS cost
     FROM jobs AS j
-    WHERE j.state = 'queued' AND j.queue = :queue
-      AND (j.backend_id = ANY(:backends))
-      AND (j.begun OR j.queue = :control
-           OR j.backend_id IN (SELECT id FROM backends WHERE state = 'enabled'))
-      AND (:slow OR j.cost < :budget)
+    WHERE j.id = ANY (CAST(:ids AS bigint[])) AND (j.state = 'queued') IS TRUE
+      AND {_CLAIMABLE}
     ORDER BY j.priority, j.turn, j.id
     LIMIT :most
     FOR NO KEY UPDATE SKIP LOCKED

@@ -48,6 +48,6 @@ WHERE id = ANY (CAST(:ids AS bigint[])) AND state = 'waiting'
   AND (not_before IS NULL OR not_before <= clock_timestamp())
   AND NOT {NEEDS_MORE}
   AND (begun OR NOT {LANE_TAKEN})
-RETURNING queue
+RETURNING queue, id
 """,
 }

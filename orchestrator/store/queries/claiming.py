@@ -51,8 +51,25 @@ class RunningJob(NamedTuple):
 
 
 @dataclass(frozen=True)
+class NextJobs(Query[JobId]):
+    """The queued jobs of a queue and these backends that come next, by priority and turn.
+
+    ``most`` of them; no ``slow`` ones unless wanted. Jobs on backends that take no new work are
+    left, unless the queue is ``control``. Nothing is locked: they are what `ClaimJobs` may try.
+    """
+
+    queue: str
+    control: str
+    backends: list[int]
+    most: int
+    budget: int
+    slow: bool
+
+
+@dataclass(frozen=True)
 class ClaimJobs(Query[ClaimedJob]):
-    """Take at most ``most`` queued jobs of a queue and these backends, by priority and turn.
+    """Take at most ``most`` of these jobs that are queued, by priority and turn: of this queue and
+    these backends.
 
     As many as their costs fit into ``budget``, at least one; no ``slow`` ones unless wanted. Jobs
     on backends that take no new work are left, unless the queue is ``control``. The lease lasts
@@ -66,6 +83,7 @@ class ClaimJobs(Query[ClaimedJob]):
     with it.
     """
 
+    ids: list[int]
     worker: str
     queue: str
     control: str

@@ -28,10 +28,11 @@ class JobId(NamedTuple):
     id: int
 
 
-class Queue(NamedTuple):
-    """A queue that has got work."""
+class QueuedJob(NamedTuple):
+    """A job that was queued."""
 
     queue: str
+    id: int
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class LockWaiting(Query[JobId]):
 
 
 @dataclass(frozen=True)
-class Promote(Query[Queue]):
+class Promote(Query[QueuedJob]):
     """Queue those of these waiting jobs that nothing stands in the way of: time, dependency, lane.
 
     Invariant: a job goes to ``queued`` from ``waiting`` only while no other has begun in its

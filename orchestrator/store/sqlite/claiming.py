@@ -9,9 +9,24 @@ from orchestrator.store.queries import claiming as ask
 from orchestrator.store.sqlite.conditions import NOW, TARGETS
 
 #: Nothing is drawn and nothing written while there is nothing to do.
-IS_ANY_QUEUED = "SELECT id FROM jobs WHERE state = 'queued' AND queue = :queue LIMIT 1"
+IS_ANY_QUEUED = """
+SELECT id FROM jobs WHERE id IN (SELECT value FROM json_each(:ids)) AND state = 'queued' LIMIT 1
+"""
+
+#: That a job, `j`, can be claimed from this queue.
+_CLAIMABLE = """j.queue = :queue
+      AND j.backend_id IN (SELECT value FROM json_each(:backends))
+      AND (j.begun OR j.queue = :control
+           OR j.backend_id IN (SELECT id FROM backends WHERE state = 'enabled'))
+      AND (:slow OR j.cost < :budget)"""
 
 STATEMENTS: dict[type[Query[Any]], str] = {
+    ask.NextJobs: f"""
+SELECT j.id FROM jobs AS j
+WHERE j.state = 'queued' AND {_CLAIMABLE}
+ORDER BY j.priority, j.turn, j.id
+LIMIT :most
+""",
     # One transaction writes at a time, and it has drawn :most fencing numbers before this runs;
     # they end with what the counter has now.
     ask.ClaimJobs: f"""
@@ -19,11 +34,8 @@ WITH head AS (
     SELECT j.id, j.priority, j.turn,
            CASE WHEN j.claims > 0 THEN :budget ELSE j.cost END AS cost
     FROM jobs AS j
-    WHERE j.state = 'queued' AND j.queue = :queue
-      AND (j.backend_id IN (SELECT value FROM json_each(:backends)))
-      AND (j.begun OR j.queue = :control
-           OR j.backend_id IN (SELECT id FROM backends WHERE state = 'enabled'))
-      AND (:slow OR j.cost < :budget)
+    WHERE j.id IN (SELECT value FROM json_each(:ids)) AND j.state = 'queued'
+      AND {_CLAIMABLE}
     ORDER BY j.priority, j.turn, j.id
     LIMIT :most
 ), counted AS (

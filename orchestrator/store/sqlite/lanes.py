@@ -39,6 +39,6 @@ WHERE id IN (SELECT value FROM json_each(:ids)) AND state = 'waiting'
   AND (not_before IS NULL OR not_before <= {NOW})
   AND NOT {NEEDS_MORE}
   AND (begun OR NOT {LANE_TAKEN})
-RETURNING queue
+RETURNING queue, id
 """,
 }

@@ -81,7 +81,7 @@ _claim_jobs = _text(ClaimJobs, TEXTS[ClaimJobs])
 
 def _claim(transaction: Transaction, asked: ClaimJobs) -> Sequence[Any]:
     """Nothing is drawn, and nothing written, while nothing is queued."""
-    if transaction.execute(_IS_ANY_QUEUED, {"queue": asked.queue}).first() is None:
+    if transaction.execute(_IS_ANY_QUEUED, {"ids": json.dumps(asked.ids)}).first() is None:
         return []
     draw(transaction, "fences", asked.most)
     return _claim_jobs(transaction, asked)
