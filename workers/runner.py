@@ -15,6 +15,7 @@ from orchestrator import failpoints
 from orchestrator.domain.errors import InternalError, Outage, Unavailable
 from orchestrator.domain.queues import CONTROL_QUEUE, backend_queue, host_queue
 from orchestrator.domain.states import Ending
+from orchestrator.domain.targets import KINDS
 from orchestrator.jobs.claim import Claim, claim, next_jobs
 from orchestrator.jobs.finish import Outcome, finish
 from orchestrator.jobs.notices import Notices
@@ -351,14 +352,16 @@ class Runner:
 
 def _named(one: Claim) -> dict[str, Any]:
     """What a job is called in the log."""
-    about = {
-        **{"volume": one.intent.volume, "snapshot": one.intent.snapshot},
-        **{"policy": one.intent.policy, "host": one.intent.host},
-    }
+    about = {**_targets(one), "host": one.intent.host}
     return {
         **{"job": one.job_id, "action": one.action.name, "backend": one.intent.backend},
         **{name: text for name, text in about.items() if text is not None},
     }
+
+
+def _targets(one: Claim) -> dict[str, str | None]:
+    """The names of what a job is about, by kind."""
+    return {kind: one.intent.name_of(kind) for kind in KINDS}
 
 
 def _tell_successes(outcomes: Iterable[tuple[Claim, Outcome]], lost: set[int]) -> None:
@@ -372,7 +375,7 @@ def _tell_successes(outcomes: Iterable[tuple[Claim, Outcome]], lost: set[int]) -
             log.info("job.succeeded", attempt=claims[0].attempt, **_named(claims[0]))
         else:
             told = ", ".join(
-                f"{one.job_id} {one.intent.volume or one.intent.policy or ''}".strip()
+                f"{one.job_id} {next(filter(None, _targets(one).values()), '')}".strip()
                 for one in claims
             )
             log.info("jobs.succeeded", action=action, backend=backend, count=len(claims), jobs=told)

@@ -14,6 +14,7 @@ from orchestrator.cli.failures import say
 from orchestrator.cli.groups import group
 from orchestrator.cli.listing import show_list
 from orchestrator.cli.output import print_json, text
+from orchestrator.cli.submit import naming_targets
 from orchestrator.cli.waiting import (
     exit_as_batch,
     exit_as_job,
@@ -39,12 +40,11 @@ def jobs() -> None:
 
 
 @app.command("list")
+@naming_targets
 def list_jobs(
     state: options.State = None,
     action: Annotated[str | None, typer.Option("--action", help="An action's name.")] = None,
     backend: options.BackendIfAny = None,
-    volume: options.VolumeIfAny = None,
-    snapshot: options.SnapshotIfAny = None,
     host: options.HostIfAny = None,
     submitted_by: Annotated[
         str | None, typer.Option("--submitted-by", help="Name of a token.")
@@ -53,6 +53,7 @@ def list_jobs(
     limit: options.Limit = 100,
     cursor: options.Cursor = None,
     as_json: options.Json = False,
+    **targets: Any,
 ) -> None:
     """List jobs, newest first."""
     with connect() as client:
@@ -60,8 +61,7 @@ def list_jobs(
             state=state or (),
             action=action,
             backend=backend,
-            volume=volume,
-            snapshot=snapshot,
+            **targets,
             host=host,
             submitted_by=submitted_by,
             batch=batch,

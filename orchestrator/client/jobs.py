@@ -137,23 +137,30 @@ class JobMethods(Methods):
     @listing
     def jobs(
         self,
+        /,
         *,
         state: str | Sequence[str] = (),
         action: str | None = None,
         backend: str | None = None,
         volume: str | None = None,
         snapshot: str | None = None,
+        policy: str | None = None,
         host: str | None = None,
         submitted_by: str | None = None,
         batch: int | None = None,
+        **targets: str | None,
     ) -> Query[Job]:
-        """Jobs, newest first. ``state``: one or several, ``("waiting", "queued")``."""
+        """Jobs, newest first. ``state``: one or several, ``("waiting", "queued")``.
+
+        ``targets``: names of further objects, by kind.
+        """
         return Query(
             JOB,
             "/v1/jobs",
             given(
                 state=state or None, action=action, backend=backend, volume=volume,
-                snapshot=snapshot, host=host, submitted_by=submitted_by, batch_id=batch,
+                snapshot=snapshot, policy=policy, host=host, submitted_by=submitted_by,
+                batch_id=batch, **targets,
             ),
         )  # fmt: skip
 

@@ -63,15 +63,3 @@ def target_of(lane: str) -> tuple[str, str]:
     """The backend and the name of the volume that a lane stands for, if it is a volume's."""
     backend, _, name = lane.partition("/")
     return backend, name
-
-
-def policy_of(lane: str) -> tuple[str, str] | None:
-    """The backend and the name of the policy that a lane stands for, if it is a policy's."""
-    backend, name = target_of(lane)
-    return (backend, name.removeprefix(_POLICY)) if name.startswith(_POLICY) else None
-
-
-def junction_of(lane: str) -> tuple[str, str] | None:
-    """The backend and the junction path that a lane stands for, if it stands for one."""
-    backend, name = target_of(lane)
-    return (backend, name.removeprefix(_JUNCTION)) if name.startswith(_JUNCTION) else None

@@ -25,7 +25,7 @@ from orchestrator.store.tables import (
     job_steps,
     jobs,
 )
-from orchestrator.store.targets import JOB
+from orchestrator.store.targets import JOB, names
 from orchestrator.store.transaction import Transaction
 
 View = dict[str, Any]
@@ -166,7 +166,10 @@ def listing(
     before: int | None,
 ) -> Select[Any]:
     """The question that `list_jobs` asks, without its limit."""
-    conditions = [jobs.c[name] == value for name, value in filters.items()]
+    conditions = [
+        names(name, value) if name in _OTHERS else jobs.c[name] == value
+        for name, value in filters.items()
+    ]
     if states:
         conditions.append(jobs.c.state.in_(states))
         if not set(FINISHED).intersection(states):

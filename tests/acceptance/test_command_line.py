@@ -671,6 +671,18 @@ def test_a_kind_without_commands_of_its_own_is_listed_and_shown(shell: Shell, na
     assert f"name     {name}" in run("show", name, "--backend", "ram")
 
 
+def test_jobs_are_listed_by_what_they_name(shell: Shell, name: str) -> None:
+    here = ("--backend", "ram", "--wait")
+    shell.ok("policy", "create", name, *here)
+    shell.ok("policy", "create", f"{name}-2", *here)
+    shell.ok("volume", "create", name, "size=1M", *here)
+    shell.ok("policy", "assign", "--policy", name, "--volume", name, *here)
+    listed = shell.json("job", "list", "--policy", name)
+    assert [job["action"] for job in listed["items"]] == ["policy.assign", "policy.create"]
+    listed = shell.json("job", "list", "--policy", name, "--volume", name)
+    assert [job["action"] for job in listed["items"]] == ["policy.assign"]
+
+
 HEAVY = ("fastapi", "starlette", "uvicorn", "sqlalchemy", "alembic", "celery", "redis", "structlog")
 
 

@@ -66,7 +66,7 @@ def _tries(server: redis.Redis) -> int:
 def test_a_wake_up_that_finds_no_room_makes_the_last_one_stand_for_all_jobs(
     parts: Parts, server: redis.Redis
 ) -> None:
-    """Nobody looks by himself here: who is not named in a message is found by one that names none."""
+    """No worker looks by itself: jobs that no message names are found by one for all of them."""
     waiting: list[int] = []
     while not calls(server, "lset"):
         waiting += parts.create(f"vm-{len(waiting)}")

@@ -219,9 +219,8 @@ def _method(action: Action, shapes: dict[str, Schema]) -> Iterator[str]:
 
 def _targets(action: Action) -> Iterator[tuple[str, str]]:
     """The fields of the request that say what it is done to, and the arguments for them."""
-    for field in ("backend", *KINDS):
-        if field == "backend" or action.needs[field] is not Need.NO:
-            yield field, "name" if field == action.kind else field
+    for field in ("backend", *(one.kind for one in action.takes)):
+        yield field, "name" if field == action.kind else field
     yield "host", "host"
 
 

@@ -701,6 +701,25 @@ def test_a_job_of_a_dead_host_that_cannot_be_ended_keeps_no_other_from_being_end
     assert rows == {"a": "error", "b": "available", "c": "error"}
 
 
+@pytest.mark.parametrize("action", ["volume.break_lock", "volume.forget", "volume.verify"])
+@pytest.mark.parametrize(
+    ("operation", "code"), [("read_identity", "outage"), ("inspect", "access_denied")]
+)
+def test_what_changes_no_storage_is_not_looked_for_there(
+    settled: Settled, action: str, operation: str, code: str
+) -> None:
+    """A worker died in the last attempt at it: what it was to record is not recorded."""
+    engine = settled.engine
+    settled.do(create("a"))
+    [job_id] = engine.submit({**act(action, "a"), "max_attempts": 1}).job_ids
+    assert _claim(engine)
+    engine.time_passes()
+    _faults(engine).set(operation=operation, kind="fail", code=code)
+    engine.work()
+    assert engine.job(job_id)["error"]["code"] == "outcome_unknown"
+    assert settled.row("a").state == "available"
+
+
 # -- export policies ----------------------------------------------------------------------
 
 

@@ -148,7 +148,7 @@ def _end(work: Work, ending: Ending, problem: Problem, retry: RetrySettings) -> 
             _take_away(work)
         elif creates:
             changes = _undo(work, last_step_detail(ending, problem))
-        elif work.touched:
+        elif work.touched and claim.action.journaled:
             changes = _truth(work)
             problem = _with_snapshots(problem, changes)
     except (LeaseLost, HandBack):

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from orchestrator.domain.errors import HookFailed
+from orchestrator.domain.targets import KINDS
 from orchestrator.jobs.claim import Claim
 from orchestrator.settings import HooksSettings
 from orchestrator.trust import why_untrusted
@@ -133,10 +134,8 @@ def _told(work: _Work, phase: str) -> dict[str, Any]:
         "phase": phase,
         "action": claim.action.name,
         "backend": intent.backend,
-        "volume": intent.volume,
+        **{kind: intent.name_of(kind) for kind in KINDS},
         "volume_id": intent.volume_id,
-        "snapshot": intent.snapshot,
-        "policy": intent.policy,
         "host": intent.host,
         "job": claim.job_id,
         "attempt": claim.attempt,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from enum import StrEnum
+from inspect import Parameter, Signature, signature
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Body, Query, Response
@@ -43,10 +45,9 @@ from orchestrator.domain.names import (
     NAME_OF_TOKENS,
     BackendName,
     HostName,
-    SnapshotName,
-    VolumeName,
 )
 from orchestrator.domain.states import JobState
+from orchestrator.domain.targets import KINDS
 from orchestrator.history.events import of_job
 from orchestrator.jobs import approvals
 from orchestrator.jobs import archive as archiving
@@ -117,7 +118,19 @@ def states_of(words: str | None, kind: type[T]) -> list[T]:
         ) from None
 
 
+def _by_target(read: Callable[..., Any]) -> Callable[..., Any]:
+    """The route with a filter for each kind of target, where it takes ``**targets``."""
+    *parameters, _ = signature(read, eval_str=True).parameters.values()
+    named = [
+        Parameter(kind.name, Parameter.KEYWORD_ONLY, annotation=kind.names | None, default=None)
+        for kind in KINDS.values()
+    ]
+    read.__signature__ = Signature([*parameters, *named])  # type: ignore[attr-defined]
+    return read
+
+
 @router.get("", response_model=Page[Job])
+@_by_target
 def list_(
     service: ServiceHere,
     _actor: Reader,
@@ -126,13 +139,12 @@ def list_(
     ] = None,
     action: Annotated[str | None, Query(max_length=40)] = None,
     backend: BackendName | None = None,
-    volume: VolumeName | None = None,
-    snapshot: SnapshotName | None = None,
     host: HostName | None = None,
     submitted_by: Annotated[str | None, Query(max_length=64, pattern=NAME_OF_TOKENS)] = None,
     batch_id: Annotated[int | None, Query(ge=1, le=MAX_ID)] = None,
     limit: Limit = 100,
     cursor: Cursor = None,
+    **targets: str | None,
 ) -> dict[str, Any]:
     """List jobs, newest first."""
     before = position_of(cursor, int)
@@ -140,8 +152,7 @@ def list_(
         raise UnknownAction(no_such_action(action), field="action")
     filters = {
         "action": action,
-        "volume": volume,
-        "snapshot": snapshot,
+        **targets,
         "host": host,
         "submitted_by": submitted_by,
         "batch_id": batch_id,
