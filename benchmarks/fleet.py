@@ -217,10 +217,8 @@ GROUP BY commit_id
 """
 
 _PROMISED = """
-INSERT INTO promises (backend_id, promised_bytes)
-SELECT id, %(volumes)s * %(large)s::bigint FROM backends WHERE name = %(backend)s
-ON CONFLICT (backend_id) DO UPDATE
-SET promised_bytes = promises.promised_bytes + excluded.promised_bytes
+UPDATE promises SET promised_bytes = promised_bytes + %(volumes)s * %(large)s::bigint
+FROM backends WHERE backends.id = promises.backend_id AND backends.name = %(backend)s
 """
 
 _FILLED = {

@@ -10,6 +10,7 @@ from sqlalchemy import RowMapping, func, insert, select, update
 from orchestrator.domain.errors import UnknownBackend
 from orchestrator.domain.nearest import no_such_backend
 from orchestrator.domain.states import BackendState
+from orchestrator.inventory.promises import promised
 from orchestrator.settings import BackendSettings
 from orchestrator.store.columns import db_now
 from orchestrator.store.conditions import live
@@ -37,11 +38,11 @@ def configure(transaction: Transaction, configured: Mapping[str, BackendSettings
         row = known.get(name)
         if row is None:
             state = BackendState.ENABLED if wanted.enabled else BackendState.DISABLED
-            transaction.execute(
-                insert(backends).values(
-                    name=name, driver=wanted.driver, state=state, created_at=db_now(), **values
-                )
+            new = insert(backends).values(
+                name=name, driver=wanted.driver, state=state, created_at=db_now(), **values
             )
+            made = transaction.execute(new.returning(backends.c.id)).scalar_one()
+            transaction.execute(insert(promises).values(backend_id=made, promised_bytes=0))
             continue
         if row.driver != wanted.driver:
             raise ValueError(
@@ -107,10 +108,8 @@ def backend_views(transaction: Transaction, name: str | None = None) -> list[dic
         .where(volumes.c.backend_id == backends.c.id, live(volumes))
         .scalar_subquery()
     )
-    promised = func.coalesce(promises.c.promised_bytes, 0)
     statement = (
-        select(backends, held.label("volumes"), promised.label("promised_bytes"))
-        .outerjoin(promises, promises.c.backend_id == backends.c.id)
+        select(backends, held.label("volumes"), promised().label("promised_bytes"))
         .where(backends.c.configured)
         .order_by(backends.c.name)
     )

@@ -8,9 +8,10 @@ from typing import Any
 from sqlalchemy import bindparam, func, select
 
 from orchestrator.domain.states import SnapshotState, VolumeState
+from orchestrator.inventory.promises import promised
 from orchestrator.store.columns import UtcDateTime, db_now
 from orchestrator.store.conditions import live
-from orchestrator.store.tables import backends, capacity_days, promises, snapshots, volumes
+from orchestrator.store.tables import backends, capacity_days, snapshots, volumes
 from orchestrator.store.transaction import Transaction
 
 #: What is there, though perhaps hidden or in error; as `volume_versions` has it.
@@ -77,13 +78,12 @@ def _looked(now: datetime) -> Any:
             bindparam("at", now, type_=UtcDateTime),
             backends.c.total_bytes,
             backends.c.free_bytes,
-            func.coalesce(promises.c.promised_bytes, 0),
+            promised(),
             func.coalesce(held.c.volumes, 0),
             func.coalesce(held.c.volume_bytes, 0),
             func.coalesce(held.c.used_bytes, 0),
             func.coalesce(shot.c.snapshots, 0),
         )
-        .outerjoin(promises, promises.c.backend_id == backends.c.id)
         .outerjoin(held, held.c.backend_id == backends.c.id)
         .outerjoin(shot, shot.c.backend_id == backends.c.id)
         .where(backends.c.configured)

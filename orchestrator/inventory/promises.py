@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sqlalchemy import func, select, update
+from sqlalchemy import ColumnElement, func, select, update
 
 from orchestrator.domain.states import PROMISED_STATES
 from orchestrator.store.asking import Asked
 from orchestrator.store.queries.finishing import AddPromised
-from orchestrator.store.tables import jobs, promises, volumes
+from orchestrator.store.tables import backends, jobs, promises, volumes
 from orchestrator.store.transaction import Transaction
 
 
@@ -35,6 +35,17 @@ def added(
         for backend_id, difference in sorted(bytes_by_backend.items())
         if difference
     ]
+
+
+def promised() -> ColumnElement[int]:
+    """What the backend of a row of `backends` has promised."""
+    latest = (
+        select(promises.c.promised_bytes)
+        .where(promises.c.backend_id == backends.c.id)
+        .order_by(promises.c.version.desc())
+        .limit(1)
+    )
+    return func.coalesce(latest.scalar_subquery(), 0)
 
 
 def counted(transaction: Transaction, backend_id: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import exists, func, select
+from sqlalchemy import exists, select
 
 from orchestrator.actions.registry import intent_of
 from orchestrator.domain.outlook import (
@@ -13,6 +13,7 @@ from orchestrator.domain.outlook import (
     Intent,
     Outlook,
 )
+from orchestrator.inventory.promises import promised
 from orchestrator.resources.registry import RESOURCES
 from orchestrator.store.asking import Asked, Question, Rows, one_of
 from orchestrator.store.lives import PRESENT, all_of
@@ -20,7 +21,6 @@ from orchestrator.store.queries.loading import JobsInLanes, LaneJob
 from orchestrator.store.tables import (
     backends,
     installation,
-    promises,
     quotas,
 )
 from orchestrator.store.transaction import Transaction
@@ -30,12 +30,7 @@ LifeOf = Callable[[int], str]
 #: The backends with what they have promised.
 _BACKENDS = select(
     backends,
-    func.coalesce(
-        select(promises.c.promised_bytes)
-        .where(promises.c.backend_id == backends.c.id)
-        .scalar_subquery(),
-        0,
-    ).label("promised_bytes"),
+    promised().label("promised_bytes"),
     select(installation.c.accepting).scalar_subquery().label("accepting"),
     select(exists(select(quotas.c.account))).scalar_subquery().label("quotas_set"),
 )

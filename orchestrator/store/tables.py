@@ -147,10 +147,14 @@ PROMISED_ABOVE_LIMIT = "ck_promises_limit"
 
 #: What each backend has promised: the sizes of its volumes, and what unfinished jobs will
 #: add. Every transaction that changes one of the two adds the difference as its last act.
+#: What each backend has promised: one row, made with it and never removed.
 promises = Table(
     "promises",
     metadata,
     Column("backend_id", ForeignKey("backends.id"), primary_key=True, autoincrement=False),
+    #: Counts the changes. Whoever looks begins with the highest: under an old snapshot of somebody
+    #: else's, all versions that there have been since remain in PostgreSQL's index.
+    Column("version", BigInteger, primary_key=True, autoincrement=False, server_default=text("0")),
     Column("promised_bytes", BigInteger, nullable=False),
     #: The most that there may be, as whoever promised last knew it; null after anything else.
     Column("limit_bytes", BigInteger),

@@ -6,13 +6,14 @@ import importlib
 import json
 import pkgutil
 import re
+import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
 from sqlalchemy.exc import IntegrityError
 
 import orchestrator
@@ -321,7 +322,9 @@ def count_ended(engine: Engine, transaction: Transaction) -> None:
 
 
 def add_promised(engine: Engine, transaction: Transaction) -> None:
-    sums = select(promises.c.promised_bytes, promises.c.limit_bytes)
+    sums = select(promises.c.promised_bytes, promises.c.limit_bytes).where(
+        promises.c.backend_id == 1
+    )
     transaction.ask(AddPromised(1, 7, None), AddPromised(1, -3, 10))
     assert tuple(transaction.execute(sums).one()) == (4, 10)
     with pytest.raises(IntegrityError), transaction.savepoint():
@@ -406,6 +409,27 @@ CASES: dict[type[Query[Any]], Callable[[Engine, Transaction], None]] = {
     bulk.Inserted: inserted,
     bulk.Updated: updated,
 }
+
+
+def test_two_who_promise_at_once_are_both_counted(engine: Engine) -> None:
+    if not engine.database.is_postgresql:
+        pytest.skip("SQLite has one writer")
+    waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+
+    def second() -> None:
+        engine.database.transact(lambda transaction: transaction.ask(AddPromised(1, 30, None)))
+
+    with engine.database.write() as first:
+        first.ask(AddPromised(1, 12, None))
+        other = threading.Thread(target=second)
+        other.start()
+        with engine.database.read() as looking:
+            while not looking.execute(waiting).scalar_one():
+                assert other.is_alive()
+    other.join()
+    kept = select(promises.c.promised_bytes).where(promises.c.backend_id == 1)
+    with engine.database.read() as transaction:
+        assert transaction.execute(kept).scalars().all() == [42]
 
 
 class _Later:

@@ -53,11 +53,16 @@ SET succeeded = succeeded + CAST(:succeeded AS integer),
 WHERE id = :batch_id
 RETURNING id, finished_at
 """,
+    # Of two that do this at once, the second finds the version of the first, which is higher.
     ask.AddPromised: """
-INSERT INTO promises (backend_id, promised_bytes, limit_bytes)
-VALUES (:backend_id, :bytes, CAST(:most AS bigint))
-ON CONFLICT (backend_id) DO UPDATE
-SET promised_bytes = promises.promised_bytes + excluded.promised_bytes,
-    limit_bytes = excluded.limit_bytes
+UPDATE promises
+SET promised_bytes = promised_bytes + :bytes, limit_bytes = CAST(:most AS bigint),
+    version = version + 1
+WHERE backend_id = :backend_id AND version >= (
+    SELECT latest.version FROM promises AS latest
+    WHERE latest.backend_id = :backend_id
+    ORDER BY latest.version DESC
+    LIMIT 1
+)
 """,
 }
