@@ -118,6 +118,7 @@ def growths(transaction: Transaction, percent: float) -> Iterator[Growth]:
                 },
                 f"autosize {row.id} {row.size_bytes} {int(now / _AGAIN_SECONDS)}",
                 "autosize: it was nearly full",
+                row.id,
             )
         yield Growth(
             backend=row.backend,
@@ -214,10 +215,14 @@ def _last_refusal(transaction: Transaction, backend: str, volume: str, volume_id
     ).first()
 
 
-def _submission(request: dict[str, Any], key: str, reason: str) -> Submission:
+def _submission(
+    request: dict[str, Any], key: str, reason: str, volume_id: str | None = None
+) -> Submission:
+    """``volume_id``: the very volume meant, and no later one of its name."""
     return Submission(
         requests=[parse_request(request)],
         actor=Actor(ENGINE, Role.OPERATOR),
         reason=reason,
         idempotency_key=key,
+        bound={} if volume_id is None else {0: {"volume_id": volume_id}},
     )

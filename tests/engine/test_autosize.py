@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import select, text, update
 
 from orchestrator.findings.recording import list_findings
+from orchestrator.jobs import autosize
 from orchestrator.settings import Settings
 from orchestrator.store.tables import backends, events
 from tests.engine.conftest import Engine, act, create
@@ -106,6 +107,23 @@ def test_a_growth_that_is_refused_does_no_harm(engine: Engine, schedulers: list[
     look(engine, *schedulers)
     assert size(engine, "vm1") == 3 * MIB, "larger already than it would have become"
     assert size(engine, "vm2") > MIB
+
+
+def test_a_volume_that_took_the_name_of_the_full_one_does_not_grow(
+    engine: Engine, schedulers: list[Scheduler]
+) -> None:
+    engine.submit(growing("vm1", 2 * MIB))
+    engine.work()
+    fill(engine, "vm1", MIB)
+    engine.submit({"action": "backend.refresh", "backend": "fast"})
+    engine.work()
+    with engine.database.read() as transaction:
+        [growth] = autosize.growths(transaction, 90)
+    engine.submit(act("volume.remove", "vm1", "fast"), growing("vm1", 2 * MIB))
+    engine.work()
+    schedulers[0]._grow(growth)
+    engine.work()
+    assert size(engine, "vm1") == MIB
 
 
 def refusals(engine: Engine) -> list[tuple[str, str]]:
