@@ -18,9 +18,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import redis
 from sqlalchemy import func, select
 
 from benchmarks.lean_client import LeanClient
+from orchestrator.embedded.broker import redis_client_url
 from orchestrator.embedded.process import die_with_parent
 from orchestrator.store.database import Database
 from orchestrator.store.tables import event_commits, installation
@@ -56,7 +58,10 @@ path = "{{files}}"
 class Product:
     """A running service, and what the experiments ask of it."""
 
-    def __init__(self, directory: Path, database_url: str | None = None) -> None:
+    def __init__(
+        self, directory: Path, database_url: str | None = None, workers: int = WORKERS
+    ) -> None:
+        self._workers = workers
         self._data = directory / "data"
         self.files = directory / "files"
         self.files.mkdir(parents=True)
@@ -78,7 +83,7 @@ class Product:
             "--data": str(self._data),
             "--listen": ":".join(map(str, self.address)),
             "--config": str(self._config),
-            "--workers": str(WORKERS),
+            "--workers": str(self._workers),
         }
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -217,6 +222,13 @@ class Product:
                 named = (name for name in _PARTS if name in words)
                 found[int(entry.name)] = next(named, "broker")
         return found
+
+    def broker(self) -> redis.Redis:
+        """A connection to its broker."""
+        worker = next(process for process, name in self.processes().items() if name == "worker")
+        told = Path(f"/proc/{worker}/environ").read_bytes().decode().split("\0")
+        named = dict(one.split("=", 1) for one in told if "=" in one)
+        return redis.Redis.from_url(redis_client_url(named["ORCHESTRATOR_BROKER__URL"]))
 
     def memory_mib(self) -> dict[str, float]:
         """Resident memory of the service's processes, by what they are; of workers, the most."""

@@ -50,6 +50,8 @@ class Sizes:
     archived: int = 10_000
     #: Times each page of a list is asked for.
     pages: int = 20
+    #: Seconds that the product is looked at while it has nothing to do.
+    rest: int = 60
     #: Jobs a round given to the queues that are compared.
     queued: int = 10_000
 
@@ -77,5 +79,6 @@ QUICK = Sizes(
     verified=5_000,
     archived=1_000,
     pages=5,
+    rest=5,
     queued=1_000,
 )

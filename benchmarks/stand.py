@@ -14,7 +14,7 @@ from psycopg import sql
 
 from benchmarks import fleet, past
 from benchmarks.celery_rival import CeleryRival
-from benchmarks.product import Product
+from benchmarks.product import WORKERS, Product
 from tests.rigs.postgres import DEBIAN, Postgres
 
 
@@ -66,6 +66,7 @@ class Stand:
         database: str = "postgresql",
         *,
         server: Postgres | None = None,
+        workers: int = WORKERS,
         synchronous_commit: bool = True,
         jobs_before: int = 0,
         volumes_before: int = 0,
@@ -88,7 +89,7 @@ class Stand:
                         sql.Identifier(name)
                     )
                 )
-        product = Product(self.directory / name, url)
+        product = Product(self.directory / name, url, workers)
         try:
             product.start()
             if jobs_before or volumes_before:

@@ -90,10 +90,6 @@ def run(settings: Settings) -> None:
         runner.write_ready()
         runner.pass_on()
 
-    def look_for_work() -> None:
-        for name in runner.queues:
-            runner.drain(name)
-
     serving.look_at_all()
     sign_of_life()
     clocks = [
@@ -105,7 +101,7 @@ def run(settings: Settings) -> None:
         # Outcomes do not wait for the end of their group.
         _Clock("write", _WRITE_SECONDS, keep_moving),
         # Beside the messages: work is found even if the broker is gone or has forgotten us.
-        _Clock("claim", settings.worker.claim_seconds, look_for_work),
+        _Clock("claim", settings.worker.claim_seconds, runner.look),
     ]
     log.info("worker.started", worker=worker, queues=runner.queues)
     try:

@@ -23,6 +23,7 @@ from orchestrator.jobs.queued import Wake, together, unnamed
 from orchestrator.resources.changes import Change
 from orchestrator.settings import Settings
 from orchestrator.store.database import Database
+from orchestrator.store.queries.claiming import QueuesWithJobs
 from orchestrator.store.verdicts import is_of_the_rows
 from workers.actions.registry import HANDLERS
 from workers.execution.attempt import attempt
@@ -145,6 +146,13 @@ class Runner:
         if not self.drain(queue, jobs):
             with self._guard:
                 self._not_for_us.add(queue)
+
+    def look(self) -> None:
+        """Work on the queues that have something to do, whether a message came or not."""
+        with self._database.read() as transaction:
+            [found] = transaction.ask(QueuesWithJobs(self.queues))
+        for row in found:
+            self.drain(row.queue)
 
     def pass_on(self) -> None:
         """Send again what was read in vain, from time to time: at once would be too often."""

@@ -18,6 +18,7 @@ from benchmarks.experiments import (
     provider,
     queues,
     scale,
+    scaling,
     single,
     waiters,
 )
@@ -40,6 +41,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "waiters": waiters.measure,
     "provider": provider.measure,
     "scale": scale.measure,
+    "scaling": scaling.measure,
     "queues": queues.measure,
     "history": history.measure,
     "audit": audit.measure,

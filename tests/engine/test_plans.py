@@ -29,7 +29,7 @@ from orchestrator.settings import Settings
 from orchestrator.store.asking import Asked
 from orchestrator.store.database import Database
 from orchestrator.store.postgresql.statements import written
-from orchestrator.store.queries.claiming import ClaimJobs, NextJobs, VolumesClaimed
+from orchestrator.store.queries.claiming import ClaimJobs, NextJobs, QueuesWithJobs, VolumesClaimed
 from orchestrator.store.queries.finishing import (
     Dependents,
     HoldJobs,
@@ -131,6 +131,7 @@ def _walked(plan: Any) -> set[str]:
 
 
 QUESTIONS: dict[str, Asked[Any]] = {
+    "queues with jobs": QueuesWithJobs(["backend.ram", "control"]),
     "next jobs": NextJobs(
         queue="backend.ram",
         control=CONTROL_QUEUE,

@@ -29,6 +29,7 @@ from orchestrator.store.queries.claiming import (
     ClaimJobs,
     LockRunning,
     NextJobs,
+    QueuesWithJobs,
     RenewLeases,
     RunningJobs,
     SeeWorker,
@@ -161,6 +162,13 @@ def claim_jobs(engine: Engine, transaction: Transaction) -> None:
     assert tuple(transaction.execute(state).one()) == ("running", "w", by_id[second]["fence"])
     assert list(transaction.ask(_claim(first, second))[0]) == []
     assert [row["id"] for row in transaction.ask(_claim(second, other))[0]] == [other]
+
+
+def queues_with_jobs(engine: Engine, transaction: Transaction) -> None:
+    engine.submit(create("a"), grow("a", "2M"))
+    engine.submit(create("b", run_at="2999-01-01T00:00:00Z", backend="fast"))
+    [found] = transaction.ask(QueuesWithJobs(["control", "backend.fast", "backend.ram"]))
+    assert [row.queue for row in found] == ["backend.ram"]
 
 
 def next_jobs(engine: Engine, transaction: Transaction) -> None:
@@ -388,6 +396,7 @@ CASES: dict[type[Query[Any]], Callable[[Engine, Transaction], None]] = {
     Promote: promote,
     ClaimJobs: claim_jobs,
     NextJobs: next_jobs,
+    QueuesWithJobs: queues_with_jobs,
     JobsInLanes: jobs_in_lanes,
     VolumesNamed: volumes_named,
     VolumesRecorded: volumes_recorded,

@@ -17,6 +17,16 @@ _CLAIMABLE = """j.queue = :queue
       AND (:slow OR j.cost < :budget)"""
 
 STATEMENTS: dict[type[Query[Any]], str] = {
+    ask.QueuesWithJobs: """
+SELECT wanted.queue
+FROM unnest(CAST(:queues AS text[])) AS wanted (queue)
+WHERE (
+    SELECT true FROM jobs AS j
+    WHERE j.state = 'queued' AND j.queue >= wanted.queue AND j.queue <= wanted.queue
+    ORDER BY j.queue
+    LIMIT 1
+)
+""",
     # While somebody has an old snapshot, what has left the queue stays in its index, and this walks
     # over it: it is asked once for many claims.
     ask.NextJobs: f"""

@@ -50,6 +50,19 @@ class RunningJob(NamedTuple):
     cancel_requested_at: datetime | None
 
 
+class QueueWithJobs(NamedTuple):
+    """A queue that has work."""
+
+    queue: str
+
+
+@dataclass(frozen=True)
+class QueuesWithJobs(Query[QueueWithJobs]):
+    """Those of these queues that have queued jobs, whoever may claim them."""
+
+    queues: list[str]
+
+
 @dataclass(frozen=True)
 class NextJobs(Query[JobId]):
     """The queued jobs of a queue and these backends that come next, by priority and turn.

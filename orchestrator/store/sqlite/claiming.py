@@ -21,6 +21,11 @@ _CLAIMABLE = """j.queue = :queue
       AND (:slow OR j.cost < :budget)"""
 
 STATEMENTS: dict[type[Query[Any]], str] = {
+    ask.QueuesWithJobs: """
+SELECT wanted.value AS queue
+FROM json_each(:queues) AS wanted
+WHERE EXISTS (SELECT 1 FROM jobs WHERE state = 'queued' AND queue = wanted.value)
+""",
     ask.NextJobs: f"""
 SELECT j.id FROM jobs AS j
 WHERE j.state = 'queued' AND {_CLAIMABLE}
