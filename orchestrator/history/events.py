@@ -266,12 +266,19 @@ def read_feed(
 
 
 def read_newest(
-    transaction: Transaction, limit: int, filters: Mapping[str, Any]
+    transaction: Transaction,
+    limit: int,
+    filters: Mapping[str, Any],
+    *,
+    before: int | None = None,
 ) -> tuple[int, Sequence[Row[Any]], int]:
-    """The present epoch, the newest events in order, and the number after which to go on."""
+    """The present epoch, the newest events in order, and the number after which to go on.
+
+    ``before``: of those with lower numbers than this.
+    """
     # Read first, so that nothing that comes meanwhile is passed over.
     latest = latest_number(transaction)
-    rows = pages.newest(transaction, limit, filters)
+    rows = pages.newest(transaction, limit, filters, before)
     return all_of(transaction)[-1].epoch, rows, rows[-1].number if rows else latest
 
 

@@ -74,24 +74,32 @@ def after(
     return _walk(transaction, number, limit, filters)
 
 
-def newest(transaction: Transaction, limit: int, filters: Filters) -> Sequence[Row[Any]]:
-    """The last events that have numbers, in order, with their ``number``."""
-    numbered = _NUMBER.is_not(None)
+def newest(
+    transaction: Transaction, limit: int, filters: Filters, before: int | None = None
+) -> Sequence[Row[Any]]:
+    """The last events that have numbers, in order, with their ``number``.
+
+    ``before``: of those with lower numbers than this.
+    """
+    numbered = _NUMBER.is_not(None) if before is None else before > _NUMBER
     if _are_few(filters):
         found = transaction.execute(_sorted(filters, [numbered], limit, back=True)).all()
         return found[::-1]
     if _are_by_commit(filters):
+        base = event_commits.c.base
+        place = _place(transaction, base >= 0 if before is None else base < before)
+        if before is not None:
+            numbered &= events.c.commit_id <= place.id + place.furthest
         ids = select(events.c.commit_id).where(*_wanted(filters), numbered)
         last = ids.order_by(events.c.commit_id.desc()).limit(limit).subquery()
         first = transaction.execute(select(func.min(last.c.commit_id))).scalar()
         if first is None:
             return []
-        place = _place(transaction, event_commits.c.base >= 0)
         if place.id - first > place.furthest:
             numbered &= events.c.commit_id >= first - place.furthest
             found = transaction.execute(_sorted(filters, [numbered], limit, back=True)).all()
             return found[::-1]
-    return _walk(transaction, None, limit, filters)[::-1]
+    return _walk(transaction, before, limit, filters, back=True)[::-1]
 
 
 def _are_few(filters: Filters) -> bool:
@@ -140,18 +148,26 @@ def _sorted(
 
 
 def _walk(
-    transaction: Transaction, number: int | None, limit: int, filters: Filters
+    transaction: Transaction,
+    number: int | None,
+    limit: int,
+    filters: Filters,
+    *,
+    back: bool = False,
 ) -> list[Row[Any]]:
-    """Events above a number, or from the last one back, found by walking over the commits.
+    """Events above a number, or ``back`` from below it or from the last one, found by walking over
+    the commits.
 
     It ends where there are fewer events of the backend that is wanted than were walked over.
     """
     found: list[Row[Any]] = []
-    walked, span, back = 0, limit * (_FIRST_SPAN if filters else 1), number is None
-    conditions = [] if number is None else [number < _NUMBER]
+    walked, span = 0, limit * (_FIRST_SPAN if filters else 1)
+    conditions: list[Condition] = []
+    if number is not None:
+        conditions = [number > _NUMBER if back else number < _NUMBER]
     while len(found) < limit and (commits := _commits(transaction, number, span, back=back)):
         if "backend" in filters and _has_at_most(transaction, filters["backend"], walked + span):
-            conditions = [_NUMBER.is_not(None)] if back else conditions
+            conditions = conditions or [_NUMBER.is_not(None)]
             return list(transaction.execute(_sorted(filters, conditions, limit, back=back)))
         there = _of_commits(commits, filters, conditions, limit - len(found), back=back)
         found += transaction.execute(there).all()

@@ -99,3 +99,6 @@ def test_pages_have_the_events_that_are_wanted_in_the_order_of_their_numbers(
             for after in range(0, everything[-1].number + 10, 397):
                 found = [one.number for one in read_after(transaction, after, limit, filters)]
                 assert found == [one for one in wanted if one > after][:limit], (filters, after)
+                _, older, _ = read_newest(transaction, limit, filters, before=after)
+                below = [one for one in wanted if one < after][-limit:]
+                assert [one.number for one in older] == below, (filters, after)
