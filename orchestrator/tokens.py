@@ -8,7 +8,7 @@ import secrets
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, or_, select, update
+from sqlalchemy import ColumnElement, delete, or_, select, update
 
 from orchestrator.domain.actors import Actor
 from orchestrator.domain.errors import AlreadyExists, InvalidInput, NotAuthenticated, NotFound
@@ -16,7 +16,7 @@ from orchestrator.domain.states import EventKind, Role
 from orchestrator.history.events import Event, record
 from orchestrator.store.bulk import insert_rows
 from orchestrator.store.columns import db_now
-from orchestrator.store.tables import idempotency_keys, tokens
+from orchestrator.store.tables import idempotency_keys, sessions, tokens
 from orchestrator.store.transaction import Transaction
 
 #: Every token begins so, which lets secret scanners find one that was leaked.
@@ -95,31 +95,34 @@ def revoke(transaction: Transaction, id_: str, actor: str) -> None:
             f"there is no valid token {id_[:64]!r}: 'orchestrator token list' shows their ids",
             field="token",
         )
+    transaction.execute(delete(sessions).where(sessions.c.token_id == id_))
     record(transaction, [Event(kind=EventKind.TOKEN_REVOKED, actor=actor, data=_told(row))], now)
+
+
+def is_valid() -> ColumnElement[bool]:
+    """The condition that a token is neither revoked nor expired."""
+    not_expired = or_(tokens.c.expires_at.is_(None), tokens.c.expires_at > db_now())
+    return tokens.c.revoked_at.is_(None) & not_expired
 
 
 def valid_tokens(transaction: Transaction) -> list[dict[str, Any]]:
     """Tokens that are neither revoked nor expired, by name; never their secrets."""
-    rows = transaction.execute(
-        select(tokens)
-        .where(
-            tokens.c.revoked_at.is_(None),
-            or_(tokens.c.expires_at.is_(None), tokens.c.expires_at > db_now()),
-        )
-        .order_by(tokens.c.name)
-    ).mappings()
+    rows = transaction.execute(select(tokens).where(is_valid()).order_by(tokens.c.name)).mappings()
     return [describe(row) for row in rows]
 
 
 def authenticate(transaction: Transaction, token: str) -> Actor:
     """Whose token this is. Raises `NotAuthenticated`, which does not tell what was wrong."""
+    return identify(transaction, token)[1]
+
+
+def identify(transaction: Transaction, token: str) -> tuple[str, Actor]:
+    """The id of a token, and whose it is. Raises `NotAuthenticated`."""
     prefix, _, rest = token.partition("_")
     id_, _, secret = rest.partition("_")
     row = transaction.execute(
         select(tokens.c.name, tokens.c.role, tokens.c.project, tokens.c.digest).where(
-            tokens.c.id == id_,
-            tokens.c.revoked_at.is_(None),
-            or_(tokens.c.expires_at.is_(None), tokens.c.expires_at > db_now()),
+            tokens.c.id == id_, is_valid()
         )
     ).first()
     # Compared even where there is no such token, so that timing tells nothing.
@@ -131,7 +134,7 @@ def authenticate(transaction: Transaction, token: str) -> Actor:
             "another ('orchestrator token create'); 'orchestrator up' replaces its own within "
             "seconds: try again"
         )
-    return Actor(name=row.name, role=Role(row.role), project=row.project)
+    return id_, Actor(name=row.name, role=Role(row.role), project=row.project)
 
 
 def describe(row: Any) -> dict[str, Any]:

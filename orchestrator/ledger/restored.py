@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import delete, or_, select, update
 
 from orchestrator.domain.actors import ENGINE
 from orchestrator.domain.states import EventKind
@@ -24,7 +24,7 @@ from orchestrator.store import lives
 from orchestrator.store.bulk import among
 from orchestrator.store.columns import db_now
 from orchestrator.store.lives import Life, Reached
-from orchestrator.store.tables import installation, tokens
+from orchestrator.store.tables import installation, sessions, tokens
 from orchestrator.store.transaction import Transaction
 
 _FILE = "audit.head"
@@ -118,7 +118,11 @@ def note_restored(
 def begin_life(
     transaction: Transaction, why: str, *, actor: str, above: Reached = lives.NOTHING
 ) -> Life:
-    """Begin a new life of the database, and tell it in the history."""
+    """Begin a new life of the database, and tell it in the history.
+
+    Sessions are of the life before: one that was ended there may be among them.
+    """
+    transaction.execute(delete(sessions))
     life = lives.begin(transaction, why, last_event=latest_number(transaction), above=above)
     now = transaction.execute(select(db_now())).scalar_one()
     data = {"epoch": life.epoch, "first_job": life.first_job, "last_event": life.last_event}

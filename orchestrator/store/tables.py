@@ -794,6 +794,24 @@ tokens = Table(
     ),
 )
 
+#: Sessions of people who signed in with a token: each ends with it, or before.
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("token_id", ForeignKey("tokens.id"), nullable=False),
+    #: SHA-256 of the secret part of the cookie; and of the one before, which requests that were
+    #: on their way still bring.
+    Column("digest", String(64), nullable=False),
+    Column("digest_before", String(64)),
+    #: What the forms of its pages hold, and a page from elsewhere does not.
+    Column("form_token", String(64), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("renewed_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False),
+    Index("ix_sessions_token_id", "token_id"),
+)
+
 #: Worker processes, alive while they are seen.
 workers = Table(
     "workers",
