@@ -258,6 +258,15 @@ def batch_views(transaction: Transaction, ids: Iterable[int]) -> dict[int, View]
     return {row["id"]: _batch(row) for row in rows}
 
 
+def list_batches(transaction: Transaction, *, before: int | None, limit: int) -> list[View]:
+    """Batches, newest first, below the id ``before``."""
+    query = select(batches).order_by(batches.c.id.desc()).limit(limit)
+    if before is not None:
+        query = query.where(batches.c.id < before)
+    rows: Any = transaction.execute(query).mappings()
+    return [_batch(row) for row in rows]
+
+
 def _batch(row: Mapping[str, Any]) -> View:
     ended = row["succeeded"] + row["failed"] + row["canceled"]
     if ended < row["total"]:

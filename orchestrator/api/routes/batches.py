@@ -32,7 +32,7 @@ from orchestrator.domain.errors import BodyTooLarge, Problem
 from orchestrator.domain.exact import Exact, read_json
 from orchestrator.jobs import cancel as canceling
 from orchestrator.jobs.submission import Submission
-from orchestrator.jobs.views import batch_view, list_batch_jobs
+from orchestrator.jobs.views import batch_view, list_batch_jobs, list_batches
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"], route_class=ExactRoute)
 
@@ -129,6 +129,17 @@ async def submit(
         idempotency_key=key,
     )
     return await answer(service, submission, wait=wait, plan=plan)
+
+
+@router.get("", response_model=Page[Batch])
+def list_(
+    service: ServiceHere, _actor: Reader, limit: Limit = 100, cursor: Cursor = None
+) -> dict[str, Any]:
+    """List batches, newest first."""
+    before = position_of(cursor, int)
+    found = service.read(lambda transaction: list_batches(transaction, before=before, limit=limit))
+    more = cursor_for(found[-1]["id"]) if len(found) == limit else None
+    return {"items": found, "cursor": more}
 
 
 @router.get("/{batch_id}", response_model=Batch)
