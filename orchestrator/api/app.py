@@ -16,10 +16,10 @@ from orchestrator import __version__
 from orchestrator.actions.requests import MAX_BATCH
 from orchestrator.api import problems
 from orchestrator.api.direct import ShortWay
-from orchestrator.api.door import Door
+from orchestrator.api.door import Door, Room
 from orchestrator.api.nas import is_open, nas_application
 from orchestrator.api.pages import POLICY, page
-from orchestrator.api.requesting import Trusted
+from orchestrator.api.requesting import trusted_tokens
 from orchestrator.api.routes import (
     batches,
     events,
@@ -103,7 +103,7 @@ def create_app(service: Service) -> FastAPI:
         },
     )
     app.state.service = service
-    app.state.trusted = Trusted()
+    app.state.trusted = trusted_tokens()
     problems.install(app)
     for router in (
         health.router,
@@ -134,10 +134,14 @@ def create_app(service: Service) -> FastAPI:
     return app
 
 
-def served(app: FastAPI, service: Service) -> ASGIApp:
-    """What a server serves: the application behind the short way in and the door."""
+def served(app: FastAPI, service: Service, room: Room | None = None) -> ASGIApp:
+    """What a server serves: the application behind the short way in and the door, and a room."""
     return Door(
-        ShortWay(app, service), service, app.state.trusted, nas_is_open=is_open(service.settings.v3)
+        ShortWay(app, service),
+        service,
+        app.state.trusted,
+        nas_is_open=is_open(service.settings.v3),
+        room=room,
     )
 
 

@@ -13,6 +13,7 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import structlog
 from starlette.responses import RedirectResponse
@@ -26,6 +27,7 @@ from orchestrator.api.service import Service
 from orchestrator.domain.actors import Actor
 from orchestrator.domain.errors import (
     BodyTooLarge,
+    InternalError,
     InvalidInput,
     NotAllowed,
     NotAuthenticated,
@@ -64,14 +66,37 @@ _HEADERS = [
 _STAY_WITH_HTTPS = (b"strict-transport-security", b"max-age=31536000")
 
 
+class Room(Protocol):
+    """Another application behind the same door, which finds out by itself who asks."""
+
+    def serves(self, path: str) -> bool:
+        """Whether this path, below the prefix, is one of its own."""
+
+    async def who_asks(self, path: str, scope: Scope) -> Actor | None:
+        """Who asks; None where anybody may. Raises `NotAuthenticated`."""
+
+    def refusal(self, problem: Problem, path: str) -> ASGIApp:
+        """What answers a request that does not come in."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request; its scope has who asks, and the body."""
+
+
 class Door:
     """The outermost layer of the application."""
 
     def __init__(
-        self, app: ASGIApp, service: Service, trusted: Trusted, *, nas_is_open: bool
+        self,
+        app: ASGIApp,
+        service: Service,
+        trusted: Trusted[Actor],
+        *,
+        nas_is_open: bool,
+        room: Room | None = None,
     ) -> None:
         """``nas_is_open``: whether somebody without a token may do anything at ``/v3``."""
         self.app = app
+        self._room = room
         self._service = service
         self._trusted = trusted
         self._nas_is_open = nas_is_open
@@ -99,15 +124,18 @@ class Door:
         send = self._answering(scope, path, request_id, send)
         if scope["method"] == "HEAD":
             scope, send = _as_get(scope, send)
+        room = self._room if self._room is not None and self._room.serves(path) else None
+        who_asks, refuse = (room.who_asks, room.refusal) if room else (self._who_asks, _refuse)
         try:
-            actor = scope[ACTOR] = await self._who_asks(path, scope)
+            actor = scope[ACTOR] = await who_asks(path, scope)
             _refuse_doubled(scope)
             body = await self._body(path, scope, receive, actor)
         except Problem as problem:
-            await _refuse(problem, path)(scope, receive, send)
+            await refuse(problem, path)(scope, receive, send)
             return
         except Exception as error:
-            await problems.unforeseen(error, path)(scope, receive, send)
+            problems.note_unforeseen(error, path)
+            await refuse(InternalError(), path)(scope, receive, send)
             return
         if body is None:
             return  # the client has gone
@@ -118,7 +146,7 @@ class Door:
             where = scope["path"].rstrip("/") + (f"?{query}" if query else "")
             await RedirectResponse(where)(scope, receive, send)
             return
-        await self.app(scope, _given(body, receive), send)
+        await (room or self.app)(scope, _given(body, receive), send)
 
     def _answering(self, scope: Scope, path: str, request_id: str, send: Send) -> Send:
         """What sends an answer with what every answer carries, and notes those that refuse."""

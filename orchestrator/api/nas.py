@@ -40,7 +40,7 @@ _USUAL = {
 }
 
 
-def nas_application(service: Service, trusted: Trusted) -> FastAPI:
+def nas_application(service: Service, trusted: Trusted[Actor]) -> FastAPI:
     """The application for ``/v3``."""
     return application(Backends(service, trusted, service.settings.v3))
 
@@ -62,7 +62,7 @@ class _Caller:
 class Backends:
     """The configured backends as `orchestrator.nas.edges.v3.Subsystems`."""
 
-    def __init__(self, service: Service, trusted: Trusted, settings: V3Settings) -> None:
+    def __init__(self, service: Service, trusted: Trusted[Actor], settings: V3Settings) -> None:
         self._service = service
         self._trusted = trusted
         self._settings = settings

@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextvars import ContextVar
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Generic, TypeVar
 from urllib.parse import unquote
 
 from fastapi import Depends, Header, Path, Query, Request
@@ -32,7 +32,10 @@ from orchestrator.domain.names import (
 )
 from orchestrator.domain.states import Role
 from orchestrator.domain.targets import KINDS
+from orchestrator.store.transaction import Transaction
 from orchestrator.tokens import authenticate
+
+T = TypeVar("T")
 
 #: Seconds for which a token once checked is not checked again: a revoked one stays valid
 #: for at most this long.
@@ -64,15 +67,19 @@ ServiceHere = Annotated[Service, Depends(service_of)]
 _bearer = HTTPBearer(auto_error=False, description="A token made with `orchestrator token create`.")
 
 
-class Trusted:
-    """Tokens that were checked a moment ago, by digest."""
+class Trusted(Generic[T]):
+    """Secrets that were checked a moment ago, by digest: tokens, or those of sessions.
 
-    def __init__(self) -> None:
-        self._known: dict[str, tuple[float, Actor]] = {}
-        self._looking: dict[str, asyncio.Future[Actor]] = {}
+    ``look`` says what one stands for, and raises `NotAuthenticated`.
+    """
 
-    def known(self, token: str) -> Actor | None:
-        """Whose token this is, if it was checked a moment ago."""
+    def __init__(self, look: Callable[[Transaction, str], T]) -> None:
+        self._look_for = look
+        self._known: dict[str, tuple[float, T]] = {}
+        self._looking: dict[str, asyncio.Future[T]] = {}
+
+    def known(self, token: str) -> T | None:
+        """What this stands for, if it was checked a moment ago."""
         found = self._known.get(_digest(token))
         return found[1] if found is not None and found[0] > time.monotonic() else None
 
@@ -86,8 +93,12 @@ class Trusted:
 
     def valid_for(self, token: str) -> float:
         """Seconds until a token is to be checked again; 0 if it is now."""
-        until, _ = self._known.get(_digest(token), (0.0, None))
-        return max(0.0, until - time.monotonic())
+        found = self._known.get(_digest(token))
+        return 0.0 if found is None else max(0.0, found[0] - time.monotonic())
+
+    def forget(self, token: str) -> None:
+        """Check it again when it comes next: it was ended here."""
+        self._known.pop(_digest(token), None)
 
     async def revoked(self, service: Service, token: str) -> None:
         """Return once a token is valid no longer."""
@@ -100,8 +111,8 @@ class Trusted:
                 valid = _TRUST_SECONDS
             await asyncio.sleep(valid)
 
-    async def check(self, service: Service, token: str) -> Actor:
-        """Whose token this is. Raises `NotAuthenticated`."""
+    async def check(self, service: Service, token: str) -> T:
+        """What this stands for. Raises `NotAuthenticated`."""
         if (known := self.known(token)) is not None:
             return known
         # Many may come with one token at once: it is looked at once for all of them.
@@ -111,18 +122,23 @@ class Trusted:
             looking.add_done_callback(lambda _: self._looking.pop(digest))
         return await asyncio.shield(looking)
 
-    async def _look(self, service: Service, token: str) -> Actor:
-        actor = await asyncio.to_thread(
-            service.read, lambda transaction: authenticate(transaction, token)
+    async def _look(self, service: Service, token: str) -> T:
+        found = await asyncio.to_thread(
+            service.read, lambda transaction: self._look_for(transaction, token)
         )
         if len(self._known) >= _MOST_TRUSTED:
             self._known.clear()
-        self._known[_digest(token)] = (time.monotonic() + _TRUST_SECONDS, actor)
-        return actor
+        self._known[_digest(token)] = (time.monotonic() + _TRUST_SECONDS, found)
+        return found
+
+
+def trusted_tokens() -> Trusted[Actor]:
+    """Tokens, and whose they are."""
+    return Trusted(authenticate)
 
 
 #: What the request that is served here came with, if with a token.
-ASKING: ContextVar[tuple[Trusted, str] | None] = ContextVar("asking", default=None)
+ASKING: ContextVar[tuple[Trusted[Any], str] | None] = ContextVar("asking", default=None)
 
 
 async def wait_for_end(service: Service, kind: str, id_: int, seconds: float) -> Ended | None:

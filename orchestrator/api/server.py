@@ -6,12 +6,14 @@ import ipaddress
 import resource
 import socket
 import sys
+from collections.abc import Callable
 
 import structlog
 import uvicorn
 
 from orchestrator.api.app import create_app, served
 from orchestrator.api.connections import limited
+from orchestrator.api.door import Room
 from orchestrator.api.service import Service
 from orchestrator.api.tls import Certificate, certificate_of
 from orchestrator.api.waiters import Waiters
@@ -31,8 +33,8 @@ _TICKS_OF_CERTIFICATE = 20
 _OTHER_FILES = 128
 
 
-def serve(settings: Settings) -> None:
-    """Serve until SIGINT or SIGTERM."""
+def serve(settings: Settings, *, room: Callable[[Service], Room]) -> None:
+    """Serve the application, and a room beside it, until SIGINT or SIGTERM."""
     configure_logs(settings.log, "api")
     tune()
     host, port = settings.api.address
@@ -49,7 +51,7 @@ def serve(settings: Settings) -> None:
     service = Service(settings)
     service.write(lambda transaction: configure(transaction, settings.backends))
     config = uvicorn.Config(
-        served(create_app(service), service),
+        served(create_app(service), service, room(service)),
         host=host,
         port=port,
         http=limited(most, settings.api.request_seconds),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -77,10 +78,11 @@ def up(
 
 
 def api(data: Data = None, listen: Listen = None, config: Config = None) -> None:
-    """Run the HTTP service; several may run side by side."""
+    """Run the HTTP service and the console; several may run side by side."""
     from orchestrator.api.server import serve
+    from orchestrator.console.app import Console
 
-    _serve(serve, data=data, listen=listen, config=config)
+    _serve(partial(serve, room=Console), data=data, listen=listen, config=config)
 
 
 def worker(data: Data = None, config: Config = None) -> None:

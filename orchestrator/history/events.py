@@ -16,6 +16,7 @@ from orchestrator.domain.targets import Target, TargetRole, named
 from orchestrator.history import pages
 from orchestrator.store.asking import Asked
 from orchestrator.store.bulk import Parent, inserted_family, update_rows
+from orchestrator.store.columns import db_now
 from orchestrator.store.lives import all_of
 from orchestrator.store.tables import event_archives, event_commits, events
 from orchestrator.store.transaction import Transaction
@@ -196,6 +197,13 @@ def latest_number(transaction: Transaction) -> int:
     """The highest number given so far; 0 before the first."""
     latest = transaction.execute(_LATEST).first()
     return _archived_up_to(transaction) if latest is None else int(latest.number)
+
+
+def as_of(transaction: Transaction) -> tuple[datetime, int]:
+    """When it is by the database's clock, and the number of the latest event: what is read with
+    them in one transaction is of then."""
+    now: datetime = transaction.execute(select(db_now())).scalar_one()
+    return now, latest_number(transaction)
 
 
 def _archived_up_to(transaction: Transaction) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import Select, Table, exists, func, select
@@ -15,6 +17,8 @@ from orchestrator.domain.targets import COLUMNS, KINDS, named
 from orchestrator.history.events import of_job
 from orchestrator.jobs.waiting import waiting_on
 from orchestrator.store.asking import Question, Rows, one_of
+from orchestrator.store.columns import db_now
+from orchestrator.store.conditions import unsuccessful
 from orchestrator.store.tables import (
     backends,
     batches,
@@ -179,6 +183,58 @@ def listing(
     if before is not None:
         conditions.append(jobs.c.id < before)
     return _JOB.where(*conditions).order_by(jobs.c.id.desc())
+
+
+def failures_of_batch(transaction: Transaction, batch_id: int, most: int = 1000) -> list[View]:
+    """Why jobs of a batch failed: ``{code, jobs, job, detail}`` of each error code, the most
+    frequent first, with the first job that has it. Of the first ``most`` that failed.
+    """
+    of_batch = select(func.min(jobs.c.id), func.max(jobs.c.id)).where(jobs.c.batch_id == batch_id)
+    first, last = transaction.execute(of_batch).one()
+    # Read by the index of what went wrong, however many jobs of the batch went well.
+    query = select(jobs.c.id, jobs.c.error).where(
+        unsuccessful(),
+        jobs.c.id.between(first, last),
+        jobs.c.batch_id == batch_id,
+        jobs.c.state == JobState.FAILED,
+    )
+    causes: dict[str, View] = {}
+    for row in transaction.execute(query.order_by(jobs.c.id).limit(most)):
+        error = row.error or {}
+        code = error.get("code", "")
+        cause = causes.setdefault(
+            code, {"code": code, "jobs": 0, "job": row.id, "detail": error.get("detail")}
+        )
+        cause["jobs"] += 1
+    return sorted(causes.values(), key=lambda cause: -cause["jobs"])
+
+
+@dataclass(frozen=True)
+class EndedLately:
+    """How many jobs ended in each of the latest minutes, the present one last."""
+
+    minutes: list[dict[JobState, int]]
+    #: Whether more of them may have ended than were looked at.
+    at_least: bool
+
+
+def ended_lately(transaction: Transaction, minutes: int, most: int = 2000) -> EndedLately:
+    """The jobs that ended in the latest minutes, of the ``most`` newest: it costs no more.
+
+    Jobs that waited for long before they ended, with as many newer ones, are not among them.
+    """
+    now = transaction.execute(select(db_now())).scalar_one()
+    query = select(jobs.c.state, jobs.c.created_at, jobs.c.finished_at).order_by(jobs.c.id.desc())
+    rows = transaction.execute(query.limit(most)).all()
+    ended: list[dict[JobState, int]] = [dict.fromkeys(FINISHED, 0) for _ in range(minutes)]
+    for row in rows:
+        if row.finished_at is not None:
+            ago = int((now - row.finished_at).total_seconds() // 60)
+            if ago < minutes:
+                ended[-1 - max(ago, 0)][JobState(row.state)] += 1
+    oldest = rows[-1].created_at if len(rows) == most else None
+    begins = now - timedelta(minutes=minutes)
+    return EndedLately(ended, at_least=oldest is not None and oldest > begins)
 
 
 def list_batch_jobs(

@@ -36,6 +36,13 @@ def in_state(state: JobState) -> ColumnElement[bool]:
     return jobs.c.state == literal_column(f"'{state}'")
 
 
+def unsuccessful() -> ColumnElement[bool]:
+    """That a row of `jobs` has failed or was canceled; written out, for the index of those."""
+    wrong = (JobState.FAILED, JobState.CANCELED)
+    words: list[Any] = [literal_column(f"'{state}'") for state in wrong]
+    return jobs.c.state.in_(words)
+
+
 def live(table: Table) -> ColumnElement[bool]:
     """That a volume, a snapshot or an export policy has not been removed; written out, too."""
     return table.c.state != literal_column("'removed'")

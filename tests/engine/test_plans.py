@@ -234,6 +234,26 @@ def test_a_list_of_jobs_has_its_index(engine: Engine, index: str) -> None:
 
 @pytest.mark.parametrize(
     "step",
+    [
+        lambda transaction: views.ended_lately(transaction, 30),
+        lambda transaction: views.list_batches(transaction, before=None, limit=50),
+        lambda transaction: views.failures_of_batch(transaction, 1),
+        lambda transaction: read_newest(transaction, 50, {}, before=PAST),
+    ],
+    ids=["ended lately", "batches", "failures of a batch", "older events"],
+)
+def test_what_the_console_reads_beside_lists_is_found_by_index(
+    engine: Engine, step: Callable[[Transaction], Any]
+) -> None:
+    with engine.database.write() as transaction:
+        plans = _explained(transaction)
+        step(transaction)
+    assert plans
+    assert not _scanned(plans) & LARGE
+
+
+@pytest.mark.parametrize(
+    "step",
     [upkeep.queue_due, upkeep.reclaim_expired, upkeep.queue_overlooked, number_committed],
 )
 def test_what_the_scheduler_does_reads_no_table_from_end_to_end(

@@ -18,7 +18,7 @@ import pytest
 from sqlalchemy import select
 
 from orchestrator.api.nas import nas_application
-from orchestrator.api.requesting import Trusted
+from orchestrator.api.requesting import trusted_tokens
 from orchestrator.api.service import Service
 from orchestrator.asgi.rawpaths import RawPaths
 from orchestrator.embedded.broker import EmbeddedBroker
@@ -264,7 +264,7 @@ class Nas:
     async def other(self, **v3: Any) -> AsyncIterator[httpx.AsyncClient]:
         """A client without a token to ``/v3`` with other settings, which the same workers serve."""
         service = self.service(**v3)
-        app = RawPaths(nas_application(service, Trusted()))
+        app = RawPaths(nas_application(service, trusted_tokens()))
         await service.waiters.start()
         try:
             async with httpx.AsyncClient(

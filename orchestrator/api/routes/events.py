@@ -16,6 +16,7 @@ from orchestrator.api.requesting import Limit, Reader, ServiceHere, Trusted, tok
 from orchestrator.api.service import Service
 from orchestrator.asgi.reading import ExactRoute
 from orchestrator.contract.events import Event, EventPage
+from orchestrator.domain.actors import Actor
 from orchestrator.domain.errors import Gone, InvalidInput, NotAuthenticated
 from orchestrator.domain.names import MAX_ID, BackendName, VolumeName
 from orchestrator.history.events import before_all, read_feed, read_newest
@@ -144,7 +145,7 @@ async def _stream(
     request: Request, service: Service, after: int, filters: dict[str, Any], epoch: int
 ) -> AsyncIterator[str]:
     heard = after
-    trusted: Trusted = request.app.state.trusted
+    trusted: Trusted[Actor] = request.app.state.trusted
     token = token_in(request.headers.raw) or ""
     while not (service.waiters.closing or await request.is_disconnected()):
         try:

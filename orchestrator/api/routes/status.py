@@ -9,6 +9,7 @@ from sqlalchemy import func, select
 
 from orchestrator import __version__
 from orchestrator.api.requesting import Reader, ServiceHere
+from orchestrator.api.service import Service
 from orchestrator.asgi.reading import ExactRoute
 from orchestrator.contract.service import Status
 from orchestrator.domain.actors import Actor
@@ -29,15 +30,16 @@ router = APIRouter(tags=["service"], route_class=ExactRoute)
 @router.get("/v1/status", response_model=Status)
 def status(service: ServiceHere, actor: Reader) -> dict[str, Any]:
     """Read how the service is: version, queue, workers, backends, open findings."""
-    kind = service.database.kind
-    return service.read(lambda transaction: {"database": kind, **_status(transaction, actor)})
+    return service.read(lambda transaction: status_view(transaction, service, actor))
 
 
-def _status(transaction: Transaction, actor: Actor) -> dict[str, Any]:
+def status_view(transaction: Transaction, service: Service, actor: Actor) -> dict[str, Any]:
+    """How the service is, as ``actor`` may know it."""
     open_ = select(findings.c.kind, func.count()).where(findings.c.state == FindingState.OPEN)
     found = backend_views(transaction)
     return {
         "version": __version__,
+        "database": service.database.kind,
         "epoch": present(transaction).epoch,
         "now": transaction.execute(select(db_now())).scalar_one(),
         "restored_at": transaction.execute(select(installation.c.restored_at)).scalar_one(),

@@ -1,0 +1,1 @@
+"""The console, used as browsers use it, against the whole running product."""
