@@ -75,7 +75,7 @@ def _check_url(url: str | None) -> str | None:
         several = url is not None and url.startswith("sentinel://")
         for part in (url or "").split(";") if several else [url or ""]:
             # So may servers of PostgreSQL, within one.
-            for host in urlsplit(part).netloc.rpartition("@")[2].split(","):
+            for host in _netloc(part).rpartition("@")[2].split(","):
                 _ = urlsplit(f"//{host}").port
     except ValueError:
         raise ValueError(
@@ -84,18 +84,27 @@ def _check_url(url: str | None) -> str | None:
     return url
 
 
+def _netloc(url: str) -> str:
+    """What stands between the scheme and the path.
+
+    Several servers are no URL for `urlsplit`: since CVE-2025-0938 was mended in Python, it refuses
+    an address in brackets that stands beside others.
+    """
+    return re.split(r"[/?#]", url.partition("://")[2], maxsplit=1)[0]
+
+
 def _with_password(url: str, password: SecretStr | None) -> str:
     """The URL with a password that was given apart, unless it has one of its own.
 
     Of Sentinels it stands with the first: it is the servers' that they watch.
     """
     first, *others = url.split(";")
-    parts = urlsplit(first)
-    user, _, hosts = parts.netloc.rpartition("@")
+    netloc = _netloc(first)
+    user, _, hosts = netloc.rpartition("@")
     if password is None or ":" in user:
         return url
     written = quote(password.get_secret_value(), safe="")
-    told = parts._replace(netloc=f"{user}:{written}@{hosts}").geturl()
+    told = first.replace(f"://{netloc}", f"://{user}:{written}@{hosts}", 1)
     return ";".join([told, *others])
 
 
