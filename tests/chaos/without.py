@@ -77,7 +77,7 @@ def _without_fencing() -> None:
 
 def _without_lanes() -> None:
     """Jobs that wait for others of their volume are taken as if they did not."""
-    take = claim.claim
+    take, look = claim.claim, claim.next_jobs
 
     def hasty(transaction: Transaction) -> None:
         needed = jobs.alias("needed")
@@ -96,7 +96,12 @@ def _without_lanes() -> None:
         database.transact(hasty)
         return take(database, **options)
 
+    def next_unordered(transaction: Transaction, **options: Any) -> list[int]:
+        waiting = transaction.execute(select(jobs.c.id).where(jobs.c.state == "waiting"))
+        return [*look(transaction, **options), *waiting.scalars()]
+
     _replace(claim.claim, claim_unordered)
+    _replace(claim.next_jobs, next_unordered)
 
 
 def _without_relay() -> None:
