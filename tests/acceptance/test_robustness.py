@@ -192,7 +192,9 @@ def test_jobs_wait_for_an_unmounted_directory_which_is_never_an_empty_backend(
         aside = own_product.volumes.with_name("unmounted")
         own_product.volumes.rename(aside)
         own_product.volumes.mkdir()
-        creation = http.post("/v1/jobs", json=_create("vm2", "fast")).json()["id"]
+        answered = http.post("/v1/jobs", json=_create("vm2", "fast")).json()
+        assert "id" in answered, answered
+        creation = answered["id"]
         removal = http.delete("/v1/backends/fast/volumes/vm1").json()["id"]
 
         def waiting() -> bool:
