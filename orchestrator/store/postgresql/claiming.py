@@ -35,7 +35,7 @@ WHERE j.state = 'queued' AND {_CLAIMABLE}
 ORDER BY j.priority, j.turn, j.id
 LIMIT :most
 """,
-    # The state is compared in a way that no partial index can be used for. SKIP LOCKED lets several
+    # All but the ids is compared in a way that no index can be used for. SKIP LOCKED lets several
     # workers claim side by side. MATERIALIZED keeps the planner from running the limited, locking
     # query once for each row. NO KEY UPDATE does not collide with submissions that hold a job until
     # they have queued behind it (KEY SHARE).
@@ -44,8 +44,7 @@ WITH head AS MATERIALIZED (
     SELECT j.id, j.priority, j.turn,
            CASE WHEN j.claims > 0 THEN :budget ELSE j.cost END AS cost
     FROM jobs AS j
-    WHERE j.id = ANY (CAST(:ids AS bigint[])) AND (j.state = 'queued') IS TRUE
-      AND {_CLAIMABLE}
+    WHERE j.id = ANY (CAST(:ids AS bigint[])) AND (j.state = 'queued' AND {_CLAIMABLE}) IS TRUE
     ORDER BY j.priority, j.turn, j.id
     LIMIT :most
     FOR NO KEY UPDATE SKIP LOCKED
