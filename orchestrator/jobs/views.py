@@ -50,13 +50,20 @@ _TOLD = (
 _OTHERS = tuple(kind for kind in KINDS if kind not in COLUMNS)
 
 #: Jobs, with the names of their backends; and whether they need others, or have a journal.
-_JOB = select(
-    *JOB,
-    backends.c.name.label("backend"),
+_MORE = (
     exists().where(job_dependencies.c.job_id == jobs.c.id).label("needs"),
     exists().where(job_steps.c.job_id == jobs.c.id).label("journaled"),
-).join(backends, backends.c.id == jobs.c.backend_id)
-_JOBS = Question(_JOB.where(one_of(jobs.c.id, "ids")).order_by(jobs.c.id))
+)
+_JOB = select(*JOB, backends.c.name.label("backend"), *_MORE).join(
+    backends, backends.c.id == jobs.c.backend_id
+)
+#: The name is looked up by itself: a plan that began with the backend would read all its jobs.
+_BACKEND = select(backends.c.name).where(backends.c.id == jobs.c.backend_id).scalar_subquery()
+_JOBS = Question(
+    select(*JOB, _BACKEND.label("backend"), *_MORE)
+    .where(one_of(jobs.c.id, "ids"))
+    .order_by(jobs.c.id)
+)
 _NEEDED = Question(
     select(job_dependencies.c.job_id, job_dependencies.c.depends_on)
     .where(one_of(job_dependencies.c.job_id, "ids"))
