@@ -7,7 +7,7 @@ at once, and claims them by their ids; jobs that a wake-up names it claims witho
 Hints are what they are called: each may be gone, and a claim checks everything about it. They are
 at most a quarter of a second old, or as old as they are expensive, so that jobs of a higher
 priority come next. A process that has done nothing since its last look knows the queue to be empty
-but for what it is told: whatever else came was told to others, or would have been to it.
+but for jobs that wake-ups name: any other was named to another process, or will be to this one.
 """
 
 from __future__ import annotations

@@ -123,7 +123,7 @@ class Transport(redis.Transport):
         if queue not in self._callbacks or not is_wakeup(message):
             self.dropped.one(queue, "it is no wake-up")
         else:
-            # To be read anew: whoever is given it may change it.
+            # Parsed for each delivery, because the receiver may change it.
             wakeup = json.loads(self._messages.text(queue, jobs_named(message)))
             super()._deliver(wakeup, queue)  # type: ignore[no-untyped-call]
 

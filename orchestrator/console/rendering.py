@@ -241,5 +241,5 @@ _templates = _environment()
 
 
 def render(template: str, **values: Any) -> str:
-    """The HTML of a template; ``values`` have ``now``, the time that others are told from."""
+    """The HTML of a template; ``values`` have ``now``, to which times are relative."""
     return _templates.get_template(template).render(values)

@@ -1,6 +1,6 @@
 """What a transaction has queued: which queues have got work, and which jobs that is.
 
-Workers are told of it after the commit (`orchestrator.jobs.wakeups`). Ids are hints like all that
+Wake-ups report it after the commit (`orchestrator.jobs.wakeups`). Ids are hints like all that
 a wake-up says: a worker that is given them need not search the queue.
 """
 

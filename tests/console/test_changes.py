@@ -1,4 +1,4 @@
-"""Pages are told by their stream when there is something new to read."""
+"""The stream of a page reports when there is something new to read."""
 
 from __future__ import annotations
 

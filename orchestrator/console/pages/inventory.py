@@ -1,4 +1,4 @@
-"""Backends and volumes: what there is, over all backends or of one."""
+"""Backends and volumes: their lists, over all backends or of one, and their pages."""
 
 from __future__ import annotations
 
